@@ -1,0 +1,1 @@
+"""Benchmarks: each one is runnable with ``python -m`` and has a toy size for the test suite."""

@@ -1,0 +1,1 @@
+"""How well the weight-free engine outlines things, judged by a robot annotator on sample photographs."""

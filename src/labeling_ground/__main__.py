@@ -1,0 +1,8 @@
+"""The command ``labeling-ground``."""
+
+from labeling_ground.cli import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The way in: parse, ask the service, answer."""

@@ -1,0 +1,106 @@
+"""Results → JSON. Answers on the fast path are built as plain dictionaries and written once."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fastapi.responses import Response
+
+from labeling_ground.codec import mask as mask_codec
+from labeling_ground.codec.records import CachedMask, CachedPrediction
+from labeling_ground.inference.backend import Backend
+from labeling_ground.service.segmenter import MaskAnswer, Timing
+from labeling_ground.types import Outcome
+
+_SMALL = 1_000_000
+"""Masks of up to so many pixels are turned into PNG or polygons on the spot; larger ones in a thread."""
+
+
+def as_json(body: dict[str, Any], status: int = 200) -> Response:
+    """A JSON response, without fields that are ``None``."""
+    content = json.dumps(
+        {name: value for name, value in body.items() if value is not None},
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+    return Response(content.encode(), status, media_type="application/json")
+
+
+def origin(backend: Backend) -> dict[str, Any]:
+    """Which model answers, and what to know of it."""
+    return {
+        "model": backend.version.model,
+        "model_version": str(backend.version),
+        "note": backend.note or None,
+    }
+
+
+def dearest(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcome of several prompts together: what the costliest of them needed."""
+    ranks = list(Outcome)
+    return max(outcomes, key=ranks.index)
+
+
+def timing(times: Timing) -> dict[str, float]:
+    """Seconds, rounded to microseconds, of what happened."""
+    pairs = {"lookup": times.lookup, "encode": times.encode, "decode": times.decode}
+    return {name: round(seconds, 6) for name, seconds in pairs.items() if seconds is not None}
+
+
+def merged_timing(times: Sequence[Timing]) -> dict[str, float]:
+    """The longest of each: prompts of one request run side by side."""
+    merged: dict[str, float] = {}
+    for one in times:
+        for name, seconds in timing(one).items():
+            merged[name] = max(merged.get(name, 0.0), seconds)
+    return merged
+
+
+async def prediction(answer: MaskAnswer, form: str) -> dict[str, Any]:
+    """One prompt's answer in the form that was asked for."""
+    cached = answer.prediction
+    if form == "rle":
+        masks = [_rle(mask, cached) for mask in cached.masks]
+    elif cached.height * cached.width <= _SMALL:
+        masks = _drawn(cached, form)
+    else:
+        masks = await asyncio.to_thread(_drawn, cached, form)
+    return {
+        "prediction_id": answer.prediction_id,
+        "outcome": answer.outcome,
+        "masks": masks,
+        "scores": [mask.score for mask in cached.masks],
+        "timing": timing(answer.timing),
+    }
+
+
+def empty_png(height: int, width: int) -> str:
+    """Base64 of a mask with nothing in it."""
+    return base64.b64encode(mask_codec.to_png(np.zeros((height, width), dtype=np.bool_))).decode("ascii")
+
+
+def _head(mask: CachedMask) -> dict[str, Any]:
+    return {"score": mask.score, "area": mask.area, "bbox": list(mask.bbox)}
+
+
+def _rle(mask: CachedMask, cached: CachedPrediction) -> dict[str, Any]:
+    return {**_head(mask), "rle": {"size": [cached.height, cached.width], "counts": mask.counts}}
+
+
+def _drawn(cached: CachedPrediction, form: str) -> list[dict[str, Any]]:
+    masks = []
+    for index, mask in enumerate(cached.masks):
+        if form == "png" and index == 0:
+            png = cached.png
+        else:
+            pixels = mask_codec.from_rle((cached.height, cached.width), mask.counts)
+            if form == "polygons":
+                rings = mask_codec.to_polygons(pixels)
+                masks.append({**_head(mask), "polygons": rings})
+                continue
+            png = mask_codec.to_png(pixels)
+        masks.append({**_head(mask), "png": base64.b64encode(png).decode("ascii")})
+    return masks

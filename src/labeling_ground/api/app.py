@@ -1,0 +1,183 @@
+"""Puts the routes, the middleware and the documentation together into one ASGI app."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.requests import ClientDisconnect
+
+from labeling_ground import __version__
+from labeling_ground.api import errors, schemas
+from labeling_ground.api.middleware import Limit, Observe
+from labeling_ground.api.routes import cache, images, service, session
+from labeling_ground.api.state import Parts
+from labeling_ground.errors import LabelingGroundError
+from labeling_ground.types import Image, Point, Prompt
+
+log = logging.getLogger(__name__)
+
+_DESCRIPTION = """\
+Turns clicks and boxes on images into masks, and never computes the same thing twice.
+
+**Stateless, for machines** – send an image once (`POST /v1/images`), then ask for masks by its id. The id is the
+SHA-256 of the file's bytes; compute it yourself and an image that is known already need not be sent at all.
+
+**Session style, for simple clients** – `/api/sam`: open an image under a session name, then click.
+
+Every answer says where it came from (`outcome`: `hit`, `joined`, `recomputed`, `miss`) and which model made it. Errors
+are problem bodies (RFC 9457) with a stable `type` and a sentence that says what to do.
+"""
+
+_TAGS = [
+    {
+        "name": "images and masks",
+        "description": "Stateless: an image id and a prompt say everything.",
+    },
+    {
+        "name": "sessions",
+        "description": "A thin layer above, which remembers an image and its clicks.",
+    },
+    {"name": "models", "description": "What is served."},
+    {"name": "cache", "description": "What is held, what it saved, and how to purge it."},
+    {"name": "health", "description": "For supervisors and monitoring."},
+]
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """The app of one server. The parts are closed when it shuts down."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await parts.segmenter.store.stats()  # opens the tiers: the first look-up shall not wait for that
+        warming = asyncio.create_task(_warm_up(app, parts))
+        sweeping = asyncio.create_task(_sweep(parts))
+        try:
+            yield
+        finally:
+            for task in (warming, sweeping):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            await parts.segmenter.aclose()
+
+    app = FastAPI(
+        title="Labeling Ground",
+        version=__version__,
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.parts = parts
+    app.state.model_check = "starting"
+    for router in (images.router, session.router, service.router, cache.router):
+        app.include_router(router)
+    service.install_docs(app)
+    errors.install(app)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    settings = parts.settings
+    app.add_middleware(
+        Limit,
+        most_requests=settings.max_requests,
+        most_bytes=_body_limits(int(settings.max_image_bytes), int(settings.max_body_bytes)),
+        silence_s=settings.receive_timeout_s,
+    )
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Client-Id"],
+            expose_headers=["Server-Timing", "X-Request-Id", "X-Outcome", "Retry-After"],
+        )
+    app.add_middleware(Observe, metrics=parts.metrics)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _body_limits(image: int, other: int) -> Any:
+    """The largest body that each path takes. Base64 makes four bytes of three; a form adds its own lines."""
+    form = image + 64 * 1024
+    session_image = image // 3 * 4 + 64 * 1024
+
+    def most_bytes(path: str) -> int:
+        if path == "/v1/images":
+            return form
+        return session_image if path == "/api/sam/image" else other
+
+    return most_bytes
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    """Nobody reads this; 499 is what the log line says."""
+    return Response(status_code=499)
+
+
+async def _warm_up(app: FastAPI, parts: Parts) -> None:
+    """Run the model once before anybody is told that it is ready: the first run of an engine is its slowest."""
+    backend = parts.segmenter.backend
+    rows = np.linspace(0, 255, 64, dtype=np.uint8)
+    pixels = np.repeat(np.repeat(rows[:, None, None], 96, axis=1), 3, axis=2)
+    pixels[16:48, 32:64] = (200, 40, 40)
+    while True:
+        try:
+            embedding = await backend.encode(Image("0" * 64, pixels))
+            await backend.decode(embedding, [Prompt((Point(48.0, 32.0, 1),))])
+        except LabelingGroundError as error:
+            app.state.model_check = f"failing: {error}"
+            log.warning("the model does not answer: %s", error)
+            await asyncio.sleep(2.0)
+        except Exception as error:
+            app.state.model_check = f"failing: {error}"
+            log.exception("the model does not start")
+            return
+        else:
+            app.state.model_check = "ok"
+            return
+
+
+async def _sweep(parts: Parts) -> None:
+    """Delete what was idle for too long, also where nobody asks for it any more."""
+    pause = min(30.0, max(0.25, parts.settings.idle_s / 60))
+    while True:
+        await asyncio.sleep(pause)
+        await parts.segmenter.store.sweep()
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            tags=app.openapi_tags,
+        )
+        # Bodies are read by hand (limits first, and off the event loop when large), so their schemas are added by hand.
+        bodies: list[type[BaseModel]] = [
+            schemas.MasksRequest,
+            schemas.SessionImage,
+            schemas.SessionClick,
+            schemas.SessionRect,
+            schemas.SessionOnly,
+            errors.Problem,
+        ]
+        _, added = models_json_schema(
+            [(model, "validation") for model in bodies], ref_template="#/components/schemas/{model}"
+        )
+        components = schema.setdefault("components", {}).setdefault("schemas", {})
+        for name, definition in added["$defs"].items():
+            components.setdefault(name, definition)
+        app.openapi_schema = schema
+    return app.openapi_schema

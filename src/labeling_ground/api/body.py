@@ -1,0 +1,116 @@
+"""Reading requests: bodies, and clients that leave."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
+
+from labeling_ground.api.errors import BadBody, explain
+from labeling_ground.errors import TooLarge
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+_LARGE = 64 * 1024
+"""From this size on, JSON is read in a thread: an image in base64 would hold the event loop for milliseconds."""
+
+
+async def read_json(request: Request, model: type[M]) -> M:
+    """The body as a value of ``model``.
+
+    Raises:
+        BadBody: it is not JSON, or not what the model says.
+    """
+    body = await request.body()
+    if not body:
+        raise BadBody("The request has no body; it wants a JSON object.", malformed=True)
+    try:
+        if len(body) > _LARGE:
+            return await asyncio.to_thread(model.model_validate_json, body)
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+async def read_image(request: Request, max_bytes: int) -> tuple[bytes, str]:
+    """The image file of an upload and its SHA-256: the raw body, or the first file of a multipart form.
+
+    The digest grows with the pieces as they come, so a large file costs the event loop no long moment.
+
+    Raises:
+        TooLarge: over the limit.
+        BadBody: there is no file in it.
+    """
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return await _read_form(request, max_bytes)
+    digest = hashlib.sha256()
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        digest.update(piece)
+        pieces.append(piece)
+    if not size:
+        raise BadBody(
+            "The request has no body. Send the image file as the raw body, or as a file of a multipart form.",
+            malformed=True,
+        )
+    return b"".join(pieces), digest.hexdigest()
+
+
+async def _read_form(request: Request, max_bytes: int) -> tuple[bytes, str]:
+    async with request.form(max_files=1, max_fields=16) as form:
+        for value in form.values():
+            if isinstance(value, UploadFile):
+                data = await value.read()
+                if len(data) > max_bytes:
+                    raise _too_large(max_bytes)
+                if not data:
+                    break
+                return data, (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
+    raise BadBody(
+        "The form has no file in it. Add the image as a file field, for instance 'file'.",
+        malformed=True,
+    )
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(f"The image file is larger than {max_bytes} bytes, which is this server's limit.")
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do the work while the client is there to hear the answer; call it off when the client leaves.
+
+    Raises:
+        ClientDisconnect: the client left.
+    """
+    task = asyncio.ensure_future(work)
+    # A cache hit is done by now, and needs no watching.
+    await asyncio.sleep(0)
+    if task.done():
+        return task.result()
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect
+    finally:
+        for pending in (task, leaving):
+            if not pending.done():
+                pending.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await pending
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,183 @@
+"""One table: error → status and problem body (RFC 9457)."""
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
+
+from labeling_ground import errors
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+_URN = "urn:labeling-ground:problem:"
+
+
+class BadBody(errors.BadInput):
+    """The request's body is not what the endpoint reads."""
+
+    def __init__(self, message: str, details: Sequence[Mapping[str, Any]] = (), *, malformed: bool = False) -> None:
+        super().__init__(message)
+        self.details = details
+        self.malformed = malformed
+
+
+class TooSlow(errors.BadInput):
+    """The client stopped sending in the middle of its body."""
+
+
+# error → (status, type, title). The first class of an error's ancestry that stands here decides.
+TABLE: dict[type[errors.LabelingGroundError], tuple[int, str, str]] = {
+    BadBody: (422, "invalid-request", "The request is not valid"),
+    TooSlow: (408, "request-timeout", "The request's body did not arrive in time"),
+    errors.UnsupportedImage: (415, "unsupported-image", "This image format is not supported"),
+    errors.DamagedImage: (400, "damaged-image", "The image is damaged"),
+    errors.BadImage: (400, "bad-image", "The image cannot be used"),
+    errors.BadPrompt: (422, "bad-prompt", "The prompt makes no sense"),
+    errors.TooLarge: (413, "too-large", "Over a limit of this server"),
+    errors.BadInput: (400, "bad-input", "The request is not valid"),
+    errors.UnknownImage: (404, "unknown-image", "The image is not known here"),
+    errors.UnknownSession: (404, "unknown-session", "The session is not known here"),
+    errors.UnknownModel: (404, "unknown-model", "The model is not served here"),
+    errors.UnknownPrediction: (404, "unknown-prediction", "The prediction is not kept any more"),
+    errors.NotFound: (404, "not-found", "Not found"),
+    errors.NotAllowed: (401, "unauthorized", "An API key is needed"),
+    errors.Overloaded: (503, "overloaded", "Too much at once"),
+    errors.BackendFailed: (503, "backend-failed", "The model did not answer"),
+    errors.StoreFailed: (503, "store-failed", "The cache did not do it"),
+    errors.DamagedEntry: (503, "store-failed", "The cache did not do it"),
+    errors.LabelingGroundError: (500, "internal", "Something went wrong here"),
+}
+
+
+class Problem(BaseModel):
+    """A problem body. ``type`` is stable: program against it, not against the sentences."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=[_URN + "unknown-image"])
+    title: str
+    status: int
+    detail: str = Field(description="What was wrong, and what to do.")
+
+
+def problem(
+    status: int,
+    name: str,
+    title: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Response:
+    """A problem body as a response."""
+    body = {"type": _URN + name, "title": title, "status": status, "detail": detail, **more}
+    return Response(
+        json.dumps(body, ensure_ascii=False).encode(),
+        status,
+        dict(headers or {}),
+        media_type=MEDIA_TYPE,
+    )
+
+
+def response_for(error: errors.LabelingGroundError) -> Response:
+    """The answer to an error of ours."""
+    status, name, title = next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
+    headers: dict[str, str] = {}
+    more: dict[str, Any] = {}
+    if isinstance(error, BadBody):
+        if error.malformed:
+            status, name, title = 400, "malformed-body", "The body cannot be read"
+        if error.details:
+            more["errors"] = list(error.details)
+    if isinstance(error, errors.Overloaded):
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    elif status == 503:
+        headers["Retry-After"] = "1"
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, errors.UnknownImage):
+        more["image_id"] = error.image_id
+    return problem(status, name, title, str(error), headers, **more)
+
+
+def explain(error: ValidationError | RequestValidationError) -> BadBody:
+    """Pydantic's findings as sentences."""
+    details = [
+        {"where": ".".join(str(part) for part in found["loc"]), "problem": found["msg"]} for found in error.errors()
+    ]
+    malformed = any(found["type"] == "json_invalid" for found in error.errors())
+    first = details[0] if details else {"where": "", "problem": "not valid"}
+    where = f" at {first['where']}" if first["where"] else ""
+    return BadBody(f"{first['problem']}{where}.", details, malformed=malformed)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error with a problem body."""
+
+    async def ours(_: Request, error: Exception) -> Response:
+        assert isinstance(error, errors.LabelingGroundError)  # noqa: S101 -- registered for this class
+        if not isinstance(error, errors.BadInput | errors.NotFound | errors.NotAllowed):
+            log.warning("%s: %s", type(error).__name__, error)
+        return response_for(error)
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        return response_for(explain(error))
+
+    async def http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        names = {404: "not-found", 405: "method-not-allowed", 400: "bad-request"}
+        sentences = {
+            404: "There is nothing at this path. /docs lists what there is.",
+            405: "This path does not take that method. /docs lists what it takes.",
+        }
+        detail = sentences.get(error.status_code, str(error.detail))
+        return problem(
+            error.status_code,
+            names.get(error.status_code, "http-error"),
+            str(error.detail),
+            detail,
+            error.headers,
+        )
+
+    async def bug(_: Request, error: Exception) -> Response:
+        log.error("a bug: %s", error, exc_info=error)
+        return problem(
+            500,
+            "internal",
+            "Something went wrong here",
+            "This is our mistake, and it is in the server's log.",
+        )
+
+    app.add_exception_handler(errors.LabelingGroundError, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, bug)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problem answers of a route, for its documentation."""
+    titles = {
+        400: "The body or the image cannot be read",
+        401: "An API key is needed",
+        404: "Not known here; the sentence says what to send first",
+        408: "The body did not arrive in time",
+        413: "Over a limit of this server",
+        415: "Not an image format that we read",
+        422: "The request is well-formed but makes no sense",
+        503: "Too much at once, or the model does not answer; try again after `Retry-After` seconds",
+    }
+    return {
+        status: {
+            "description": titles[status],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }

@@ -1,0 +1,151 @@
+"""Around every request: how many, how large, how slow, and one log line. Plain ASGI, so that it costs little."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from labeling_ground.api.errors import TooSlow, response_for
+from labeling_ground.api.state import RECORD_KEY, Record
+from labeling_ground.errors import BadInput, Overloaded, TooLarge
+from labeling_ground.observe import RequestMetrics, access
+
+_ALWAYS = frozenset({"/health/live", "/health/ready", "/metrics"})
+"""Answered however busy we are: this is where one looks when we are."""
+
+
+class Observe:
+    """Measures a request, tells browsers (``Server-Timing``), metrics and the log about it."""
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and see how it went."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        record = Record()
+        scope[RECORD_KEY] = record
+        request_id = secrets.token_hex(6)
+        started = time.perf_counter()
+        status = 0
+
+        async def send_timed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                parts = [f"{name};dur={seconds * 1e3:.2f}" for name, seconds in record.timing.items()]
+                parts.append(f"total;dur={(time.perf_counter() - started) * 1e3:.2f}")
+                headers = MutableHeaders(scope=message)
+                headers["Server-Timing"] = ", ".join(parts)
+                headers["X-Request-Id"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_timed)
+        finally:
+            seconds = time.perf_counter() - started
+            route = scope.get("route")
+            template = getattr(route, "path", None) or "(none)"
+            self.metrics.observe(template, status, record.outcome, seconds)
+            if access.isEnabledFor(logging.INFO) and template not in _ALWAYS:
+                fields: dict[str, Any] = {"status": status, "outcome": record.outcome}
+                fields["ms"] = round(seconds * 1e3, 2)
+                for name, took in record.timing.items():
+                    fields[f"{name}_ms"] = round(took * 1e3, 2)
+                fields |= record.fields
+                fields["request"] = request_id
+                access.info("%s %s", scope["method"], scope["path"], extra={"fields": fields})
+
+
+class Limit:
+    """Turns away what is too much before any work is done: requests at once, bytes of a body, silence in a body.
+
+    Args:
+        app: what to protect.
+        most_requests: how many may be in flight.
+        most_bytes: from a path to the largest body it takes.
+        silence_s: longest wait for the next piece of a body.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        most_requests: int,
+        most_bytes: Callable[[str], int],
+        silence_s: float,
+    ) -> None:
+        self.app = app
+        self._most_requests = most_requests
+        self._most_bytes = most_bytes
+        self._silence_s = silence_s
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on if there is room for it, its body bounded."""
+        if scope["type"] != "http" or scope["path"] in _ALWAYS:
+            await self.app(scope, receive, send)
+            return
+        if self._in_flight >= self._most_requests:
+            error = Overloaded(f"{self._in_flight} requests are in flight, which is this server's limit. Try again.")
+            await response_for(error)(scope, receive, send)
+            return
+        self._in_flight += 1
+        try:
+            await self._bounded(scope, receive, send)
+        finally:
+            self._in_flight -= 1
+
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self._most_bytes(scope["path"])
+        too_large = TooLarge(f"The request's body is larger than {limit} bytes, which is this server's limit.")
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        if declared.isdigit() and int(declared) > limit:
+            response = response_for(too_large)
+            response.headers["Connection"] = "close"  # the rest of the body is not read
+            await response(scope, receive, send)
+            return
+        seen = 0
+        complete = False
+        started = False
+
+        async def receive_bounded() -> Message:
+            nonlocal seen, complete
+            if complete:  # what comes now is the client leaving, which may take as long as it likes
+                return await receive()
+            try:
+                async with asyncio.timeout(self._silence_s):
+                    message = await receive()
+            except TimeoutError:
+                raise TooSlow(
+                    f"No more of the request's body came for {self._silence_s:g} seconds. Send it again."
+                ) from None
+            if message["type"] == "http.request":
+                seen += len(message.get("body", b""))
+                complete = not message.get("more_body", False)
+                if seen > limit:
+                    raise too_large
+            return message
+
+        async def send_noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive_bounded, send_noting)
+        except BadInput as error:
+            # Raised outside a route's own error handling, for instance while a form was being read.
+            if started:
+                raise
+            response = response_for(error)
+            response.headers["Connection"] = "close"
+            await response(scope, receive, send)

@@ -1,0 +1,278 @@
+"""``/v1/images``: send an image once, ask for masks on it for ever."""
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import Response
+from numpy.typing import NDArray
+
+from labeling_ground import key as keys
+from labeling_ground.api import answers
+from labeling_ground.api.body import read_image, read_json, while_connected
+from labeling_ground.api.errors import responses
+from labeling_ground.api.schemas import (
+    ImageOut,
+    ImageQueued,
+    ImageStateOut,
+    MaskRef,
+    MasksOut,
+    MasksRequest,
+    PromptIn,
+    Purged,
+)
+from labeling_ground.api.state import CallerDep, Parts, PartsDep, record_of
+from labeling_ground.codec import tensors
+from labeling_ground.errors import BadPrompt, UnknownModel
+from labeling_ground.service.segmenter import PromptAsk, Segmenter
+from labeling_ground.types import Box, Point
+
+router = APIRouter(prefix="/v1/images", tags=["images and masks"])
+
+ImageId = Annotated[
+    str,
+    Path(
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of the image file's bytes, 64 lower-case hex digits. A client can compute it, ask "
+        "`GET /v1/images/{image_id}` first, and send the file only if it is not known.",
+        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+    ),
+]
+Model = Annotated[str | None, Query(description="A model id of `/v1/models`; the default one if left out.")]
+
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+
+
+@router.post(
+    "",
+    summary="Send an image",
+    response_model=ImageOut,
+    responses={
+        202: {
+            "model": ImageQueued,
+            "description": "With `wait=false`: taken on, encoded when its turn comes",
+        },
+        **responses(400, 401, 408, 413, 415, 422, 503),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "The image file itself (JPEG, PNG, WebP, BMP or TIFF), or a form with one file in it.",
+            "content": {
+                "application/octet-stream": _FILE,
+                "image/*": _FILE,
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"file": {"type": "string", "format": "binary"}},
+                        "required": ["file"],
+                    }
+                },
+            },
+        }
+    },
+)
+async def add_image(
+    request: Request,
+    parts: PartsDep,
+    caller: CallerDep,
+    wait: Annotated[
+        bool,
+        Query(description="`false`: queue it for encoding and answer 202 at once (a prefetch)."),
+    ] = True,
+    model: Model = None,
+) -> Response:
+    """Encode an image, unless somebody sent it before. The answer comes when clicks can be answered fast.
+
+    The image id is the SHA-256 of the file's bytes; ask for masks under it.
+    """
+    segmenter = _segmenter(parts, model)
+    file, image_id = await read_image(request, parts.settings.max_image_bytes)
+    record = record_of(request)
+    record.fields["image"] = image_id[:12]
+    if not wait:
+        queued = await segmenter.prefetch(caller.tenant, file, image_id, client=caller.client)
+        return answers.as_json(
+            {"image_id": image_id, **answers.origin(segmenter.backend), "queued": queued},
+            status=202,
+        )
+    answer = await while_connected(request, segmenter.add_image(caller.tenant, file, image_id, client=caller.client))
+    record.note(answer.outcome, answer.timing)
+    return answers.as_json(
+        {
+            "image_id": image_id,
+            "width": answer.width,
+            "height": answer.height,
+            "outcome": answer.outcome,
+            "seconds": round(answer.timing.total, 6),
+            **answers.origin(segmenter.backend),
+        }
+    )
+
+
+@router.get(
+    "/{image_id}",
+    summary="Is this image known, and is it encoded?",
+    response_model=ImageStateOut,
+    responses=responses(401, 404, 422),
+)
+async def image_state(image_id: ImageId, parts: PartsDep, caller: CallerDep, model: Model = None) -> Response:
+    """200 if it is known: masks can be asked for without sending it. 404 if not: send it."""
+    segmenter = _segmenter(parts, model)
+    state = await segmenter.image_state(caller.tenant, image_id)
+    return answers.as_json(
+        {
+            "image_id": image_id,
+            "known": True,
+            "encoded": state.encoded,
+            "width": state.width,
+            "height": state.height,
+            **answers.origin(segmenter.backend),
+        }
+    )
+
+
+@router.get(
+    "/{image_id}/embedding",
+    summary="The image's embedding",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "A safetensors file: the model's tensors by name; `width`, `height`, `image_id`, `model` "
+            "and `model_version` in its metadata.",
+            "content": {"application/octet-stream": _FILE},
+        },
+        **responses(401, 404, 422, 503),
+    },
+)
+async def embedding(
+    request: Request, image_id: ImageId, parts: PartsDep, caller: CallerDep, model: Model = None
+) -> Response:
+    """For clients that run the decoder themselves. Floats are in the precision that the server stores."""
+    segmenter = _segmenter(parts, model)
+    version = str(segmenter.backend.version)
+    found, answer = await while_connected(request, segmenter.embedding(caller.tenant, image_id))
+    record_of(request).note(answer.outcome, answer.timing)
+    content = tensors.to_safetensors(
+        found,
+        metadata={
+            "image_id": image_id,
+            "model": segmenter.backend.version.model,
+            "model_version": version,
+        },
+    )
+    headers = {"X-Outcome": answer.outcome, "X-Model-Version": version}
+    return Response(content, headers=headers, media_type="application/octet-stream")
+
+
+@router.post(
+    "/{image_id}/masks",
+    summary="Masks for one or many prompts",
+    response_model=MasksOut,
+    responses=responses(400, 401, 404, 408, 413, 422, 503),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/MasksRequest"}}},
+        }
+    },
+)
+async def masks(request: Request, image_id: ImageId, parts: PartsDep, caller: CallerDep) -> Response:
+    """Points and boxes are in pixels of the original image. The same prompt is never computed twice.
+
+    One prompt directly in the body is answered with `masks` and `scores` at the top; several under `prompts` are
+    answered one by one under `predictions`, in their order. `outcome` is the dearest of them.
+    """
+    body = await read_json(request, MasksRequest)
+    segmenter = _segmenter(parts, body.model)
+    prompts = body.prompts or [body]
+    _check_counts(prompts, parts)
+    asks = [_ask(prompt, multimask=body.multimask) for prompt in prompts]
+    record = record_of(request)
+    record.fields |= {"image": image_id[:12], "prompts": len(asks)}
+    found = await while_connected(request, segmenter.masks(caller.tenant, image_id, asks, client=caller.client))
+    for answer in found:
+        record.note(answer.outcome, answer.timing)
+    first = found[0]
+    predictions = [await answers.prediction(answer, body.format) for answer in found]
+    shared: dict[str, Any] = {
+        "image_id": image_id,
+        **answers.origin(segmenter.backend),
+        "width": first.prediction.width,
+        "height": first.prediction.height,
+        "seconds": round(max(answer.timing.total for answer in found), 6),
+    }
+    if body.prompts is None:
+        return answers.as_json(shared | predictions[0])
+    return answers.as_json(
+        shared
+        | {
+            "outcome": answers.dearest([answer.outcome for answer in found]),
+            "predictions": predictions,
+            "timing": answers.merged_timing([answer.timing for answer in found]),
+        }
+    )
+
+
+@router.delete(
+    "/{image_id}",
+    summary="Forget an image",
+    response_model=Purged,
+    responses=responses(401, 422, 503),
+)
+async def forget(image_id: ImageId, parts: PartsDep, caller: CallerDep) -> Response:
+    """Delete the file, its embeddings and masks by every model, from all tiers."""
+    return answers.as_json({"deleted": await parts.segmenter.purge(caller.tenant, image_id=image_id)})
+
+
+def _segmenter(parts: Parts, model: str | None) -> Segmenter:
+    served = parts.segmenter.backend.version.model
+    if model not in (None, served):
+        raise UnknownModel(f"The model {model!r} is not served here. Served: {served}.")
+    return parts.segmenter
+
+
+def _check_counts(prompts: list[PromptIn] | list[MasksRequest], parts: Parts) -> None:
+    settings = parts.settings
+    if len(prompts) > settings.max_prompts:
+        raise BadPrompt(
+            f"{len(prompts)} prompts in one request; this server takes {settings.max_prompts}. Send several requests."
+        )
+    most = max(len(prompt.points) for prompt in prompts)
+    if most > settings.max_points:
+        raise BadPrompt(f"{most} points in one prompt; this server takes {settings.max_points}.")
+
+
+def _ask(prompt: PromptIn, *, multimask: bool) -> PromptAsk:
+    mask_input: NDArray[np.float32] | tuple[str, int] | None = None
+    if isinstance(prompt.mask_input, MaskRef):
+        mask_input = (prompt.mask_input.prediction_id, prompt.mask_input.index)
+    elif prompt.mask_input is not None:
+        mask_input = _logits(prompt.mask_input)
+    ask = PromptAsk(
+        points=[Point(point.x, point.y, point.label) for point in prompt.points],
+        box=None if prompt.box is None else Box(*prompt.box),
+        mask_input=mask_input,
+        multimask=multimask,
+    )
+    # What is wrong with a prompt on its own is said before anything is looked up.
+    keys.canonical(
+        ask.points,
+        ask.box,
+        mask_input if isinstance(mask_input, np.ndarray) else None,
+        referred=isinstance(mask_input, tuple),
+    )
+    return ask
+
+
+def _logits(text: str) -> NDArray[np.float32]:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadPrompt("mask_input is not valid base64.") from None
+    types = {256 * 256 * 2: "<f2", 256 * 256 * 4: "<f4"}
+    if len(raw) not in types:
+        raise BadPrompt(f"mask_input holds {len(raw)} bytes; 256 × 256 float16 are 131072, float32 are 262144.")
+    return np.frombuffer(raw, dtype=types[len(raw)]).reshape(256, 256).astype(np.float32)

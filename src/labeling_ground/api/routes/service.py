@@ -1,0 +1,95 @@
+"""``/v1/models``, ``/health``, and the documentation pages, which work without a network."""
+
+from importlib import resources
+from pathlib import PurePosixPath
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+
+from labeling_ground.api import answers
+from labeling_ground.api.errors import responses
+from labeling_ground.api.schemas import Health, ModelsOut
+from labeling_ground.api.state import CallerDep, PartsDep
+from labeling_ground.errors import NotFound
+
+router = APIRouter()
+
+
+@router.get(
+    "/v1/models",
+    summary="The models that are served",
+    tags=["models"],
+    response_model=ModelsOut,
+    responses=responses(401),
+)
+async def models(parts: PartsDep, _: CallerDep) -> Response:
+    """One, for now; its version is part of every cache key, so a swap never serves an old prediction."""
+    backend = parts.segmenter.backend
+    model = {"id": backend.version.model, "version": str(backend.version), "default": True}
+    return answers.as_json({"models": [model | ({"note": backend.note} if backend.note else {})]})
+
+
+@router.get("/health/live", summary="Is the process alive?", tags=["health"], response_model=Health)
+async def live() -> Response:
+    """Always 200; does nothing else, and so is also what `bench/` compares with."""
+    return answers.as_json({"status": "ok", "checks": {}})
+
+
+@router.get(
+    "/health/ready",
+    summary="Can it answer clicks?",
+    tags=["health"],
+    response_model=Health,
+    responses={503: {"model": Health, "description": "Not yet, or not any more; the checks say why"}},
+)
+async def ready(parts: PartsDep, request: Request) -> Response:
+    """200 with `ok`; 200 with `degraded` while a cache tier fails (answers are right, only slower); else 503."""
+    checks = {"model": request.app.state.model_check}
+    for guard in parts.segmenter.store.guards:
+        state = guard.breaker.state
+        checks[guard.store.name] = "ok" if state == "closed" else f"failing (breaker {state})"
+    if checks["model"] != "ok":
+        return answers.as_json({"status": "starting", "checks": checks}, status=503)
+    healthy = all(check == "ok" for check in checks.values())
+    return answers.as_json({"status": "ok" if healthy else "degraded", "checks": checks})
+
+
+def install_docs(app: FastAPI) -> None:
+    """``/docs`` and ``/redoc`` from files inside a Python package: no other host is asked for anything."""
+    files = resources.files("fastapi_offline") / "static"
+    kinds = {".js": "text/javascript", ".css": "text/css", ".png": "image/png"}
+
+    @app.get("/", include_in_schema=False)
+    async def start() -> Response:
+        return RedirectResponse("docs")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> HTMLResponse:
+        base = request.scope.get("root_path", "")
+        return get_swagger_ui_html(
+            openapi_url=f"{base}/openapi.json",
+            title="Labeling Ground: try the API",
+            swagger_js_url=f"{base}/docs/static/swagger-ui-bundle.js",
+            swagger_css_url=f"{base}/docs/static/swagger-ui.css",
+            swagger_favicon_url=f"{base}/docs/static/favicon.png",
+        )
+
+    @app.get("/redoc", include_in_schema=False)
+    async def redoc(request: Request) -> HTMLResponse:
+        base = request.scope.get("root_path", "")
+        return get_redoc_html(
+            openapi_url=f"{base}/openapi.json",
+            title="Labeling Ground: API reference",
+            redoc_js_url=f"{base}/docs/static/redoc.standalone.js",
+            redoc_favicon_url=f"{base}/docs/static/favicon.png",
+            with_google_fonts=False,
+        )
+
+    @app.get("/docs/static/{name}", include_in_schema=False)
+    async def static(name: str) -> Response:
+        file = files / name
+        kind = kinds.get(PurePosixPath(name).suffix)
+        if kind is None or "/" in name or not file.is_file():
+            raise NotFound(f"There is no file {name!r} among the documentation pages' files.")
+        return FileResponse(str(file), media_type=kind, headers={"Cache-Control": "max-age=86400"})

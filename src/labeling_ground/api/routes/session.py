@@ -1,0 +1,206 @@
+"""``/api/sam``: the session style, for simple clients and the existing labeling page."""
+
+import asyncio
+import base64
+import binascii
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from labeling_ground import key as keys
+from labeling_ground.api import answers
+from labeling_ground.api.body import read_json, while_connected
+from labeling_ground.api.errors import BadBody, responses
+from labeling_ground.api.schemas import (
+    SessionClick,
+    SessionDone,
+    SessionImage,
+    SessionImageOut,
+    SessionMaskOut,
+    SessionOnly,
+    SessionRect,
+)
+from labeling_ground.api.state import Caller, CallerDep, Parts, PartsDep, record_of
+from labeling_ground.errors import BadPrompt, LabelingGroundError, TooLarge
+from labeling_ground.service.segmenter import PromptAsk
+from labeling_ground.service.sessions import Snapshot
+from labeling_ground.types import Box, Point
+
+router = APIRouter(prefix="/api/sam", tags=["sessions"])
+
+
+def _body(model: type[BaseModel]) -> dict[str, Any]:
+    reference = f"#/components/schemas/{model.__name__}"
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": reference}}},
+        }
+    }
+
+
+_PROBLEMS = responses(400, 401, 404, 408, 413, 422, 503)
+
+
+@router.post(
+    "/image",
+    summary="Open an image in a session",
+    response_model=SessionImageOut,
+    responses=responses(400, 401, 408, 413, 415, 422, 503),
+    openapi_extra=_body(SessionImage),
+)
+async def open_image(request: Request, parts: PartsDep, caller: CallerDep) -> Response:
+    """The session starts over with this image. An image that anybody sent before is not encoded again."""
+    body = await read_json(request, SessionImage)
+    file = await asyncio.to_thread(_from_base64, body.image)
+    if len(file) > parts.settings.max_image_bytes:
+        raise TooLarge(
+            f"The image file is larger than {parts.settings.max_image_bytes} bytes, which is this server's limit."
+        )
+    image_id = await asyncio.to_thread(keys.image_id, file)
+    record = record_of(request)
+    record.fields |= {"image": image_id[:12], "session": body.session_id}
+    answer = await while_connected(
+        request,
+        parts.segmenter.add_image(caller.tenant, file, image_id, client=_client(body.session_id)),
+    )
+    record.note(answer.outcome, answer.timing)
+    parts.sessions.open(caller.tenant, body.session_id, image_id, answer.width, answer.height)
+    return answers.as_json(
+        {
+            "message": "Images received successfully",
+            "image_id": image_id,
+            "width": answer.width,
+            "height": answer.height,
+            "outcome": answer.outcome,
+            **answers.origin(parts.segmenter.backend),
+        }
+    )
+
+
+@router.post(
+    "/click",
+    summary="Add a click",
+    response_model=SessionMaskOut,
+    responses=_PROBLEMS,
+    openapi_extra=_body(SessionClick),
+)
+async def click(request: Request, parts: PartsDep, caller: CallerDep) -> Response:
+    """Clicks of a session add up; the answer is the mask for all of them. A click that fails does not count."""
+    body = await read_json(request, SessionClick)
+    points = _points(body)
+    snapshot = parts.sessions.click(caller.tenant, body.session_id, points)
+    try:
+        return await _mask(request, parts, caller, body.session_id, snapshot)
+    except (LabelingGroundError, asyncio.CancelledError):
+        parts.sessions.take_back(caller.tenant, body.session_id, snapshot.image_id, points)
+        raise
+
+
+@router.post(
+    "/rect",
+    summary="Draw a box",
+    response_model=SessionMaskOut,
+    responses=_PROBLEMS,
+    openapi_extra=_body(SessionRect),
+)
+async def rect(request: Request, parts: PartsDep, caller: CallerDep) -> Response:
+    """The box replaces the clicks so far; later clicks refine it. It may be drawn from any corner."""
+    body = await read_json(request, SessionRect)
+    box = keys.canonical(box=Box(body.startX, body.startY, body.endX, body.endY)).box
+    if box is None:
+        raise BadPrompt("The box has no area.")
+    snapshot = parts.sessions.rect(caller.tenant, body.session_id, box)
+    return await _mask(request, parts, caller, body.session_id, snapshot)
+
+
+@router.post(
+    "/undo",
+    summary="Take the last click back",
+    response_model=SessionMaskOut,
+    responses=_PROBLEMS,
+    openapi_extra=_body(SessionOnly),
+)
+async def undo(request: Request, parts: PartsDep, caller: CallerDep) -> Response:
+    """The mask for what is left: usually a hit. With nothing left the mask is empty."""
+    body = await read_json(request, SessionOnly)
+    snapshot = parts.sessions.undo(caller.tenant, body.session_id)
+    return await _mask(request, parts, caller, body.session_id, snapshot)
+
+
+@router.post(
+    "/finish_click",
+    summary="Finish an object",
+    response_model=SessionDone,
+    responses=_PROBLEMS,
+    openapi_extra=_body(SessionOnly),
+)
+async def finish_click(request: Request, parts: PartsDep, caller: CallerDep) -> Response:
+    """Forget the clicks and the box, keep the image for the next object."""
+    body = await read_json(request, SessionOnly)
+    parts.sessions.finish(caller.tenant, body.session_id)
+    return answers.as_json({"message": "Finish successfully", "points": []})
+
+
+async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str, snapshot: Snapshot) -> Response:
+    record = record_of(request)
+    record.fields |= {
+        "image": snapshot.image_id[:12],
+        "session": session_id,
+        "points": len(snapshot.clicks),
+    }
+    state: dict[str, Any] = {
+        "message": "Images processed successfully",
+        "points": [{"x": p.x, "y": p.y, "label": p.label} for p in snapshot.clicks],
+        "image_id": snapshot.image_id,
+        **answers.origin(parts.segmenter.backend),
+    }
+    if snapshot.box is not None:
+        state["box"] = [snapshot.box.x0, snapshot.box.y0, snapshot.box.x1, snapshot.box.y1]
+    if snapshot.is_empty:
+        return answers.as_json(state | {"masks": answers.empty_png(snapshot.height, snapshot.width)})
+    ask = PromptAsk(points=snapshot.clicks, box=snapshot.box)
+    [answer] = await while_connected(
+        request,
+        parts.segmenter.masks(caller.tenant, snapshot.image_id, [ask], client=_client(session_id)),
+    )
+    record.note(answer.outcome, answer.timing)
+    return answers.as_json(
+        state
+        | {
+            "masks": base64.b64encode(answer.prediction.png).decode("ascii"),
+            "score": answer.prediction.masks[0].score,
+            "outcome": answer.outcome,
+            "prediction_id": answer.prediction_id,
+        }
+    )
+
+
+def _client(session_id: str) -> str:
+    return f"session:{session_id}"
+
+
+def _from_base64(text: str) -> bytes:
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        # Line breaks are common in base64, and the strict decoder takes none.
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise BadBody("The field 'image' is not valid base64.") from None
+
+
+def _points(body: SessionClick) -> list[Point]:
+    flat = [number for part in body.points for number in (part if isinstance(part, list) else [part])]
+    nested = [part for part in body.points if isinstance(part, list)]
+    if len(flat) % 2 or any(len(pair) != 2 for pair in nested):
+        raise BadBody("'points' is [x, y], or a list of such pairs.")
+    pairs = list(zip(flat[::2], flat[1::2], strict=True))
+    labels = body.labels if body.labels is not None else [1] * len(pairs)
+    if len(labels) != len(pairs):
+        raise BadBody(f"{len(pairs)} points but {len(labels)} labels: give one label for each point.")
+    if any(label not in (0, 1) for label in labels):
+        raise BadPrompt("A point's label is 1 (on the object) or 0 (off the object).")
+    return [Point(x, y, label) for (x, y), label in zip(pairs, labels, strict=True)]

@@ -1,0 +1,119 @@
+"""What the routes are handed: the parts of one server, and who is asking."""
+
+import hmac
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader, HTTPBearer
+
+from labeling_ground import key as keys
+from labeling_ground.errors import NotAllowed
+from labeling_ground.observe import RequestMetrics
+from labeling_ground.service.segmenter import Segmenter, Timing
+from labeling_ground.service.sessions import Sessions
+from labeling_ground.settings import Settings
+from labeling_ground.types import Outcome
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One server's parts, made by ``wiring``."""
+
+    settings: Settings
+    segmenter: Segmenter
+    sessions: Sessions
+    metrics: RequestMetrics
+
+
+@dataclass
+class Record:
+    """What the request's log line and ``Server-Timing`` header will say."""
+
+    outcome: str = "none"
+    fields: dict[str, Any] = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)
+
+    def note(self, outcome: Outcome, timing: Timing) -> None:
+        """Write an answer's outcome and timings down; of several answers, the dearest outcome counts."""
+        ranks = list(Outcome)
+        if self.outcome == "none" or ranks.index(outcome) > ranks.index(Outcome(self.outcome)):
+            self.outcome = outcome.value
+        for name, seconds in (
+            ("lookup", timing.lookup),
+            ("encode", timing.encode),
+            ("decode", timing.decode),
+        ):
+            if seconds is not None:
+                self.timing[name] = max(self.timing.get(name, 0.0), seconds)
+
+
+RECORD_KEY = "labeling_ground.record"
+
+
+def record_of(request: Request) -> Record:
+    """The record of a request; the middleware put it there."""
+    record: Record = request.scope[RECORD_KEY]
+    return record
+
+
+async def parts_dependency(request: Request) -> Parts:
+    """``parts_of`` as a dependency; a coroutine, for a plain function would cost a thread."""
+    return parts_of(request)
+
+
+def parts_of(request: Request) -> Parts:
+    """The parts of the server that this request came to."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks.
+
+    Attributes:
+        tenant: whose namespace of the cache the request works in.
+        client: who works, as far as known: the ``X-Client-Id`` header, else the API key's own name; else ``None``.
+        is_admin: whether the admin key was given.
+    """
+
+    tenant: str
+    client: str | None
+    is_admin: bool
+
+
+_bearer = HTTPBearer(auto_error=False, description="An API key, where the operator has set some.")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same, as a plain header.")
+
+
+async def _caller(
+    request: Request,
+    _in_docs: Annotated[object, Depends(_bearer)],
+    _in_docs_too: Annotated[object, Depends(_header)],
+) -> Caller:
+    settings = parts_of(request).settings
+    client = request.headers.get("x-client-id")
+    if client is not None:
+        client = client[:200]
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    given = credentials.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    is_admin = settings.admin_key is not None and _same(given, settings.admin_key.get_secret_value())
+    if not settings.api_keys:
+        return Caller(keys.PUBLIC, client, is_admin)
+    # Every key is compared, whichever matches: the time taken tells nothing about them.
+    matches = [secret.get_secret_value() for secret in settings.api_keys if _same(given, secret.get_secret_value())]
+    if not matches and not is_admin:
+        raise NotAllowed(
+            "This server wants an API key. Send it as 'Authorization: Bearer <key>' or as 'X-API-Key: <key>'."
+        )
+    tenant = keys.tenant_of(given)
+    return Caller(tenant, client or tenant, is_admin)
+
+
+def _same(given: str, secret: str) -> bool:
+    return hmac.compare_digest(given.encode(), secret.encode())
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+PartsDep = Annotated[Parts, Depends(parts_dependency)]

@@ -1,0 +1,296 @@
+"""What stands in front of every tier but memory: a deadline, a breaker, a check of what comes back, and a write queue.
+
+To the caller a tier that is down, slow, full or damaged is a miss and a counter. It is never an error and never a
+wrong value.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from labeling_ground import key as keys
+from labeling_ground.cache.store import Store
+from labeling_ground.codec import frame
+from labeling_ground.errors import DamagedEntry
+from labeling_ground.types import Entry
+
+log = logging.getLogger(__name__)
+
+_LARGE = 256 * 1024
+"""From this many bytes on a checksum is worth a thread: below, the hand-over costs more than the sum."""
+
+
+class Breaker:
+    """Leaves a failing tier alone: opens after so many failures in a row, lets one ask through after a while."""
+
+    def __init__(self, failures: int, reset_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = failures
+        self._reset_s = reset_s
+        self._clock = clock
+        self._failures = 0
+        self._opened: float | None = None
+
+    @property
+    def state(self) -> str:
+        """``closed`` (all is well), ``open`` (left alone) or ``half-open`` (one ask is trying)."""
+        if self._opened is None:
+            return "closed"
+        return "half-open" if self._clock() - self._opened >= self._reset_s else "open"
+
+    def allows(self) -> bool:
+        """Whether to ask the tier now."""
+        if self._opened is None:
+            return True
+        if self._clock() - self._opened < self._reset_s:
+            return False
+        self._opened = self._clock()  # one ask goes through; the others wait for another reset time
+        return True
+
+    def succeeded(self) -> None:
+        """The tier answered, be it with a miss."""
+        self._failures = 0
+        self._opened = None
+
+    def failed(self) -> None:
+        """The tier did not answer in time, or with an error."""
+        self._failures += 1
+        if self._failures >= self._limit:
+            self._opened = self._clock()
+
+
+@dataclass
+class GuardFigures:
+    """What happened at one tier."""
+
+    errors: Counter[str] = field(default_factory=Counter)
+    """By reason: ``deadline``, ``failed``, ``damaged``, ``dropped`` (the write queue was full)."""
+    skipped: int = 0
+    """Look-ups that were not tried while the breaker was open."""
+
+
+class Guard:
+    """One guarded tier.
+
+    Args:
+        store: the tier.
+        deadline_s: how long a look-up may take before it counts as a miss.
+        breaker: when to leave the tier alone.
+        pending_bytes: how much may wait to be written; beyond that a value is dropped and counted.
+    """
+
+    def __init__(self, store: Store, *, deadline_s: float, breaker: Breaker, pending_bytes: int = 128 << 20) -> None:
+        self.store = store
+        self.breaker = breaker
+        self.figures = GuardFigures()
+        self._deadline_s = deadline_s
+        self._latencies: deque[float] = deque(maxlen=256)
+        self._p99 = 0.0
+        self._pending: OrderedDict[str, Entry] = OrderedDict()
+        self._pending_bytes = 0
+        self._pending_limit = pending_bytes
+        self._orders: deque[tuple[str, str, bool, asyncio.Future[int]]] = deque()
+        self._wake = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+        self._loose: set[asyncio.Task[Any]] = set()
+
+    @property
+    def p99_s(self) -> float:
+        """99th percentile of the recent look-ups that answered within the deadline, in seconds."""
+        return self._p99
+
+    @property
+    def pending(self) -> int:
+        """Values that wait to be written."""
+        return len(self._pending)
+
+    def waiting(self, key: str) -> Entry | None:
+        """A value that is on its way into this tier: as good as being there."""
+        return self._pending.get(key)
+
+    async def look_up(self, key: str, found: Callable[[Entry], None], deadline_s: float | None = None) -> Entry | None:
+        """Ask the tier; ``None`` if it does not know, does not answer in time, or answers damaged bytes.
+
+        A look-up past its deadline, or whose asker left, is not cancelled: cutting it off would cost a connection.
+        What it finds late is handed to ``found`` like everything that is found.
+        """
+        if not self.breaker.allows():
+            self.figures.skipped += 1
+            return None
+        task = asyncio.create_task(self._fetch(key, found))
+        self._keep(task)
+        done, _ = await asyncio.wait({task}, timeout=deadline_s or self._deadline_s)
+        if not done:
+            self.figures.errors["deadline"] += 1
+            self.breaker.failed()
+            return None
+        return task.result()
+
+    def write(self, key: str, entry: Entry) -> None:
+        """Queue a value to be written behind the caller's back."""
+        if key in self._pending:
+            return
+        if self._pending_bytes + entry.size > self._pending_limit:
+            self.figures.errors["dropped"] += 1
+            return
+        self._pending[key] = entry
+        self._pending_bytes += entry.size
+        self._run()
+
+    def touch(self, key: str) -> None:
+        """Slide the tier's idle timer behind the caller's back."""
+        if self.breaker.state == "closed":
+            self._keep(asyncio.create_task(self.touched(key)))
+
+    async def touched(self, key: str) -> bool:
+        """Slide the tier's idle timer and say whether the key is there; a tier that fails has nothing."""
+        if key in self._pending:
+            return True
+        if not self.breaker.allows():
+            return False
+        try:
+            return await self.store.touch(key)
+        except Exception as error:  # noqa: BLE001 -- see _fetch
+            self._failed("touch", error)
+            return False
+
+    def mark_done(self, group: str, done: bool) -> None:
+        """Hand the done hint on, behind the caller's back."""
+        self._order("mark", group, done)
+
+    async def delete(self, pattern: str) -> int:
+        """Purge, in turn with the writes, so that nothing written before comes back after.
+
+        Raises:
+            StoreFailed: the tier did not do it; what should be gone may still be there.
+        """
+        match = keys.matcher(pattern)
+        gone = [key for key in self._pending if match(key)]
+        for key in gone:
+            self._pending_bytes -= self._pending.pop(key).size
+        return await self._order("delete", pattern, False) + len(gone)
+
+    async def sweep(self) -> None:
+        """Let the tier delete what was idle for too long."""
+        if self.breaker.state == "closed":
+            await self._quietly(self.store.sweep(), "sweep")
+
+    async def drain(self) -> None:
+        """Wait until everything queued is written."""
+        while self._pending or self._orders:
+            await self._order("pass", "", False)
+            await asyncio.sleep(0)
+
+    async def aclose(self, grace_s: float = 10.0) -> None:
+        """Write what is pending, as far as the grace allows, and close the tier."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.drain(), grace_s)
+        if self._writer is not None:
+            self._writer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._writer
+        if self._loose:
+            await asyncio.wait(self._loose, timeout=grace_s)
+        await self.store.aclose()
+
+    async def _fetch(self, key: str, found: Callable[[Entry], None]) -> Entry | None:
+        started = time.perf_counter()
+        try:
+            entry = await self.store.get(key)
+            if entry is not None:
+                await self._verify(key, entry)
+        except DamagedEntry as error:
+            log.warning("%s: %s It was thrown away.", self.store.name, error)
+            self.figures.errors["damaged"] += 1
+            await self._quietly(self.store.drop_damaged(key), "drop")
+            return None
+        except Exception as error:  # noqa: BLE001 -- whatever a tier's driver raises, the ask goes on without it
+            self._failed("look-up", error)
+            return None
+        self.breaker.succeeded()
+        self._note(time.perf_counter() - started)
+        if entry is not None:
+            found(entry)
+        return entry
+
+    @staticmethod
+    async def _verify(key: str, entry: Entry) -> None:
+        if entry.size >= _LARGE:
+            await asyncio.to_thread(frame.verify, entry.value, key)
+        else:
+            frame.verify(entry.value, key)
+
+    def _note(self, seconds: float) -> None:
+        if seconds > self._deadline_s:
+            return  # a look-up that nobody waited for must not lengthen the window of those to come
+        self._latencies.append(seconds)
+        if len(self._latencies) % 16 == 0 or len(self._latencies) < 16:
+            ordered = sorted(self._latencies)
+            self._p99 = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
+
+    def _order(self, verb: str, argument: str, flag: bool) -> asyncio.Future[int]:
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        # An order that nobody waits for must not complain when it fails: the counter and the log already have.
+        future.add_done_callback(lambda f: f.cancelled() or f.exception())
+        self._orders.append((verb, argument, flag, future))
+        self._run()
+        return future
+
+    def _run(self) -> None:
+        self._wake.set()
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_behind())
+
+    async def _write_behind(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pending or self._orders:
+                if self._orders:
+                    await self._carry_out(*self._orders.popleft())
+                if self._pending:
+                    key, entry = next(iter(self._pending.items()))
+                    if self.breaker.state != "open":
+                        await self._quietly(self.store.put(key, entry), "write")
+                    else:
+                        self.figures.errors["dropped"] += 1
+                    if self._pending.pop(key, None) is not None:
+                        self._pending_bytes -= entry.size
+
+    async def _carry_out(self, verb: str, argument: str, flag: bool, future: asyncio.Future[int]) -> None:
+        count = 0
+        try:
+            if verb == "delete":
+                count = await self.store.delete(argument)
+            elif verb == "mark":
+                await self.store.mark_done(argument, flag)
+        except Exception as error:  # noqa: BLE001 -- see _fetch
+            self._failed(verb, error)
+            if not future.done():
+                future.set_exception(error)
+            return
+        if not future.done():
+            future.set_result(count)
+
+    async def _quietly(self, work: Awaitable[object], what: str) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 -- see _fetch
+            self._failed(what, error)
+        else:
+            if what == "write":
+                self.breaker.succeeded()
+
+    def _failed(self, what: str, error: Exception) -> None:
+        if self.figures.errors["failed"] == 0 or self.breaker.state == "closed":
+            log.warning("%s: a %s failed: %s", self.store.name, what, error)
+        self.figures.errors["failed"] += 1
+        self.breaker.failed()
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self._loose.add(task)
+        task.add_done_callback(self._loose.discard)

@@ -1,0 +1,1 @@
+"""Policies: what goes first when the bytes do not suffice."""

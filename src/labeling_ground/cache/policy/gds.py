@@ -1,0 +1,43 @@
+"""GreedyDual-Size by cost density.
+
+The formula is from Cao & Irani, "Cost-Aware WWW Proxy Caching Algorithms", USITS 1997.
+"""
+
+from dataclasses import dataclass
+
+from labeling_ground.cache.policy.port import Ranking
+
+_HIGHEST_COST = 1e6
+"""Seconds. One absurd cost must not push the floor to where all others look alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyDualSize:
+    """``H = L + weight · cost / size``, set at insert and at every use.
+
+    The smallest H goes and becomes L, so what is not used sinks below what comes in. ``weight`` is
+    1, or ``done_weight`` once the done hint is set. There is no frequency term: in labeling many
+    clicks on an image mean that it is finished, not that it is hot.
+    """
+
+    done_weight: float = 0.1
+
+    @property
+    def name(self) -> str:
+        """``gds`` and its weight."""
+        return f"gds {self.done_weight!r}"
+
+    def base(self, floor: float, now: float) -> float:
+        """L: the H of the last victim."""
+        return floor
+
+    def rank(self, base: float, size: int, cost: float, done: bool) -> float:
+        """H, in seconds per byte above the H that the first victim had."""
+        if not 0.0 <= cost <= _HIGHEST_COST:  # also true of a cost that is not a number
+            cost = _HIGHEST_COST if cost > 0.0 else 0.0
+        return base + (self.done_weight if done else 1.0) * cost / (size or 1)
+
+
+def make(*, done_weight: float) -> Ranking:
+    """The ranking that the name ``gds`` stands for."""
+    return GreedyDualSize(done_weight)

@@ -1,0 +1,199 @@
+"""The tiers as one: memory in front, slower and larger ones behind it."""
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+
+from labeling_ground import key as keys
+from labeling_ground.cache.guard import Breaker, Guard
+from labeling_ground.cache.memory import MemoryStore
+from labeling_ground.cache.store import Store
+from labeling_ground.errors import StoreFailed
+from labeling_ground.types import Entry, Kind, StoreStats
+
+_REMEMBERED_SLIDES = 100_000
+_REMEMBERED_PURGES = 1_000
+
+
+class TieredStore:
+    """Memory, then the lower tiers in order.
+
+    What is found below is promoted to memory. What is kept goes to memory at once and to the lower tiers behind the
+    caller's back. Where a kind lives: image files in the last tier only (the cheapest), logits in memory only (they
+    are large and cheap to make again), the rest everywhere.
+
+    Args:
+        memory: the first tier; asked without waiting.
+        lower: the others, each of which gets a guard with a deadline and a breaker.
+        idle_s: the idle time that all tiers keep; a hit above slides it below, at most once per a twentieth of it.
+    """
+
+    def __init__(
+        self,
+        memory: MemoryStore,
+        lower: Sequence[Store] = (),
+        *,
+        idle_s: float = 1800.0,
+        deadline_s: float = 0.1,
+        breaker_failures: int = 5,
+        breaker_reset_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.memory = memory
+        self.guards = [
+            Guard(
+                store,
+                deadline_s=deadline_s,
+                breaker=Breaker(breaker_failures, breaker_reset_s, clock),
+            )
+            for store in lower
+        ]
+        self._clock = clock
+        self._slide_every = idle_s / 20
+        self._slid: OrderedDict[str, float] = OrderedDict()
+        self._purges: deque[tuple[float, Callable[[str], bool]]] = deque(maxlen=_REMEMBERED_PURGES)
+
+    @property
+    def has_lower(self) -> bool:
+        """Whether a look-up can find anything that ``peek`` does not."""
+        return bool(self.guards)
+
+    @property
+    def p99_s(self) -> float:
+        """99th percentile of the lower tiers' look-ups, one after the other, in seconds."""
+        return sum(guard.p99_s for guard in self.guards)
+
+    def now(self) -> float:
+        """The clock by which ``keep`` knows whether a purge came in between."""
+        return self._clock()
+
+    def peek(self, key: str) -> Entry | None:
+        """What is at hand without waiting: in memory, or on its way to a lower tier."""
+        entry = self.memory.peek(key)
+        if entry is None:
+            for guard in self.guards:
+                entry = guard.waiting(key)
+                if entry is not None:
+                    return entry
+            return None
+        if self.guards:
+            self._slide(key)
+        return entry
+
+    async def look_up(self, key: str, *, deadline_s: float | None = None) -> Entry | None:
+        """Ask the lower tiers in order. Never raises: a tier's failure is a miss.
+
+        Args:
+            key: what to look for.
+            deadline_s: how long each tier may take, where the default would not do.
+        """
+        asked_at = self.now()
+
+        def promote(entry: Entry) -> None:
+            if entry.kind is not Kind.IMAGE and not self._purged_since(key, asked_at):
+                self.memory.insert(key, entry)
+
+        for guard in self.guards:
+            entry = await guard.look_up(key, promote, deadline_s)
+            if entry is not None:
+                return entry
+        return None
+
+    def keep(self, key: str, entry: Entry, asked_at: float | None = None) -> bool:
+        """Keep a result in the tiers that its kind belongs to.
+
+        Args:
+            key: its key.
+            entry: the result.
+            asked_at: when its computation began, by ``now()``. A result whose image or model was purged since then
+                is not kept: the purge meant it too.
+        """
+        if asked_at is not None and self._purged_since(key, asked_at):
+            return False
+        if entry.kind is Kind.LOGITS or not self.guards:
+            self.memory.insert(key, entry)
+            return True
+        if entry.kind is Kind.IMAGE:
+            self.guards[-1].write(key, entry)
+            return True
+        self.memory.insert(key, entry)
+        for guard in self.guards:
+            guard.write(key, entry)
+        return True
+
+    async def touch(self, key: str) -> bool:
+        """Slide an entry's idle time in whichever tier has it. Whether one has (a failing tier has not)."""
+        if self.memory.peek(key) is not None:
+            return True
+        return any([await guard.touched(key) for guard in self.guards])
+
+    def slide(self, key: str) -> None:
+        """Say that an entry is in use though nobody read it (an image whose embedding is being used)."""
+        if self.memory.peek(key) is None and self.guards:
+            self._slide(key)
+
+    def mark_done(self, group: str, done: bool) -> None:
+        """Pass the done hint to all tiers."""
+        self.memory.mark(group, done)
+        for guard in self.guards:
+            guard.mark_done(group, done)
+
+    async def delete(self, pattern: str, *, deadline_s: float = 30.0) -> int:
+        """Purge from all tiers. How many keys went, each counted once per tier.
+
+        Raises:
+            StoreFailed: a tier did not do it. The others did, and trying again is safe.
+        """
+        self._purges.append((self.now(), keys.matcher(pattern)))
+        gone = await self.memory.delete(pattern)
+        try:
+            async with asyncio.timeout(deadline_s):
+                counts = await asyncio.gather(*(guard.delete(pattern) for guard in self.guards))
+        except TimeoutError as error:
+            raise StoreFailed("A cache tier did not purge in time. Try again.") from error
+        return gone + sum(counts)
+
+    async def sweep(self) -> None:
+        """Delete what was idle, or is too old, in every tier that does not do so by itself."""
+        self.memory.sweep()
+        for guard in self.guards:
+            await guard.sweep()
+
+    async def stats(self, *, deadline_s: float = 2.0) -> list[StoreStats]:
+        """What each tier holds; a tier that does not answer is left out."""
+        figures = [await self.memory.stats()]
+        for guard in self.guards:
+            try:
+                async with asyncio.timeout(deadline_s):
+                    figures.append(await guard.store.stats())
+            except (TimeoutError, StoreFailed):
+                continue
+        return figures
+
+    async def drain(self) -> None:
+        """Wait until the lower tiers have everything that was kept."""
+        for guard in self.guards:
+            await guard.drain()
+
+    async def aclose(self) -> None:
+        """Write what is pending and close all tiers."""
+        for guard in self.guards:
+            await guard.aclose()
+        await self.memory.aclose()
+
+    def _slide(self, key: str) -> None:
+        now = self.now()
+        last = self._slid.get(key)
+        if last is not None and now - last < self._slide_every:
+            return
+        self._slid[key] = now
+        self._slid.move_to_end(key)
+        if len(self._slid) > _REMEMBERED_SLIDES:
+            self._slid.popitem(last=False)
+        if last is not None:  # the first hit comes right after the write, which set the timer itself
+            for guard in self.guards:
+                guard.touch(key)
+
+    def _purged_since(self, key: str, asked_at: float) -> bool:
+        return any(at >= asked_at and match(key) for at, match in reversed(self._purges) if at >= asked_at)

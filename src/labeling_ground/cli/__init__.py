@@ -1,0 +1,37 @@
+"""The command line. Words for people go to stderr, data goes to stdout."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from labeling_ground import __version__
+from labeling_ground.cli.cache import cache
+from labeling_ground.cli.doctor import doctor
+from labeling_ground.cli.serve import serve
+from labeling_ground.cli.warm import warm
+from labeling_ground.errors import LabelingGroundError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="labeling-ground")
+def cli() -> None:
+    """Serve masks for clicks and boxes, and never compute the same thing twice.
+
+    Every setting is an environment variable too: LABELING_GROUND_PORT=9000 is --port 9000. docs/settings.md lists them.
+    """
+
+
+for _command in (serve, warm, cache, doctor):
+    cli.add_command(_command)
+
+
+def main(run: Callable[..., Any] = cli) -> None:
+    """Run a command. An error of ours is a sentence and exit code 1, not a traceback."""
+    logging.captureWarnings(capture=True)
+    try:
+        run()
+    except LabelingGroundError as error:
+        click.echo(f"labeling-ground: {error}", err=True)
+        raise SystemExit(1) from None

@@ -1,0 +1,150 @@
+"""``labeling-ground doctor``."""
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+
+from labeling_ground import __version__
+from labeling_ground.cli.common import data, megabytes, say, settings_with
+from labeling_ground.errors import LabelingGroundError
+from labeling_ground.inference.choose import BACKENDS, choose_backend
+from labeling_ground.settings import Settings
+from labeling_ground.types import Image, Point, Prompt
+from labeling_ground.wiring import build_disk
+
+_LIBRARIES = (
+    "numpy",
+    "opencv-python-headless",
+    "scipy",
+    "scikit-image",
+    "pillow",
+    "fastapi",
+    "uvicorn",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+@click.command()
+@click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the disk tier, if not the default.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")
+def doctor(cache_dir: Path | None, as_json: bool) -> None:
+    """Say what is installed, which engine would be used and why, and whether the cache can be reached.
+
+    Exit code 1 if the server would not work.
+    """
+    settings = settings_with(cache_dir=cache_dir)
+    findings = [
+        _machine(),
+        *_libraries(),
+        asyncio.run(_engine(settings)),
+        asyncio.run(_disk(settings)),
+        _memory(settings),
+        _access(settings),
+    ]
+    if as_json:
+        data({"ok": all(f.ok for f in findings), "findings": [asdict(f) for f in findings]})
+    else:
+        for finding in findings:
+            say(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:14} {finding.text}")
+    if not all(finding.ok for finding in findings):
+        sys.exit(1)
+
+
+def _machine() -> Finding:
+    return Finding(
+        "machine",
+        sys.version_info >= (3, 11),
+        f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}, "
+        f"labeling-ground {__version__}",
+    )
+
+
+def _libraries() -> list[Finding]:
+    findings = []
+    for name in _LIBRARIES:
+        try:
+            findings.append(Finding(name, ok=True, text=importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            findings.append(Finding(name, ok=False, text="not installed: run 'make setup'"))
+    return findings
+
+
+async def _engine(settings: Settings) -> Finding:
+    try:
+        backend = choose_backend(settings.model, encode_threads=1, decode_threads=1)
+    except LabelingGroundError as error:
+        return Finding("engine", ok=False, text=str(error))
+    pixels = np.zeros((96, 128, 3), dtype=np.uint8)
+    pixels[24:72, 32:96] = 200
+    try:
+        started = time.perf_counter()
+        embedding = await backend.encode(Image("0" * 64, pixels))
+        encoded = time.perf_counter()
+        await backend.decode(embedding, [Prompt((Point(64.0, 48.0, 1),))])
+        decoded = time.perf_counter()
+    except LabelingGroundError as error:
+        return Finding("engine", ok=False, text=f"{backend.version}: {error}")
+    finally:
+        await backend.aclose()
+    why = "no weights are needed" if settings.model in BACKENDS else "chosen by the setting 'model'"
+    text = (
+        f"{backend.version}, because the setting 'model' is {settings.model!r} and {why}; a first test image took "
+        f"{(encoded - started) * 1e3:.0f} ms to encode, {(decoded - encoded) * 1e3:.0f} ms to decode"
+    )
+    return Finding("engine", ok=True, text=f"{text}. {backend.note}".strip())
+
+
+async def _disk(settings: Settings) -> Finding:
+    store = build_disk(settings)
+    if store is None:
+        return Finding("disk tier", ok=True, text="switched off")
+    try:
+        await store.open()
+        stats = await store.stats()
+    except LabelingGroundError as error:
+        return Finding("disk tier", ok=False, text=str(error))
+    finally:
+        await store.aclose()
+    free = os.statvfs(settings.cache_dir)
+    room = free.f_bavail * free.f_frsize
+    text = (
+        f"{settings.cache_dir}: {stats.entries} entries, {megabytes(stats.bytes)} of {megabytes(stats.budget)}, "
+        f"{megabytes(room)} free on its file system"
+    )
+    if room + stats.bytes < stats.budget:
+        text += "; the budget is larger than what is free, so writes may fail: lower disk_bytes"
+    return Finding("disk tier", ok=True, text=text)
+
+
+def _memory(settings: Settings) -> Finding:
+    return Finding("memory tier", ok=True, text=f"{megabytes(settings.memory_bytes)}, policy {settings.policy}")
+
+
+def _access(settings: Settings) -> Finding:
+    if settings.api_keys:
+        return Finding(
+            "access",
+            ok=True,
+            text=f"{len(settings.api_keys)} API keys, each with its own namespace",
+        )
+    return Finding("access", ok=True, text=f"open to whoever reaches {settings.host} port {settings.port}")

@@ -1,0 +1,91 @@
+"""``labeling-ground serve``."""
+
+import socket
+from pathlib import Path
+
+import click
+import uvicorn
+
+from labeling_ground.api.app import create_app
+from labeling_ground.cli.common import megabytes, say, settings_with
+from labeling_ground.errors import BadSettings
+from labeling_ground.observe import set_up_logging
+from labeling_ground.settings import Settings
+from labeling_ground.wiring import build_parts
+
+
+@click.command()
+@click.option("--host", help="Address to listen on (127.0.0.1: this machine only).")
+@click.option("--port", type=int, help="Port to listen on; 0 takes a free one.")
+@click.option("--model", help="Model id.")
+@click.option("--cache-dir", type=click.Path(path_type=Path), help="Folder of the disk tier.")
+@click.option("--memory-bytes", help="Budget of the memory tier, for instance 2GiB.")
+@click.option("--disk-bytes", help="Budget of the disk tier; 0 switches it off.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "text", "json"]),
+    help="One line a request, in this form.",
+)
+def serve(
+    host: str | None,
+    port: int | None,
+    model: str | None,
+    cache_dir: Path | None,
+    memory_bytes: str | None,
+    disk_bytes: str | None,
+    log_format: str | None,
+) -> None:
+    """Start the server. Stop it with Ctrl-C: what is in flight is answered first."""
+    settings = settings_with(
+        host=host,
+        port=port,
+        model=model,
+        cache_dir=cache_dir,
+        memory_bytes=memory_bytes,
+        disk_bytes=disk_bytes,
+        log_format=log_format,
+    )
+    set_up_logging(settings.log_level, settings.log_format)
+    parts = build_parts(settings)
+    listener = _listen(settings)
+    _greet(settings, listener, str(parts.segmenter.backend.version), parts.segmenter.backend.note)
+    config = uvicorn.Config(
+        create_app(parts),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
+        timeout_keep_alive=75,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise BadSettings(
+            f"Cannot listen on {settings.host} port {settings.port}: {error.strerror}. "
+            "Choose another with --port, or PORT=9000 make run."
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+def _greet(settings: Settings, listener: socket.socket, version: str, note: str) -> None:
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    say(f"Labeling Ground on http://{shown}:{port}   (try it at /docs, read it at /redoc)")
+    say(f"  model   {version}")
+    if note:
+        say(f"          {note}")
+    disk = f"disk {megabytes(settings.disk_bytes)} in {settings.cache_dir}" if settings.disk_bytes else "no disk tier"
+    say(f"  cache   memory {megabytes(settings.memory_bytes)}, {disk}; unused for {settings.idle_s:g} s: deleted")
+    if not settings.api_keys:
+        where = "this machine" if host in ("127.0.0.1", "::1") else "everyone who reaches this port"
+        say(f"  access  open to {where}: no API keys are set")

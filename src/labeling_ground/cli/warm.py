@@ -1,0 +1,131 @@
+"""``labeling-ground warm``."""
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from labeling_ground import key as keys
+from labeling_ground.cli.common import data, say, settings_with
+from labeling_ground.errors import LabelingGroundError, TooLarge
+from labeling_ground.service.segmenter import Segmenter
+from labeling_ground.settings import Settings
+from labeling_ground.wiring import build_segmenter
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+@click.command()
+@click.argument("directory", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the disk tier, if not the default.",
+)
+@click.option("--model", help="Model id.")
+@click.option("--api-key", help="Warm this key's namespace instead of the public one.")
+@click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")
+def warm(directory: Path, cache_dir: Path | None, model: str | None, api_key: str | None, as_json: bool) -> None:
+    """Encode all images of a folder ahead of time, so that the first click on each is fast.
+
+    They go to the disk tier, which a server on this machine shares, running or not. Interrupt it with Ctrl-C and start
+    it again: what is encoded already is skipped. Entries unused for the idle time (30 minutes by default) are deleted
+    there like all others: warm what is going to be labeled now, or raise LABELING_GROUND_IDLE_S.
+    """
+    settings = settings_with(cache_dir=cache_dir, model=model)
+    if settings.disk_bytes == 0:
+        raise click.UsageError("the disk tier is switched off (disk_bytes is 0), so there is nothing to warm")
+    files = sorted(_images_in(directory))
+    if not files:
+        raise click.UsageError(f"there is no JPEG, PNG, WebP, BMP or TIFF file in {directory}")
+    tenant = keys.tenant_of(api_key) if api_key else keys.PUBLIC
+    counts, failures, interrupted = asyncio.run(_warm(settings, files, tenant))
+    if as_json:
+        data(
+            {
+                "files": len(files),
+                "hit": counts["hit"],
+                "computed": counts["computed"],
+                "failed": [{"file": str(file), "problem": problem} for file, problem in failures],
+                "interrupted": interrupted,
+            }
+        )
+    else:
+        for file, problem in failures:
+            say(f"failed: {file}: {problem}")
+        left = len(files) - counts.total()
+        say(
+            f"{counts['hit']} hit, {counts['computed']} computed, {counts['failed']} failed"
+            + (f"; interrupted, {left} left: start again to go on" if interrupted else "")
+        )
+    if interrupted:
+        raise SystemExit(130)
+    if failures:
+        raise SystemExit(1)
+
+
+def _images_in(place: Path) -> Iterable[Path]:
+    if place.is_file():
+        return [place]
+    return (file for file in place.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+
+
+async def _warm(
+    settings: Settings, files: list[Path], tenant: str
+) -> tuple[Counter[str], list[tuple[Path, str]], bool]:
+    segmenter = build_segmenter(settings)
+    counts: Counter[str] = Counter()
+    failures: list[tuple[Path, str]] = []
+    waiting = iter(files)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, stopping.set)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("encoding", total=len(files), rate="")
+
+        async def work() -> None:
+            for file in waiting:
+                if stopping.is_set():
+                    return
+                outcome, problem = await _one(segmenter, settings, file, tenant)
+                counts[outcome] += 1
+                if problem:
+                    failures.append((file, problem))
+                speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
+                progress.update(bar, advance=1, rate=f"{speed:.1f}/s" if speed else "")
+
+        try:
+            # One more than the encoder takes at once, so that reading a file never keeps it waiting.
+            await asyncio.gather(*(work() for _ in range(settings.encode_workers + 1)))
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            await segmenter.aclose()
+    return counts, failures, stopping.is_set()
+
+
+async def _one(segmenter: Segmenter, settings: Settings, file: Path, tenant: str) -> tuple[str, str | None]:
+    try:
+        content, image_id = await asyncio.to_thread(_read, file, settings.max_image_bytes)
+        answer = await segmenter.add_image(tenant, content, image_id)
+    except (LabelingGroundError, OSError) as error:
+        return "failed", str(error)
+    return ("hit" if answer.outcome == "hit" else "computed"), None
+
+
+def _read(file: Path, max_bytes: int) -> tuple[bytes, str]:
+    if file.stat().st_size > max_bytes:
+        raise TooLarge(f"the file is larger than {max_bytes} bytes")
+    content = file.read_bytes()
+    return content, keys.image_id(content)

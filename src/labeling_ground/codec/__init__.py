@@ -1,0 +1,1 @@
+"""Pure pairs: bytes ↔ values. No I/O, no state."""

@@ -1,0 +1,186 @@
+"""The frame: how a cached value looks as bytes, in every tier.
+
+=========  =====================================================================================
+offset     content
+=========  =====================================================================================
+0          magic ``LGF1``
+4          length of the header in bytes, ``uint32`` little-endian
+8          checksum: the first 16 bytes of SHA-256 over everything from offset 24 on
+24         header: JSON with ``key``, ``kind``, ``cost``, ``created``, ``meta`` and the tensors' layout
+aligned    tensors, raw and little-endian, each starting at a multiple of 64 bytes
+=========  =====================================================================================
+
+A value carries its own key, so that bytes which a store hands out under a wrong name are found out. Reading copies
+nothing: the arrays are views on the bytes. There is no pickle anywhere.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labeling_ground.errors import DamagedEntry
+from labeling_ground.types import Entry, Kind
+
+MAGIC = b"LGF1"
+_PREFIX = struct.Struct("<4sI16s")
+_ALIGN = 64
+_FP16_MAX = 65504.0
+_DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "int64", "float16", "float32", "float64")
+
+Precision = Literal["fp16", "fp32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An opened value: what ``seal`` was given, tensors as read-only views on the bytes."""
+
+    key: str
+    kind: Kind
+    cost: float
+    created: float
+    meta: Mapping[str, Any]
+    tensors: Mapping[str, NDArray[Any]]
+
+
+def seal(
+    key: str,
+    kind: Kind,
+    *,
+    cost: float,
+    created: float,
+    meta: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, NDArray[Any]] | None = None,
+    precision: Precision = "fp32",
+) -> Entry:
+    """Turn a result into the entry that stores keep.
+
+    Args:
+        key: the key that it will be stored under.
+        kind: what it is.
+        cost: seconds that computing it took.
+        created: seconds since 1970.
+        meta: anything JSON can hold.
+        tensors: arrays of integers or floats, by name.
+        precision: ``fp16`` keeps floats in half the bytes. A tensor with a finite value that half precision cannot
+            hold stays as it is: infinities where there were none would be a wrong mask.
+    """
+    layout: list[tuple[str, str, list[int], int]] = []
+    parts: list[bytes] = []
+    offset = 0
+    for name, tensor in (tensors or {}).items():
+        stored = _stored(np.asarray(tensor), precision)
+        raw = stored.tobytes()
+        layout.append((name, stored.dtype.name, list(stored.shape), offset))
+        parts.append(raw)
+        parts.append(b"\0" * (-len(raw) % _ALIGN))
+        offset += len(raw) + (-len(raw) % _ALIGN)
+    header = json.dumps(
+        {
+            "key": key,
+            "kind": kind,
+            "cost": cost,
+            "created": created,
+            "meta": meta or {},
+            "tensors": layout,
+        },
+        separators=(",", ":"),
+    ).encode()
+    padding = b"\0" * (-(_PREFIX.size + len(header)) % _ALIGN)
+    body = b"".join((header, padding, *parts))
+    value = _PREFIX.pack(MAGIC, len(header), _checksum(body)) + body
+    return Entry(kind, value, cost, created)
+
+
+def unseal(value: bytes, key: str) -> Frame:
+    """Open a value that was verified before, or that never left this process.
+
+    Raises:
+        DamagedEntry: it is no frame, or it was stored under another key.
+    """
+    header = _header(value)
+    if header["key"] != key:
+        raise DamagedEntry(f"The value under {key} belongs to {header['key']}.")
+    try:
+        start = _aligned(_PREFIX.size + struct.unpack_from("<I", value, 4)[0])
+        tensors: dict[str, NDArray[Any]] = {}
+        for name, dtype, shape, offset in header["tensors"]:
+            if dtype not in _DTYPES:
+                raise DamagedEntry(f"The value under {key} holds a tensor of type {dtype}.")
+            count = int(np.prod(shape, dtype=np.int64))
+            tensors[name] = np.frombuffer(
+                value, dtype=np.dtype(dtype).newbyteorder("<"), count=count, offset=start + offset
+            ).reshape(shape)
+        return Frame(
+            header["key"],
+            Kind(header["kind"]),
+            header["cost"],
+            header["created"],
+            header["meta"],
+            tensors,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedEntry(f"The value under {key} has a damaged header.") from error
+
+
+def verify(value: bytes, key: str) -> None:
+    """Check that a value is complete, unchanged and the one that belongs to the key.
+
+    Raises:
+        DamagedEntry: it is not.
+    """
+    if len(value) < _PREFIX.size:
+        raise DamagedEntry(f"The value under {key} is cut short.")
+    magic, _, checksum = _PREFIX.unpack_from(value)
+    if magic != MAGIC:
+        raise DamagedEntry(f"The value under {key} is no frame.")
+    if _checksum(memoryview(value)[_PREFIX.size :]) != checksum:
+        raise DamagedEntry(f"The checksum of the value under {key} does not match.")
+    if _header(value).get("key") != key:
+        raise DamagedEntry(f"The value under {key} belongs to another key.")
+
+
+def entry_of(value: bytes, key: str) -> Entry:
+    """The entry that a sealed value stands for, for stores that keep bytes only.
+
+    Raises:
+        DamagedEntry: it is no frame, or it was stored under another key.
+    """
+    frame = unseal(value, key)
+    return Entry(frame.kind, value, frame.cost, frame.created)
+
+
+def _header(value: bytes) -> dict[str, Any]:
+    try:
+        magic, length, _ = _PREFIX.unpack_from(value)
+        if magic != MAGIC:
+            raise DamagedEntry("The value is no frame.")
+        header = json.loads(value[_PREFIX.size : _PREFIX.size + length])
+    except (struct.error, ValueError) as error:
+        raise DamagedEntry("The value has no readable header.") from error
+    if not isinstance(header, dict) or "key" not in header:
+        raise DamagedEntry("The value has no readable header.")
+    return header
+
+
+def _stored(tensor: NDArray[Any], precision: Precision) -> NDArray[Any]:
+    if precision == "fp16" and tensor.dtype in (np.float32, np.float64):
+        largest = np.max(np.abs(tensor), initial=0.0, where=np.isfinite(tensor))
+        if largest <= _FP16_MAX:
+            tensor = tensor.astype(np.float16)
+    if tensor.dtype.name not in _DTYPES:
+        raise TypeError(f"a frame holds no tensors of type {tensor.dtype}")
+    return tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
+
+
+def _aligned(offset: int) -> int:
+    return offset + (-offset % _ALIGN)
+
+
+def _checksum(body: bytes | memoryview) -> bytes:
+    return hashlib.sha256(body).digest()[:16]

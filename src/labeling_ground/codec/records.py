@@ -1,0 +1,199 @@
+"""What each kind of cached value holds: results ↔ entries."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labeling_ground.codec import frame
+from labeling_ground.codec.mask import area, bbox, to_png, to_rle
+from labeling_ground.errors import DamagedEntry
+from labeling_ground.types import Box, Embedding, Entry, Kind, Point, Prediction, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class CachedMask:
+    """One candidate as it is cached: COCO RLE instead of pixels.
+
+    Attributes:
+        counts: COCO's compressed run lengths; the size stands in ``CachedPrediction``.
+        score: predicted IoU, 0..1.
+        area: pixels of the object.
+        bbox: ``(x, y, width, height)`` in pixels; all 0 for an empty mask.
+    """
+
+    counts: str
+    score: float
+    area: int
+    bbox: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a cached prediction was asked with: enough to compute it (and its logits) once more.
+
+    ``parent`` names the prediction whose logits were the mask input, and which of its candidates. A mask input that
+    was sent by value is not kept: ``repeatable`` is false then.
+    """
+
+    points: tuple[Point, ...]
+    box: Box | None
+    multimask: bool
+    parent: tuple[str, int] | None
+    repeatable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPrediction:
+    """Masks and scores for one prompt, best first."""
+
+    height: int
+    width: int
+    masks: tuple[CachedMask, ...]
+    origin: Origin
+    png: bytes
+    """The best mask as a 1-bit PNG: what session clients get on every click, so it is made once."""
+
+
+def seal_image(key: str, file: bytes, width: int, height: int, *, cost: float, created: float) -> Entry:
+    """An image file as an entry, byte for byte."""
+    return frame.seal(
+        key,
+        Kind.IMAGE,
+        cost=cost,
+        created=created,
+        meta={"width": width, "height": height},
+        tensors={"file": np.frombuffer(file, dtype=np.uint8)},
+    )
+
+
+def open_image(entry: Entry, key: str) -> tuple[bytes, int, int]:
+    """The image file, its width and its height.
+
+    Raises:
+        DamagedEntry: the entry is something else.
+    """
+    opened = frame.unseal(entry.value, key)
+    with _damaged(key):
+        return (
+            opened.tensors["file"].tobytes(),
+            int(opened.meta["width"]),
+            int(opened.meta["height"]),
+        )
+
+
+def seal_embedding(key: str, embedding: Embedding, *, cost: float, created: float, precision: frame.Precision) -> Entry:
+    """An embedding as an entry, its floats in the given precision."""
+    return frame.seal(
+        key,
+        Kind.EMBEDDING,
+        cost=cost,
+        created=created,
+        meta={"width": embedding.width, "height": embedding.height},
+        tensors=embedding.tensors,
+        precision=precision,
+    )
+
+
+def open_embedding(entry: Entry, key: str) -> Embedding:
+    """The embedding, its tensors as views on the entry's bytes.
+
+    Raises:
+        DamagedEntry: the entry is something else.
+    """
+    opened = frame.unseal(entry.value, key)
+    with _damaged(key):
+        return Embedding(opened.tensors, height=int(opened.meta["height"]), width=int(opened.meta["width"]))
+
+
+def seal_prediction(
+    mask_key: str,
+    logits_key: str,
+    prediction: Prediction,
+    prompt: Prompt,
+    parent: tuple[str, int] | None,
+    *,
+    cost: float,
+    created: float,
+) -> tuple[Entry, Entry]:
+    """A prediction as two entries: masks and scores (a few KB), and the low-res logits (128 KiB a candidate)."""
+    height, width = prediction.masks[0].pixels.shape
+    meta = {
+        "size": [int(height), int(width)],
+        "masks": [
+            [to_rle(mask.pixels)["counts"], mask.score, area(mask.pixels), bbox(mask.pixels)]
+            for mask in prediction.masks
+        ],
+        "points": [[p.x, p.y, p.label] for p in prompt.points],
+        "box": None if prompt.box is None else [prompt.box.x0, prompt.box.y0, prompt.box.x1, prompt.box.y1],
+        "multimask": prompt.multimask,
+        "parent": parent,
+        "repeatable": prompt.mask_input is None or parent is not None,
+    }
+    png = np.frombuffer(to_png(prediction.masks[0].pixels), dtype=np.uint8)
+    masks = frame.seal(mask_key, Kind.MASK, cost=cost, created=created, meta=meta, tensors={"png": png})
+    stacked: NDArray[Any] = np.stack([mask.logits for mask in prediction.masks])
+    logits = frame.seal(
+        logits_key,
+        Kind.LOGITS,
+        cost=cost,
+        created=created,
+        tensors={"logits": np.clip(stacked, -60000.0, 60000.0)},
+        precision="fp16",
+    )
+    return masks, logits
+
+
+def open_prediction(entry: Entry, key: str) -> CachedPrediction:
+    """The cached masks.
+
+    Raises:
+        DamagedEntry: the entry is something else.
+    """
+    opened = frame.unseal(entry.value, key)
+    meta = opened.meta
+    with _damaged(key):
+        height, width = meta["size"]
+        masks = tuple(
+            CachedMask(counts, score, size, (box[0], box[1], box[2], box[3]))
+            for counts, score, size, box in meta["masks"]
+        )
+        return CachedPrediction(height, width, masks, _origin(meta), opened.tensors["png"].tobytes())
+
+
+def open_logits(entry: Entry, key: str) -> Sequence[NDArray[np.float32]]:
+    """The low-res logits of each candidate, ``float32 [256, 256]``.
+
+    Raises:
+        DamagedEntry: the entry is something else.
+    """
+    opened = frame.unseal(entry.value, key)
+    with _damaged(key):
+        return [layer.astype(np.float32) for layer in opened.tensors["logits"]]
+
+
+def _origin(meta: Any) -> Origin:
+    parent = meta["parent"]
+    return Origin(
+        points=tuple(Point(x, y, label) for x, y, label in meta["points"]),
+        box=None if meta["box"] is None else Box(*meta["box"]),
+        multimask=meta["multimask"],
+        parent=None if parent is None else (parent[0], parent[1]),
+        repeatable=meta["repeatable"],
+    )
+
+
+class _damaged:  # noqa: N801 -- reads as the phrase it is: with damaged(key)
+    """Whatever is missing or malformed inside an entry is one error: the entry is damaged."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, KeyError | TypeError | ValueError | IndexError):
+            raise DamagedEntry(f"The value under {self._key} does not hold what its kind should.") from error

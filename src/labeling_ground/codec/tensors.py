@@ -1,0 +1,53 @@
+"""Embeddings as safetensors, the form in which they travel to clients and other servers."""
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors.numpy
+
+from labeling_ground.errors import BadInput
+from labeling_ground.types import Embedding
+
+_OURS = ("height", "width")
+
+
+def to_safetensors(embedding: Embedding, *, metadata: Mapping[str, str]) -> bytes:
+    """Pack an embedding. Numbers keep their type; the image's size goes into the metadata.
+
+    Args:
+        embedding: what to pack.
+        metadata: more to send along, such as the model version. ``height`` and ``width`` are ours.
+    """
+    tensors = {
+        name: np.ascontiguousarray(tensor, dtype=tensor.dtype.newbyteorder("="))
+        for name, tensor in embedding.tensors.items()
+    }
+    size = {"height": str(embedding.height), "width": str(embedding.width)}
+    return safetensors.numpy.save(tensors, metadata={**metadata, **size})
+
+
+def from_safetensors(data: bytes) -> tuple[Embedding, dict[str, str]]:
+    """Unpack an embedding, and the metadata that came with it.
+
+    Raises:
+        BadInput: no safetensors, truncated or inconsistent, or without the size of its image.
+    """
+    try:
+        tensors = safetensors.numpy.load(data)
+        metadata = _metadata(data)
+    except MemoryError:
+        raise
+    except Exception as error:  # the package has no list of what hostile bytes make it raise
+        raise BadInput(f"The embedding is not a whole safetensors file: {error}.") from error
+    height, width = (metadata.pop(name, "") for name in _OURS)
+    sizes = [int(s) for s in (height, width) if s.isascii() and s.isdigit() and len(s) < 10]
+    if len(sizes) != 2 or min(sizes) < 1:
+        raise BadInput("The embedding's metadata must give height and width of its image.")
+    return Embedding(tensors, *sizes), metadata
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The free part of the header, which the package reads from files on disk only."""
+    length = int.from_bytes(data[:8], "little")
+    return dict(json.loads(data[8 : 8 + length]).get("__metadata__") or {})

@@ -1,0 +1,113 @@
+"""Everything that can go wrong, as one tree.
+
+Nothing here knows HTTP: ``api/errors.py`` has the one table from these classes to a status and a problem body.
+
+::
+
+    LabelingGroundError
+    ├── BadInput                 the caller's data is at fault; sending it again will not help
+    │   ├── BadImage             the bytes are no image that we can use
+    │   │   ├── UnsupportedImage     a format or a pixel layout that we do not read
+    │   │   ├── DamagedImage         truncated or corrupted
+    │   │   └── WrongImageId         the bytes are not the ones the id names
+    │   ├── BadPrompt            points, box or mask input that make no sense for this image
+    │   └── TooLarge             over a limit that the operator has set
+    ├── NotFound
+    │   ├── UnknownImage         never seen, or no longer kept: send it again
+    │   ├── UnknownSession
+    │   ├── UnknownModel
+    │   └── UnknownPrediction    a mask input refers to a prediction that is not kept any more
+    ├── NotAllowed               an API key is missing, or it is not one of ours
+    ├── Overloaded               a queue is full; ``retry_after`` says when to come back
+    ├── BackendFailed            the model did not answer, or answered nonsense
+    ├── DamagedEntry             a cached value is not what was stored (a miss to the caller)
+    ├── StoreFailed              a tier did not do what was asked of it (a miss to the caller)
+    └── BadSettings              the configuration cannot work; said once, at start
+"""
+
+
+class LabelingGroundError(Exception):
+    """The root. ``str(error)`` is a sentence that says what was wrong and what to do."""
+
+
+class BadInput(LabelingGroundError):  # noqa: N818 -- named for what the caller did, as in the tree above
+    """The caller's data is at fault; sending it again will not help."""
+
+
+class BadImage(BadInput):
+    """The bytes are no image that we can use."""
+
+
+class UnsupportedImage(BadImage):
+    """An image format, or a pixel layout, that we do not read."""
+
+
+class DamagedImage(BadImage):
+    """The image is truncated or corrupted."""
+
+
+class WrongImageId(BadImage):
+    """The bytes are not the ones that the given image id names."""
+
+
+class BadPrompt(BadInput):
+    """Points, a box or a mask input that make no sense for this image."""
+
+
+class TooLarge(BadInput):
+    """Over a limit that the operator has set."""
+
+
+class NotFound(LabelingGroundError):  # noqa: N818
+    """What was asked for is not here."""
+
+
+class UnknownImage(NotFound):
+    """The image was never seen or is no longer kept. The remedy is to send it again."""
+
+    def __init__(self, image_id: str) -> None:
+        super().__init__(
+            f"Image {image_id} is not known here, or is no longer kept. "
+            "Send it again with POST /v1/images, then repeat this request."
+        )
+        self.image_id = image_id
+
+
+class UnknownSession(NotFound):
+    """No such session, or it was idle for too long."""
+
+
+class UnknownModel(NotFound):
+    """No model of that name is served here."""
+
+
+class UnknownPrediction(NotFound):
+    """A mask input refers to a prediction that is not kept any more."""
+
+
+class NotAllowed(LabelingGroundError):  # noqa: N818
+    """An API key is missing, or it is not one of ours."""
+
+
+class Overloaded(LabelingGroundError):  # noqa: N818
+    """A queue is full. ``retry_after`` is the number of seconds after which trying again makes sense."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BackendFailed(LabelingGroundError):  # noqa: N818
+    """The model did not answer, or answered nonsense."""
+
+
+class DamagedEntry(LabelingGroundError):  # noqa: N818
+    """A cached value is not what was stored. To the caller this is a miss."""
+
+
+class StoreFailed(LabelingGroundError):  # noqa: N818
+    """A tier did not do what was asked of it. To the caller this is a miss."""
+
+
+class BadSettings(LabelingGroundError):  # noqa: N818
+    """The configuration cannot work."""

@@ -1,0 +1,1 @@
+"""Engines that turn images into embeddings, and embeddings and prompts into masks."""

@@ -1,0 +1,37 @@
+"""From a model's name to the backend that serves it, once, at start.
+
+A table of strings, so that an engine that is not chosen is never imported, and so that users may pass their own.
+"""
+
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import cast
+
+from labeling_ground.errors import BadSettings
+from labeling_ground.inference.backend import Backend
+
+BACKENDS: Mapping[str, str] = MappingProxyType({"classical": "labeling_ground.inference.classical:create"})
+"""Model id → ``module:attribute`` of a factory: ``encode_threads`` and ``decode_threads`` in, a ``Backend`` out."""
+
+
+def choose_backend(name: str, *, encode_threads: int, decode_threads: int) -> Backend:
+    """The backend that a model id, or a ``module:attribute`` of the user's own, stands for.
+
+    Raises:
+        BadSettings: no such name, or what it needs is not installed.
+    """
+    module, _, attribute = BACKENDS.get(name, name).partition(":")
+    if not module or not attribute:
+        raise BadSettings(
+            f"There is no model {name!r}. Choose one of {', '.join(sorted(BACKENDS))}, or name a factory of your own "
+            "as package.module:attribute."
+        )
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+        backend = factory(encode_threads=encode_threads, decode_threads=decode_threads)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise BadSettings(f"The model {name!r} cannot be served: {error}.") from error
+    if not all(hasattr(backend, member) for member in ("version", "note", "encode", "decode", "aclose")):
+        raise BadSettings(f"The factory of {name!r} made no backend: it needs version, note, encode, decode, aclose.")
+    return cast("Backend", backend)

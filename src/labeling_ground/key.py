@@ -1,0 +1,151 @@
+"""Keys: a pure function of the data, the model version and the prompt, and of nothing else.
+
+A key reads ``v1/{tenant}/{image id}/{kind}[/{model version}[/{prompt digest}]]``. The leading ``v1`` names this layout
+and its digest (SHA-256). No part holds ``/``, ``*`` or white space, so a key pattern needs no escaping.
+"""
+
+import hashlib
+import re
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from labeling_ground.errors import BadPrompt
+from labeling_ground.types import Box, Kind, ModelVersion, Point, Prompt
+
+LAYOUT = "v1"
+PUBLIC = "public"
+"""The tenant of everyone who needs no API key."""
+
+_GRID = 64.0
+"""Coordinates are kept in steps of 1/64 pixel: exact in float32, and far below what a click can mean."""
+
+
+def image_id(data: bytes | bytearray | memoryview) -> str:
+    """SHA-256 of an image file's bytes, as 64 lower-case hex digits. A client can compute it too."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def is_image_id(text: str) -> bool:
+    """Whether a text has the form of an image id."""
+    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
+
+
+def tenant_of(api_key: str) -> str:
+    """The namespace of one API key: 16 hex digits that do not give the key away."""
+    return hashlib.sha256(b"labeling-ground tenant\0" + api_key.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageKeys:
+    """All keys of one image in one tenant's namespace."""
+
+    tenant: str
+    image_id: str
+
+    @property
+    def group(self) -> str:
+        """What all keys of this image start with."""
+        return f"{LAYOUT}/{self.tenant}/{self.image_id}/"
+
+    @property
+    def image(self) -> str:
+        """Key of the image file."""
+        return f"{self.group}{Kind.IMAGE}"
+
+    def embedding(self, version: ModelVersion) -> str:
+        """Key of the embedding by one model version."""
+        return f"{self.group}{Kind.EMBEDDING}/{version}"
+
+    def mask(self, version: ModelVersion, prompt_digest: str) -> str:
+        """Key of the masks and scores for one prompt."""
+        return f"{self.group}{Kind.MASK}/{version}/{prompt_digest}"
+
+    def logits(self, version: ModelVersion, prompt_digest: str) -> str:
+        """Key of the low-res logits for one prompt."""
+        return f"{self.group}{Kind.LOGITS}/{version}/{prompt_digest}"
+
+
+def group_of(key: str) -> str:
+    """The group (tenant and image) that a key belongs to."""
+    return "/".join(key.split("/", 3)[:3]) + "/"
+
+
+def pattern(tenant: str | None = None, image_id: str | None = None, model: str | None = None) -> str:
+    """The key pattern of a purge, where ``*`` stands for any run of characters.
+
+    Args:
+        tenant: one namespace, or all of them.
+        image_id: one image, or all of them.
+        model: one model id in all its versions; images and other models' entries stay.
+    """
+    base = f"{LAYOUT}/{tenant or '*'}/{image_id or '*'}/"
+    return f"{base}*/{model}@*" if model else f"{base}*"
+
+
+def canonical(
+    points: Iterable[Point] = (),
+    box: Box | None = None,
+    mask_input: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None = None,
+    *,
+    multimask: bool = True,
+    referred: bool = False,
+) -> Prompt:
+    """Bring a prompt into the one form that all prompts of the same meaning share.
+
+    Points are sorted, coordinates snap to 1/64 pixel, ``-0.0`` is ``0.0``, a box drawn backwards is turned round.
+
+    ``referred`` says that a mask input is named but not resolved yet, for a check before any work is done.
+
+    Raises:
+        BadPrompt: nothing to go by, a coordinate that is no finite number, a label other than 0 and 1, a box
+            without area, or logits of another shape than 256 × 256.
+    """
+    settled = tuple(sorted(Point(_snap(p.x), _snap(p.y), p.label) for p in points))
+    if any(p.label not in (0, 1) for p in settled):
+        raise BadPrompt("A point's label is 1 (on the object) or 0 (off the object).")
+    if box is not None:
+        x0, x1 = sorted((_snap(box.x0), _snap(box.x1)))
+        y0, y1 = sorted((_snap(box.y0), _snap(box.y1)))
+        if x0 == x1 or y0 == y1:
+            raise BadPrompt("The box has no area: give two opposite corners as [x0, y0, x1, y1].")
+        box = Box(x0, y0, x1, y1)
+    if mask_input is not None:
+        if mask_input.shape != (256, 256):
+            raise BadPrompt("mask_input must hold 256 × 256 low-res logits.")
+        if not np.isfinite(mask_input).all():
+            raise BadPrompt("mask_input holds a value that is not a finite number.")
+        mask_input = np.ascontiguousarray(mask_input, dtype=np.float32)
+    if box is None and mask_input is None and not referred and not any(p.label == 1 for p in settled):
+        raise BadPrompt("The prompt is empty: give at least one point with label 1, a box, or a mask_input.")
+    return Prompt(settled, box, mask_input, multimask)
+
+
+def prompt_digest(prompt: Prompt) -> str:
+    """Digest of a canonical prompt: 32 hex digits of SHA-256 over an unambiguous binary form."""
+    hasher = hashlib.sha256(b"prompt 1\0")
+    hasher.update(struct.pack("<?I", prompt.multimask, len(prompt.points)))
+    for point in prompt.points:
+        hasher.update(struct.pack("<ddB", point.x, point.y, point.label))
+    if prompt.box is not None:
+        hasher.update(b"box" + struct.pack("<4d", prompt.box.x0, prompt.box.y0, prompt.box.x1, prompt.box.y1))
+    if prompt.mask_input is not None:
+        hasher.update(b"mask" + prompt.mask_input.astype("<f4", copy=False).tobytes())
+    return hasher.hexdigest()[:32]
+
+
+def _snap(value: float) -> float:
+    if not np.isfinite(value) or abs(value) > 1e9:
+        raise BadPrompt("A coordinate is not a finite number of pixels.")
+    return round(value * _GRID) / _GRID + 0.0  # the sum turns -0.0 into 0.0
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """A test for the keys that a pattern means."""
+    if pattern.endswith("*") and "*" not in pattern[:-1]:
+        prefix = pattern[:-1]
+        return lambda key: key.startswith(prefix)
+    expression = re.compile(".*".join(re.escape(part) for part in pattern.split("*")), re.DOTALL)
+    return lambda key: expression.fullmatch(key) is not None

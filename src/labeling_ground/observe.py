@@ -1,0 +1,82 @@
+"""Logging and request metrics. One registry per app: nothing here is global but the standard library's logging tree."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any, Literal, TextIO
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+access = logging.getLogger("labeling_ground.access")
+"""One line a request; the fields are in ``record.fields``."""
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class RequestMetrics:
+    """What is measured of each request. Labels are bounded: the route's template, never the path."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "labeling_ground_requests",
+            "Requests answered, by route, status and outcome of the look-up.",
+            ["route", "status", "outcome"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "labeling_ground_request_seconds",
+            "Seconds from a request's first byte to its answer's last, by route and outcome of the look-up.",
+            ["route", "outcome"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+
+    def observe(self, route: str, status: int, outcome: str, seconds: float) -> None:
+        """Count one answered request."""
+        self.requests.labels(route, str(status), outcome).inc()
+        self.seconds.labels(route, outcome).observe(seconds)
+
+
+class TextFormatter(logging.Formatter):
+    """For people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line: time, level, message, fields."""
+        stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        text = " ".join(f"{name}={value}" for name, value in fields.items())
+        line = f"{stamp} {record.levelname.lower():7} {record.getMessage()} {text}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """For machines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One JSON object a line."""
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        line = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **fields,
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def set_up_logging(level: str, log_format: Literal["auto", "text", "json"], stream: TextIO | None = None) -> None:
+    """Send all log lines to one stream (stderr by default), in one form."""
+    target = stream or sys.stderr
+    as_text = log_format == "text" or (log_format == "auto" and target.isatty())
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())

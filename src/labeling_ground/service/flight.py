@@ -1,0 +1,79 @@
+"""Flights: fifty askers of the same thing, one computation."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from labeling_ground.errors import BackendFailed
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Flight:
+    task: asyncio.Task[Any]
+    askers: int = 0
+
+
+class Flights(Generic[T]):
+    """Computations under way, by key.
+
+    The first asker leaving does not cancel the others; the last one leaving cancels the work. A failure reaches
+    everyone who waited and is remembered by nobody.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[str, _Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._flights
+
+    async def join(self, key: str, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
+        """Wait for the computation of ``key``, starting it with ``work`` if there is none.
+
+        Returns:
+            The result, and whether somebody else's computation was joined.
+
+        Raises:
+            Exception: whatever ``work`` raised.
+        """
+        flight = self._flights.get(key)
+        joined = flight is not None
+        if flight is None:
+            flight = _Flight(asyncio.create_task(self._fly(work)))
+            self._flights[key] = flight
+            flight.task.add_done_callback(lambda task: self._land(key, task))
+        flight.askers += 1
+        try:
+            return await asyncio.shield(flight.task), joined
+        except asyncio.CancelledError:
+            if flight.task.cancelled() and not _is_cancelling():
+                # The work was cancelled under us (the server is stopping), not this asker.
+                raise BackendFailed("The computation was called off. Try again.") from None
+            raise
+        finally:
+            flight.askers -= 1
+            if flight.askers == 0 and not flight.task.done():
+                # Out of the table first: whoever asks from now on must not join a flight that is going down.
+                self._land(key, flight.task)
+                flight.task.cancel()
+
+    @staticmethod
+    async def _fly(work: Callable[[], Awaitable[T]]) -> T:
+        return await work()
+
+    def _land(self, key: str, task: asyncio.Task[Any]) -> None:
+        flight = self._flights.get(key)
+        if flight is not None and flight.task is task:
+            del self._flights[key]
+        if task.done() and not task.cancelled():
+            task.exception()  # seen: an error whose askers have all left is nobody's surprise
+
+
+def _is_cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

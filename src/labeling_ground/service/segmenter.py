@@ -1,0 +1,615 @@
+"""The main path: key → look-up ∥ prediction → store."""
+
+import asyncio
+import dataclasses
+import math
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labeling_ground import key as keys
+from labeling_ground.cache.tiered import TieredStore
+from labeling_ground.codec import image as image_codec
+from labeling_ground.codec import records
+from labeling_ground.codec.frame import Precision
+from labeling_ground.errors import (
+    BackendFailed,
+    BadPrompt,
+    DamagedEntry,
+    LabelingGroundError,
+    UnknownImage,
+    UnknownPrediction,
+)
+from labeling_ground.inference.backend import Backend
+from labeling_ground.key import ImageKeys
+from labeling_ground.service.clients import Clients
+from labeling_ground.service.flight import Flights
+from labeling_ground.service.lane import Lane
+from labeling_ground.service.ledger import Fate, Ledger
+from labeling_ground.service.race import Gate, race
+from labeling_ground.service.sessions import check_box, check_point
+from labeling_ground.types import (
+    Box,
+    Embedding,
+    Entry,
+    Kind,
+    ModelVersion,
+    Outcome,
+    Point,
+    Prediction,
+    Prompt,
+)
+
+T = TypeVar("T")
+
+_IMAGE_DEADLINE_S = 5.0
+"""A kept image file is worth waiting for: without it the client must send it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time of one ask went, in seconds; ``None`` for what did not happen."""
+
+    lookup: float | None = None
+    encode: float | None = None
+    decode: float | None = None
+
+    @property
+    def total(self) -> float:
+        """From the ask to the answer."""
+        return (self.lookup or 0.0) + (self.encode or 0.0) + (self.decode or 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAnswer:
+    """What an ask for an embedding came to."""
+
+    image_id: str
+    width: int
+    height: int
+    outcome: Outcome
+    version: ModelVersion
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class MaskAnswer:
+    """What one prompt came to. ``prediction_id`` names it as a mask input of later prompts."""
+
+    prediction: records.CachedPrediction
+    prediction_id: str
+    outcome: Outcome
+    version: ModelVersion
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class ImageState:
+    """What is known of an image."""
+
+    image_id: str
+    width: int
+    height: int
+    encoded: bool
+    version: ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAsk:
+    """A prompt as a client sends it, before it is canonical.
+
+    ``mask_input`` is either logits ``float32 [256, 256]`` or a reference: an earlier prediction's id and the index of
+    the candidate that is meant.
+    """
+
+    points: Sequence[Point] = ()
+    box: Box | None = None
+    mask_input: NDArray[np.float32] | tuple[str, int] | None = None
+    multimask: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What a flight brings back."""
+
+    entry: Entry
+    outcome: Outcome
+    timing: Timing
+
+
+class Segmenter:
+    """Answers every ask for an embedding or a mask, and computes nothing twice.
+
+    Args:
+        store: the tiers.
+        backend: the model.
+        encode_lane: queue in front of the encoder.
+        decode_lane: queue in front of the decoder.
+        precision: how embeddings are stored.
+        max_pixels: largest image.
+        mode: ``parallel`` or ``first``.
+        mask_window_s: shortest wait of a queued mask prediction for its look-up.
+        embedding_window_s: the same for an embedding.
+        prefetch_per_client: how many images a client's prefetches can hold.
+        wall_clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: TieredStore,
+        backend: Backend,
+        encode_lane: Lane,
+        decode_lane: Lane,
+        precision: Precision = "fp16",
+        max_pixels: int = 50_000_000,
+        mode: str = "parallel",
+        mask_window_s: float = 0.002,
+        embedding_window_s: float = 0.005,
+        prefetch_per_client: int = 4,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.backend = backend
+        self.encode_lane = encode_lane
+        self.decode_lane = decode_lane
+        self.ledger = Ledger()
+        self.flights: Flights[_Made] = Flights()
+        self.clients = Clients(store.mark_done, prefetch_per_client)
+        self._precision: Precision = precision
+        self._max_pixels = max_pixels
+        self._mode = mode
+        self._mask_window_s = mask_window_s
+        self._embedding_window_s = embedding_window_s
+        self._wall_clock = wall_clock
+        self._background: set[asyncio.Task[None]] = set()
+        self._arriving: dict[str, image_codec.ImageHeader] = {}
+
+    # --- images -------------------------------------------------------------------------------------------------
+
+    async def add_image(self, tenant: str, file: bytes, image_id: str, *, client: str | None = None) -> ImageAnswer:
+        """Encode an image, unless that was done before.
+
+        Args:
+            tenant: whose namespace.
+            file: the image file.
+            image_id: its SHA-256.
+            client: who works on it now, if that is known.
+
+        Raises:
+            BadImage, TooLarge: the file cannot be used.
+            Overloaded: too many images wait already.
+            BackendFailed: the model did not answer.
+        """
+        image_keys = ImageKeys(tenant, image_id)
+        if client is not None:
+            self.clients.opened(f"{tenant}/{client}", image_keys.group)
+        started = time.perf_counter()
+        made = self._peek(image_keys.embedding(self.backend.version))
+        if made is None:
+            # A header is cheap to read: what cannot be used is refused before it takes a place in a queue.
+            header = await asyncio.to_thread(image_codec.read_header, file, max_pixels=self._max_pixels)
+            made = await self._fly_embedding(image_keys, file, header)
+        else:
+            self._count(Kind.EMBEDDING, made)
+        embedding = records.open_embedding(made.entry, image_keys.embedding(self.backend.version))
+        if made.outcome is Outcome.HIT:
+            self._keep_in_background(image_keys, file, embedding.width, embedding.height)
+        timing = _with_lookup(made, started)
+        return ImageAnswer(image_id, embedding.width, embedding.height, made.outcome, self.backend.version, timing)
+
+    async def prefetch(self, tenant: str, file: bytes, image_id: str, *, client: str | None = None) -> bool:
+        """Queue an image to be encoded while nobody waits for it. Whether that was needed.
+
+        Raises:
+            BadImage, TooLarge: the file cannot be used, as far as its header tells.
+            Overloaded: too many images wait already.
+        """
+        image_keys = ImageKeys(tenant, image_id)
+        if client is not None:
+            self.clients.fetched_ahead(f"{tenant}/{client}", image_keys.group)
+        if self.store.peek(image_keys.embedding(self.backend.version)) is not None:
+            return False
+        header = await asyncio.to_thread(image_codec.read_header, file, max_pixels=self._max_pixels)
+        self.encode_lane.check_room()
+
+        async def fetch() -> None:
+            try:
+                await self._fly_embedding(image_keys, file, header)
+            except LabelingGroundError:
+                return  # counted where it happened; whoever opens the image will be told
+
+        self._in_background(fetch())
+        await asyncio.sleep(0)  # the flight is under way before the caller can ask about it
+        return True
+
+    async def image_state(self, tenant: str, image_id: str) -> ImageState:
+        """What is known of an image.
+
+        Raises:
+            UnknownImage: nothing.
+        """
+        image_keys = ImageKeys(tenant, image_id)
+        key = image_keys.embedding(self.backend.version)
+        version = self.backend.version
+        entry = self.store.peek(key) or await self.store.look_up(key)
+        if entry is not None:
+            embedding = records.open_embedding(entry, key)
+            return ImageState(image_id, embedding.width, embedding.height, True, version)
+        arriving = self._arriving.get(key)
+        if arriving is not None:
+            return ImageState(image_id, arriving.width, arriving.height, False, version)
+        kept_entry = await self._kept(image_keys)
+        if kept_entry is None:
+            raise UnknownImage(image_id)
+        _, width, height = records.open_image(kept_entry, image_keys.image)
+        return ImageState(image_id, width, height, False, version)
+
+    async def embedding(self, tenant: str, image_id: str) -> tuple[Embedding, ImageAnswer]:
+        """The embedding of a known image, computed again from the kept file where it was evicted.
+
+        Raises:
+            UnknownImage: neither the embedding nor the file is kept.
+            Overloaded, BackendFailed: as in ``add_image``.
+        """
+        image_keys = ImageKeys(tenant, image_id)
+        started = time.perf_counter()
+        made = await self._embedding(image_keys)
+        embedding = records.open_embedding(made.entry, image_keys.embedding(self.backend.version))
+        answer = ImageAnswer(
+            image_id,
+            embedding.width,
+            embedding.height,
+            made.outcome,
+            self.backend.version,
+            _with_lookup(made, started),
+        )
+        return embedding, answer
+
+    # --- masks --------------------------------------------------------------------------------------------------
+
+    async def masks(
+        self, tenant: str, image_id: str, asks: Sequence[PromptAsk], *, client: str | None = None
+    ) -> list[MaskAnswer]:
+        """Masks for one or many prompts on a known image, in the prompts' order.
+
+        Raises:
+            BadPrompt: a prompt makes no sense for this image.
+            UnknownImage: send it again.
+            UnknownPrediction: a mask input refers to a prediction that is not kept.
+            Overloaded, BackendFailed: as in ``add_image``.
+        """
+        image_keys = ImageKeys(tenant, image_id)
+        if client is not None:
+            self.clients.opened(f"{tenant}/{client}", image_keys.group)
+        if len(asks) == 1:
+            return [await self._mask(image_keys, asks[0])]
+        tasks = [asyncio.ensure_future(self._mask(image_keys, ask)) for ask in asks]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def purge(self, tenant: str | None, *, image_id: str | None = None, model: str | None = None) -> int:
+        """Delete one image's entries, one model's, or everything, in one namespace or in all.
+
+        Raises:
+            StoreFailed: a tier did not do it; trying again is safe.
+        """
+        return await self.store.delete(keys.pattern(tenant, image_id, model))
+
+    async def aclose(self) -> None:
+        """Call off what nobody waits for, write what is pending, close the engine and the tiers."""
+        for task in list(self._background):
+            task.cancel()
+        if self._background:
+            await asyncio.wait(set(self._background), timeout=5)
+        await self.store.aclose()
+        await self.backend.aclose()
+
+    # --- within -------------------------------------------------------------------------------------------------
+
+    def _peek(self, key: str) -> _Made | None:
+        entry = self.store.peek(key)
+        return None if entry is None else _Made(entry, Outcome.HIT, Timing())
+
+    async def _embedding(self, image_keys: ImageKeys) -> _Made:
+        made = self._peek(image_keys.embedding(self.backend.version))
+        if made is None:
+            return await self._fly_embedding(image_keys)
+        self._count(Kind.EMBEDDING, made)
+        self.store.slide(image_keys.image)
+        return made
+
+    async def _fly_embedding(
+        self,
+        image_keys: ImageKeys,
+        file: bytes | None = None,
+        header: image_codec.ImageHeader | None = None,
+    ) -> _Made:
+        key = image_keys.embedding(self.backend.version)
+        if header is not None:
+            self._arriving[key] = header
+        try:
+            while True:
+                try:
+                    made = await self._join(Kind.EMBEDDING, key, lambda: self._make_embedding(image_keys, file))
+                except UnknownImage:
+                    if file is None:
+                        raise
+                    continue  # joined somebody who had no file; this ask has one
+                break
+        finally:
+            if header is not None:
+                self._arriving.pop(key, None)
+        if file is None and made.outcome is Outcome.HIT:
+            self.store.slide(image_keys.image)
+        return made
+
+    async def _make_embedding(self, image_keys: ImageKeys, file: bytes | None) -> _Made:
+        key = image_keys.embedding(self.backend.version)
+        asked_at = self.store.now()
+
+        async def predict(gate: Gate) -> _Made:
+            async with self.encode_lane.slot():
+                await gate.wait()
+                content = file if file is not None else await self._kept_file(image_keys)
+                async with self.encode_lane.timed():
+                    return await self._encode(
+                        image_keys,
+                        content,
+                        asked_at,
+                        Outcome.MISS if file is not None else Outcome.RECOMPUTED,
+                    )
+
+        window = max(self._embedding_window_s, self.store.p99_s)
+        if self.encode_lane.typical_s is not None:
+            window = min(window, self.encode_lane.typical_s / 3)
+        return await self._race(Kind.EMBEDDING, key, predict, window)
+
+    async def _encode(self, image_keys: ImageKeys, file: bytes, asked_at: float, outcome: Outcome) -> _Made:
+        key = image_keys.embedding(self.backend.version)
+        started = time.perf_counter()
+        image = await asyncio.to_thread(
+            image_codec.decode, file, image_id=image_keys.image_id, max_pixels=self._max_pixels
+        )
+        decoded_s = time.perf_counter() - started
+        if outcome is not Outcome.RECOMPUTED:
+            kept = await asyncio.to_thread(
+                records.seal_image,
+                image_keys.image,
+                file,
+                image.width,
+                image.height,
+                cost=decoded_s,
+                created=self._wall_clock(),
+            )
+            self.store.keep(image_keys.image, kept, asked_at)
+        embedding = await self.backend.encode(image)
+        cost = time.perf_counter() - started
+        _check_embedding(embedding, image.width, image.height)
+        entry = await asyncio.to_thread(
+            records.seal_embedding,
+            key,
+            embedding,
+            cost=cost,
+            created=self._wall_clock(),
+            precision=self._precision,
+        )
+        self.store.keep(key, entry, asked_at)
+        return _Made(entry, outcome, Timing(encode=cost))
+
+    async def _mask(self, image_keys: ImageKeys, ask: PromptAsk) -> MaskAnswer:
+        started = time.perf_counter()
+        version = self.backend.version
+        prompt, parent = await self._settle_prompt(image_keys, ask)
+        digest = keys.prompt_digest(prompt)
+        key = image_keys.mask(version, digest)
+        made = self._peek(key)
+        if made is None:
+            made = await self._join(Kind.MASK, key, lambda: self._make_mask(image_keys, digest, prompt, parent))
+        else:
+            self._count(Kind.MASK, made)
+            self.store.slide(image_keys.image)
+        return MaskAnswer(
+            records.open_prediction(made.entry, key),
+            digest,
+            made.outcome,
+            version,
+            _with_lookup(made, started),
+        )
+
+    async def _make_mask(
+        self, image_keys: ImageKeys, digest: str, prompt: Prompt, parent: tuple[str, int] | None
+    ) -> _Made:
+        async def predict(gate: Gate) -> _Made:
+            await gate.wait()
+            return await self._decode(image_keys, digest, prompt, parent)
+
+        return await self._race(Kind.MASK, image_keys.mask(self.backend.version, digest), predict, self._mask_window_s)
+
+    async def _decode(
+        self, image_keys: ImageKeys, digest: str, prompt: Prompt, parent: tuple[str, int] | None
+    ) -> _Made:
+        version = self.backend.version
+        asked_at = self.store.now()
+        embedded = await self._embedding(image_keys)
+        embedding = records.open_embedding(embedded.entry, image_keys.embedding(version))
+        fitted = _fit(prompt, embedding.width, embedding.height)
+        async with self.decode_lane.slot(), self.decode_lane.timed():
+            started = time.perf_counter()
+            predictions = await self.backend.decode(embedding, [fitted])
+            cost = time.perf_counter() - started
+            prediction = _check_prediction(predictions, embedding.width, embedding.height)
+        mask_key, logits_key = image_keys.mask(version, digest), image_keys.logits(version, digest)
+        entry, logits = await asyncio.to_thread(
+            records.seal_prediction,
+            mask_key,
+            logits_key,
+            prediction,
+            prompt,
+            parent,
+            cost=cost,
+            created=self._wall_clock(),
+        )
+        self.store.keep(mask_key, entry, asked_at)
+        self.store.keep(logits_key, logits, asked_at)
+        outcome = Outcome.RECOMPUTED if embedded.outcome is Outcome.RECOMPUTED else Outcome.MISS
+        return _Made(entry, outcome, Timing(encode=embedded.timing.encode, decode=cost))
+
+    async def _settle_prompt(self, image_keys: ImageKeys, ask: PromptAsk) -> tuple[Prompt, tuple[str, int] | None]:
+        parent = ask.mask_input if isinstance(ask.mask_input, tuple) else None
+        logits = None if isinstance(ask.mask_input, tuple) else ask.mask_input
+        if parent is not None:
+            logits = await self._logits(image_keys, *parent)
+        return keys.canonical(ask.points, ask.box, logits, multimask=ask.multimask), parent
+
+    async def _logits(self, image_keys: ImageKeys, prediction_id: str, index: int) -> NDArray[np.float32]:
+        """Low-res logits of an earlier prediction, computed again from its own prompt where they were evicted."""
+        version = self.backend.version
+        logits_key, mask_key = (
+            image_keys.logits(version, prediction_id),
+            image_keys.mask(version, prediction_id),
+        )
+        entry = self.store.peek(logits_key)
+        if entry is None:
+            kept = self.store.peek(mask_key) or await self.store.look_up(mask_key)
+            if kept is None:
+                raise UnknownPrediction(
+                    f"The prediction {prediction_id} is not kept any more. Ask for its prompt again, then refer to it."
+                )
+            origin = records.open_prediction(kept, mask_key).origin
+            if not origin.repeatable:
+                raise UnknownPrediction(
+                    f"The logits of prediction {prediction_id} are not kept any more, and its own mask input came by "
+                    "value. Send the mask input by value again."
+                )
+            again = PromptAsk(origin.points, origin.box, origin.parent, origin.multimask)
+            prompt, parent = await self._settle_prompt(image_keys, again)
+            await self._join(
+                Kind.MASK,
+                logits_key,
+                lambda: self._decode(image_keys, prediction_id, prompt, parent),
+            )
+            entry = self.store.peek(logits_key)
+            if entry is None:
+                raise UnknownPrediction(f"The logits of prediction {prediction_id} do not fit into the cache.")
+        candidates = records.open_logits(entry, logits_key)
+        if not 0 <= index < len(candidates):
+            raise BadPrompt(f"Prediction {prediction_id} has {len(candidates)} candidates; {index} is not one of them.")
+        return candidates[index]
+
+    def _keep_in_background(self, image_keys: ImageKeys, file: bytes, width: int, height: int) -> None:
+        """See to it that the file of an image whose embedding was a hit is kept, or kept for longer."""
+
+        async def see_to_it() -> None:
+            asked_at = self.store.now()
+            if await self.store.touch(image_keys.image):
+                return
+            entry = await asyncio.to_thread(
+                records.seal_image,
+                image_keys.image,
+                file,
+                width,
+                height,
+                cost=0.0,
+                created=self._wall_clock(),
+            )
+            self.store.keep(image_keys.image, entry, asked_at)
+
+        self._in_background(see_to_it())
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _kept(self, image_keys: ImageKeys) -> Entry | None:
+        return self.store.peek(image_keys.image) or await self.store.look_up(
+            image_keys.image, deadline_s=_IMAGE_DEADLINE_S
+        )
+
+    async def _kept_file(self, image_keys: ImageKeys) -> bytes:
+        entry = await self._kept(image_keys)
+        if entry is None:
+            raise UnknownImage(image_keys.image_id)
+        return records.open_image(entry, image_keys.image)[0]
+
+    async def _race(self, kind: Kind, key: str, predict: Callable[[Gate], Awaitable[_Made]], window_s: float) -> _Made:
+        if not self.store.has_lower:
+            made = await predict(Gate(0.0))
+            self.ledger.fate(kind, Fate.USED)
+            return made
+
+        async def look_up() -> _Made | None:
+            entry = await self.store.look_up(key)
+            return None if entry is None else _Made(entry, Outcome.HIT, Timing())
+
+        def settle(fate: Fate) -> None:
+            self.ledger.fate(kind, fate)
+
+        window = window_s if self._mode == "parallel" else None
+        return await race(look_up(), predict, window_s=window, settle=settle)
+
+    async def _join(self, kind: Kind, key: str, work: Callable[[], Awaitable[_Made]]) -> _Made:
+        try:
+            made, joined = await self.flights.join(key, work)
+        except DamagedEntry as error:
+            # It passed its checksum and is still not what its kind should hold: written by somebody else's code.
+            self.ledger.failure(kind)
+            await self.store.delete(key)
+            raise BackendFailed("A cached value could not be read and was thrown away. Try again.") from error
+        except LabelingGroundError:
+            self.ledger.failure(kind)
+            raise
+        if joined and made.outcome is not Outcome.HIT:
+            made = dataclasses.replace(made, outcome=Outcome.JOINED)
+        self._count(kind, made)
+        return made
+
+    def _count(self, kind: Kind, made: _Made) -> None:
+        self.ledger.outcome(kind, made.outcome, made.entry.cost)
+
+
+def _with_lookup(made: _Made, started: float) -> Timing:
+    """Everything that was not encoding or decoding is the look-up's (and the queue's) time."""
+    total = time.perf_counter() - started
+    spent = (made.timing.encode or 0.0) + (made.timing.decode or 0.0)
+    return dataclasses.replace(made.timing, lookup=max(0.0, total - spent))
+
+
+def _fit(prompt: Prompt, width: int, height: int) -> Prompt:
+    """Check a prompt against the image's size and cut a box off at the image's edge."""
+    for point in prompt.points:
+        check_point(point, width, height)
+    if prompt.box is None:
+        return prompt
+    check_box(prompt.box, width, height)
+    box = prompt.box
+    return dataclasses.replace(
+        prompt, box=Box(max(0.0, box.x0), max(0.0, box.y0), min(width, box.x1), min(height, box.y1))
+    )
+
+
+def _check_embedding(embedding: Embedding, width: int, height: int) -> None:
+    if (embedding.width, embedding.height) != (width, height) or not embedding.tensors:
+        raise BackendFailed("The encoder's answer does not belong to this image.")
+    for name, tensor in embedding.tensors.items():
+        if np.issubdtype(tensor.dtype, np.floating) and not np.isfinite(tensor).all():
+            raise BackendFailed(f"The encoder's answer holds values that are no numbers ({name}).")
+
+
+def _check_prediction(predictions: Sequence[Prediction], width: int, height: int) -> Prediction:
+    if len(predictions) != 1 or not predictions[0].masks:
+        raise BackendFailed("The decoder gave no mask.")
+    for mask in predictions[0].masks:
+        if mask.pixels.shape != (height, width) or mask.logits.shape != (256, 256):
+            raise BackendFailed("The decoder's mask does not have the image's size.")
+        if not (math.isfinite(mask.score) and np.isfinite(mask.logits).all()):
+            raise BackendFailed("The decoder's answer holds values that are no numbers.")
+    return predictions[0]

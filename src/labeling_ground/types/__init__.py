@@ -1,0 +1,24 @@
+"""The values that travel between the parts. They import nothing of ours but the errors."""
+
+from labeling_ground.types.embedding import Embedding
+from labeling_ground.types.entry import Entry, Kind, StoreStats
+from labeling_ground.types.image import Image
+from labeling_ground.types.model import ModelVersion
+from labeling_ground.types.outcome import Outcome
+from labeling_ground.types.prediction import Mask, Prediction
+from labeling_ground.types.prompt import Box, Point, Prompt
+
+__all__ = [
+    "Box",
+    "Embedding",
+    "Entry",
+    "Image",
+    "Kind",
+    "Mask",
+    "ModelVersion",
+    "Outcome",
+    "Point",
+    "Prediction",
+    "Prompt",
+    "StoreStats",
+]

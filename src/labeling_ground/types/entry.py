@@ -1,0 +1,56 @@
+"""What a store keeps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a cached value is."""
+
+    IMAGE = "image"
+    EMBEDDING = "embedding"
+    MASK = "mask"
+    LOGITS = "logits"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A cached value. It never changes after it was written.
+
+    Attributes:
+        kind: what the value is.
+        value: a sealed frame (``codec.frame``); it carries its own key and checksum.
+        cost: seconds that computing the value took; what a hit saves.
+        created: when it was computed, seconds since 1970 (wall clock: it must mean the same in every process).
+    """
+
+    kind: Kind
+    value: bytes
+    cost: float
+    created: float
+
+    @property
+    def size(self) -> int:
+        """Bytes that count against a tier's budget."""
+        return len(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What one tier holds and did.
+
+    ``evictions`` counts by reason: ``idle``, ``age``, ``budget``, ``purge``, ``damaged``.
+    """
+
+    tier: str
+    entries: int
+    bytes: int
+    budget: int
+    oldest_created: float | None = None
+    evictions: Mapping[str, int] = field(default_factory=dict)
+    entries_by_kind: Mapping[str, int] = field(default_factory=dict)
+    bytes_by_kind: Mapping[str, int] = field(default_factory=dict)
+    errors: int = 0
+    refused: int = 0
+    """Values that were not admitted: larger than an eighth of the budget."""

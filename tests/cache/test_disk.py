@@ -1,0 +1,537 @@
+"""What the disk tier does beyond the port: restarts, kills, other processes, damage, a full disk."""
+
+import errno
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import fill_disk
+import pytest
+
+from labeling_ground.cache.disk import DiskStore
+from labeling_ground.cache.disk_files import GRACE_S, ObjectFiles
+from labeling_ground.cache.policy.gds import GreedyDualSize
+from labeling_ground.cache.policy.lru import LeastRecentlyUsed
+from labeling_ground.cache.policy.port import Ranking
+from labeling_ground.errors import StoreFailed
+from labeling_ground.types import Entry, Kind
+
+pytestmark = pytest.mark.anyio
+
+LARGE = 50_000
+A, B = "v1/public/a/image", "v1/public/b/image"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def build(
+    folder: Path,
+    clock: Clock,
+    budget: int = 800_000,
+    ranking: Ranking | None = None,
+    low_watermark: float = 0.9,
+) -> DiskStore:
+    return DiskStore(
+        folder,
+        budget_bytes=budget,
+        idle_s=1800.0,
+        max_age_s=None,
+        ranking=ranking or GreedyDualSize(),
+        low_watermark=low_watermark,
+        clock=clock,
+    )
+
+
+def entry(size: int = LARGE, seed: int = 0) -> Entry:
+    return Entry(Kind.IMAGE, random.Random(seed).randbytes(size), 1.0, 1_700_000_000.0)
+
+
+def objects(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("objects/*/*") if path.is_file()]
+
+
+def sql(folder: Path, statement: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(folder / "index.sqlite3", isolation_level=None)) as db:
+        return db.execute(statement).fetchall()
+
+
+async def test_a_restart_loses_nothing(folder: Path, clock: Clock) -> None:
+    """Entries, figures and the order of eviction are there after a clean restart."""
+    store = build(folder, clock)
+    put = {f"v1/public/{n}/image": entry(LARGE if n % 2 else 100, n) for n in range(10)}
+    for key, value in put.items():
+        await store.put(key, value)
+    before = await store.stats()
+    await store.aclose()
+    store = build(folder, clock)
+    assert await store.stats() == before
+    for key, value in put.items():
+        assert await store.get(key) == value
+    await store.aclose()
+    await store.aclose()
+
+
+async def test_only_the_owner_may_read(folder: Path, clock: Clock) -> None:
+    """Directories are 0700 and files 0600."""
+    store = build(folder, clock)
+    await store.put(A, entry())
+    for path in [folder, *folder.rglob("*")]:
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+    await store.aclose()
+
+
+async def test_a_closed_store_says_so(folder: Path, clock: Clock) -> None:
+    """Use after close is a failure with a sentence, not a hang."""
+    store = build(folder, clock)
+    await store.aclose()
+    with pytest.raises(StoreFailed, match="closed"):
+        await store.get(A)
+
+
+def launch(folder: Path, seed: int, count: int) -> "subprocess.Popen[str]":
+    """Another process on the directory, past its imports."""
+    process = subprocess.Popen(
+        [sys.executable, fill_disk.__file__, str(folder), str(seed), str(count)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+@pytest.fixture
+def dice() -> Iterator[random.Random]:
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"dice {seed}")  # noqa: T201 -- shown when the test fails
+    yield random.Random(seed)
+
+
+async def test_a_kill_at_any_instant_leaves_a_whole_cache(folder: Path, dice: random.Random) -> None:
+    """After kill -9, every value that can be read is right, the figures are true, writing goes on."""
+    for round_ in range(5):
+        process = launch(folder, round_, 1_000_000)
+        time.sleep(dice.uniform(0.02, 0.5))
+        process.kill()
+        process.communicate()
+        store = fill_disk.open_store(folder)
+        read = {}
+        for number in range(fill_disk.KEYS):
+            key = fill_disk.key_of(number)
+            found = await store.get(key)
+            if found is not None:
+                assert found.value == fill_disk.value_of(key)
+                read[key] = found.size
+        stats = await store.stats()
+        assert (stats.entries, stats.bytes) == (len(read), sum(read.values()))
+        assert stats.bytes <= fill_disk.BUDGET
+        assert stats.evictions["damaged"] == 0
+        await store.put(f"v1/public/{round_}/image", entry())
+        assert await store.get(f"v1/public/{round_}/image") == entry()
+        await store.aclose()
+
+
+async def test_processes_share_one_directory_within_one_budget(folder: Path) -> None:
+    """Three processes fill, read and evict at once: no wrong value, no error, never over budget."""
+    with closing(sqlite3.connect(":memory:")):
+        processes = [launch(folder, seed, 250) for seed in range(3)]
+        store = fill_disk.open_store(folder)
+        seen = 0
+        while any(process.poll() is None for process in processes):
+            assert (await store.stats()).bytes <= fill_disk.BUDGET
+            for number in range(0, fill_disk.KEYS, 20):
+                key = fill_disk.key_of(number)
+                found = await store.get(key)
+                if found is not None:
+                    seen += 1
+                    assert found.value == fill_disk.value_of(key)
+        for process in processes:
+            _, complaint = process.communicate()
+            assert (process.returncode, complaint) == (0, "")
+    stats = await store.stats()
+    assert seen > 0
+    assert stats.errors == 0
+    files = sum(path.stat().st_size for path in objects(folder))
+    assert files <= stats.bytes <= fill_disk.BUDGET
+    rows = sql(folder, "SELECT count(*), sum(size) FROM entries")
+    assert rows == [(stats.entries, stats.bytes)]
+    await store.aclose()
+
+
+async def test_two_stores_see_each_other(folder: Path, clock: Clock) -> None:
+    """What one writes the other reads; what one evicts or purges is a miss to the other."""
+    one, two = build(folder, clock), build(folder, clock)
+    await one.put(A, entry())
+    assert await two.get(A) == entry()
+    await two.delete(A)
+    assert await one.get(A) is None
+    assert (await one.stats()).evictions["purge"] == 0
+    assert (await two.stats()).evictions["purge"] == 1
+    await one.aclose()
+    await two.aclose()
+
+
+@pytest.mark.parametrize("damage", ["short", "long", "gone"])
+async def test_a_file_of_another_length_is_a_miss(folder: Path, clock: Clock, damage: str) -> None:
+    """A file cut short, grown or gone is found out, thrown away and counted."""
+    store = build(folder, clock)
+    await store.put(A, entry())
+    (path,) = objects(folder)
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(entry().value[:-1] if damage == "short" else entry().value + b"x")
+    assert await store.get(A) is None
+    stats = await store.stats()
+    assert (stats.entries, stats.bytes, stats.evictions["damaged"]) == (0, 0, 1)
+    assert objects(folder) == []
+    await store.put(A, entry())
+    assert await store.get(A) == entry()
+    await store.aclose()
+
+
+async def test_a_turned_bit_is_the_callers_to_find(folder: Path, clock: Clock) -> None:
+    """The length is all that is checked here; the frame inside the value has the checksum."""
+    store = build(folder, clock)
+    await store.put(A, entry())
+    (path,) = objects(folder)
+    wrong = bytes([entry().value[0] ^ 1]) + entry().value[1:]
+    path.write_bytes(wrong)
+    found = await store.get(A)
+    assert found is not None
+    assert found.value == wrong
+    await store.drop_damaged(A)
+    assert await store.get(A) is None
+    await store.aclose()
+
+
+@pytest.mark.parametrize("junk", [b"this is no database" * 100, b"SQLite format 3\0" + b"\1" * 5000])
+async def test_a_broken_index_is_set_aside(
+    folder: Path, clock: Clock, junk: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is no database is kept for a look, said in the log, and the cache starts empty."""
+    store = build(folder, clock)
+    await store.put(A, entry())
+    await store.aclose()
+    (folder / "index.sqlite3").write_bytes(junk)
+    store = build(folder, clock)
+    assert await store.get(A) is None
+    assert "damaged" in caplog.text
+    assert (folder / "index.damaged").read_bytes() == junk
+    assert objects(folder) == []
+    await store.put(B, entry())
+    assert await store.get(B) == entry()
+    await store.aclose()
+
+
+async def test_an_index_that_breaks_under_way_is_replaced(folder: Path, clock: Clock) -> None:
+    """Damage found while running fails that one call, and the next ones work on an empty cache."""
+    store = build(folder, clock)
+    for number in range(200):
+        await store.put(f"v1/public/{number}/image", entry(3000, number))
+    await store.aclose()
+    path = folder / "index.sqlite3"
+    data = bytearray(path.read_bytes())
+    page = 4096
+    data[page * 8 :] = b"\xff" * (len(data) - page * 8)
+    path.write_bytes(bytes(data))
+    store = build(folder, clock)
+    failures = 0
+    for number in range(200):
+        try:
+            assert await store.get(f"v1/public/{number}/image") in (entry(3000, number), None)
+        except StoreFailed:
+            failures += 1
+    assert 0 < failures <= 3
+    assert (await store.stats()).errors == failures
+    await store.put(A, entry())
+    assert await store.get(A) == entry()
+    await store.aclose()
+
+
+async def test_another_layout_starts_empty(folder: Path, clock: Clock) -> None:
+    """An index of another release is not read, and its files are cleared away."""
+    store = build(folder, clock)
+    await store.put(A, entry())
+    await store.aclose()
+    sql(folder, "PRAGMA user_version = 99")
+    store = build(folder, clock)
+    assert await store.get(A) is None
+    assert objects(folder) == []
+    await store.aclose()
+
+
+async def test_another_release_in_the_same_directory_is_left_alone(folder: Path, clock: Clock) -> None:
+    """Who finds the index replaced by another layout while running stops, and does not fight."""
+    store = build(folder, clock)
+    await store.put(A, entry())
+    for path in folder.glob("index.sqlite3*"):
+        path.unlink()
+    sql(folder, "CREATE TABLE t (x)")
+    sql(folder, "PRAGMA user_version = 99")
+    with pytest.raises(StoreFailed, match="another release"):
+        await store.get(A)
+    assert sql(folder, "PRAGMA user_version") == [(99,)]
+    await store.aclose()
+
+
+async def test_an_emptied_directory_is_made_anew(folder: Path, clock: Clock) -> None:
+    """A person may clear the cache directory under a running server."""
+    store = build(folder, clock)
+    await store.put(A, entry())
+    assert await store.get(A) == entry()
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    folder.rmdir()
+    assert await store.get(A) is None
+    await store.put(A, entry())
+    assert await store.get(A) == entry()
+    await store.aclose()
+
+
+async def test_no_directory_is_a_failure_with_a_sentence(tmp_path: Path, clock: Clock) -> None:
+    """A path through a file can hold no cache; the store says so and goes on saying so."""
+    (tmp_path / "file").write_text("")
+    store = build(tmp_path / "file" / "cache", clock)
+    for _ in range(2):
+        with pytest.raises(StoreFailed, match="is gone, or is no directory"):
+            await store.open()
+    with pytest.raises(StoreFailed):
+        await store.get(A)
+    await store.aclose()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+async def test_a_read_only_directory_is_a_failure_with_a_sentence(folder: Path, clock: Clock) -> None:
+    """Where nothing can be written, opening says so."""
+    folder.mkdir(mode=0o500)
+    store = build(folder, clock)
+    with pytest.raises(StoreFailed, match="cannot be"):
+        await store.open()
+    await store.aclose()
+
+
+class FailingFiles(ObjectFiles):
+    """A disk that takes half of a value and then fails."""
+
+    def __init__(self, folder: Path, code: int) -> None:
+        super().__init__(folder)
+        self.code = code
+
+    def write(self, name: str, value: bytes) -> None:
+        super().write(name, value[: len(value) // 2])
+        self.remove(name)
+        raise OSError(self.code, os.strerror(self.code))
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [(errno.ENOSPC, "full"), (errno.EROFS, "cannot be written"), (errno.EIO, "failed")],
+)
+async def test_a_failing_disk_is_a_failure_with_a_sentence(folder: Path, clock: Clock, code: int, says: str) -> None:
+    """A value that could not be written is not there, costs no room, and the rest can be read."""
+    store = build(folder, clock)
+    await store.put(A, entry())
+    store._index.files = FailingFiles(folder / "objects", code)
+    with pytest.raises(StoreFailed, match=says):
+        await store.put(B, entry())
+    assert await store.get(B) is None
+    assert await store.get(A) == entry()
+    stats = await store.stats()
+    assert (stats.entries, stats.bytes, stats.errors) == (1, LARGE, 1)
+    assert sql(folder, "SELECT count(*) FROM entries") == [(1,)]
+    await store.aclose()
+
+
+async def test_a_locked_index_is_a_failure_with_a_sentence(
+    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process that keeps the write lock delays a write, and then fails it; reads go on."""
+    monkeypatch.setattr("labeling_ground.cache.disk_index._BUSY_S", 0.05)
+    store = build(folder, clock)
+    await store.put(A, entry())
+    assert await store.get(A) == entry()
+    with closing(sqlite3.connect(folder / "index.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreFailed, match="in use by others"):
+            await store.put(B, entry())
+        assert await store.get(A) == entry()
+    await store.put(B, entry())
+    assert await store.get(B) == entry()
+    await store.aclose()
+
+
+async def reserve(store: DiskStore, folder: Path, clock: Clock) -> str:
+    """What a process leaves that is killed while it writes A; returns the file's name."""
+    await store.open()
+    assert store._index._reserve(A, entry(), "aa/half.bin", clock.now)
+    path = folder / "objects" / "aa" / "half.tmp"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"half")
+    return "aa/half.bin"
+
+
+async def test_what_a_killed_writer_left_is_reclaimed(folder: Path, clock: Clock) -> None:
+    """A reservation cannot be read, takes its room for a while, and then gives it back."""
+    store = build(folder, clock)
+    await reserve(store, folder, clock)
+    assert await store.get(A) is None
+    assert (await store.stats()).bytes == 0
+    await store.put(A, entry())
+    assert await store.get(A) is None  # it may be another process's, which is still at it
+    clock.now += GRACE_S
+    await store.put(A, entry())
+    assert await store.get(A) == entry()
+    assert len(objects(folder)) == 1
+    assert sql(folder, "SELECT count(*) FROM entries") == [(1,)]
+    await store.aclose()
+
+
+async def test_a_sweep_reclaims_too(folder: Path, clock: Clock) -> None:
+    """Nobody has to write that key again."""
+    store = build(folder, clock)
+    await reserve(store, folder, clock)
+    assert await store.sweep() == 0
+    assert len(objects(folder)) == 1
+    clock.now += GRACE_S
+    await store.sweep()
+    assert objects(folder) == []
+    assert sql(folder, "SELECT sum(bytes) FROM totals") == [(0,)]
+    await store.aclose()
+
+
+async def test_what_is_being_written_counts_and_is_not_evicted(folder: Path, clock: Clock) -> None:
+    """Reserved room cannot be given to others; if all is reserved a write fails with a sentence."""
+    store = build(folder, clock, budget=8 * LARGE)
+    await store.open()
+    for number in range(8):
+        key = f"v1/public/{number}/image"
+        assert store._index._reserve(key, entry(), f"aa/{number}.bin", clock.now)
+    with pytest.raises(StoreFailed, match="no room"):
+        await store.put(B, entry())
+    await store.aclose()
+
+
+async def test_a_purge_reaches_what_is_being_written(folder: Path, clock: Clock) -> None:
+    """A value whose key is purged while its file is written does not appear afterwards."""
+    store = build(folder, clock)
+    purger = build(folder, clock)
+    await purger.open()
+
+    class Purging(ObjectFiles):
+        def write(self, name: str, value: bytes) -> None:
+            super().write(name, value)
+            purger._index.delete("v1/*")
+
+    store._index.files = Purging(folder / "objects")
+    await store.put(A, entry())
+    assert await store.get(A) is None
+    assert objects(folder) == []
+    assert sql(folder, "SELECT sum(bytes) FROM totals") == [(0,)]
+    await store.aclose()
+    await purger.aclose()
+
+
+async def test_files_without_a_row_are_cleared_at_start(folder: Path, clock: Clock) -> None:
+    """Orphans go once they are old enough not to be anybody's; rows without a file go as well."""
+    store = build(folder, clock)
+    await store.put(A, entry())
+    await store.put(B, entry())
+    await store.aclose()
+    kept, lost = objects(folder)
+    lost.unlink()
+    old = time.time() - 2 * GRACE_S
+    for name, age in (("old.bin", old), ("old2.tmp", old), ("new.bin", None), ("new2.tmp", None)):
+        path = kept.parent / name
+        path.write_bytes(b"x")
+        if age is not None:
+            os.utime(path, (age, age))
+    store = build(folder, clock)
+    await store.open()
+    assert {path.name for path in objects(folder)} == {kept.name, "new.bin", "new2.tmp"}
+    stats = await store.stats()
+    assert (stats.entries, stats.bytes, stats.evictions["damaged"]) == (1, LARGE, 1)
+    await store.aclose()
+
+
+async def test_eviction_goes_down_to_the_low_watermark(folder: Path, clock: Clock) -> None:
+    """Once something must go, room is made for the next ones too, and never above the budget."""
+    store = build(folder, clock, budget=1000, low_watermark=0.5)
+    for number in range(10):
+        await store.put(f"v1/public/{number}/image", entry(100))
+    assert (await store.stats()).bytes == 1000
+    await store.put(A, entry(100))
+    stats = await store.stats()
+    assert (stats.bytes, stats.evictions["budget"]) == (500, 6)
+    await store.aclose()
+
+
+async def test_a_use_is_written_down_now_and_then(folder: Path, clock: Clock) -> None:
+    """Reads soon after a noted use write nothing; later ones do."""
+    store = build(folder, clock)
+    await store.put(A, entry())
+    uses = sql(folder, "SELECT uses FROM progress")
+    for _ in range(5):
+        clock.now += 10
+        await store.get(A)
+        await store.touch(A)
+    await store.sweep()  # behind whatever was handed to the writer
+    assert sql(folder, "SELECT uses FROM progress") == uses
+    clock.now += 10
+    await store.get(A)
+    await store.sweep()
+    assert sql(folder, "SELECT uses FROM progress") != uses
+    assert sql(folder, "SELECT used FROM entries") == [(clock.now,)]
+    await store.aclose()
+
+
+async def test_another_ranking_takes_over_at_start(folder: Path, clock: Clock) -> None:
+    """Entries kept under one formula are ranked anew under the next one."""
+    store = build(folder, clock, budget=800)
+    for number in range(8):
+        cost = 8.0 - number
+        await store.put(f"v1/public/{number}/image", Entry(Kind.IMAGE, bytes(100), cost, clock.now))
+        clock.now += 1
+    await store.aclose()
+    store = build(folder, clock, budget=800, ranking=LeastRecentlyUsed(), low_watermark=1.0)
+    await store.put(A, entry(100))
+    assert await store.get("v1/public/0/image") is None
+    assert await store.get("v1/public/7/image") is not None
+    await store.aclose()
+
+
+async def test_the_budget_can_change_at_run_time(folder: Path, clock: Clock) -> None:
+    """A smaller budget evicts at once; a larger one admits more."""
+    store = build(folder, clock, budget=800)
+    for number in range(8):
+        await store.put(f"v1/public/{number}/image", entry(100))
+    await store.reconfigure(budget_bytes=400)
+    assert (await store.stats()).bytes == 300  # 90 % of 400 holds three
+    await store.reconfigure(budget_bytes=8000, idle_s=None)
+    await store.put(A, entry(1000))
+    clock.now += 1e6
+    assert await store.get(A) == entry(1000)
+    await store.aclose()

@@ -1,0 +1,189 @@
+"""What the memory tier does beyond the port."""
+
+import gc
+import weakref
+
+import pytest
+
+from labeling_ground.cache.memory import MemoryStore
+from labeling_ground.cache.policy.gds import GreedyDualSize
+from labeling_ground.cache.policy.lru import LeastRecentlyUsed
+from labeling_ground.cache.policy.ranked import RankedPolicy
+from labeling_ground.types import Entry, Kind
+
+pytestmark = pytest.mark.anyio
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def lru() -> RankedPolicy:
+    return RankedPolicy(LeastRecentlyUsed())
+
+
+def build(
+    clock: Clock,
+    budget: int = 80,
+    idle_s: float | None = 100.0,
+    max_age_s: float | None = None,
+    policy: RankedPolicy | None = None,
+) -> MemoryStore:
+    return MemoryStore(
+        budget_bytes=budget,
+        idle_s=idle_s,
+        max_age_s=max_age_s,
+        policy=policy or lru(),
+        clock=clock,
+    )
+
+
+def entry(clock: Clock, size: int = 10, cost: float = 1.0) -> Entry:
+    return Entry(Kind.MASK, bytes(size), cost, clock.now)
+
+
+def held(store: MemoryStore) -> list[str]:
+    """Keys without a use of them."""
+    return list(store._records)
+
+
+async def test_evictions_are_told_with_their_reason() -> None:
+    """Whoever listens hears of every entry that went, with the entry itself, after it went."""
+    clock = Clock()
+    store = build(clock, max_age_s=1000.0)
+    heard: list[tuple[str, int, str]] = []
+
+    def listen(key: str, entry: Entry, reason: str) -> None:
+        assert key not in held(store)
+        heard.append((key, entry.size, reason))
+
+    store.on_evict = listen
+    for key in "abcdefghi":
+        store.insert(key, entry(clock))
+    await store.delete("b")
+    await store.drop_damaged("c")
+    clock.now += 99
+    assert store.peek("d") is not None
+    clock.now += 1
+    assert store.peek("e") is None
+    for _ in range(10):
+        clock.now += 95
+        store.peek("d")
+    assert heard[:4] == [
+        ("a", 10, "budget"),
+        ("b", 10, "purge"),
+        ("c", 10, "damaged"),
+        ("e", 10, "idle"),
+    ]
+    assert heard[4] == ("d", 10, "age")
+    assert (await store.stats()).evictions == {
+        "idle": 1,
+        "age": 1,
+        "budget": 1,
+        "purge": 1,
+        "damaged": 1,
+    }
+
+
+def test_what_has_expired_goes_before_what_is_in_use() -> None:
+    """Room is made first of what nobody may read any more, even if the policy would keep it."""
+    clock = Clock()
+    store = build(clock, policy=RankedPolicy(GreedyDualSize()))
+    store.insert("dear", entry(clock, cost=1000.0))
+    clock.now += 50
+    for key in "abcdefg":
+        store.insert(key, entry(clock))
+    clock.now += 50
+    store.insert("h", entry(clock))
+    assert held(store) == list("abcdefgh")
+
+
+def test_a_sweep_takes_no_more_than_its_limit() -> None:
+    """The event loop is given back in between; the longest unused go first."""
+    clock = Clock()
+    store = build(clock)
+    for key in "abcde":
+        store.insert(key, entry(clock, 1))
+        clock.now += 1
+    clock.now += 97
+    assert store.sweep(limit=2) == 2
+    assert held(store) == ["c", "d", "e"]
+    assert store.sweep() == 1
+    assert store.sweep() == 0
+
+
+def test_a_sweep_finds_what_is_too_old_in_any_order_of_coming_in() -> None:
+    """Age is counted from creation, and an entry may come up from another tier late."""
+    clock = Clock()
+    store = build(clock, idle_s=None, max_age_s=100.0)
+    store.insert("new", Entry(Kind.MASK, b"x", 1.0, 1000.0))
+    store.insert("old", Entry(Kind.MASK, b"x", 1.0, 920.0))
+    store.insert("mid", Entry(Kind.MASK, b"x", 1.0, 950.0))
+    clock.now = 1055.0
+    assert store.sweep() == 2
+    assert held(store) == ["new"]
+
+
+async def test_limits_can_change_at_run_time() -> None:
+    """A smaller budget evicts what it must in the policy's order, and nothing else goes."""
+    clock = Clock()
+    store = build(clock)
+    for key in "abcdefgh":
+        store.insert(key, entry(clock))
+    store.peek("a")
+    store.reconfigure(budget_bytes=40)
+    assert held(store) == ["f", "g", "h", "a"]
+    store.reconfigure(idle_s=None, max_age_s=500.0)
+    clock.now += 499
+    assert store.peek("g") is not None
+    clock.now += 1
+    store.reconfigure()
+    assert held(store) == []
+    assert (await store.stats()).evictions["age"] == 4
+
+
+async def test_a_new_policy_learns_the_order_of_use_and_the_hints() -> None:
+    """The policy can change under a full store: order of use and done hints carry over."""
+    clock = Clock()
+    store = build(clock)
+    for group in "abcdefgh":
+        store.insert(f"v1/t/{group}/image", entry(clock))
+    store.peek("v1/t/a/image")
+    await store.mark_done("v1/t/f/", True)
+    store.reconfigure(policy=RankedPolicy(GreedyDualSize()))
+    for group in "ij":
+        store.insert(f"v1/t/{group}/image", entry(clock))
+    assert [key[5] for key in held(store)] == list("cdeghaij")
+
+
+class Value(bytes):
+    """Bytes that can be watched."""
+
+
+def test_what_went_is_not_kept_alive() -> None:
+    """Book-keeping holds on to no value that was evicted: the budget would mean nothing."""
+    clock = Clock()
+    store = build(clock)
+    value = Value(b"0123456789")
+    watch = weakref.ref(value)
+    store.insert("first", Entry(Kind.MASK, value, 1.0, clock.now))
+    del value
+    for key in "abcdefgh":
+        store.insert(key, entry(clock))
+    gc.collect()
+    assert "first" not in held(store)
+    assert watch() is None
+
+
+def test_book_keeping_stays_in_proportion() -> None:
+    """After any number of evictions the indexes are as large as what is held."""
+    clock = Clock()
+    store = build(clock, budget=800)
+    for number in range(5000):
+        store.insert(f"v1/t/{number}/image", entry(clock))
+    assert len(held(store)) == len(store._groups) == 80
+    assert len(store._ages) <= 2 * 80 + 64

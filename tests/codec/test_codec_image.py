@@ -1,0 +1,571 @@
+"""Image files to pixels: every kind of file, every kind of damage."""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageCms, ImageDraw
+
+from labeling_ground.codec.container import ACCEPTED
+from labeling_ground.codec.image import ImageHeader, decode, read_header
+from labeling_ground.errors import BadInput, DamagedImage, TooLarge, UnsupportedImage
+
+MAX = 1_000_000
+ORIENTATION = 274
+
+
+def pixels_of(data: bytes, max_pixels: int = MAX) -> NDArray[np.uint8]:
+    return decode(data, image_id="id", max_pixels=max_pixels).pixels
+
+
+def saved(picture: Pillow.Image, kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+def scene(width: int = 24, height: int = 16) -> NDArray[np.uint8]:
+    """A picture with no symmetry: every orientation of it differs."""
+    y, x = np.mgrid[:height, :width]
+    red, green = x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1)
+    return np.stack([red, green, (x > y) * 200], -1).astype(np.uint8)
+
+
+def exif(orientation: int) -> Pillow.Exif:
+    block = Pillow.Exif()
+    block[ORIENTATION] = orientation
+    return block
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *before: bytes) -> bytes:
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(before) + body + chunk(b"IEND", b"")
+
+
+def tiff(fields: dict[int, tuple[int, ...]], picture: bytes, order: str = "<") -> bytes:
+    """A hand-written TIFF: the picture starts at offset 8."""
+    start = 8 + len(picture) + len(picture) % 2
+    behind = start + 2 + 12 * len(fields) + 4
+    table, values_behind = struct.pack(f"{order}H", len(fields)), b""
+    for tag, values in sorted(fields.items()):
+        kind, code = (3, "H") if tag in (258, 339, 274, 262, 259, 277) else (4, "I")
+        raw = struct.pack(f"{order}{len(values)}{code}", *values)
+        if len(raw) > 4:
+            raw, place = b"", raw
+            raw = struct.pack(f"{order}I", behind + len(values_behind))
+            values_behind += place
+        table += struct.pack(f"{order}HHI", tag, kind, len(values)) + raw.ljust(4, b"\0")
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", start)
+    return head + picture + b"\0" * (start - 8 - len(picture)) + table + b"\0" * 4 + values_behind
+
+
+def plain_tiff(bits: int, photometric: int, picture: bytes, order: str = "<", /, **more: int) -> bytes:
+    fields: dict[int, tuple[int, ...]] = {
+        256: (2,), 257: (2,), 258: (bits,), 259: (1,), 262: (photometric,), 273: (8,), 277: (1,),
+        278: (2,), 279: (len(picture),),
+    }  # fmt: skip
+    fields |= {int(tag[1:]): (value,) for tag, value in more.items()}
+    return tiff(fields, picture, order)
+
+
+RGB = Pillow.fromarray(scene())
+
+LOSSLESS: dict[str, bytes] = {
+    "png": saved(RGB, "PNG"),
+    "webp": saved(RGB, "WEBP", lossless=True),
+    "bmp": saved(RGB, "BMP"),
+    "tiff": saved(RGB, "TIFF"),
+    "tiff lzw": saved(RGB, "TIFF", compression="tiff_lzw"),
+    "tiff deflate": saved(RGB, "TIFF", compression="tiff_adobe_deflate"),
+    "tiff packbits": saved(RGB, "TIFF", compression="packbits"),
+    "tiff strips": saved(RGB, "TIFF", compression="raw", tiffinfo={278: 5}),
+    "big tiff": saved(RGB, "TIFF", big_tiff=True),
+    "png 16 bits": png(
+        24,
+        16,
+        16,
+        2,
+        b"".join(b"\0" + (row * np.uint16(256) + 200).astype(">u2").tobytes() for row in scene()),
+    ),
+    "png trailing": saved(RGB, "PNG") + b"more",
+    "bmp trailing": saved(RGB, "BMP") + b"more",
+}
+LOSSY: dict[str, bytes] = {
+    "jpeg": saved(RGB, "JPEG", quality=98, subsampling=0),
+    "jpeg progressive": saved(RGB, "JPEG", quality=98, subsampling=0, progressive=True),
+    "jpeg cmyk": saved(RGB.convert("CMYK"), "JPEG", quality=98),
+    "jpeg trailing": saved(RGB, "JPEG", quality=98, subsampling=0) + b"more",
+    "webp lossy": saved(Pillow.new("RGB", (24, 16), (200, 80, 30)), "WEBP", quality=90),
+    "tiff jpeg": saved(RGB, "TIFF", compression="jpeg", quality=98),
+    "tiff ycbcr": saved(RGB.convert("YCbCr"), "TIFF"),
+    "tiff cmyk": saved(RGB.convert("CMYK"), "TIFF"),
+}
+SMALL = {
+    name: data
+    for name, data in (LOSSLESS | LOSSY).items()
+    if name in {"png", "webp", "bmp", "tiff", "tiff lzw", "big tiff", "jpeg", "jpeg progressive"}
+}
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_kinds_give_the_very_pixels(name: str) -> None:
+    image = decode(LOSSLESS[name], image_id="abc", max_pixels=MAX)
+    assert image.id == "abc"
+    assert image.pixels.dtype == np.uint8
+    assert image.pixels.flags.c_contiguous
+    assert not image.pixels.flags.writeable
+    np.testing.assert_array_equal(image.pixels, scene())
+
+
+@pytest.mark.parametrize("name", [n for n in LOSSY if n != "webp lossy"])
+def test_lossy_kinds_come_close(name: str) -> None:
+    got = pixels_of(LOSSY[name]).astype(int)
+    assert np.abs(got - scene()).mean() < 6
+
+
+def test_lossy_webp_comes_close() -> None:
+    assert np.abs(pixels_of(LOSSY["webp lossy"]).astype(int) - (200, 80, 30)).max() < 8
+
+
+@pytest.mark.parametrize("name", LOSSLESS | LOSSY)
+def test_the_header_says_format_and_size(name: str) -> None:
+    kind = {"j": "JPEG", "p": "PNG", "w": "WebP"}.get(name[0], "TIFF" if "tiff" in name else "BMP")
+    expected = ImageHeader(kind, 24, 16)
+    assert expected == read_header((LOSSLESS | LOSSY)[name], max_pixels=24 * 16)
+
+
+def test_the_largest_size_is_the_last_one_accepted() -> None:
+    for data in (LOSSLESS | LOSSY).values():
+        with pytest.raises(TooLarge, match=r"24 × 16 = 384 pixels; at most 383"):
+            read_header(data, max_pixels=383)
+        with pytest.raises(TooLarge):
+            pixels_of(data, 383)
+
+
+# -- orientation -----------------------------------------------------------------------------------
+
+STORED_FROM_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("JPEG", {"quality": 98, "subsampling": 0}),
+    ],
+)
+def test_every_orientation_comes_out_upright(orientation: int, kind: str, options: dict[str, Any]) -> None:
+    stored = np.ascontiguousarray(STORED_FROM_UPRIGHT[orientation](scene()))
+    data = saved(Pillow.fromarray(stored), kind, exif=exif(orientation), **options)
+    got = pixels_of(data)
+    header = read_header(data, max_pixels=MAX)
+    assert got.shape == scene().shape
+    assert (header.width, header.height) == (24, 16)
+    assert np.abs(got.astype(int) - scene()).mean() < (4 if kind == "JPEG" else 1e-9)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None:
+    data = saved(RGB, "PNG", exif=exif(orientation))
+    np.testing.assert_array_equal(pixels_of(data), scene())
+
+
+@pytest.mark.parametrize("block", [b"", b"junk", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"])
+def test_damaged_exif_does_not_matter(block: bytes) -> None:
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True})):
+        data = saved(RGB, kind, exif=b"Exif\0\0" + block, **options)
+        np.testing.assert_array_equal(pixels_of(data), scene())
+    assert pixels_of(saved(RGB, "JPEG", exif=b"Exif\0\0" + block)).shape == (16, 24, 3)
+
+
+# -- kinds of samples ------------------------------------------------------------------------------
+
+
+def grey() -> NDArray[np.uint8]:
+    return np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
+
+
+def as_rgb(samples: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(samples[..., None], 3, -1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_grey_becomes_three_equal_channels(kind: str) -> None:
+    got = pixels_of(saved(Pillow.fromarray(grey()), kind))
+    np.testing.assert_array_equal(got, as_rgb(grey()))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_one_bit_becomes_black_and_white(kind: str) -> None:
+    bits = grey() > 100
+    got = pixels_of(saved(Pillow.fromarray(bits), kind))
+    np.testing.assert_array_equal(got, as_rgb(bits.astype(np.uint8) * 255))
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt"])
+def test_fax_tiff(compression: str) -> None:
+    bits = grey() > 100
+    got = pixels_of(saved(Pillow.fromarray(bits), "TIFF", compression=compression))
+    np.testing.assert_array_equal(got, as_rgb(bits.astype(np.uint8) * 255))
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("RGBA", "PNG"), ("RGBA", "WEBP"), ("RGBA", "TIFF"), ("LA", "PNG"), ("LA", "TIFF")],
+)
+def test_transparency_is_laid_over_white(mode: str, kind: str) -> None:
+    layer = Pillow.new(mode, (3, 1))
+    for x, alpha in enumerate((0, 128, 255)):
+        layer.putpixel((x, 0), (100,) * (len(mode) - 1) + (alpha,))
+    got = pixels_of(saved(layer, kind, **({"lossless": True} if kind == "WEBP" else {})))
+    expected = [255, (100 * 128 + 255 * 127) / 255, 100]
+    np.testing.assert_allclose(got[0], np.repeat(np.array(expected)[:, None], 3, 1), atol=1)
+
+
+def test_palette() -> None:
+    picture = Pillow.new("P", (2, 1))
+    picture.putpalette([10, 20, 30, 200, 100, 50])
+    picture.putpixel((1, 0), 1)
+    for kind in ("PNG", "BMP", "TIFF"):
+        got = pixels_of(saved(picture, kind))
+        np.testing.assert_array_equal(got, [[[10, 20, 30], [200, 100, 50]]], err_msg=kind)
+    for transparency in (0, bytes([0, 255])):
+        got = pixels_of(saved(picture, "PNG", transparency=transparency))
+        np.testing.assert_array_equal(got, [[[255, 255, 255], [200, 100, 50]]])
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "key", "expected"),
+    [
+        (1, b"\x40", 1, [0, 255]),
+        (1, b"\x40", 0, [255, 255]),
+        (2, b"\x60", 2, [85, 255]),
+        (4, b"\x3a", 10, [51, 255]),
+        (8, b"\x07\x08", 7, [255, 8]),
+        (16, b"\x07\x00\x08\x00", 0x0700, [7, 8]),
+    ],
+)
+def test_grey_colour_key(depth: int, row: bytes, key: int, expected: list[int]) -> None:
+    data = png(2, 1, depth, 0, b"\0" + row, chunk(b"tRNS", struct.pack(">H", key)))
+    np.testing.assert_array_equal(pixels_of(data)[0, :, 0], expected)
+
+
+def test_rgb_colour_key() -> None:
+    key = chunk(b"tRNS", struct.pack(">3H", 1, 2, 3))
+    data = png(2, 1, 8, 2, b"\0" + bytes([1, 2, 3, 1, 2, 4]), key)
+    np.testing.assert_array_equal(pixels_of(data), [[[255, 255, 255], [1, 2, 4]]])
+
+
+SAMPLES_16 = np.array([[0, 255], [0x1234, 65535]], dtype=np.uint16)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(Pillow.fromarray(SAMPLES_16), "PNG"),
+        saved(Pillow.fromarray(SAMPLES_16), "TIFF"),
+        saved(Pillow.fromarray(SAMPLES_16), "TIFF", compression="tiff_lzw"),
+        plain_tiff(16, 1, SAMPLES_16.astype("<u2").tobytes()),
+        plain_tiff(16, 1, SAMPLES_16.astype(">u2").tobytes(), ">"),
+        plain_tiff(16, 0, (65535 - SAMPLES_16).astype("<u2").tobytes()),
+        plain_tiff(12, 1, bytes([0x00, 0x00, 0x0F, 0x12, 0x3F, 0xFF])),
+    ],
+    ids=["png", "tiff", "lzw", "little", "big", "white is zero", "12 bits"],
+)
+def test_samples_of_more_than_8_bits_keep_their_upper_8(data: bytes) -> None:
+    np.testing.assert_array_equal(pixels_of(data), as_rgb((SAMPLES_16 >> 8).astype(np.uint8)))
+
+
+def test_16_bit_grey_with_alpha() -> None:
+    data = png(2, 1, 16, 4, b"\0" + struct.pack(">4H", 0x8000, 0xFFFF, 0x8000, 0))
+    np.testing.assert_array_equal(pixels_of(data)[0, :, 0], [128, 255])
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        Pillow.fromarray(np.ones((2, 2), np.float32)),
+        Pillow.fromarray(np.ones((2, 2), np.int32)),
+    ],
+    ids=["float", "int32"],
+)
+def test_samples_without_a_defined_range_are_refused(picture: Pillow.Image) -> None:
+    with pytest.raises(UnsupportedImage, match="8 or 16 bits"):
+        pixels_of(saved(picture, "TIFF"))
+
+
+def test_adobe_cmyk_jpeg_is_inverted() -> None:
+    red = Pillow.new("CMYK", (16, 16), (0, 255, 255, 0))
+    got = pixels_of(saved(red, "JPEG", quality=95))
+    assert np.abs(got[8, 8].astype(int) - (255, 0, 0)).max() < 10
+
+
+def test_lab_tiff() -> None:
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    made = ImageCms.profileToProfile(RGB, srgb, lab, outputMode="LAB")
+    assert made is not None
+    assert np.abs(pixels_of(saved(made, "TIFF")).astype(int) - scene()).mean() < 6
+
+
+def test_a_colour_profile_changes_nothing() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for kind in ("JPEG", "PNG", "TIFF"):
+        with_profile = pixels_of(saved(RGB, kind, icc_profile=profile))
+        np.testing.assert_array_equal(with_profile, pixels_of(saved(RGB, kind)))
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "WEBP", "PNG", "MPO"])
+def test_the_first_of_several_frames_counts(kind: str) -> None:
+    others = [Pillow.new("RGB", (24, 16), c) for c in ("red", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    got = pixels_of(saved(RGB, kind, save_all=True, append_images=others, **options))
+    assert np.abs(got.astype(int) - scene()).mean() < (0.01 if kind != "MPO" else 20)
+
+
+def test_a_bmp_may_be_written_from_the_top() -> None:
+    data = bytearray(saved(RGB, "BMP"))
+    data[22:26] = struct.pack("<i", -16)
+    np.testing.assert_array_equal(pixels_of(bytes(data)), scene()[::-1])
+
+
+def test_planes_apart_and_tiles() -> None:
+    picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    fields = {
+        256: (2,), 257: (2,), 258: (8, 8, 8), 259: (1,), 262: (2,), 277: (3,), 284: (2,), 278: (2,),
+        273: (8, 12, 16), 279: (4, 4, 4),
+    }  # fmt: skip
+    data = tiff(fields, picture.transpose(2, 0, 1).tobytes())
+    np.testing.assert_array_equal(pixels_of(data), picture)
+    tile = np.zeros((16, 16), np.uint8)
+    tile[:2, :2] = picture[..., 0]
+    fields = {
+        256: (2,), 257: (2,), 258: (8,), 259: (1,), 262: (1,), 277: (1,), 322: (16,), 323: (16,),
+        324: (8,), 325: (256,),
+    }  # fmt: skip
+    np.testing.assert_array_equal(pixels_of(tiff(fields, tile.tobytes())), as_rgb(picture[..., 0]))
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "seen"),
+    [
+        (b"", "empty"),
+        (saved(RGB, "GIF"), "GIF"),
+        (saved(RGB, "ICO"), "ICO"),
+        (saved(RGB, "JPEG2000"), "JPEG 2000"),
+        (saved(RGB, "AVIF"), "AVIF"),
+        (saved(RGB, "PDF"), "PDF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b"<!DOCTYPE html><html>", "HTML"),
+        (b"data:image/png;base64,iVBORw0KGgo=", "data URL"),
+        (b'{"image": 1}', "text"),
+        (b"BMW is a car maker, and this a sentence.", "text"),
+        (b"\x00\x01\x02\x03" * 20, "no image format"),
+    ],
+)
+def test_other_formats_are_named(data: bytes, seen: str) -> None:
+    for ask in (pixels_of, lambda d: read_header(d, max_pixels=MAX)):
+        with pytest.raises(UnsupportedImage, match=seen) as caught:
+            ask(data)
+        assert ACCEPTED in str(caught.value)
+
+
+def test_kinds_that_are_not_read() -> None:
+    sof = saved(RGB, "JPEG")
+    at = sof.index(b"\xff\xc0")
+    lossless = sof[: at + 1] + b"\xc3" + sof[at + 2 :]
+    twelve_bits = sof[: at + 4] + b"\x0c" + sof[at + 5 :]
+    two_components = sof[: at + 9] + b"\x02" + sof[at + 10 :]
+    run_lengths = bytearray(saved(Pillow.fromarray(grey()), "BMP"))
+    run_lengths[30] = 1
+    for data in (lossless, twelve_bits, two_components, bytes(run_lengths)):
+        with pytest.raises(UnsupportedImage):
+            pixels_of(data)
+    for data in (
+        plain_tiff(8, 1, b"abcd", t259=6),
+        plain_tiff(8, 1, b"abcd", t259=50000),
+        plain_tiff(8, 1, b"abcd", t339=2),
+        plain_tiff(8, 1, b"abcd", t262=5),
+    ):
+        with pytest.raises(UnsupportedImage):
+            pixels_of(data)
+
+
+def test_a_size_of_zero_is_damage() -> None:
+    jpeg = bytearray(saved(RGB, "JPEG"))
+    at = jpeg.index(b"\xff\xc0")
+    jpeg[at + 5 : at + 7] = b"\0\0"
+    bmp = bytearray(saved(RGB, "BMP"))
+    bmp[18:22] = b"\0" * 4
+    for data in (bytes(jpeg), bytes(bmp), png(0, 4, 8, 0, b""), plain_tiff(8, 1, b"", t256=0)):
+        with pytest.raises(DamagedImage):
+            read_header(data, max_pixels=MAX)
+
+
+def test_huge_claims_are_refused_by_the_header() -> None:
+    """A few bytes that promise gigapixels cost nothing to turn down."""
+    jpeg = bytearray(saved(RGB, "JPEG"))
+    at = jpeg.index(b"\xff\xc0")
+    jpeg[at + 5 : at + 9] = b"\xff\xff\xff\xff"
+    bmp = bytearray(saved(RGB, "BMP"))
+    bmp[18:26] = struct.pack("<ii", 2**31 - 1, -(2**31))
+    webp = b"VP8X" + struct.pack("<I", 10) + b"\0" * 4 + b"\xff" * 6
+    riff = b"RIFF" + struct.pack("<I", 4 + len(webp)) + b"WEBP" + webp
+    huge_tiff = plain_tiff(8, 1, b"abcd", t256=2**31, t257=2**31)
+    tiles = plain_tiff(8, 1, b"abcd", t322=2**20, t323=2**20, t324=8, t325=4)
+    for data in (bytes(jpeg), bytes(bmp), png(2**31 - 1, 2**31 - 1, 8, 0, b""), riff, tiles):
+        with pytest.raises(TooLarge):
+            pixels_of(data)
+    with pytest.raises(BadInput):
+        pixels_of(huge_tiff)
+
+
+def test_metadata_bombs_are_never_unpacked() -> None:
+    bomb = zlib.compress(b"\0" * (1 << 26), 9)
+    extra = [chunk(b"zTXt", b"k\0\0" + bomb), chunk(b"iCCP", b"k\0\0" + bomb)] * 20
+    picture = b"".join(b"\0" + row.tobytes() for row in scene())
+    np.testing.assert_array_equal(pixels_of(png(24, 16, 8, 2, picture, *extra)), scene())
+
+
+def test_a_jpeg_of_endless_scans_is_refused() -> None:
+    data = saved(RGB, "JPEG", progressive=True)
+    at = data.rindex(b"\xff\xda")
+    with pytest.raises(UnsupportedImage, match="scans"):
+        pixels_of(data[:at] + data[at:-2] * 200 + data[-2:])
+
+
+def test_endless_segments_are_refused() -> None:
+    jpeg = b"\xff\xd8" + b"\xff\xe0\x00\x02" * 200_000
+    png_file = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"\0\0\0\1\0\0\0\1\x08\0\0\0\0")
+    for data in (jpeg, png_file + chunk(b"tEXt", b"") * 200_000):
+        with pytest.raises(DamagedImage):
+            pixels_of(data)
+
+
+def test_a_tiff_of_overlapping_fields_takes_no_memory() -> None:
+    """Every entry of a directory may claim the whole file: nothing of it is copied or unpacked."""
+    size = 1 << 22
+    entries = b"".join(struct.pack("<HHII", 273, 1, size, 8) for _ in range(60_000))
+    start = 8 + size
+    data = b"II*\0" + struct.pack("<I", start) + bytes(size) + struct.pack("<H", 60_000) + entries
+    with pytest.raises(DamagedImage):
+        pixels_of(data)
+
+
+def test_a_flipped_bit_in_a_png_is_found() -> None:
+    data = bytearray(LOSSLESS["png"])
+    data[data.index(b"IDAT") + 20] ^= 1
+    with pytest.raises(DamagedImage, match="checksum"):
+        pixels_of(bytes(data))
+
+
+# -- fuzz ------------------------------------------------------------------------------------------
+
+
+def outcome(data: bytes) -> str:
+    """What becomes of hostile bytes; anything but an answer or one of our errors fails the test."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        seen: list[str] = []
+        warnings.showwarning = lambda message, *_, **__: seen.append(str(message))
+        try:
+            pixels = pixels_of(data, 100_000)
+        except BadInput as error:
+            result = type(error).__name__
+        else:
+            header = read_header(data, max_pixels=100_000)
+            assert pixels.shape == (header.height, header.width, 3)
+            result = "read"
+        assert seen == []
+    return result
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_cut_off_anywhere(name: str) -> None:
+    """No part of a file passes for the whole, but for a JPEG without its end mark and padding."""
+    data = SMALL[name]
+    results = [outcome(data[:end]) for end in range(len(data))]
+    if name.startswith("jpeg"):
+        assert set(results[: len(data) * 9 // 10]) <= {"DamagedImage", "UnsupportedImage"}
+    else:
+        whole = data.rindex(b"\0" * 4) if "tiff" in name else len(data)
+        assert "read" not in results[:whole]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_byte_turned(name: str) -> None:
+    data = bytearray(SMALL[name])
+    for position in range(len(data)):
+        for value in (data[position] ^ 0xFF, data[position] ^ (1 << position % 8), 0):
+            hostile = bytes(data[:position]) + bytes([value]) + bytes(data[position + 1 :])
+            outcome(hostile)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(list(SMALL)),
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=2, max_size=12),
+    st.integers(0, 2000),
+    st.binary(max_size=40),
+)
+def test_many_bytes_turned(name: str, turns: list[tuple[int, int]], cut: int, inserted: bytes) -> None:
+    data = bytearray(SMALL[name])
+    for position, value in turns:
+        data[position % len(data)] = value
+    cut %= len(data)
+    outcome(bytes(data[:cut]) + inserted + bytes(data[cut:]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(
+        [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBP", b"II*\0", b"MM\0+",
+         b"BM" + b"\0" * 12 + b"\x28\0\0\0"]
+    ),
+    st.binary(max_size=300),
+)  # fmt: skip
+def test_random_bytes(magic: bytes, tail: bytes) -> None:
+    assert outcome(magic + tail) in {"DamagedImage", "UnsupportedImage", "TooLarge", "read"}
+
+
+def test_a_drawn_photo_sized_picture_survives_threads() -> None:
+    """Decoding keeps no state: many threads give what one gives."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    picture = Pillow.new("RGB", (640, 480), "teal")
+    ImageDraw.Draw(picture).ellipse((100, 50, 500, 400), "orange")
+    data = saved(picture, "JPEG")
+    alone = pixels_of(data)
+    with ThreadPoolExecutor(8) as pool:
+        for got in pool.map(pixels_of, [data] * 32):
+            np.testing.assert_array_equal(got, alone)

@@ -1,0 +1,278 @@
+"""Masks there and back again: run lengths, 1-bit PNG, polygons."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from pycocotools import mask as coco
+
+from labeling_ground.codec.mask import (
+    RLE,
+    Ring,
+    area,
+    bbox,
+    from_png,
+    from_rle,
+    rle_to_png,
+    to_png,
+    to_polygons,
+    to_rle,
+)
+from labeling_ground.errors import BadInput, BadPrompt, DamagedImage, TooLarge, UnsupportedImage
+
+Bits = NDArray[np.bool_]
+masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24))
+
+
+def disc(height: int = 60, width: int = 80, radius: int = 20) -> Bits:
+    y, x = np.mgrid[:height, :width]
+    found: Bits = (x - width // 2) ** 2 + (y - height // 2) ** 2 <= radius**2
+    return found
+
+
+def blob(seed: int, height: int = 90, width: int = 120) -> Bits:
+    """A smooth shape, possibly in several parts and with holes."""
+    noise = np.random.default_rng(seed).random((height, width), dtype=np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 9)
+    found: Bits = smooth > np.quantile(smooth, 0.6)
+    return found
+
+
+def filled(rings: list[Ring], shape: tuple[int, int]) -> Bits:
+    """The documented rule, literally: a pixel counts if its centre is inside, by even and odd."""
+    y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
+    inside = np.zeros(shape, np.bool_)
+    for ring in rings:
+        for (x0, y0), (x1, y1) in zip(ring, ring[1:] + ring[:1], strict=True):
+            if y0 != y1:
+                crossed = (y0 <= y) != (y1 <= y)
+                inside ^= crossed & (x < x0 + (y - y0) * (x1 - x0) / (y1 - y0))
+    return inside
+
+
+def signed_area(ring: Ring) -> float:
+    x, y = np.array(ring).T
+    return float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2)
+
+
+def reference_decode(size: list[int], counts: bytes) -> NDArray[np.uint8]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools 2.0.x with numpy 2
+        decoded: NDArray[np.uint8] = coco.decode({"size": size, "counts": counts})
+    return decoded
+
+
+def iou(a: Bits, b: Bits) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+# -- run lengths -----------------------------------------------------------------------------------
+
+
+@given(masks)
+def test_run_lengths_agree_with_pycocotools(mask: Bits) -> None:
+    rle = to_rle(mask)
+    reference = reference_decode(rle["size"], rle["counts"].encode())
+    np.testing.assert_array_equal(reference, mask)
+    back = from_rle(rle["size"], rle["counts"])
+    assert back.dtype == np.bool_
+    np.testing.assert_array_equal(back, mask)
+
+
+def test_long_runs_take_several_characters() -> None:
+    mask = np.zeros((2000, 1500), np.bool_)
+    mask[3:1700, 700:] = True
+    rle = to_rle(mask)
+    np.testing.assert_array_equal(from_rle(rle["size"], rle["counts"].encode()), mask)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_full_and_empty(value: bool) -> None:
+    mask = np.full((7, 5), value)
+    rle = to_rle(mask)
+    np.testing.assert_array_equal(from_rle(rle["size"], rle["counts"]), mask)
+    np.testing.assert_array_equal(from_png(to_png(mask)), mask)
+
+
+def test_any_number_but_zero_is_the_object() -> None:
+    numbers = np.array([[0, 1, 255], [7, 0, 0]], np.uint8)
+    assert to_rle(numbers) == to_rle(numbers != 0)
+    assert to_png(numbers) == to_png(numbers != 0)
+    assert area(numbers) == 3
+    assert to_rle(np.asfortranarray(numbers)) == to_rle(numbers)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4,), (1, 2, 3)])
+def test_what_is_no_mask_is_our_own_mistake(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="two dimensions"):
+        to_rle(np.zeros(shape, np.bool_))
+
+
+GOOD = to_rle(disc())["counts"]
+
+
+@pytest.mark.parametrize(
+    ("size", "counts"),
+    [
+        ([60, 80], ""),
+        ([60, 80], GOOD[:-1]),
+        ([60, 80], GOOD + "1"),
+        ([60, 81], GOOD),
+        ([60, 80], GOOD.replace(GOOD[3], "\x7f")),
+        ([60, 80], "é"),
+        ([60, 80], " "),
+        ([60, 80], "Po" * 30),
+        ([60, 80], "o" * 20 + "0"),
+        ([60, 80], "o" * 6 + "0"),
+        ([60, 80], "@"),
+        ([0, 80], "0"),
+        ([-60, -80], GOOD),
+        ([60], GOOD),
+        ([60, 80, 1], GOOD),
+        ([True, True], "1"),
+    ],
+)
+def test_hostile_run_lengths(size: list[int], counts: str) -> None:
+    with pytest.raises(BadPrompt):
+        from_rle(size, counts)
+
+
+def test_a_promise_of_gigapixels_is_refused() -> None:
+    with pytest.raises(TooLarge):
+        from_rle([1_000_000, 1_000_000], "0")
+    with pytest.raises(TooLarge):
+        from_rle([60, 80], GOOD, max_pixels=4799)
+    assert from_rle([60, 80], GOOD, max_pixels=4800).sum() == disc().sum()
+
+
+@settings(max_examples=300)
+@given(
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.one_of(st.binary(max_size=30), st.text(st.characters(min_codepoint=48, max_codepoint=111))),
+)
+def test_random_run_lengths_are_read_right_or_refused(height: int, width: int, counts: str | bytes) -> None:
+    try:
+        mask = from_rle([height, width], counts)
+    except BadInput:
+        return
+    raw = counts if isinstance(counts, bytes) else counts.encode()
+    reference = reference_decode([height, width], raw)
+    np.testing.assert_array_equal(mask, reference)
+
+
+# -- PNG -------------------------------------------------------------------------------------------
+
+
+@given(masks)
+def test_png_is_one_bit_and_pillow_reads_the_same(mask: Bits) -> None:
+    data = to_png(mask)
+    with Pillow.open(io.BytesIO(data)) as picture:
+        assert picture.mode == "1"
+        np.testing.assert_array_equal(np.asarray(picture), mask)
+    np.testing.assert_array_equal(from_png(data), mask)
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), 0), mask * 255)
+
+
+def test_run_lengths_to_png() -> None:
+    np.testing.assert_array_equal(from_png(rle_to_png(to_rle(disc()))), disc())
+    with pytest.raises(BadPrompt):
+        rle_to_png(RLE(size=[1, 1], counts="5"))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "LA", "RGBA"])
+def test_masks_of_other_pngs(mode: str) -> None:
+    out = io.BytesIO()
+    Pillow.fromarray(disc()).convert("L").convert(mode).save(out, "PNG")
+    np.testing.assert_array_equal(from_png(out.getvalue()), disc())
+
+
+def test_hostile_mask_images() -> None:
+    data = to_png(disc())
+    jpeg = io.BytesIO()
+    Pillow.fromarray(disc()).convert("L").save(jpeg, "JPEG")
+    with pytest.raises(UnsupportedImage, match="PNG"):
+        from_png(jpeg.getvalue())
+    with pytest.raises(TooLarge):
+        from_png(data, max_pixels=100)
+    for end in range(8, len(data)):
+        with pytest.raises(DamagedImage):
+            from_png(data[:end])
+    short = zlib.compress(b"\0\xff")
+    chunk = struct.pack(">I", len(short)) + b"IDAT" + short
+    chunk += struct.pack(">I", zlib.crc32(b"IDAT" + short))
+    with pytest.raises(DamagedImage):
+        from_png(data[:33] + chunk + data[-12:])
+
+
+# -- boxes and polygons ----------------------------------------------------------------------------
+
+
+@given(masks)
+def test_box_and_area(mask: Bits) -> None:
+    rows, columns = np.nonzero(mask)
+    assert area(mask) == len(rows)
+    expected = (0, 0, 0, 0)
+    if len(rows):
+        left, top = int(columns.min()), int(rows.min())
+        expected = (left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1)
+    assert bbox(mask) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(masks)
+def test_exact_polygons_give_the_very_mask(mask: Bits) -> None:
+    rings = to_polygons(mask, epsilon=0)
+    np.testing.assert_array_equal(filled(rings, (mask.shape[0], mask.shape[1])), mask)
+    assert sum(map(signed_area, rings)) == mask.sum()
+    parts, _ = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+    assert sum(signed_area(ring) > 0 for ring in rings) == parts - 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(masks, st.floats(0, 8))
+def test_no_ring_is_ever_flat(mask: Bits, epsilon: float) -> None:
+    exact, rings = to_polygons(mask, epsilon=0), to_polygons(mask, epsilon=epsilon)
+    assert len(rings) == len(exact)
+    for ring, original in zip(rings, exact, strict=True):
+        assert len(ring) >= 3
+        assert signed_area(ring) == pytest.approx(signed_area(original), rel=0.021)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_simplified_polygons_stay_close(seed: int) -> None:
+    mask = blob(seed)
+    rings = to_polygons(mask)
+    assert iou(filled(rings, (90, 120)), mask) >= 0.98
+    assert sum(map(len, rings)) < sum(map(len, to_polygons(mask, epsilon=0))) / 2
+
+
+@pytest.mark.parametrize("radius", [12, 20, 29])
+def test_small_discs_stay_close(radius: int) -> None:
+    mask = disc(radius=radius)
+    assert iou(filled(to_polygons(mask), (60, 80)), mask) >= 0.98
+
+
+def test_a_hole_turns_the_other_way() -> None:
+    mask = np.zeros((9, 9), np.bool_)
+    mask[1:8, 1:8] = True
+    mask[3:6, 3:6] = False
+    outer, hole = to_polygons(mask)
+    assert (signed_area(outer), signed_area(hole)) == (49, -9)
+
+
+def test_a_single_pixel_is_its_square() -> None:
+    mask = np.zeros((5, 5), np.bool_)
+    mask[2, 3] = True
+    (ring,) = to_polygons(mask, epsilon=4)
+    assert sorted(ring) == [(3, 2), (3, 3), (4, 2), (4, 3)]
+    assert to_polygons(np.zeros((5, 5), np.bool_)) == []
