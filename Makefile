@@ -43,8 +43,8 @@ check: $(VENV)/.dev ## formatter, linter, types, the import layers, pins without
 bench: $(VENV)/.dev ## time the server and judge the masks, side by side in one run (a few minutes)
 	@$(BIN)/python -m bench
 
-docs: $(VENV)/.dev ## write docs/settings.md, docs/openapi.json from the code
-	@$(BIN)/python -m labeling_ground.cli.docs docs
+docs: $(VENV)/.dev ## write docs/settings.md from the settings' own words
+	@$(BIN)/python -m labeling_ground.settings > docs/settings.md
 
 format: $(VENV)/.dev ## put the code in shape
 	@$(BIN)/ruff format .

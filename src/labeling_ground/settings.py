@@ -4,6 +4,7 @@ The sentence under each field is its documentation: ``make docs`` writes ``docs/
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -137,3 +138,41 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+
+_MADE_AT_START = {
+    "memory_bytes": "a quarter of the memory, at most 2 GiB",
+    "cache_dir": "`~/.cache/labeling-ground`",
+    "encode_workers": "half of the cores",
+    "decode_workers": "half of the cores",
+}
+
+
+def as_markdown() -> str:
+    """The reference of all settings, for ``docs/settings.md``."""
+    lines = [
+        "# Settings",
+        "",
+        "Each is an environment variable; some are options of `labeling-ground serve` too. They are read once, at start.",
+        "This page is written by `make docs` from `src/labeling_ground/settings.py`.",
+        "",
+        "| variable | default | what it does |",
+        "| --- | --- | --- |",
+    ]
+    for name, field in Settings.model_fields.items():
+        default = _MADE_AT_START.get(name) or _shown(field.default)
+        text = " ".join((field.description or "").split()).replace("|", "\\|")
+        lines.append(f"| `{ENV_PREFIX}{name.upper()}` | {default} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, ByteSize):
+        return f"`{default.human_readable().replace('.0', '')}`" if default else "`0`"
+    if default is None or default == ():
+        return "not set"
+    return f"`{default}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_markdown())

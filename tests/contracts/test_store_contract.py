@@ -225,7 +225,7 @@ async def test_a_sweep_takes_what_has_expired(store: Store, clock: Clock) -> Non
     await store.touch(image(7).image)
     await store.stats()
     clock.now += IDLE / 2
-    swept = store.sweep()
+    swept: object = store.sweep()
     gone = await swept if inspect.isawaitable(swept) else swept
     stats = await store.stats()
     assert (gone, stats.entries, stats.evictions["idle"]) == (299, 1, 299)

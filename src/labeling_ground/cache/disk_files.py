@@ -39,7 +39,8 @@ class ObjectFiles:
         """
         path = self.folder / name
         temporary = path.with_suffix(".tmp")
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)  # apart: ``parents`` would not get the mode
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
             with open(os.open(temporary, flags, 0o600), "wb", buffering=0) as file:  # noqa: PTH123

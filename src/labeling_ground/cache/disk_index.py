@@ -695,7 +695,9 @@ class DiskIndex:
         ]
         if lost:
             with self._change() as change:
-                self._remove(change, lost, Reason.DAMAGED)
+                # Not counted: a kill between removing a victim's file and committing leaves these,
+                # and what that process had counted went with it.
+                self._forget(change, lost)
 
 
 def _make(path: Path) -> None:

@@ -1,0 +1,75 @@
+"""The server under test: a process of its own, started as a user starts it, on a cache of its own."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server."""
+
+    port: int
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """User and system seconds that the process has used so far (Linux)."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def running(**settings: str) -> Iterator[Server]:
+    """Start ``labeling-ground serve`` on a free port, wait until it is ready, stop it in the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {
+            "LABELING_GROUND_CACHE_DIR": folder,
+            "LABELING_GROUND_LOG_LEVEL": "warning",
+            **{f"LABELING_GROUND_{name.upper()}": value for name, value in settings.items()},
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "labeling_ground", "serve", "--port", "0"],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        try:
+            port = _port(process)
+            _wait(port)
+            yield Server(port, process.pid)
+        finally:
+            process.terminate()
+            process.stderr.close()
+            process.wait(30)
+
+
+def _port(process: "subprocess.Popen[str]") -> int:
+    assert process.stderr is not None
+    for line in process.stderr:
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+        if found:
+            return int(found.group(1))
+    raise RuntimeError("the server ended before it said where it listens")
+
+
+def _wait(port: int, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            pass
+        time.sleep(0.1)
+    raise TimeoutError("the server did not become ready")
