@@ -119,6 +119,7 @@ async def _one(segmenter: Segmenter, settings: Settings, file: Path, tenant: str
     try:
         content, image_id = await asyncio.to_thread(_read, file, settings.max_image_bytes)
         answer = await segmenter.add_image(tenant, content, image_id)
+        await segmenter.store.drain()  # on disk before the next one: an interruption loses nothing that was counted
     except (LabelingGroundError, OSError) as error:
         return "failed", str(error)
     return ("hit" if answer.outcome == "hit" else "computed"), None

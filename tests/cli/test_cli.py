@@ -1,0 +1,163 @@
+"""The commands: words to stderr, data to stdout, exit codes that tell."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image as Pillow
+
+from labeling_ground.cli import cli, main
+from labeling_ground.errors import BadSettings
+
+
+def photo(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:
+    rng = np.random.default_rng(seed)
+    pixels = np.full((size[1], size[0], 3), rng.integers(0, 80, 3), dtype=np.uint8)
+    pixels[10:30, 15:40] = rng.integers(150, 255, 3)
+    buffer = io.BytesIO()
+    Pillow.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "photos"
+    (place / "deeper").mkdir(parents=True)
+    for index in range(3):
+        (place / f"{index}.png").write_bytes(photo(index))
+    (place / "deeper" / "3.PNG").write_bytes(photo(3))
+    (place / "same-as-0.png").write_bytes(photo(0))
+    (place / "notes.txt").write_text("no image")
+    return place
+
+
+def data_of(result: Result) -> Any:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_every_command_explains_itself(runner: CliRunner) -> None:
+    for words in ([], ["serve"], ["warm"], ["cache"], ["cache", "stats"], ["cache", "purge"], ["doctor"]):
+        result = runner.invoke(cli, [*words, "--help"])
+        assert result.exit_code == 0
+        assert len(result.stdout.splitlines()) > 4
+
+
+def test_warm_computes_each_image_once_and_a_second_run_hits_everything(runner: CliRunner, folder: Path) -> None:
+    first = data_of(runner.invoke(cli, ["warm", str(folder), "--json"]))
+    assert first["files"] == 5
+    assert first["computed"] + first["hit"] == 5
+    assert first["computed"] in (4, 5)  # the twin files may be under way at the same time, and then one joins
+    assert first["failed"] == []
+    stats = data_of(runner.invoke(cli, ["cache", "stats", "--json"]))
+    assert stats["entries_by_kind"]["embedding"] == 4
+    assert stats["entries_by_kind"]["image"] == 4
+    second = data_of(runner.invoke(cli, ["warm", str(folder), "--json"]))
+    assert (second["hit"], second["computed"]) == (5, 0)
+
+
+def test_warm_names_the_files_that_failed_and_goes_on(runner: CliRunner, folder: Path) -> None:
+    (folder / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    result = runner.invoke(cli, ["warm", str(folder)])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert re.search(r"failed: .*1\.png: ", result.stderr)
+    assert "1 failed" in result.stderr
+
+
+def test_warm_refuses_an_empty_folder_with_a_sentence(runner: CliRunner, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = runner.invoke(cli, ["warm", str(tmp_path / "empty")])
+    assert result.exit_code == 2
+    assert "there is no JPEG" in result.stderr
+
+
+def test_warm_stops_cleanly_at_ctrl_c_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for index in range(40):
+        (folder / f"{index:02}.png").write_bytes(photo(index, (320, 240)))
+    environment = os.environ | {"LABELING_GROUND_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "labeling_ground", "warm", str(folder), "--json"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    stored = tmp_path / "cache"
+    while process.poll() is None and not list(stored.rglob("*.bin")):
+        pass  # until the first embedding is on disk
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err.decode()
+    assert b"Traceback" not in err
+    first = json.loads(out)
+    assert first["interrupted"] is True
+    assert 0 < first["computed"] < 40
+    again = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=True)
+    second = json.loads(again.stdout)
+    assert second["hit"] == first["computed"]
+    assert second["computed"] == 40 - first["computed"]
+
+
+def test_purge_takes_one_image_or_everything_and_asks_first(runner: CliRunner, folder: Path) -> None:
+    data_of(runner.invoke(cli, ["warm", str(folder), "--json"]))
+    assert runner.invoke(cli, ["cache", "purge"], input="n\n").exit_code == 1
+    assert data_of(runner.invoke(cli, ["cache", "stats", "--json"]))["entries"] == 8
+    image_id = __import__("hashlib").sha256(photo(2)).hexdigest()
+    purge = ["cache", "purge", "--yes", "--json"]
+    assert data_of(runner.invoke(cli, [*purge, "--image", image_id])) == {"deleted": 2}
+    assert data_of(runner.invoke(cli, [*purge, "--model", "classical"])) == {"deleted": 3}
+    assert data_of(runner.invoke(cli, purge)) == {"deleted": 3}
+    assert data_of(runner.invoke(cli, ["cache", "stats", "--json"]))["bytes"] == 0
+    assert runner.invoke(cli, [*purge, "--image", "nonsense"]).exit_code == 2
+
+
+def test_doctor_finds_a_working_installation_in_order(runner: CliRunner) -> None:
+    found = data_of(runner.invoke(cli, ["doctor", "--json"]))
+    assert found["ok"] is True
+    names = {finding["name"]: finding for finding in found["findings"]}
+    assert "classical" in names["engine"]["text"]
+    assert "because" in names["engine"]["text"]
+    assert "free on its file system" in names["disk tier"]["text"]
+
+
+def test_doctor_says_what_is_wrong_and_fails(runner: CliRunner, tmp_path: Path) -> None:
+    (tmp_path / "a-file").write_text("in the way")
+    result = runner.invoke(cli, ["doctor", "--cache-dir", str(tmp_path / "a-file" / "cache")])
+    assert result.exit_code == 1
+    assert "BAD  disk tier" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("PORT", "eighty", "port"),
+        ("IDLE_S", "-1", "idle_s"),
+        ("POLICY", "magic", "policy"),
+        ("MODEL", "sam-9000", "model"),
+        ("MEMORY_BYTES", "a lot", "memory_bytes"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_in_one_sentence(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(f"LABELING_GROUND_{name}", value)
+    result = runner.invoke(cli, ["serve", "--port", "0"] if name != "PORT" else ["serve"])
+    assert isinstance(result.exception, BadSettings)
+    assert words in str(result.exception)
+
+
+def test_an_error_of_ours_is_a_sentence_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise BadSettings("This cannot work.")
+
+    with pytest.raises(SystemExit) as stopped:
+        main(fail)
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "labeling-ground: This cannot work.\n"
