@@ -29,37 +29,36 @@ class Server:
 
 @contextmanager
 def running(**settings: str) -> Iterator[Server]:
-    """Start ``labeling-ground serve`` on a free port, wait until it is ready, stop it in the end."""
+    """Start ``labeling-ground serve`` on a free port with its defaults, wait until it is ready, stop it in the end."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
-            "LABELING_GROUND_CACHE_DIR": folder,
-            "LABELING_GROUND_LOG_LEVEL": "warning",
+            "LABELING_GROUND_CACHE_DIR": f"{folder}/cache",
             **{f"LABELING_GROUND_{name.upper()}": value for name, value in settings.items()},
         }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "labeling_ground", "serve", "--port", "0"],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stderr is not None
+        said = Path(folder) / "stderr"
+        with said.open("wb") as stderr:  # a file: log lines cost what they cost a user, and nobody must read a pipe
+            process = subprocess.Popen(
+                [sys.executable, "-m", "labeling_ground", "serve", "--port", "0"], env=environment, stderr=stderr
+            )
         try:
-            port = _port(process)
+            port = _port(process, said)
             _wait(port)
             yield Server(port, process.pid)
         finally:
             process.terminate()
-            process.stderr.close()
             process.wait(30)
 
 
-def _port(process: "subprocess.Popen[str]") -> int:
-    assert process.stderr is not None
-    for line in process.stderr:
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+def _port(process: "subprocess.Popen[bytes]", said: Path, seconds: float = 60.0) -> int:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", said.read_text(encoding="utf-8"))
         if found:
             return int(found.group(1))
-    raise RuntimeError("the server ended before it said where it listens")
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise RuntimeError(f"the server did not say where it listens: {said.read_text(encoding='utf-8')}")
 
 
 def _wait(port: int, seconds: float = 60.0) -> None:

@@ -231,7 +231,7 @@ def _sentence(error: OSError | sqlite3.Error, folder: Path) -> str:
             return f"The disk under the cache directory {folder} is full."
         if code in (errno.EROFS, errno.EACCES, errno.EPERM):
             return f"The cache directory {folder} cannot be written: {error.strerror}."
-        if code in (errno.ENOENT, errno.ENOTDIR):
+        if code in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
             return f"The cache directory {folder} is gone, or is no directory."
         return f"The cache directory {folder} failed: {error}."
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
