@@ -28,7 +28,7 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 setup: $(VENV)/.dev ## make .venv with the server, the test tools and the benchmarks' needs
 
 run: $(VENV)/.run ## start the server: HOST=127.0.0.1 PORT=8000 unless you say otherwise
-	@$(BIN)/labeling-ground serve --host $(HOST) --port $(PORT)
+	@exec $(BIN)/labeling-ground serve --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.dev ## run the tests: STRICT=1 fails where a component is missing instead of skipping, ARGS="-k disk" goes to pytest
 	@$(if $(STRICT),LABELING_GROUND_TEST_STRICT=1) $(BIN)/python -m pytest $(ARGS)

@@ -39,12 +39,20 @@ def main() -> int:
         scene = unpack(through_cache(encode_image(photo.pixels)))
         for thing in photo.things:
             _collect(photo, thing.mask, scene, rng, clicks, sets, adds, cuts, boxes, thing.name)
-    for name, rows, centred in (("CLICK", clicks, False), ("SET", sets, False), ("ADD", adds, True), ("REMOVE", cuts, True), ("BOX", boxes, False)):
+    for name, rows, centred in (
+        ("CLICK", clicks, False),
+        ("SET", sets, False),
+        ("ADD", adds, True),
+        ("REMOVE", cuts, True),
+        ("BOX", boxes, False),
+    ):
         weights = _ridge(rows, centred=centred)
         chosen = [float(t[int((f @ weights).argmax())]) for f, t, _ in rows]
         held = _held_out(rows, centred=centred)
         best = [float(t.max()) for _, t, _ in rows]
-        print(f"# {name}: {len(rows)} choices, chosen {np.mean(chosen):.3f}, one photo held out {held:.3f}, best {np.mean(best):.3f}")
+        print(
+            f"# {name}: {len(rows)} choices, chosen {np.mean(chosen):.3f}, one photo held out {held:.3f}, best {np.mean(best):.3f}"
+        )
         print(f"{name} = [" + ", ".join(f"{w:.3f}" for w in weights) + "]")
     return 0
 
@@ -81,7 +89,7 @@ def _collect(
                 continue
             figures = candidates.edit_figures(scene, x[row], nodes, results, leaf)
             (adds if label else cuts).append((figures, measure(results), photo.name))
-    for place in places[:5]:
+    for place in places[:4]:
         _several(photo.name, truth, scene, rng, place, sets)
     for number in range(4):
         seeds = read(scene, canonical(box=jittered_box(truth, f"{name}{number}")))
@@ -114,7 +122,7 @@ def _several(
         starts = candidates.around(scene, seeds)
         ious = measure(starts)
         mended, counts = [], []
-        for row in np.argsort(-(ious + rng.random(len(ious)) * 0.7))[:8]:
+        for row in np.argsort(-(ious + rng.random(len(ious)) * 0.7))[:5]:
             region, count = candidates.mend(scene, starts[row], seeds)
             mended.append(candidates.refine(scene, region[None], seeds)[0])
             counts.append(count)

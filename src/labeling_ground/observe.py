@@ -47,7 +47,10 @@ class TextFormatter(logging.Formatter):
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
         fields: dict[str, Any] = getattr(record, "fields", {})
         text = " ".join(f"{name}={value}" for name, value in fields.items())
-        line = f"{stamp} {record.levelname.lower():7} {record.getMessage()} {text}".rstrip()
+        said = f"{record.getMessage()} {text}".rstrip()
+        if not said.isprintable():  # paths and session names are the client's: none may look like a line of ours
+            said = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in said)
+        line = f"{stamp} {record.levelname.lower():7} {said}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -69,12 +72,16 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+def logs_text(log_format: Literal["auto", "text", "json"], stream: TextIO | None = None) -> bool:
+    """Whether log lines are for people: asked for, or ``auto`` on a terminal."""
+    return log_format == "text" or (log_format == "auto" and (stream or sys.stderr).isatty())
+
+
 def set_up_logging(level: str, log_format: Literal["auto", "text", "json"], stream: TextIO | None = None) -> None:
     """Send all log lines to one stream (stderr by default), in one form."""
     target = stream or sys.stderr
-    as_text = log_format == "text" or (log_format == "auto" and target.isatty())
     handler = logging.StreamHandler(target)
-    handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+    handler.setFormatter(TextFormatter() if logs_text(log_format, target) else JsonFormatter())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

@@ -9,20 +9,24 @@ import contextlib
 import logging
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from labeling_ground import key as keys
 from labeling_ground.cache.store import Store
-from labeling_ground.codec import frame
-from labeling_ground.errors import DamagedEntry
-from labeling_ground.types import Entry
+from labeling_ground.codec import records
+from labeling_ground.errors import DamagedEntry, StoreFailed
+from labeling_ground.types import Entry, Kind
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 _LARGE = 256 * 1024
 """From this many bytes on a checksum is worth a thread: below, the hand-over costs more than the sum."""
+
+_EMBEDDING = f"/{Kind.EMBEDDING}/"
 
 
 class Breaker:
@@ -37,19 +41,17 @@ class Breaker:
 
     @property
     def state(self) -> str:
-        """``closed`` (all is well), ``open`` (left alone) or ``half-open`` (one ask is trying)."""
+        """``closed`` (all is well), ``open`` (left alone) or ``half-open`` (the next ask will be let through)."""
         if self._opened is None:
             return "closed"
         return "half-open" if self._clock() - self._opened >= self._reset_s else "open"
 
     def allows(self) -> bool:
         """Whether to ask the tier now."""
-        if self._opened is None:
+        if self.state == "half-open":
+            self._opened = self._clock()  # one ask goes through; the others wait for another reset time
             return True
-        if self._clock() - self._opened < self._reset_s:
-            return False
-        self._opened = self._clock()  # one ask goes through; the others wait for another reset time
-        return True
+        return self._opened is None
 
     def succeeded(self) -> None:
         """The tier answered, be it with a miss."""
@@ -68,7 +70,8 @@ class GuardFigures:
     """What happened at one tier."""
 
     errors: Counter[str] = field(default_factory=Counter)
-    """By reason: ``deadline``, ``failed``, ``damaged``, ``dropped`` (the write queue was full)."""
+    """By reason: ``deadline``, ``failed``, ``damaged``, ``dropped`` (a value was not written: the queue was full, or
+    the breaker open)."""
     skipped: int = 0
     """Look-ups that were not tried while the breaker was open."""
 
@@ -81,27 +84,39 @@ class Guard:
         deadline_s: how long a look-up may take before it counts as a miss.
         breaker: when to leave the tier alone.
         pending_bytes: how much may wait to be written; beyond that a value is dropped and counted.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, store: Store, *, deadline_s: float, breaker: Breaker, pending_bytes: int = 128 << 20) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        deadline_s: float,
+        breaker: Breaker,
+        pending_bytes: int = 128 << 20,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.store = store
         self.breaker = breaker
         self.figures = GuardFigures()
+        self._clock = clock
         self._deadline_s = deadline_s
         self._latencies: deque[float] = deque(maxlen=256)
-        self._p99 = 0.0
         self._pending: OrderedDict[str, Entry] = OrderedDict()
         self._pending_bytes = 0
         self._pending_limit = pending_bytes
-        self._orders: deque[tuple[str, str, bool, asyncio.Future[int]]] = deque()
+        self._writing: str | None = None
+        self._orders: deque[tuple[str, Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
+        self._closed = False
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._loose: set[asyncio.Task[Any]] = set()
 
     @property
     def p99_s(self) -> float:
-        """99th percentile of the recent look-ups that answered within the deadline, in seconds."""
-        return self._p99
+        """99th percentile of the recent embedding look-ups that were answered within the deadline, in seconds."""
+        ordered = sorted(self._latencies)
+        return ordered[int(0.99 * len(ordered))] if ordered else 0.0
 
     @property
     def pending(self) -> int:
@@ -121,18 +136,12 @@ class Guard:
         if not self.breaker.allows():
             self.figures.skipped += 1
             return None
-        task = asyncio.create_task(self._fetch(key, found))
-        self._keep(task)
-        done, _ = await asyncio.wait({task}, timeout=deadline_s or self._deadline_s)
-        if not done:
-            self.figures.errors["deadline"] += 1
-            self.breaker.failed()
-            return None
-        return task.result()
+        limit = deadline_s or self._deadline_s
+        return await self._within(limit, self._fetch(key, found, limit))
 
     def write(self, key: str, entry: Entry) -> None:
         """Queue a value to be written behind the caller's back."""
-        if key in self._pending:
+        if key in self._pending or self._closed:
             return
         if self._pending_bytes + entry.size > self._pending_limit:
             self.figures.errors["dropped"] += 1
@@ -143,7 +152,7 @@ class Guard:
 
     def touch(self, key: str) -> None:
         """Slide the tier's idle timer behind the caller's back."""
-        if self.breaker.state == "closed":
+        if self.breaker.state == "closed" and not self._closed:
             self._keep(asyncio.create_task(self.touched(key)))
 
     async def touched(self, key: str) -> bool:
@@ -152,15 +161,12 @@ class Guard:
             return True
         if not self.breaker.allows():
             return False
-        try:
-            return await self.store.touch(key)
-        except Exception as error:  # noqa: BLE001 -- see _fetch
-            self._failed("touch", error)
-            return False
+        return await self._within(self._deadline_s, self._touch(key)) or False
 
     def mark_done(self, group: str, done: bool) -> None:
         """Hand the done hint on, behind the caller's back."""
-        self._order("mark", group, done)
+        if self.breaker.state == "closed":
+            self._order("mark", lambda: self.store.mark_done(group, done))
 
     async def delete(self, pattern: str) -> int:
         """Purge, in turn with the writes, so that nothing written before comes back after.
@@ -172,71 +178,91 @@ class Guard:
         gone = [key for key in self._pending if match(key)]
         for key in gone:
             self._pending_bytes -= self._pending.pop(key).size
-        return await self._order("delete", pattern, False) + len(gone)
+        never_written = sum(key != self._writing for key in gone)
+        deleted: int = await self._order("purge", lambda: self.store.delete(pattern))
+        return deleted + never_written
 
-    async def sweep(self) -> None:
-        """Let the tier delete what was idle for too long."""
+    async def sweep(self, *, deadline_s: float = 30.0) -> None:
+        """Let the tier delete what was idle for too long. One that takes its time is not waited for."""
         if self.breaker.state == "closed":
-            await self._quietly(self.store.sweep(), "sweep")
+            await asyncio.wait({self._order("sweep", self.store.sweep)}, timeout=deadline_s)
 
     async def drain(self) -> None:
         """Wait until everything queued is written."""
         while self._pending or self._orders:
-            await self._order("pass", "", False)
-            await asyncio.sleep(0)
+            await self._order("pass", _nothing)
 
     async def aclose(self, grace_s: float = 10.0) -> None:
         """Write what is pending, as far as the grace allows, and close the tier."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.drain(), grace_s)
+        self._closed = True
         if self._writer is not None:
             self._writer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._writer
+            await asyncio.wait({self._writer})
         if self._loose:
             await asyncio.wait(self._loose, timeout=grace_s)
-        await self.store.aclose()
+        await self._quietly(self.store.aclose(), "close")
 
-    async def _fetch(self, key: str, found: Callable[[Entry], None]) -> Entry | None:
-        started = time.perf_counter()
+    async def _fetch(self, key: str, found: Callable[[Entry], None], limit: float) -> Entry | None:
+        started = self._clock()
         try:
             entry = await self.store.get(key)
             if entry is not None:
-                await self._verify(key, entry)
+                await self._check(key, entry)
         except DamagedEntry as error:
             log.warning("%s: %s It was thrown away.", self.store.name, error)
             self.figures.errors["damaged"] += 1
             await self._quietly(self.store.drop_damaged(key), "drop")
             return None
         except Exception as error:  # noqa: BLE001 -- whatever a tier's driver raises, the ask goes on without it
-            self._failed("look-up", error)
+            self._failed("look-up", error, late=self._clock() - started > limit)
             return None
-        self.breaker.succeeded()
-        self._note(time.perf_counter() - started)
+        seconds = self._clock() - started
+        if seconds <= limit:  # an answer that nobody waited for is no sign of health, nor a measure for the window
+            self.breaker.succeeded()
+            if _EMBEDDING in key:
+                self._latencies.append(seconds)
         if entry is not None:
             found(entry)
         return entry
 
     @staticmethod
-    async def _verify(key: str, entry: Entry) -> None:
+    async def _check(key: str, entry: Entry) -> None:
         if entry.size >= _LARGE:
-            await asyncio.to_thread(frame.verify, entry.value, key)
+            await asyncio.to_thread(records.check, entry, key)
         else:
-            frame.verify(entry.value, key)
+            records.check(entry, key)
 
-    def _note(self, seconds: float) -> None:
-        if seconds > self._deadline_s:
-            return  # a look-up that nobody waited for must not lengthen the window of those to come
-        self._latencies.append(seconds)
-        if len(self._latencies) % 16 == 0 or len(self._latencies) < 16:
-            ordered = sorted(self._latencies)
-            self._p99 = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
+    async def _touch(self, key: str) -> bool:
+        started = self._clock()
+        try:
+            is_here = await self.store.touch(key)
+        except Exception as error:  # noqa: BLE001 -- see _fetch
+            self._failed("touch", error, late=self._clock() - started > self._deadline_s)
+            return False
+        if self._clock() - started <= self._deadline_s:
+            self.breaker.succeeded()
+        return is_here
 
-    def _order(self, verb: str, argument: str, flag: bool) -> asyncio.Future[int]:
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    async def _within(self, limit: float, work: Coroutine[Any, Any, T]) -> T | None:
+        task = asyncio.create_task(work)
+        self._keep(task)
+        done, _ = await asyncio.wait({task}, timeout=limit)
+        if done:
+            return task.result()
+        self.figures.errors["deadline"] += 1
+        self.breaker.failed()
+        return None
+
+    def _order(self, verb: str, work: Callable[[], Awaitable[Any]]) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # An order that nobody waits for must not complain when it fails: the counter and the log already have.
         future.add_done_callback(lambda f: f.cancelled() or f.exception())
-        self._orders.append((verb, argument, flag, future))
+        if self._closed:
+            future.set_exception(StoreFailed(f"The {self.store.name} cache is closed."))
+            return future
+        self._orders.append((verb, work, future))
         self._run()
         return future
 
@@ -250,47 +276,54 @@ class Guard:
             await self._wake.wait()
             self._wake.clear()
             while self._pending or self._orders:
-                if self._orders:
+                while self._orders:  # first: what they are about was written before, or must not be written
                     await self._carry_out(*self._orders.popleft())
                 if self._pending:
-                    key, entry = next(iter(self._pending.items()))
-                    if self.breaker.state != "open":
-                        await self._quietly(self.store.put(key, entry), "write")
-                    else:
-                        self.figures.errors["dropped"] += 1
-                    if self._pending.pop(key, None) is not None:
-                        self._pending_bytes -= entry.size
+                    await self._write(*next(iter(self._pending.items())))
 
-    async def _carry_out(self, verb: str, argument: str, flag: bool, future: asyncio.Future[int]) -> None:
-        count = 0
+    async def _write(self, key: str, entry: Entry) -> None:
+        if self.breaker.state == "open":
+            self.figures.errors["dropped"] += 1
+        else:
+            self._writing = key
+            if await self._quietly(self.store.put(key, entry), "write"):
+                self.breaker.succeeded()
+            self._writing = None
+        if self._pending.get(key) is entry:  # not where a purge came in between
+            del self._pending[key]
+            self._pending_bytes -= entry.size
+
+    async def _carry_out(self, verb: str, work: Callable[[], Awaitable[Any]], future: asyncio.Future[Any]) -> None:
         try:
-            if verb == "delete":
-                count = await self.store.delete(argument)
-            elif verb == "mark":
-                await self.store.mark_done(argument, flag)
+            result = await work()
         except Exception as error:  # noqa: BLE001 -- see _fetch
             self._failed(verb, error)
             if not future.done():
-                future.set_exception(error)
-            return
-        if not future.done():
-            future.set_result(count)
+                future.set_exception(StoreFailed(f"The {self.store.name} cache failed to {verb}. Try again."))
+        else:
+            if not future.done():
+                future.set_result(result)
 
-    async def _quietly(self, work: Awaitable[object], what: str) -> None:
+    async def _quietly(self, work: Awaitable[object], what: str) -> bool:
+        """Whether it was done; what goes wrong is counted."""
         try:
             await work
         except Exception as error:  # noqa: BLE001 -- see _fetch
             self._failed(what, error)
-        else:
-            if what == "write":
-                self.breaker.succeeded()
+            return False
+        return True
 
-    def _failed(self, what: str, error: Exception) -> None:
+    def _failed(self, what: str, error: Exception, *, late: bool = False) -> None:
         if self.figures.errors["failed"] == 0 or self.breaker.state == "closed":
             log.warning("%s: a %s failed: %s", self.store.name, what, error)
         self.figures.errors["failed"] += 1
-        self.breaker.failed()
+        if not late:  # the deadline has counted it already
+            self.breaker.failed()
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         self._loose.add(task)
         task.add_done_callback(self._loose.discard)
+
+
+async def _nothing() -> None:
+    """What is asked of the writer by one who only wants to know that it came by."""

@@ -46,13 +46,16 @@ class TieredStore:
                 store,
                 deadline_s=deadline_s,
                 breaker=Breaker(breaker_failures, breaker_reset_s, clock),
+                clock=clock,
             )
             for store in lower
         ]
         self._clock = clock
         self._slide_every = idle_s / 20
         self._slid: OrderedDict[str, float] = OrderedDict()
-        self._purges: deque[tuple[float, Callable[[str], bool]]] = deque(maxlen=_REMEMBERED_PURGES)
+        self._purges: deque[tuple[int, Callable[[str], bool]]] = deque(maxlen=_REMEMBERED_PURGES)
+        self.purged = 0
+        """How many purges there were: what ``keep`` compares, to know whether one came in between."""
 
     @property
     def has_lower(self) -> bool:
@@ -61,12 +64,8 @@ class TieredStore:
 
     @property
     def p99_s(self) -> float:
-        """99th percentile of the lower tiers' look-ups, one after the other, in seconds."""
+        """99th percentile of the lower tiers' embedding look-ups, one after the other, in seconds."""
         return sum(guard.p99_s for guard in self.guards)
-
-    def now(self) -> float:
-        """The clock by which ``keep`` knows whether a purge came in between."""
-        return self._clock()
 
     def peek(self, key: str) -> Entry | None:
         """What is at hand without waiting: in memory, or on its way to a lower tier."""
@@ -88,10 +87,10 @@ class TieredStore:
             key: what to look for.
             deadline_s: how long each tier may take, where the default would not do.
         """
-        asked_at = self.now()
+        purged = self.purged
 
         def promote(entry: Entry) -> None:
-            if entry.kind is not Kind.IMAGE and not self._purged_since(key, asked_at):
+            if entry.kind is not Kind.IMAGE and not self._purged_since(key, purged):
                 self.memory.insert(key, entry)
 
         for guard in self.guards:
@@ -100,20 +99,21 @@ class TieredStore:
                 return entry
         return None
 
-    def keep(self, key: str, entry: Entry, asked_at: float | None = None) -> bool:
+    def keep(self, key: str, entry: Entry, purged: int | None = None) -> bool:
         """Keep a result in the tiers that its kind belongs to.
 
         Args:
             key: its key.
             entry: the result.
-            asked_at: when its computation began, by ``now()``. A result whose image or model was purged since then
-                is not kept: the purge meant it too.
+            purged: ``purged`` as it was when the computation began. A result whose image or model was purged since
+                then is not kept: the purge meant it too.
         """
-        if asked_at is not None and self._purged_since(key, asked_at):
+        if purged is not None and self._purged_since(key, purged):
             return False
         if entry.kind is Kind.LOGITS or not self.guards:
             self.memory.insert(key, entry)
             return True
+        self._note_slide(key)  # the write sets the timer
         if entry.kind is Kind.IMAGE:
             self.guards[-1].write(key, entry)
             return True
@@ -145,7 +145,8 @@ class TieredStore:
         Raises:
             StoreFailed: a tier did not do it. The others did, and trying again is safe.
         """
-        self._purges.append((self.now(), keys.matcher(pattern)))
+        self._purges.append((self.purged, keys.matcher(pattern)))
+        self.purged += 1
         gone = await self.memory.delete(pattern)
         try:
             async with asyncio.timeout(deadline_s):
@@ -167,7 +168,7 @@ class TieredStore:
             try:
                 async with asyncio.timeout(deadline_s):
                     figures.append(await guard.store.stats())
-            except (TimeoutError, StoreFailed):
+            except Exception:  # noqa: BLE001, S112 -- whatever a tier's driver raises; figures are no error
                 continue
         return figures
 
@@ -183,17 +184,18 @@ class TieredStore:
         await self.memory.aclose()
 
     def _slide(self, key: str) -> None:
-        now = self.now()
         last = self._slid.get(key)
-        if last is not None and now - last < self._slide_every:
+        if last is not None and self._clock() - last < self._slide_every:
             return
-        self._slid[key] = now
+        self._note_slide(key)
+        for guard in self.guards:
+            guard.touch(key)
+
+    def _note_slide(self, key: str) -> None:
+        self._slid[key] = self._clock()
         self._slid.move_to_end(key)
         if len(self._slid) > _REMEMBERED_SLIDES:
             self._slid.popitem(last=False)
-        if last is not None:  # the first hit comes right after the write, which set the timer itself
-            for guard in self.guards:
-                guard.touch(key)
 
-    def _purged_since(self, key: str, asked_at: float) -> bool:
-        return any(at >= asked_at and match(key) for at, match in reversed(self._purges) if at >= asked_at)
+    def _purged_since(self, key: str, purged: int) -> bool:
+        return any(match(key) for serial, match in self._purges if serial >= purged)

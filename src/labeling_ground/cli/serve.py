@@ -1,5 +1,7 @@
 """``labeling-ground serve``."""
 
+import logging
+import signal
 import socket
 from pathlib import Path
 
@@ -9,9 +11,11 @@ import uvicorn
 from labeling_ground.api.app import create_app
 from labeling_ground.cli.common import megabytes, say, settings_with
 from labeling_ground.errors import BadSettings
-from labeling_ground.observe import set_up_logging
+from labeling_ground.observe import logs_text, set_up_logging
 from labeling_ground.settings import Settings
 from labeling_ground.wiring import build_parts
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -57,6 +61,10 @@ def serve(
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
         timeout_keep_alive=75,
     )
+    # uvicorn shuts down gracefully at these signals and then raises them again for whoever handled them before. That is
+    # us, and we have nothing to add: the process ends with exit code 0, without a traceback.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -79,13 +87,18 @@ def _listen(settings: Settings) -> socket.socket:
 
 def _greet(settings: Settings, listener: socket.socket, version: str, note: str) -> None:
     host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    say(f"Labeling Ground on http://{shown}:{port}   (try it at /docs, read it at /redoc)")
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    disk = f"disk {megabytes(settings.disk_bytes)} in {settings.cache_dir}" if settings.disk_bytes else "no disk tier"
+    cache = f"memory {megabytes(settings.memory_bytes)}, {disk}; unused for {settings.idle_s:g} s: deleted"
+    where = "this machine" if host in ("127.0.0.1", "::1") else "everyone who reaches this port"
+    access = f"{len(settings.api_keys)} API keys" if settings.api_keys else f"open to {where}: no API keys are set"
+    if not logs_text(settings.log_format):
+        fields = {"url": url, "model": version, "cache": cache, "access": access}
+        log.info("listening", extra={"fields": fields})
+        return
+    say(f"Labeling Ground on {url}   (try it at /docs, read it at /redoc)")
     say(f"  model   {version}")
     if note:
         say(f"          {note}")
-    disk = f"disk {megabytes(settings.disk_bytes)} in {settings.cache_dir}" if settings.disk_bytes else "no disk tier"
-    say(f"  cache   memory {megabytes(settings.memory_bytes)}, {disk}; unused for {settings.idle_s:g} s: deleted")
-    if not settings.api_keys:
-        where = "this machine" if host in ("127.0.0.1", "::1") else "everyone who reaches this port"
-        say(f"  access  open to {where}: no API keys are set")
+    say(f"  cache   {cache}")
+    say(f"  access  {access}")

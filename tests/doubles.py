@@ -1,0 +1,439 @@
+"""Small honest doubles: a real tiny model, stores that misbehave, and a loop whose time is a number.
+
+Nothing is patched anywhere; all of these stand behind the same ports as the real things.
+"""
+
+import asyncio
+import io
+import random
+import selectors
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, TypeVarTuple
+
+import numpy as np
+from hypothesis import settings
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from labeling_ground import key as keys
+from labeling_ground.cache.choose import choose_ranking
+from labeling_ground.cache.memory import MemoryStore
+from labeling_ground.cache.policy.ranked import RankedPolicy
+from labeling_ground.cache.store import Store
+from labeling_ground.cache.tiered import TieredStore
+from labeling_ground.codec import frame
+from labeling_ground.errors import StoreFailed
+from labeling_ground.key import ImageKeys
+from labeling_ground.service.lane import Lane
+from labeling_ground.service.segmenter import MaskAnswer, PromptAsk, Segmenter
+from labeling_ground.types import (
+    Box,
+    Embedding,
+    Entry,
+    Image,
+    Kind,
+    Mask,
+    ModelVersion,
+    Point,
+    Prediction,
+    Prompt,
+    StoreStats,
+)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+TOY = ModelVersion("toy", "0" * 64)
+TENANT = keys.PUBLIC
+
+patient = settings(deadline=None, max_examples=60)
+"""For properties: no deadline, for the machine may be busy with other things."""
+
+
+# --- images ------------------------------------------------------------------------------------------------------
+
+
+def image_bytes(seed: int = 0, *, width: int = 40, height: int = 30, form: str = "PNG") -> bytes:
+    """An image file: blobs of colour that depend on the seed."""
+    tiles = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
+    picture = Pillow.fromarray(tiles).resize((width, height), Pillow.Resampling.BILINEAR)
+    out = io.BytesIO()
+    picture.save(out, form)
+    return out.getvalue()
+
+
+def click(x: float = 20.0, y: float = 15.0, label: int = 1) -> PromptAsk:
+    """The prompt of one click."""
+    return PromptAsk(points=[Point(x, y, label)])
+
+
+# --- the model -----------------------------------------------------------------------------------------------------
+
+
+class ToyBackend:
+    """A model of a few numbers: discs round the points, their size taken from the embedding.
+
+    It depends on its arguments only, as the port wants it, and counts what it is asked.
+
+    Args:
+        version: what it says it is.
+        encode_s: seconds that one encode takes.
+        decode_s: seconds that one decode takes.
+    """
+
+    note = "A toy."
+
+    def __init__(self, version: ModelVersion = TOY, *, encode_s: float = 0.0, decode_s: float = 0.0) -> None:
+        self.version = version
+        self.encode_s = encode_s
+        self.decode_s = decode_s
+        self.encodes = 0
+        self.decodes = 0
+        self.called_off = 0
+        self.decoded_with: list[Embedding] = []
+        self.begun = asyncio.Event()
+        """Set when a call reaches the model."""
+        self.hold: asyncio.Event | None = None
+        """Where there is one, calls wait for it."""
+        self.error: Exception | None = None
+        """Where there is one, calls raise it."""
+        self.spoil_embedding: Callable[[Embedding], Embedding] | None = None
+        self.spoil_predictions: Callable[[list[Prediction]], list[Prediction]] | None = None
+
+    async def encode(self, image: Image) -> Embedding:
+        """Means of the image's colours, in numbers that half precision rounds."""
+        self.encodes += 1
+        await self._work(self.encode_s)
+        means = image.pixels.reshape(-1, 3).mean(axis=0).astype(np.float32) / np.float32(3.0)
+        grid = np.tile(means, (4, 1)) * np.linspace(0.1, 1.0, 4, dtype=np.float32)[:, None]
+        embedding = Embedding({"grid": grid[None], "means": means}, image.height, image.width)
+        return embedding if self.spoil_embedding is None else self.spoil_embedding(embedding)
+
+    async def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
+        """Discs round the points, the box, and what the mask input marks."""
+        self.decodes += 1
+        self.decoded_with.append(embedding)
+        await self._work(self.decode_s)
+        predictions = [_predict(embedding, prompt) for prompt in prompts]
+        return predictions if self.spoil_predictions is None else self.spoil_predictions(predictions)
+
+    async def aclose(self) -> None:
+        """There is nothing to give back."""
+
+    async def _work(self, seconds: float) -> None:
+        self.begun.set()
+        try:
+            if self.hold is not None:
+                await self.hold.wait()
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            self.called_off += 1
+            raise
+        if self.error is not None:
+            raise self.error
+
+
+def _predict(embedding: Embedding, prompt: Prompt) -> Prediction:
+    height, width = embedding.height, embedding.width
+    means = embedding.tensors["means"].astype(np.float64)
+    y, x = np.mgrid[:height, :width]
+    masks = []
+    for scale in (3.0, 2.0, 1.0) if prompt.multimask else (2.0,):
+        pixels = np.zeros((height, width), np.bool_)
+        if prompt.mask_input is not None:
+            pixels |= prompt.mask_input[(y * 256) // height, (x * 256) // width] > 0
+        if prompt.box is not None:
+            box = prompt.box
+            pixels |= (x >= box.x0) & (x < box.x1) & (y >= box.y0) & (y < box.y1)
+        for point in sorted(prompt.points, key=lambda point: -point.label):
+            radius = scale * (1.0 + float(means[0]) / 40.0)
+            disc = (x - point.x) ** 2 + (y - point.y) ** 2 <= radius**2
+            pixels = pixels | disc if point.label else pixels & ~disc
+        rows, columns = (np.arange(256) * height) // 256, (np.arange(256) * width) // 256
+        logits = np.where(pixels[rows][:, columns], 1.0, -1.0) * (1.0 + means.sum()) * scale / 7.0
+        seen = 0.0 if prompt.mask_input is None else float(np.abs(prompt.mask_input).mean()) % 0.01
+        masks.append(Mask(pixels, 0.5 + scale / 10.0 + seen + float(means[1]) / 1e4, logits.astype(np.float32)))
+    return Prediction(tuple(masks))
+
+
+# --- stores --------------------------------------------------------------------------------------------------------
+
+
+class DictStore:
+    """A store as simple as can be, unbounded, which notes what it is asked to do."""
+
+    def __init__(self, entries: dict[str, Entry] | None = None, *, name: str = "dict") -> None:
+        self.name = name
+        self.entries: dict[str, Entry] = {} if entries is None else entries
+        self.calls: list[tuple[str, str]] = []
+        self.damaged = 0
+        self.closed = False
+
+    def count(self, verb: str) -> int:
+        """How often it was asked to do this."""
+        return Counter(called for called, _ in self.calls)[verb]
+
+    async def get(self, key: str) -> Entry | None:
+        """See ``Store``."""
+        await self.work("get", key)
+        return self.entries.get(key)
+
+    async def put(self, key: str, entry: Entry) -> None:
+        """See ``Store``."""
+        await self.work("put", key)
+        self.entries.setdefault(key, entry)
+
+    async def touch(self, key: str) -> bool:
+        """See ``Store``."""
+        await self.work("touch", key)
+        return key in self.entries
+
+    async def mark_done(self, group: str, done: bool) -> None:
+        """See ``Store``."""
+        await self.work("done" if done else "not done", group)
+
+    async def delete(self, pattern: str) -> int:
+        """See ``Store``."""
+        await self.work("delete", pattern)
+        match = keys.matcher(pattern)
+        gone = [key for key in self.entries if match(key)]
+        for key in gone:
+            del self.entries[key]
+        return len(gone)
+
+    async def drop_damaged(self, key: str) -> None:
+        """See ``Store``."""
+        await self.work("drop", key)
+        self.damaged += self.entries.pop(key, None) is not None
+
+    async def sweep(self) -> int:
+        """See ``Store``."""
+        await self.work("sweep", "")
+        return 0
+
+    async def stats(self) -> StoreStats:
+        """See ``Store``."""
+        await self.work("stats", "")
+        size = sum(entry.size for entry in self.entries.values())
+        return StoreStats(self.name, len(self.entries), size, 1 << 40, evictions={"damaged": self.damaged})
+
+    async def aclose(self) -> None:
+        """See ``Store``."""
+        self.closed = True
+
+    async def work(self, verb: str, about: str) -> None:
+        """What every call does first: here the subclasses misbehave."""
+        self.calls.append((verb, about))
+
+
+class SlowStore(DictStore):
+    """Takes its time: ``seconds`` for every call, or as long as a function says."""
+
+    def __init__(
+        self, seconds: float | Callable[[], float], entries: dict[str, Entry] | None = None, *, name: str = "slow"
+    ) -> None:
+        super().__init__(entries, name=name)
+        self.seconds = seconds
+
+    async def work(self, verb: str, about: str) -> None:
+        """Sleep first."""
+        await super().work(verb, about)
+        await asyncio.sleep(self.seconds() if callable(self.seconds) else self.seconds)
+
+
+class BrokenStore(DictStore):
+    """Fails at everything while ``error`` is set."""
+
+    def __init__(
+        self, error: Exception | None = None, entries: dict[str, Entry] | None = None, *, name: str = "broken"
+    ) -> None:
+        super().__init__(entries, name=name)
+        self.error: Exception | None = error or StoreFailed("It is down.")
+
+    async def work(self, verb: str, about: str) -> None:
+        """Fail."""
+        await super().work(verb, about)
+        if self.error is not None:
+            raise self.error
+
+
+class HangingStore(DictStore):
+    """Answers nothing until ``release`` is set; ``only`` names the calls that hang."""
+
+    def __init__(
+        self, entries: dict[str, Entry] | None = None, *, only: Sequence[str] = (), name: str = "hanging"
+    ) -> None:
+        super().__init__(entries, name=name)
+        self.release = asyncio.Event()
+        self.only = only
+
+    async def work(self, verb: str, about: str) -> None:
+        """Hang."""
+        await super().work(verb, about)
+        if not self.only or verb in self.only:
+            await self.release.wait()
+
+
+class DamagingStore(DictStore):
+    """Hands out bytes of which one is wrong."""
+
+    async def get(self, key: str) -> Entry | None:
+        """Flip one bit in the middle."""
+        entry = await super().get(key)
+        return None if entry is None else damage(entry)
+
+
+def damage(entry: Entry, at: int | None = None) -> Entry:
+    """The entry with one bit flipped."""
+    value = bytearray(entry.value)
+    value[len(value) // 2 if at is None else at] ^= 0x10
+    return Entry(entry.kind, bytes(value), entry.cost, entry.created)
+
+
+def sealed(key: str, size: int = 100, *, cost: float = 1.0, created: float = 0.0) -> Entry:
+    """A real entry for an embedding's or an image's key, with about this many bytes of content."""
+    kind = Kind(key.split("/")[3])
+    meta = {"width": 4, "height": 3}
+    tensors: dict[str, NDArray[Any]] = {"file": np.full(size, 7, np.uint8)}
+    return frame.seal(key, kind, cost=cost, created=created, meta=meta, tensors=tensors)
+
+
+# --- the server's heart ----------------------------------------------------------------------------------------------
+
+
+def memory_store(budget: int = 64 << 20, **options: Any) -> MemoryStore:
+    """A memory tier as ``wiring`` makes it."""
+    given: dict[str, Any] = {"idle_s": 1800.0, "max_age_s": None, "policy": RankedPolicy(choose_ranking("gds"))}
+    return MemoryStore(budget_bytes=budget, **(given | options))
+
+
+@asynccontextmanager
+async def serving(
+    backend: ToyBackend | None = None,
+    *lower: Store,
+    memory: MemoryStore | None = None,
+    clock: Callable[[], float] | None = None,
+    slots: int = 2,
+    queue: int = 64,
+    deadline_s: float = 0.1,
+    **options: Any,
+) -> AsyncIterator[Segmenter]:
+    """A Segmenter over these tiers, closed in the end."""
+    clocks: dict[str, Any] = {} if clock is None else {"clock": clock}
+    segmenter = Segmenter(
+        store=TieredStore(memory or memory_store(), lower, deadline_s=deadline_s, **clocks),
+        backend=backend or ToyBackend(),
+        encode_lane=Lane("encoder", slots, queue, **clocks),
+        decode_lane=Lane("decoder", slots, queue, **clocks),
+        **options,
+    )
+    try:
+        yield segmenter
+    finally:
+        await segmenter.aclose()
+
+
+def keys_of(file: bytes, tenant: str = TENANT) -> ImageKeys:
+    """The keys of an image file."""
+    return ImageKeys(tenant, keys.image_id(file))
+
+
+async def send(segmenter: Segmenter, file: bytes, tenant: str = TENANT) -> str:
+    """Send an image and return its id."""
+    image_id = keys.image_id(file)
+    await segmenter.add_image(tenant, file, image_id)
+    return image_id
+
+
+async def mask(segmenter: Segmenter, image_id: str, ask: PromptAsk | None = None, tenant: str = TENANT) -> MaskAnswer:
+    """Ask for one prompt."""
+    [answer] = await segmenter.masks(tenant, image_id, [ask or click()])
+    return answer
+
+
+async def forget(segmenter: Segmenter, kind: Kind, *, everywhere: bool = False) -> None:
+    """Evict all entries of one kind from memory, or from the lower tiers too: this is no purge."""
+    await segmenter.store.drain()
+    pattern = f"v1/*/{kind}*"
+    await segmenter.store.memory.delete(pattern)
+    if everywhere:
+        for guard in segmenter.store.guards:
+            await guard.store.delete(pattern)
+
+
+async def until(condition: Callable[[], bool], *, most_s: float = 5.0) -> None:
+    """Let others run until the condition holds."""
+    async with asyncio.timeout(most_s):
+        while not condition():  # noqa: ASYNC110 -- what is waited for sets no event
+            await asyncio.sleep(0.001)
+
+
+A_BOX = PromptAsk(box=Box(5, 6, 25, 20))
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that stands still until it is told otherwise."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """The time."""
+        return self.now
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Where the loop would sleep, its clock jumps instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        """Take no time at all."""
+        if timeout is None:
+            raise AssertionError("everybody waits, and nothing will ever happen")
+        self.now += max(0.0, timeout)
+        return super().select(0)
+
+
+class _VirtualLoop(asyncio.SelectorEventLoop):
+    """A loop whose time is a number, and whose threads are function calls: two seconds take no time, twice alike."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        """The number."""
+        return self._jumping.now
+
+    def run_in_executor(self, executor: Any, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        """Call it here and now."""
+        future: asyncio.Future[T] = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:  # noqa: BLE001 -- it goes where the executor would have sent it
+            future.set_exception(error)
+        return future
+
+
+def virtually(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine in virtual time."""
+    with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
+        return runner.run(main())
+
+
+def now() -> float:
+    """The running loop's time, virtual or real."""
+    return asyncio.get_running_loop().time()
+
+
+def dice(seed: int) -> random.Random:
+    """Randomness that repeats."""
+    return random.Random(seed)
