@@ -77,8 +77,7 @@ def _table(side: str, summary: dict[str, object], marks: Sequence[Marks]) -> str
     lines.append(f"  {'boxes with IoU > 0.7':<26}{summary['boxes_over_0.7']:.0%}")
     lines.append(f"  {'clicks obeyed':<26}{summary['clicks_obeyed']:.1%}")
     for key in ("encode_ms", "decode_ms"):
-        p50, p95 = summary[key]  # type: ignore[misc]
-        lines.append(f"  {key.replace('_', ', '):<26}p50 {p50}, p95 {p95}")
+        lines.append(f"  {key.replace('_', ', '):<26}p50 and p95: {summary[key]}")
     for mark in marks:
         figures = "  ".join(f"{getattr(mark, key):.2f}" for key, _ in _COLUMNS)
         lines.append(f"    {mark.photo:<11}{mark.thing[:28]:<29}{mark.share:6.1%}  {figures}")

@@ -8,22 +8,23 @@ it has.
 import sys
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.segmentation.judge import deepest, jittered_box, through_cache
-from bench.segmentation.photos import TUNE, Photo, split
+from bench.segmentation.photos import TUNE, Photo, Thing, split
 from labeling_ground.inference.classical import candidates, regions
 from labeling_ground.inference.classical.engine import encode_image
 from labeling_ground.inference.classical.scene import Scene, unpack
-from labeling_ground.inference.classical.seeds import Seeds, read
+from labeling_ground.inference.classical.seeds import read
 from labeling_ground.key import canonical
 from labeling_ground.types import Point
 
 Rows = list[tuple[NDArray[np.float32], NDArray[np.float32], str]]
 BoolArray = NDArray[np.bool_]
 
-CLICKS = 8
+CLICKS = 6
 RIDGE = 3.0
 
 
@@ -35,7 +36,7 @@ def main() -> int:
     cuts: Rows = []
     boxes: Rows = []
     rng = np.random.default_rng(7)
-    for photo in split(TUNE):
+    for photo in (view for whole in split(TUNE) for view in _views(whole, rng)):
         scene = unpack(through_cache(encode_image(photo.pixels)))
         for thing in photo.things:
             _collect(photo, thing.mask, scene, rng, clicks, sets, adds, cuts, boxes, thing.name)
@@ -50,11 +51,27 @@ def main() -> int:
         chosen = [float(t[int((f @ weights).argmax())]) for f, t, _ in rows]
         held = _held_out(rows, centred=centred)
         best = [float(t.max()) for _, t, _ in rows]
-        print(
-            f"# {name}: {len(rows)} choices, chosen {np.mean(chosen):.3f}, one photo held out {held:.3f}, best {np.mean(best):.3f}"
-        )
+        figures = f"chosen {np.mean(chosen):.3f}, one photo held out {held:.3f}, best {np.mean(best):.3f}"
+        print(f"# {name}: {len(rows)} choices, {figures}")
         print(f"{name} = [" + ", ".join(f"{w:.3f}" for w in weights) + "]")
     return 0
+
+
+def _views(photo: Photo, rng: np.random.Generator) -> list[Photo]:
+    """The photo, and two random crops of it, so that sizes and places in the image vary more than five photos do."""
+    views = [photo]
+    height, width = photo.pixels.shape[:2]
+    for share in (0.75, 0.55):
+        h, w = int(height * share), int(width * share)
+        y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        window = (slice(y, y + h), slice(x, x + w))
+        kept = [
+            Thing(thing.name, np.ascontiguousarray(thing.mask[window]))
+            for thing in photo.things
+            if thing.mask[window].sum() >= 0.8 * thing.mask.sum()
+        ]
+        views.append(Photo(photo.name, np.ascontiguousarray(photo.pixels[window]), tuple(kept)))
+    return views
 
 
 def _collect(
@@ -89,7 +106,7 @@ def _collect(
                 continue
             figures = candidates.edit_figures(scene, x[row], nodes, results, leaf)
             (adds if label else cuts).append((figures, measure(results), photo.name))
-    for place in places[:4]:
+    for place in places[:3]:
         _several(photo.name, truth, scene, rng, place, sets)
     for number in range(4):
         seeds = read(scene, canonical(box=jittered_box(truth, f"{name}{number}")))
@@ -121,18 +138,13 @@ def _several(
         seeds = read(scene, canonical(points))
         starts = candidates.around(scene, seeds)
         ious = measure(starts)
-        mended, counts = [], []
-        for row in np.argsort(-(ious + rng.random(len(ious)) * 0.7))[:5]:
-            region, count = candidates.mend(scene, starts[row], seeds)
-            mended.append(candidates.refine(scene, region[None], seeds)[0])
-            counts.append(count)
-        results = np.stack(mended)
-        edits = np.asarray([0] * len(starts) + counts, np.float32)
-        every = np.concatenate([starts, results])
-        target = measure(every)
-        figures = regions.set_figures(scene, every, seeds.anchors, seeds.wrong(every), edits)
+        tried = np.argsort(-(ious + rng.random(len(ious)) * 0.7))[:8]
+        results = np.stack([candidates.mend(scene, starts[row], seeds) for row in tried])
+        wrong = seeds.wrong(starts[tried])
+        figures = regions.set_figures(scene, results, seeds.anchors, wrong, seeds.spread(scene))
+        target = measure(results)
         sets.append((figures, target, name))
-        now = results[int(rng.integers(min(3, len(results))))]
+        now = results[int(np.argsort(-target)[int(rng.integers(min(4, len(results))))])]
 
 
 def _measure(scene: Scene, truth: BoolArray) -> Callable[[BoolArray], NDArray[np.float32]]:
@@ -154,14 +166,10 @@ def _resize(mask: BoolArray, height: int, width: int) -> BoolArray:
 
 
 def _depth(mask: BoolArray) -> float:
-    import cv2
-
     return float(np.max(cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)))
 
 
 def _near_middle(mask: BoolArray, rng: np.random.Generator) -> tuple[float, float]:
-    import cv2
-
     depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = np.nonzero(depth >= 0.55 * depth.max())
     pick = int(rng.integers(len(x)))

@@ -9,24 +9,37 @@ from labeling_ground.inference.classical import regions
 from labeling_ground.inference.classical.cut import minimum_cut
 from labeling_ground.inference.classical.features import FloatArray
 from labeling_ground.inference.classical.regions import BoolArray
-from labeling_ground.inference.classical.scene import Scene
+from labeling_ground.inference.classical.scene import Nodes, Scene
 from labeling_ground.inference.classical.seeds import Seeds
 
 STEP = 1.1
 """A node is worth a look if its parent is larger by this factor: of a run of near-equals the last one stands."""
 
-PRIOR = 1.5
-SMOOTH = 3.0
+EDIT_STEP = 1.25
+"""The same for what a click adds or removes, where there are many more to look at."""
+
+BOXED = 6
+"""Nodes of each tree that a box is compared with in full."""
+
+PRIOR = 1.0
+"""Pull of the unsharpened region on each superpixel, in units of a log-likelihood ratio."""
+
+SMOOTH = 5.0
+"""Cost of a border as long as a superpixel's side where there is no edge at all, in the same units."""
+
 COLOUR_CLIP = 3.0
-ROUNDS = 2
+"""Most that a superpixel's colours may say for or against the object, in the same units."""
+
+ROUNDS = 1
+"""Cuts in a row, each with colour models of the one before; a second one changed nothing worth its time."""
 
 
-def path(scene: Scene, leaf: int) -> list[int]:
+def path(tree: Nodes, leaf: int, step: float) -> list[int]:
     """Nodes that hold a superpixel, from itself to the root, without those that soon grow by little."""
-    parent, area = scene.tree.parent, scene.node_area
+    parent, area = tree.parent, tree.area
     nodes, node = [leaf], leaf
     while (up := int(parent[node])) >= 0:
-        if area[up] > STEP * area[node] and node != leaf:
+        if area[up] > step * area[node] and node != leaf:
             nodes.append(node)
         node = up
     if node != leaf:
@@ -34,33 +47,37 @@ def path(scene: Scene, leaf: int) -> list[int]:
     return nodes
 
 
-def members(scene: Scene, nodes: list[int]) -> BoolArray:
+def members(tree: Nodes, nodes: list[int]) -> BoolArray:
     """The superpixels of some nodes: ``bool [k, n]``."""
-    x = np.zeros((len(nodes), scene.size), np.bool_)
-    tree = scene.tree
+    x = np.zeros((len(nodes), len(tree.leaves)), np.bool_)
     for row, node in enumerate(nodes):
         x[row, tree.leaves[tree.first[node] : tree.first[node] + tree.count[node]]] = True
     return x
 
 
 def around(scene: Scene, seeds: Seeds) -> BoolArray:
-    """All nodes that hold a positive click."""
-    nodes = sorted({node for leaf in seeds.positive.tolist() for node in path(scene, leaf)})
-    return members(scene, nodes)
+    """All nodes that hold a positive click, of all trees."""
+    found = []
+    for tree in scene.trees:
+        nodes = {node for leaf in seeds.positive.tolist() for node in path(tree, leaf, STEP)}
+        found.append(members(tree, sorted(nodes)))
+    return np.concatenate(found)
 
 
 def in_box(scene: Scene, seeds: Seeds) -> BoolArray:
-    """Nodes whose own box is much like the given one, the box itself, and the ellipse in it."""
+    """Nodes whose own box is much like the given one, the box itself, and ellipses in it."""
     x0, y0, x1, y1 = seeds.need_box()
-    b = scene.tree.box.astype(np.float32)
-    tight = regions.box_overlap(b[:, 0], b[:, 1], b[:, 2], b[:, 3], (x0, y0, x1, y1))
-    nodes = np.argsort(-tight, kind="stable")[:10].tolist()
+    found = []
+    for tree in scene.trees:
+        left, top, right, bottom = tree.box.T
+        tight = regions.box_overlap(left, top, right, bottom, (x0, y0, x1, y1))
+        found.append(members(tree, np.argsort(-tight, kind="stable")[:BOXED].tolist()))
     away = ((scene.centre[:, 0] - (x0 + x1) / 2) / ((x1 - x0) / 2)) ** 2 + (
         (scene.centre[:, 1] - (y0 + y1) / 2) / ((y1 - y0) / 2)
     ) ** 2
     limit = allowed(scene, seeds)
     shapes = np.stack([away < 1, away < 0.5, limit])
-    x = np.concatenate([members(scene, nodes), shapes]) & limit
+    x = np.concatenate([*found, shapes]) & limit
     return x[x.any(axis=1)]
 
 
@@ -85,7 +102,7 @@ def edits(scene: Scene, x: BoolArray, leaf: int, seeds: Seeds) -> tuple[BoolArra
         The nodes that are added or removed, and the regions that result: ``bool [k, n]`` each, at least one.
     """
     add = not x[leaf]
-    nodes = members(scene, path(scene, leaf))
+    nodes = members(scene.trees[0], path(scene.trees[0], leaf, EDIT_STEP))
     others = seeds.negative if add else seeds.positive
     if len(others):
         nodes = nodes[~nodes[:, others].any(axis=1)]
@@ -101,29 +118,24 @@ def edit_figures(scene: Scene, x: BoolArray, nodes: BoolArray, results: BoolArra
     change = nodes & ~x if results[0, leaf] else nodes & x
     size = float(x @ scene.area)
     changed = np.log((change @ scene.area) / max(size, 1.0) + 0.01)
-    return np.concatenate(
-        [
-            regions.figures(scene, results, None)[:, 1:],
-            regions.figures(scene, change, place)[:, 1:],
-            changed[:, None],
-            changed[:, None] ** 2 / 10,
-        ],
-        axis=1,
-    ).astype(np.float32)
+    both = regions.figures(scene, np.concatenate([results, change]), place)
+    k = len(results)
+    both[:k, -3:] = regions.UNPLACED  # the click says where the change is, not where the thing is
+    return np.concatenate([both[:k, 1:], both[k:, 1:], changed[:, None], changed[:, None] ** 2 / 10], axis=1).astype(
+        np.float32
+    )
 
 
-def mend(scene: Scene, x: BoolArray, seeds: Seeds) -> tuple[BoolArray, int]:
-    """Make a region agree with all clicks, one after the other; returns it and how many edits that took."""
-    count = 0
+def mend(scene: Scene, x: BoolArray, seeds: Seeds) -> BoolArray:
+    """Make a region agree with all clicks, one after the other."""
     for leaf in (*seeds.positive.tolist(), *seeds.negative.tolist()):
         wanted = leaf in seeds.positive
-        if x[leaf] == wanted:
+        if seeds.settled(x, leaf, wanted):
             continue
         nodes, results = edits(scene, x, leaf, seeds)
         weights = regions.ADD if wanted else regions.REMOVE
         x = results[int((edit_figures(scene, x, nodes, results, leaf) @ weights).argmax())]
-        count += 1
-    return x, count
+    return x
 
 
 def refine(scene: Scene, many: BoolArray, seeds: Seeds) -> BoolArray:
@@ -144,8 +156,8 @@ def _refine(scene: Scene, x: BoolArray, seeds: Seeds) -> BoolArray:
         & (scene.centre[:, 1] < b[:, 3].max() + pad)
     )
     fixed[~near] = -1
-    fixed[seeds.negative] = -1
-    fixed[seeds.positive] = 1
+    fixed[seeds.negative[~x[seeds.negative]]] = -1
+    fixed[seeds.positive[x[seeds.positive]]] = 1
     weight = scene.area / scene.area.mean()
     pairwise = SMOOTH * scene.length / scene.cell * np.exp(-scene.cost / (2 * scene.typical))
     prior = np.where(x, np.float32(PRIOR), np.float32(-PRIOR))
@@ -182,6 +194,8 @@ def tidy(scene: Scene, x: BoolArray, seeds: Seeds) -> BoolArray:
         kept[part[seeds.positive]] = True
         kept &= inside
     else:
+        kept = np.zeros(count, np.bool_)
+    if not kept.any():
         kept = inside & (sizes >= 0.2 * sizes[inside].max())
     hole = ~inside & (sizes < 0.1 * sizes[kept].sum())
     hole[part[scene.rim > 0]] = False

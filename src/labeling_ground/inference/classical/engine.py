@@ -1,4 +1,4 @@
-"""The weight-free engine: one of the backends, and the only part of this package with threads."""
+"""The weight-free engine: a ``Backend``, and the only file of this package that knows threads."""
 
 import asyncio
 import hashlib
@@ -9,16 +9,28 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from labeling_ground.inference.classical import graph, scene, tree
-from labeling_ground.inference.classical.decode import decode_prompt
-from labeling_ground.inference.classical.features import measure
+from labeling_ground.errors import BackendFailed
+from labeling_ground.inference.classical import (
+    candidates,
+    decode,
+    features,
+    graph,
+    paint,
+    regions,
+    scene,
+    seeds,
+    tree,
+)
 from labeling_ground.types import Embedding, Image, ModelVersion, Prediction, Prompt
 
 ALGORITHM_VERSION = "1"
+"""To be raised by every change that may alter a mask or a score and that no parameter below shows."""
+
+MODEL = "classical"
 
 NOTE = (
-    "These masks come from classical image processing without learned weights, not from Segment Anything, "
-    "and are of lower quality."
+    "These masks come from classical image processing without learned weights, "
+    "not from Segment Anything, and are of lower quality."
 )
 
 
@@ -27,35 +39,71 @@ def encode_image(pixels: NDArray[np.uint8]) -> Embedding:
 
     Args:
         pixels: ``uint8 [height, width, 3]``, RGB.
+
+    Returns:
+        Tensors as ``scene.pack`` lays them out; at most 1.2 MB, whatever the image's size.
+
+    Raises:
+        BackendFailed: the array is not an image with at least one pixel.
     """
-    features = measure(pixels)
-    borders = graph.build(features)
-    return scene.pack(features, borders, tree.build(borders), pixels.shape[0], pixels.shape[1])
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
+        raise BackendFailed(f"An array of shape {pixels.shape} is not an RGB image.")
+    measured = features.measure(pixels)
+    borders = graph.build(measured)
+    trees = [tree.build(borders, recipe) for recipe in tree.RECIPES]
+    height, width = pixels.shape[:2]
+    return scene.pack(measured, borders, trees, height, width)
+
+
+def algorithm_digest() -> str:
+    """SHA-256 over the algorithm's version and every parameter that masks or scores depend on."""
+    hasher = hashlib.sha256(f"{MODEL} {ALGORITHM_VERSION}".encode())
+    for module in (features, tree, scene, seeds, candidates, decode, paint, regions):
+        for name, value in sorted(vars(module).items()):
+            if not name.strip("_").isupper():
+                continue
+            if isinstance(value, np.ndarray):
+                hasher.update(name.encode() + np.asarray(value, "<f4").tobytes())
+            elif isinstance(value, int | float | tuple):
+                hasher.update(f"{name}={value!r}".encode())
+    return hasher.hexdigest()
 
 
 class ClassicalBackend:
     """Promptable segmentation by superpixels, a merge tree and minimum cuts.
 
+    Encoding and decoding have threads of their own: a click never waits behind an image. OpenCV's
+    own threads are switched off for the whole process, as ours already fill the cores.
+
     Attributes:
-        encode_threads: images that are encoded at the same time.
-        decode_threads: prompts that are decoded at the same time.
+        version: the model id ``classical`` and the digest of the algorithm.
+        note: what every answer should say about the quality.
     """
 
     def __init__(self, encode_threads: int, decode_threads: int) -> None:
-        self.version = ModelVersion("classical", hashlib.sha256(ALGORITHM_VERSION.encode()).hexdigest())
-        self.note = NOTE
         cv2.setNumThreads(1)
+        self.version = ModelVersion(MODEL, algorithm_digest())
+        self.note = NOTE
         self._encoders = ThreadPoolExecutor(encode_threads, "classical-encode")
         self._decoders = ThreadPoolExecutor(decode_threads, "classical-decode")
 
     async def encode(self, image: Image) -> Embedding:
-        """The costly half: depends on the image only."""
-        return await asyncio.get_running_loop().run_in_executor(self._encoders, encode_image, image.pixels)
+        """The costly half: depends on the image only.
+
+        Raises:
+            BackendFailed: the image has no pixels.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._encoders, encode_image, image.pixels)
 
     async def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
-        """One prediction a prompt, in the prompts' order."""
+        """One prediction a prompt, in the prompts' order; the prompts share the decode threads.
+
+        Raises:
+            BackendFailed: the embedding is not one of this engine.
+        """
         loop = asyncio.get_running_loop()
-        calls = [loop.run_in_executor(self._decoders, decode_prompt, embedding, prompt) for prompt in prompts]
+        calls = [loop.run_in_executor(self._decoders, decode.decode_prompt, embedding, prompt) for prompt in prompts]
         return list(await asyncio.gather(*calls))
 
     async def aclose(self) -> None:
@@ -70,5 +118,8 @@ def create(encode_threads: int, decode_threads: int) -> ClassicalBackend:
     Args:
         encode_threads: images that are encoded at the same time, at least 1.
         decode_threads: prompts that are decoded at the same time, at least 1.
+
+    Raises:
+        ValueError: a number of threads is less than 1.
     """
     return ClassicalBackend(encode_threads, decode_threads)

@@ -65,7 +65,7 @@ def measure(pixels: NDArray[np.uint8]) -> Features:
     height, width = work_shape(pixels.shape[0], pixels.shape[1])
     small = np.ascontiguousarray(pixels)
     if small.shape[:2] != (height, width):
-        small = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
+        small = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     lab = cv2.cvtColor(small.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB)
     lab = np.asarray(cv2.GaussianBlur(lab, (0, 0), 0.8), np.float32).reshape(height, width, 3)
     gradient = _gradient(lab)
@@ -99,7 +99,7 @@ def _superpixels(gradient: FloatArray) -> IntArray:
     seeds[index // columns * cell + best // cell, index % columns * cell + best % cell] = index + 1
     if seeds.size == 1:
         return np.zeros((1, 1), np.int32)
-    flooded = np.asarray(watershed(gradient, seeds, compactness=COMPACTNESS), np.int32)
+    flooded = np.asarray(watershed(gradient, seeds, compactness=COMPACTNESS), np.int32)  # type: ignore[no-untyped-call]
     _, labels = np.unique(flooded, return_inverse=True)  # a seed may have been left without a pixel of its own
     return labels.reshape(height, width).astype(np.int32)
 
@@ -108,10 +108,10 @@ def _palette(lab: FloatArray, labels: IntArray) -> FloatArray:
     """Lloyd's algorithm on the superpixels' colours; the start is spread by lightness, hence no random numbers."""
     count = np.bincount(labels.ravel()).astype(np.float32)
     flat = lab.reshape(-1, 3)
-    means = np.stack([np.bincount(labels.ravel(), flat[:, c]) for c in range(3)], axis=1) / count[:, None]
-    means = means.astype(np.float32)
+    sums = np.stack([np.bincount(labels.ravel(), flat[:, c]) for c in range(3)], axis=1)
+    means: FloatArray = (sums / count[:, None]).astype(np.float32)
     order = np.lexsort((means[:, 2], means[:, 1], means[:, 0]))
-    centres = means[order[np.linspace(0, len(order) - 1, min(COLOURS, len(order))).astype(np.intp)]]
+    centres: FloatArray = means[order[np.linspace(0, len(order) - 1, min(COLOURS, len(order))).astype(np.intp)]]
     for _ in range(12):
         nearest = _nearest(means, centres)
         weight = np.bincount(nearest, count, len(centres))

@@ -5,11 +5,26 @@ A region is a set of superpixels. Many are judged at once: ``x`` is ``bool [k, n
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from labeling_ground.inference.classical.features import FloatArray
 from labeling_ground.inference.classical.scene import Scene
 
 BoolArray = NDArray[np.bool_]
+
+
+def extremes(scene: Scene, x: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Left, top, right and bottom of regions, ``float32 [k]`` each; an empty region has an empty box."""
+    ends = []
+    for side, far in ((0, 1e6), (1, 1e6), (2, 0.0), (3, 0.0)):
+        reach = np.where(x, scene.box[:, side], np.float32(far))
+        ends.append(reach.min(axis=1) if far else reach.max(axis=1))
+    return ends[0], ends[1], ends[2], ends[3]
+
+
+def _shares(histograms: FloatArray) -> FloatArray:
+    """Rows scaled to a sum of 1; a row of nothing stays nothing."""
+    return np.asarray(histograms / np.maximum(histograms.sum(axis=1), 1e-6)[:, None], np.float32)
 
 
 def figures(scene: Scene, x: BoolArray, anchors: FloatArray | None) -> FloatArray:
@@ -24,52 +39,36 @@ def figures(scene: Scene, x: BoolArray, anchors: FloatArray | None) -> FloatArra
     Returns:
         ``float32 [k, f]``.
     """
+    k, n = x.shape
     one = x.astype(np.float32)
-    whole = float(scene.area.sum())
-    area = np.maximum(one @ scene.area, 1.0)
-    share = area / whole
-    u, v = scene.ends[:, 0], scene.ends[:, 1]
-    cut = (x[:, u] != x[:, v]).astype(np.float32)
-    inner = (x[:, u] & x[:, v]).astype(np.float32)
-    weights = np.stack(
-        [
-            scene.length,
-            scene.length * scene.strength,
-            scene.length * scene.apart,
-            scene.length * (scene.cost < 0.6 * scene.typical),
-        ],
-        axis=1,
-    )
-    border = cut @ weights
+    # Sparse products all over: they are as fast here and, unlike BLAS, start no threads of their own.
+    rows = csr_array(one)
+    sums = rows @ scene.sums
+    area = np.maximum(sums[:, 0], 1.0)
+    share = area / float(scene.area.sum())
+    rim = sums[:, 1]
+    links = np.asarray(scene.links @ one.T).reshape(len(scene.degrees), n, k)
+    within = (links * one.T).sum(axis=1).T
+    border = np.maximum(rows @ scene.degrees.T - within, 0)
     border_length = np.maximum(border[:, 0], 1e-6)
-    inside = inner @ weights[:, :2]
-    rim = one @ scene.rim
     around = np.maximum(border[:, 0] + rim, 1.0)
     strength = border[:, 1] / border_length
     apart = border[:, 2] / border_length
     weak = border[:, 3] / border_length
-    inner_strength = inside[:, 1] / np.maximum(inside[:, 0], 1.0)
-    left = np.where(x, scene.box[:, 0], np.inf).min(axis=1)
-    top = np.where(x, scene.box[:, 1], np.inf).min(axis=1)
-    right = np.where(x, scene.box[:, 2], -np.inf).max(axis=1)
-    bottom = np.where(x, scene.box[:, 3], -np.inf).max(axis=1)
+    inner_strength = within[:, 1] / np.maximum(within[:, 0], 2.0)
+    left, top, right, bottom = extremes(scene, x)
     extent = area / np.maximum((right - left) * (bottom - top), 1.0)
     # The strips on both sides of the border, weighted by contact.
-    touched = np.asarray(scene.contact @ one.T).T
-    outer = touched * (1 - one)
-    inner_strip = np.asarray(scene.contact @ (1 - one).T).T * one
-    h_out = outer @ scene.histogram / np.maximum(outer.sum(axis=1), 1e-6)[:, None]
-    h_in = inner_strip @ scene.histogram / np.maximum(inner_strip.sum(axis=1), 1e-6)[:, None]
-    h_all = (one * scene.area) @ scene.histogram
-    h_rest = scene.area @ scene.histogram - h_all
+    touched = links[0].T
+    h_out = _shares(csr_array(touched * (1 - one)) @ scene.histogram)
+    h_in = _shares(csr_array((scene.degrees[0] - touched) * one) @ scene.histogram)
+    h_all = sums[:, 4:]
+    h_rest = np.maximum(scene.sums[:, 4:].sum(axis=0) - h_all, 0)
+    h_all, h_rest = _shares(h_all), _shares(h_rest)
     local = np.sqrt(h_out * h_in).sum(axis=1)
-    h_all /= np.maximum(h_all.sum(axis=1), 1e-6)[:, None]
-    h_rest = np.maximum(h_rest, 0)
-    h_rest /= np.maximum(h_rest.sum(axis=1), 1e-6)[:, None]
     overall = np.sqrt(h_all * h_rest).sum(axis=1)
     ring = np.sqrt(h_all * h_out).sum(axis=1)
-    size = np.sqrt(area)
-    depth, offset = _depth_and_offset(scene, one, size, anchors)
+    depth, offset = _depth_and_offset(scene, one, area, sums[:, 2:4] / area[:, None], anchors)
     log_area = np.log(share)
     return np.stack(
         [
@@ -96,15 +95,14 @@ def figures(scene: Scene, x: BoolArray, anchors: FloatArray | None) -> FloatArra
 
 
 def _depth_and_offset(
-    scene: Scene, one: FloatArray, size: FloatArray, anchors: FloatArray | None
+    scene: Scene, one: FloatArray, area: FloatArray, middle: FloatArray, anchors: FloatArray | None
 ) -> tuple[FloatArray, FloatArray]:
     """How deep a click lies in each region and how far from its middle, both in units of the root of its area."""
     k = len(one)
     if anchors is None or not len(anchors):
-        return np.full(k, 0.45, np.float32), np.zeros(k, np.float32)
+        return np.full(k, UNPLACED[0], np.float32), np.full(k, UNPLACED[2], np.float32)
     h, w = scene.labels.shape
-    area = np.maximum(one @ scene.area, 1.0)
-    middle = (one * scene.area) @ scene.centre / area[:, None]
+    size = np.sqrt(area)
     far = one * np.float32(1e6)
     depths, offsets = [], []
     for px, py in anchors.tolist():
@@ -125,10 +123,13 @@ NAMES = (
 )  # fmt: skip
 """What the columns of ``figures`` are."""
 
+UNPLACED = (0.45, 0.45**2, 0.0)
+"""Depth, its square and offset where no click is known: what a click near the middle has."""
+
 CLICK = np.asarray(
     [
-        0.586, -0.026, -0.104, -0.004, -0.048, -0.227, 0.075, -0.298, -0.777, 0.302, 0.166, -0.172,
-        -0.238, 0.103, 0.643, -0.437, -0.265,
+        0.473, -0.026, -0.114, 0.013, -0.010, -0.017, 0.077, -0.372, -0.432, 0.360, 0.160, -0.236,
+        -0.122, 0.093, 0.571, -0.375, -0.260,
     ],
     np.float32,
 )  # fmt: skip
@@ -136,8 +137,8 @@ CLICK = np.asarray(
 
 SET = np.asarray(
     [
-        0.425, -0.063, -0.133, 0.112, -0.114, -0.240, 0.057, 0.038, -0.993, 0.241, 0.291, -0.066,
-        -0.305, -0.041, 1.022, -0.800, -0.135, -0.187, -0.037, 0.056, -0.024,
+        0.550, -0.011, -0.086, 0.045, -0.002, -0.262, -0.004, -0.031, -0.648, 0.351, 0.197, -0.240,
+        0.023, -0.116, 0.768, -0.632, -0.158, 0.063, 0.053, 0.010, -0.061,
     ],
     np.float32,
 )  # fmt: skip
@@ -145,9 +146,9 @@ SET = np.asarray(
 
 ADD = np.asarray(
     [
-        -0.090, -0.136, 0.106, 0.025, -0.282, 0.158, -1.402, 1.430, 0.120, 0.261, 0.149, -0.402,
-        -0.917, 0.000, 0.000, 0.000, -0.013, -0.010, -0.003, -0.023, -0.043, 0.008, 1.188, -3.305,
-        0.135, -0.189, -0.206, 0.052, 0.393, 0.186, -0.146, -0.044, 0.013, 0.008,
+        -0.056, -0.142, -0.002, 0.085, -0.169, 0.109, -0.646, 0.123, 0.250, 0.435, 0.016, -0.140,
+        -0.562, 0.000, 0.000, 0.000, 0.003, 0.013, -0.061, 0.051, -0.035, -0.001, 0.555, -1.759,
+        0.012, -0.067, -0.386, 0.310, 0.222, 0.192, -0.134, -0.019, 0.003, -0.052,
     ],
     np.float32,
 )  # fmt: skip
@@ -155,9 +156,9 @@ ADD = np.asarray(
 
 REMOVE = np.asarray(
     [
-        -0.074, -0.189, -0.094, 0.090, -0.098, 0.007, -0.396, 0.001, 0.550, -0.247, 0.018, -0.442,
-        0.518, 0.000, 0.000, 0.000, -0.000, -0.021, -0.089, 0.089, 0.109, -0.043, -0.252, 0.656,
-        0.098, -0.073, 0.097, -0.149, 0.291, 0.055, 0.021, 0.053, -0.018, -0.014,
+        -0.236, -0.476, -0.069, 0.055, -0.045, -0.042, -0.325, 0.002, 0.287, 0.131, -0.018, -0.326,
+        0.130, -0.000, 0.000, 0.000, 0.001, -0.001, -0.030, 0.055, 0.029, -0.014, -0.123, 0.058,
+        -0.014, 0.036, 0.047, -0.049, 0.133, 0.160, -0.119, -0.005, -0.001, -0.014,
     ],
     np.float32,
 )  # fmt: skip
@@ -165,8 +166,8 @@ REMOVE = np.asarray(
 
 BOX = np.asarray(
     [
-        0.423, -0.006, -0.021, 0.022, -0.000, -0.084, 0.008, 0.563, -0.937, 0.199, 0.041, -0.113,
-        -0.140, -0.120, 0.065, 0.071, -0.186, 0.130, 0.227, 0.118,
+        0.383, -0.013, -0.039, 0.049, -0.001, -0.190, 0.025, 0.267, -0.641, 0.232, 0.125, -0.090,
+        -0.123, -0.197, 0.178, -0.148, -0.202, 0.117, 0.159, 0.164,
     ],
     np.float32,
 )  # fmt: skip
@@ -193,11 +194,7 @@ def box_figures(scene: Scene, x: BoolArray, box: tuple[float, float, float, floa
     """The figures of regions, with how tightly the box fits them and how full it is: ``float32 [k, f + 3]``."""
     x0, y0, x1, y1 = box
     plain = figures(scene, x, np.asarray([[(x0 + x1) / 2, (y0 + y1) / 2]], np.float32))
-    left = np.where(x, scene.box[:, 0], np.inf).min(axis=1)
-    top = np.where(x, scene.box[:, 1], np.inf).min(axis=1)
-    right = np.where(x, scene.box[:, 2], -np.inf).max(axis=1)
-    bottom = np.where(x, scene.box[:, 3], -np.inf).max(axis=1)
-    tight = box_overlap(left, top, right, bottom, box)
+    tight = box_overlap(*extremes(scene, x), box)
     full = np.minimum(x @ scene.area / ((x1 - x0) * (y1 - y0)), 1.5)
     return np.concatenate([plain, np.stack([tight, tight**2, full], axis=1)], axis=1).astype(np.float32)
 
@@ -207,7 +204,7 @@ def set_figures(
     x: BoolArray,
     anchors: FloatArray,
     wrong: tuple[FloatArray, FloatArray],
-    edits: FloatArray,
+    spread: float,
 ) -> FloatArray:
     """The figures of regions after several clicks: ``float32 [k, f + 4]``.
 
@@ -215,8 +212,12 @@ def set_figures(
         scene: the image.
         x: ``bool [k, n]``, regions.
         anchors: ``[m, 2]``, the positive clicks, x and y in work pixels.
-        wrong: shares of the positive clicks that a region lacks, and of the negative ones that it holds.
-        edits: ``[k]``, how many edits made the region agree with the clicks.
+        wrong: shares of the positive clicks that a region lacked, and of the negative ones that it held, before it
+            was mended.
+        spread: how far the clicks lie apart, in work pixels: people click on a thing and around its border, so
+            the thing is not much smaller than that, nor much larger.
     """
-    more = np.stack([wrong[0], wrong[1], edits, edits**2 / 5], axis=1)
+    area = np.maximum(x @ scene.area, 1.0)
+    reach = np.clip(np.log(np.sqrt(area) / (spread + scene.cell / 2)), -3, 3)
+    more = np.stack([wrong[0], wrong[1], reach, reach**2], axis=1)
     return np.concatenate([figures(scene, x, anchors), more], axis=1).astype(np.float32)

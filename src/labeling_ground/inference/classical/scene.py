@@ -4,7 +4,9 @@ Floats are half precision from the start, as the cache keeps them, so that a mas
 embedding has been stored. Whatever can outgrow the range of half precision is an integer.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,11 +16,27 @@ from scipy.sparse import csr_array
 from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.classical.features import Features, FloatArray, IntArray
 from labeling_ground.inference.classical.graph import Graph
-from labeling_ground.inference.classical.tree import Tree
+from labeling_ground.inference.classical.tree import RECIPES, Tree
 from labeling_ground.types import Embedding
 
 COLOUR_IN_COST = 0.5
 """Weight of the colour difference of two superpixels against the gradient between them."""
+
+
+WEAK = 0.6
+"""A border of less than this share of the median cost is a weak one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """A merge tree as the decoder needs it: see ``Tree``, and ``area``, ``float32 [2n-1]``, pixels of each node."""
+
+    parent: IntArray
+    leaves: IntArray
+    first: IntArray
+    count: IntArray
+    box: FloatArray
+    area: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +48,26 @@ class Scene:
         width: columns of the original image.
         labels: ``int16 [h, w]``, superpixel of every work pixel.
         lightness: ``uint8 [h, w]``, L of the work image, 0..255.
+        chroma: ``uint8 [⌈h/2⌉, ⌈w/2⌉, 2]``, its a and b, 128 is neutral.
         area, colour, histogram, rim, box: per superpixel, as in ``Graph``; ``area`` and ``rim`` as floats.
         centre: ``float32 [n, 2]``, x and y of the middle of each superpixel's box, work pixels.
         ends, length, strength: per edge, as in ``Graph``; ``length`` as floats.
         apart: ``float32 [e]``, colour difference over the edge, Lab units.
         cost: ``float32 [e]``, strength and colour difference together.
         typical: the median of ``cost``.
-        contact: ``[n, n]``, lengths of contact, symmetric.
-        tree: the merge tree.
-        node_area: ``float32 [2n-1]``, pixels of each node.
+        links: ``[4 n, n]``, four symmetric matrices over pairs of superpixels: length of contact, and length weighted
+            by strength, by colour difference, and by whether the border is a weak one.
+        degrees: ``float32 [4, n]``, their row sums.
+        sums: ``float32 [n, 4 + k]``, what adds up over a region: area, rim, area times x and y of the centre, and
+            area times the histogram.
+        trees: the merge trees.
     """
 
     height: int
     width: int
     labels: NDArray[np.int16]
     lightness: NDArray[np.uint8]
+    chroma: NDArray[np.uint8]
     area: FloatArray
     colour: FloatArray
     histogram: FloatArray
@@ -57,9 +80,10 @@ class Scene:
     apart: FloatArray
     cost: FloatArray
     typical: float
-    contact: csr_array
-    tree: Tree
-    node_area: FloatArray
+    links: csr_array
+    degrees: FloatArray
+    sums: FloatArray
+    trees: tuple[Nodes, ...]
 
     @property
     def size(self) -> int:
@@ -72,39 +96,45 @@ class Scene:
         return float(np.sqrt(self.area.mean()))
 
 
-def pack(features: Features, graph: Graph, tree: Tree, height: int, width: int) -> Embedding:
+def pack(features: Features, graph: Graph, trees: Sequence[Tree], height: int, width: int) -> Embedding:
     """Lay an encoded image out as tensors.
 
     Args:
         features: measures of the work image.
         graph: its superpixels.
-        tree: their merge tree.
+        trees: their merge trees.
         height: rows of the original image.
         width: columns of the original image.
     """
     half, short = np.float16, np.int16
-    return Embedding(
-        {
-            "labels": features.labels.astype(short),
-            "lightness": np.clip(np.round(features.lab[:, :, 0] * 2.55), 0, 255).astype(np.uint8),
-            "area": graph.area,
-            "colour": graph.colour.astype(half),
-            "histogram": graph.histogram.astype(half),
-            "rim": graph.rim.astype(short),
-            "box": graph.box.astype(short),
-            "ends": graph.ends.astype(short),
-            "length": graph.length.astype(short),
-            "strength": graph.strength.astype(half),
-            "tree_parent": tree.parent.astype(short),
-            "tree_level": tree.level.astype(half),
-            "tree_leaves": tree.leaves.astype(short),
-            "tree_first": tree.first.astype(short),
-            "tree_count": tree.count.astype(short),
-            "tree_box": tree.box.astype(short),
-        },
-        height,
-        width,
-    )
+    tensors: dict[str, NDArray[Any]] = {
+        "labels": features.labels.astype(short),
+        "lightness": np.clip(np.round(features.lab[:, :, 0] * 2.55), 0, 255).astype(np.uint8),
+        "chroma": _chroma(features.lab),
+        "area": graph.area,
+        "colour": graph.colour.astype(half),
+        "histogram": graph.histogram.astype(half),
+        "rim": graph.rim.astype(short),
+        "box": graph.box.astype(short),
+        "ends": graph.ends.astype(short),
+        "length": graph.length.astype(short),
+        "strength": graph.strength.astype(half),
+    }
+    for number, tree in enumerate(trees):
+        tensors[f"tree{number}_parent"] = tree.parent.astype(short)
+        tensors[f"tree{number}_leaves"] = tree.leaves.astype(short)
+        tensors[f"tree{number}_first"] = tree.first.astype(short)
+        tensors[f"tree{number}_count"] = tree.count.astype(short)
+        tensors[f"tree{number}_box"] = tree.box.astype(short)
+    return Embedding(tensors, height, width)
+
+
+def _chroma(lab: FloatArray) -> NDArray[np.uint8]:
+    """a and b at half the size, as photo formats keep them: ``uint8 [⌈h/2⌉, ⌈w/2⌉, 2]``, 128 is neutral."""
+    h, w = lab.shape[:2]
+    size = (-(-w // 2), -(-h // 2))
+    half = cv2.resize(np.ascontiguousarray(lab[:, :, 1:]), size, interpolation=cv2.INTER_AREA)
+    return np.clip(np.round(half + 128), 0, 255).astype(np.uint8).reshape(size[1], size[0], 2)
 
 
 def unpack(embedding: Embedding) -> Scene:
@@ -130,45 +160,64 @@ def _unpack(embedding: Embedding) -> Scene:
     box = np.asarray(t["box"]).astype(single)
     apart = np.sqrt(((colour[ends[:, 0]] - colour[ends[:, 1]]) ** 2).sum(axis=1))
     cost = COLOUR_IN_COST * apart + strength
-    leaves = np.asarray(t["tree_leaves"]).astype(np.int32)
-    first = np.asarray(t["tree_first"]).astype(np.int32)
-    count = np.asarray(t["tree_count"]).astype(np.int32)
-    summed = np.concatenate([[0.0], np.cumsum(area[leaves], dtype=np.float64)])
     n = len(area)
+    typical = max(float(np.median(cost)), 1e-3) if len(cost) else 1.0
+    rim = np.asarray(t["rim"]).astype(single)
+    histogram = np.asarray(t["histogram"]).astype(single)
+    centre = np.asarray((box[:, :2] + box[:, 2:]) / 2, single)
+    weights = np.stack([length, length * strength, length * apart, length * (cost < WEAK * typical)])
     rows = np.concatenate([ends[:, 0], ends[:, 1]])
     columns = np.concatenate([ends[:, 1], ends[:, 0]])
+    order = np.lexsort((columns, rows))
+    pointer = np.concatenate([[0], np.cumsum(np.tile(np.bincount(rows, minlength=n), len(weights)))])
+    values = np.concatenate([weights, weights], axis=1)[:, order].ravel()
+    links = csr_array(
+        (values, np.tile(columns[order], len(weights)), pointer.astype(np.int32)), shape=(len(weights) * n, n)
+    )
+    degrees = np.stack([np.bincount(rows, np.concatenate([w, w]), n) for w in weights]).astype(single)
+    sums = np.concatenate([area[:, None], rim[:, None], area[:, None] * centre, area[:, None] * histogram], axis=1)
     return Scene(
         height=embedding.height,
         width=embedding.width,
         labels=np.asarray(t["labels"]),
         lightness=np.asarray(t["lightness"]),
+        chroma=np.asarray(t["chroma"]),
         area=area,
         colour=colour,
-        histogram=np.asarray(t["histogram"]).astype(single),
-        rim=np.asarray(t["rim"]).astype(single),
+        histogram=histogram,
+        rim=rim,
         box=box,
-        centre=(box[:, :2] + box[:, 2:]) / 2,
+        centre=centre,
         ends=ends,
         length=length,
         strength=strength,
         apart=apart,
         cost=cost,
-        typical=max(float(np.median(cost)), 1e-3) if len(cost) else 1.0,
-        contact=csr_array((np.concatenate([length, length]), (rows, columns)), shape=(n, n)),
-        tree=Tree(
-            parent=np.asarray(t["tree_parent"]).astype(np.int32),
-            level=np.asarray(t["tree_level"]).astype(single),
-            leaves=leaves,
-            first=first,
-            count=count,
-            box=np.asarray(t["tree_box"]).astype(np.int32),
-        ),
-        node_area=(summed[first + count] - summed[first]).astype(np.float32),
+        typical=typical,
+        links=links,
+        degrees=degrees,
+        sums=sums.astype(single),
+        trees=tuple(_nodes(t, f"tree{number}", area) for number in range(len(RECIPES))),
+    )
+
+
+def _nodes(t: Mapping[str, NDArray[Any]], name: str, area: FloatArray) -> Nodes:
+    leaves = np.asarray(t[f"{name}_leaves"]).astype(np.int32)
+    first = np.asarray(t[f"{name}_first"]).astype(np.int32)
+    count = np.asarray(t[f"{name}_count"]).astype(np.int32)
+    summed = np.concatenate([[0.0], np.cumsum(area[leaves], dtype=np.float64)])
+    return Nodes(
+        parent=np.asarray(t[f"{name}_parent"]).astype(np.int32),
+        leaves=leaves,
+        first=first,
+        count=count,
+        box=np.asarray(t[f"{name}_box"]).astype(np.float32),
+        area=(summed[first + count] - summed[first]).astype(np.float32),
     )
 
 
 def shrink(mask_input: NDArray[np.float32], scene: Scene) -> FloatArray:
-    """Low-res logits on the work image: ``float32 [h, w]``, from SAM's frame (long side 256, padded right and below)."""
+    """Low-res logits on the work image, ``float32 [h, w]``, cut out of SAM's padded frame."""
     rows, columns = frame(scene.height, scene.width)
     h, w = scene.labels.shape
     inner = np.ascontiguousarray(mask_input[:rows, :columns])

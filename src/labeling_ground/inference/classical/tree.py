@@ -3,14 +3,31 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from labeling_ground.inference.classical.features import FloatArray, IntArray
 from labeling_ground.inference.classical.graph import Graph
 
-COLOUR_WEIGHT = 0.5
-GRADIENT_WEIGHT = 2.0
-HISTOGRAM_WEIGHT = 40.0
-SIZE_EXPONENT = 0.5
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What the cost of a merge is made of.
+
+    Attributes:
+        colour: weight of the difference in mean colour, per Lab unit.
+        gradient: weight of the mean gradient along the common border, per Lab unit a pixel.
+        histogram: weight of 1 − the Bhattacharyya coefficient of the colour histograms.
+        size: exponent of the smaller area's share: 0 lets small regions live long, 1 swallows them at once.
+    """
+
+    colour: float
+    gradient: float
+    histogram: float
+    size: float
+
+
+RECIPES = (Recipe(0.5, 2.0, 40.0, 0.7), Recipe(0.25, 4.0, 20.0, 0.5))
+"""Two trees, as no one order of merging is always right: one by what regions look like, one by the edges between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +51,7 @@ class Tree:
     box: IntArray
 
 
-def build(graph: Graph) -> Tree:
+def build(graph: Graph, recipe: Recipe) -> Tree:
     """Join regions by rounds: in each, pairs that are one another's nearest neighbour merge.
 
     For a reducible merge cost such rounds give the tree of the one-by-one greedy algorithm (Murtagh, 1983) while each
@@ -61,12 +78,13 @@ def build(graph: Graph) -> Tree:
         a, b = ends[:, 0], ends[:, 1]
         apart = np.sqrt(((colour[a] - colour[b]) ** 2).sum(axis=1))
         alike = np.einsum("ij,ij->i", root[a], root[b])  # Bhattacharyya coefficient
-        unlike = COLOUR_WEIGHT * apart + GRADIENT_WEIGHT * strength + HISTOGRAM_WEIGHT * (1 - alike)
+        unlike = recipe.colour * apart + recipe.gradient * strength + recipe.histogram * (1 - alike)
         share = np.minimum(area[a], area[b]) / whole
-        return np.asarray(unlike * share**SIZE_EXPONENT, np.float32)
+        return np.asarray(unlike * share**recipe.size, np.float32)
 
-    ends, length = graph.ends, graph.length.astype(np.float64)
-    pull = graph.strength * length
+    ends = graph.ends
+    length: NDArray[np.floating] = graph.length.astype(np.float64)
+    pull: NDArray[np.floating] = graph.strength * length
     costs = cost(ends, graph.strength)
     made = n
     while made < total:
@@ -95,8 +113,8 @@ def build(graph: Graph) -> Tree:
         fresh = (u >= new[0]) | (v >= new[0])
         key = np.minimum(u, v) * total + np.maximum(u, v)
         pairs, where, inverse = np.unique(key[kept], return_index=True, return_inverse=True)
-        length = np.bincount(inverse, length[kept], len(pairs))
-        pull = np.bincount(inverse, pull[kept], len(pairs))
+        length = np.bincount(inverse, length[kept], len(pairs)).astype(np.float64)
+        pull = np.bincount(inverse, pull[kept], len(pairs)).astype(np.float64)
         costs, fresh = costs[kept][where], fresh[kept][where]
         ends = np.stack([pairs // total, pairs % total], axis=1).astype(np.int32)
         if fresh.any():
