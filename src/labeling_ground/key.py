@@ -19,8 +19,8 @@ LAYOUT = "v1"
 PUBLIC = "public"
 """The tenant of everyone who needs no API key."""
 
-_GRID = 64.0
-"""Coordinates are kept in steps of 1/64 pixel: exact in float32, and far below what a click can mean."""
+STEP = 1 / 64
+"""Coordinates are kept in steps of this many pixels: exact in float32, and far below what a click can mean."""
 
 
 def image_id(data: bytes | bytearray | memoryview) -> str:
@@ -115,9 +115,10 @@ def canonical(
     if mask_input is not None:
         if mask_input.shape != (256, 256):
             raise BadPrompt("mask_input must hold 256 × 256 low-res logits.")
+        with np.errstate(over="ignore"):
+            mask_input = np.ascontiguousarray(mask_input, dtype=np.float32) + np.float32(0.0)  # a copy, without -0.0
         if not np.isfinite(mask_input).all():
             raise BadPrompt("mask_input holds a value that is not a finite number.")
-        mask_input = np.ascontiguousarray(mask_input, dtype=np.float32)
     if box is None and mask_input is None and not referred and not any(p.label == 1 for p in settled):
         raise BadPrompt("The prompt is empty: give at least one point with label 1, a box, or a mask_input.")
     return Prompt(settled, box, mask_input, multimask)
@@ -137,9 +138,9 @@ def prompt_digest(prompt: Prompt) -> str:
 
 
 def _snap(value: float) -> float:
-    if not np.isfinite(value) or abs(value) > 1e9:
+    if not -1e9 <= value <= 1e9:  # also true of a value that is not a number
         raise BadPrompt("A coordinate is not a finite number of pixels.")
-    return round(value * _GRID) / _GRID + 0.0  # the sum turns -0.0 into 0.0
+    return round(value / STEP) * STEP  # a whole number in between: -0.0 becomes 0.0
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:

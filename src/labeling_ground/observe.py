@@ -87,3 +87,5 @@ def set_up_logging(level: str, log_format: Literal["auto", "text", "json"], stre
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+    # It warns of every malformed form; such a request gets its answer and its one line like any other.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -16,7 +16,7 @@ from labeling_ground.service.segmenter import MaskAnswer, Timing
 from labeling_ground.types import Outcome
 
 _SMALL = 1_000_000
-"""Masks of up to so many pixels are turned into PNG or polygons on the spot; larger ones in a thread."""
+"""Masks of up to so many pixels together are turned into PNG on the spot; more, and polygons, in a thread."""
 
 
 def as_json(body: dict[str, Any], status: int = 200) -> Response:
@@ -59,15 +59,17 @@ def merged_timing(times: Sequence[Timing]) -> dict[str, float]:
     return merged
 
 
-async def prediction(answer: MaskAnswer, form: str) -> dict[str, Any]:
-    """One prompt's answer in the form that was asked for."""
+async def predictions(found: Sequence[MaskAnswer], form: str) -> list[dict[str, Any]]:
+    """Each prompt's answer in the form that was asked for."""
+    pixels = sum(len(answer.prediction.masks) * answer.prediction.height * answer.prediction.width for answer in found)
+    if form == "rle" or (form == "png" and pixels <= _SMALL):
+        return [_prediction(answer, form) for answer in found]
+    return await asyncio.to_thread(lambda: [_prediction(answer, form) for answer in found])
+
+
+def _prediction(answer: MaskAnswer, form: str) -> dict[str, Any]:
     cached = answer.prediction
-    if form == "rle":
-        masks = [_rle(mask, cached) for mask in cached.masks]
-    elif cached.height * cached.width <= _SMALL:
-        masks = _drawn(cached, form)
-    else:
-        masks = await asyncio.to_thread(_drawn, cached, form)
+    masks = [_rle(mask, cached) for mask in cached.masks] if form == "rle" else _drawn(cached, form)
     return {
         "prediction_id": answer.prediction_id,
         "outcome": answer.outcome,

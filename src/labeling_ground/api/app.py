@@ -34,7 +34,15 @@ SHA-256 of the file's bytes; compute it yourself and an image that is known alre
 **Session style, for simple clients** – `/api/sam`: open an image under a session name, then click.
 
 Every answer says where it came from (`outcome`: `hit`, `joined`, `recomputed`, `miss`) and which model made it. Errors
-are problem bodies (RFC 9457) with a stable `type` and a sentence that says what to do.
+are problem bodies (RFC 9457) with a stable `type` and a sentence that says what to do. A 503 says in `Retry-After` when
+to try again; a 404 on an image says: send it again, and repeat the request.
+
+Coordinates are pixels of the upright original image, (0, 0) at its top left. An `X-Client-Id` header says who works
+(a tool, an annotator); it helps the cache to keep what is being worked on, and changes no answer. `Server-Timing` shows
+where the time went, `X-Request-Id` is the request's name in the server's log.
+
+The examples belong together and can be tried in order: the image of the first one is 64 × 48 pixels and has the id that
+the others use.
 """
 
 _TAGS = [
@@ -109,7 +117,7 @@ def create_app(parts: Parts) -> FastAPI:
 def _body_limits(image: int, other: int) -> Any:
     """The largest body that each path takes. Base64 makes four bytes of three; a form adds its own lines."""
     form = image + 64 * 1024
-    session_image = image // 3 * 4 + 64 * 1024
+    session_image = image // 3 * 4 + image // 12 + 64 * 1024  # a line break after each 76 is a sixteenth more
 
     def most_bytes(path: str) -> int:
         if path == "/v1/images":
@@ -179,5 +187,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         components = schema.setdefault("components", {}).setdefault("schemas", {})
         for name, definition in added["$defs"].items():
             components.setdefault(name, definition)
+        if not app.state.parts.settings.api_keys:
+            for operations in schema["paths"].values():
+                for operation in operations.values():
+                    if "security" in operation:
+                        operation["security"].append({})  # a key may be sent, and need not be
         app.openapi_schema = schema
     return app.openapi_schema

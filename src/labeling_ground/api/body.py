@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
-from labeling_ground.api.errors import BadBody, explain
+from labeling_ground.api.errors import BadBody, EncodedBody, explain
 from labeling_ground.errors import TooLarge
 
 T = TypeVar("T")
@@ -26,7 +26,9 @@ async def read_json(request: Request, model: type[M]) -> M:
 
     Raises:
         BadBody: it is not JSON, or not what the model says.
+        EncodedBody: it is compressed.
     """
+    _check_encoding(request)
     body = await request.body()
     if not body:
         raise BadBody("The request has no body; it wants a JSON object.", malformed=True)
@@ -46,7 +48,9 @@ async def read_image(request: Request, max_bytes: int) -> tuple[bytes, str]:
     Raises:
         TooLarge: over the limit.
         BadBody: there is no file in it.
+        EncodedBody: it is compressed.
     """
+    _check_encoding(request)
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return await _read_form(request, max_bytes)
     digest = hashlib.sha256()
@@ -80,6 +84,12 @@ async def _read_form(request: Request, max_bytes: int) -> tuple[bytes, str]:
         "The form has no file in it. Add the image as a file field, for instance 'file'.",
         malformed=True,
     )
+
+
+def _check_encoding(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise EncodedBody("Compressed bodies are not read. Send the body as it is, without Content-Encoding.")
 
 
 def _too_large(max_bytes: int) -> TooLarge:

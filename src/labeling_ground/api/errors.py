@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,12 +12,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Scope
 
 from labeling_ground import errors
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+_MOST_FINDINGS = 100
+_BRANCHES = frozenset({"list[float]", "list[list[float]]", "float", "MaskRef", "str"})
 _URN = "urn:labeling-ground:problem:"
 
 
@@ -29,6 +34,10 @@ class BadBody(errors.BadInput):
         self.malformed = malformed
 
 
+class EncodedBody(errors.BadInput):
+    """The body is compressed, which would let a small one be a very large one."""
+
+
 class TooSlow(errors.BadInput):
     """The client stopped sending in the middle of its body."""
 
@@ -36,6 +45,7 @@ class TooSlow(errors.BadInput):
 # error → (status, type, title). The first class of an error's ancestry that stands here decides.
 TABLE: dict[type[errors.LabelingGroundError], tuple[int, str, str]] = {
     BadBody: (422, "invalid-request", "The request is not valid"),
+    EncodedBody: (415, "unsupported-encoding", "Compressed bodies are not read"),
     TooSlow: (408, "request-timeout", "The request's body did not arrive in time"),
     errors.UnsupportedImage: (415, "unsupported-image", "This image format is not supported"),
     errors.DamagedImage: (400, "damaged-image", "The image is damaged"),
@@ -57,15 +67,24 @@ TABLE: dict[type[errors.LabelingGroundError], tuple[int, str, str]] = {
 }
 
 
+class Finding(BaseModel):
+    """One thing that is wrong with a request's fields."""
+
+    where: str = Field(examples=["points.0.label"])
+    problem: str = Field(examples=["Input should be less than or equal to 1"])
+
+
 class Problem(BaseModel):
     """A problem body. ``type`` is stable: program against it, not against the sentences."""
 
     model_config = ConfigDict(extra="allow")
 
     type: str = Field(examples=[_URN + "unknown-image"])
-    title: str
-    status: int
+    title: str = Field(examples=["The image is not known here"])
+    status: int = Field(examples=[404])
     detail: str = Field(description="What was wrong, and what to do.")
+    errors: list[Finding] | None = Field(None, description="Each thing that is wrong with the request's fields.")
+    image_id: str | None = Field(None, description="The image that is not known.")
 
 
 def problem(
@@ -96,6 +115,10 @@ def response_for(error: errors.LabelingGroundError) -> Response:
             status, name, title = 400, "malformed-body", "The body cannot be read"
         if error.details:
             more["errors"] = list(error.details)
+    if isinstance(error, TooSlow):
+        headers["Connection"] = "close"
+    if isinstance(error, EncodedBody):
+        headers["Accept-Encoding"] = "identity"
     if isinstance(error, errors.Overloaded):
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     elif status == 503:
@@ -109,13 +132,29 @@ def response_for(error: errors.LabelingGroundError) -> Response:
 
 def explain(error: ValidationError | RequestValidationError) -> BadBody:
     """Pydantic's findings as sentences."""
-    details = [
-        {"where": ".".join(str(part) for part in found["loc"]), "problem": found["msg"]} for found in error.errors()
-    ]
-    malformed = any(found["type"] == "json_invalid" for found in error.errors())
-    first = details[0] if details else {"where": "", "problem": "not valid"}
-    where = f" at {first['where']}" if first["where"] else ""
-    return BadBody(f"{first['problem']}{where}.", details, malformed=malformed)
+    if isinstance(error, RequestValidationError):
+        found: Sequence[Mapping[str, Any]] = error.errors()
+    elif error.error_count() > _MOST_FINDINGS:  # listing a hundred thousand would hold everybody up for seconds
+        return BadBody(f"{error.error_count()} things are wrong with this body. /docs shows what it wants.")
+    else:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+    details = [{"where": _where(one["loc"]), "problem": _sentence(one)} for one in found]
+    malformed = any(one["type"] == "json_invalid" for one in found)
+    first = details[0]
+    return BadBody(f"{first['where'] or 'The body'}: {first['problem']}.", details, malformed=malformed)
+
+
+def _where(location: Sequence[int | str]) -> str:
+    # Pydantic also names the branch of a union that it tried, such as "list[float]": no field of the caller's.
+    parts = [str(part) for part in location if part not in _BRANCHES]
+    return ".".join(part if len(part) <= 80 else part[:80] + "…" for part in parts)
+
+
+def _sentence(found: Mapping[str, Any]) -> str:
+    if found["type"] == "string_pattern_mismatch" and found["loc"][-1] == "image_id":
+        return "an image id is the SHA-256 of the image file's bytes, as 64 lower-case hex digits"
+    sentence: str = found["msg"]
+    return sentence.removeprefix("Value error, ")
 
 
 def install(app: FastAPI) -> None:
@@ -131,7 +170,7 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         return response_for(explain(error))
 
-    async def http(_: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
         names = {404: "not-found", 405: "method-not-allowed", 400: "bad-request"}
         sentences = {
@@ -139,27 +178,45 @@ def install(app: FastAPI) -> None:
             405: "This path does not take that method. /docs lists what it takes.",
         }
         detail = sentences.get(error.status_code, str(error.detail))
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_allowed(app, request.scope))
         return problem(
             error.status_code,
             names.get(error.status_code, "http-error"),
-            str(error.detail),
+            HTTPStatus(error.status_code).phrase,
             detail,
-            error.headers,
+            headers,
         )
 
     async def bug(_: Request, error: Exception) -> Response:
-        log.error("a bug: %s", error, exc_info=error)
-        return problem(
-            500,
-            "internal",
-            "Something went wrong here",
-            "This is our mistake, and it is in the server's log.",
-        )
+        return bug_response(error)
 
     app.add_exception_handler(errors.LabelingGroundError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, bug)
+
+
+def bug_response(error: Exception) -> Response:
+    """The answer to an error that should not be: the sentence for the caller, the rest for the log."""
+    log.error("a bug: %s", error, exc_info=error)
+    return problem(
+        500,
+        "internal",
+        "Something went wrong here",
+        "This is our mistake, and it is in the server's log.",
+    )
+
+
+def _allowed(app: FastAPI, scope: Scope) -> list[str]:
+    """Every method that a path takes; the router's own ``Allow`` names those of the first route only."""
+    methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+    return [
+        method
+        for method in methods
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.router.routes)
+    ]
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -10,13 +11,17 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from labeling_ground.api.errors import TooSlow, response_for
+from labeling_ground.api.errors import TooSlow, bug_response, response_for
 from labeling_ground.api.state import RECORD_KEY, Record
 from labeling_ground.errors import BadInput, Overloaded, TooLarge
 from labeling_ground.observe import RequestMetrics, access
 
 _ALWAYS = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Answered however busy we are: this is where one looks when we are."""
+_SLOWEST = 1024
+"""Bytes a second, in the long run, below which a client is not sending but holding a place."""
+_LEFT_UNREAD = 64 * 1024
+"""So much of a body that is not wanted is skipped; beyond that the connection is closed."""
 
 
 class Observe:
@@ -50,6 +55,12 @@ class Observe:
 
         try:
             await self.app(scope, receive, send_timed)
+        except asyncio.CancelledError:
+            status = status or 499  # the server is stopping, and the grace is over
+            raise
+        except Exception:
+            status = status or 500
+            raise
         finally:
             seconds = time.perf_counter() - started
             route = scope.get("route")
@@ -68,11 +79,15 @@ class Observe:
 class Limit:
     """Turns away what is too much before any work is done: requests at once, bytes of a body, silence in a body.
 
+    It also answers what the routes' own error handling did not catch, so that such an answer is measured, and carries
+    the CORS headers, like any other.
+
     Args:
         app: what to protect.
         most_requests: how many may be in flight.
         most_bytes: from a path to the largest body it takes.
-        silence_s: longest wait for the next piece of a body.
+        silence_s: longest wait for the next piece of a body. A body that trickles gets so long, plus a second for
+            every KiB of it: one byte now and then does not hold a place for hours.
     """
 
     def __init__(
@@ -107,26 +122,29 @@ class Limit:
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self._most_bytes(scope["path"])
         too_large = TooLarge(f"The request's body is larger than {limit} bytes, which is this server's limit.")
-        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        if declared.isdigit() and int(declared) > limit:
-            response = response_for(too_large)
-            response.headers["Connection"] = "close"  # the rest of the body is not read
-            await response(scope, receive, send)
-            return
+        declared = 0
+        announced = 0.0
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit():
+                announced = declared = int(value)
+            elif name == b"transfer-encoding":
+                announced = math.inf
         seen = 0
         complete = False
         started = False
+        deadline = asyncio.get_running_loop().time() + self._silence_s
 
         async def receive_bounded() -> Message:
             nonlocal seen, complete
             if complete:  # what comes now is the client leaving, which may take as long as it likes
                 return await receive()
+            until = min(asyncio.get_running_loop().time() + self._silence_s, deadline + seen / _SLOWEST)
             try:
-                async with asyncio.timeout(self._silence_s):
+                async with asyncio.timeout_at(until):
                     message = await receive()
             except TimeoutError:
                 raise TooSlow(
-                    f"No more of the request's body came for {self._silence_s:g} seconds. Send it again."
+                    f"Of the request's body {seen} bytes came, and then too little for too long. Send it again."
                 ) from None
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
@@ -137,15 +155,21 @@ class Limit:
 
         async def send_noting(message: Message) -> None:
             nonlocal started
+            if not started and not complete and announced - seen > _LEFT_UNREAD:
+                MutableHeaders(scope=message)["Connection"] = "close"  # rather than read what nobody wants
             started = True
             await send(message)
 
         try:
+            if declared > limit:
+                raise too_large
             await self.app(scope, receive_bounded, send_noting)
         except BadInput as error:
             # Raised outside a route's own error handling, for instance while a form was being read.
             if started:
                 raise
-            response = response_for(error)
-            response.headers["Connection"] = "close"
-            await response(scope, receive, send)
+            await response_for(error)(scope, receive, send_noting)
+        except Exception as error:
+            if started:
+                raise
+            await bug_response(error)(scope, receive, send_noting)

@@ -5,7 +5,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False)]
+Pair = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
 PREDICTION_ID = r"^[0-9a-f]{32}$"
+
+EXAMPLE_IMAGE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAAAwAQAAAACJMEGyAAAAYklEQVR4Ab2PwQ2AMAwDg3jwZISOmo7WUToCTx5IxkmEJwD6qE9JHLdmvxxHxazA"
+    "TNqBM6EBV4IDNURFZ2kJGASayibYonKw9RZos0DpFlmdWeaEUGvPm/UL2ma2OFT60X0DEytubLVsroMAAAAASUVORK5CYII="
+)
+"""A PNG of 64 × 48 pixels, a white disc on black: small enough to stand in an example, so that all examples work."""
+EXAMPLE_ID = "674a53aac44df050de90c9bb957a5f50c0f61fbba0b3e60e8ed61fd75d618c8c"
+_EXAMPLE_PREDICTION = "5f3c1d9be0a4478c9a62d0f7c1b8e344"
 
 
 class _In(BaseModel):
@@ -17,24 +26,32 @@ class _In(BaseModel):
 class PointIn(_In):
     """One click, in pixels of the original image."""
 
-    x: Coordinate = Field(examples=[412])
-    y: Coordinate = Field(examples=[301])
+    x: Coordinate = Field(examples=[32], description="Column; 0 is the left edge, and it is less than the width.")
+    y: Coordinate = Field(examples=[24], description="Row; 0 is the upper edge, and it is less than the height.")
     label: int = Field(1, ge=0, le=1, description="1 on the object, 0 off it.")
 
 
 class MaskRef(_In):
     """A candidate of an earlier prediction, as the mask to start from."""
 
-    prediction_id: str = Field(pattern=PREDICTION_ID, description="`prediction_id` of that answer.")
+    prediction_id: str = Field(
+        pattern=PREDICTION_ID, description="`prediction_id` of that answer.", examples=[_EXAMPLE_PREDICTION]
+    )
     index: int = Field(0, ge=0, le=2, description="Which of its masks; 0 is the best.")
 
 
 class PromptIn(_In):
     """One object: points, at most one box, and optionally an earlier mask to start from."""
 
-    points: list[PointIn] = Field(default_factory=list)
+    points: Annotated[list[PointIn], Field(fail_fast=True)] = Field(
+        default_factory=list, description="In any order. Without a box or a mask, one at least has label 1."
+    )
     box: list[Coordinate] | None = Field(
-        None, min_length=4, max_length=4, description="Two opposite corners, `[x0, y0, x1, y1]`."
+        None,
+        min_length=4,
+        max_length=4,
+        examples=[[10, 8, 54, 40]],
+        description="Two opposite corners, `[x0, y0, x1, y1]`. What reaches over the image's edge is cut off.",
     )
     mask_input: MaskRef | str | None = Field(
         None,
@@ -60,23 +77,25 @@ class MasksRequest(PromptIn):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"points": [{"x": 412, "y": 301, "label": 1}]},
+                {"points": [{"x": 32, "y": 24, "label": 1}]},
                 {
-                    "box": [120, 80, 640, 560],
-                    "points": [{"x": 200, "y": 500, "label": 0}],
+                    "box": [10, 8, 54, 40],
+                    "points": [{"x": 12, "y": 10, "label": 0}],
                     "format": "png",
                 },
                 {
                     "prompts": [
-                        {"points": [{"x": 412, "y": 301, "label": 1}]},
-                        {"box": [10, 10, 90, 60]},
+                        {"points": [{"x": 32, "y": 24, "label": 1}]},
+                        {"box": [10, 8, 54, 40]},
                     ]
                 },
             ]
         }
     )
 
-    prompts: list[PromptIn] | None = Field(None, min_length=1, description="Several objects in one request.")
+    prompts: Annotated[list[PromptIn], Field(fail_fast=True)] | None = Field(
+        None, min_length=1, description="Several objects in one request."
+    )
     multimask: bool = Field(True, description="Up to three nested candidates for each prompt, or the best one.")
     format: Literal["rle", "png", "polygons"] = Field(
         "rle", description="COCO RLE, base64 of a 1-bit PNG, or polygons."
@@ -95,14 +114,17 @@ class MasksRequest(PromptIn):
 class Answered(BaseModel):
     """What every answer of a model says about where it came from."""
 
-    image_id: str = Field(description="SHA-256 of the image file.")
-    model: str
-    model_version: str = Field(description="Model, weights, preprocessing and precision: part of every cache key.")
+    image_id: str = Field(description="SHA-256 of the image file.", examples=[EXAMPLE_ID])
+    model: str = Field(examples=["classical"])
+    model_version: str = Field(
+        description="Model, weights, preprocessing and precision: part of every cache key.",
+        examples=["classical@3f786850e387550f"],
+    )
     outcome: Literal["hit", "joined", "recomputed", "miss"] = Field(
         description="`hit`: it was in the cache. `joined`: waited for another's computation. `recomputed`: it was "
         "evicted and computed again from the kept image. `miss`: computed for this ask."
     )
-    seconds: float = Field(description="From the ask to the answer, inside the server.")
+    seconds: float = Field(description="From the ask to the answer, inside the server.", examples=[0.0004])
     note: str | None = Field(None, description="What to know of this model's quality.")
 
 
@@ -119,7 +141,7 @@ class ImageQueued(BaseModel):
     image_id: str
     model: str
     model_version: str
-    queued: bool = Field(description="False: it was encoded already.")
+    queued: bool = Field(description="`false`: it was encoded already.")
     note: str | None = None
 
 
@@ -139,9 +161,9 @@ class ImageStateOut(BaseModel):
 class MaskOut(BaseModel):
     """One candidate, in the format that was asked for."""
 
-    score: float = Field(description="Predicted IoU, 0 to 1.")
-    area: int = Field(description="Pixels.")
-    bbox: list[int] = Field(description="COCO style: x, y, width, height.")
+    score: float = Field(description="Predicted IoU, 0 to 1: the model's own guess.", examples=[0.93])
+    area: int = Field(description="Pixels.", examples=[877])
+    bbox: list[int] = Field(description="COCO style: x, y, width, height.", examples=[[13, 11, 39, 27]])
     rle: dict[str, Any] | None = Field(None, description='COCO RLE: `{"size": [height, width], "counts": "…"}`.')
     png: str | None = Field(None, description="Base64 of a 1-bit PNG in the image's size.")
     polygons: list[list[list[float]]] | None = Field(
@@ -162,7 +184,9 @@ class TimingOut(BaseModel):
 class PredictionOut(BaseModel):
     """The answer to one prompt."""
 
-    prediction_id: str = Field(description="Names this prediction as a `mask_input` of later prompts.")
+    prediction_id: str = Field(
+        description="Names this prediction as a `mask_input` of later prompts.", examples=[_EXAMPLE_PREDICTION]
+    )
     outcome: Literal["hit", "joined", "recomputed", "miss"]
     masks: list[MaskOut] = Field(description="Best first.")
     scores: list[float]
@@ -184,14 +208,82 @@ class MasksOut(Answered):
 class Purged(BaseModel):
     """What a purge did."""
 
-    deleted: int = Field(description="Entries that went, counted once per tier.")
+    deleted: int = Field(description="Entries that went, counted once per tier.", examples=[4])
+
+
+class LookupsOut(BaseModel):
+    """Look-ups of one kind, or of all: `lookups = hits + misses + joined`."""
+
+    lookups: int
+    hits: int
+    misses: int
+    joined: int
+    recomputed: int = Field(description="Those of the misses that were cached before.")
+    failed: int = Field(description="Asks that ended in an error; they are no look-ups.")
+    hit_ratio: float | None = Field(description="Hits of the look-ups; `null` before the first.", examples=[0.9])
+    seconds_saved: float = Field(description="Computing time that hits and joined asks spared.")
+    seconds_computed: float
+
+
+class TierOut(BaseModel):
+    """What one tier holds, and how it behaves."""
+
+    tier: str = Field(examples=["memory"])
+    entries: int
+    bytes: int
+    budget: int = Field(description="Most bytes that it holds.")
+    entries_by_kind: dict[str, int] = Field(examples=[{"embedding": 1, "mask": 12}])
+    bytes_by_kind: dict[str, int]
+    evictions: dict[str, int] = Field(description="By reason: idle, age, budget, purge, damaged.")
+    refused: int = Field(description="Values too large for the budget.")
+    oldest_entry_seconds: float | None
+    breaker: str = Field(description="`closed`: all is well. `open`: it failed, and is left alone for a while.")
+    errors: dict[str, int]
+    lookups_skipped: int
+    writes_pending: int
+
+
+class QueueOut(BaseModel):
+    """The queue in front of one half of the model."""
+
+    running: int
+    waiting: int
+    turned_away: int = Field(description="Asks that found it full, and were answered 503.")
+    typical_seconds: float | None
+
+
+class CacheSettingsOut(BaseModel):
+    """What decides over keeping."""
+
+    mode: str
+    policy: str
+    idle_seconds: float
+    max_age_seconds: float | None
+    precision: str
+
+
+class CacheOut(LookupsOut):
+    """The figures of all namespaces since the server started: numbers only, no names."""
+
+    kinds: dict[str, LookupsOut] = Field(description="By kind of entry: embedding, mask.")
+    predictions: dict[str, dict[str, int]] = Field(
+        description="What became of queued predictions, by kind: used, withdrawn (a hit came first), wasted."
+    )
+    tiers: list[TierOut]
+    queues: dict[str, QueueOut] = Field(description="`encoder` and `decoder`.")
+    flights: int = Field(description="Computations under way.")
+    sessions: int
+    settings: CacheSettingsOut
+    model: str
+    model_version: str
+    note: str | None = None
 
 
 class ModelOut(BaseModel):
     """One model that is served."""
 
-    id: str
-    version: str
+    id: str = Field(examples=["classical"])
+    version: str = Field(examples=["classical@3f786850e387550f"])
     default: bool
     note: str | None = None
 
@@ -205,8 +297,11 @@ class ModelsOut(BaseModel):
 class Health(BaseModel):
     """Alive or ready, and if not, why."""
 
-    status: Literal["ok", "degraded", "starting"]
-    checks: dict[str, str] = Field(default_factory=dict)
+    status: Literal["ok", "degraded", "starting", "failing"] = Field(
+        description="`ok`. `degraded`: a cache tier fails; answers are right, only slower. `starting`: the model is "
+        "being tried out. `failing`: the model does not answer."
+    )
+    checks: dict[str, str] = Field(default_factory=dict, examples=[{"model": "ok", "disk": "ok"}])
 
 
 # --- session style: lenient about extra fields, which existing pages send ---------------------------------------
@@ -215,22 +310,33 @@ class Health(BaseModel):
 class _Session(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    session_id: str = Field(min_length=1, max_length=512, examples=["annotator-7/photo-12"])
+    session_id: str = Field(
+        min_length=1,
+        max_length=512,
+        examples=["annotator-7/photo-12"],
+        description="Any name. Two people who use the same one share clicks, so put who works into it.",
+    )
 
 
 class SessionImage(_Session):
     """Open an image in a session."""
 
-    image: str = Field(min_length=1, description="The image file in base64, with or without a `data:` prefix.")
+    image: str = Field(
+        min_length=1,
+        description="The image file in base64, with or without a `data:` prefix and line breaks.",
+        examples=[EXAMPLE_IMAGE],
+    )
 
 
 class SessionClick(_Session):
     """Add a click, or several."""
 
-    points: list[Coordinate] | list[list[Coordinate]] = Field(
-        min_length=1, examples=[[412, 301]], description="`[x, y]`, or several pairs."
+    points: Annotated[list[Coordinate], Field(fail_fast=True)] | Annotated[list[Pair], Field(fail_fast=True)] = Field(
+        min_length=1,
+        examples=[[32, 24]],
+        description="`[x, y]` in pixels of the image, or several: `[x, y, x, y]` or `[[x, y], [x, y]]`.",
     )
-    labels: list[int] | None = Field(
+    labels: Annotated[list[int], Field(fail_fast=True)] | None = Field(
         None,
         examples=[[1]],
         description="One for each pair: 1 on the object (the default), 0 off it.",
@@ -240,10 +346,10 @@ class SessionClick(_Session):
 class SessionRect(_Session):
     """Draw a box. Field names are those of the existing labeling page."""
 
-    startX: Coordinate = Field(examples=[120])  # noqa: N815
-    startY: Coordinate = Field(examples=[80])  # noqa: N815
-    endX: Coordinate = Field(examples=[640])  # noqa: N815
-    endY: Coordinate = Field(examples=[560])  # noqa: N815
+    startX: Coordinate = Field(examples=[10])  # noqa: N815
+    startY: Coordinate = Field(examples=[8])  # noqa: N815
+    endX: Coordinate = Field(examples=[54])  # noqa: N815
+    endY: Coordinate = Field(examples=[40])  # noqa: N815
 
 
 class SessionOnly(_Session):
@@ -253,13 +359,13 @@ class SessionOnly(_Session):
 class SessionImageOut(BaseModel):
     """The image is open."""
 
-    message: str = "Images received successfully"
-    image_id: str
+    message: Literal["Images received successfully"]
+    image_id: str = Field(examples=[EXAMPLE_ID])
     width: int
     height: int
     model: str
     model_version: str
-    outcome: str
+    outcome: Literal["hit", "joined", "recomputed", "miss"]
     note: str | None = None
 
 
@@ -275,13 +381,13 @@ class SessionMaskOut(BaseModel):
     """The mask for the session's clicks so far."""
 
     masks: str = Field(description="Base64 of a 1-bit PNG in the image's size; white is the object.")
-    message: str = "Images processed successfully"
-    points: list[SessionPoint]
-    box: list[float] | None
-    score: float | None
-    outcome: str | None
-    image_id: str
-    prediction_id: str | None
+    message: Literal["Images processed successfully"]
+    points: list[SessionPoint] = Field(description="The session's clicks so far, in the order in which they came.")
+    box: list[float] | None = Field(None, description="The session's box, if one was drawn.")
+    score: float | None = Field(None, description="Left out, as is `outcome`, when nothing is pointed at.")
+    outcome: Literal["hit", "joined", "recomputed", "miss"] | None = None
+    image_id: str = Field(examples=[EXAMPLE_ID])
+    prediction_id: str | None = Field(None, examples=[_EXAMPLE_PREDICTION])
     model: str
     model_version: str
     note: str | None = None
@@ -290,5 +396,5 @@ class SessionMaskOut(BaseModel):
 class SessionDone(BaseModel):
     """The clicks are forgotten; the image stays open."""
 
-    message: str = "Finish successfully"
-    points: list[SessionPoint] = Field(default_factory=list)
+    message: Literal["Finish successfully"]
+    points: list[SessionPoint] = Field(default_factory=list, description="None are left.")

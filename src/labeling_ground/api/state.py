@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic import SecretStr
 
 from labeling_ground import key as keys
 from labeling_ground.errors import NotAllowed
@@ -96,13 +97,14 @@ async def _caller(
     client = request.headers.get("x-client-id")
     if client is not None:
         client = client[:200]
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    given = credentials.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
-    is_admin = settings.admin_key is not None and _same(given, settings.admin_key.get_secret_value())
+    if not settings.api_keys and settings.admin_key is None:
+        return Caller(keys.PUBLIC, client, is_admin=False)
+    given = _given_key(request)
+    is_admin = settings.admin_key is not None and _same(given, settings.admin_key)
     if not settings.api_keys:
         return Caller(keys.PUBLIC, client, is_admin)
     # Every key is compared, whichever matches: the time taken tells nothing about them.
-    matches = [secret.get_secret_value() for secret in settings.api_keys if _same(given, secret.get_secret_value())]
+    matches = [secret for secret in settings.api_keys if _same(given, secret)]
     if not matches and not is_admin:
         raise NotAllowed(
             "This server wants an API key. Send it as 'Authorization: Bearer <key>' or as 'X-API-Key: <key>'."
@@ -111,8 +113,15 @@ async def _caller(
     return Caller(tenant, client or tenant, is_admin)
 
 
-def _same(given: str, secret: str) -> bool:
-    return hmac.compare_digest(given.encode(), secret.encode())
+def _given_key(request: Request) -> str:
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    given = credentials.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    # A header's bytes are read as Latin-1; clients whose key is not ASCII send UTF-8.
+    return given.encode("latin-1").decode("utf-8", "replace")
+
+
+def _same(given: str, secret: SecretStr) -> bool:
+    return hmac.compare_digest(given.encode(), secret.get_secret_value().encode())
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]

@@ -70,15 +70,16 @@ class TieredStore:
     def peek(self, key: str) -> Entry | None:
         """What is at hand without waiting: in memory, or on its way to a lower tier."""
         entry = self.memory.peek(key)
-        if entry is None:
-            for guard in self.guards:
-                entry = guard.waiting(key)
-                if entry is not None:
-                    return entry
-            return None
-        if self.guards:
-            self._slide(key)
-        return entry
+        if entry is not None:
+            if self.guards:
+                self._slide(key)
+            return entry
+        for guard in self.guards:
+            entry = guard.waiting(key)
+            if entry is not None:
+                self._promote(key, entry)
+                return entry
+        return None
 
     async def look_up(self, key: str, *, deadline_s: float | None = None) -> Entry | None:
         """Ask the lower tiers in order. Never raises: a tier's failure is a miss.
@@ -90,8 +91,8 @@ class TieredStore:
         purged = self.purged
 
         def promote(entry: Entry) -> None:
-            if entry.kind is not Kind.IMAGE and not self._purged_since(key, purged):
-                self.memory.insert(key, entry)
+            if not self._purged_since(key, purged):
+                self._promote(key, entry)
 
         for guard in self.guards:
             entry = await guard.look_up(key, promote, deadline_s)
@@ -182,6 +183,10 @@ class TieredStore:
         for guard in self.guards:
             await guard.aclose()
         await self.memory.aclose()
+
+    def _promote(self, key: str, entry: Entry) -> None:
+        if entry.kind is not Kind.IMAGE:
+            self.memory.insert(key, entry)
 
     def _slide(self, key: str) -> None:
         last = self._slid.get(key)

@@ -4,8 +4,8 @@
 offset     content
 =========  =====================================================================================
 0          magic ``LGF1``
-4          length of the header in bytes, ``uint32`` little-endian
-8          checksum: the first 16 bytes of SHA-256 over everything from offset 24 on
+4          checksum: the first 16 bytes of SHA-256 over everything from offset 20 on
+20         length of the header in bytes, ``uint32`` little-endian
 24         header: JSON with ``key``, ``kind``, ``cost``, ``created``, ``meta`` and the tensors' layout
 aligned    tensors, raw and little-endian, each starting at a multiple of 64 bytes
 =========  =====================================================================================
@@ -28,10 +28,11 @@ from labeling_ground.errors import DamagedEntry
 from labeling_ground.types import Entry, Kind
 
 MAGIC = b"LGF1"
-_PREFIX = struct.Struct("<4sI16s")
+_PREFIX = struct.Struct("<4s16sI")
+_SUMMED_FROM = 20
 _ALIGN = 64
 _FP16_MAX = 65504.0
-_DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "int64", "float16", "float32", "float64")
+_DTYPES = ("uint8", "int8", "int16", "uint16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
 
 Precision = Literal["fp16", "fp32"]
 
@@ -92,9 +93,8 @@ def seal(
         separators=(",", ":"),
     ).encode()
     padding = b"\0" * (-(_PREFIX.size + len(header)) % _ALIGN)
-    body = b"".join((header, padding, *parts))
-    value = _PREFIX.pack(MAGIC, len(header), _checksum(body)) + body
-    return Entry(kind, value, cost, created)
+    body = b"".join((struct.pack("<I", len(header)), header, padding, *parts))
+    return Entry(kind, MAGIC + _checksum(body) + body, cost, created)
 
 
 def unseal(value: bytes, key: str) -> Frame:
@@ -103,15 +103,14 @@ def unseal(value: bytes, key: str) -> Frame:
     Raises:
         DamagedEntry: it is no frame, or it was stored under another key.
     """
-    header = _header(value)
+    header, start = _header(value)
     if header["key"] != key:
-        raise DamagedEntry(f"The value under {key} belongs to {header['key']}.")
+        raise DamagedEntry(f"The value under {key} belongs to another key.")
     try:
-        start = _aligned(_PREFIX.size + struct.unpack_from("<I", value, 4)[0])
         tensors: dict[str, NDArray[Any]] = {}
         for name, dtype, shape, offset in header["tensors"]:
-            if dtype not in _DTYPES:
-                raise DamagedEntry(f"The value under {key} holds a tensor of type {dtype}.")
+            if dtype not in _DTYPES or min(shape, default=0) < 0:
+                raise DamagedEntry(f"The value under {key} holds a tensor of type {dtype} and shape {shape}.")
             count = int(np.prod(shape, dtype=np.int64))
             tensors[name] = np.frombuffer(
                 value, dtype=np.dtype(dtype).newbyteorder("<"), count=count, offset=start + offset
@@ -124,7 +123,7 @@ def unseal(value: bytes, key: str) -> Frame:
             header["meta"],
             tensors,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DamagedEntry(f"The value under {key} has a damaged header.") from error
 
 
@@ -136,12 +135,12 @@ def verify(value: bytes, key: str) -> None:
     """
     if len(value) < _PREFIX.size:
         raise DamagedEntry(f"The value under {key} is cut short.")
-    magic, _, checksum = _PREFIX.unpack_from(value)
+    magic, checksum, _ = _PREFIX.unpack_from(value)
     if magic != MAGIC:
         raise DamagedEntry(f"The value under {key} is no frame.")
-    if _checksum(memoryview(value)[_PREFIX.size :]) != checksum:
+    if _checksum(memoryview(value)[_SUMMED_FROM:]) != checksum:
         raise DamagedEntry(f"The checksum of the value under {key} does not match.")
-    if _header(value).get("key") != key:
+    if _header(value)[0]["key"] != key:
         raise DamagedEntry(f"The value under {key} belongs to another key.")
 
 
@@ -155,31 +154,28 @@ def entry_of(value: bytes, key: str) -> Entry:
     return Entry(frame.kind, value, frame.cost, frame.created)
 
 
-def _header(value: bytes) -> dict[str, Any]:
+def _header(value: bytes) -> tuple[dict[str, Any], int]:
+    """The header, and where the tensors start."""
     try:
-        magic, length, _ = _PREFIX.unpack_from(value)
+        magic, _, length = _PREFIX.unpack_from(value)
         if magic != MAGIC:
             raise DamagedEntry("The value is no frame.")
         header = json.loads(value[_PREFIX.size : _PREFIX.size + length])
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, RecursionError) as error:
         raise DamagedEntry("The value has no readable header.") from error
     if not isinstance(header, dict) or "key" not in header:
         raise DamagedEntry("The value has no readable header.")
-    return header
+    return header, _PREFIX.size + length + (-(_PREFIX.size + length) % _ALIGN)
 
 
 def _stored(tensor: NDArray[Any], precision: Precision) -> NDArray[Any]:
-    if precision == "fp16" and tensor.dtype in (np.float32, np.float64):
+    if precision == "fp16" and tensor.dtype.name in ("float32", "float64"):
         largest = np.max(np.abs(tensor), initial=0.0, where=np.isfinite(tensor))
         if largest <= _FP16_MAX:
             tensor = tensor.astype(np.float16)
     if tensor.dtype.name not in _DTYPES:
         raise TypeError(f"a frame holds no tensors of type {tensor.dtype}")
     return tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
-
-
-def _aligned(offset: int) -> int:
-    return offset + (-offset % _ALIGN)
 
 
 def _checksum(body: bytes | memoryview) -> bytes:

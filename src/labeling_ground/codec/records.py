@@ -1,6 +1,6 @@
 """What each kind of cached value holds: results ↔ entries."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,7 +123,7 @@ def seal_prediction(
     meta = {
         "size": [int(height), int(width)],
         "masks": [
-            [to_rle(mask.pixels)["counts"], mask.score, area(mask.pixels), bbox(mask.pixels)]
+            [to_rle(mask.pixels)["counts"], float(mask.score), area(mask.pixels), bbox(mask.pixels)]
             for mask in prediction.masks
         ],
         "points": [[p.x, p.y, p.label] for p in prompt.points],
@@ -172,6 +172,26 @@ def open_logits(entry: Entry, key: str) -> Sequence[NDArray[np.float32]]:
     opened = frame.unseal(entry.value, key)
     with _damaged(key):
         return [layer.astype(np.float32) for layer in opened.tensors["logits"]]
+
+
+def check(entry: Entry, key: str) -> None:
+    """Check that what a store handed out is complete, unchanged, and what its key says.
+
+    Raises:
+        DamagedEntry: it is not.
+    """
+    frame.verify(entry.value, key)
+    if key.split("/")[3:4] != [entry.kind] or frame.unseal(entry.value, key).kind is not entry.kind:
+        raise DamagedEntry(f"The value under {key} is of another kind.")
+    _OPENERS[entry.kind](entry, key)
+
+
+_OPENERS: Mapping[Kind, Callable[[Entry, str], object]] = {
+    Kind.IMAGE: open_image,
+    Kind.EMBEDDING: open_embedding,
+    Kind.MASK: open_prediction,
+    Kind.LOGITS: open_logits,
+}
 
 
 def _origin(meta: Any) -> Origin:

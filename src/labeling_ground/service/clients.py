@@ -2,8 +2,13 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
-_MOST_CLIENTS = 10_000
+
+@dataclass(slots=True)
+class _Client:
+    current: str | None = None
+    ahead: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
 
 class Clients:
@@ -14,55 +19,57 @@ class Clients:
     Args:
         mark: told ``(group, done)`` when an image becomes done, or is not done any more.
         prefetches: how many images one client's prefetches can hold.
+        most: how many clients are kept in mind; the one quiet for longest makes room.
     """
 
-    def __init__(self, mark: Callable[[str, bool], None], prefetches: int) -> None:
+    def __init__(self, mark: Callable[[str, bool], None], prefetches: int, *, most: int = 10_000) -> None:
         self._mark = mark
         self._prefetches = prefetches
-        self._current: OrderedDict[str, str] = OrderedDict()
-        self._ahead: dict[str, OrderedDict[str, None]] = {}
+        self._most = most
+        self._clients: OrderedDict[str, _Client] = OrderedDict()
         self._holders: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._current)
+        return len(self._clients)
 
     def opened(self, client: str, group: str) -> None:
         """The client works on this image now; its previous one is done, unless somebody else holds it."""
-        previous = self._current.get(client)
+        state = self._state(client)
+        previous = state.current
         if previous == group:
-            self._current.move_to_end(client)
             return
         self._hold(group)
-        self._current[client] = group
-        self._current.move_to_end(client)
-        ahead = self._ahead.get(client)
-        if ahead is not None and group in ahead:
-            del ahead[group]
+        state.current = group
+        if group in state.ahead:
+            del state.ahead[group]
             self._release(group)
         if previous is not None:
             self._release(previous)
-        if len(self._current) > _MOST_CLIENTS:
-            self.forget(next(iter(self._current)))
 
     def fetched_ahead(self, client: str, group: str) -> None:
         """An image was asked for before anybody looks at it."""
-        ahead = self._ahead.setdefault(client, OrderedDict())
-        if group in ahead or self._current.get(client) == group:
+        state = self._state(client)
+        if group in state.ahead or state.current == group:
             return
-        ahead[group] = None
+        state.ahead[group] = None
         self._hold(group)
-        while len(ahead) > self._prefetches:
-            self._release(ahead.popitem(last=False)[0])
-        if len(self._ahead) > _MOST_CLIENTS:
-            self.forget(next(iter(self._ahead)))
+        while len(state.ahead) > self._prefetches:
+            self._release(state.ahead.popitem(last=False)[0])
 
     def forget(self, client: str) -> None:
         """The client is gone."""
-        current = self._current.pop(client, None)
-        if current is not None:
-            self._release(current)
-        for group in self._ahead.pop(client, ()):
+        state = self._clients.pop(client, _Client())
+        if state.current is not None:
+            self._release(state.current)
+        for group in state.ahead:
             self._release(group)
+
+    def _state(self, client: str) -> _Client:
+        state = self._clients.setdefault(client, _Client())
+        self._clients.move_to_end(client)
+        if len(self._clients) > self._most:
+            self.forget(next(iter(self._clients)))
+        return state
 
     def _hold(self, group: str) -> None:
         self._holders[group] += 1

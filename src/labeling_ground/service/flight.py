@@ -30,7 +30,7 @@ class Flights(Generic[T]):
         return len(self._flights)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._flights
+        return self._find(key) is not None
 
     async def join(self, key: str, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """Wait for the computation of ``key``, starting it with ``work`` if there is none.
@@ -41,7 +41,7 @@ class Flights(Generic[T]):
         Raises:
             Exception: whatever ``work`` raised.
         """
-        flight = self._flights.get(key)
+        flight = self._find(key)
         joined = flight is not None
         if flight is None:
             flight = _Flight(asyncio.create_task(self._fly(work)))
@@ -61,6 +61,19 @@ class Flights(Generic[T]):
                 # Out of the table first: whoever asks from now on must not join a flight that is going down.
                 self._land(key, flight.task)
                 flight.task.cancel()
+
+    async def aclose(self) -> None:
+        """Call all work off; who waits for it is told so."""
+        tasks = {flight.task for flight in self._flights.values()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
+
+    def _find(self, key: str) -> _Flight | None:
+        flight = self._flights.get(key)
+        # One that has ended and is not off the table yet must not hand its failure to whoever comes now.
+        return None if flight is None or flight.task.done() else flight
 
     @staticmethod
     async def _fly(work: Callable[[], Awaitable[T]]) -> T:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from labeling_ground.errors import Overloaded
@@ -17,12 +17,14 @@ class Lane:
         name: what waits here, for the error's sentence.
         slots: how many run at the same time.
         queue: how many may wait.
+        clock: seconds.
     """
 
-    def __init__(self, name: str, slots: int, queue: int) -> None:
+    def __init__(self, name: str, slots: int, queue: int, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self.name = name
         self.slots = slots
         self.queue = queue
+        self._clock = clock
         self._semaphore = asyncio.Semaphore(slots)
         self.waiting = 0
         self.running = 0
@@ -66,7 +68,7 @@ class Lane:
     @asynccontextmanager
     async def timed(self) -> AsyncIterator[None]:
         """Measure the work inside, for the estimate that ``Retry-After`` is made from."""
-        started = time.perf_counter()
+        started = self._clock()
         yield
-        seconds = time.perf_counter() - started
+        seconds = self._clock() - started
         self.typical_s = seconds if self.typical_s is None else 0.8 * self.typical_s + 0.2 * seconds

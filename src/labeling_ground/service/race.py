@@ -23,19 +23,19 @@ class Gate:
     def __init__(self, window_s: float | None) -> None:
         self._open = asyncio.Event()
         self._deadline = None if window_s is None else asyncio.get_running_loop().time() + window_s
-        self.was_passed = False
+        self.begun = False
+        """Whether the model has begun: whoever passes the gate says so."""
 
     def open(self) -> None:
         """Let the prediction through now."""
         self._open.set()
 
     async def wait(self) -> None:
-        """Wait for the gate to open; from then on the prediction counts as started."""
+        """Wait for the gate to open."""
         if not self._open.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._deadline):
                     await self._open.wait()
-        self.was_passed = True
 
 
 async def race(
@@ -49,7 +49,7 @@ async def race(
 
     Args:
         look_up: never raises; a store's failure is ``None``.
-        predict: calls ``gate.wait()`` before it lets the model do anything.
+        predict: calls ``gate.wait()`` before it lets the model do anything, and sets ``gate.begun`` when it does.
         window_s: how long the gate stays shut while the look-up has not answered; ``None`` keeps it shut until then
             (mode ``first``).
         settle: is told what became of the prediction.
@@ -60,25 +60,25 @@ async def race(
     gate = Gate(window_s)
     looking: asyncio.Future[F | None] = asyncio.ensure_future(look_up)
     predicting: asyncio.Future[T] = asyncio.ensure_future(predict(gate))
+    predicting.add_done_callback(_seen)
     both: set[asyncio.Future[Any]] = {looking, predicting}
     try:
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        failed = predicting.done() and predicting.exception() is not None
-        if predicting.done() and not failed:
-            settle(Fate.USED)
-            return predicting.result()  # the look-up that lost is left to finish
-        if failed and not isinstance(predicting.exception(), LabelingGroundError):
-            return predicting.result()  # a bug: say so, whatever the look-up would have found
-        found = await asyncio.shield(looking)
-        if found is not None:
-            settle(Fate.WASTED if gate.was_passed else Fate.WITHDRAWN)
-            return found
-        gate.open()
-        result = await predicting
+        # An error that is none of ours is a bug: it is said, whatever the look-up would find.
+        if not predicting.done() or isinstance(predicting.exception(), LabelingGroundError):
+            found = await asyncio.shield(looking)
+            if found is not None:
+                settle(Fate.WASTED if gate.begun else Fate.WITHDRAWN)
+                return found
+            gate.open()
+        result = await predicting  # a look-up that lost is left to finish
         settle(Fate.USED)
         return result
     finally:
-        if not predicting.done():
-            predicting.cancel()
-            with contextlib.suppress(asyncio.CancelledError, LabelingGroundError):
-                await asyncio.wait({predicting}, timeout=0)
+        predicting.cancel()
+
+
+def _seen(task: asyncio.Future[Any]) -> None:
+    """Take note of an error, so that one which nobody waits for any more is not complained about."""
+    if not task.cancelled():
+        task.exception()

@@ -19,7 +19,6 @@ from labeling_ground.codec.frame import Precision
 from labeling_ground.errors import (
     BackendFailed,
     BadPrompt,
-    DamagedEntry,
     LabelingGroundError,
     UnknownImage,
     UnknownPrediction,
@@ -113,6 +112,14 @@ class PromptAsk:
 
 
 @dataclass(frozen=True, slots=True)
+class _Upload:
+    """An image file that a client has just sent."""
+
+    file: bytes
+    header: image_codec.ImageHeader
+
+
+@dataclass(frozen=True, slots=True)
 class _Made:
     """What a flight brings back."""
 
@@ -167,7 +174,7 @@ class Segmenter:
         self._embedding_window_s = embedding_window_s
         self._wall_clock = wall_clock
         self._background: set[asyncio.Task[None]] = set()
-        self._arriving: dict[str, image_codec.ImageHeader] = {}
+        self._arriving: dict[str, _Upload] = {}
 
     # --- images -------------------------------------------------------------------------------------------------
 
@@ -189,18 +196,13 @@ class Segmenter:
         if client is not None:
             self.clients.opened(f"{tenant}/{client}", image_keys.group)
         started = time.perf_counter()
-        made = self._peek(image_keys.embedding(self.backend.version))
-        if made is None:
-            # A header is cheap to read: what cannot be used is refused before it takes a place in a queue.
-            header = await asyncio.to_thread(image_codec.read_header, file, max_pixels=self._max_pixels)
-            made = await self._fly_embedding(image_keys, file, header)
-        else:
-            self._count(Kind.EMBEDDING, made)
-        embedding = records.open_embedding(made.entry, image_keys.embedding(self.backend.version))
+        key = image_keys.embedding(self.backend.version)
+        # A header is cheap to read: what cannot be used is refused before it takes a place in a queue.
+        upload = await self._upload(file) if self.store.peek(key) is None else None
+        made = await self._embedding(image_keys, upload)
         if made.outcome is Outcome.HIT:
-            self._keep_in_background(image_keys, file, embedding.width, embedding.height)
-        timing = _with_lookup(made, started)
-        return ImageAnswer(image_id, embedding.width, embedding.height, made.outcome, self.backend.version, timing)
+            self._in_background(self._keep_file(image_keys, file, made.entry, self.store.purged))
+        return self._image_answer(image_keys, made, started)
 
     async def prefetch(self, tenant: str, file: bytes, image_id: str, *, client: str | None = None) -> bool:
         """Queue an image to be encoded while nobody waits for it. Whether that was needed.
@@ -212,16 +214,21 @@ class Segmenter:
         image_keys = ImageKeys(tenant, image_id)
         if client is not None:
             self.clients.fetched_ahead(f"{tenant}/{client}", image_keys.group)
-        if self.store.peek(image_keys.embedding(self.backend.version)) is not None:
+        known = self.store.peek(image_keys.embedding(self.backend.version))
+        if known is not None:
+            self._in_background(self._keep_file(image_keys, file, known, self.store.purged))
             return False
-        header = await asyncio.to_thread(image_codec.read_header, file, max_pixels=self._max_pixels)
+        upload = await self._upload(file)
         self.encode_lane.check_room()
+        purged = self.store.purged
 
         async def fetch() -> None:
             try:
-                await self._fly_embedding(image_keys, file, header)
+                made = await self._embedding(image_keys, upload)
             except LabelingGroundError:
                 return  # counted where it happened; whoever opens the image will be told
+            if made.outcome is Outcome.HIT:
+                await self._keep_file(image_keys, file, made.entry, purged)
 
         self._in_background(fetch())
         await asyncio.sleep(0)  # the flight is under way before the caller can ask about it
@@ -242,7 +249,7 @@ class Segmenter:
             return ImageState(image_id, embedding.width, embedding.height, True, version)
         arriving = self._arriving.get(key)
         if arriving is not None:
-            return ImageState(image_id, arriving.width, arriving.height, False, version)
+            return ImageState(image_id, arriving.header.width, arriving.header.height, False, version)
         kept_entry = await self._kept(image_keys)
         if kept_entry is None:
             raise UnknownImage(image_id)
@@ -260,15 +267,7 @@ class Segmenter:
         started = time.perf_counter()
         made = await self._embedding(image_keys)
         embedding = records.open_embedding(made.entry, image_keys.embedding(self.backend.version))
-        answer = ImageAnswer(
-            image_id,
-            embedding.width,
-            embedding.height,
-            made.outcome,
-            self.backend.version,
-            _with_lookup(made, started),
-        )
-        return embedding, answer
+        return embedding, self._image_answer(image_keys, made, started)
 
     # --- masks --------------------------------------------------------------------------------------------------
 
@@ -309,87 +308,56 @@ class Segmenter:
             task.cancel()
         if self._background:
             await asyncio.wait(set(self._background), timeout=5)
+        await self.flights.aclose()
         await self.store.aclose()
         await self.backend.aclose()
 
     # --- within -------------------------------------------------------------------------------------------------
 
-    def _peek(self, key: str) -> _Made | None:
-        entry = self.store.peek(key)
-        return None if entry is None else _Made(entry, Outcome.HIT, Timing())
-
-    async def _embedding(self, image_keys: ImageKeys) -> _Made:
-        made = self._peek(image_keys.embedding(self.backend.version))
-        if made is None:
-            return await self._fly_embedding(image_keys)
-        self._count(Kind.EMBEDDING, made)
-        self.store.slide(image_keys.image)
-        return made
-
-    async def _fly_embedding(
-        self,
-        image_keys: ImageKeys,
-        file: bytes | None = None,
-        header: image_codec.ImageHeader | None = None,
-    ) -> _Made:
+    async def _embedding(self, image_keys: ImageKeys, upload: _Upload | None = None) -> _Made:
         key = image_keys.embedding(self.backend.version)
-        if header is not None:
-            self._arriving[key] = header
+        if upload is not None:
+            self._arriving[key] = upload  # also for a flight that set off without a file
         try:
-            while True:
-                try:
-                    made = await self._join(Kind.EMBEDDING, key, lambda: self._make_embedding(image_keys, file))
-                except UnknownImage:
-                    if file is None:
-                        raise
-                    continue  # joined somebody who had no file; this ask has one
-                break
+            made = await self._obtain(Kind.EMBEDDING, key, lambda: self._make_embedding(image_keys))
         finally:
-            if header is not None:
+            if key not in self.flights:
                 self._arriving.pop(key, None)
-        if file is None and made.outcome is Outcome.HIT:
+        if made.outcome is Outcome.HIT:
             self.store.slide(image_keys.image)
         return made
 
-    async def _make_embedding(self, image_keys: ImageKeys, file: bytes | None) -> _Made:
+    async def _make_embedding(self, image_keys: ImageKeys) -> _Made:
         key = image_keys.embedding(self.backend.version)
-        asked_at = self.store.now()
+        purged = self.store.purged
 
         async def predict(gate: Gate) -> _Made:
+            # Who sends no file queues with the kept one in hand, or learns here that there is none: a slow tier must
+            # not hold a place that others could use.
+            if key not in self._arriving:
+                await gate.wait()
+            file, outcome = await self._file(image_keys)
             async with self.encode_lane.slot():
                 await gate.wait()
-                content = file if file is not None else await self._kept_file(image_keys)
+                gate.begun = True
                 async with self.encode_lane.timed():
-                    return await self._encode(
-                        image_keys,
-                        content,
-                        asked_at,
-                        Outcome.MISS if file is not None else Outcome.RECOMPUTED,
-                    )
+                    return await self._encode(image_keys, file, purged, outcome)
 
         window = max(self._embedding_window_s, self.store.p99_s)
         if self.encode_lane.typical_s is not None:
             window = min(window, self.encode_lane.typical_s / 3)
         return await self._race(Kind.EMBEDDING, key, predict, window)
 
-    async def _encode(self, image_keys: ImageKeys, file: bytes, asked_at: float, outcome: Outcome) -> _Made:
+    async def _encode(self, image_keys: ImageKeys, file: bytes, purged: int, outcome: Outcome) -> _Made:
         key = image_keys.embedding(self.backend.version)
         started = time.perf_counter()
         image = await asyncio.to_thread(
             image_codec.decode, file, image_id=image_keys.image_id, max_pixels=self._max_pixels
         )
-        decoded_s = time.perf_counter() - started
         if outcome is not Outcome.RECOMPUTED:
-            kept = await asyncio.to_thread(
-                records.seal_image,
-                image_keys.image,
-                file,
-                image.width,
-                image.height,
-                cost=decoded_s,
-                created=self._wall_clock(),
-            )
-            self.store.keep(image_keys.image, kept, asked_at)
+            decoded_s = time.perf_counter() - started
+            kept = await self._sealed_file(image_keys, file, image.width, image.height, decoded_s)
+            self.store.keep(image_keys.image, kept, purged)
         embedding = await self.backend.encode(image)
         cost = time.perf_counter() - started
         _check_embedding(embedding, image.width, image.height)
@@ -401,7 +369,7 @@ class Segmenter:
             created=self._wall_clock(),
             precision=self._precision,
         )
-        self.store.keep(key, entry, asked_at)
+        self.store.keep(key, entry, purged)
         return _Made(entry, outcome, Timing(encode=cost))
 
     async def _mask(self, image_keys: ImageKeys, ask: PromptAsk) -> MaskAnswer:
@@ -410,25 +378,20 @@ class Segmenter:
         prompt, parent = await self._settle_prompt(image_keys, ask)
         digest = keys.prompt_digest(prompt)
         key = image_keys.mask(version, digest)
-        made = self._peek(key)
-        if made is None:
-            made = await self._join(Kind.MASK, key, lambda: self._make_mask(image_keys, digest, prompt, parent))
-        else:
-            self._count(Kind.MASK, made)
+        made = await self._obtain(Kind.MASK, key, lambda: self._make_mask(image_keys, digest, prompt, parent))
+        if made.outcome is Outcome.HIT:
             self.store.slide(image_keys.image)
-        return MaskAnswer(
-            records.open_prediction(made.entry, key),
-            digest,
-            made.outcome,
-            version,
-            _with_lookup(made, started),
-        )
+        prediction = records.open_prediction(made.entry, key)
+        for point in ask.points:  # as they were sent: the edge itself is outside, and shares its key with what is not
+            check_point(point, prediction.width, prediction.height)
+        return MaskAnswer(prediction, digest, made.outcome, version, _with_lookup(made, started))
 
     async def _make_mask(
         self, image_keys: ImageKeys, digest: str, prompt: Prompt, parent: tuple[str, int] | None
     ) -> _Made:
         async def predict(gate: Gate) -> _Made:
             await gate.wait()
+            gate.begun = True
             return await self._decode(image_keys, digest, prompt, parent)
 
         return await self._race(Kind.MASK, image_keys.mask(self.backend.version, digest), predict, self._mask_window_s)
@@ -437,7 +400,7 @@ class Segmenter:
         self, image_keys: ImageKeys, digest: str, prompt: Prompt, parent: tuple[str, int] | None
     ) -> _Made:
         version = self.backend.version
-        asked_at = self.store.now()
+        purged = self.store.purged
         embedded = await self._embedding(image_keys)
         embedding = records.open_embedding(embedded.entry, image_keys.embedding(version))
         fitted = _fit(prompt, embedding.width, embedding.height)
@@ -457,8 +420,8 @@ class Segmenter:
             cost=cost,
             created=self._wall_clock(),
         )
-        self.store.keep(mask_key, entry, asked_at)
-        self.store.keep(logits_key, logits, asked_at)
+        self.store.keep(mask_key, entry, purged)
+        self.store.keep(logits_key, logits, purged)
         outcome = Outcome.RECOMPUTED if embedded.outcome is Outcome.RECOMPUTED else Outcome.MISS
         return _Made(entry, outcome, Timing(encode=embedded.timing.encode, decode=cost))
 
@@ -491,7 +454,7 @@ class Segmenter:
                 )
             again = PromptAsk(origin.points, origin.box, origin.parent, origin.multimask)
             prompt, parent = await self._settle_prompt(image_keys, again)
-            await self._join(
+            await self._obtain(
                 Kind.MASK,
                 logits_key,
                 lambda: self._decode(image_keys, prediction_id, prompt, parent),
@@ -504,25 +467,21 @@ class Segmenter:
             raise BadPrompt(f"Prediction {prediction_id} has {len(candidates)} candidates; {index} is not one of them.")
         return candidates[index]
 
-    def _keep_in_background(self, image_keys: ImageKeys, file: bytes, width: int, height: int) -> None:
+    async def _upload(self, file: bytes) -> _Upload:
+        return _Upload(file, await asyncio.to_thread(image_codec.read_header, file, max_pixels=self._max_pixels))
+
+    async def _sealed_file(self, image_keys: ImageKeys, file: bytes, width: int, height: int, cost: float) -> Entry:
+        return await asyncio.to_thread(
+            records.seal_image, image_keys.image, file, width, height, cost=cost, created=self._wall_clock()
+        )
+
+    async def _keep_file(self, image_keys: ImageKeys, file: bytes, embedded: Entry, purged: int) -> None:
         """See to it that the file of an image whose embedding was a hit is kept, or kept for longer."""
-
-        async def see_to_it() -> None:
-            asked_at = self.store.now()
-            if await self.store.touch(image_keys.image):
-                return
-            entry = await asyncio.to_thread(
-                records.seal_image,
-                image_keys.image,
-                file,
-                width,
-                height,
-                cost=0.0,
-                created=self._wall_clock(),
-            )
-            self.store.keep(image_keys.image, entry, asked_at)
-
-        self._in_background(see_to_it())
+        if await self.store.touch(image_keys.image):
+            return
+        embedding = records.open_embedding(embedded, image_keys.embedding(self.backend.version))
+        entry = await self._sealed_file(image_keys, file, embedding.width, embedding.height, 0.0)
+        self.store.keep(image_keys.image, entry, purged)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -534,11 +493,16 @@ class Segmenter:
             image_keys.image, deadline_s=_IMAGE_DEADLINE_S
         )
 
-    async def _kept_file(self, image_keys: ImageKeys) -> bytes:
-        entry = await self._kept(image_keys)
-        if entry is None:
+    async def _file(self, image_keys: ImageKeys) -> tuple[bytes, Outcome]:
+        """The file to encode, and what encoding it will have been: a miss, or recomputed from a kept file."""
+        key = image_keys.embedding(self.backend.version)
+        if key not in self._arriving:
+            entry = await self._kept(image_keys)
+            if entry is not None:
+                return records.open_image(entry, image_keys.image)[0], Outcome.RECOMPUTED
+        if key not in self._arriving:  # it may have been sent meanwhile
             raise UnknownImage(image_keys.image_id)
-        return records.open_image(entry, image_keys.image)[0]
+        return self._arriving[key].file, Outcome.MISS
 
     async def _race(self, kind: Kind, key: str, predict: Callable[[Gate], Awaitable[_Made]], window_s: float) -> _Made:
         if not self.store.has_lower:
@@ -556,24 +520,27 @@ class Segmenter:
         window = window_s if self._mode == "parallel" else None
         return await race(look_up(), predict, window_s=window, settle=settle)
 
-    async def _join(self, kind: Kind, key: str, work: Callable[[], Awaitable[_Made]]) -> _Made:
-        try:
-            made, joined = await self.flights.join(key, work)
-        except DamagedEntry as error:
-            # It passed its checksum and is still not what its kind should hold: written by somebody else's code.
-            self.ledger.failure(kind)
-            await self.store.delete(key)
-            raise BackendFailed("A cached value could not be read and was thrown away. Try again.") from error
-        except LabelingGroundError:
-            self.ledger.failure(kind)
-            raise
-        if joined and made.outcome is not Outcome.HIT:
-            made = dataclasses.replace(made, outcome=Outcome.JOINED)
-        self._count(kind, made)
+    async def _obtain(self, kind: Kind, key: str, work: Callable[[], Awaitable[_Made]]) -> _Made:
+        """What is at hand, or else what the flight brings; counted."""
+        entry = self.store.peek(key)
+        if entry is not None:
+            made = _Made(entry, Outcome.HIT, Timing())
+        else:
+            try:
+                made, joined = await self.flights.join(key, work)
+            except Exception:
+                self.ledger.failure(kind)
+                raise
+            if joined and made.outcome is not Outcome.HIT:
+                made = _Made(made.entry, Outcome.JOINED, Timing())
+        self.ledger.outcome(kind, made.outcome, made.entry.cost)
         return made
 
-    def _count(self, kind: Kind, made: _Made) -> None:
-        self.ledger.outcome(kind, made.outcome, made.entry.cost)
+    def _image_answer(self, image_keys: ImageKeys, made: _Made, started: float) -> ImageAnswer:
+        version = self.backend.version
+        embedding = records.open_embedding(made.entry, image_keys.embedding(version))
+        timing = _with_lookup(made, started)
+        return ImageAnswer(image_keys.image_id, embedding.width, embedding.height, made.outcome, version, timing)
 
 
 def _with_lookup(made: _Made, started: float) -> Timing:
@@ -584,9 +551,11 @@ def _with_lookup(made: _Made, started: float) -> Timing:
 
 
 def _fit(prompt: Prompt, width: int, height: int) -> Prompt:
-    """Check a prompt against the image's size and cut a box off at the image's edge."""
-    for point in prompt.points:
+    """Check a prompt against the image's size, and keep within it what snapping or a box's corners lie beyond."""
+    points = tuple(Point(_within(p.x, width), _within(p.y, height), p.label) for p in prompt.points)
+    for point in points:
         check_point(point, width, height)
+    prompt = dataclasses.replace(prompt, points=points)
     if prompt.box is None:
         return prompt
     check_box(prompt.box, width, height)
@@ -594,6 +563,11 @@ def _fit(prompt: Prompt, width: int, height: int) -> Prompt:
     return dataclasses.replace(
         prompt, box=Box(max(0.0, box.x0), max(0.0, box.y0), min(width, box.x1), min(height, box.y1))
     )
+
+
+def _within(coordinate: float, size: int) -> float:
+    """A click in the last half step before the edge snaps onto the edge: it is taken back by one step."""
+    return size - keys.STEP if coordinate == size else coordinate
 
 
 def _check_embedding(embedding: Embedding, width: int, height: int) -> None:
@@ -608,8 +582,8 @@ def _check_prediction(predictions: Sequence[Prediction], width: int, height: int
     if len(predictions) != 1 or not predictions[0].masks:
         raise BackendFailed("The decoder gave no mask.")
     for mask in predictions[0].masks:
-        if mask.pixels.shape != (height, width) or mask.logits.shape != (256, 256):
-            raise BackendFailed("The decoder's mask does not have the image's size.")
+        if mask.pixels.shape != (height, width) or mask.logits.shape != (256, 256) or mask.pixels.dtype != np.bool_:
+            raise BackendFailed("The decoder's mask does not have the image's size, or is none.")
         if not (math.isfinite(mask.score) and np.isfinite(mask.logits).all()):
             raise BackendFailed("The decoder's answer holds values that are no numbers.")
     return predictions[0]

@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from labeling_ground.api import answers
 from labeling_ground.api.errors import responses
-from labeling_ground.api.schemas import Purged
+from labeling_ground.api.schemas import CacheOut, Purged
 from labeling_ground.api.state import CallerDep, PartsDep
 from labeling_ground.service.figures import Figures, TierFigures, figures
 from labeling_ground.service.ledger import KindFigures
@@ -17,7 +17,9 @@ from labeling_ground.service.ledger import KindFigures
 router = APIRouter(tags=["cache"])
 
 
-@router.get("/v1/cache", summary="What the cache holds, did and saved", responses=responses(401))
+@router.get(
+    "/v1/cache", summary="What the cache holds, did and saved", response_model=CacheOut, responses=responses(401)
+)
 async def cache_figures(parts: PartsDep, _: CallerDep) -> dict[str, Any]:
     """Figures since the server started. `lookups = hits + misses + joined`; `recomputed` are part of the misses."""
     now = await figures(parts.segmenter, parts.sessions)

@@ -1,5 +1,6 @@
 """``/v1/images``: send an image once, ask for masks on it for ever."""
 
+import asyncio
 import base64
 import binascii
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from labeling_ground.api import answers
 from labeling_ground.api.body import read_image, read_json, while_connected
 from labeling_ground.api.errors import responses
 from labeling_ground.api.schemas import (
+    EXAMPLE_ID,
     ImageOut,
     ImageQueued,
     ImageStateOut,
@@ -25,7 +27,7 @@ from labeling_ground.api.schemas import (
 )
 from labeling_ground.api.state import CallerDep, Parts, PartsDep, record_of
 from labeling_ground.codec import tensors
-from labeling_ground.errors import BadPrompt, UnknownModel
+from labeling_ground.errors import BadPrompt, TooLarge, UnknownModel
 from labeling_ground.service.segmenter import PromptAsk, Segmenter
 from labeling_ground.types import Box, Point
 
@@ -37,7 +39,7 @@ ImageId = Annotated[
         pattern="^[0-9a-f]{64}$",
         description="SHA-256 of the image file's bytes, 64 lower-case hex digits. A client can compute it, ask "
         "`GET /v1/images/{image_id}` first, and send the file only if it is not known.",
-        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+        examples=[EXAMPLE_ID],
     ),
 ]
 Model = Annotated[str | None, Query(description="A model id of `/v1/models`; the default one if left out.")]
@@ -54,7 +56,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
             "model": ImageQueued,
             "description": "With `wait=false`: taken on, encoded when its turn comes",
         },
-        **responses(400, 401, 408, 413, 415, 422, 503),
+        **responses(400, 401, 404, 408, 413, 415, 422, 503),
     },
     openapi_extra={
         "requestBody": {
@@ -62,7 +64,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
             "description": "The image file itself (JPEG, PNG, WebP, BMP or TIFF), or a form with one file in it.",
             "content": {
                 "application/octet-stream": _FILE,
-                "image/*": _FILE,
+                **{f"image/{kind}": _FILE for kind in ("jpeg", "png", "webp", "bmp", "tiff")},
                 "multipart/form-data": {
                     "schema": {
                         "type": "object",
@@ -155,7 +157,8 @@ async def embedding(
     version = str(segmenter.backend.version)
     found, answer = await while_connected(request, segmenter.embedding(caller.tenant, image_id))
     record_of(request).note(answer.outcome, answer.timing)
-    content = tensors.to_safetensors(
+    content = await asyncio.to_thread(
+        tensors.to_safetensors,
         found,
         metadata={
             "image_id": image_id,
@@ -196,7 +199,7 @@ async def masks(request: Request, image_id: ImageId, parts: PartsDep, caller: Ca
     for answer in found:
         record.note(answer.outcome, answer.timing)
     first = found[0]
-    predictions = [await answers.prediction(answer, body.format) for answer in found]
+    predictions = await answers.predictions(found, body.format)
     shared: dict[str, Any] = {
         "image_id": image_id,
         **answers.origin(segmenter.backend),
@@ -237,12 +240,12 @@ def _segmenter(parts: Parts, model: str | None) -> Segmenter:
 def _check_counts(prompts: list[PromptIn] | list[MasksRequest], parts: Parts) -> None:
     settings = parts.settings
     if len(prompts) > settings.max_prompts:
-        raise BadPrompt(
+        raise TooLarge(
             f"{len(prompts)} prompts in one request; this server takes {settings.max_prompts}. Send several requests."
         )
     most = max(len(prompt.points) for prompt in prompts)
     if most > settings.max_points:
-        raise BadPrompt(f"{most} points in one prompt; this server takes {settings.max_points}.")
+        raise TooLarge(f"{most} points in one prompt; this server takes {settings.max_points}.")
 
 
 def _ask(prompt: PromptIn, *, multimask: bool) -> PromptAsk:

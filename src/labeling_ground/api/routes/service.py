@@ -50,15 +50,17 @@ async def ready(parts: PartsDep, request: Request) -> Response:
         state = guard.breaker.state
         checks[guard.store.name] = "ok" if state == "closed" else f"failing (breaker {state})"
     if checks["model"] != "ok":
-        return answers.as_json({"status": "starting", "checks": checks}, status=503)
+        status = "starting" if checks["model"] == "starting" else "failing"
+        return answers.as_json({"status": status, "checks": checks}, status=503)
     healthy = all(check == "ok" for check in checks.values())
     return answers.as_json({"status": "ok" if healthy else "degraded", "checks": checks})
 
 
 def install_docs(app: FastAPI) -> None:
     """``/docs`` and ``/redoc`` from files inside a Python package: no other host is asked for anything."""
-    files = resources.files("fastapi_offline") / "static"
     kinds = {".js": "text/javascript", ".css": "text/css", ".png": "image/png"}
+    folder = resources.files("fastapi_offline") / "static"
+    files = {file.name: file for file in folder.iterdir() if PurePosixPath(file.name).suffix in kinds}
 
     @app.get("/", include_in_schema=False)
     async def start() -> Response:
@@ -88,8 +90,8 @@ def install_docs(app: FastAPI) -> None:
 
     @app.get("/docs/static/{name}", include_in_schema=False)
     async def static(name: str) -> Response:
-        file = files / name
-        kind = kinds.get(PurePosixPath(name).suffix)
-        if kind is None or "/" in name or not file.is_file():
-            raise NotFound(f"There is no file {name!r} among the documentation pages' files.")
+        file = files.get(name)
+        if file is None:
+            raise NotFound("There is no such file among those of the documentation pages.")
+        kind = kinds[PurePosixPath(name).suffix]
         return FileResponse(str(file), media_type=kind, headers={"Cache-Control": "max-age=86400"})

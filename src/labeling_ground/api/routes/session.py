@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from labeling_ground import key as keys
 from labeling_ground.api import answers
@@ -23,7 +24,7 @@ from labeling_ground.api.schemas import (
     SessionRect,
 )
 from labeling_ground.api.state import Caller, CallerDep, Parts, PartsDep, record_of
-from labeling_ground.errors import BadPrompt, LabelingGroundError, TooLarge
+from labeling_ground.errors import BadPrompt, TooLarge
 from labeling_ground.service.segmenter import PromptAsk
 from labeling_ground.service.sessions import Snapshot
 from labeling_ground.types import Box, Point
@@ -88,13 +89,19 @@ async def open_image(request: Request, parts: PartsDep, caller: CallerDep) -> Re
     openapi_extra=_body(SessionClick),
 )
 async def click(request: Request, parts: PartsDep, caller: CallerDep) -> Response:
-    """Clicks of a session add up; the answer is the mask for all of them. A click that fails does not count."""
+    """Clicks of a session add up; the answer is the mask for all of them.
+
+    A click that fails does not count. One whose answer the client did not wait for does: pages call a request off
+    when the next click comes.
+    """
     body = await read_json(request, SessionClick)
-    points = _points(body)
+    points = _points(body, parts.settings.max_points)
     snapshot = parts.sessions.click(caller.tenant, body.session_id, points)
     try:
         return await _mask(request, parts, caller, body.session_id, snapshot)
-    except (LabelingGroundError, asyncio.CancelledError):
+    except ClientDisconnect:
+        raise
+    except BaseException:
         parts.sessions.take_back(caller.tenant, body.session_id, snapshot.image_id, points)
         raise
 
@@ -160,7 +167,8 @@ async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str,
     if snapshot.box is not None:
         state["box"] = [snapshot.box.x0, snapshot.box.y0, snapshot.box.x1, snapshot.box.y1]
     if snapshot.is_empty:
-        return answers.as_json(state | {"masks": answers.empty_png(snapshot.height, snapshot.width)})
+        empty = await asyncio.to_thread(answers.empty_png, snapshot.height, snapshot.width)
+        return answers.as_json(state | {"masks": empty})
     ask = PromptAsk(points=snapshot.clicks, box=snapshot.box)
     [answer] = await while_connected(
         request,
@@ -187,15 +195,19 @@ def _from_base64(text: str) -> bytes:
         text = text.partition(",")[2]
     try:
         # Line breaks are common in base64, and the strict decoder takes none.
-        return base64.b64decode("".join(text.split()), validate=True)
+        file = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         raise BadBody("The field 'image' is not valid base64.") from None
+    if not file:
+        raise BadBody("The field 'image' holds no image file.")
+    return file
 
 
-def _points(body: SessionClick) -> list[Point]:
+def _points(body: SessionClick, most: int) -> list[Point]:
+    if len(body.points) > 2 * most:
+        raise TooLarge(f"More than {most} points, which is what a session holds.")
     flat = [number for part in body.points for number in (part if isinstance(part, list) else [part])]
-    nested = [part for part in body.points if isinstance(part, list)]
-    if len(flat) % 2 or any(len(pair) != 2 for pair in nested):
+    if len(flat) % 2:
         raise BadBody("'points' is [x, y], or a list of such pairs.")
     pairs = list(zip(flat[::2], flat[1::2], strict=True))
     labels = body.labels if body.labels is not None else [1] * len(pairs)

@@ -1,0 +1,248 @@
+"""A server with a tiny honest model, in process or behind a real socket."""
+
+import asyncio
+import contextlib
+import io
+import itertools
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image as Pillow
+
+from labeling_ground.api.app import create_app
+from labeling_ground.api.state import Parts
+from labeling_ground.errors import BackendFailed
+from labeling_ground.settings import Settings
+from labeling_ground.types import Embedding, Image, Mask, ModelVersion, Prediction, Prompt
+from labeling_ground.wiring import build_parts
+
+
+@dataclass
+class ToyBackend:
+    """Discs around the positive points, or the box, less discs around the negative ones. Counts what it is asked."""
+
+    version: ModelVersion = field(default_factory=lambda: ModelVersion("toy", "0" * 64))
+    note: str = "A toy: its masks are discs."
+    encodes: int = 0
+    decodes: int = 0
+    cancelled: int = 0
+    fail_decode: BaseException | None = None
+    fail_encode: BaseException | None = None
+    encode_may_go_on: threading.Event = field(default_factory=threading.Event)
+    decode_may_go_on: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.encode_may_go_on.set()
+        self.decode_may_go_on.set()
+
+    async def encode(self, image: Image) -> Embedding:
+        self.encodes += 1
+        await self._wait(self.encode_may_go_on)
+        if self.fail_encode is not None:
+            raise self.fail_encode
+        grey = image.pixels[:: max(1, image.height // 8), :: max(1, image.width // 8), :].astype(np.float32)
+        return Embedding({"toy": grey}, image.height, image.width)
+
+    async def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
+        self.decodes += 1
+        await self._wait(self.decode_may_go_on)
+        if self.fail_decode is not None:
+            raise self.fail_decode
+        return [self._predict(embedding, prompt) for prompt in prompts]
+
+    async def aclose(self) -> None:
+        return
+
+    async def _wait(self, event: threading.Event) -> None:
+        try:
+            while not event.is_set():  # noqa: ASYNC110 -- tests set it from other threads
+                await asyncio.sleep(0.002)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    @staticmethod
+    def _predict(embedding: Embedding, prompt: Prompt) -> Prediction:
+        rows, columns = np.mgrid[: embedding.height, : embedding.width]
+        masks = []
+        for index, share in enumerate((0.25, 0.35, 0.15) if prompt.multimask else (0.25,)):
+            radius = share * min(embedding.height, embedding.width)
+            pixels = np.zeros((embedding.height, embedding.width), np.bool_)
+            if prompt.mask_input is not None:
+                pixels |= bool(prompt.mask_input.max() > 0)
+            if prompt.box is not None:
+                box = prompt.box
+                pixels |= (columns >= box.x0) & (columns < box.x1) & (rows >= box.y0) & (rows < box.y1)
+            for label in (1, 0):
+                for point in prompt.points:
+                    if point.label == label:
+                        disc = (columns - point.x) ** 2 + (rows - point.y) ** 2 <= radius**2
+                        pixels = pixels | disc if label else pixels & ~disc
+            logits = np.full((256, 256), 1.0 + index, np.float32)
+            masks.append(Mask(pixels, 0.9 - 0.1 * index, logits))
+        return Prediction(tuple(masks))
+
+
+@dataclass
+class Running:
+    """A server that a test talks to."""
+
+    app: FastAPI
+    parts: Parts
+    backend: ToyBackend
+    client: httpx.AsyncClient
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds."""
+        async with asyncio.timeout(10):
+            while not holds():  # noqa: ASYNC110 -- what is waited for tells nobody
+                await asyncio.sleep(0.002)
+
+    async def until_ready(self) -> None:
+        """Wait for the model's warm-up."""
+        await self.until(lambda: bool(self.app.state.model_check == "ok"))
+
+    async def send_image(self, file: bytes, **headers: str) -> str:
+        """Send an image, and give its id."""
+        answer = await self.client.post("/v1/images", content=file, headers=headers)
+        assert answer.status_code == 200, answer.text
+        image_id: str = answer.json()["image_id"]
+        return image_id
+
+    async def click(self, image_id: str, x: float, y: float, **more: Any) -> httpx.Response:
+        """Ask for masks at one point."""
+        return await self.client.post(f"/v1/images/{image_id}/masks", json={"points": [{"x": x, "y": y}], **more})
+
+
+Start = Callable[..., AbstractAsyncContextManager[Running]]
+StartReal = Callable[..., AbstractContextManager["RealServer"]]
+
+
+@dataclass
+class RealServer:
+    """A server behind a real socket, on a thread of its own."""
+
+    url: str
+    port: int
+    backend: ToyBackend
+    parts: Parts
+
+
+def soon(holds: Callable[[], bool], timeout: float = 10.0) -> None:
+    """Wait until something holds, in a test that is not asynchronous."""
+    end = time.monotonic() + timeout
+    while not holds():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def make_backend() -> type[ToyBackend]:
+    """A toy model to be handed to ``start``, for a test that must hold it before the server runs."""
+    return ToyBackend
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Settings of a small server with its own folder."""
+
+    def make(**chosen: Any) -> Settings:
+        small: dict[str, Any] = {"cache_dir": tmp_path / "cache", "memory_bytes": 64 << 20, "disk_bytes": 256 << 20}
+        return Settings(**{**small, **chosen})
+
+    return make
+
+
+@pytest.fixture
+def start(make_settings: Callable[..., Settings]) -> Start:
+    """Start a server in this process: ``async with start(max_points=3) as server``."""
+
+    @contextlib.asynccontextmanager
+    async def started(
+        *, backend: ToyBackend | None = None, real_engine: bool = False, warm: bool = True, **chosen: Any
+    ) -> AsyncIterator[Running]:
+        toy = backend or ToyBackend()
+        parts = build_parts(make_settings(**chosen), backend=None if real_engine else toy)
+        app = create_app(parts)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://server", timeout=30) as client,
+        ):
+            running = Running(app, parts, toy, client)
+            if warm:
+                await running.until_ready()
+                toy.encodes = toy.decodes = 0
+            yield running
+
+    return started
+
+
+@pytest.fixture
+async def server(start: Start) -> AsyncIterator[Running]:
+    """A server with default limits, its model warm."""
+    async with start() as running:
+        yield running
+
+
+@pytest.fixture
+def start_real(make_settings: Callable[..., Settings]) -> StartReal:
+    """Start a server on a free port: ``with start_real() as server``."""
+
+    @contextlib.contextmanager
+    def started(*, backend: ToyBackend | None = None, **chosen: Any) -> Iterator[RealServer]:
+        toy = backend or ToyBackend()
+        parts = build_parts(make_settings(**chosen), backend=toy)
+        app = create_app(parts)
+        config = uvicorn.Config(
+            app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5, server_header=False
+        )
+        uvicorn_server = uvicorn.Server(config)
+        thread = threading.Thread(target=uvicorn_server.run)
+        thread.start()
+        try:
+            soon(lambda: uvicorn_server.started or not thread.is_alive())
+            soon(lambda: app.state.model_check == "ok")
+            toy.encodes = toy.decodes = 0
+            port = uvicorn_server.servers[0].sockets[0].getsockname()[1]
+            yield RealServer(f"http://127.0.0.1:{port}", port, toy, parts)
+        finally:
+            toy.encode_may_go_on.set()
+            toy.decode_may_go_on.set()
+            uvicorn_server.should_exit = True
+            thread.join(20)
+        assert not thread.is_alive()
+
+    return started
+
+
+_seeds = itertools.count()
+
+
+@pytest.fixture
+def make_image() -> Callable[..., bytes]:
+    """Image files, each different from all others: ``make_image(64, 48, "JPEG")``."""
+
+    def make(width: int = 64, height: int = 48, format: str = "PNG", **saving: Any) -> bytes:  # noqa: A002
+        pixels = np.random.default_rng(next(_seeds)).integers(0, 256, (height, width, 3), np.uint8)
+        file = io.BytesIO()
+        Pillow.fromarray(pixels).save(file, format, **saving)
+        return file.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def backend_failure() -> BackendFailed:
+    """What a model raises that does not answer."""
+    return BackendFailed("The model is on holiday. Try again.")

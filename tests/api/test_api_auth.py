@@ -1,0 +1,166 @@
+"""API keys, their namespaces, and pages of other origins."""
+
+import base64
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.api.conftest import Start
+
+pytestmark = pytest.mark.anyio
+
+ORIGIN = "https://label.example"
+CLOSED = [
+    ("GET", "/v1/models"),
+    ("POST", "/v1/images"),
+    ("GET", f"/v1/images/{'0' * 64}"),
+    ("GET", f"/v1/images/{'0' * 64}/embedding"),
+    ("DELETE", f"/v1/images/{'0' * 64}"),
+    ("POST", f"/v1/images/{'0' * 64}/masks"),
+    ("GET", "/v1/cache"),
+    ("DELETE", "/v1/cache"),
+    *[("POST", f"/api/sam/{verb}") for verb in ("image", "click", "rect", "undo", "finish_click")],
+]
+OPEN = ["/health/live", "/health/ready", "/metrics", "/docs", "/redoc", "/openapi.json", "/docs/static/swagger-ui.css"]
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize(("method", "path"), CLOSED)
+async def test_without_a_key_nothing_is_done(start: "Start", method: str, path: str) -> None:
+    """401 with the way in, before the body or the path is even looked at, for a missing and for a wrong key."""
+    async with start(api_keys=("one", "two"), admin_key="root") as server:
+        for headers in ({}, bearer("three"), bearer(""), {"X-API-Key": "ONE"}, {"Authorization": "Basic b25l"}):
+            answer = await server.client.request(method, path, headers=headers, content=b"nonsense")
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+            assert answer.json()["type"] == "urn:labeling-ground:problem:unauthorized"
+
+
+async def test_every_documented_route_is_open_or_closed_on_purpose(start: "Start") -> None:
+    """A route that is added has to be listed here, on one side or the other; the docs say which needs a key."""
+    async with start(api_keys=("one",)) as server:
+        assert [(await server.client.get(path)).status_code for path in OPEN] == [200] * len(OPEN)
+        paths = (await server.client.get("/openapi.json")).json()["paths"]
+        documented = {
+            (method.upper(), path.replace("{image_id}", "0" * 64)): "security" in operation
+            for path, operations in paths.items()
+            for method, operation in operations.items()
+        }
+        assert {route for route, needs_key in documented.items() if needs_key} == set(CLOSED)
+        assert {path for (_, path), needs_key in documented.items() if not needs_key} <= set(OPEN)
+
+
+async def test_a_key_is_taken_from_either_header(start: "Start") -> None:
+    """The scheme's case does not matter, the key's does; a key need not be ASCII."""
+    async with start(api_keys=("one", "schlüssel")) as server:
+        for headers in (bearer("one"), {"Authorization": "bearer one"}, {"X-API-Key": "one"}):
+            assert (await server.client.get("/v1/models", headers=headers)).status_code == 200
+        raw = {b"X-API-Key": "schlüssel".encode()}
+        assert (await server.client.get("/v1/models", headers=raw)).status_code == 200
+
+
+async def test_a_tenant_sees_nothing_of_another(start: "Start", make_image: "Callable[..., bytes]") -> None:
+    """Not its images, not its masks, not its predictions, not its sessions; and purges only what is its own."""
+    file = make_image()
+    async with start(api_keys=("one", "two")) as server:
+        image_id = await server.send_image(file, **bearer("one"))
+        address = f"/v1/images/{image_id}/masks"
+        body = {"points": [{"x": 9, "y": 9}]}
+        first = await server.client.post(address, json=body, headers=bearer("one"))
+        assert (await server.client.get(f"/v1/images/{image_id}", headers=bearer("two"))).status_code == 404
+        assert (await server.client.post(address, json=body, headers=bearer("two"))).status_code == 404
+        own = await server.client.post("/v1/images", content=file, headers=bearer("two"))
+        assert own.json()["outcome"] == "miss"
+        reference = {"mask_input": {"prediction_id": first.json()["prediction_id"]}}
+        stolen = await server.client.post(address, json=reference, headers=bearer("two"))
+        assert stolen.json()["type"] == "urn:labeling-ground:problem:unknown-prediction"
+        assert (await server.client.post(address, json=body, headers=bearer("two"))).json()["outcome"] == "miss"
+
+        image = {"session_id": "s", "image": base64.b64encode(file).decode()}
+        assert (await server.client.post("/api/sam/image", json=image, headers=bearer("one"))).status_code == 200
+        click = {"session_id": "s", "points": [1, 1]}
+        assert (await server.client.post("/api/sam/click", json=click, headers=bearer("two"))).status_code == 404
+
+        assert (await server.client.delete("/v1/cache", headers=bearer("two"))).json()["deleted"] > 0
+        kept = await server.client.post(address, json=body, headers=bearer("one"))
+        assert kept.json()["outcome"] == "hit"
+        await server.client.delete(f"/v1/images/{image_id}", headers=bearer("two"))
+        assert (await server.client.get(f"/v1/images/{image_id}", headers=bearer("one"))).status_code == 200
+
+
+async def test_the_admin_key_purges_everybody(start: "Start", make_image: "Callable[..., bytes]") -> None:
+    """It sees the figures and purges all namespaces; it opens no tenant's image."""
+    async with start(api_keys=("one", "two"), admin_key="root") as server:
+        ids = [await server.send_image(make_image(), **bearer(key)) for key in ("one", "two")]
+        await server.parts.segmenter.store.drain()
+        assert (await server.client.get(f"/v1/images/{ids[0]}", headers=bearer("root"))).status_code == 404
+        assert (await server.client.get("/v1/cache", headers=bearer("root"))).status_code == 200
+        assert (await server.client.delete("/v1/cache", headers=bearer("root"))).json()["deleted"] >= 4
+        for image_id, key in zip(ids, ("one", "two"), strict=True):
+            assert (await server.client.get(f"/v1/images/{image_id}", headers=bearer(key))).status_code == 404
+
+
+async def test_keys_are_never_told(start: "Start", caplog: pytest.LogCaptureFixture) -> None:
+    """Neither answers, nor figures, nor the log hold a key."""
+    async with start(api_keys=("top-secret-1",), admin_key="top-secret-2") as server:
+        caplog.set_level("DEBUG")
+        texts = [
+            (await server.client.get(path, headers=bearer("top-secret-1"))).text
+            for path in ("/v1/cache", "/metrics", "/v1/models", "/health/ready", "/v1/images/x", "/openapi.json")
+        ]
+        assert "top-secret" not in "".join(texts) + caplog.text
+        assert "top-secret" not in repr(server.parts.settings)
+
+
+async def test_other_origins_are_shut_out_by_default(start: "Start") -> None:
+    """No CORS header anywhere, and a preflight is a method that no path takes."""
+    async with start() as server:
+        answer = await server.client.get("/v1/models", headers={"Origin": ORIGIN})
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+        preflight = await server.client.options(
+            "/v1/images", headers={"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+        )
+        assert preflight.status_code == 405
+        assert not [name for name in preflight.headers if name.startswith("access-control")]
+
+
+async def test_a_configured_origin_is_let_in_and_reads_errors_too(
+    start: "Start", make_image: "Callable[..., bytes]"
+) -> None:
+    """Preflight needs no key; answers and problems, 401 and 500 too, carry the header, or a page cannot read them."""
+    async with start(cors_origins=(ORIGIN,), api_keys=("one",), max_image_bytes=100_000) as server:
+        preflight = await server.client.options(
+            "/v1/images",
+            headers={
+                "Origin": ORIGIN,
+                "Access-Control-Request-Method": "DELETE",
+                "Access-Control-Request-Headers": "authorization, content-type, x-client-id",
+            },
+        )
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == ORIGIN
+        image_id = await server.send_image(make_image(), **bearer("one"))
+        server.backend.fail_decode = ZeroDivisionError("a bug")
+        page = {"Origin": ORIGIN}
+        keyed = page | bearer("one")
+        for status, answer in (
+            (200, await server.client.get("/v1/models", headers=keyed)),
+            (401, await server.client.get("/v1/models", headers=page)),
+            (404, await server.client.get("/nope", headers=page)),
+            (413, await server.client.post("/v1/images", content=bytes(300_000), headers=keyed)),
+            (
+                500,
+                await server.client.post(
+                    f"/v1/images/{image_id}/masks", json={"points": [{"x": 1, "y": 1}]}, headers=keyed
+                ),
+            ),
+        ):
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, ORIGIN)
+            assert "Server-Timing" in answer.headers["access-control-expose-headers"]
+        other = await server.client.get("/v1/models", headers={"Origin": "https://evil.example", **bearer("one")})
+        assert "access-control-allow-origin" not in other.headers

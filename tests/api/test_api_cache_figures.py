@@ -1,0 +1,201 @@
+"""Figures, metrics and log lines: one truth, told three times."""
+
+import asyncio
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from labeling_ground.observe import JsonFormatter, TextFormatter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.api.conftest import Running, Start
+
+pytestmark = pytest.mark.anyio
+
+
+async def samples(server: "Running") -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    text = (await server.client.get("/metrics")).text
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+async def figures(server: "Running") -> dict[str, Any]:
+    found: dict[str, Any] = (await server.client.get("/v1/cache")).json()
+    return found
+
+
+async def work(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    """One of everything: miss, hit, joined, recomputed, failed."""
+    image_id = await server.send_image(make_image())
+    await server.click(image_id, 5, 5)
+    await server.click(image_id, 5, 5)
+    server.backend.decode_may_go_on.clear()
+    both = [asyncio.create_task(server.click(image_id, 6, 6)) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    server.backend.decode_may_go_on.set()
+    await asyncio.gather(*both)
+    await server.parts.segmenter.store.drain()
+    await server.client.delete("/v1/cache?model=toy")
+    await server.click(image_id, 5, 5)
+    await server.click(image_id, 500, 5)
+
+
+async def test_the_figures_add_up(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    """``lookups = hits + misses + joined``, in all and by kind; what failed is no look-up."""
+    await work(server, make_image)
+    now = await figures(server)
+    for part in (now, *now["kinds"].values()):
+        assert part["lookups"] == part["hits"] + part["misses"] + part["joined"]
+        assert part["hit_ratio"] == pytest.approx(part["hits"] / part["lookups"], abs=1e-3)
+    masks = now["kinds"]["mask"]
+    assert (masks["misses"], masks["hits"], masks["joined"]) == (3, 1, 1)
+    assert masks["recomputed"] == 1
+    assert masks["failed"] == 1
+    assert now["kinds"]["embedding"]["recomputed"] == 1
+    assert now["seconds_saved"] > 0
+    assert now["seconds_computed"] > 0
+    memory, disk = now["tiers"]
+    assert (memory["tier"], disk["tier"]) == ("memory", "disk")
+    for tier in (memory, disk):
+        assert tier["entries"] == sum(tier["entries_by_kind"].values()) > 0
+        assert tier["bytes"] == sum(tier["bytes_by_kind"].values()) <= tier["budget"]
+        assert tier["evictions"]["purge"] > 0
+        assert tier["oldest_entry_seconds"] >= 0
+        assert tier["breaker"] == "closed"
+    assert disk["entries_by_kind"]["image"] == 1
+    assert now["settings"]["idle_seconds"] == 1800
+
+
+async def test_figures_before_the_first_look_up_are_zero_and_not_missing(server: "Running") -> None:
+    """Every field is there from the start; a ratio of nothing is ``null``."""
+    now = await figures(server)
+    assert (now["lookups"], now["hit_ratio"]) == (0, None)
+    assert now["tiers"][0]["oldest_entry_seconds"] is None
+    assert (now["queues"]["encoder"]["waiting"], now["flights"], now["sessions"]) == (0, 0, 0)
+
+
+async def test_metrics_say_what_the_figures_say(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    """Prometheus' own parser reads them, and the numbers are the same."""
+    await work(server, make_image)
+    now = await figures(server)
+    found = await samples(server)
+
+    def value(name: str, **labels: str) -> float:
+        return found[name, frozenset(labels.items())]
+
+    for kind, part in now["kinds"].items():
+        counted = {
+            outcome: value("labeling_ground_lookups_total", kind=kind, outcome=outcome)
+            for outcome in ("hit", "miss", "joined", "recomputed")
+        }
+        assert counted["hit"] == part["hits"]
+        assert counted["joined"] == part["joined"]
+        assert counted["miss"] + counted["recomputed"] == part["misses"]
+        assert value("labeling_ground_failed_total", kind=kind) == part["failed"]
+        assert value("labeling_ground_seconds_saved_total", kind=kind) == pytest.approx(part["seconds_saved"], abs=1e-5)
+    for tier in now["tiers"]:
+        name = tier["tier"]
+        assert value("labeling_ground_budget_bytes", tier=name) == tier["budget"]
+        for kind, count in tier["entries_by_kind"].items():
+            assert value("labeling_ground_entries", tier=name, kind=kind) == count
+        for reason, count in tier["evictions"].items():
+            assert value("labeling_ground_evictions_total", tier=name, reason=reason) == count
+    for queue in ("encoder", "decoder"):
+        assert value("labeling_ground_waiting", queue=queue) == now["queues"][queue]["waiting"]
+    masks = {"route": "/v1/images/{image_id}/masks"}
+    assert value("labeling_ground_requests_total", status="422", outcome="none", **masks) == 1
+    assert value("labeling_ground_requests_total", status="200", outcome="hit", **masks) == 1
+    assert value("labeling_ground_request_seconds_count", outcome="hit", **masks) == 1
+
+
+async def test_labels_are_bounded(server: "Running") -> None:
+    """Paths, methods, names and ids that clients make up add no series."""
+
+    async def knock(number: int) -> None:
+        for path in (f"/nope/{number}", f"/docs/static/{number}.js", f"/v1/images/{number:064x}"):
+            await server.client.get(path, headers={"X-Client-Id": str(number)})
+        await server.client.request(f"VERB{number}", "/v1/cache")
+        await server.client.post("/api/sam/click", json={"session_id": str(number), "points": [1, 1]})
+        await server.client.delete(f"/v1/cache?model=m{number}")
+
+    await knock(0)
+    before = {name for name, _ in await samples(server)}, len(await samples(server))
+    for number in range(1, 20):
+        await knock(number)
+    after = {name for name, _ in await samples(server)}, len(await samples(server))
+    assert after == before
+    routes = {dict(labels).get("route") for _, labels in await samples(server)}
+    assert not [route for route in routes if route and "7" in route]
+
+
+async def test_every_request_is_one_log_line(
+    server: "Running", make_image: "Callable[..., bytes]", caplog: pytest.LogCaptureFixture
+) -> None:
+    """With status, outcome, timings and the request's id, which the answer carries too; health checks make none."""
+    caplog.set_level(logging.INFO, "labeling_ground.access")
+    image_id = await server.send_image(make_image())
+    caplog.clear()
+    answer = await server.click(image_id, 5, 5)
+    await server.client.get("/health/live")
+    await server.client.get("/nope")
+    lines = [record for record in caplog.records if record.name == "labeling_ground.access"]
+    assert [line.getMessage() for line in lines] == [f"POST /v1/images/{image_id}/masks", "GET /nope"]
+    fields: dict[str, Any] = lines[0].fields  # type: ignore[attr-defined]
+    assert (fields["status"], fields["outcome"]) == (200, "miss")
+    assert fields["request"] == answer.headers["x-request-id"]
+    assert fields["image"] == image_id[:12]
+    assert fields["ms"] >= fields["decode_ms"] > 0
+    assert {"lookup_ms", "prompts"} <= fields.keys()
+    written = json.loads(JsonFormatter().format(lines[0]))
+    assert written["status"] == 200
+    assert written["message"].endswith("/masks")
+
+
+async def test_a_client_cannot_forge_a_log_line(server: "Running", caplog: pytest.LogCaptureFixture) -> None:
+    """Line breaks and terminal codes in a path or a session's name stay within their line."""
+    caplog.set_level(logging.INFO, "labeling_ground.access")
+    await server.client.get("/a%0A12:00:00%20info%20forged%1b[31m")
+    record = caplog.records[-1]
+    record.fields["session"] = "x\ny\x1b"  # type: ignore[attr-defined]
+    for formatter in (TextFormatter(), JsonFormatter()):
+        line = formatter.format(record)
+        assert "\n" not in line
+        assert "\x1b" not in line
+
+
+async def test_every_answer_carries_its_id_and_its_times(server: "Running") -> None:
+    """Errors too; ids differ."""
+    ids = set()
+    for path in ("/health/live", "/nope", "/v1/models", "/docs"):
+        answer = await server.client.get(path)
+        ids.add(answer.headers["x-request-id"])
+        assert answer.headers["server-timing"].startswith("total;dur=")
+    assert len(ids) == 4
+
+
+async def test_purging_one_model_keeps_the_files(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    """And a model that is not served, such as the last one, can be purged as well."""
+    await server.send_image(make_image())
+    await server.parts.segmenter.store.drain()
+    assert (await server.client.delete("/v1/cache?model=sam-vit-h")).json() == {"deleted": 0}
+    assert (await server.client.delete("/v1/cache?model=toy")).json()["deleted"] == 2
+    held = (await figures(server))["tiers"][1]["entries_by_kind"]
+    assert {kind: count for kind, count in held.items() if count} == {"image": 1}
+
+
+async def test_memory_alone_is_enough(start: "Start", make_image: "Callable[..., bytes]") -> None:
+    """With the disk tier switched off everything works, and the figures show one tier."""
+    async with start(disk_bytes=0) as server:
+        image_id = await server.send_image(make_image())
+        assert (await server.click(image_id, 5, 5)).json()["outcome"] == "miss"
+        assert (await server.click(image_id, 5, 5)).json()["outcome"] == "hit"
+        assert [tier["tier"] for tier in (await figures(server))["tiers"]] == ["memory"]

@@ -1,0 +1,138 @@
+"""The documentation: complete, and served without any other host."""
+
+import base64
+import json
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from labeling_ground.api import schemas
+from labeling_ground.key import image_id
+
+if TYPE_CHECKING:
+    from tests.api.conftest import Running
+
+pytestmark = pytest.mark.anyio
+
+
+class References(HTMLParser):
+    """Everything that a page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.inline = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value for name, value in attrs if name in ("href", "src", "spec-url") and value]
+
+    def handle_data(self, data: str) -> None:
+        self.inline += data
+
+
+@pytest.fixture
+async def openapi(server: "Running") -> dict[str, Any]:
+    schema: dict[str, Any] = (await server.client.get("/openapi.json")).json()
+    return schema
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+async def test_the_pages_need_no_network(server: "Running", page: str) -> None:
+    """Each script and style is a path of this server, is there, and is the real thing."""
+    answer = await server.client.get(page)
+    assert answer.headers["content-type"].startswith("text/html")
+    parser = References()
+    parser.feed(answer.text)
+    assert "//" not in parser.inline.replace("//www.w3.org", "")
+    assert parser.found
+    for reference in parser.found:
+        assert reference.startswith("/")
+        assert not reference.startswith("//")
+        loaded = await server.client.get(reference)
+        assert loaded.status_code == 200
+        if reference.endswith((".js", ".css")):
+            assert len(loaded.content) > 50_000
+            kind = "javascript" if reference.endswith(".js") else "css"
+            assert kind in loaded.headers["content-type"]
+    assert "/openapi.json" in answer.text
+
+
+async def test_the_root_leads_to_the_documentation(server: "Running") -> None:
+    """Whoever types the address into a browser finds the page."""
+    answer = await server.client.get("/", follow_redirects=True)
+    assert (answer.status_code, str(answer.url)) == (200, "http://server/docs")
+
+
+@pytest.mark.parametrize(
+    "name", ["nope.js", "..%2f__init__.py", "%2e%2e", "a" * 300 + ".js", "%00.js", "con", "a.js%00"]
+)
+async def test_only_the_pages_own_files_are_served(server: "Running", name: str) -> None:
+    """404 for everything else, however it is spelt."""
+    assert (await server.client.get(f"/docs/static/{name}")).status_code == 404
+
+
+async def test_every_operation_is_described(openapi: dict[str, Any]) -> None:
+    """Summary, description, tag, the errors it can answer, and an example of what to send."""
+    tags = {tag["name"] for tag in openapi["tags"]}
+    for path, operations in openapi["paths"].items():
+        for method, operation in operations.items():
+            where = f"{method} {path}"
+            assert operation["summary"], where
+            assert len(operation["description"]) > 20, where
+            assert operation["tags"], where
+            assert set(operation["tags"]) <= tags, where
+            if path.startswith(("/v1", "/api")):
+                assert {"401", "503"} & operation["responses"].keys(), where
+                problems = [answer for status, answer in operation["responses"].items() if status >= "400"]
+                assert all("application/problem+json" in answer["content"] for answer in problems), where
+            if "requestBody" in operation:
+                kinds = operation["requestBody"]["content"]
+                if "application/json" in kinds:
+                    assert example_of(openapi, kinds["application/json"]["schema"]), where
+            for parameter in operation.get("parameters", []):
+                assert parameter["description"], where
+
+
+def example_of(openapi: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """What the documentation page fills in."""
+    model: dict[str, Any] = openapi["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+    if "examples" in model:
+        first: dict[str, Any] = model["examples"][0]
+        return first
+    return {name: field["examples"][0] for name, field in model["properties"].items() if "examples" in field}
+
+
+async def test_the_examples_work_in_the_order_of_the_page(server: "Running", openapi: dict[str, Any]) -> None:
+    """A newcomer who presses «Execute» everywhere sees answers and no errors."""
+    file = base64.b64decode(schemas.EXAMPLE_IMAGE)
+    assert image_id(file) == schemas.EXAMPLE_ID
+    order = ("/api/sam/image", "/api/sam/click", "/api/sam/rect", "/api/sam/undo", "/api/sam/finish_click")
+    for path in (*order, "/v1/images/{image_id}/masks"):
+        operation = openapi["paths"][path]["post"]
+        body = example_of(openapi, operation["requestBody"]["content"]["application/json"]["schema"])
+        address = path
+        for parameter in operation.get("parameters", []):
+            if parameter["in"] == "path":
+                example = parameter.get("example") or parameter["schema"]["examples"][0]
+                address = address.replace(f"{{{parameter['name']}}}", example)
+        answer = await server.client.post(address, json=body)
+        assert answer.status_code == 200, answer.text
+    for example in openapi["components"]["schemas"]["MasksRequest"]["examples"]:
+        answer = await server.client.post(f"/v1/images/{schemas.EXAMPLE_ID}/masks", json=example)
+        assert answer.status_code == 200, answer.text
+
+
+async def test_every_reference_in_the_schema_leads_somewhere(openapi: dict[str, Any]) -> None:
+    """No dangling ``$ref``, no component that is there twice under two names."""
+    text = json.dumps(openapi)
+    names = set(openapi["components"]["schemas"])
+    referred = {piece.split('"')[0] for piece in text.split("#/components/schemas/")[1:]}
+    assert referred <= names
+    assert not [name for name in names if name.endswith(("-Input", "-Output"))]
+
+
+async def test_a_key_is_shown_as_optional_where_it_is(openapi: dict[str, Any]) -> None:
+    """Without keys configured, the schema says that none is needed."""
+    assert {} in openapi["paths"]["/v1/models"]["get"]["security"]
+    assert "security" not in openapi["paths"]["/health/live"]["get"]

@@ -1,0 +1,209 @@
+"""Images go in once, and are known by their digest."""
+
+import asyncio
+import hashlib
+import io
+from typing import TYPE_CHECKING
+
+import httpx
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from PIL import Image as Pillow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.api.conftest import Running, Start
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_raw_body_is_answered_with_the_id_that_the_client_can_compute(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """The id is the SHA-256 of the file, and the answer says size, model, outcome and seconds."""
+    file = make_image(64, 48)
+    answer = (await server.client.post("/v1/images", content=file)).json()
+    assert hashlib.sha256(file).hexdigest() == answer["image_id"]
+    assert (answer["width"], answer["height"]) == (64, 48)
+    assert answer["outcome"] == "miss"
+    assert answer["model"] == "toy"
+    assert str(server.backend.version) == answer["model_version"]
+    assert server.backend.note == answer["note"]
+    assert answer["seconds"] > 0
+
+
+async def test_a_form_means_the_same_as_a_raw_body(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    """A multipart upload of the same file is a hit, whatever the field and the file are called."""
+    file = make_image()
+    image_id = await server.send_image(file)
+    answer = await server.client.post("/v1/images", files={"photo": ("näme.png", file)}, data={"comment": "x"})
+    assert answer.status_code == 200
+    assert (image_id, "hit") == (answer.json()["image_id"], answer.json()["outcome"])
+
+
+async def test_a_prefetch_is_taken_on_and_the_click_joins_it(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """With ``wait=false`` the answer is 202 at once; a click meanwhile waits for that encode and starts none."""
+    server.backend.encode_may_go_on.clear()
+    file = make_image()
+    image_id = hashlib.sha256(file).hexdigest()
+    queued = await server.client.post("/v1/images?wait=false", content=file)
+    assert (202, True, image_id) == (queued.status_code, queued.json()["queued"], queued.json()["image_id"])
+    state = (await server.client.get(f"/v1/images/{image_id}")).json()
+    assert (state["known"], state["encoded"], state["width"], state["height"]) == (True, False, 64, 48)
+    click = asyncio.create_task(server.click(image_id, 30, 20))
+    await asyncio.sleep(0.02)
+    server.backend.encode_may_go_on.set()
+    assert (await click).status_code == 200
+    assert server.backend.encodes == 1
+    again = await server.client.post("/v1/images?wait=false", content=file)
+    assert (again.status_code, again.json()["queued"]) == (202, False)
+
+
+async def test_an_upload_is_skipped_when_the_id_is_known(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    """``GET`` by a computed id says 404 before, and known and encoded after; then masks need no upload."""
+    file = make_image(40, 30)
+    image_id = hashlib.sha256(file).hexdigest()
+    assert (await server.client.get(f"/v1/images/{image_id}")).status_code == 404
+    await server.send_image(file)
+    state = (await server.client.get(f"/v1/images/{image_id}")).json()
+    assert (state["known"], state["encoded"], state["width"], state["height"]) == (True, True, 40, 30)
+    assert (await server.click(image_id, 5, 5)).status_code == 200
+
+
+async def test_ten_clients_with_the_same_new_image_cost_one_encode(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """One is the miss, the nine others joined it."""
+    file = make_image()
+    server.backend.encode_may_go_on.clear()
+    posts = [asyncio.create_task(server.client.post("/v1/images", content=file)) for _ in range(10)]
+    await asyncio.sleep(0.05)
+    server.backend.encode_may_go_on.set()
+    outcomes = sorted([(await post).json()["outcome"] for post in posts])
+    assert outcomes == ["joined"] * 9 + ["miss"]
+    assert server.backend.encodes == 1
+    assert (await server.client.post("/v1/images", content=file)).json()["outcome"] == "hit"
+
+
+async def test_the_embedding_is_a_safetensors_file(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    """The package of that name reads it, metadata too, and the answer says where it came from."""
+    image_id = await server.send_image(make_image(64, 48))
+    answer = await server.client.get(f"/v1/images/{image_id}/embedding")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["x-outcome"] == "hit"
+    tensors = safetensors.numpy.load(answer.content)
+    assert list(tensors) == ["toy"]
+    assert np.float16 == tensors["toy"].dtype
+    length = int.from_bytes(answer.content[:8], "little")
+    metadata = httpx.Response(200, content=answer.content[8 : 8 + length]).json()["__metadata__"]
+    assert {"width": "64", "height": "48", "image_id": image_id} == {
+        name: metadata[name] for name in ("width", "height", "image_id")
+    }
+    assert str(server.backend.version) == metadata["model_version"]
+
+
+async def test_a_forgotten_image_is_unknown_and_the_answer_says_send_it_again(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """``DELETE`` takes file, embedding and masks; what comes after is 404 with the remedy, until it is sent again."""
+    file = make_image()
+    image_id = await server.send_image(file)
+    await server.click(image_id, 9, 9)
+    await server.parts.segmenter.store.drain()
+    gone = await server.client.delete(f"/v1/images/{image_id}")
+    assert gone.json()["deleted"] >= 3
+    for answer in (
+        await server.client.get(f"/v1/images/{image_id}"),
+        await server.client.get(f"/v1/images/{image_id}/embedding"),
+        await server.click(image_id, 9, 9),
+    ):
+        assert answer.status_code == 404
+        assert answer.json()["type"] == "urn:labeling-ground:problem:unknown-image"
+        assert image_id == answer.json()["image_id"]
+        assert "again" in answer.json()["detail"]
+    await server.send_image(file)
+    assert (await server.click(image_id, 9, 9)).json()["outcome"] == "miss"
+    assert (await server.client.delete(f"/v1/images/{'0' * 64}")).json() == {"deleted": 0}
+
+
+async def test_an_evicted_embedding_is_computed_again_from_the_kept_file(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """Purging a model's entries leaves the file: the next click is ``recomputed``, and asks for no upload."""
+    image_id = await server.send_image(make_image())
+    await server.click(image_id, 9, 9)
+    await server.parts.segmenter.store.drain()
+    assert (await server.client.delete("/v1/cache?model=toy")).json()["deleted"] > 0
+    state = (await server.client.get(f"/v1/images/{image_id}")).json()
+    assert not state["encoded"]
+    assert (await server.click(image_id, 9, 9)).json()["outcome"] == "recomputed"
+    assert server.backend.encodes == 2
+
+
+async def test_purging_everything_forgets_every_image(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    """``DELETE /v1/cache`` leaves nothing behind in any tier."""
+    ids = [await server.send_image(make_image()) for _ in range(3)]
+    await server.parts.segmenter.store.drain()
+    assert (await server.client.delete("/v1/cache")).json()["deleted"] >= 6
+    assert [(await server.client.get(f"/v1/images/{one}")).status_code for one in ids] == [404] * 3
+    assert [tier["entries"] for tier in (await server.client.get("/v1/cache")).json()["tiers"]] == [0, 0]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WebP", "BMP", "TIFF"])
+async def test_all_five_formats_are_read(
+    server: "Running",
+    make_image: "Callable[..., bytes]",
+    format: str,  # noqa: A002
+) -> None:
+    """Content decides: no content type, or a wrong one, changes nothing."""
+    file = make_image(33, 21, format)
+    answer = await server.client.post("/v1/images", content=file, headers={"Content-Type": "application/json"})
+    assert (answer.json()["width"], answer.json()["height"]) == (33, 21)
+
+
+async def test_points_are_pixels_of_the_upright_image(server: "Running") -> None:
+    """A photo that EXIF turns by a quarter has its sides swapped, and a click far right of the stored width counts."""
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Pillow.new("RGB", (20, 60)).save(file, "JPEG", exif=exif)
+    answer = await server.client.post("/v1/images", content=file.getvalue())
+    assert (answer.json()["width"], answer.json()["height"]) == (60, 20)
+    assert (await server.click(answer.json()["image_id"], 55, 10)).status_code == 200
+
+
+async def test_an_unknown_model_is_named_with_what_is_served(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """404, and the sentence lists the models there are, wherever a model can be named."""
+    image_id = await server.send_image(make_image())
+    for answer in (
+        await server.client.post("/v1/images?model=sam-vit-h", content=make_image()),
+        await server.client.get(f"/v1/images/{image_id}?model=sam-vit-h"),
+        await server.client.get(f"/v1/images/{image_id}/embedding?model=sam-vit-h"),
+        await server.click(image_id, 1, 1, model="sam-vit-h"),
+    ):
+        assert (answer.status_code, answer.json()["type"]) == (404, "urn:labeling-ground:problem:unknown-model")
+        assert "toy" in answer.json()["detail"]
+    assert (await server.click(image_id, 1, 1, model="toy")).status_code == 200
+    served = (await server.client.get("/v1/models")).json()["models"]
+    assert [(model["id"], model["default"]) for model in served] == [("toy", True)]
+
+
+async def test_a_failed_encode_is_503_and_leaves_nothing_behind(
+    start: "Start", make_image: "Callable[..., bytes]", backend_failure: Exception
+) -> None:
+    """A failure is not remembered: when the model is back, the same image is encoded."""
+    file = make_image()
+    async with start() as server:
+        server.backend.fail_encode = backend_failure
+        failed = await server.client.post("/v1/images", content=file)
+        assert (failed.status_code, failed.headers["retry-after"]) == (503, "1")
+        assert failed.json()["type"] == "urn:labeling-ground:problem:backend-failed"
+        server.backend.fail_encode = None
+        assert (await server.client.post("/v1/images", content=file)).json()["outcome"] == "miss"

@@ -1,0 +1,261 @@
+"""Too much at once, too slow, gone away: nobody else notices."""
+
+import asyncio
+import contextlib
+import io
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from tests.api.conftest import RealServer, Start, StartReal
+
+pytestmark = pytest.mark.anyio
+
+
+async def until(holds: "Callable[[], bool]") -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 -- what is waited for tells nobody
+            await asyncio.sleep(0.005)
+
+
+def request_head(method: str, path: str, length: int) -> bytes:
+    return f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def read_answer(connection: socket.socket, timeout: float = 10.0) -> bytes:
+    connection.settimeout(timeout)
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while b"\r\n\r\n" not in received or b"}" not in received:
+            piece = connection.recv(65536)
+            if not piece:
+                break
+            received += piece
+    return received
+
+
+async def test_one_request_too_many_is_told_to_come_back(start: "Start", make_image: "Callable[..., bytes]") -> None:
+    """503 with ``Retry-After``, while health and metrics answer; and there is room again afterwards."""
+    async with start(max_requests=2) as server:
+        server.backend.encode_may_go_on.clear()
+        busy = [asyncio.create_task(server.client.post("/v1/images", content=make_image())) for _ in range(2)]
+        await until(lambda: server.backend.encodes > 0)
+        await asyncio.sleep(0.05)
+        refused = await server.client.get("/v1/cache")
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:labeling-ground:problem:overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        for path in ("/health/live", "/health/ready", "/metrics"):
+            assert (await server.client.get(path)).status_code == 200
+        server.backend.encode_may_go_on.set()
+        assert [(await post).status_code for post in busy] == [200, 200]
+        assert (await server.client.get("/v1/cache")).status_code == 200
+
+
+async def test_a_full_queue_is_told_to_come_back(start: "Start", make_image: "Callable[..., bytes]") -> None:
+    """So many images may wait for the encoder; clicks on known images go on meanwhile."""
+    async with start(encode_workers=1, encode_queue=1) as server:
+        known = await server.send_image(make_image())
+        server.backend.encode_may_go_on.clear()
+        posts = [asyncio.create_task(server.client.post("/v1/images", content=make_image()))]
+        await until(lambda: server.backend.encodes == 2)
+        posts.append(asyncio.create_task(server.client.post("/v1/images", content=make_image())))
+        await until(lambda: server.parts.segmenter.encode_lane.waiting == 1)
+        for query in ("", "?wait=false"):
+            refused = await server.client.post(f"/v1/images{query}", content=make_image())
+            assert (refused.status_code, refused.json()["type"]) == (503, "urn:labeling-ground:problem:overloaded")
+            assert int(refused.headers["retry-after"]) >= 1
+        assert (await server.click(known, 5, 5)).status_code == 200
+        server.backend.encode_may_go_on.set()
+        assert [(await post).status_code for post in posts] == [200, 200]
+
+
+def test_a_body_that_stops_coming_is_408(start_real: "StartReal") -> None:
+    """After the silence that the operator allows, not later; the connection is closed."""
+    with start_real(receive_timeout_s=0.3) as server:
+        for head in (
+            request_head("POST", "/v1/images", 1000) + b"some",
+            request_head("POST", "/api/sam/click", 100) + b"{",
+            b"POST /v1/images HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n",
+        ):
+            with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                started = time.monotonic()
+                connection.sendall(head)
+                received = read_answer(connection)
+                assert received.startswith(b"HTTP/1.1 408 ")
+                assert b"problem:request-timeout" in received
+                assert b"connection: close" in received.lower()
+                assert 0.2 < time.monotonic() - started < 5
+
+
+def test_a_body_that_trickles_is_408_too(start_real: "StartReal") -> None:
+    """A byte now and then does not hold a place for as long as the sender likes."""
+    with (
+        start_real(receive_timeout_s=0.4) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as connection,
+    ):
+        connection.sendall(request_head("POST", "/v1/images", 100_000))
+        started = time.monotonic()
+        connection.settimeout(0.1)
+        received = b""
+        while not received and time.monotonic() - started < 10:
+            with contextlib.suppress(TimeoutError):
+                received = connection.recv(65536)
+            with contextlib.suppress(OSError):
+                connection.sendall(b"x")
+        assert received.startswith(b"HTTP/1.1 408 ")
+        assert time.monotonic() - started < 5
+
+
+def test_a_large_body_at_a_fair_pace_is_not_slow(start_real: "StartReal") -> None:
+    """The time allowed grows with what came: it is the pace that counts."""
+    with (
+        start_real(receive_timeout_s=0.5) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as connection,
+    ):
+        connection.sendall(request_head("POST", "/v1/images", 12 * 4096))
+        for _ in range(12):
+            connection.sendall(bytes(4096))
+            time.sleep(0.1)
+        assert read_answer(connection).startswith(b"HTTP/1.1 415 ")
+
+
+def test_slow_clients_do_not_delay_others(start_real: "StartReal", make_image: "Callable[..., bytes]") -> None:
+    """Fifty half-sent requests, and a click is answered as ever."""
+    with start_real() as server, httpx.Client(base_url=server.url) as client, contextlib.ExitStack() as open_ones:
+        image_id = client.post("/v1/images", content=make_image()).json()["image_id"]
+        for _ in range(50):
+            slow = open_ones.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            slow.sendall(request_head("POST", "/v1/images", 1000) + b"x")
+        started = time.monotonic()
+        assert client.post(f"/v1/images/{image_id}/masks", json={"points": [{"x": 5, "y": 5}]}).status_code == 200
+        assert time.monotonic() - started < 2
+
+
+def test_an_oversize_body_is_answered_and_the_rest_of_it_not_awaited(start_real: "StartReal") -> None:
+    """413 as soon as it is known, declared or not, though the client has not sent it all; then the line is cut."""
+    with start_real(max_image_bytes=100_000) as server:
+        declared = request_head("POST", "/v1/images", 10**12)
+        pieces = b"".join(b"10000\r\n" + bytes(0x10000) + b"\r\n" for _ in range(4))
+        chunked = b"POST /v1/images HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + pieces
+        for sent in (declared, chunked):
+            with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                connection.sendall(sent)
+                received = read_answer(connection)
+                assert received.startswith(b"HTTP/1.1 413 ")
+                assert b"connection: close" in received.lower()
+        answer = httpx.post(f"{server.url}/v1/images", content=bytes(5_000_000))
+        assert answer.status_code == 413
+
+
+def test_a_huge_encode_delays_nobody(start_real: "StartReal", make_image: "Callable[..., bytes]") -> None:
+    """While an image of 12 megapixels is read and encoded, health and cache hits answer in a fraction of a second."""
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    Pillow.fromarray(noise).resize((4000, 3000)).save(file, "PNG", compress_level=1)
+    with start_real() as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        image_id = client.post("/v1/images", content=make_image()).json()["image_id"]
+        click = {"points": [{"x": 5, "y": 5}]}
+        client.post(f"/v1/images/{image_id}/masks", json=click)
+        answers: list[httpx.Response] = []
+        sending = threading.Thread(
+            target=lambda: answers.append(httpx.post(f"{server.url}/v1/images", content=file.getvalue(), timeout=60))
+        )
+        sending.start()
+        slowest = 0.0
+        asks = 0
+        while sending.is_alive():
+            started = time.monotonic()
+            assert client.get("/health/live").status_code == 200
+            assert client.post(f"/v1/images/{image_id}/masks", json=click).json()["outcome"] == "hit"
+            slowest = max(slowest, time.monotonic() - started)
+            asks += 1
+        sending.join()
+        assert answers[0].status_code == 200
+        assert asks > 1
+        assert slowest < 1.0
+
+
+async def _post_and_leave(server: "RealServer", file: bytes, holds: "Callable[[], bool]", pause_s: float = 0.0) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(request_head("POST", "/v1/images", len(file)) + file)
+    await until(holds)
+    await asyncio.sleep(pause_s)
+    writer.close()
+    await writer.wait_closed()
+    del reader
+
+
+async def test_a_client_that_leaves_takes_its_encode_off_the_queue(
+    start_real: "StartReal", make_image: "Callable[..., bytes]"
+) -> None:
+    """Queued or running: what nobody waits for any more is called off, and the image is not known afterwards."""
+    with start_real(encode_workers=1) as server:
+        lane = server.parts.segmenter.encode_lane
+        server.backend.encode_may_go_on.clear()
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            first = asyncio.create_task(client.post("/v1/images", content=make_image()))
+            await until(lambda: server.backend.encodes == 1)
+            await _post_and_leave(server, make_image(), lambda: lane.waiting == 1)
+            await until(lambda: lane.waiting == 0)
+            queues = (await client.get("/v1/cache")).json()["queues"]["encoder"]
+            assert (queues["running"], queues["waiting"]) == (1, 0)
+            server.backend.encode_may_go_on.set()
+            assert (await first).status_code == 200
+            assert server.backend.encodes == 1
+            server.backend.encode_may_go_on.clear()
+            await _post_and_leave(server, make_image(), lambda: server.backend.encodes == 2)
+            await until(lambda: server.backend.cancelled == 1)
+            await until(lambda: (lane.running, lane.waiting) == (0, 0))
+            assert 'status="499"' in (await client.get("/metrics")).text
+
+
+async def test_a_client_that_leaves_does_not_cancel_the_others(
+    start_real: "StartReal", make_image: "Callable[..., bytes]"
+) -> None:
+    """The first asker of an image goes; the second, who joined, gets its answer from the same encode."""
+    file = make_image()
+    with start_real() as server:
+        server.backend.encode_may_go_on.clear()
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            tasks: list[asyncio.Task[httpx.Response]] = []
+
+            def second_has_asked() -> bool:
+                if server.backend.encodes == 1 and not tasks:
+                    tasks.append(asyncio.create_task(client.post("/v1/images", content=file)))
+                return bool(tasks)
+
+            await _post_and_leave(server, file, second_has_asked, pause_s=0.2)
+            await until(lambda: _left(server) == 1)
+            server.backend.encode_may_go_on.set()
+            assert (await tasks[0]).json()["outcome"] == "joined"
+            assert (server.backend.encodes, server.backend.cancelled) == (1, 0)
+
+
+def _left(server: "RealServer") -> float:
+    """Requests whose client did not wait."""
+    labels = {"route": "/v1/images", "status": "499", "outcome": "none"}
+    return server.parts.metrics.registry.get_sample_value("labeling_ground_requests_total", labels) or 0.0
+
+
+async def test_a_stream_without_end_is_cut(start: "Start") -> None:
+    """A chunked body that never ends is refused at the limit; the server holds no more of it than that."""
+    sent = 0
+
+    async def endless() -> "AsyncIterator[bytes]":
+        nonlocal sent
+        while sent < 50_000_000:
+            sent += 100_000
+            yield bytes(100_000)
+
+    async with start(max_image_bytes=1_000_000) as server:
+        assert (await server.client.post("/v1/images", content=endless())).status_code == 413
+        assert sent < 2_000_000

@@ -1,0 +1,188 @@
+"""A whole server: getting ready, failing tiers, stopping, and starting again."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.api.conftest import Running, Start, StartReal, ToyBackend
+
+pytestmark = pytest.mark.anyio
+
+SLOW_ENGINE = '''
+"""The weight-free engine, in slow motion for images that are wide enough."""
+import asyncio
+from labeling_ground.inference.classical import create as classical
+
+def create(**chosen):
+    backend = classical(**chosen)
+    encode = backend.encode
+    async def slow(image):
+        await asyncio.sleep(1.0 if image.width > 200 else 0)
+        return await encode(image)
+    backend.encode = slow
+    return backend
+'''
+
+
+@contextlib.contextmanager
+def serving(folder: Path, **settings: str) -> "Iterator[tuple[subprocess.Popen[bytes], str]]":
+    """The command itself, in a process of its own, ready."""
+    (folder / "slow_engine.py").write_text(SLOW_ENGINE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    chosen = {"cache_dir": str(folder / "cache"), "memory_bytes": "64MiB", "log_format": "json", **settings}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LABELING_GROUND_")}
+    environment |= {f"LABELING_GROUND_{name.upper()}": value for name, value in chosen.items()}
+    environment["PYTHONPATH"] = str(folder)
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "labeling_ground", "serve", "--port", str(port)], env=environment, stderr=log
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        end = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{url}/health/ready").status_code == 200:
+                    break
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < end, (folder / "log").read_text()
+            time.sleep(0.05)
+        yield process, url
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+
+
+def test_a_stopping_server_answers_what_is_in_flight(tmp_path: Path, make_image: "Callable[..., bytes]") -> None:
+    """SIGTERM during an encode: 200, then the end with exit code 0; and the next start finds it all on disk."""
+    small, wide = make_image(), make_image(240, 160)
+    answers: list[httpx.Response] = []
+    click = {"points": [{"x": 9, "y": 9}]}
+    with serving(tmp_path, model="slow_engine:create") as (process, url):
+        known = httpx.post(f"{url}/v1/images", content=small).json()["image_id"]
+        assert httpx.post(f"{url}/v1/images/{known}/masks", json=click).json()["outcome"] == "miss"
+        sending = threading.Thread(target=lambda: answers.append(httpx.post(f"{url}/v1/images", content=wide)))
+        sending.start()
+        while httpx.get(f"{url}/v1/cache").json()["queues"]["encoder"]["running"] == 0:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, (tmp_path / "log").read_text()
+        sending.join(5)
+    assert (answers[0].status_code, answers[0].json()["outcome"]) == (200, "miss")
+    image_id = answers[0].json()["image_id"]
+    with serving(tmp_path, model="slow_engine:create") as (process, url):
+        assert httpx.post(f"{url}/v1/images/{known}/masks", json=click).json()["outcome"] == "hit"
+        assert httpx.get(f"{url}/v1/images/{image_id}").json()["encoded"]
+        first = httpx.post(f"{url}/v1/images/{image_id}/masks", json=click).json()
+        assert (first["outcome"], "encode" in first["timing"]) == ("miss", False)
+
+
+async def test_it_is_not_ready_before_the_model_answered(start: "Start", make_backend: "type[ToyBackend]") -> None:
+    """503 and ``starting`` while the model warms up, alive all the while, then 200 and ``ok``."""
+    backend = make_backend()
+    backend.decode_may_go_on.clear()
+    async with start(backend=backend, warm=False) as server:
+        early = await server.client.get("/health/ready")
+        assert (early.status_code, early.json()["status"]) == (503, "starting")
+        assert (await server.client.get("/health/live")).json()["status"] == "ok"
+        backend.decode_may_go_on.set()
+        await server.until_ready()
+        ready = await server.client.get("/health/ready")
+        assert (ready.status_code, ready.json()) == (200, {"status": "ok", "checks": {"model": "ok", "disk": "ok"}})
+
+
+@pytest.mark.parametrize("bug", [False, True])
+async def test_a_model_that_does_not_start_is_said_and_not_hidden(
+    start: "Start", make_backend: "type[ToyBackend]", backend_failure: Exception, bug: bool
+) -> None:
+    """503 and ``failing`` with the reason, whether the engine says so or just breaks."""
+    backend = make_backend(fail_encode=ZeroDivisionError("no weights") if bug else backend_failure)
+    async with start(backend=backend, warm=False) as server:
+        await server.until(lambda: str(server.app.state.model_check).startswith("failing"))
+        answer = await server.client.get("/health/ready")
+        assert (answer.status_code, answer.json()["status"]) == (503, "failing")
+        assert str(backend.fail_encode) in answer.json()["checks"]["model"]
+
+
+async def test_a_failing_disk_degrades_and_loses_no_answer(
+    start: "Start", tmp_path: Path, make_image: "Callable[..., bytes]"
+) -> None:
+    """A cache folder that cannot be: every answer is right, readiness says ``degraded`` and which tier it is."""
+    (tmp_path / "file").write_text("in the way")
+    async with start(cache_dir=tmp_path / "file", breaker_failures=2, breaker_reset_s=60) as server:
+        image_id = await server.send_image(make_image())
+        for x in range(5):
+            assert (await server.click(image_id, x, 5)).json()["outcome"] == "miss"
+            assert (await server.click(image_id, x, 5)).json()["outcome"] == "hit"
+        ready = await server.client.get("/health/ready")
+        assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+        assert ready.json()["checks"]["model"] == "ok"
+        assert ready.json()["checks"]["disk"].startswith("failing")
+        assert (await server.client.get("/v1/cache")).status_code == 200
+        assert (await server.client.get("/metrics")).status_code == 200
+
+
+async def test_a_second_server_finds_what_the_first_one_kept(
+    start: "Start", make_image: "Callable[..., bytes]"
+) -> None:
+    """Masks are hits from the disk tier, and the model is asked for nothing."""
+    file = make_image()
+    async with start() as first:
+        image_id = await first.send_image(file)
+        await first.click(image_id, 5, 5)
+    async with start() as second:
+        assert (await second.click(image_id, 5, 5)).json()["outcome"] == "hit"
+        assert (await second.client.post("/v1/images", content=file)).json()["outcome"] == "hit"
+        assert (second.backend.encodes, second.backend.decodes) == (0, 0)
+
+
+def test_a_connection_is_kept_for_many_requests(start_real: "StartReal", make_image: "Callable[..., bytes]") -> None:
+    """Answers, refusals and unread small bodies leave it open: a new connection each time would cost the clicks."""
+    with start_real() as server, socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.settimeout(10)
+        for head, status in (
+            (b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
+            (b"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody", b"404"),
+            (b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody", b"415"),
+            (b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
+        ):
+            connection.sendall(head)
+            received = connection.recv(65536)
+            assert received.split(b" ")[1] == status
+            assert b"connection: close" not in received.lower()
+
+
+async def test_a_hit_is_cheap(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    """A click whose mask is cached costs little more than the endpoint that does nothing (a generous bound)."""
+    image_id = await server.send_image(make_image())
+    body = {"points": [{"x": 5, "y": 5}]}
+    address = f"/v1/images/{image_id}/masks"
+    await server.client.post(address, json=body)
+
+    async def least(ask: "Callable[[], object]") -> float:
+        times = []
+        for _ in range(60):
+            started = time.process_time()
+            await ask()  # type: ignore[misc]
+            times.append(time.process_time() - started)
+        return sorted(times)[10]
+
+    noop = await least(lambda: server.client.get("/health/live"))
+    hit = await least(lambda: server.client.post(address, json=body))
+    assert hit < 4 * noop

@@ -1,0 +1,234 @@
+"""``/api/sam``, exactly as existing pages speak it."""
+
+import asyncio
+import base64
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pytest
+
+from labeling_ground.codec.mask import from_png
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from tests.api.conftest import Running, Start
+
+pytestmark = pytest.mark.anyio
+
+
+async def send(server: "Running", verb: str, session: str = "s", **body: Any) -> httpx.Response:
+    return await server.client.post(f"/api/sam/{verb}", json={"session_id": session, **body})
+
+
+async def open_image(server: "Running", file: bytes, session: str = "s") -> httpx.Response:
+    answer = await send(server, "image", session, image=base64.b64encode(file).decode())
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def mask_of(answer: httpx.Response) -> "NDArray[np.bool_]":
+    assert answer.status_code == 200, answer.text
+    return from_png(base64.b64decode(answer.json()["masks"]))
+
+
+async def test_fields_and_messages_are_the_fixed_ones(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    """The table of the design, word for word; more fields are fine, fewer are not."""
+    opened = await open_image(server, make_image(64, 48))
+    assert opened.json()["message"] == "Images received successfully"
+    click = await send(server, "click", points=[30, 20], labels=[1])
+    assert click.json()["message"] == "Images processed successfully"
+    assert mask_of(click).shape == (48, 64)
+    assert mask_of(click)[20, 30]
+    assert click.json()["points"] == [{"x": 30, "y": 20, "label": 1}]
+    assert click.json()["outcome"] == "miss"
+    assert 0 <= click.json()["score"] <= 1
+    rect = await send(server, "rect", startX=50, startY=40, endX=10, endY=8)
+    assert rect.json()["message"] == "Images processed successfully"
+    assert rect.json()["box"] == [10, 8, 50, 40]
+    assert mask_of(rect)[25, 30]
+    done = await send(server, "finish_click")
+    assert done.json() == {"message": "Finish successfully", "points": []}
+
+
+async def test_clicks_add_up_and_finish_keeps_the_image(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    """Each answer lists all clicks so far; after finishing the next object starts from none."""
+    await open_image(server, make_image())
+    await send(server, "click", points=[10, 10], labels=[1])
+    both = await send(server, "click", points=[50, 40], labels=[0])
+    assert [(p["x"], p["y"], p["label"]) for p in both.json()["points"]] == [(10, 10, 1), (50, 40, 0)]
+    await send(server, "finish_click")
+    fresh = await send(server, "click", points=[20, 20])
+    assert fresh.json()["points"] == [{"x": 20, "y": 20, "label": 1}]
+
+
+async def test_several_clicks_come_in_either_form(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    """``[x, y, x, y]`` and ``[[x, y], [x, y]]`` mean the same, labels in step."""
+    await open_image(server, make_image())
+    flat = await send(server, "click", points=[1, 2, 3, 4], labels=[1, 0])
+    await send(server, "finish_click")
+    pairs = await send(server, "click", points=[[1, 2], [3, 4]], labels=[1, 0])
+    assert flat.json()["points"] == pairs.json()["points"]
+    assert pairs.json()["outcome"] == "hit"
+
+
+async def test_a_session_click_and_a_stateless_one_share_the_cache(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """A session is no part of a key: the same prompt is a hit for everyone, whichever way it comes."""
+    file = make_image()
+    opened = await open_image(server, file, "one")
+    await open_image(server, file, "two")
+    assert (await send(server, "click", "one", points=[9, 9])).json()["outcome"] == "miss"
+    assert (await send(server, "click", "two", points=[9, 9])).json()["outcome"] == "hit"
+    assert (await server.click(opened.json()["image_id"], 9, 9)).json()["outcome"] == "hit"
+
+
+async def test_a_box_replaces_the_clicks_and_later_clicks_refine_it(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """A negative click may come first after a box, and takes away from it."""
+    await open_image(server, make_image(64, 48))
+    await send(server, "click", points=[5, 5])
+    rect = await send(server, "rect", startX=10, startY=8, endX=54, endY=40)
+    assert rect.json()["points"] == []
+    assert not mask_of(rect)[5, 5]
+    refined = await send(server, "click", points=[12, 10], labels=[0])
+    assert refined.json()["box"] == [10, 8, 54, 40]
+    assert mask_of(rect)[10, 12]
+    assert not mask_of(refined)[10, 12]
+    assert mask_of(refined)[30, 50]
+
+
+async def test_undo_takes_the_last_thing_back(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    """Click by click, then the box; with nothing left the mask is empty, and undoing more is no error."""
+    await open_image(server, make_image(64, 48))
+    await send(server, "rect", startX=10, startY=8, endX=54, endY=40)
+    await send(server, "click", points=[20, 20])
+    await send(server, "click", points=[30, 30])
+    one = await send(server, "undo")
+    assert (one.json()["points"], one.json()["outcome"]) == ([{"x": 20, "y": 20, "label": 1}], "hit")
+    only_box = await send(server, "undo")
+    assert (only_box.json()["points"], only_box.json()["outcome"]) == ([], "hit")
+    for _ in range(2):
+        nothing = await send(server, "undo")
+        assert nothing.json()["points"] == []
+        assert "box" not in nothing.json()
+        assert not mask_of(nothing).any()
+        assert mask_of(nothing).shape == (48, 64)
+
+
+async def test_fifty_clicks_at_once_are_fifty_points(start: "Start", make_image: "Callable[..., bytes]") -> None:
+    """None is lost: all are there in the end, and each was in some answer."""
+    async with start() as server:
+        await open_image(server, make_image(64, 48))
+        wanted = {(x, y) for x in range(0, 50, 5) for y in range(0, 25, 5)}
+        answers = await asyncio.gather(*(send(server, "click", points=list(point)) for point in wanted))
+        assert {answer.status_code for answer in answers} == {200}
+        last = await send(server, "click", points=[60, 40])
+        kept = [(point["x"], point["y"]) for point in last.json()["points"]]
+        assert len(kept) == 51
+        assert set(kept) == wanted | {(60, 40)}
+        seen = {(point["x"], point["y"]) for answer in answers for point in answer.json()["points"]}
+        assert seen == wanted
+
+
+async def test_another_image_in_the_same_session_is_the_new_image(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """Its clicks start from none, and masks have its size."""
+    await open_image(server, make_image(64, 48))
+    await send(server, "click", points=[60, 40])
+    opened = await open_image(server, make_image(32, 24))
+    outside = await send(server, "click", points=[60, 40])
+    assert (outside.status_code, outside.json()["type"]) == (422, "urn:labeling-ground:problem:bad-prompt")
+    inside = await send(server, "click", points=[10, 10])
+    assert mask_of(inside).shape == (24, 32)
+    assert inside.json()["image_id"] == opened.json()["image_id"]
+    assert len(inside.json()["points"]) == 1
+
+
+async def test_base64_comes_as_browsers_and_tools_write_it(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """With a ``data:`` prefix, with line breaks of either kind; and extra fields are ignored."""
+    file = make_image()
+    text = base64.b64encode(file).decode()
+    ids = set()
+    for written in (
+        text,
+        f"data:image/png;base64,{text}",
+        "\n".join(textwrap.wrap(text, 76)),
+        "\r\n".join(textwrap.wrap(text, 76)) + "\r\n",
+    ):
+        answer = await send(server, "image", image=written, filename="1.png", extra={"a": [1]})
+        assert answer.status_code == 200
+        ids.add(answer.json()["image_id"])
+    assert len(ids) == 1
+    assert server.backend.encodes == 1
+
+
+async def test_a_click_that_fails_does_not_count(
+    server: "Running", make_image: "Callable[..., bytes]", backend_failure: Exception
+) -> None:
+    """Not when the model fails, not when the server has a bug, not when one of several is bad."""
+    await open_image(server, make_image(64, 48))
+    await send(server, "click", points=[10, 10])
+    for failure, status in ((backend_failure, 503), (ZeroDivisionError("a bug"), 500)):
+        server.backend.fail_decode = failure
+        assert (await send(server, "click", points=[20, 20])).status_code == status
+    server.backend.fail_decode = None
+    assert (await send(server, "click", points=[30, 30, 64, 0], labels=[1, 1])).status_code == 422
+    kept = await send(server, "click", points=[40, 40])
+    assert [(point["x"], point["y"]) for point in kept.json()["points"]] == [(10, 10), (40, 40)]
+
+
+async def test_an_unknown_session_is_told_what_to_do(server: "Running") -> None:
+    """404 for every verb, with a sentence that names the remedy."""
+    bodies: dict[str, dict[str, Any]] = {
+        "click": {"points": [1, 1]},
+        "rect": {"startX": 1, "startY": 1, "endX": 5, "endY": 5},
+        "undo": {},
+        "finish_click": {},
+    }
+    for verb, body in bodies.items():
+        answer = await send(server, verb, "never-opened", **body)
+        assert (answer.status_code, answer.json()["type"]) == (404, "urn:labeling-ground:problem:unknown-session")
+        assert "/api/sam/image" in answer.json()["detail"]
+
+
+async def test_a_session_ends_when_it_was_idle_for_too_long(start: "Start", make_image: "Callable[..., bytes]") -> None:
+    """The same idle time as the cache's."""
+    async with start(idle_s=0.2) as server:
+        await open_image(server, make_image())
+        await asyncio.sleep(0.35)
+        assert (await send(server, "finish_click")).status_code == 404
+
+
+async def test_sessions_are_bounded(start: "Start", make_image: "Callable[..., bytes]") -> None:
+    """The one that was idle for longest makes room, and a session holds so many clicks."""
+    async with start(max_sessions=2, max_points=2) as server:
+        file = make_image()
+        await open_image(server, file, "a")
+        await open_image(server, file, "b")
+        await send(server, "finish_click", "a")
+        await open_image(server, file, "c")
+        found = [(await send(server, "finish_click", name)).status_code for name in "abc"]
+        assert found == [200, 404, 200]
+        await send(server, "click", "c", points=[1, 1, 2, 2])
+        full = await send(server, "click", "c", points=[3, 3])
+        assert (full.status_code, full.json()["type"]) == (413, "urn:labeling-ground:problem:too-large")
+        assert (await send(server, "click", "c", points=[1] * 2000)).status_code == 413
+
+
+async def test_odd_session_names_are_just_names(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    """Slashes, line breaks, NUL and other scripts name sessions that are told apart."""
+    names = ["a/b", "a\nb", "a\0b", "작업자-7", "🙂", " ", "x" * 512]
+    for name in names:
+        await open_image(server, make_image(64, 48), name)
+    for index, name in enumerate(names):
+        answer = await send(server, "click", name, points=[index, index])
+        assert answer.json()["points"] == [{"x": index, "y": index, "label": 1}]

@@ -1,0 +1,288 @@
+"""Where each kind lives, what is promoted, what use slides, what a purge means."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.doubles import (
+    TOY,
+    BrokenStore,
+    Clock,
+    DamagingStore,
+    DictStore,
+    HangingStore,
+    SlowStore,
+    memory_store,
+    sealed,
+    until,
+    virtually,
+)
+
+from labeling_ground.cache.choose import choose_ranking
+from labeling_ground.cache.disk import DiskStore
+from labeling_ground.cache.store import Store
+from labeling_ground.cache.tiered import TieredStore
+from labeling_ground.codec import frame
+from labeling_ground.errors import StoreFailed
+from labeling_ground.key import ImageKeys
+from labeling_ground.types import Entry, Kind
+
+pytestmark = pytest.mark.anyio
+
+KEYS = ImageKeys("public", "a" * 64)
+EMBEDDING, IMAGE = KEYS.embedding(TOY), KEYS.image
+MASK, LOGITS = KEYS.mask(TOY, "d" * 32), KEYS.logits(TOY, "d" * 32)
+
+
+def entry(key: str) -> Entry:
+    return frame.seal(key, Kind(key.split("/")[3]), cost=1.0, created=1.0, meta={"width": 4, "height": 3})
+
+
+def tiers(*lower: Store, **options: Any) -> TieredStore:
+    return TieredStore(memory_store(), lower, **options)
+
+
+async def test_each_kind_lives_where_it_belongs() -> None:
+    first, last = DictStore(name="first"), DictStore(name="last")
+    store = tiers(first, last)
+    for key in (EMBEDDING, MASK, LOGITS, IMAGE):
+        store.keep(key, entry(key))
+    await store.drain()
+    assert set(first.entries) == {EMBEDDING, MASK}
+    assert set(last.entries) == {EMBEDDING, MASK, IMAGE}
+    held = (await store.memory.stats()).entries_by_kind
+    assert held == {"image": 0, "embedding": 1, "mask": 1, "logits": 1}
+    await store.aclose()
+
+
+async def test_without_lower_tiers_memory_keeps_everything() -> None:
+    store = tiers()
+    assert not store.has_lower
+    for key in (EMBEDDING, MASK, LOGITS, IMAGE):
+        store.keep(key, entry(key))
+        assert store.peek(key) == entry(key)
+    assert await store.touch(IMAGE)
+    assert await store.look_up("v1/public/x/mask") is None
+
+
+async def test_what_is_found_below_is_promoted_to_memory_but_an_image_file_is_not() -> None:
+    lower = DictStore({EMBEDDING: sealed(EMBEDDING), IMAGE: sealed(IMAGE)})
+    store = tiers(lower)
+    assert store.peek(EMBEDDING) is None
+    assert await store.look_up(EMBEDDING) == sealed(EMBEDDING)
+    assert store.peek(EMBEDDING) == sealed(EMBEDDING)
+    assert await store.look_up(IMAGE) == sealed(IMAGE)
+    assert store.peek(IMAGE) is None
+    await store.aclose()
+
+
+def test_what_a_slow_tier_finds_too_late_is_there_for_the_next_ask() -> None:
+    async def main() -> None:
+        store = tiers(SlowStore(2.0, {EMBEDDING: sealed(EMBEDDING)}), clock=asyncio.get_running_loop().time)
+        assert await store.look_up(EMBEDDING) is None
+        await asyncio.sleep(2.0)
+        assert store.peek(EMBEDDING) == sealed(EMBEDDING)
+
+    virtually(main)
+
+
+@pytest.mark.parametrize("bad", [BrokenStore, DamagingStore])
+async def test_the_next_tier_is_asked_where_one_fails(bad: type[DictStore]) -> None:
+    first = bad(entries={EMBEDDING: sealed(EMBEDDING)})
+    store = tiers(first, DictStore({EMBEDDING: sealed(EMBEDDING)}))
+    assert await store.look_up(EMBEDDING) == sealed(EMBEDDING)
+    await store.aclose()
+
+
+async def test_what_is_used_on_its_way_down_comes_back_to_memory() -> None:
+    lower = HangingStore(only=["put"])
+    store = tiers(lower)
+    store.keep(EMBEDDING, sealed(EMBEDDING))
+    store.keep(IMAGE, sealed(IMAGE))
+    await store.memory.delete("v1/*")
+    assert store.peek(EMBEDDING) is not None
+    assert store.peek(IMAGE) is not None
+    assert (await store.memory.stats()).entries_by_kind["embedding"] == 1
+    assert (await store.memory.stats()).entries_by_kind["image"] == 0
+    lower.release.set()
+    await store.aclose()
+
+
+async def test_a_value_on_its_way_down_is_at_hand_even_if_memory_did_not_take_it() -> None:
+    lower = HangingStore(only=["put"])
+    store = TieredStore(memory_store(8), [lower])
+    store.keep(EMBEDDING, sealed(EMBEDDING))
+    assert store.peek(EMBEDDING) == sealed(EMBEDDING)
+    lower.release.set()
+    await store.drain()
+    assert store.peek(EMBEDDING) is None
+    assert await store.look_up(EMBEDDING) == sealed(EMBEDDING)
+    await store.aclose()
+
+
+# --- use slides the idle timer ------------------------------------------------------------------------------------
+
+
+async def test_hits_in_memory_slide_the_lower_tiers_at_most_every_twentieth_of_the_idle_time() -> None:
+    clock = Clock()
+    lower = DictStore()
+    store = TieredStore(memory_store(clock=clock), [lower], idle_s=1800.0, clock=clock)
+    store.keep(EMBEDDING, sealed(EMBEDDING))
+    await store.drain()
+    for _ in range(1800):
+        clock.now += 1.0
+        assert store.peek(EMBEDDING) is not None
+        await asyncio.sleep(0)
+    await until(lambda: lower.count("touch") == 20)
+    assert lower.count("get") == 0
+    await store.aclose()
+
+
+async def test_the_very_first_hit_slides_too_when_it_comes_long_after_the_write() -> None:
+    clock = Clock()
+    lower = DictStore()
+    store = TieredStore(memory_store(clock=clock), [lower], idle_s=1800.0, clock=clock)
+    store.keep(EMBEDDING, sealed(EMBEDDING))
+    await store.drain()
+    clock.now += 1200.0
+    assert store.peek(EMBEDDING) is not None
+    await until(lambda: lower.count("touch") == 1)
+    await store.aclose()
+
+
+async def test_what_was_promoted_is_slid_below_by_its_hits_above() -> None:
+    clock = Clock()
+    lower = DictStore({EMBEDDING: sealed(EMBEDDING)})
+    store = TieredStore(memory_store(clock=clock), [lower], idle_s=1800.0, clock=clock)
+    await store.look_up(EMBEDDING)
+    for hits in (1, 2):
+        clock.now += 1200.0
+        assert store.peek(EMBEDDING) is not None
+        await until(lambda: lower.count("touch") == hits)  # noqa: B023 -- it is awaited here
+    await store.aclose()
+
+
+async def test_an_image_can_be_slid_without_being_read() -> None:
+    clock = Clock()
+    lower = DictStore()
+    store = TieredStore(memory_store(), [lower], idle_s=1800.0, clock=clock)
+    store.keep(IMAGE, sealed(IMAGE))
+    await store.drain()
+    store.slide(IMAGE)
+    clock.now += 91.0
+    store.slide(IMAGE)
+    store.slide(IMAGE)
+    await until(lambda: lower.count("touch") == 1)
+    assert await store.touch(IMAGE)
+    assert not await store.touch(ImageKeys("public", "b" * 64).image)
+    await store.aclose()
+
+
+# --- purges --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_purge_reaches_every_tier_and_counts_each_key_once_per_tier() -> None:
+    first, last = DictStore(name="first"), DictStore(name="last")
+    store = tiers(first, last)
+    for key in (EMBEDDING, LOGITS, IMAGE):
+        store.keep(key, entry(key))
+    assert await store.delete("v1/*") == 2 + 1 + 2
+    await store.drain()
+    assert not first.entries
+    assert not last.entries
+    assert store.peek(EMBEDDING) is None
+    await store.aclose()
+
+
+async def test_what_was_begun_before_a_purge_is_not_kept_after_it_and_what_began_after_is() -> None:
+    store = tiers(DictStore())
+    before = store.purged
+    await store.delete(KEYS.group + "*")
+    assert not store.keep(EMBEDDING, sealed(EMBEDDING), before)
+    assert store.peek(EMBEDDING) is None
+    other = ImageKeys("public", "b" * 64).embedding(TOY)
+    assert store.keep(other, sealed(other), before), "another image is not meant"
+    assert store.keep(EMBEDDING, sealed(EMBEDDING), store.purged)
+    assert store.peek(EMBEDDING) is not None
+    await store.aclose()
+
+
+async def test_what_a_look_up_finds_that_began_before_a_purge_is_not_promoted_after_it() -> None:
+    class Forgetful(HangingStore):
+        async def get(self, key: str) -> Entry | None:
+            found = self.entries.get(key)  # read before the purge, handed out after it
+            await self.work("get", key)
+            return found
+
+    lower = Forgetful({EMBEDDING: sealed(EMBEDDING)}, only=["get"])
+    store = tiers(lower)
+    looking = asyncio.create_task(store.look_up(EMBEDDING))
+    await until(lambda: lower.count("get") == 1)
+    await store.delete("v1/*")
+    lower.release.set()
+    await looking
+    assert store.peek(EMBEDDING) is None
+    await store.aclose()
+
+
+async def test_a_purge_that_one_tier_did_not_do_is_said_and_the_others_did_it() -> None:
+    good = DictStore({EMBEDDING: sealed(EMBEDDING)}, name="good")
+    store = tiers(BrokenStore(OSError("gone")), good)
+    with pytest.raises(StoreFailed):
+        await store.delete("v1/*")
+    await until(lambda: not good.entries)
+    await store.aclose()
+
+
+async def test_a_purge_does_not_wait_for_a_tier_that_hangs_without_end() -> None:
+    lower = HangingStore(only=["delete"])
+    store = tiers(lower)
+    with pytest.raises(StoreFailed, match="in time"):
+        await store.delete("v1/*", deadline_s=0.001)
+    lower.release.set()
+    await store.aclose()
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+async def test_figures_leave_out_a_tier_that_does_not_answer() -> None:
+    hanging = HangingStore()
+    store = tiers(DictStore(), BrokenStore(), BrokenStore(OSError("gone")), hanging)
+    assert [stats.tier for stats in await store.stats(deadline_s=0.001)] == ["memory", "dict"]
+    hanging.release.set()
+    await store.aclose()
+
+
+async def test_hints_reach_every_tier_and_closing_closes_them_all() -> None:
+    class Bad(DictStore):
+        async def aclose(self) -> None:
+            await super().aclose()
+            raise StoreFailed("cannot even close")
+
+    bad, good = Bad(name="bad"), DictStore(name="good")
+    store = tiers(bad, good)
+    store.mark_done(KEYS.group, True)
+    await store.sweep()
+    await store.aclose()
+    assert bad.calls == good.calls == [("done", KEYS.group), ("sweep", "")]
+    assert bad.closed
+    assert good.closed
+
+
+async def test_what_was_kept_is_found_after_a_restart(tmp_path: Path) -> None:
+    def made() -> TieredStore:
+        return tiers(
+            DiskStore(tmp_path, budget_bytes=1 << 20, idle_s=1800.0, max_age_s=None, ranking=choose_ranking("gds"))
+        )
+
+    store = made()
+    for key in (EMBEDDING, IMAGE):
+        store.keep(key, sealed(key))
+    await store.aclose()
+    again = made()
+    for key in (EMBEDDING, IMAGE):
+        assert await again.look_up(key, deadline_s=5.0) == sealed(key)
+    assert again.peek(EMBEDDING) == sealed(EMBEDDING)
+    await again.aclose()

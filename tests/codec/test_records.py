@@ -1,0 +1,135 @@
+"""What each kind of entry holds comes back, and what is something else is damaged."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.doubles import TOY, damage
+
+from labeling_ground.codec import frame, records
+from labeling_ground.codec.mask import from_png, from_rle
+from labeling_ground.errors import DamagedEntry
+from labeling_ground.key import ImageKeys, canonical
+from labeling_ground.types import Box, Embedding, Entry, Kind, Mask, Point, Prediction, Prompt
+
+KEYS = ImageKeys("public", "a" * 64)
+MASK, LOGITS = KEYS.mask(TOY, "d" * 32), KEYS.logits(TOY, "d" * 32)
+
+
+def some_prediction() -> Prediction:
+    rng = np.random.default_rng(3)
+    return Prediction(
+        tuple(
+            Mask(rng.random((20, 30)) > 0.5, 0.9 - i / 10, rng.normal(0, 9, (256, 256)).astype(np.float32))
+            for i in range(3)
+        )
+    )
+
+
+def seal(
+    prediction: Prediction, prompt: Prompt | None = None, parent: tuple[str, int] | None = None
+) -> tuple[Entry, Entry]:
+    prompt = prompt or canonical([Point(1.5, 2, 1)])
+    return records.seal_prediction(MASK, LOGITS, prediction, prompt, parent, cost=0.25, created=9.0)
+
+
+def test_a_prediction_comes_back_as_it_was() -> None:
+    prediction = some_prediction()
+    entry, _ = seal(prediction)
+    found = records.open_prediction(entry, MASK)
+    assert (found.height, found.width, entry.kind, entry.cost) == (20, 30, Kind.MASK, 0.25)
+    for cached, mask in zip(found.masks, prediction.masks, strict=True):
+        np.testing.assert_array_equal(from_rle((20, 30), cached.counts), mask.pixels)
+        assert cached.score == mask.score
+        assert cached.area == mask.pixels.sum()
+    np.testing.assert_array_equal(from_png(found.png), prediction.masks[0].pixels)
+
+
+def test_what_a_prediction_was_asked_with_comes_back() -> None:
+    for prompt, parent, repeatable in (
+        (canonical([Point(1.5, 2, 1), Point(0, 0, 0)], Box(1, 2, 3, 4), multimask=False), None, True),
+        (canonical(mask_input=np.zeros((256, 256), np.float32)), None, False),
+        (canonical(mask_input=np.zeros((256, 256), np.float32)), ("e" * 32, 2), True),
+    ):
+        entry, _ = seal(some_prediction(), prompt, parent)
+        origin = records.open_prediction(entry, MASK).origin
+        assert origin == records.Origin(prompt.points, prompt.box, prompt.multimask, parent, repeatable)
+
+
+def test_logits_come_back_in_half_precision_with_every_sign_kept() -> None:
+    prediction = some_prediction()
+    prediction.masks[0].logits[0, 0] = 1e30
+    _, entry = seal(prediction)
+    layers = records.open_logits(entry, LOGITS)
+    assert entry.size < 3 * 256 * 256 * 2 + 1000
+    for layer, mask in zip(layers, prediction.masks, strict=True):
+        assert layer.dtype == np.float32
+        assert np.isfinite(layer).all()
+        np.testing.assert_array_equal(layer > 0, mask.logits > 0)
+        np.testing.assert_allclose(layer, np.clip(mask.logits, -60000, 60000), rtol=1e-3, atol=1e-6)
+
+
+def test_a_score_of_any_float_type_can_be_kept() -> None:
+    prediction = some_prediction()
+    mask = prediction.masks[0]
+    odd: Any = np.float32(0.5)
+    entry, _ = seal(Prediction((Mask(mask.pixels, odd, mask.logits),)))
+    assert records.open_prediction(entry, MASK).masks[0].score == 0.5
+
+
+def test_an_image_file_comes_back_byte_for_byte() -> None:
+    for file in (b"", b"abc", bytes(range(256)) * 9):
+        entry = records.seal_image(KEYS.image, file, 7, 5, cost=0.0, created=0.0)
+        assert records.open_image(entry, KEYS.image) == (file, 7, 5)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_an_embedding_comes_back_in_the_precision_that_was_asked(precision: frame.Precision) -> None:
+    tensor = np.linspace(-3, 3, 64, dtype=np.float32).reshape(1, 4, 4, 4)
+    entry = records.seal_embedding(
+        KEYS.embedding(TOY), Embedding({"e": tensor}, 5, 7), cost=1.0, created=0.0, precision=precision
+    )
+    found = records.open_embedding(entry, KEYS.embedding(TOY))
+    assert (found.height, found.width) == (5, 7)
+    np.testing.assert_array_equal(found.tensors["e"], tensor.astype(np.float16 if precision == "fp16" else np.float32))
+
+
+def each_kind() -> dict[str, Entry]:
+    mask, logits = seal(some_prediction())
+    embedding = Embedding({"e": np.zeros(3, np.float32)}, 5, 7)
+    return {
+        KEYS.image: records.seal_image(KEYS.image, b"abc", 7, 5, cost=0.0, created=0.0),
+        KEYS.embedding(TOY): records.seal_embedding(
+            KEYS.embedding(TOY), embedding, cost=1.0, created=0.0, precision="fp16"
+        ),
+        MASK: mask,
+        LOGITS: logits,
+    }
+
+
+def test_every_kind_passes_its_check_and_no_changed_one_does() -> None:
+    for key, entry in each_kind().items():
+        records.check(entry, key)
+        for other in (damage(entry), damage(entry, 5), damage(entry, entry.size - 1)):
+            with pytest.raises(DamagedEntry):
+                records.check(other, key)
+        with pytest.raises(DamagedEntry):
+            records.check(entry, key[:-1] + "x")
+
+
+def test_an_entry_of_another_kind_than_its_key_says_is_damaged() -> None:
+    for key, entry in each_kind().items():
+        for kind in Kind:
+            if kind is not entry.kind:
+                with pytest.raises(DamagedEntry):
+                    records.check(Entry(kind, entry.value, entry.cost, entry.created), key)
+                with pytest.raises(DamagedEntry):
+                    records.check(frame.seal(key, kind, cost=0.0, created=0.0), key)
+
+
+@pytest.mark.parametrize("key", list(each_kind()))
+@pytest.mark.parametrize("meta", [{}, {"size": 3, "masks": None}, {"size": [1, 2], "masks": [1]}, {"height": None}])
+def test_a_sound_frame_without_its_kinds_content_is_damaged(key: str, meta: dict[str, Any]) -> None:
+    entry = frame.seal(key, Kind(key.split("/")[3]), cost=0.0, created=0.0, meta=meta)
+    with pytest.raises(DamagedEntry):
+        records.check(entry, key)

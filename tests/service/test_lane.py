@@ -1,0 +1,109 @@
+"""So many at a time, so many waiting, first come first served."""
+
+import asyncio
+
+import pytest
+from tests.doubles import Clock, until
+
+from labeling_ground.errors import Overloaded
+from labeling_ground.service.lane import Lane
+
+pytestmark = pytest.mark.anyio
+
+
+class Customers:
+    """Come, stay until they are let go, and leave."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.order: list[int] = []
+        self.leave = asyncio.Event()
+        self.most = 0
+
+    def come(self, *names: int) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(self._visit(name)) for name in names]
+
+    async def _visit(self, name: int) -> None:
+        async with self.lane.slot():
+            self.order.append(name)
+            self.most = max(self.most, self.lane.running)
+            await self.leave.wait()
+
+
+async def test_no_more_than_its_slots_run_and_the_rest_keep_their_order() -> None:
+    customers = Customers(Lane("encoder", 2, 10))
+    tasks = customers.come(*range(8))
+    await until(lambda: customers.lane.waiting == 6)
+    assert customers.lane.running == 2
+    customers.leave.set()
+    await asyncio.gather(*tasks)
+    assert customers.most == 2
+    assert customers.order == list(range(8))
+    assert (customers.lane.running, customers.lane.waiting, customers.lane.turned_away) == (0, 0, 0)
+
+
+async def test_one_more_than_the_queue_holds_is_turned_away_with_an_estimate() -> None:
+    clock = Clock()
+    lane = Lane("encoder", 2, 4, clock=clock)
+    async with lane.timed():
+        clock.now += 10.0
+    customers = Customers(lane)
+    tasks = customers.come(*range(6))
+    await until(lambda: lane.waiting == 4)
+    with pytest.raises(Overloaded, match="encoder") as caught:
+        lane.check_room()
+    assert caught.value.retry_after == pytest.approx(20.0)
+    with pytest.raises(Overloaded):
+        async with lane.slot():
+            pass
+    assert lane.turned_away == 2
+    customers.leave.set()
+    await asyncio.gather(*tasks)
+    lane.check_room()
+
+
+async def test_who_leaves_the_queue_makes_room_and_holds_up_nobody() -> None:
+    customers = Customers(Lane("encoder", 1, 3))
+    tasks = customers.come(0, 1, 2, 3)
+    await until(lambda: customers.lane.waiting == 3)
+    tasks[1].cancel()
+    await asyncio.wait({tasks[1]})
+    assert customers.lane.waiting == 2
+    tasks += customers.come(4)
+    customers.leave.set()
+    await asyncio.wait(tasks)
+    assert customers.order == [0, 2, 3, 4]
+    assert (customers.lane.running, customers.lane.waiting) == (0, 0)
+
+
+async def test_a_slot_is_given_back_when_the_work_in_it_fails_or_is_called_off() -> None:
+    lane = Lane("encoder", 1, 1)
+    with pytest.raises(ValueError, match="no"):
+        async with lane.slot():
+            raise ValueError("no")
+    customers = Customers(lane)
+    [task] = customers.come(1)
+    await until(lambda: lane.running == 1)
+    task.cancel()
+    await asyncio.wait({task})
+    async with lane.slot():
+        assert lane.running == 1
+
+
+async def test_the_estimate_follows_what_was_measured_and_ignores_what_failed() -> None:
+    clock = Clock()
+    lane = Lane("encoder", 1, 1, clock=clock)
+
+    async def work(seconds: float, *, fail: bool = False) -> None:
+        async with lane.timed():
+            clock.now += seconds
+            if fail:
+                raise ValueError
+
+    assert lane.typical_s is None
+    with pytest.raises(ValueError):
+        await work(100.0, fail=True)
+    assert lane.typical_s is None
+    await work(1.0)
+    await work(2.0)
+    assert lane.typical_s == pytest.approx(1.2)

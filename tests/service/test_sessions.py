@@ -1,0 +1,194 @@
+"""A session is a client's working state: every click counts, and nothing of it lasts longer than it should."""
+
+import asyncio
+import math
+
+import pytest
+from tests.doubles import Clock
+
+from labeling_ground.errors import BadPrompt, TooLarge, UnknownSession
+from labeling_ground.service.sessions import Sessions
+from labeling_ground.types import Box, Point
+
+A, B = "a" * 64, "b" * 64
+GOOD = Point(5, 6, 1)
+
+
+def sessions(clock: Clock | None = None, *, most: int = 100, clicks: int = 100) -> Sessions:
+    made = Sessions(most=most, idle_s=60.0, most_clicks=clicks, clock=clock or Clock())
+    made.open("t", "s", A, 40, 30)
+    return made
+
+
+@pytest.mark.anyio
+async def test_fifty_clicks_at_once_are_fifty_points() -> None:
+    state = sessions()
+
+    async def click(number: int) -> int:
+        await asyncio.sleep(0)
+        return len(state.click("t", "s", [Point(number % 40, 1, 1)]).clicks)
+
+    assert sorted(await asyncio.gather(*(click(number) for number in range(50)))) == list(range(1, 51))
+
+
+def test_clicks_add_up_in_the_order_in_which_they_came() -> None:
+    state = sessions()
+    state.click("t", "s", [GOOD])
+    snapshot = state.click("t", "s", [Point(1, 2, 0), Point(3, 4, 1)])
+    assert snapshot.clicks == (GOOD, Point(1, 2, 0), Point(3, 4, 1))
+    assert (snapshot.image_id, snapshot.width, snapshot.height, snapshot.is_empty) == (A, 40, 30, False)
+
+
+@pytest.mark.parametrize("image_id", [A, B])
+def test_opening_an_image_starts_over(image_id: str) -> None:
+    state = sessions()
+    state.rect("t", "s", Box(0, 0, 5, 5))
+    state.click("t", "s", [GOOD])
+    state.open("t", "s", image_id, 8, 9)
+    snapshot = state.click("t", "s", [Point(1, 1, 1)])
+    assert (snapshot.image_id, snapshot.width, snapshot.clicks, snapshot.box) == (image_id, 8, (Point(1, 1, 1),), None)
+
+
+def test_sessions_of_two_tenants_or_names_have_nothing_in_common() -> None:
+    state = sessions()
+    state.open("t", "other", A, 40, 30)
+    state.open("other", "s", A, 40, 30)
+    state.click("t", "s", [GOOD])
+    assert state.finish("t", "other").is_empty
+    assert len(state.click("other", "s", [GOOD]).clicks) == 1
+
+
+def test_of_several_clicks_all_count_or_none() -> None:
+    state = sessions()
+    with pytest.raises(BadPrompt):
+        state.click("t", "s", [GOOD, Point(40, 5, 1)])
+    assert len(state.click("t", "s", [GOOD]).clicks) == 1
+
+
+@pytest.mark.parametrize("point", [Point(-0.1, 5, 1), Point(5, 30, 1), Point(40, 5, 1), Point(math.nan, 5, 1)])
+def test_a_click_outside_the_image_is_refused(point: Point) -> None:
+    with pytest.raises(BadPrompt, match="outside"):
+        sessions().click("t", "s", [point])
+
+
+def test_a_click_on_the_last_sliver_of_the_image_is_on_it() -> None:
+    assert sessions().click("t", "s", [Point(math.nextafter(40, 0), math.nextafter(30, 0), 1)]).clicks
+
+
+def test_the_first_click_must_be_on_the_object_unless_there_is_a_box() -> None:
+    state = sessions()
+    with pytest.raises(BadPrompt, match="first click"):
+        state.click("t", "s", [Point(5, 6, 0)])
+    state.rect("t", "s", Box(0, 0, 5, 5))
+    assert state.click("t", "s", [Point(5, 6, 0)]).clicks == (Point(5, 6, 0),)
+
+
+def test_a_box_replaces_the_clicks_and_later_ones_refine_it() -> None:
+    state = sessions()
+    state.click("t", "s", [GOOD])
+    assert state.rect("t", "s", Box(0, 0, 5, 5)).clicks == ()
+    snapshot = state.click("t", "s", [GOOD])
+    assert (snapshot.clicks, snapshot.box) == ((GOOD,), Box(0, 0, 5, 5))
+
+
+@pytest.mark.parametrize("box", [Box(40, 0, 50, 9), Box(-5, 0, 0, 9), Box(0, 30, 5, 31), Box(math.nan, 0, 5, 5)])
+def test_a_box_beside_the_image_is_refused_and_changes_nothing(box: Box) -> None:
+    state = sessions()
+    state.click("t", "s", [GOOD])
+    with pytest.raises(BadPrompt):
+        state.rect("t", "s", box)
+    assert len(state.click("t", "s", [GOOD]).clicks) == 2
+
+
+def test_a_box_over_the_edge_is_fine() -> None:
+    assert sessions().rect("t", "s", Box(-5, -5, 100, 100)).box == Box(-5, -5, 100, 100)
+
+
+def test_undo_takes_back_the_last_click_then_the_box_and_then_nothing() -> None:
+    state = sessions()
+    state.rect("t", "s", Box(0, 0, 5, 5))
+    state.click("t", "s", [GOOD])
+    state.click("t", "s", [Point(1, 2, 0)])
+    assert state.undo("t", "s").clicks == (GOOD,)
+    assert state.undo("t", "s").box == Box(0, 0, 5, 5)
+    assert state.undo("t", "s").is_empty
+    assert state.undo("t", "s").is_empty
+
+
+def test_undo_does_not_leave_clicks_that_only_say_where_the_object_is_not() -> None:
+    state = sessions()
+    state.click("t", "s", [Point(1, 2, 0), GOOD])
+    assert state.undo("t", "s").is_empty
+
+
+def test_finish_forgets_clicks_and_box_and_keeps_the_image() -> None:
+    state = sessions()
+    state.rect("t", "s", Box(0, 0, 5, 5))
+    state.click("t", "s", [GOOD])
+    assert state.finish("t", "s").is_empty
+    assert state.click("t", "s", [GOOD]).image_id == A
+
+
+def test_take_back_removes_just_the_clicks_that_failed() -> None:
+    state = sessions()
+    same = [Point(5, 6, 1), Point(5, 6, 1), Point(5, 6, 1)]
+    for point in same:
+        state.click("t", "s", [point])
+    state.take_back("t", "s", A, [same[1]])
+    kept = state.click("t", "s", [GOOD]).clicks
+    assert [id(point) for point in kept] == [id(same[0]), id(same[2]), id(GOOD)]
+
+
+def test_take_back_leaves_another_images_clicks_and_no_session_alone() -> None:
+    state = sessions()
+    state.click("t", "s", [GOOD])
+    state.take_back("t", "s", B, [GOOD])
+    state.take_back("t", "nobody", A, [GOOD])
+    assert len(state.click("t", "s", [GOOD]).clicks) == 2
+
+
+def test_a_snapshot_does_not_change_with_later_clicks() -> None:
+    state = sessions()
+    before = state.click("t", "s", [GOOD])
+    state.click("t", "s", [GOOD])
+    assert len(before.clicks) == 1
+
+
+def test_a_session_holds_so_many_clicks_and_no_more() -> None:
+    state = sessions(clicks=3)
+    state.click("t", "s", [GOOD, GOOD])
+    with pytest.raises(TooLarge):
+        state.click("t", "s", [GOOD, GOOD])
+    assert len(state.click("t", "s", [GOOD]).clicks) == 3
+
+
+def test_sessions_are_bounded_and_the_one_idle_for_longest_makes_room() -> None:
+    clock = Clock()
+    state = sessions(clock, most=2)
+    clock.now += 1
+    state.open("t", "second", A, 40, 30)
+    clock.now += 1
+    state.click("t", "s", [GOOD])
+    state.open("t", "third", A, 40, 30)
+    assert len(state) == 2
+    with pytest.raises(UnknownSession):
+        state.finish("t", "second")
+    state.finish("t", "s")
+
+
+def test_a_session_ends_when_it_is_idle_and_use_starts_the_time_anew() -> None:
+    clock = Clock()
+    state = sessions(clock)
+    for _ in range(5):
+        clock.now += 59
+        state.click("t", "s", [GOOD])
+    clock.now += 60
+    assert len(state) == 0
+    with pytest.raises(UnknownSession, match="idle"):
+        state.click("t", "s", [GOOD])
+
+
+@pytest.mark.parametrize("ask", ["finish", "undo"])
+def test_a_session_that_never_was_is_unknown(ask: str) -> None:
+    with pytest.raises(UnknownSession):
+        getattr(sessions(), ask)("t", "nobody")
