@@ -20,6 +20,7 @@ Nothing here knows HTTP: ``api/errors.py`` has the one table from these classes 
     ├── NotAllowed               an API key is missing, or it is not one of ours
     ├── Overloaded               a queue is full; ``retry_after`` says when to come back
     ├── BackendFailed            the model did not answer, or answered nonsense
+    ├── PullFailed               a model's files could not be had, or not be kept
     ├── DamagedEntry             a cached value is not what was stored (a miss to the caller)
     ├── StoreFailed              a tier did not do what was asked of it (a miss to the caller)
     └── BadSettings              the configuration cannot work; said once, at start
@@ -99,6 +100,10 @@ class Overloaded(LabelingGroundError):  # noqa: N818
 
 class BackendFailed(LabelingGroundError):  # noqa: N818
     """The model did not answer, or answered nonsense."""
+
+
+class PullFailed(LabelingGroundError):  # noqa: N818
+    """A model's files could not be had, or not be kept: the network, the host, or this machine's disk."""
 
 
 class DamagedEntry(LabelingGroundError):  # noqa: N818

@@ -38,6 +38,12 @@ def _default_cache_dir() -> Path:
     return Path(base).expanduser() / "labeling-ground"
 
 
+def _default_models_dir() -> Path:
+    # Not below the caches: what cleans those would throw gigabytes away that were downloaded on purpose.
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "labeling-ground" / "models"
+
+
 def _default_workers() -> int:
     return max(1, (os.cpu_count() or 1) // 2)
 
@@ -119,6 +125,11 @@ class Settings(BaseSettings):
     # --- the model ---------------------------------------------------------------------------------------------------
     model: str = "classical"
     """Model id, or `module:attribute` of a factory of your own."""
+    models_dir: Path = Field(default_factory=_default_models_dir)
+    """Folder of the models' weights. Several processes of one machine may share it."""
+    models_mirror: str | None = None
+    """Address to download models from in place of their own hosts: a folder with the files under their names, or an
+    address with `{file}` or `{sha256}` in it."""
     encode_workers: int = Field(default_factory=_default_workers, ge=1)
     """Images encoded at the same time; half of the cores by default, so that clicks keep the other half."""
     decode_workers: int = Field(default_factory=_default_workers, ge=1)
@@ -143,6 +154,7 @@ class Settings(BaseSettings):
 _MADE_AT_START = {
     "memory_bytes": "a quarter of the memory, at most 2 GiB",
     "cache_dir": "`~/.cache/labeling-ground`",
+    "models_dir": "`~/.local/share/labeling-ground/models`",
     "encode_workers": "half of the cores",
     "decode_workers": "half of the cores",
 }
@@ -153,7 +165,7 @@ def as_markdown() -> str:
     lines = [
         "# Settings",
         "",
-        "Each is an environment variable; some are options of `labeling-ground serve` too. They are read once, at start.",
+        "Each is an environment variable; some are options of `labeling-ground serve` too. They are read at start.",
         "This page is written by `make docs` from `src/labeling_ground/settings.py`.",
         "",
         "| variable | default | what it does |",

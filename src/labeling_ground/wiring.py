@@ -4,7 +4,6 @@ Nothing connects, loads or reads the environment at import; it happens here, onc
 """
 
 import logging
-import os
 
 from labeling_ground.api.app import create_app
 from labeling_ground.api.state import Parts
@@ -113,6 +112,4 @@ def build_app(settings: Settings | None = None) -> object:
     Raises:
         BadSettings: a name is wrong, or what it needs is not installed.
     """
-    # One thread a library call, unless the operator said otherwise: the lanes already use all cores.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     return create_app(build_parts(settings or Settings()))

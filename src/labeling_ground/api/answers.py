@@ -2,13 +2,14 @@
 
 import asyncio
 import base64
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from fastapi.responses import Response
+from pydantic_core import to_json
 
+from labeling_ground.api.state import RANKS
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedMask, CachedPrediction
 from labeling_ground.inference.backend import Backend
@@ -21,12 +22,8 @@ _SMALL = 1_000_000
 
 def as_json(body: dict[str, Any], status: int = 200) -> Response:
     """A JSON response, without fields that are ``None``."""
-    content = json.dumps(
-        {name: value for name, value in body.items() if value is not None},
-        ensure_ascii=False,
-        separators=(",", ":"),
-    )
-    return Response(content.encode(), status, media_type="application/json")
+    content = to_json({name: value for name, value in body.items() if value is not None})
+    return Response(content, status, media_type="application/json")
 
 
 def origin(backend: Backend) -> dict[str, Any]:
@@ -40,8 +37,7 @@ def origin(backend: Backend) -> dict[str, Any]:
 
 def dearest(outcomes: Sequence[Outcome]) -> Outcome:
     """The outcome of several prompts together: what the costliest of them needed."""
-    ranks = list(Outcome)
-    return max(outcomes, key=ranks.index)
+    return max(outcomes, key=RANKS.__getitem__)
 
 
 def timing(times: Timing) -> dict[str, float]:

@@ -60,6 +60,21 @@ _TAGS = [
 ]
 
 
+_KEYS = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, where the operator has set some.",
+    },
+    "header": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "The same, as a plain header.",
+    },
+}
+
+
 def create_app(parts: Parts) -> FastAPI:
     """The app of one server. The parts are closed when it shuts down."""
 
@@ -187,10 +202,13 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         components = schema.setdefault("components", {}).setdefault("schemas", {})
         for name, definition in added["$defs"].items():
             components.setdefault(name, definition)
+        schema["components"]["securitySchemes"] = _KEYS
+        needs: list[dict[str, list[str]]] = [{name: []} for name in _KEYS]
         if not app.state.parts.settings.api_keys:
-            for operations in schema["paths"].values():
+            needs.append({})  # a key may be sent, and need not be
+        for path, operations in schema["paths"].items():
+            if path.startswith(("/v1/", "/api/")):
                 for operation in operations.values():
-                    if "security" in operation:
-                        operation["security"].append({})  # a key may be sent, and need not be
+                    operation["security"] = needs
         app.openapi_schema = schema
     return app.openapi_schema

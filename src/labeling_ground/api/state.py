@@ -2,10 +2,9 @@
 
 import hmac
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request
-from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi import Request
 from pydantic import SecretStr
 
 from labeling_ground import key as keys
@@ -37,8 +36,7 @@ class Record:
 
     def note(self, outcome: Outcome, timing: Timing) -> None:
         """Write an answer's outcome and timings down; of several answers, the dearest outcome counts."""
-        ranks = list(Outcome)
-        if self.outcome == "none" or ranks.index(outcome) > ranks.index(Outcome(self.outcome)):
+        if self.outcome == "none" or RANKS[outcome] > RANKS[Outcome(self.outcome)]:
             self.outcome = outcome.value
         for name, seconds in (
             ("lookup", timing.lookup),
@@ -49,6 +47,8 @@ class Record:
                 self.timing[name] = max(self.timing.get(name, 0.0), seconds)
 
 
+RANKS = {outcome: rank for rank, outcome in enumerate(Outcome)}
+"""From the cheapest outcome to the dearest."""
 RECORD_KEY = "labeling_ground.record"
 
 
@@ -56,11 +56,6 @@ def record_of(request: Request) -> Record:
     """The record of a request; the middleware put it there."""
     record: Record = request.scope[RECORD_KEY]
     return record
-
-
-async def parts_dependency(request: Request) -> Parts:
-    """``parts_of`` as a dependency; a coroutine, for a plain function would cost a thread."""
-    return parts_of(request)
 
 
 def parts_of(request: Request) -> Parts:
@@ -84,15 +79,12 @@ class Caller:
     is_admin: bool
 
 
-_bearer = HTTPBearer(auto_error=False, description="An API key, where the operator has set some.")
-_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same, as a plain header.")
+def caller_of(request: Request) -> Caller:
+    """Who asks. Called by hand at the top of each route: a framework's dependency would cost as much as a cache hit.
 
-
-async def _caller(
-    request: Request,
-    _in_docs: Annotated[object, Depends(_bearer)],
-    _in_docs_too: Annotated[object, Depends(_header)],
-) -> Caller:
+    Raises:
+        NotAllowed: the operator has set keys, and none of them was given.
+    """
     settings = parts_of(request).settings
     client = request.headers.get("x-client-id")
     if client is not None:
@@ -122,7 +114,3 @@ def _given_key(request: Request) -> str:
 
 def _same(given: str, secret: SecretStr) -> bool:
     return hmac.compare_digest(given.encode(), secret.get_secret_value().encode())
-
-
-CallerDep = Annotated[Caller, Depends(_caller)]
-PartsDep = Annotated[Parts, Depends(parts_dependency)]

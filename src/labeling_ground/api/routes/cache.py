@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from labeling_ground.api import answers
 from labeling_ground.api.errors import responses
 from labeling_ground.api.schemas import CacheOut, Purged
-from labeling_ground.api.state import CallerDep, PartsDep
+from labeling_ground.api.state import caller_of, parts_of
 from labeling_ground.service.figures import Figures, TierFigures, figures
 from labeling_ground.service.ledger import KindFigures
 
@@ -20,8 +20,10 @@ router = APIRouter(tags=["cache"])
 @router.get(
     "/v1/cache", summary="What the cache holds, did and saved", response_model=CacheOut, responses=responses(401)
 )
-async def cache_figures(parts: PartsDep, _: CallerDep) -> dict[str, Any]:
+async def cache_figures(request: Request) -> dict[str, Any]:
     """Figures since the server started. `lookups = hits + misses + joined`; `recomputed` are part of the misses."""
+    parts = parts_of(request)
+    caller_of(request)  # a key is needed where there are some
     now = await figures(parts.segmenter, parts.sessions)
     settings = parts.settings
     return {
@@ -58,8 +60,7 @@ async def cache_figures(parts: PartsDep, _: CallerDep) -> dict[str, Any]:
     responses=responses(401, 422, 503),
 )
 async def purge(
-    parts: PartsDep,
-    caller: CallerDep,
+    request: Request,
     model: Annotated[
         str | None,
         Query(
@@ -69,13 +70,15 @@ async def purge(
     ] = None,
 ) -> Response:
     """In the namespace of the API key that asks; the admin key purges all namespaces."""
+    parts, caller = parts_of(request), caller_of(request)
     tenant = None if caller.is_admin else caller.tenant
     return answers.as_json({"deleted": await parts.segmenter.purge(tenant, model=model)})
 
 
 @router.get("/metrics", summary="Figures for Prometheus", response_class=Response, tags=["health"])
-async def metrics(parts: PartsDep) -> Response:
+async def metrics(request: Request) -> Response:
     """Prometheus text format."""
+    parts = parts_of(request)
     snapshot = _Snapshot(await figures(parts.segmenter, parts.sessions))
     content = generate_latest(parts.metrics.registry) + generate_latest(snapshot)
     return Response(content, media_type=CONTENT_TYPE_LATEST)

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
-from labeling_ground import key as keys
 from labeling_ground.api import answers
 from labeling_ground.api.body import read_image, read_json, while_connected
 from labeling_ground.api.errors import responses
@@ -25,7 +24,7 @@ from labeling_ground.api.schemas import (
     PromptIn,
     Purged,
 )
-from labeling_ground.api.state import CallerDep, Parts, PartsDep, record_of
+from labeling_ground.api.state import Parts, caller_of, parts_of, record_of
 from labeling_ground.codec import tensors
 from labeling_ground.errors import BadPrompt, TooLarge, UnknownModel
 from labeling_ground.service.segmenter import PromptAsk, Segmenter
@@ -78,8 +77,6 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
 )
 async def add_image(
     request: Request,
-    parts: PartsDep,
-    caller: CallerDep,
     wait: Annotated[
         bool,
         Query(description="`false`: queue it for encoding and answer 202 at once (a prefetch)."),
@@ -90,6 +87,7 @@ async def add_image(
 
     The image id is the SHA-256 of the file's bytes; ask for masks under it.
     """
+    parts, caller = parts_of(request), caller_of(request)
     segmenter = _segmenter(parts, model)
     file, image_id = await read_image(request, parts.settings.max_image_bytes)
     record = record_of(request)
@@ -120,8 +118,9 @@ async def add_image(
     response_model=ImageStateOut,
     responses=responses(401, 404, 422),
 )
-async def image_state(image_id: ImageId, parts: PartsDep, caller: CallerDep, model: Model = None) -> Response:
+async def image_state(request: Request, image_id: ImageId, model: Model = None) -> Response:
     """200 if it is known: masks can be asked for without sending it. 404 if not: send it."""
+    parts, caller = parts_of(request), caller_of(request)
     segmenter = _segmenter(parts, model)
     state = await segmenter.image_state(caller.tenant, image_id)
     return answers.as_json(
@@ -149,10 +148,9 @@ async def image_state(image_id: ImageId, parts: PartsDep, caller: CallerDep, mod
         **responses(401, 404, 422, 503),
     },
 )
-async def embedding(
-    request: Request, image_id: ImageId, parts: PartsDep, caller: CallerDep, model: Model = None
-) -> Response:
+async def embedding(request: Request, image_id: ImageId, model: Model = None) -> Response:
     """For clients that run the decoder themselves. Floats are in the precision that the server stores."""
+    parts, caller = parts_of(request), caller_of(request)
     segmenter = _segmenter(parts, model)
     version = str(segmenter.backend.version)
     found, answer = await while_connected(request, segmenter.embedding(caller.tenant, image_id))
@@ -182,12 +180,13 @@ async def embedding(
         }
     },
 )
-async def masks(request: Request, image_id: ImageId, parts: PartsDep, caller: CallerDep) -> Response:
+async def masks(request: Request, image_id: ImageId) -> Response:
     """Points and boxes are in pixels of the original image. The same prompt is never computed twice.
 
     One prompt directly in the body is answered with `masks` and `scores` at the top; several under `prompts` are
     answered one by one under `predictions`, in their order. `outcome` is the dearest of them.
     """
+    parts, caller = parts_of(request), caller_of(request)
     body = await read_json(request, MasksRequest)
     segmenter = _segmenter(parts, body.model)
     prompts = body.prompts or [body]
@@ -225,8 +224,9 @@ async def masks(request: Request, image_id: ImageId, parts: PartsDep, caller: Ca
     response_model=Purged,
     responses=responses(401, 422, 503),
 )
-async def forget(image_id: ImageId, parts: PartsDep, caller: CallerDep) -> Response:
+async def forget(request: Request, image_id: ImageId) -> Response:
     """Delete the file, its embeddings and masks by every model, from all tiers."""
+    parts, caller = parts_of(request), caller_of(request)
     return answers.as_json({"deleted": await parts.segmenter.purge(caller.tenant, image_id=image_id)})
 
 
@@ -254,20 +254,12 @@ def _ask(prompt: PromptIn, *, multimask: bool) -> PromptAsk:
         mask_input = (prompt.mask_input.prediction_id, prompt.mask_input.index)
     elif prompt.mask_input is not None:
         mask_input = _logits(prompt.mask_input)
-    ask = PromptAsk(
+    return PromptAsk(
         points=[Point(point.x, point.y, point.label) for point in prompt.points],
         box=None if prompt.box is None else Box(*prompt.box),
         mask_input=mask_input,
         multimask=multimask,
     )
-    # What is wrong with a prompt on its own is said before anything is looked up.
-    keys.canonical(
-        ask.points,
-        ask.box,
-        mask_input if isinstance(mask_input, np.ndarray) else None,
-        referred=isinstance(mask_input, tuple),
-    )
-    return ask
 
 
 def _logits(text: str) -> NDArray[np.float32]:

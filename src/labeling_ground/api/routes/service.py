@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from labeling_ground.api import answers
 from labeling_ground.api.errors import responses
 from labeling_ground.api.schemas import Health, ModelsOut
-from labeling_ground.api.state import CallerDep, PartsDep
+from labeling_ground.api.state import caller_of, parts_of
 from labeling_ground.errors import NotFound
 
 router = APIRouter()
@@ -23,9 +23,10 @@ router = APIRouter()
     response_model=ModelsOut,
     responses=responses(401),
 )
-async def models(parts: PartsDep, _: CallerDep) -> Response:
+async def models(request: Request) -> Response:
     """One, for now; its version is part of every cache key, so a swap never serves an old prediction."""
-    backend = parts.segmenter.backend
+    caller_of(request)  # a key is needed where there are some
+    backend = parts_of(request).segmenter.backend
     model = {"id": backend.version.model, "version": str(backend.version), "default": True}
     return answers.as_json({"models": [model | ({"note": backend.note} if backend.note else {})]})
 
@@ -43,8 +44,9 @@ async def live() -> Response:
     response_model=Health,
     responses={503: {"model": Health, "description": "Not yet, or not any more; the checks say why"}},
 )
-async def ready(parts: PartsDep, request: Request) -> Response:
+async def ready(request: Request) -> Response:
     """200 with `ok`; 200 with `degraded` while a cache tier fails (answers are right, only slower); else 503."""
+    parts = parts_of(request)
     checks = {"model": request.app.state.model_check}
     for guard in parts.segmenter.store.guards:
         state = guard.breaker.state

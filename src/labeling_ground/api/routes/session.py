@@ -23,7 +23,7 @@ from labeling_ground.api.schemas import (
     SessionOnly,
     SessionRect,
 )
-from labeling_ground.api.state import Caller, CallerDep, Parts, PartsDep, record_of
+from labeling_ground.api.state import Caller, Parts, caller_of, parts_of, record_of
 from labeling_ground.errors import BadPrompt, TooLarge
 from labeling_ground.service.segmenter import PromptAsk
 from labeling_ground.service.sessions import Snapshot
@@ -52,8 +52,9 @@ _PROBLEMS = responses(400, 401, 404, 408, 413, 422, 503)
     responses=responses(400, 401, 408, 413, 415, 422, 503),
     openapi_extra=_body(SessionImage),
 )
-async def open_image(request: Request, parts: PartsDep, caller: CallerDep) -> Response:
+async def open_image(request: Request) -> Response:
     """The session starts over with this image. An image that anybody sent before is not encoded again."""
+    parts, caller = parts_of(request), caller_of(request)
     body = await read_json(request, SessionImage)
     file = await asyncio.to_thread(_from_base64, body.image)
     if len(file) > parts.settings.max_image_bytes:
@@ -88,12 +89,13 @@ async def open_image(request: Request, parts: PartsDep, caller: CallerDep) -> Re
     responses=_PROBLEMS,
     openapi_extra=_body(SessionClick),
 )
-async def click(request: Request, parts: PartsDep, caller: CallerDep) -> Response:
+async def click(request: Request) -> Response:
     """Clicks of a session add up; the answer is the mask for all of them.
 
     A click that fails does not count. One whose answer the client did not wait for does: pages call a request off
     when the next click comes.
     """
+    parts, caller = parts_of(request), caller_of(request)
     body = await read_json(request, SessionClick)
     points = _points(body, parts.settings.max_points)
     snapshot = parts.sessions.click(caller.tenant, body.session_id, points)
@@ -113,8 +115,9 @@ async def click(request: Request, parts: PartsDep, caller: CallerDep) -> Respons
     responses=_PROBLEMS,
     openapi_extra=_body(SessionRect),
 )
-async def rect(request: Request, parts: PartsDep, caller: CallerDep) -> Response:
+async def rect(request: Request) -> Response:
     """The box replaces the clicks so far; later clicks refine it. It may be drawn from any corner."""
+    parts, caller = parts_of(request), caller_of(request)
     body = await read_json(request, SessionRect)
     box = keys.canonical(box=Box(body.startX, body.startY, body.endX, body.endY)).box
     if box is None:
@@ -130,8 +133,9 @@ async def rect(request: Request, parts: PartsDep, caller: CallerDep) -> Response
     responses=_PROBLEMS,
     openapi_extra=_body(SessionOnly),
 )
-async def undo(request: Request, parts: PartsDep, caller: CallerDep) -> Response:
+async def undo(request: Request) -> Response:
     """The mask for what is left: usually a hit. With nothing left the mask is empty."""
+    parts, caller = parts_of(request), caller_of(request)
     body = await read_json(request, SessionOnly)
     snapshot = parts.sessions.undo(caller.tenant, body.session_id)
     return await _mask(request, parts, caller, body.session_id, snapshot)
@@ -144,8 +148,9 @@ async def undo(request: Request, parts: PartsDep, caller: CallerDep) -> Response
     responses=_PROBLEMS,
     openapi_extra=_body(SessionOnly),
 )
-async def finish_click(request: Request, parts: PartsDep, caller: CallerDep) -> Response:
+async def finish_click(request: Request) -> Response:
     """Forget the clicks and the box, keep the image for the next object."""
+    parts, caller = parts_of(request), caller_of(request)
     body = await read_json(request, SessionOnly)
     parts.sessions.finish(caller.tenant, body.session_id)
     return answers.as_json({"message": "Finish successfully", "points": []})

@@ -1,0 +1,272 @@
+"""``labeling-ground models``: list, pull, add, remove, path."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from labeling_ground.cli.common import data, megabytes, say, settings_with
+from labeling_ground.models.catalogue import CatalogueModel, Format, Role, catalogue
+from labeling_ground.models.download import State, Step
+from labeling_ground.models.pull import pull as pull_model
+from labeling_ground.models.store import InstalledModel, ModelStore, is_here
+
+_PRECISIONS = ("fp16", "fp32")
+
+_FOLDER = click.option(
+    "--models-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the weights, if not the default.",
+)
+
+
+def _store(models_dir: Path | None) -> ModelStore:
+    return ModelStore(settings_with(models_dir=models_dir).models_dir, catalogue())
+
+
+@click.group()
+def models() -> None:
+    """See which models there are, and get, add or remove their weights."""
+
+
+@models.command(name="list")
+@_FOLDER
+@click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of a table.")
+def list_models(models_dir: Path | None, as_json: bool) -> None:
+    """Which models there are, what they weigh, what one image costs in the cache, and which are here."""
+    store = _store(models_dir)
+    here = store.installed()
+    known = store.known.models
+    own = [model for model in here.values() if model.own]
+    if as_json:
+        data([_as_data(model, here.get(model.name)) for model in known] + [_own_as_data(model) for model in own])
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for heading in ("name", "family", "licence"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("ONNX\nMB", "authors'\nMB", "MiB/image\nfp16/fp32", "images/GiB\nfp16/fp32"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("here")
+    for model in known:
+        costs = [model.embedding_bytes(precision) for precision in _PRECISIONS]
+        table.add_row(
+            model.name,
+            model.family,
+            model.licence,
+            _download(model, Format.ONNX),
+            _download(model, Format.PYTORCH),
+            " / ".join(f"{cost / (1 << 20):g}" for cost in costs),
+            " / ".join(str((1 << 30) // cost) for cost in costs),
+            _here(model, here.get(model.name)),
+        )
+    for yours in own:
+        table.add_row(yours.name, yours.family or "?", "your own", "", "", "", "", ", ".join(sorted(yours.files)))
+    # A narrow window breaks the lines itself; columns cut short would say nothing.
+    Console(stderr=True, width=max(Console(stderr=True).width, 100)).print(table)
+    say()
+    say("ONNX is ready to serve; int8 means weights rounded to 8 bits by whoever made the file. ~ is an estimate.")
+    say("MiB an image is what its embedding takes in the cache.")
+    say(f"The weights are in {store.folder}.")
+
+
+@models.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option(
+    "--format",
+    "as_format",
+    type=click.Choice([wanted.value for wanted in Format]),
+    help="onnx (ready to serve; the default where there is one) or pytorch (the authors' checkpoint).",
+)
+@click.option(
+    "--mirror",
+    help="Download from here instead: the address of a folder with the files, or one with {file} or {sha256} in it.",
+)
+@_FOLDER
+def pull(names: tuple[str, ...], as_format: str | None, mirror: str | None, models_dir: Path | None) -> None:
+    """Download models and verify every bit.
+
+    Interrupt it with Ctrl-C and start it again: it goes on where it stopped.
+    """
+    store = _store(models_dir)
+    mirror = settings_with(models_mirror=mirror).models_mirror
+    chosen = Format(as_format) if as_format else None
+    wanted = [store.known.model(name) for name in dict.fromkeys(names)]
+    for model in wanted:
+        model.files(chosen)  # a wrong wish is said before anything is downloaded
+    try:
+        for model in wanted:
+            with _Bars(model.name) as report:
+                found = pull_model(model, store, as_format=chosen, mirror=mirror, progress=report)
+            files = [found.files[artifact.role] for artifact in model.files(chosen)]
+            size = megabytes(sum(file.bytes for file in files))
+            say(f"{model.name} is here: {', '.join(file.role for file in files)}, {size}, verified.")
+    except KeyboardInterrupt:
+        say("Interrupted. What came is kept: run the same command again to go on.")
+        raise SystemExit(130) from None
+
+
+@models.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--as", "name", help="It is a model of your own, under this name.")
+@click.option("--role", type=click.Choice([role.value for role in Role]), help="What it is, for a model of your own.")
+@click.option(
+    "--family", type=click.Choice(["sam", "sam2", "efficient-sam"]), help="Its kind, for a model of your own."
+)
+@_FOLDER
+def add(file: Path, name: str | None, role: str | None, family: str | None, models_dir: Path | None) -> None:
+    """Take in a FILE that you brought. Its digest says which model it belongs to.
+
+    A model of your own is in no catalogue, so you say what it is: --as my-sam --role encoder.
+    """
+    if name is None and (role or family):
+        raise click.UsageError("--role and --family are for a model of your own: name it with --as")
+    store = _store(models_dir)
+    belongs_to = store.add(file, name=name, role=Role(role) if role else None, family=family)
+    found = store.get(belongs_to)
+    say(f"{file.name} belongs to {belongs_to}. Here of it now: {', '.join(sorted(found.files) if found else ())}.")
+
+
+@models.command()
+@click.argument("name")
+@_FOLDER
+def remove(name: str, models_dir: Path | None) -> None:
+    """Remove a model's files. A running server keeps what it has loaded."""
+    freed = _store(models_dir).remove(name)
+    say(f"{name} is gone; {megabytes(freed)} are free again.")
+
+
+@models.command()
+@click.argument("name")
+@click.option("--role", type=click.Choice([role.value for role in Role]), help="Only this file.")
+@_FOLDER
+def path(name: str, role: str | None, models_dir: Path | None) -> None:
+    """Where a model's files are: role and path on each line, or the path alone with --role."""
+    store = _store(models_dir)
+    if role is not None:
+        click.echo(store.path_of(name, Role(role)))
+        return
+    found = store.get(name)
+    if found is None or not found.files:
+        store.path_of(name, Role.ENCODER)  # which says how to get it
+        return
+    for each in sorted(found.files):
+        click.echo(f"{each}\t{store.path_of(name, each)}")
+
+
+class _Bars:
+    """Progress bars on stderr, one a file, fed with the steps of one pull."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._tasks: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+
+    def __enter__(self) -> Callable[[Step], None]:
+        self._progress.start()
+        return self._show
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _show(self, step: Step) -> None:
+        if step.state is State.WAITING:
+            say(f"Another process pulls {self._name}; waiting for it.")
+        if step.artifact is None:
+            return
+        if step.artifact.sha256 not in self._tasks:
+            label = f"{self._name} {step.artifact.role}"
+            self._tasks[step.artifact.sha256] = self._progress.add_task(label, total=step.total)
+        self._progress.update(self._tasks[step.artifact.sha256], completed=step.done, total=step.total)
+        if step.state is State.RETRYING:
+            self._progress.console.print(f"{step.artifact.file}: {step.note}", markup=False, highlight=False)
+
+
+def _size(model: CatalogueModel, wanted: Format) -> tuple[int, bool]:
+    """Bytes to download, and whether somebody has seen all of them."""
+    files = model.files(wanted)
+    return sum(artifact.about_bytes for artifact in files), all(artifact.bytes for artifact in files)
+
+
+def _download(model: CatalogueModel, wanted: Format) -> str:
+    if wanted not in model.formats:
+        return "–"
+    size, known = _size(model, wanted)
+    precisions = {artifact.precision for artifact in model.files(wanted)} - {"fp32"}
+    return " ".join([f"{'' if known else '~'}{size / 1e6:.0f}", *sorted(precisions)])
+
+
+def _here(model: CatalogueModel, found: InstalledModel | None) -> str:
+    if found is None:
+        return "–"
+    words = []
+    for wanted in found.formats:
+        same = wanted in model.formats and is_here(found, model, wanted)
+        words.append(wanted.value if same else f"{wanted.value} (not the catalogue's)")
+    partly = ", ".join(f"{role} only" for role in sorted(found.files)) if not words else ""
+    return ", ".join(words) or partly
+
+
+def _as_data(model: CatalogueModel, found: InstalledModel | None) -> dict[str, Any]:
+    costs = {precision: model.embedding_bytes(precision) for precision in _PRECISIONS}
+    return {
+        "name": model.name,
+        "title": model.title,
+        "own": False,
+        "family": model.family,
+        "licence": model.licence,
+        "source": model.source,
+        "input_size": model.input_size,
+        "parameters": model.parameters,
+        "downloads": {
+            wanted.value: {
+                "bytes": _size(model, wanted)[0],
+                "estimated": not _size(model, wanted)[1],
+                "files": [
+                    {
+                        "role": artifact.role,
+                        "file": artifact.file,
+                        "url": artifact.url,
+                        "sha256": artifact.sha256,
+                        "bytes": artifact.about_bytes,
+                        "precision": artifact.precision,
+                        "io": artifact.io,
+                        "made_by": artifact.made_by,
+                    }
+                    for artifact in model.files(wanted)
+                ],
+            }
+            for wanted in model.formats
+        },
+        "embedding": [{"name": tensor.name, "shape": list(tensor.shape)} for tensor in model.embedding],
+        "embedding_bytes": costs,
+        "images_per_gib": {precision: (1 << 30) // cost for precision, cost in costs.items()},
+        "installed": _files_as_data(found),
+    }
+
+
+def _own_as_data(model: InstalledModel) -> dict[str, Any]:
+    return {"name": model.name, "own": True, "family": model.family, "installed": _files_as_data(model)}
+
+
+def _files_as_data(found: InstalledModel | None) -> dict[str, Any]:
+    files = found.files.values() if found else ()
+    return {file.role: {"file": file.file, "sha256": file.sha256, "bytes": file.bytes} for file in files}

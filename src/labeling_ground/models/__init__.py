@@ -1,0 +1,1 @@
+"""Which models there are, where their weights come from, and the weights on this machine."""

@@ -1,0 +1,342 @@
+"""One file over HTTP: resumed where it stopped, tried again when it is cut, and right to the last bit."""
+
+import http.client
+import re
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from labeling_ground import __version__
+from labeling_ground.errors import PullFailed
+from labeling_ground.models.catalogue import Artifact
+from labeling_ground.models.client import (
+    LONGEST_PAUSE_S,
+    MAX_REDIRECTS,
+    count,
+    host,
+    opener,
+    proxy_for,
+    retry_after,
+    validator,
+)
+from labeling_ground.models.disk import check_room
+from labeling_ground.models.part import Part
+
+_CHUNK = 1 << 20
+_SLACK = 1 << 20
+"""Bytes beyond the furthest point so far that count as progress; also how far off the size of a small file may be."""
+_TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class State(StrEnum):
+    """What a pull is doing."""
+
+    WAITING = "waiting"
+    """Another process pulls this model."""
+    CHECKING = "checking"
+    """Reading what an earlier attempt left."""
+    DOWNLOADING = "downloading"
+    RETRYING = "retrying"
+    """It went wrong and will be tried again; ``note`` says why and when."""
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a pull is.
+
+    Attributes:
+        state: what is being done.
+        artifact: which file; ``None`` where it is about the whole model.
+        done: bytes of the file that are here.
+        total: bytes that the file has: the server's word, the catalogue's before that.
+        note: a sentence for people, or nothing.
+    """
+
+    state: State
+    artifact: Artifact | None = None
+    done: int = 0
+    total: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How to ask.
+
+    Attributes:
+        timeout_s: longest silence of a server, in seconds; also the longest wait for a connection.
+        attempts: failures in a row, without progress between them, after which it is given up.
+        backoff_s: pause before the second attempt, in seconds; it doubles each time, up to 30 s.
+        sleep: pauses for so many seconds.
+        free: free bytes where the file is written; ``None`` asks the system.
+    """
+
+    timeout_s: float = 30.0
+    attempts: int = 5
+    backoff_s: float = 1.0
+    sleep: Callable[[float], None] = time.sleep
+    free: Callable[[], int] | None = None
+
+
+class _TryAgainError(Exception):
+    """Something that may be better in a moment."""
+
+    def __init__(self, reason: str, *, offline: bool = False, pause_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.offline = offline
+        self.pause_s = pause_s
+
+
+class _StartAnewError(Exception):
+    """What is here cannot be continued with this server."""
+
+    def __init__(self, *, ranges: bool) -> None:
+        super().__init__()
+        self.ranges = ranges
+
+
+def download(artifact: Artifact, url: str, path: Path, manners: Manners, report: Callable[[Step], None]) -> None:
+    """Make ``path`` hold exactly the artifact's bytes. What it holds already is used if it is a beginning of them.
+
+    After any failure but wrong bytes, and after an interruption, what came stays in ``path``, and calling this again
+    goes on from there. The caller sees to it that nobody else writes to ``path``.
+
+    Raises:
+        PullFailed: it could not be had; the sentence says why and what to do.
+    """
+    with Part(path) as part:
+        part.take_in(lambda: report(Step(State.CHECKING, artifact, part.size, artifact.about_bytes)))
+        transfer = _Transfer(artifact, url, part, manners, report)
+        failures, furthest, begun_anew = 0, part.size, 0
+        while part.sha256 != artifact.sha256:
+            try:
+                transfer.ask()
+            except _StartAnewError as reason:
+                begun_anew += 1
+                transfer.ranges = reason.ranges and begun_anew == 1
+                part.start_anew()
+            except _TryAgainError as trouble:
+                if part.sha256 == artifact.sha256:
+                    return  # all of it came; the server only ended its answer badly
+                if trouble.offline and not transfer.reached:
+                    raise PullFailed(_unreachable(artifact, url, str(trouble))) from None
+                failures = 1 if part.size >= furthest + _SLACK else failures + 1
+                furthest = max(furthest, part.size)
+                if failures >= manners.attempts:
+                    raise PullFailed(_given_up(artifact, url, failures, str(trouble), part.size)) from None
+                pause = trouble.pause_s or min(manners.backoff_s * 2 ** (failures - 1), LONGEST_PAUSE_S)
+                note = f"{trouble}; trying again in {pause:.0f} s"
+                report(Step(State.RETRYING, artifact, part.size, artifact.about_bytes, note))
+                manners.sleep(pause)
+            else:
+                if part.sha256 == artifact.sha256:
+                    return
+                if not part.pieced_together or begun_anew:
+                    found, size = part.sha256, part.size
+                    part.discard()
+                    raise PullFailed(_wrong(artifact, url, found, size))
+                # The server's file may have changed between two pieces, or the earlier piece was damaged here.
+                begun_anew += 1
+                part.start_anew()
+
+
+class _Transfer:
+    """The asking: one request after another for one file."""
+
+    def __init__(
+        self, artifact: Artifact, url: str, part: Part, manners: Manners, report: Callable[[Step], None]
+    ) -> None:
+        self.artifact = artifact
+        self.url = url
+        self.part = part
+        self.manners = manners
+        self.report = report
+        self.ranges = True
+        """The server may be asked for the rest of its file."""
+        self.reached = False
+        """A server has answered, so a failure to connect later does not mean that there is no way out."""
+        self._client = opener()
+
+    def ask(self) -> None:
+        """One request. Returns when the server has given its file to the end, whatever that is.
+
+        Raises:
+            _TryAgainError: it was cut, stalled, or the server is busy.
+            _StartAnewError: the server cannot continue what is here.
+            PullFailed: asking again is of no use.
+        """
+        headers = {"User-Agent": f"labeling-ground/{__version__}"}
+        if self.part.size and not self.ranges:
+            self.part.start_anew()
+        if self.part.size:
+            headers["Range"] = f"bytes={self.part.size}-"
+            if self.part.validator and self.part.url == self.url:
+                headers["If-Range"] = self.part.validator
+        request = urllib.request.Request(self.url, headers=headers)  # noqa: S310 -- the client knows http and https only
+        with self._open(request) as answer:
+            self._read(answer, self._place(answer))
+
+    def _open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        try:
+            answer: http.client.HTTPResponse = self._client.open(request, timeout=self.manners.timeout_s)
+        except urllib.error.HTTPError as error:
+            self.reached = True
+            with error:
+                raise self._refusal(error) from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, ssl.SSLCertVerificationError):
+                raise PullFailed(_untrusted(self.url, error.reason)) from None
+            raise _TryAgainError(_why(error.reason), offline=True) from None
+        except TimeoutError:
+            self.reached = True
+            raise _TryAgainError(f"the server said nothing for {self.manners.timeout_s:g} s") from None
+        except (http.client.InvalidURL, UnicodeError) as error:
+            raise PullFailed(f"{self.url} is no address that can be asked: {error}.") from None
+        except (http.client.HTTPException, OSError) as error:
+            self.reached = True
+            raise _TryAgainError(f"the server broke off before it answered ({_why(error)})") from None
+        self.reached = True
+        return answer
+
+    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
+        said = f"{host(error.url)} answers {error.code} {error.reason}".strip()
+        if error.code == 416 and self.part.size:
+            # Its file ends where ours does, or before, and ours is not right: the only way is from the start.
+            return _StartAnewError(ranges=True)
+        if error.code in _TRY_AGAIN:
+            return _TryAgainError(said, pause_s=retry_after(error.headers.get("Retry-After")))
+        if 300 <= error.code < 400:
+            return PullFailed(
+                f"{self.url} redirects in circles, more than {MAX_REDIRECTS} times, or out of the web. "
+                f"{_other_ways(self.artifact)}"
+            )
+        if error.code in (401, 403, 407):
+            return PullFailed(f"{said} for {self.url}: it does not let us in. {_other_ways(self.artifact)}")
+        return PullFailed(f"{said} for {self.url}. {_other_ways(self.artifact)}")
+
+    def _place(self, answer: http.client.HTTPResponse) -> int | None:
+        """See where the answer's bytes belong, have the part end there, and tell how long the whole file is."""
+        headers = answer.headers
+        if (headers.get("Content-Encoding") or "identity").lower() != "identity":
+            raise PullFailed(f"{host(answer.url)} compresses what must come as it is. {_other_ways(self.artifact)}")
+        if answer.status == 206:
+            match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", (headers.get("Content-Range") or "").strip())
+            if match is None or int(match[1]) != self.part.size or self.part.size == 0:
+                raise _StartAnewError(ranges=False)  # another part of the file than was asked for
+            total = count(match[3])
+            self._check_total(total)
+            self.part.pieced_together = True
+            return total
+        if answer.status != 200:
+            raise PullFailed(f"{host(answer.url)} answers {answer.status} for {self.url}. {_other_ways(self.artifact)}")
+        if headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+            raise PullFailed(
+                f"{host(answer.url)} answers with a web page where a file should be: this network may want a login "
+                f"first. {_other_ways(self.artifact)}"
+            )
+        # The whole file: the server has no ranges, or If-Range told it that its file is not the one we began.
+        total = count(headers.get("Content-Length"))
+        self._check_total(total)
+        self.part.start_anew()
+        self.part.note(self.url, validator(headers))
+        return total
+
+    def _check_total(self, total: int | None) -> None:
+        if total is None:
+            return
+        if not self.artifact.about_bytes // 4 - _SLACK <= total <= self._most:
+            raise PullFailed(
+                f"{self.url} is {total} bytes long, and {self.artifact.file} should have about "
+                f"{self.artifact.about_bytes}: that is not the file. {_other_ways(self.artifact)}"
+            )
+        free = self.manners.free() if self.manners.free else None
+        check_room(self.part.path.parent, total - self.part.size, free)
+
+    @property
+    def _most(self) -> int:
+        """Bytes at which to stop: sizes in the catalogue are approximate, but a disk must not be filled by mistake."""
+        return 2 * self.artifact.about_bytes + _SLACK
+
+    def _read(self, answer: http.client.HTTPResponse, total: int | None) -> None:
+        part, shown = self.part, total or self.artifact.about_bytes
+        self.report(Step(State.DOWNLOADING, self.artifact, part.size, shown))
+        while total is None or part.size < total:
+            try:
+                # read1 and not read: what has come is written down before more is waited for.
+                chunk = answer.read1(_CHUNK if total is None else min(_CHUNK, total - part.size))
+            except TimeoutError:
+                raise _TryAgainError(f"the server stalled for {self.manners.timeout_s:g} s") from None
+            except (http.client.HTTPException, OSError) as error:
+                raise _TryAgainError(f"the connection was cut ({_why(error)})") from None
+            if not chunk:
+                break
+            part.append(chunk)
+            self.report(Step(State.DOWNLOADING, self.artifact, part.size, shown))
+            if part.size > self._most:
+                part.discard()
+                raise PullFailed(
+                    f"{self.url} does not end: {self.artifact.file} should have about {self.artifact.about_bytes} "
+                    f"bytes. {_other_ways(self.artifact)}"
+                )
+        promised = total if total is not None else self.artifact.bytes
+        if promised is not None and part.size < promised:
+            raise _TryAgainError(f"the connection was cut at {part.size} of {promised} bytes")
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _why(error: object) -> str:
+    if isinstance(error, socket.gaierror):
+        return "its name cannot be resolved"
+    if isinstance(error, TimeoutError):
+        return "no connection in time"
+    if isinstance(error, http.client.IncompleteRead):
+        return "in the middle of a chunk"
+    if isinstance(error, OSError):
+        said = error.strerror or str(error) or type(error).__name__
+        return said[:1].lower() + said[1:]
+    return str(error) or type(error).__name__
+
+
+def _other_ways(artifact: Artifact) -> str:
+    return (
+        "Name a mirror with --mirror, or bring the file: download it elsewhere and run "
+        f"`labeling-ground models add {artifact.file}`."
+    )
+
+
+def _unreachable(artifact: Artifact, url: str, why: str) -> str:
+    proxy = proxy_for(url)
+    through = f" through the proxy {proxy}" if proxy else ""
+    remedy = "" if proxy else " If this network needs a proxy, set HTTPS_PROXY; if it has a mirror, use --mirror."
+    return (
+        f"{host(url)} cannot be reached{through}: {why}.{remedy} If there is no way out, download {artifact.url} on "
+        f"another machine, bring it here and run `labeling-ground models add {artifact.file}`."
+    )
+
+
+def _untrusted(url: str, reason: ssl.SSLCertVerificationError) -> str:
+    return (
+        f"The certificate of {host(url)} is not trusted: {reason.verify_message}. If this network has a certificate "
+        "authority of its own, name its file in SSL_CERT_FILE."
+    )
+
+
+def _given_up(artifact: Artifact, url: str, failures: int, why: str, here: int) -> str:
+    kept = f" The {here} bytes that came are kept: run the same command again to go on." if here else ""
+    return f"{artifact.file} could not be had from {host(url)} in {failures} attempts: {why}.{kept}"
+
+
+def _wrong(artifact: Artifact, url: str, found: str, size: int) -> str:
+    return (
+        f"{url} is not the file that the catalogue means: its {size} bytes have the SHA-256 {found}, not "
+        f"{artifact.sha256}. They were deleted. {_other_ways(artifact)}"
+    )

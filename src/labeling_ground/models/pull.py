@@ -1,0 +1,136 @@
+"""From a name to verified files in the model store."""
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote, urlsplit
+
+from labeling_ground.errors import BadSettings
+from labeling_ground.models.catalogue import Artifact, CatalogueModel, Format
+from labeling_ground.models.disk import check_room, digest_of, disk_trouble, existing
+from labeling_ground.models.download import Manners, State, Step, download
+from labeling_ground.models.store import InstalledModel, ModelStore, is_here, stored_from
+
+
+class DiskUsage(Protocol):
+    """What ``shutil.disk_usage`` answers with, as far as it counts here."""
+
+    @property
+    def free(self) -> int:
+        """Free bytes."""
+        ...
+
+
+def pull(
+    model: CatalogueModel,
+    store: ModelStore,
+    *,
+    as_format: Format | None = None,
+    mirror: str | None = None,
+    progress: Callable[[Step], None] | None = None,
+    timeout_s: float = 30.0,
+    attempts: int = 5,
+    backoff_s: float = 1.0,
+    disk_usage: Callable[[Path], DiskUsage] = shutil.disk_usage,
+    sleep: Callable[[float], None] = time.sleep,
+) -> InstalledModel:
+    """Download what is missing of a model, and note it as installed when all of it is here and verified.
+
+    Who pulls a model that another process pulls waits, and then finds it done. After an interruption or a failure,
+    pulling again goes on where it stopped.
+
+    Args:
+        model: what.
+        store: where to.
+        as_format: which files; ready-made ONNX where there is one, if nobody says.
+        mirror: where to download from in place of the addresses in the catalogue; see ``mirror_address``.
+        progress: told every step. An exception from it ends the pull, which can be resumed.
+        timeout_s: longest silence of a server, in seconds.
+        attempts: failures in a row, without progress, after which it is given up.
+        backoff_s: first pause between two attempts, in seconds; it doubles, up to 30 s.
+        disk_usage: free bytes of a file system, as ``shutil.disk_usage``.
+        sleep: pauses for so many seconds.
+
+    Raises:
+        UnknownModel: the model is not there in that format.
+        BadSettings: the mirror is no address.
+        PullFailed: it could not be had; the sentence says why and what to do.
+    """
+    tell = progress or _nothing
+    wanted = model.files(as_format)
+    addresses = {artifact.sha256: mirror_address(mirror, artifact) for artifact in wanted}
+    with store.pulling(model.name, waiting=lambda: tell(Step(State.WAITING))):
+        here = store.get(model.name)
+        if here is None or not is_here(here, model, as_format):
+            manners = Manners(timeout_s, attempts, backoff_s, sleep, lambda: disk_usage(existing(store.folder)).free)
+            missing = [artifact for artifact in wanted if not _is_kept(store, artifact)]
+            _check_room(store, missing, disk_usage)
+            for artifact in missing:
+                download(artifact, addresses[artifact.sha256], store.part(artifact.sha256), manners, tell)
+            here = _keep(store, model, wanted, addresses)
+        tell(Step(State.DONE))
+        return here
+
+
+def mirror_address(mirror: str | None, artifact: Artifact) -> str:
+    """Where to ask for a file.
+
+    A mirror is the address of a folder that holds the files under the names that they have at their hosts: any web
+    server over a folder of downloads is one. One that is arranged otherwise has ``{file}`` or ``{sha256}`` in its
+    address, where the name or the digest goes.
+
+    Raises:
+        BadSettings: that is no http or https address, or has other braces in it.
+    """
+    if not mirror:
+        return artifact.url
+    unknown = set(re.findall(r"{[^}]*}", mirror)) - {"{file}", "{sha256}"}
+    if urlsplit(mirror).scheme not in ("http", "https") or not urlsplit(mirror).netloc or unknown:
+        raise BadSettings(
+            f"{mirror!r} cannot be a mirror: it must be an http or https address, with {{file}} or {{sha256}} in it "
+            "where files are not simply found under their names."
+        )
+    if "{" not in mirror:
+        return f"{mirror.rstrip('/')}/{quote(artifact.file)}"
+    return mirror.replace("{file}", quote(artifact.file)).replace("{sha256}", artifact.sha256)
+
+
+def _keep(
+    store: ModelStore, model: CatalogueModel, wanted: Sequence[Artifact], addresses: dict[str, str]
+) -> InstalledModel:
+    files = []
+    for artifact in wanted:
+        part, blob = store.part(artifact.sha256), store.blob(artifact.sha256)
+        try:
+            size = (part if part.exists() else blob).stat().st_size
+        except OSError as error:
+            raise disk_trouble(store.folder, error) from None
+        files.append((stored_from(artifact, size, addresses[artifact.sha256]), part))
+    here = store.keep(model.name, files, family=model.family, own=False)
+    for artifact in wanted:
+        store.part(artifact.sha256).with_suffix(".json").unlink(missing_ok=True)
+    return here
+
+
+def _is_kept(store: ModelStore, artifact: Artifact) -> bool:
+    """Whether the file is in the store although the model's manifest does not say so: then its content is read."""
+    blob = store.blob(artifact.sha256)
+    try:
+        return blob.is_file() and digest_of(blob) == artifact.sha256
+    except OSError:
+        return False
+
+
+def _check_room(store: ModelStore, missing: Sequence[Artifact], disk_usage: Callable[[Path], DiskUsage]) -> None:
+    needed = 0
+    for artifact in missing:
+        part = store.part(artifact.sha256)
+        needed += max(0, artifact.about_bytes - (part.stat().st_size if part.exists() else 0))
+    check_room(store.folder, needed, disk_usage(existing(store.folder)).free)
+
+
+def _nothing(_step: Step) -> None:
+    pass

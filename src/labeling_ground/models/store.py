@@ -1,0 +1,393 @@
+"""The weights on this machine: files by digest, and one manifest a model that says which are its.
+
+::
+
+    blobs/sha256-<hex>        a file; it gets this name only when its digest is known to be that
+    manifests/<model>.json    which blob is the model's encoder, decoder, checkpoint
+    partial/                  downloads and copies under way, or interrupted
+    locks/                    empty files to hold locks on
+"""
+
+import contextlib
+import json
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from labeling_ground.errors import BadInput, PullFailed, UnknownModel
+from labeling_ground.models.catalogue import (
+    Artifact,
+    Catalogue,
+    CatalogueModel,
+    Format,
+    Role,
+    catalogue,
+    is_model_name,
+    is_sha256,
+)
+from labeling_ground.models.disk import check_room, copied, digest_of, disk_troubles, flush
+from labeling_ground.models.lock import hold
+
+log = logging.getLogger(__name__)
+
+MANIFEST = 1
+"""Layout of a manifest. One of another layout is not read."""
+
+_NOT_A_NAME_FOR_WEIGHTS = frozenset({"classical"})
+"""The weight-free engine's id: a model of that name could be taken for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One file in the store.
+
+    Attributes:
+        role: what it is for.
+        sha256: its digest, and so its name in the store.
+        bytes: its size.
+        file: the name that it came with.
+        origin: where it came from: an address, ``by hand``, or what made it.
+        precision: of its weights, where known.
+        io: the convention for its tensors, where known (see the catalogue).
+    """
+
+    role: Role
+    sha256: str
+    bytes: int
+    file: str
+    origin: str
+    precision: str | None = None
+    io: str | None = None
+
+    @property
+    def format(self) -> Format:
+        """How it is written."""
+        return self.role.written_as
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledModel:
+    """What is here of one model.
+
+    Attributes:
+        name: the model id.
+        family: which numbers and prompts it follows; ``None`` where nobody said.
+        own: it is the user's, not the catalogue's.
+        files: by role.
+    """
+
+    name: str
+    family: str | None
+    own: bool
+    files: Mapping[Role, StoredFile]
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The formats of which everything is here: both halves, or the checkpoint."""
+        complete = []
+        if Role.ENCODER in self.files and Role.DECODER in self.files:
+            complete.append(Format.ONNX)
+        if Role.CHECKPOINT in self.files:
+            complete.append(Format.PYTORCH)
+        return tuple(complete)
+
+
+class ModelStore:
+    """The models in one folder. Several processes may share it. Nothing is made before something is kept.
+
+    Args:
+        folder: where; made when it is needed.
+        known: the catalogue to identify files with; the packaged one by default.
+    """
+
+    def __init__(self, folder: Path, known: Catalogue | None = None) -> None:
+        self.folder = folder
+        self.known = known or catalogue()
+
+    # --- what is here ------------------------------------------------------------------------------------------------
+
+    def installed(self) -> dict[str, InstalledModel]:
+        """What is here, by name. Files that are gone or of another size do not count."""
+        try:
+            names = sorted(path.stem for path in (self.folder / "manifests").glob("*.json"))
+        except OSError:
+            return {}
+        found = {name: model for name in names if (model := self.get(name)) is not None}
+        return {name: model for name, model in found.items() if model.files}
+
+    def get(self, name: str) -> InstalledModel | None:
+        """What is here of one model; ``None`` when nothing ever was."""
+        if not is_model_name(name):
+            return None
+        path = self._manifest(name)
+        try:
+            raw = json.loads(path.read_bytes())
+            if raw["layout"] != MANIFEST:
+                raise ValueError(f"its layout is {raw['layout']}")
+            files = [_stored(entry) for entry in raw["files"]]
+            family, own = raw["family"], bool(raw["own"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("the manifest %s cannot be used: %s", path, error)
+            return None
+        return InstalledModel(name, family, own, {file.role: file for file in files if self._is_whole(file)})
+
+    def has(self, sha256: str) -> bool:
+        """Whether a file of that digest is here."""
+        return self.blob(sha256).is_file()
+
+    def path_of(self, name: str, role: Role) -> Path:
+        """Where a model's file is.
+
+        Raises:
+            UnknownModel: it is not here; the sentence says how to get it.
+        """
+        model = self.get(name)
+        if model is not None and role in model.files:
+            return self.blob(model.files[role].sha256)
+        if name not in self.known:
+            if model is None:
+                self.known.model(name)
+            raise UnknownModel(f"No {role} of {name} is here. Add one: labeling-ground models add FILE --as {name}.")
+        wanted = self.known.model(name)
+        choice = f" --format {role.written_as}" if role.written_as is not wanted.formats[0] else ""
+        wanted.files(role.written_as)
+        raise UnknownModel(f"The {role} of {name} is not here. Get it: labeling-ground models pull {name}{choice}.")
+
+    def damaged(self, name: str) -> tuple[Role, ...]:
+        """The roles of those files whose content is not what their name says. Reads them all: seconds a gigabyte."""
+        model = self.get(name)
+        files = model.files.values() if model else ()
+        return tuple(file.role for file in files if digest_of(self.blob(file.sha256)) != file.sha256)
+
+    def blob(self, sha256: str) -> Path:
+        """Where a file of that digest is, or would be."""
+        return self.folder / "blobs" / f"sha256-{sha256}"
+
+    # --- what changes ------------------------------------------------------------------------------------------------
+
+    def add(self, file: Path, *, name: str | None = None, role: Role | None = None, family: str | None = None) -> str:
+        """Take in a copy of a file that somebody brought. Returns the name of the model that it belongs to.
+
+        Without a name, the file must be one of the catalogue's: its digest says which. With a name and a role, it is
+        the user's own model, whose identity its digest then is. It is a copy, not a link, so that nobody who writes to
+        the original changes what is served.
+
+        Raises:
+            BadInput: the file is not in the catalogue and has no name, is no file, or the name cannot be used.
+            PullFailed: it cannot be read, or there is no room for it.
+        """
+        own = name is not None
+        if own:
+            self._check_own(name or "", role, family)
+        _check_given(file)
+        check_room(self.folder, file.stat().st_size)
+        with self._scratch() as copy:
+            sha256, size = copied(file, copy)
+            if name is not None and role is not None:
+                stored = StoredFile(role, sha256, size, file.name, "by hand")
+            else:
+                known = self.known.identify(sha256)
+                if known is None:
+                    raise BadInput(_unknown(file, sha256, size))
+                name, stored = known[0].name, stored_from(known[1], size, "by hand")
+                family = known[0].family
+            self.keep(name, [(stored, copy)], family=family, own=own)
+        return name
+
+    def keep(
+        self, name: str, files: Iterable[tuple[StoredFile, Path]], *, family: str | None, own: bool
+    ) -> InstalledModel:
+        """Move files into the store and note them as the model's, all in one step. Returns what is here then.
+
+        The caller has checked each file's digest. A file whose blob is here already may be missing. A file takes the
+        place of the model's earlier one of that role, and goes where no other model uses that.
+
+        Raises:
+            PullFailed: the disk is full, or the folder cannot be written.
+        """
+        files = list(files)
+        with disk_troubles(self.folder):
+            (self.folder / "manifests").mkdir(parents=True, exist_ok=True)
+            (self.folder / "blobs").mkdir(exist_ok=True)
+            with self._locked():
+                for stored, path in files:
+                    blob = self.blob(stored.sha256)
+                    if blob.is_file() and blob.stat().st_size == stored.bytes:
+                        continue
+                    flush(path)
+                    path.replace(blob)
+                before = self.get(name)
+                roles = dict(before.files if before else {})
+                replaced = {roles[stored.role].sha256 for stored, _ in files if stored.role in roles}
+                roles |= {stored.role: stored for stored, _ in files}
+                known_family = family or (before.family if before else None)
+                now = InstalledModel(name, known_family, own, roles)
+                self._write_manifest(now)
+                self._drop_unused(replaced)
+                return now
+
+    def remove(self, name: str) -> int:
+        """Remove a model, and what an interrupted pull of it left. Returns the bytes that this gave back.
+
+        Raises:
+            UnknownModel: nothing of it is here.
+            PullFailed: it is being pulled right now, or a file cannot be removed.
+        """
+        parts = [p for a in self._artifacts_of(name) if (p := self.part(a.sha256)).exists()]
+        if not is_model_name(name) or not (self._manifest(name).exists() or parts):
+            raise UnknownModel(f"Nothing of a model {name!r} is here.")
+        with disk_troubles(self.folder), self.pulling(name, wait_s=0), self._locked():
+            model = self.get(name)
+            self._manifest(name).unlink(missing_ok=True)
+            freed = self._drop_unused({file.sha256 for file in model.files.values()} if model else set())
+            for part in parts:
+                with contextlib.suppress(FileNotFoundError):
+                    freed += part.stat().st_size
+                    part.unlink()
+                part.with_suffix(".json").unlink(missing_ok=True)
+        return freed
+
+    # --- for pulls ---------------------------------------------------------------------------------------------------
+
+    def part(self, sha256: str) -> Path:
+        """Where the download of a file grows. It outlives an interruption."""
+        return self.folder / "partial" / f"sha256-{sha256}.part"
+
+    @contextlib.contextmanager
+    def pulling(
+        self, name: str, *, wait_s: float | None = None, waiting: Callable[[], None] | None = None
+    ) -> Iterator[None]:
+        """Be the only one who pulls this model.
+
+        Raises:
+            PullFailed: somebody else still does after ``wait_s``, or the folder cannot be written.
+        """
+        with contextlib.ExitStack() as held:
+            with disk_troubles(self.folder):
+                for folder in ("locks", "partial"):
+                    (self.folder / folder).mkdir(parents=True, exist_ok=True)
+                try:
+                    held.enter_context(hold(self.folder / "locks" / f"{name}.lock", wait_s=wait_s, waiting=waiting))
+                except TimeoutError:
+                    raise PullFailed(f"{name} is being pulled by another process. Wait for it, or stop it.") from None
+            yield
+
+    def _artifacts_of(self, name: str) -> tuple[Artifact, ...]:
+        return self.known.model(name).artifacts if name in self.known else ()
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _check_own(self, name: str, role: Role | None, family: str | None) -> None:
+        if not is_model_name(name):
+            raise BadInput(f"{name!r} cannot be a model's name: use a-z, 0-9, dots and hyphens.")
+        if name in self.known or name in _NOT_A_NAME_FOR_WEIGHTS:
+            raise BadInput(f"{name} is a name of ours; a model of your own needs another, or answers would mislead.")
+        if role is None:
+            raise BadInput(f"Say what the file of {name} is: --role encoder, decoder or checkpoint.")
+        before = self.get(name)
+        if family and before and before.family and before.family != family and set(before.files) - {role}:
+            raise BadInput(f"{name} is of the family {before.family}. Remove it first, or choose another name.")
+
+    def _manifest(self, name: str) -> Path:
+        return self.folder / "manifests" / f"{name}.json"
+
+    def _is_whole(self, file: StoredFile) -> bool:
+        try:
+            return self.blob(file.sha256).stat().st_size == file.bytes
+        except OSError:
+            return False
+
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+        # A leading dot: no model can have this name, so no pull can hold this lock.
+        return hold(self.folder / "locks" / ".store.lock")
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        folder = self.folder / "partial"
+        with disk_troubles(self.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"add-{secrets.token_hex(6)}"
+        try:
+            with disk_troubles(self.folder):
+                yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _write_manifest(self, model: InstalledModel) -> None:
+        document = {
+            "layout": MANIFEST,
+            "model": model.name,
+            "family": model.family,
+            "own": model.own,
+            "files": [asdict(file) for _, file in sorted(model.files.items())],
+        }
+        path = self._manifest(model.name)
+        temporary = path.with_suffix(f".{secrets.token_hex(4)}")
+        try:
+            temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            flush(temporary)
+            temporary.replace(path)
+            flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _drop_unused(self, digests: Iterable[str]) -> int:
+        used = {file.sha256 for model in self.installed().values() for file in model.files.values()}
+        freed = 0
+        for sha256 in set(digests) - used:
+            blob = self.blob(sha256)
+            size = blob.stat().st_size if blob.exists() else 0
+            # A system that will not remove a file in use leaves it behind; it is found again by its digest.
+            with contextlib.suppress(OSError):
+                blob.unlink(missing_ok=True)
+                freed += size
+        return freed
+
+
+def stored_from(artifact: Artifact, size: int, origin: str) -> StoredFile:
+    """The catalogue's file, as it is noted in a manifest."""
+    return StoredFile(
+        artifact.role, artifact.sha256, size, artifact.file, origin, precision=artifact.precision, io=artifact.io
+    )
+
+
+def is_here(model: InstalledModel | None, wanted: CatalogueModel, as_format: Format | None = None) -> bool:
+    """Whether a model is here in the catalogue's present version."""
+    here = model.files if model else {}
+    return all(a.role in here and here[a.role].sha256 == a.sha256 for a in wanted.files(as_format))
+
+
+def _check_given(file: Path) -> None:
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror}.") from None
+    if not file.is_file():
+        raise BadInput(f"{file} is no file.")
+    if size == 0:
+        raise BadInput(f"{file} is empty.")
+
+
+def _unknown(file: Path, sha256: str, size: int) -> str:
+    with file.open("rb") as opened:
+        start = opened.read(64).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return f"{file} is a pointer of Git LFS, not the weights: fetch the file itself (git lfs pull)."
+    if start.startswith((b"<!doctype", b"<html")):
+        return f"{file} is a web page, not the weights: the download needed a login or another address."
+    return (
+        f"{file} ({size} bytes, SHA-256 {sha256}) is none of the catalogue's files: it is damaged, another version, or "
+        "your own. If it is your own model, say so: --as NAME --role encoder, decoder or checkpoint."
+    )
+
+
+def _stored(raw: dict[str, Any]) -> StoredFile:
+    if not is_sha256(raw["sha256"]):
+        raise ValueError(f"{raw['sha256']!r} is no SHA-256")
+    return StoredFile(**{**raw, "role": Role(raw["role"])})
