@@ -101,7 +101,7 @@ def test_what_has_expired_goes_before_what_is_in_use() -> None:
     assert held(store) == list("abcdefgh")
 
 
-def test_a_sweep_takes_no_more_than_its_limit() -> None:
+async def test_a_sweep_takes_no_more_than_its_limit() -> None:
     """The event loop is given back in between; the longest unused go first."""
     clock = Clock()
     store = build(clock)
@@ -109,13 +109,13 @@ def test_a_sweep_takes_no_more_than_its_limit() -> None:
         store.insert(key, entry(clock, 1))
         clock.now += 1
     clock.now += 97
-    assert store.sweep(limit=2) == 2
+    assert await store.sweep(limit=2) == 2
     assert held(store) == ["c", "d", "e"]
-    assert store.sweep() == 1
-    assert store.sweep() == 0
+    assert await store.sweep() == 1
+    assert await store.sweep() == 0
 
 
-def test_a_sweep_finds_what_is_too_old_in_any_order_of_coming_in() -> None:
+async def test_a_sweep_finds_what_is_too_old_in_any_order_of_coming_in() -> None:
     """Age is counted from creation, and an entry may come up from another tier late."""
     clock = Clock()
     store = build(clock, idle_s=None, max_age_s=100.0)
@@ -123,7 +123,7 @@ def test_a_sweep_finds_what_is_too_old_in_any_order_of_coming_in() -> None:
     store.insert("old", Entry(Kind.MASK, b"x", 1.0, 920.0))
     store.insert("mid", Entry(Kind.MASK, b"x", 1.0, 950.0))
     clock.now = 1055.0
-    assert store.sweep() == 2
+    assert await store.sweep() == 2
     assert held(store) == ["new"]
 
 

@@ -1,7 +1,6 @@
 """A command line whose cache is the test's own."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,8 @@ from click.testing import CliRunner
 
 
 @pytest.fixture
-def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunner]:
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     for name in [name for name in os.environ if name.startswith("LABELING_GROUND_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("LABELING_GROUND_CACHE_DIR", str(tmp_path / "cache"))
-    yield CliRunner()
+    return CliRunner()

@@ -257,11 +257,13 @@ async def test_an_ask_that_still_looks_for_the_file_gets_the_one_that_is_sent_me
 async def test_an_image_is_known_while_it_is_on_its_way_also_when_one_of_its_senders_leaves() -> None:
     backend = ToyBackend()
     backend.hold = asyncio.Event()
-    async with serving(backend, DictStore()) as segmenter:
-        first = asyncio.create_task(upload(segmenter))
+    async with serving(backend, DictStore(), slots=1) as segmenter:
+        busy = asyncio.create_task(upload(segmenter, image_bytes(5)))
         await backend.begun.wait()
+        first = asyncio.create_task(upload(segmenter))
+        await until(lambda: segmenter.encode_lane.waiting == 1)
         second = asyncio.create_task(upload(segmenter))
-        await asyncio.sleep(0.01)
+        await until(lambda: segmenter.flights._flights[keys_of(FILE).embedding(TOY)].askers == 2)
         first.cancel()
         await asyncio.wait({first})
         state = await segmenter.image_state(TENANT, ID)
@@ -269,6 +271,8 @@ async def test_an_image_is_known_while_it_is_on_its_way_also_when_one_of_its_sen
         backend.hold.set()
         assert await second is Outcome.JOINED
         assert (await segmenter.image_state(TENANT, ID)).encoded
+        assert segmenter._arriving.keys() <= {keys_of(image_bytes(5)).embedding(TOY)}
+        await busy
 
 
 async def test_a_sender_that_leaves_calls_its_encode_off_and_leaves_nothing_behind() -> None:

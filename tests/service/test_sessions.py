@@ -16,7 +16,7 @@ GOOD = Point(5, 6, 1)
 
 def sessions(clock: Clock | None = None, *, most: int = 100, clicks: int = 100) -> Sessions:
     made = Sessions(most=most, idle_s=60.0, most_clicks=clicks, clock=clock or Clock())
-    made.open("t", "s", A, 40, 30)
+    made.open("t", "s", A, 40, 30, made.turn())
     return made
 
 
@@ -44,15 +44,15 @@ def test_opening_an_image_starts_over(image_id: str) -> None:
     state = sessions()
     state.rect("t", "s", Box(0, 0, 5, 5))
     state.click("t", "s", [GOOD])
-    state.open("t", "s", image_id, 8, 9)
+    state.open("t", "s", image_id, 8, 9, state.turn())
     snapshot = state.click("t", "s", [Point(1, 1, 1)])
     assert (snapshot.image_id, snapshot.width, snapshot.clicks, snapshot.box) == (image_id, 8, (Point(1, 1, 1),), None)
 
 
 def test_sessions_of_two_tenants_or_names_have_nothing_in_common() -> None:
     state = sessions()
-    state.open("t", "other", A, 40, 30)
-    state.open("other", "s", A, 40, 30)
+    state.open("t", "other", A, 40, 30, state.turn())
+    state.open("other", "s", A, 40, 30, state.turn())
     state.click("t", "s", [GOOD])
     assert state.finish("t", "other").is_empty
     assert len(state.click("other", "s", [GOOD]).clicks) == 1
@@ -166,10 +166,10 @@ def test_sessions_are_bounded_and_the_one_idle_for_longest_makes_room() -> None:
     clock = Clock()
     state = sessions(clock, most=2)
     clock.now += 1
-    state.open("t", "second", A, 40, 30)
+    state.open("t", "second", A, 40, 30, state.turn())
     clock.now += 1
     state.click("t", "s", [GOOD])
-    state.open("t", "third", A, 40, 30)
+    state.open("t", "third", A, 40, 30, state.turn())
     assert len(state) == 2
     with pytest.raises(UnknownSession):
         state.finish("t", "second")
@@ -192,3 +192,26 @@ def test_a_session_ends_when_it_is_idle_and_use_starts_the_time_anew() -> None:
 def test_a_session_that_never_was_is_unknown(ask: str) -> None:
     with pytest.raises(UnknownSession):
         getattr(sessions(), ask)("t", "nobody")
+
+
+def test_an_image_that_came_later_stays_though_the_earlier_one_was_done_last() -> None:
+    state = sessions()
+    earlier, later = state.turn(), state.turn()
+    state.open("t", "s", B, 40, 30, later)
+    state.open("t", "s", A, 40, 30, earlier)
+    assert state.look("t", "s").image_id == B
+
+
+def test_a_change_whose_prediction_failed_is_undone_unless_something_happened_since() -> None:
+    state = sessions()
+    state.open("t", "s", A, 40, 30, state.turn())
+    state.click("t", "s", [Point(1, 1, 1)])
+    state.click("t", "s", [Point(2, 2, 1)])
+    before = state.look("t", "s")
+    after = state.undo("t", "s")
+    state.restore("t", "s", before, after)
+    assert state.look("t", "s") == before
+    after = state.rect("t", "s", Box(1, 1, 9, 9))
+    state.click("t", "s", [Point(3, 3, 0)])
+    state.restore("t", "s", before, after)
+    assert len(state.look("t", "s").clicks) == 1

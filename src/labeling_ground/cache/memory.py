@@ -119,7 +119,7 @@ class MemoryStore:
         self._kind_bytes[entry.kind] += size
         self._policy.insert(key, size, entry.cost, now)
 
-    def sweep(self, limit: int = 1000) -> int:
+    async def sweep(self, limit: int = 1000) -> int:
         """Remove what has expired and return how much; the work follows what goes, not what stays.
 
         Args:

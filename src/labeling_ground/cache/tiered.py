@@ -158,7 +158,7 @@ class TieredStore:
 
     async def sweep(self) -> None:
         """Delete what was idle, or is too old, in every tier that does not do so by itself."""
-        self.memory.sweep()
+        await self.memory.sweep()
         for guard in self.guards:
             await guard.sweep()
 

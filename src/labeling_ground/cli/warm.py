@@ -44,7 +44,9 @@ def warm(directory: Path, cache_dir: Path | None, model: str | None, api_key: st
     if not files:
         raise click.UsageError(f"there is no JPEG, PNG, WebP, BMP or TIFF file in {directory}")
     tenant = keys.tenant_of(api_key) if api_key else keys.PUBLIC
-    counts, failures, interrupted = asyncio.run(_warm(settings, files, tenant))
+    # Nobody waits for these images: what is there already is worth waiting for, and is not computed a second time.
+    patient = settings.model_copy(update={"cache_mode": "first", "lookup_deadline_ms": 10_000.0})
+    counts, failures, interrupted = asyncio.run(_warm(patient, files, tenant))
     if as_json:
         data(
             {

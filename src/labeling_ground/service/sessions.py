@@ -4,6 +4,7 @@ Everything here runs on the event loop without awaiting, so each change is atomi
 clicks.
 """
 
+import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ class _State:
     width: int
     height: int
     used: float
+    turn: int
     box: Box | None = None
     clicks: list[Point] = field(default_factory=list)
 
@@ -62,15 +64,26 @@ class Sessions:
         self._most_clicks = most_clicks
         self._clock = clock
         self._states: OrderedDict[tuple[str, str], _State] = OrderedDict()
+        self._turns = itertools.count(1)
 
     def __len__(self) -> int:
         self._expire()
         return len(self._states)
 
-    def open(self, tenant: str, name: str, image_id: str, width: int, height: int) -> None:
-        """Start over with an image: an earlier image and its clicks are forgotten."""
+    def turn(self) -> int:
+        """A number for an image that has just come, so that ``open`` knows which of two came later."""
+        return next(self._turns)
+
+    def open(self, tenant: str, name: str, image_id: str, width: int, height: int, turn: int) -> None:
+        """Start over with an image: an earlier image and its clicks are forgotten.
+
+        Encoding takes its time, so an image may be done after one that came later: then the later one stays.
+        """
         self._expire()
-        self._states[tenant, name] = _State(image_id, width, height, self._clock())
+        state = self._states.get((tenant, name))
+        if state is not None and state.turn > turn:
+            return
+        self._states[tenant, name] = _State(image_id, width, height, self._clock(), turn)
         self._states.move_to_end((tenant, name))
         while len(self._states) > self._most:
             self._states.popitem(last=False)
@@ -102,6 +115,20 @@ class Sessions:
             return
         gone = {id(point) for point in points}
         state.clicks = [point for point in state.clicks if id(point) not in gone]
+
+    def restore(self, tenant: str, name: str, before: Snapshot, after: Snapshot) -> None:
+        """Undo a change whose prediction failed, unless something else has happened since: trying again is safe."""
+        state = self._states.get((tenant, name))
+        if state is not None and _snapshot(state) == after:
+            state.clicks, state.box = list(before.clicks), before.box
+
+    def look(self, tenant: str, name: str) -> Snapshot:
+        """The session as it is.
+
+        Raises:
+            UnknownSession: no such session.
+        """
+        return _snapshot(self._state(tenant, name))
 
     def rect(self, tenant: str, name: str, box: Box) -> Snapshot:
         """Set the box; the clicks so far are forgotten, later ones refine it.

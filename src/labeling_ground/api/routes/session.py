@@ -55,6 +55,7 @@ _PROBLEMS = responses(400, 401, 404, 408, 413, 422, 503)
 async def open_image(request: Request) -> Response:
     """The session starts over with this image. An image that anybody sent before is not encoded again."""
     parts, caller = parts_of(request), caller_of(request)
+    turn = parts.sessions.turn()  # before the body is read: what came later shall stay, however long either takes
     body = await read_json(request, SessionImage)
     file = await asyncio.to_thread(_from_base64, body.image)
     if len(file) > parts.settings.max_image_bytes:
@@ -69,7 +70,7 @@ async def open_image(request: Request) -> Response:
         parts.segmenter.add_image(caller.tenant, file, image_id, client=_client(body.session_id)),
     )
     record.note(answer.outcome, answer.timing)
-    parts.sessions.open(caller.tenant, body.session_id, image_id, answer.width, answer.height)
+    parts.sessions.open(caller.tenant, body.session_id, image_id, answer.width, answer.height, turn)
     return answers.as_json(
         {
             "message": "Images received successfully",
@@ -122,8 +123,9 @@ async def rect(request: Request) -> Response:
     box = keys.canonical(box=Box(body.startX, body.startY, body.endX, body.endY)).box
     if box is None:
         raise BadPrompt("The box has no area.")
-    snapshot = parts.sessions.rect(caller.tenant, body.session_id, box)
-    return await _mask(request, parts, caller, body.session_id, snapshot)
+    before = parts.sessions.look(caller.tenant, body.session_id)
+    after = parts.sessions.rect(caller.tenant, body.session_id, box)
+    return await _mask_or_restore(request, parts, caller, body.session_id, before, after)
 
 
 @router.post(
@@ -137,8 +139,9 @@ async def undo(request: Request) -> Response:
     """The mask for what is left: usually a hit. With nothing left the mask is empty."""
     parts, caller = parts_of(request), caller_of(request)
     body = await read_json(request, SessionOnly)
-    snapshot = parts.sessions.undo(caller.tenant, body.session_id)
-    return await _mask(request, parts, caller, body.session_id, snapshot)
+    before = parts.sessions.look(caller.tenant, body.session_id)
+    after = parts.sessions.undo(caller.tenant, body.session_id)
+    return await _mask_or_restore(request, parts, caller, body.session_id, before, after)
 
 
 @router.post(
@@ -154,6 +157,18 @@ async def finish_click(request: Request) -> Response:
     body = await read_json(request, SessionOnly)
     parts.sessions.finish(caller.tenant, body.session_id)
     return answers.as_json({"message": "Finish successfully", "points": []})
+
+
+async def _mask_or_restore(
+    request: Request, parts: Parts, caller: Caller, session_id: str, before: Snapshot, after: Snapshot
+) -> Response:
+    try:
+        return await _mask(request, parts, caller, session_id, after)
+    except ClientDisconnect:
+        raise
+    except BaseException:
+        parts.sessions.restore(caller.tenant, session_id, before, after)
+        raise
 
 
 async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str, snapshot: Snapshot) -> Response:
