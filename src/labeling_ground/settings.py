@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     """Largest body of a request that carries no image."""
     max_requests: int = Field(512, ge=1)
     """Most requests in flight; one more is answered 503 with `Retry-After`."""
+    max_bytes_in_flight: ByteSize = ByteSize(1 << 30)
+    """Most bytes that the bodies of all requests in flight hold together; beyond that 503 with `Retry-After`."""
     receive_timeout_s: float = Field(20.0, gt=0)
     """Longest silence, in seconds, while a client sends a body; then 408."""
 

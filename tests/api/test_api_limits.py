@@ -60,6 +60,22 @@ async def test_one_request_too_many_is_told_to_come_back(start: "Start", make_im
         assert (await server.client.get("/v1/cache")).status_code == 200
 
 
+async def test_large_bodies_share_a_bound_and_one_alone_is_always_taken(
+    start: "Start", make_image: "Callable[..., bytes]"
+) -> None:
+    """A PNG of noise is about as large as its pixels: 64 × 48 are 9 KB, 100 × 100 are 30 KB."""
+    async with start(max_bytes_in_flight=20_000) as server:
+        server.backend.encode_may_go_on.clear()
+        large = asyncio.create_task(server.client.post("/v1/images", content=make_image(100, 100)))
+        await until(lambda: server.backend.encodes == 1)
+        refused = await server.client.post("/v1/images", content=make_image())
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:labeling-ground:problem:overloaded")
+        assert (await server.client.get("/v1/models")).status_code == 200
+        server.backend.encode_may_go_on.set()
+        assert (await large).status_code == 200
+        assert (await server.client.post("/v1/images", content=make_image())).status_code == 200
+
+
 async def test_a_full_queue_is_told_to_come_back(start: "Start", make_image: "Callable[..., bytes]") -> None:
     """So many images may wait for the encoder; clicks on known images go on meanwhile."""
     async with start(encode_workers=1, encode_queue=1) as server:

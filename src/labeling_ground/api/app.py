@@ -114,6 +114,7 @@ def create_app(parts: Parts) -> FastAPI:
         Limit,
         most_requests=settings.max_requests,
         most_bytes=_body_limits(int(settings.max_image_bytes), int(settings.max_body_bytes)),
+        most_held=int(settings.max_bytes_in_flight),
         silence_s=settings.receive_timeout_s,
     )
     if settings.cors_origins:

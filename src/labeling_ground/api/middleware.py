@@ -86,6 +86,7 @@ class Limit:
         app: what to protect.
         most_requests: how many may be in flight.
         most_bytes: from a path to the largest body it takes.
+        most_held: bytes of bodies that all requests in flight may hold together.
         silence_s: longest wait for the next piece of a body. A body that trickles gets so long, plus a second for
             every KiB of it: one byte now and then does not hold a place for hours.
     """
@@ -96,11 +97,14 @@ class Limit:
         *,
         most_requests: int,
         most_bytes: Callable[[str], int],
+        most_held: int,
         silence_s: float,
     ) -> None:
         self.app = app
         self._most_requests = most_requests
         self._most_bytes = most_bytes
+        self._most_held = most_held
+        self._held = 0
         self._silence_s = silence_s
         self._in_flight = 0
 
@@ -147,10 +151,14 @@ class Limit:
                     f"Of the request's body {seen} bytes came, and then too little for too long. Send it again."
                 ) from None
             if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                seen += size
+                self._held += size
                 complete = not message.get("more_body", False)
                 if seen > limit:
                     raise too_large
+                if self._held > self._most_held and self._held > seen:  # alone it may be as large as its own limit
+                    raise Overloaded("Too many large requests are in flight. Try again in a moment.")
             return message
 
         async def send_noting(message: Message) -> None:
@@ -164,7 +172,7 @@ class Limit:
             if declared > limit:
                 raise too_large
             await self.app(scope, receive_bounded, send_noting)
-        except BadInput as error:
+        except (BadInput, Overloaded) as error:
             # Raised outside a route's own error handling, for instance while a form was being read.
             if started:
                 raise
@@ -173,3 +181,5 @@ class Limit:
             if started:
                 raise
             await bug_response(error)(scope, receive, send_noting)
+        finally:
+            self._held -= seen
