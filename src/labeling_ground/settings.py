@@ -144,6 +144,8 @@ class Settings(BaseSettings):
     # --- sessions ----------------------------------------------------------------------------------------------------
     max_sessions: int = Field(10_000, ge=1)
     """Sessions kept; the one idle for longest makes room for a new one. They too end after `idle_s`."""
+    session_refine: bool = True
+    """A click that follows another one in a session refines the last mask (its low-res logits are the mask input)."""
 
     @field_validator("cors_origins", "api_keys", mode="before")
     @classmethod

@@ -232,3 +232,51 @@ async def test_odd_session_names_are_just_names(server: "Running", make_image: "
     for index, name in enumerate(names):
         answer = await send(server, "click", name, points=[index, index])
         assert answer.json()["points"] == [{"x": index, "y": index, "label": 1}]
+
+
+@pytest.mark.parametrize("refine", [True, False])
+async def test_a_second_click_refines_the_first_ones_mask_unless_that_is_switched_off(
+    start: "Start", make_image: "Callable[..., bytes]", refine: bool
+) -> None:
+    """Told by the cache: the same prompt, with the first mask by reference or without, is a hit."""
+    async with start(session_refine=refine) as server:
+        image_id = (await open_image(server, make_image())).json()["image_id"]
+        first = await send(server, "click", points=[10, 10], labels=[1])
+        second = await send(server, "click", points=[40, 30], labels=[0])
+        points = [{"x": 10, "y": 10, "label": 1}, {"x": 40, "y": 30, "label": 0}]
+        parent = {"mask_input": {"prediction_id": first.json()["prediction_id"], "index": 0}}
+        for prompt, same in (({"points": points, **parent}, refine), ({"points": points}, not refine)):
+            asked = await server.client.post(f"/v1/images/{image_id}/masks", json=prompt)
+            assert (asked.json()["prediction_id"] == second.json()["prediction_id"]) is same
+            assert (asked.json()["outcome"] == "hit") is same
+        undone = await send(server, "undo")
+        assert (undone.json()["outcome"], undone.json()["prediction_id"]) == ("hit", first.json()["prediction_id"])
+
+
+async def test_a_click_is_answered_though_the_mask_it_refines_is_purged(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """Then the clicks alone are the prompt."""
+    file = make_image()
+    await open_image(server, file)
+    await send(server, "click", points=[10, 10], labels=[1])
+    assert (await server.client.delete("/v1/cache")).json()["deleted"] > 0
+    await server.send_image(file)
+    again = await send(server, "click", points=[30, 20], labels=[1])
+    assert (again.status_code, len(again.json()["points"])) == (200, 2)
+
+
+async def test_an_image_that_came_later_stays_though_the_earlier_one_took_longer(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """The session is where the annotator went last."""
+    known, slow = make_image(), make_image()
+    later = await server.send_image(known)
+    server.backend.encode_may_go_on.clear()
+    earlier = asyncio.create_task(send(server, "image", image=base64.b64encode(slow).decode()))
+    await server.until(lambda: server.backend.encodes == 2)
+    await open_image(server, known)
+    server.backend.encode_may_go_on.set()
+    assert (await earlier).status_code == 200
+    click = await send(server, "click", points=[10, 10], labels=[1])
+    assert click.json()["image_id"] == later

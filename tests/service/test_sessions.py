@@ -215,3 +215,38 @@ def test_a_change_whose_prediction_failed_is_undone_unless_something_happened_si
     state.click("t", "s", [Point(3, 3, 0)])
     state.restore("t", "s", before, after)
     assert len(state.look("t", "s").clicks) == 1
+
+
+def test_a_click_refines_the_mask_of_the_clicks_before_it_and_undo_asks_as_before() -> None:
+    state = sessions()
+    first = state.click("t", "s", [GOOD])
+    assert first.parent is None
+    state.answered("t", "s", first, "one")
+    second = state.click("t", "s", [Point(1, 2, 0)])
+    assert second.parent == "one"
+    state.answered("t", "s", second, "two")
+    assert state.click("t", "s", [Point(3, 3, 1)]).parent == "two"
+    undone = state.undo("t", "s")
+    assert (undone.clicks, undone.parent) == (second.clicks, second.parent)
+    assert state.undo("t", "s").parent is None
+    assert state.undo("t", "s").is_empty
+    assert state.click("t", "s", [GOOD]).parent is None
+
+
+def test_a_click_that_came_before_the_answer_to_the_last_one_has_nothing_to_refine() -> None:
+    state = sessions()
+    first = state.click("t", "s", [GOOD])
+    second = state.click("t", "s", [Point(1, 2, 0)])
+    state.answered("t", "s", first, "one")
+    assert second.parent is None
+    state.finish("t", "s")
+    state.answered("t", "s", second, "late")
+    assert state.click("t", "s", [Point(9, 9, 1)]).parent is None
+
+
+def test_a_first_click_after_a_box_refines_the_boxs_mask_and_a_new_box_forgets_it() -> None:
+    state = sessions()
+    state.answered("t", "s", state.rect("t", "s", Box(1, 1, 20, 20)), "box")
+    assert state.click("t", "s", [Point(2, 2, 0)]).parent == "box"
+    state.rect("t", "s", Box(2, 2, 20, 20))
+    assert state.click("t", "s", [Point(2, 2, 0)]).parent is None

@@ -23,17 +23,27 @@ class _State:
     turn: int
     box: Box | None = None
     clicks: list[Point] = field(default_factory=list)
+    answers: dict[int, str] = field(default_factory=dict)
+    """Prediction ids, by how many of the clicks they were for: what the next click can refine."""
+
+    def forget_answers(self, above: int) -> None:
+        """Drop the predictions for more clicks than that."""
+        self.answers = {count: answer for count, answer in self.answers.items() if count <= above}
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A session at one moment: its image, its box, and its clicks in the order in which they came."""
+    """A session at one moment: its image, its box, and its clicks in the order in which they came.
+
+    ``parent`` is the prediction for the clicks before the last ones, if it was answered: the mask that is refined.
+    """
 
     image_id: str
     width: int
     height: int
     clicks: tuple[Point, ...]
     box: Box | None
+    parent: str | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -105,8 +115,18 @@ class Sessions:
             )
         if state.box is None and not any(p.label == 1 for p in (*state.clicks, *points)):
             raise BadPrompt("The first click must be on the object (label 1), or draw a box first.")
+        parent = state.answers.get(len(state.clicks))
         state.clicks.extend(points)
-        return _snapshot(state)
+        return _snapshot(state, parent)
+
+    def answered(self, tenant: str, name: str, asked: Snapshot, prediction_id: str) -> None:
+        """Note the prediction for a snapshot, so that the next click can refine it."""
+        state = self._states.get((tenant, name))
+        count = len(asked.clicks)
+        if state is None or (state.image_id, state.box) != (asked.image_id, asked.box):
+            return
+        if tuple(state.clicks[:count]) == asked.clicks:
+            state.answers[count] = prediction_id
 
     def take_back(self, tenant: str, name: str, image_id: str, points: Sequence[Point]) -> None:
         """Remove just these clicks again: their prediction failed, and the annotator will click anew."""
@@ -114,13 +134,15 @@ class Sessions:
         if state is None or state.image_id != image_id:
             return
         gone = {id(point) for point in points}
+        first = next((index for index, point in enumerate(state.clicks) if id(point) in gone), len(state.clicks))
+        state.forget_answers(first)
         state.clicks = [point for point in state.clicks if id(point) not in gone]
 
     def restore(self, tenant: str, name: str, before: Snapshot, after: Snapshot) -> None:
         """Undo a change whose prediction failed, unless something else has happened since: trying again is safe."""
         state = self._states.get((tenant, name))
-        if state is not None and _snapshot(state) == after:
-            state.clicks, state.box = list(before.clicks), before.box
+        if state is not None and (tuple(state.clicks), state.box) == (after.clicks, after.box):
+            state.clicks, state.box, state.answers = list(before.clicks), before.box, {}
 
     def look(self, tenant: str, name: str) -> Snapshot:
         """The session as it is.
@@ -139,8 +161,7 @@ class Sessions:
         """
         state = self._state(tenant, name)
         check_box(box, state.width, state.height)
-        state.box = box
-        state.clicks = []
+        state.box, state.clicks, state.answers = box, [], {}
         return _snapshot(state)
 
     def finish(self, tenant: str, name: str) -> Snapshot:
@@ -150,7 +171,7 @@ class Sessions:
             UnknownSession: no such session.
         """
         state = self._state(tenant, name)
-        state.clicks, state.box = [], None
+        state.clicks, state.box, state.answers = [], None, {}
         return _snapshot(state)
 
     def undo(self, tenant: str, name: str) -> Snapshot:
@@ -166,7 +187,11 @@ class Sessions:
             state.box = None
         if state.box is None and not any(point.label == 1 for point in state.clicks):
             state.clicks = []  # what is left says only where the object is not
-        return _snapshot(state)
+        state.forget_answers(len(state.clicks))
+        if state.box is None and not state.clicks:
+            state.answers = {}
+        # Ask just as it was asked before: then it is a hit.
+        return _snapshot(state, state.answers.get(len(state.clicks) - 1))
 
     def _state(self, tenant: str, name: str) -> _State:
         self._expire()
@@ -215,5 +240,5 @@ def check_box(box: Box, width: int, height: int) -> None:
         )
 
 
-def _snapshot(state: _State) -> Snapshot:
-    return Snapshot(state.image_id, state.width, state.height, tuple(state.clicks), state.box)
+def _snapshot(state: _State, parent: str | None = None) -> Snapshot:
+    return Snapshot(state.image_id, state.width, state.height, tuple(state.clicks), state.box, parent)

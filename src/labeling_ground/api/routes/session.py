@@ -24,8 +24,8 @@ from labeling_ground.api.schemas import (
     SessionRect,
 )
 from labeling_ground.api.state import Caller, Parts, caller_of, parts_of, record_of
-from labeling_ground.errors import BadPrompt, TooLarge
-from labeling_ground.service.segmenter import PromptAsk
+from labeling_ground.errors import BadPrompt, TooLarge, UnknownPrediction
+from labeling_ground.service.segmenter import MaskAnswer, PromptAsk
 from labeling_ground.service.sessions import Snapshot
 from labeling_ground.types import Box, Point
 
@@ -189,11 +189,8 @@ async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str,
     if snapshot.is_empty:
         empty = await asyncio.to_thread(answers.empty_png, snapshot.height, snapshot.width)
         return answers.as_json(state | {"masks": empty})
-    ask = PromptAsk(points=snapshot.clicks, box=snapshot.box)
-    [answer] = await while_connected(
-        request,
-        parts.segmenter.masks(caller.tenant, snapshot.image_id, [ask], client=_client(session_id)),
-    )
+    answer = await while_connected(request, _ask(parts, caller, session_id, snapshot))
+    parts.sessions.answered(caller.tenant, session_id, snapshot, answer.prediction_id)
     record.note(answer.outcome, answer.timing)
     return answers.as_json(
         state
@@ -204,6 +201,18 @@ async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str,
             "prediction_id": answer.prediction_id,
         }
     )
+
+
+async def _ask(parts: Parts, caller: Caller, session_id: str, snapshot: Snapshot) -> MaskAnswer:
+    parent = (snapshot.parent, 0) if snapshot.parent is not None and parts.settings.session_refine else None
+    ask = PromptAsk(points=snapshot.clicks, box=snapshot.box, mask_input=parent)
+    segmenter, client = parts.segmenter, _client(session_id)
+    try:
+        [answer] = await segmenter.masks(caller.tenant, snapshot.image_id, [ask], client=client)
+    except UnknownPrediction:  # the last mask is not kept any more; the clicks alone say enough
+        ask = PromptAsk(points=snapshot.clicks, box=snapshot.box)
+        [answer] = await segmenter.masks(caller.tenant, snapshot.image_id, [ask], client=client)
+    return answer
 
 
 def _client(session_id: str) -> str:
