@@ -12,7 +12,6 @@ from typing import TypedDict
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 
 from labeling_ground.codec.image import decode_grey, read_header
 from labeling_ground.errors import BadPrompt, TooLarge, UnsupportedImage
@@ -47,27 +46,71 @@ def area(mask: AnyMask) -> int:
 
 def bbox(mask: AnyMask) -> tuple[int, int, int, int]:
     """The smallest box around the object: x, y, width, height in pixels; all 0 if there is none."""
-    x, y, width, height = cv2.boundingRect(_zeros_and_ones(mask))
-    return int(x), int(y), int(width), int(height)
+    bits = _zeros_and_ones(mask).view(np.bool_)  # numpy finds a bool's rows and columns faster than OpenCV its box
+    rows = np.flatnonzero(bits.any(axis=1))
+    if rows.size == 0:
+        return 0, 0, 0, 0
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(bits[top:bottom].any(axis=0))
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    return left, top, right - left, bottom - top
 
 
 # -- run lengths ----------------------------------------------------------------------------------
 
 
-def to_rle(mask: AnyMask) -> RLE:
-    """Encode as COCO compressed run lengths. Lossless."""
+def to_rle(mask: AnyMask, box: tuple[int, int, int, int] | None = None) -> RLE:
+    """Encode as COCO compressed run lengths. Lossless.
+
+    Only the object's box is looked at: on a large image the rest is where the time would go.
+
+    Args:
+        mask: the object.
+        box: what ``bbox`` says of it, where that is known already.
+    """
     bits = _zeros_and_ones(mask)
-    # The runs go down the columns. OpenCV transposes in blocks: 8 × faster than numpy's copy.
-    encoded = coco.encode(cv2.transpose(bits).T)
     height, width = bits.shape
-    return RLE(size=[height, width], counts=encoded["counts"].decode("ascii"))
+    left, top, across, down = bbox(mask) if box is None else box
+    if across == 0:
+        return RLE(size=[height, width], counts=_ascii(np.array([height * width])))
+    # The runs go down the columns. OpenCV transposes in blocks: 8 × faster than numpy's copy. A column of background
+    # behind each ends the runs there, so that a run's start and end turn up in turn.
+    lines = np.zeros((across, down + 1), np.uint8)
+    lines[:, :down] = cv2.transpose(bits[top : top + down, left : left + across]).reshape(across, down)
+    line = lines.ravel()
+    edges = np.flatnonzero(np.diff(line, prepend=np.uint8(0)))
+    column, row = np.divmod(edges, down + 1)
+    edges = (left + column) * height + top + row
+    if down == height:  # a run that reaches the bottom may go on at the top of the next column
+        apart = edges[1:-1:2] != edges[2::2]
+        keep = np.concatenate(([True], np.repeat(apart, 2), [True]))
+        edges = edges[keep]
+    runs = np.diff(edges, prepend=0, append=height * width)
+    return RLE(size=[height, width], counts=_ascii(runs if runs[-1] else runs[:-1]))
+
+
+def _ascii(runs: NDArray[np.int64]) -> str:
+    """Run lengths in COCO's ASCII code, which ``_runs`` describes."""
+    rest = runs.astype(np.int64)
+    rest[3:] -= runs[1:-2]
+    characters = np.zeros((len(rest), _LONGEST), np.uint8)
+    used = np.zeros((len(rest), _LONGEST), np.bool_)
+    more = np.ones(len(rest), np.bool_)
+    for place in range(_LONGEST):
+        used[:, place] = more
+        group = rest & 31
+        rest >>= 5
+        more = more & np.where(group & 16, rest != -1, rest != 0)
+        characters[:, place] = 48 + group + 32 * more
+        if not more.any():
+            break
+    return characters[used].tobytes().decode("ascii")
 
 
 def from_rle(size: Sequence[int], counts: str | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
     """Decode COCO compressed run lengths.
 
-    The C decoder of pycocotools trusts its input, so nothing is handed to it: the runs are read and
-    checked here, and memory is taken only when they add up to the size.
+    The runs are checked first, and memory is taken only when they add up to the size.
 
     Args:
         size: height and width in pixels.

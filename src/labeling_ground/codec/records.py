@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from labeling_ground.codec import frame
 from labeling_ground.codec.mask import area, bbox, to_png, to_rle
 from labeling_ground.errors import DamagedEntry
-from labeling_ground.types import Box, Embedding, Entry, Kind, Point, Prediction, Prompt
+from labeling_ground.types import Box, Embedding, Entry, Kind, Mask, Point, Prediction, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +122,7 @@ def seal_prediction(
     height, width = prediction.masks[0].pixels.shape
     meta = {
         "size": [int(height), int(width)],
-        "masks": [
-            [to_rle(mask.pixels)["counts"], float(mask.score), area(mask.pixels), bbox(mask.pixels)]
-            for mask in prediction.masks
-        ],
+        "masks": [_described(mask) for mask in prediction.masks],
         "points": [[p.x, p.y, p.label] for p in prompt.points],
         "box": None if prompt.box is None else [prompt.box.x0, prompt.box.y0, prompt.box.x1, prompt.box.y1],
         "multimask": prompt.multimask,
@@ -192,6 +189,11 @@ _OPENERS: Mapping[Kind, Callable[[Entry, str], object]] = {
     Kind.MASK: open_prediction,
     Kind.LOGITS: open_logits,
 }
+
+
+def _described(mask: Mask) -> list[Any]:
+    box = bbox(mask.pixels)
+    return [to_rle(mask.pixels, box)["counts"], float(mask.score), area(mask.pixels), box]
 
 
 def _origin(meta: Any) -> Origin:
