@@ -24,8 +24,18 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 
-.PHONY: setup run test check bench docs format pins
+# torch comes on its own: with engines.txt it would have to be pinned to one of its many builds.
+TORCH ?= torch==2.13.0
+$(VENV)/.engines: $(VENV)/.dev requirements/engines.txt
+	@echo "installing engines, export and what their tests compare with into $(VENV) (once; some minutes)" >&2
+	@$(PIP) install $(TORCH)
+	@$(PIP) install --require-hashes -r requirements/engines.txt
+	@touch $@
+
+.PHONY: setup engines run test check bench docs format pins
 setup: $(VENV)/.dev ## make .venv with the server, the test tools and the benchmarks' needs
+
+engines: $(VENV)/.engines ## add what serves, exports and compares Segment Anything models (large: brings torch)
 
 run: $(VENV)/.run ## start the server: HOST=127.0.0.1 PORT=8000 unless you say otherwise
 	@exec $(BIN)/labeling-ground serve --host $(HOST) --port $(PORT)
@@ -55,3 +65,5 @@ pins: ## compile requirements/*.txt again (needs uv)
 	  pyproject.toml requirements/build.in -o requirements/run.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	  requirements/dev.in -c requirements/run.txt -o requirements/dev.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+	  requirements/engines.in -c requirements/run.txt -c requirements/dev.txt -o requirements/engines.txt

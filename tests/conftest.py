@@ -1,5 +1,7 @@
 """What every test can ask for."""
 
+from collections.abc import Iterator
+
 import pytest
 
 
@@ -7,3 +9,11 @@ import pytest
 def anyio_backend() -> str:
     """Asynchronous tests run on asyncio, which is what the server runs on."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_models_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever models are installed here, a test that names none gets the weight-free engine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABELING_GROUND_MODELS_DIR", str(tmp_path_factory.mktemp("models")))
+        yield

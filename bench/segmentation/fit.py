@@ -101,10 +101,10 @@ def _collect(
             if bool(x[row][leaf]) == (label == 1) or leaf in seeds.positive:
                 continue
             also = seeds.with_leaf(leaf, label)
-            nodes, results = candidates.edits(scene, x[row], leaf, also)
+            results = candidates.edits(scene, x[row], leaf, also)
             if len(results) < 2:
                 continue
-            figures = candidates.edit_figures(scene, x[row], nodes, results, leaf)
+            figures = candidates.edit_figures(scene, x[row], results, leaf)
             (adds if label else cuts).append((figures, measure(results), photo.name))
     for place in places[:3]:
         _several(photo.name, truth, scene, rng, place, sets)
@@ -139,7 +139,7 @@ def _several(
         starts = candidates.around(scene, seeds)
         ious = measure(starts)
         tried = np.argsort(-(ious + rng.random(len(ious)) * 0.7))[:8]
-        results = np.stack([candidates.mend(scene, starts[row], seeds) for row in tried])
+        results = candidates.mend(scene, starts[tried], seeds)
         wrong = seeds.wrong(starts[tried])
         figures = regions.set_figures(scene, results, seeds.anchors, wrong, seeds.spread(scene))
         target = measure(results)

@@ -127,21 +127,28 @@ def _clicking(
     result = [iou(mask, truth)]
     feedback = logits is not None
     for _ in range(CLICKS - 1):
-        missed, extra = truth & ~mask, mask & ~truth
-        depth_missed, depth_extra = _depth(missed), _depth(extra)
-        positive = depth_missed.max() >= depth_extra.max()
-        depth = depth_missed if positive else depth_extra
-        if depth.max() <= 0:
+        click = click_on_error(mask, truth)
+        if click is None:
             result.append(result[-1])
             continue
-        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-        points.append(Point(float(x) + 0.5, float(y) + 0.5, int(positive)))
+        points.append(click)
         best = ask(canonical(points, mask_input=logits, multimask=False)).masks[0]
         mask = best.pixels
         if feedback:
             logits = best.logits
         result.append(iou(mask, truth))
     return result
+
+
+def click_on_error(mask: BoolArray, truth: BoolArray) -> Point | None:
+    """The robot's next click: the deepest place of the largest error; ``None`` where there is none."""
+    missed, extra = _depth(truth & ~mask), _depth(mask & ~truth)
+    positive = missed.max() >= extra.max()
+    depth = missed if positive else extra
+    if depth.max() <= 0:
+        return None
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return Point(float(x) + 0.5, float(y) + 0.5, int(positive))
 
 
 def deepest(mask: BoolArray) -> tuple[float, float]:

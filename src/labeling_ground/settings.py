@@ -125,8 +125,14 @@ class Settings(BaseSettings):
     """That while, in seconds."""
 
     # --- the model ---------------------------------------------------------------------------------------------------
-    model: str = "classical"
-    """Model id, or `module:attribute` of a factory of your own."""
+    model: str = "auto"
+    """Model id. `auto`: the first model of the catalogue whose weights are here, or `classical` where none are. Or
+    `module:attribute` of a factory of your own."""
+    engine: Literal["auto", "onnx", "openvino"] = "auto"
+    """What computes a Segment Anything model. `auto` tries at start which installed one is fastest here."""
+    engine_precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision that it computes in. `bf16` is several times faster on processors that have it, part of every cache
+    key, and said in every answer with its measured error."""
     models_dir: Path = Field(default_factory=_default_models_dir)
     """Folder of the models' weights. Several processes of one machine may share it."""
     models_mirror: str | None = None
@@ -134,8 +140,8 @@ class Settings(BaseSettings):
     address with `{file}` or `{sha256}` in it."""
     encode_workers: int = Field(default_factory=_default_workers, ge=1)
     """Images encoded at the same time; half of the cores by default, so that clicks keep the other half."""
-    decode_workers: int = Field(default_factory=_default_workers, ge=1)
-    """Prompts decoded at the same time."""
+    decode_workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    """Prompts decoded at the same time; a Segment Anything click that is alone uses so many threads."""
     encode_queue: int = Field(64, ge=1)
     """Images that may wait for the encoder; one more is answered 503 with `Retry-After`."""
     decode_queue: int = Field(256, ge=1)
@@ -160,7 +166,7 @@ _MADE_AT_START = {
     "cache_dir": "`~/.cache/labeling-ground`",
     "models_dir": "`~/.local/share/labeling-ground/models`",
     "encode_workers": "half of the cores",
-    "decode_workers": "half of the cores",
+    "decode_workers": "all cores",
 }
 
 

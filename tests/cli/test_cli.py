@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image as Pillow
 
 from labeling_ground.cli import cli, main
-from labeling_ground.errors import BadSettings
+from labeling_ground.errors import BadSettings, UnknownModel
 
 
 def photo(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:
@@ -149,7 +149,7 @@ def test_a_setting_that_cannot_work_is_named_in_one_sentence(
 ) -> None:
     monkeypatch.setenv(f"LABELING_GROUND_{name}", value)
     result = runner.invoke(cli, ["serve", "--port", "0"] if name != "PORT" else ["serve"])
-    assert isinstance(result.exception, BadSettings)
+    assert isinstance(result.exception, BadSettings | UnknownModel)
     assert words in str(result.exception)
 
 

@@ -76,9 +76,9 @@ def test_without_multimask_there_is_one_candidate_and_it_is_the_best_one(photo: 
 
 def test_clicks_are_obeyed_to_the_pixel_wherever_they_fall(embedding: Embedding) -> None:
     rng = np.random.default_rng(5)
-    for _ in range(12):
-        places = rng.integers(0, 512, (5, 2))
-        labels = [1, *rng.integers(0, 2, 4).tolist()]
+    for count in (5, 10) * 6:
+        places = rng.integers(0, 512, (count, 2))
+        labels = [1, *rng.integers(0, 2, count - 1).tolist()]
         points = [
             Point(float(x) + 0.5, float(y) + 0.5, label) for (x, y), label in zip(places.tolist(), labels, strict=True)
         ]

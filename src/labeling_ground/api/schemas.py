@@ -285,6 +285,7 @@ class ModelOut(BaseModel):
     id: str = Field(examples=["classical"])
     version: str = Field(examples=["classical@3f786850e387550f"])
     default: bool
+    engine: str | None = Field(None, description="What computes it and why that, where there was a choice.")
     note: str | None = None
 
 

@@ -24,6 +24,8 @@ class Parts:
     segmenter: Segmenter
     sessions: Sessions
     metrics: RequestMetrics
+    engine: str = ""
+    """What computes, and why that; empty where there is no choice."""
 
 
 @dataclass

@@ -15,10 +15,9 @@ import numpy as np
 from labeling_ground import __version__
 from labeling_ground.cli.common import data, megabytes, say, settings_with
 from labeling_ground.errors import LabelingGroundError
-from labeling_ground.inference.choose import BACKENDS, choose_backend
 from labeling_ground.settings import Settings
 from labeling_ground.types import Image, Point, Prompt
-from labeling_ground.wiring import build_disk
+from labeling_ground.wiring import build_backend, build_disk
 
 _LIBRARIES = (
     "numpy",
@@ -91,7 +90,7 @@ def _libraries() -> list[Finding]:
 
 async def _engine(settings: Settings) -> Finding:
     try:
-        backend = choose_backend(settings.model, encode_threads=1, decode_threads=1)
+        backend, chosen = await asyncio.to_thread(build_backend, settings)
     except LabelingGroundError as error:
         return Finding("engine", ok=False, text=str(error))
     pixels = np.zeros((96, 128, 3), dtype=np.uint8)
@@ -106,7 +105,7 @@ async def _engine(settings: Settings) -> Finding:
         return Finding("engine", ok=False, text=f"{backend.version}: {error}")
     finally:
         await backend.aclose()
-    why = "no weights are needed" if settings.model in BACKENDS else "chosen by the setting 'model'"
+    why = chosen.rstrip(".") or "it needs no weights"
     text = (
         f"{backend.version}, because the setting 'model' is {settings.model!r} and {why}; a first test image took "
         f"{(encoded - started) * 1e3:.0f} ms to encode, {(decoded - encoded) * 1e3:.0f} ms to decode"

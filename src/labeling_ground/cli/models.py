@@ -1,5 +1,6 @@
 """``labeling-ground models``: list, pull, add, remove, path."""
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,13 @@ from rich.table import Table
 
 from labeling_ground.cli.common import data, megabytes, say, settings_with
 from labeling_ground.models.catalogue import CatalogueModel, Format, Role, catalogue
+from labeling_ground.models.disk import digest_of
 from labeling_ground.models.download import State, Step
+from labeling_ground.models.export.run import check_installed
+from labeling_ground.models.export.run import export as export_checkpoint
 from labeling_ground.models.pull import pull as pull_model
-from labeling_ground.models.store import InstalledModel, ModelStore, is_here
+from labeling_ground.models.store import InstalledModel, ModelStore, StoredFile, is_here
+from labeling_ground.sam.family import Family
 
 _PRECISIONS = ("fp16", "fp32")
 
@@ -115,6 +120,41 @@ def pull(names: tuple[str, ...], as_format: str | None, mirror: str | None, mode
     except KeyboardInterrupt:
         say("Interrupted. What came is kept: run the same command again to go on.")
         raise SystemExit(130) from None
+
+
+@models.command()
+@click.argument("name")
+@click.option(
+    "--checkpoint",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The official checkpoint, if it was not pulled or added.",
+)
+@_FOLDER
+def export(name: str, checkpoint: Path | None, models_dir: Path | None) -> None:
+    """Turn an official checkpoint into ONNX files for fast engines, and verify them against torch.
+
+    Needs the extra 'export' (torch and others): see docs/models.md. Some minutes for the large models.
+    """
+    store = _store(models_dir)
+    check_installed()
+    source = checkpoint or store.path_of(name, Role.CHECKPOINT)
+    store.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=store.folder) as folder:
+        report = export_checkpoint(source, Path(folder), model=name, progress=say)
+        made = {
+            Role.ENCODER: report.encoder,
+            Role.DECODER: report.decoder,
+            Role.FAST_DECODER: report.fast_decoder,
+        }
+        files = [
+            (StoredFile(role, digest_of(part.path), part.path.stat().st_size, part.path.name, "exported"), part.path)
+            for role, part in made.items()
+        ]
+        store.keep(name, files, family=Family.SAM, own=name not in store.known)
+    say(
+        f"{name} is exported in {report.seconds:.0f} s; its files differ from torch by {report.max_abs_error:.1e} at "
+        f"most. Serve it: labeling-ground serve --model {name}"
+    )
 
 
 @models.command()

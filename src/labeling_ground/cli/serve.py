@@ -9,6 +9,7 @@ import click
 import uvicorn
 
 from labeling_ground.api.app import create_app
+from labeling_ground.api.state import Parts
 from labeling_ground.cli.common import megabytes, say, settings_with
 from labeling_ground.errors import BadSettings
 from labeling_ground.observe import logs_text, set_up_logging
@@ -52,7 +53,7 @@ def serve(
     set_up_logging(settings.log_level, settings.log_format)
     parts = build_parts(settings)
     listener = _listen(settings)
-    _greet(settings, listener, str(parts.segmenter.backend.version), parts.segmenter.backend.note)
+    _greet(settings, listener, parts)
     config = uvicorn.Config(
         create_app(parts),
         log_config=None,
@@ -85,7 +86,9 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _greet(settings: Settings, listener: socket.socket, version: str, note: str) -> None:
+def _greet(settings: Settings, listener: socket.socket, parts: Parts) -> None:
+    backend = parts.segmenter.backend
+    version, note = str(backend.version), backend.note
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     disk = f"disk {megabytes(settings.disk_bytes)} in {settings.cache_dir}" if settings.disk_bytes else "no disk tier"
@@ -93,12 +96,13 @@ def _greet(settings: Settings, listener: socket.socket, version: str, note: str)
     where = "this machine" if host in ("127.0.0.1", "::1") else "everyone who reaches this port"
     access = f"{len(settings.api_keys)} API keys" if settings.api_keys else f"open to {where}: no API keys are set"
     if not logs_text(settings.log_format):
-        fields = {"url": url, "model": version, "cache": cache, "access": access}
+        fields = {"url": url, "model": version, "engine": parts.engine, "cache": cache, "access": access}
         log.info("listening", extra={"fields": fields})
         return
     say(f"Labeling Ground on {url}   (try it at /docs, read it at /redoc)")
     say(f"  model   {version}")
-    if note:
-        say(f"          {note}")
+    for line in (parts.engine, note):
+        if line:
+            say(f"          {line}")
     say(f"  cache   {cache}")
     say(f"  access  {access}")

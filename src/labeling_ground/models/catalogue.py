@@ -25,6 +25,8 @@ class Role(StrEnum):
     CHECKPOINT = "checkpoint"
     ENCODER = "encoder"
     DECODER = "decoder"
+    FAST_DECODER = "decoder-fast"
+    """The same decoder for prompts of few points; only ``models export`` makes one."""
 
     @property
     def written_as(self) -> "Format":

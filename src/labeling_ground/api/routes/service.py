@@ -26,9 +26,10 @@ router = APIRouter()
 async def models(request: Request) -> Response:
     """One, for now; its version is part of every cache key, so a swap never serves an old prediction."""
     caller_of(request)  # a key is needed where there are some
-    backend = parts_of(request).segmenter.backend
-    model = {"id": backend.version.model, "version": str(backend.version), "default": True}
-    return answers.as_json({"models": [model | ({"note": backend.note} if backend.note else {})]})
+    parts = parts_of(request)
+    version, note = parts.segmenter.backend.version, parts.segmenter.backend.note
+    model = {"id": version.model, "version": str(version), "default": True, "engine": parts.engine, "note": note}
+    return answers.as_json({"models": [{name: value for name, value in model.items() if value != ""}]})
 
 
 @router.get("/health/live", summary="Is the process alive?", tags=["health"], response_model=Health)

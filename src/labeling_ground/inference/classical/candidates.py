@@ -2,11 +2,10 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from labeling_ground.inference.classical import regions
-from labeling_ground.inference.classical.cut import minimum_cut
+from labeling_ground.inference.classical.cut import from_sorted, minimum_cut
 from labeling_ground.inference.classical.features import FloatArray
 from labeling_ground.inference.classical.regions import BoolArray
 from labeling_ground.inference.classical.scene import Nodes, Scene
@@ -95,11 +94,11 @@ def allowed(scene: Scene, seeds: Seeds) -> BoolArray:
     return np.asarray(inside)
 
 
-def edits(scene: Scene, x: BoolArray, leaf: int, seeds: Seeds) -> tuple[BoolArray, BoolArray]:
+def edits(scene: Scene, x: BoolArray, leaf: int, seeds: Seeds) -> BoolArray:
     """Ways to make a region agree with a click on ``leaf``, which it does not.
 
     Returns:
-        The nodes that are added or removed, and the regions that result: ``bool [k, n]`` each, at least one.
+        The regions that result: ``bool [k, n]``, at least one.
     """
     add = not x[leaf]
     nodes = members(scene.trees[0], path(scene.trees[0], leaf, EDIT_STEP))
@@ -109,33 +108,49 @@ def edits(scene: Scene, x: BoolArray, leaf: int, seeds: Seeds) -> tuple[BoolArra
     results = nodes | x if add else x & ~nodes
     sizes, size = results @ scene.area, float(x @ scene.area)
     fit = sizes <= max(3.0 * size, sizes[0]) if add else sizes >= min(0.3 * size, sizes[0])
-    return nodes[fit], results[fit]
+    return np.asarray(results[fit])
 
 
-def edit_figures(scene: Scene, x: BoolArray, nodes: BoolArray, results: BoolArray, leaf: int) -> FloatArray:
-    """Figures of edits: of the result, of what is added or removed, and of the change in size."""
+def edit_figures(scene: Scene, x: BoolArray, results: BoolArray, leaf: int) -> FloatArray:
+    """Figures of edits: of the result, of what is added or removed, and of the change in size.
+
+    Args:
+        scene: the image.
+        x: ``bool [k, n]`` or ``[n]``, the region that each edit is made to.
+        results: ``bool [k, n]``, the regions that result.
+        leaf: the superpixel that was clicked.
+    """
     place = scene.centre[leaf][None]
-    change = nodes & ~x if results[0, leaf] else nodes & x
-    size = float(x @ scene.area)
-    changed = np.log((change @ scene.area) / max(size, 1.0) + 0.01)
-    both = regions.figures(scene, np.concatenate([results, change]), place)
     k = len(results)
+    change = results ^ x
+    both = regions.figures(scene, np.concatenate([results, change]), place)
+    size = np.maximum(np.broadcast_to(x @ scene.area, k), 1.0)
+    changed = np.log((change @ scene.area) / size + 0.01)
     both[:k, -3:] = regions.UNPLACED  # the click says where the change is, not where the thing is
     return np.concatenate([both[:k, 1:], both[k:, 1:], changed[:, None], changed[:, None] ** 2 / 10], axis=1).astype(
         np.float32
     )
 
 
-def mend(scene: Scene, x: BoolArray, seeds: Seeds) -> BoolArray:
-    """Make a region agree with all clicks, one after the other."""
+def mend(scene: Scene, many: BoolArray, seeds: Seeds) -> BoolArray:
+    """Make regions agree with all clicks, one click after the other: ``bool [k, n]`` to the same."""
+    many = many.copy()
     for leaf in (*seeds.positive.tolist(), *seeds.negative.tolist()):
         wanted = leaf in seeds.positive
-        if seeds.settled(x, leaf, wanted):
+        rows = [row for row in range(len(many)) if not seeds.settled(many[row], leaf, wanted)]
+        if not rows:
             continue
-        nodes, results = edits(scene, x, leaf, seeds)
+        found = [edits(scene, many[row], leaf, seeds) for row in rows]
+        results = np.concatenate(found)
+        counts = [len(result) for result in found]
+        before = np.repeat(many[rows], counts, axis=0)
         weights = regions.ADD if wanted else regions.REMOVE
-        x = results[int((edit_figures(scene, x, nodes, results, leaf) @ weights).argmax())]
-    return x
+        scores = edit_figures(scene, before, results, leaf) @ weights
+        end = 0
+        for row, count in zip(rows, counts, strict=True):
+            many[row] = results[end + int(scores[end : end + count].argmax())]
+            end += count
+    return many
 
 
 def refine(scene: Scene, many: BoolArray, seeds: Seeds) -> BoolArray:
@@ -182,7 +197,7 @@ def tidy(scene: Scene, x: BoolArray, seeds: Seeds) -> BoolArray:
     u, v = scene.ends[:, 0], scene.ends[:, 1]
     same = x[u] == x[v]
     n = scene.size
-    linked = csr_array((np.ones(int(same.sum()), np.int8), (u[same], v[same])), shape=(n, n))
+    linked = from_sorted(u[same], v[same], np.ones(int(same.sum()), np.int8), n)
     count, part = connected_components(linked, directed=False)
     sizes = np.bincount(part, scene.area, count)
     inside = np.zeros(count, np.bool_)

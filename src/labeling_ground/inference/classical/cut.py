@@ -1,5 +1,7 @@
 """The minimum cut between object and background on the superpixel graph."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -57,14 +59,20 @@ def minimum_cut(unary: FloatArray, ends: IntArray, pairwise: FloatArray, fixed: 
     none = np.zeros(m, np.int32)
     data = np.concatenate([capacity, capacity, np.maximum(pull, 0), none, np.maximum(-pull, 0), none])
     order = np.argsort(rows * (m + 2) + columns, kind="stable")
-    pointer = np.zeros(m + 3, np.int32)
-    np.cumsum(np.bincount(rows, minlength=m + 2), out=pointer[1:])
-    matrix = csr_array((data[order], columns[order].astype(np.int32), pointer), shape=(m + 2, m + 2))
+    matrix = from_sorted(rows[order], columns[order], data[order], m + 2)
     flow = maximum_flow(matrix, m, m + 1).flow
-    residual = matrix - flow
-    residual.eliminate_zeros()
+    # The flow has the matrix's own arcs in the matrix's own order: what is left of each is a difference of two arrays.
+    left = np.flatnonzero(matrix.data > flow.data)
+    residual = from_sorted(rows[order[left]], matrix.indices[left], np.ones(len(left)), m + 2)
     reached = breadth_first_order(residual, m, directed=True, return_predecessors=False)
     inside = np.zeros(m + 2, np.bool_)
     inside[reached] = True
     answer[free] = inside[:m]
     return np.asarray(answer).reshape(n)
+
+
+def from_sorted(rows: NDArray[Any], columns: NDArray[Any], data: NDArray[Any], size: int) -> csr_array:
+    """A square sparse matrix of entries that are in order already: several times faster than from unordered ones."""
+    pointer = np.zeros(size + 1, np.int32)
+    np.cumsum(np.bincount(rows, minlength=size), out=pointer[1:])
+    return csr_array((data, columns.astype(np.int32), pointer), shape=(size, size))

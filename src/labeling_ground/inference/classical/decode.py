@@ -14,6 +14,9 @@ from labeling_ground.inference.classical.scene import Scene, unpack
 from labeling_ground.inference.classical.seeds import Seeds, read
 from labeling_ground.types import Embedding, Prediction, Prompt
 
+LOOKED_AT = 48
+"""Starting regions that are judged in full. Many clicks propose more; those that defy most of the clicks drop out."""
+
 TRIES = 4
 """Starting regions that are followed to the end. More cost time and bring little."""
 
@@ -52,10 +55,13 @@ def find(scene: Scene, seeds: Seeds, wanted: int) -> tuple[BoolArray, FloatArray
     """The best regions for a prompt, ``bool [k, n]`` with 1 ≤ k ≤ ``wanted``, and their scores, best first."""
     start = _starts(scene, seeds)
     wrong = seeds.wrong(start)
+    if len(start) > LOOKED_AT:
+        least = np.sort(np.argsort(wrong[0] + wrong[1], kind="stable")[:LOOKED_AT])
+        start, wrong = start[least], (wrong[0][least], wrong[1][least])
     hopes = rate(scene, start, seeds, wrong)
     tried = candidates.distinct(scene, start, hopes, TRIES, UNLIKE)
     wrong = wrong[0][tried], wrong[1][tried]
-    x = np.stack([candidates.mend(scene, start[row], seeds) for row in tried])
+    x = candidates.mend(scene, start[tried], seeds)
     if seeds.box is None and seeds.clicks == 1 and seeds.prior is None:
         x = candidates.refine(scene, x, seeds)
         scores = rate(scene, x, seeds, wrong)

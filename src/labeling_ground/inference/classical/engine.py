@@ -23,7 +23,7 @@ from labeling_ground.inference.classical import (
 )
 from labeling_ground.types import Embedding, Image, ModelVersion, Prediction, Prompt
 
-ALGORITHM_VERSION = "1"
+ALGORITHM_VERSION = "2"
 """To be raised by every change that may alter a mask or a score and that no parameter below shows."""
 
 MODEL = "classical"

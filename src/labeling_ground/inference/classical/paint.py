@@ -18,6 +18,9 @@ SNAP = 1.5
 _LIGHT = 2.55
 """Steps of the stored lightness in one unit of L."""
 
+_CERTAIN = 0.85
+"""From here on the outline stands, whatever the colours: they could not turn the sign."""
+
 _NOISE = 30.0
 """Squared Lab distance below which colours count as alike."""
 
@@ -72,7 +75,7 @@ def _snapped(scene: Scene, region: BoolArray, window: tuple[slice, slice]) -> Fl
     the manner of localised region-based contours (Lankton and Tannenbaum, 2008). The means vary slowly: they are
     taken at half the resolution. ``window`` begins at even rows and columns.
     """
-    inside = region.astype(np.float32)[scene.labels[window]]
+    inside = region.astype(np.float32).take(scene.labels[window])
     shape = inside.shape
     chroma = scene.chroma[
         window[0].start // 2 : -(-window[0].stop // 2), window[1].start // 2 : -(-window[1].stop // 2)
@@ -88,21 +91,27 @@ def _snapped(scene: Scene, region: BoolArray, window: tuple[slice, slice]) -> Fl
     near = max(0.175 * scene.cell, 0.5)
     blurred = cv2.GaussianBlur(share * 2 - 1, (0, 0), near)
     soft = cv2.resize(blurred, shape[::-1], interpolation=cv2.INTER_LINEAR).reshape(shape)
-    rows, columns = np.nonzero(np.abs(soft) < 0.98)
+    flat, width = soft.reshape(-1), shape[1]
+    near_border = np.flatnonzero(np.abs(flat) < _CERTAIN)
+    rows, columns = np.divmod(near_border.astype(np.int32), np.int32(width))
     size = (2 * round(scene.cell / 2) + 1,) * 2
-    at = (rows // 2, columns // 2)
-    every = cv2.blur(mixed, size).reshape(mixed.shape)[at]
-    object_ = cv2.blur(mixed * share[:, :, None], size).reshape(mixed.shape)[at]
+    at = rows // 2 * half[1] + columns // 2
+    every = cv2.blur(mixed, size).reshape(-1, 4).take(at, axis=0)
+    object_ = cv2.blur(mixed * share[:, :, None], size).reshape(-1, 4).take(at, axis=0)
     rest = every - object_
-    colour = np.empty((len(rows), 3), np.float32)
-    colour[:, 0] = light[rows, columns]
-    colour[:, 0] /= np.float32(_LIGHT)
-    colour[:, 1:] = chroma[at]
-    prior = soft[rows, columns]
-    to_object = ((colour - object_[:, :3] / np.maximum(object_[:, 3:], 1e-3)) ** 2).sum(axis=1)
-    to_rest = ((colour - rest[:, :3] / np.maximum(rest[:, 3:], 1e-3)) ** 2).sum(axis=1)
+    tint = chroma.reshape(-1, 2).take(at, axis=0).astype(np.float32)
+    colour = (light[rows, columns] / np.float32(_LIGHT), tint[:, 0], tint[:, 1])
+    prior = flat[near_border]
+
+    def away(mean: FloatArray) -> FloatArray:
+        # A channel at a time: arrays three wide would spend their time on the loops.
+        each = np.float32(1) / np.maximum(mean[:, 3], np.float32(1e-3))
+        steps = [colour[channel] - mean[:, channel] * each for channel in range(3)]
+        return np.asarray(steps[0] * steps[0] + steps[1] * steps[1] + steps[2] * steps[2], np.float32)
+
+    to_object, to_rest = away(object_), away(rest)
     evidence = (to_rest - to_object) / (to_rest + to_object + _NOISE)
-    soft[rows, columns] = np.clip(prior + SNAP * evidence * (1 - prior * prior), -1, 1)
+    flat[near_border] = np.clip(prior + SNAP * evidence * (1 - prior * prior), -1, 1)
     return np.asarray(cv2.GaussianBlur(soft, (0, 0), _SOFTNESS), np.float32).reshape(shape)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from labeling_ground.inference.classical.features import FloatArray
+from labeling_ground.inference.classical.features import FloatArray, IntArray
 from labeling_ground.inference.classical.scene import Scene
 
 BoolArray = NDArray[np.bool_]
@@ -16,15 +16,31 @@ BoolArray = NDArray[np.bool_]
 def extremes(scene: Scene, x: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Left, top, right and bottom of regions, ``float32 [k]`` each; an empty region has an empty box."""
     ends = []
-    for side, far in ((0, 1e6), (1, 1e6), (2, 0.0), (3, 0.0)):
-        reach = np.where(x, scene.box[:, side], np.float32(far))
-        ends.append(reach.min(axis=1) if far else reach.max(axis=1))
+    for side in range(4):
+        at, far = scene.sides[side], np.int16(30000 if side < 2 else 0)
+        reach = np.where(x, at, far)
+        ends.append((reach.min(axis=1) if side < 2 else reach.max(axis=1)).astype(np.float32))
     return ends[0], ends[1], ends[2], ends[3]
 
 
 def _shares(histograms: FloatArray) -> FloatArray:
     """Rows scaled to a sum of 1; a row of nothing stays nothing."""
     return np.asarray(histograms / np.maximum(histograms.sum(axis=1), 1e-6)[:, None], np.float32)
+
+
+def totals(x: BoolArray, values: FloatArray) -> FloatArray:
+    """Sums of ``values [n, f]`` over each of ``[k, n]`` regions: ``float32 [k, f]``.
+
+    In blocks that are too small for BLAS to start threads of its own: a decode has one thread, and the sums do not
+    depend on how many there might be.
+    """
+    block = max(1, _SERIAL // max(values.size, 1))
+    one = x.astype(np.float32)
+    return np.concatenate([one[row : row + block] @ values for row in range(0, len(x), block)]).astype(np.float32)
+
+
+_SERIAL = 250_000
+"""Multiplications up to which OpenBLAS stays in the calling thread."""
 
 
 def figures(scene: Scene, x: BoolArray, anchors: FloatArray | None) -> FloatArray:
@@ -39,36 +55,45 @@ def figures(scene: Scene, x: BoolArray, anchors: FloatArray | None) -> FloatArra
     Returns:
         ``float32 [k, f]``.
     """
-    k, n = x.shape
-    one = x.astype(np.float32)
-    # Sparse products all over: they are as fast here and, unlike BLAS, start no threads of their own.
-    rows = csr_array(one)
-    sums = rows @ scene.sums
-    area = np.maximum(sums[:, 0], 1.0)
+    k = len(x)
+    sums = totals(x, scene.sums)
+    area: FloatArray = np.maximum(sums[:, 0], np.float32(1))
     share = area / float(scene.area.sum())
     rim = sums[:, 1]
-    links = np.asarray(scene.links @ one.T).reshape(len(scene.degrees), n, k)
-    within = (links * one.T).sum(axis=1).T
-    border = np.maximum(rows @ scene.degrees.T - within, 0)
+    # Edges that a region cuts are few: all that is said of its border is counted on them alone.
+    u, v = scene.ends[:, 0], scene.ends[:, 1]
+    within = np.take(x, u, axis=1)
+    row, edge = np.divmod(np.flatnonzero(within != np.take(x, v, axis=1)), max(len(u), 1))
+    border = np.stack([np.bincount(row, w[edge], k) for w in scene.weights], axis=1).astype(np.float32)
     border_length = np.maximum(border[:, 0], 1e-6)
     around = np.maximum(border[:, 0] + rim, 1.0)
     strength = border[:, 1] / border_length
     apart = border[:, 2] / border_length
     weak = border[:, 3] / border_length
-    inner_strength = within[:, 1] / np.maximum(within[:, 0], 2.0)
+    inner = np.maximum(sums[:, 4:6] - border[:, :2], 0)
+    inner_strength = inner[:, 1] / np.maximum(inner[:, 0], 2.0)
     left, top, right, bottom = extremes(scene, x)
     extent = area / np.maximum((right - left) * (bottom - top), 1.0)
     # The strips on both sides of the border, weighted by contact.
-    touched = links[0].T
-    h_out = _shares(csr_array(touched * (1 - one)) @ scene.histogram)
-    h_in = _shares(csr_array((scene.degrees[0] - touched) * one) @ scene.histogram)
-    h_all = sums[:, 4:]
-    h_rest = np.maximum(scene.sums[:, 4:].sum(axis=0) - h_all, 0)
+    first_inside = within[row, edge]
+    pointer = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=k))]).astype(np.int32)
+    contact = scene.weights[0][edge]
+
+    def strip(superpixels: IntArray) -> FloatArray:
+        return _shares(csr_array((contact, superpixels, pointer), shape=(k, scene.size)) @ scene.histogram)
+
+    h_out = strip(np.where(first_inside, v[edge], u[edge]))
+    h_in = strip(np.where(first_inside, u[edge], v[edge]))
+    h_all = sums[:, 6:]
+    h_rest = scene.whole - h_all
+    h_rest[h_rest < 0.5] = 0  # less than half a pixel is rounding, and would count for all there is
     h_all, h_rest = _shares(h_all), _shares(h_rest)
-    local = np.sqrt(h_out * h_in).sum(axis=1)
-    overall = np.sqrt(h_all * h_rest).sum(axis=1)
-    ring = np.sqrt(h_all * h_out).sum(axis=1)
-    depth, offset = _depth_and_offset(scene, one, area, sums[:, 2:4] / area[:, None], anchors)
+    root = np.sqrt(h_all)
+    root_out = np.sqrt(h_out)
+    local = (root_out * np.sqrt(h_in)).sum(axis=1)
+    overall = (root * np.sqrt(h_rest)).sum(axis=1)
+    ring = (root * root_out).sum(axis=1)
+    depth, offset = _depth_and_offset(scene, x, area, sums[:, 2:4] / area[:, None], anchors)
     log_area = np.log(share)
     return np.stack(
         [
@@ -95,20 +120,19 @@ def figures(scene: Scene, x: BoolArray, anchors: FloatArray | None) -> FloatArra
 
 
 def _depth_and_offset(
-    scene: Scene, one: FloatArray, area: FloatArray, middle: FloatArray, anchors: FloatArray | None
+    scene: Scene, x: BoolArray, area: FloatArray, middle: FloatArray, anchors: FloatArray | None
 ) -> tuple[FloatArray, FloatArray]:
     """How deep a click lies in each region and how far from its middle, both in units of the root of its area."""
-    k = len(one)
+    k = len(x)
     if anchors is None or not len(anchors):
         return np.full(k, UNPLACED[0], np.float32), np.full(k, UNPLACED[2], np.float32)
     h, w = scene.labels.shape
     size = np.sqrt(area)
-    far = one * np.float32(1e6)
     depths, offsets = [], []
     for px, py in anchors.tolist():
         distance = np.hypot(scene.centre[:, 0] - px, scene.centre[:, 1] - py)
         to_rim = max(min(px, py, w - px, h - py), 1.0) + scene.cell
-        depths.append(np.minimum((distance + far).min(axis=1), to_rim) / size)
+        depths.append(np.minimum(np.where(x, np.float32(1e6), distance).min(axis=1), to_rim) / size)
         offsets.append(np.hypot(middle[:, 0] - px, middle[:, 1] - py) / size)
     depth, offset = np.stack(depths), np.stack(offsets)
     first = depth.argmax(axis=0)

@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.classical.features import Features, FloatArray, IntArray
@@ -55,11 +54,12 @@ class Scene:
         apart: ``float32 [e]``, colour difference over the edge, Lab units.
         cost: ``float32 [e]``, strength and colour difference together.
         typical: the median of ``cost``.
-        links: ``[4 n, n]``, four symmetric matrices over pairs of superpixels: length of contact, and length weighted
-            by strength, by colour difference, and by whether the border is a weak one.
-        degrees: ``float32 [4, n]``, their row sums.
-        sums: ``float32 [n, 4 + k]``, what adds up over a region: area, rim, area times x and y of the centre, and
-            area times the histogram.
+        sides: ``int16 [4, n]``, ``box`` by columns.
+        weights: ``float32 [4, e]``, length, and length weighted by strength, by colour difference, and by whether the
+            border is a weak one.
+        sums: ``float32 [n, 6 + k]``, what adds up over a region: area, rim, area times x and y of the centre, length
+            of all borders and the same weighted by strength, and area times the histogram.
+        whole: ``float32 [k]``, the sum of area times histogram over the image.
         trees: the merge trees.
     """
 
@@ -80,9 +80,10 @@ class Scene:
     apart: FloatArray
     cost: FloatArray
     typical: float
-    links: csr_array
-    degrees: FloatArray
+    sides: NDArray[np.int16]
+    weights: FloatArray
     sums: FloatArray
+    whole: FloatArray
     trees: tuple[Nodes, ...]
 
     @property
@@ -166,16 +167,10 @@ def _unpack(embedding: Embedding) -> Scene:
     histogram = np.asarray(t["histogram"]).astype(single)
     centre = np.asarray((box[:, :2] + box[:, 2:]) / 2, single)
     weights = np.stack([length, length * strength, length * apart, length * (cost < WEAK * typical)])
-    rows = np.concatenate([ends[:, 0], ends[:, 1]])
-    columns = np.concatenate([ends[:, 1], ends[:, 0]])
-    order = np.lexsort((columns, rows))
-    pointer = np.concatenate([[0], np.cumsum(np.tile(np.bincount(rows, minlength=n), len(weights)))])
-    values = np.concatenate([weights, weights], axis=1)[:, order].ravel()
-    links = csr_array(
-        (values, np.tile(columns[order], len(weights)), pointer.astype(np.int32)), shape=(len(weights) * n, n)
-    )
-    degrees = np.stack([np.bincount(rows, np.concatenate([w, w]), n) for w in weights]).astype(single)
-    sums = np.concatenate([area[:, None], rim[:, None], area[:, None] * centre, area[:, None] * histogram], axis=1)
+    degrees = [np.bincount(ends.ravel(), np.repeat(w, 2), n) for w in weights[:2]]
+    sums = np.empty((n, 6 + histogram.shape[1]), single)
+    sums[:, :6] = np.stack([area, rim, area * centre[:, 0], area * centre[:, 1], *degrees], axis=1)
+    sums[:, 6:] = area[:, None] * histogram
     return Scene(
         height=embedding.height,
         width=embedding.width,
@@ -194,9 +189,10 @@ def _unpack(embedding: Embedding) -> Scene:
         apart=apart,
         cost=cost,
         typical=typical,
-        links=links,
-        degrees=degrees,
-        sums=sums.astype(single),
+        sides=np.ascontiguousarray(np.asarray(t["box"]).astype(np.int16).T),
+        weights=weights,
+        sums=sums,
+        whole=sums[:, 6:].sum(axis=0),
         trees=tuple(_nodes(t, f"tree{number}", area) for number in range(len(RECIPES))),
     )
 

@@ -1,0 +1,1 @@
+"""From official PyTorch checkpoints to ONNX files. Needs the extra ``export``: torch and others."""

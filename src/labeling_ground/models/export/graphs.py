@@ -1,0 +1,167 @@
+"""From modules to ONNX files, each compared with torch before it gets its name."""
+
+import contextlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from labeling_ground.errors import BackendFailed
+
+OPSET = 20
+"""The first with GELU as an operator of its own."""
+EXPORTER_VERSION = "1"
+"""Raise it with every change that alters exported graphs."""
+TOLERANCE = 1e-3
+"""Largest absolute difference from torch, in fp32, with which a file is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """One file to be made.
+
+    Attributes:
+        name: the file's name without ending.
+        module: what is exported.
+        inputs: names and examples, in the order of the module's arguments.
+        outputs: names, in the order of the module's results.
+        dynamic: input → axis → name of a size that may vary.
+        trials: more inputs to compare with torch, of other sizes.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: Mapping[str, Tensor]
+    outputs: Sequence[str]
+    dynamic: Mapping[str, Mapping[int, str]]
+    trials: Sequence[Mapping[str, Tensor]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One file that was made and verified.
+
+    Attributes:
+        path: where it is.
+        max_abs_error: largest difference from torch over all outputs and trials.
+    """
+
+    path: Path
+    max_abs_error: float
+
+
+def write(graph: Graph, folder: Path, metadata: Mapping[str, str], *, tolerance: float = TOLERANCE) -> Exported:
+    """Export one graph, compare it with torch under ONNX Runtime, and only then give it its name.
+
+    Raises:
+        BackendFailed: the file does not compute what torch computes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{graph.name}-", suffix=".onnx")
+    os.close(handle)
+    draft = Path(temporary)
+    try:
+        _export(graph, draft)
+        error = compare(graph, draft)
+        if not error <= tolerance:
+            raise BackendFailed(
+                f"{graph.name}.onnx is off by {error:.1e} from torch, and at most {tolerance:.0e} is allowed. "
+                "It was not kept."
+            )
+        _annotate(draft, {**metadata, "graph": graph.name, "max_abs_error": f"{error:.2e}"})
+        target = folder / f"{graph.name}.onnx"
+        draft.chmod(0o644)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return Exported(target, error)
+
+
+def compare(graph: Graph, path: Path) -> float:
+    """The largest absolute difference between a file under ONNX Runtime and its module under torch."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
+    )
+    worst = 0.0
+    for trial in (graph.inputs, *graph.trials):
+        with torch.inference_mode():
+            expected = graph.module(*trial.values())
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        actual = session.run(list(graph.outputs), {name: tensor.numpy() for name, tensor in trial.items()})
+        for want, got in zip(expected, actual, strict=True):
+            worst = max(worst, _difference(want.numpy(), np.asarray(got)))
+    return worst
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What ``write`` noted in a file, and nothing of others' files but their own."""
+    model = onnx.load(str(path), load_external_data=False)
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _difference(want: NDArray[Any], got: NDArray[Any]) -> float:
+    if want.shape != got.shape or not np.isfinite(got).all():
+        return float("inf")
+    return float(np.abs(want - got).max(initial=0.0))
+
+
+def _export(graph: Graph, path: Path) -> None:
+    sizes: dict[str, Any] = {}
+    for axes in graph.dynamic.values():
+        for name in axes.values():
+            sizes.setdefault(name, torch.export.Dim(name, min=1, max=4096))
+    dynamic = {
+        name: {axis: sizes[size] for axis, size in graph.dynamic[name].items()} if name in graph.dynamic else None
+        for name in graph.inputs
+    }
+    with torch.no_grad(), _quiet():
+        torch.onnx.export(
+            graph.module,
+            tuple(graph.inputs.values()),
+            str(path),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=tuple(dynamic.values()),
+            external_data=False,
+            optimize=True,
+            verbose=False,
+        )
+
+
+def _annotate(path: Path, metadata: Mapping[str, str]) -> None:
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.save(model, str(path))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of its own internals."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> str:
+    """Names and shapes as JSON, for the metadata."""
+    return json.dumps({name: list(tensor.shape) for name, tensor in tensors.items()})
+
+
+Progress = Callable[[str], None]
+"""Told what is being done, a sentence at a time."""

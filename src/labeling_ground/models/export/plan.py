@@ -1,0 +1,41 @@
+"""Which graphs a model becomes, and with which inputs they are compared with torch."""
+
+import torch
+from torch import Tensor
+
+from labeling_ground.models.export.checkpoint import Loaded
+from labeling_ground.models.export.decoders import FastDecoder, PlainDecoder
+from labeling_ground.models.export.graphs import Graph
+
+_PROMPTS = {0: "prompts"}
+_TOKENS = {0: "prompts", 1: "tokens"}
+DYNAMIC = {"point_coords": _TOKENS, "point_labels": _TOKENS, "mask_input": _PROMPTS, "has_mask_input": _PROMPTS}
+OUTPUTS = ("low_res_masks", "iou_predictions")
+
+_SHAPES = ((1, 2, False), (1, 2, True), (5, 4, False), (3, 1, True), (1, 0, True), (1, 30, False))
+"""Prompts, tokens and mask input of the trials: a click, a refinement, batches, a mask alone, a long prompt."""
+
+
+def plan(loaded: Loaded) -> list[Graph]:
+    """The encoder, and the decoder in its two forms. All trial inputs come from one seed."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, 1024, 1024, generator=generator)
+    with torch.inference_mode():
+        embedding = loaded.encoder(image)
+    example = _prompt(embedding, 2, 3, True, generator)
+    trials = [_prompt(embedding, *shape, generator) for shape in _SHAPES]
+    return [
+        Graph("encoder", loaded.encoder, {"image": image}, ("image_embeddings",), {}),
+        Graph("decoder", PlainDecoder(loaded.sam).eval(), example, OUTPUTS, DYNAMIC, trials),
+        Graph("decoder-fast", FastDecoder(loaded.sam).eval(), example, OUTPUTS, DYNAMIC, trials),
+    ]
+
+
+def _prompt(embedding: Tensor, prompts: int, tokens: int, mask: bool, generator: torch.Generator) -> dict[str, Tensor]:
+    return {
+        "image_embeddings": embedding,
+        "point_coords": torch.rand(prompts, tokens, 2, generator=generator) * 1024,
+        "point_labels": torch.randint(-1, 4, (prompts, tokens), generator=generator).float(),
+        "mask_input": torch.randn(prompts, 1, 256, 256, generator=generator) * 4,
+        "has_mask_input": torch.full((prompts,), float(mask)),
+    }

@@ -1,0 +1,84 @@
+"""From a prompt to what a decoder reads.
+
+The rules are those of ``segment_anything/modeling/prompt_encoder.py`` and ``predictor.py``, and of
+``sam2/sam2_image_predictor.py``: positive points are 1, negative ones 0, a box is its two corners as 2 and 3, and -1 is
+padding. «No mask» is ``has_mask_input`` 0, and nothing else: graphs blend with that number.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labeling_ground.errors import BadPrompt
+from labeling_ground.sam.family import Family
+from labeling_ground.sam.geometry import LOW_RES, Frame
+from labeling_ground.types import Prompt
+
+_CORNERS = (2.0, 3.0)
+_PADDING = (0.0, 0.0, -1.0)
+
+_NO_MASK = np.zeros((1, 1, LOW_RES, LOW_RES), np.float32)
+_NO_MASK.flags.writeable = False
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTensors:
+    """One prompt, ready for a decoder. A batch dimension of 1 leads each tensor.
+
+    Attributes:
+        point_coords: ``float32 [1, tokens, 2]``, x and y in the square's pixels.
+        point_labels: ``float32 [1, tokens]``.
+        mask_input: ``float32 [1, 1, 256, 256]``, zeros where there is none.
+        has_mask_input: ``float32 [1]``, 0 or 1.
+    """
+
+    point_coords: NDArray[np.float32]
+    point_labels: NDArray[np.float32]
+    mask_input: NDArray[np.float32]
+    has_mask_input: NDArray[np.float32]
+
+    @property
+    def tokens(self) -> int:
+        """Points, corners and padding together."""
+        return int(self.point_labels.shape[1])
+
+
+def tensors(prompt: Prompt, frame: Frame, family: Family) -> PromptTensors:
+    """Write a prompt as tensors.
+
+    SAM 1: points, then corners; a padding point only where there are points and no box. SAM 2: corners, then points,
+    and a padding point with either. A prompt of nothing but a mask input has no token at all, in both.
+
+    Raises:
+        BadPrompt: neither points, nor a box, nor a mask input.
+    """
+    if not prompt.points and prompt.box is None and prompt.mask_input is None:
+        raise BadPrompt("The prompt is empty: give at least one point with label 1, a box, or a mask_input.")
+    points = [(*frame.place(p.x, p.y), float(p.label)) for p in prompt.points]
+    box = prompt.box
+    corners = (
+        []
+        if box is None
+        else [
+            (*frame.place(box.x0, box.y0), _CORNERS[0]),
+            (*frame.place(box.x1, box.y1), _CORNERS[1]),
+        ]
+    )
+    rows = points + corners if family is Family.SAM else corners + points
+    if rows and (family is Family.SAM2 or not corners):
+        rows.append(_PADDING)
+    table = np.asarray(rows, np.float64).reshape(1, -1, 3)
+    given = prompt.mask_input is not None
+    return PromptTensors(
+        point_coords=np.ascontiguousarray(table[:, :, :2], np.float32),
+        point_labels=np.ascontiguousarray(table[:, :, 2], np.float32),
+        mask_input=_NO_MASK if prompt.mask_input is None else _as_mask_input(prompt.mask_input),
+        has_mask_input=np.array([1.0 if given else 0.0], np.float32),
+    )
+
+
+def _as_mask_input(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    if logits.shape != (LOW_RES, LOW_RES):
+        raise BadPrompt("mask_input must hold 256 × 256 low-res logits.")
+    return np.ascontiguousarray(logits, np.float32)[None, None]

@@ -1,0 +1,100 @@
+"""What the tests of both engines share: a real SAM with a shallow encoder, and prompts."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tests.needs import needs
+from tests.sam.references import TOLERANCE, export_official_decoder, exported, sam, segment_anything
+from tests.sam.test_sam_parity import MASK, ask_reference, check, photo
+
+from labeling_ground.codec.records import open_embedding, seal_embedding
+from labeling_ground.inference.sam import SamBackend
+from labeling_ground.types import Box, Embedding, Image, Point, Prediction, Prompt
+
+HEIGHT, WIDTH = 211, 307
+
+PROMPTS = (
+    Prompt((Point(100, 50, 1),)),
+    Prompt((Point(100, 50, 1), Point(3, 200, 0)), multimask=False),
+    Prompt((), Box(20, 30, 250, 200)),
+    Prompt((Point(100, 50, 1),), Box(20, 30, 250, 200), MASK),
+    Prompt((), None, MASK),
+    Prompt(tuple(Point(7 * i, 5 * i, i % 2) for i in range(30))),
+)
+
+
+def image() -> Image:
+    return Image("0" * 64, photo(HEIGHT, WIDTH))
+
+
+def files() -> dict[str, Any]:
+    """What a factory is given."""
+    folder, _ = exported()
+    return {
+        "encoder_path": folder / "encoder.onnx",
+        "decoder_path": folder / "decoder.onnx",
+        "fast_decoder_path": folder / "decoder-fast.onnx",
+        "model": "sam-small",
+    }
+
+
+def ready_made(folder: Path) -> dict[str, Any]:
+    """Files as others publish them: without our metadata, the decoder by the reference's script."""
+    onnx = needs("onnx")
+    model = onnx.load(str(files()["encoder_path"]))
+    del model.metadata_props[:]
+    onnx.save(model, str(folder / "encoder.onnx"))
+    export_official_decoder(sam(), folder / "decoder.onnx")
+    return {"encoder_path": folder / "encoder.onnx", "decoder_path": folder / "decoder.onnx", "model": "theirs"}
+
+
+def through_the_cache(embedding: Embedding) -> Embedding:
+    """As it comes back in half precision."""
+    return open_embedding(seal_embedding("k", embedding, cost=1.0, created=0.0, precision="fp16"), "k")
+
+
+async def check_against_the_reference(backend: SamBackend) -> None:
+    """Embedding and masks are those of ``segment_anything``."""
+    predictor = segment_anything().SamPredictor(sam())
+    predictor.set_image(image().pixels)
+    embedding = await backend.encode(image())
+    assert (embedding.height, embedding.width) == (HEIGHT, WIDTH)
+    assert np.abs(embedding.tensors["image_embeddings"] - predictor.features.numpy()).max() < TOLERANCE
+    asked = [prompt for prompt in PROMPTS if prompt.points or prompt.box]  # the reference's predictor wants one of them
+    for prompt, made in zip(asked, await backend.decode(embedding, asked), strict=True):
+        full, scores, low = ask_reference(predictor, prompt)
+        assert len(made.masks) == len(scores)
+        for i, mask in enumerate(made.masks):
+            check(mask, full[i], float(scores[i]), low[i])
+
+
+async def check_the_cache_does_no_harm(backend: SamBackend) -> None:
+    """Half precision moves logits by far less than a mask would notice."""
+    embedding = await backend.encode(image())
+    exact = await backend.decode(embedding, PROMPTS)
+    cached = await backend.decode(through_the_cache(embedding), PROMPTS)
+    for a, b in zip(exact, cached, strict=True):
+        assert np.abs(a.masks[0].logits - b.masks[0].logits).max() < 5e-3
+        assert (a.masks[0].pixels == b.masks[0].pixels).mean() > 0.99
+
+
+def logits_of(predictions: Sequence[Prediction]) -> list[NDArray[np.float32]]:
+    return [mask.logits for prediction in predictions for mask in prediction.masks]
+
+
+async def check_many_at_once_is_the_same_as_one_by_one(backend: SamBackend) -> None:
+    embedding = await backend.encode(image())
+    together = logits_of(await backend.decode(embedding, PROMPTS))
+    one_by_one = logits_of([(await backend.decode(embedding, [prompt]))[0] for prompt in PROMPTS])
+    assert max(np.abs(a - b).max() for a, b in zip(together, one_by_one, strict=True)) < 1e-4
+
+
+Check = Callable[[SamBackend], Any]
+CHECKS: tuple[Check, ...] = (
+    check_against_the_reference,
+    check_the_cache_does_no_harm,
+    check_many_at_once_is_the_same_as_one_by_one,
+)

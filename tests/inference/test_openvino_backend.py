@@ -1,0 +1,74 @@
+"""Segment Anything by OpenVINO."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.inference.engines import CHECKS, PROMPTS, Check, check_against_the_reference, files, image, ready_made
+from tests.needs import needs
+
+from labeling_ground.errors import BadSettings
+from labeling_ground.inference.sam import SamBackend
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[SamBackend]:
+    needs("openvino")
+    from labeling_ground.inference.openvino import create
+
+    made = create(1, 2, **files())
+    yield made
+    await made.aclose()
+
+
+@pytest.mark.parametrize("check", CHECKS)
+async def test_openvino(backend: SamBackend, check: Check) -> None:
+    await check(backend)
+    assert backend.note == ""
+
+
+async def test_ready_made_files_are_served_too(tmp_path: Path) -> None:
+    needs("openvino")
+    from labeling_ground.inference.openvino import create
+
+    made = create(1, 2, **ready_made(tmp_path))
+    await check_against_the_reference(made)
+    await made.aclose()
+
+
+async def test_both_engines_may_share_a_cache(backend: SamBackend) -> None:
+    needs("onnxruntime")
+    from labeling_ground.inference.onnx import create
+
+    other = create(1, 1, **files())
+    assert backend.version == other.version
+    embedding = await backend.encode(image())
+    for a, b in zip(await backend.decode(embedding, PROMPTS), await other.decode(embedding, PROMPTS), strict=True):
+        for mine, theirs in zip(a.masks, b.masks, strict=True):
+            assert np.abs(mine.logits - theirs.logits).max() < 1e-4
+    await other.aclose()
+
+
+async def test_bf16_is_computed_in_bf16_or_refused() -> None:
+    openvino = needs("openvino")
+    from labeling_ground.inference.openvino import create, offered
+
+    core: Any = openvino.Core()
+    if "bf16" not in offered(core):
+        with pytest.raises(BadSettings, match="cannot compute in bf16"):
+            create(1, 1, **files(), precision="bf16")
+        return
+    full, low = create(1, 2, **files()), create(1, 2, **files(), precision="bf16")
+    assert full.version != low.version
+    assert "bf16" in low.note
+    embedding = await full.encode(image())
+    for prompt in PROMPTS:
+        [a], [b] = await full.decode(embedding, [prompt]), await low.decode(embedding, [prompt])
+        difference = a.masks[0].logits - b.masks[0].logits
+        assert 0 < np.abs(difference).max() < 0.2 * np.abs(a.masks[0].logits).max()
+    await full.aclose()
+    await low.aclose()

@@ -1,0 +1,162 @@
+"""The models that ours are compared with: other people's code, seeded random weights.
+
+The packages of the reference implementations import functions of torchvision and timm, which cannot be installed beside
+a CPU build of torch. They get stand-ins for those few while they are imported.
+"""
+
+import contextlib
+import functools
+import importlib
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from PIL import Image as Pillow
+from tests.needs import needs
+
+TOLERANCE = 1e-3
+"""Largest absolute difference in fp32 of embeddings and low-res logits."""
+
+
+@contextlib.contextmanager
+def _stand_ins() -> Iterator[None]:
+    torch = needs("torch")
+
+    modules: dict[str, dict[str, Any]] = {
+        "torchvision": {},
+        "torchvision.ops": {},
+        "torchvision.ops.boxes": {"batched_nms": None, "box_area": None},
+        "torchvision.transforms": {},
+        "torchvision.transforms.functional": {
+            # what torchvision does with a Pillow image: it asks Pillow
+            "resize": lambda image, size: image.resize((size[1], size[0]), Pillow.Resampling.BILINEAR),
+            "to_pil_image": Pillow.fromarray,
+        },
+        "timm": {},
+        "timm.models": {},
+        "timm.models.layers": {
+            "DropPath": torch.nn.Identity,
+            "to_2tuple": lambda x: (x, x),
+            "trunc_normal_": torch.nn.init.trunc_normal_,
+        },
+        "timm.models.registry": {"register_model": lambda function: function},
+    }
+    before = {name: sys.modules.get(name) for name in modules}
+    for name, members in modules.items():
+        module = ModuleType(name)
+        module.__dict__.update(members)
+        sys.modules[name] = module
+    try:
+        yield
+    finally:
+        for name, module_before in before.items():
+            if module_before is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module_before
+
+
+@functools.cache
+def segment_anything() -> Any:
+    """The package ``segment_anything``."""
+    needs("torch")
+    with _stand_ins():
+        return needs("segment_anything")
+
+
+@functools.cache
+def mobile_sam() -> Any:
+    """``mobile_sam.build_sam``."""
+    needs("torch")
+    with _stand_ins():
+        return needs("mobile_sam.build_sam")
+
+
+@functools.cache
+def sam(depth: int = 2) -> Any:
+    """SAM ViT-B with fewer blocks: one that sees a window, one that sees all; decoder and sizes are the real ones."""
+    torch = needs("torch")
+    build = importlib.import_module(f"{segment_anything().__name__}.build_sam")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = build._build_sam(
+            encoder_embed_dim=768,
+            encoder_depth=depth,
+            encoder_num_heads=12,
+            encoder_global_attn_indexes=[depth - 1],
+        )
+        liven(model)
+    return model.eval()
+
+
+@functools.cache
+def mobile() -> Any:
+    """MobileSAM, whole."""
+    torch = needs("torch")
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = mobile_sam().build_sam_vit_t()
+        liven(model)
+    model.train(True)  # its attention keeps a table that was made of the zeros; this throws it away
+    return model.eval()
+
+
+def liven(model: Any) -> None:
+    """Give weights that start as zeros or ones, and so would hide mistakes, random values."""
+    torch = needs("torch")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if any(part in name for part in ("rel_pos", "pos_embed", "attention_biases")):
+                weight.normal_(0, 0.02)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.1)
+
+
+@functools.cache
+def exported() -> tuple[Path, Any]:
+    """Folder and report of ``sam()``, exported from a checkpoint file of the official layout; once in a test run."""
+    torch = needs("torch")
+    for name in ("transformers", "onnx", "onnxscript", "onnxruntime"):
+        needs(name)
+    from labeling_ground.models.export.run import export
+
+    folder = Path(tempfile.mkdtemp(prefix="labeling-ground-exported-"))
+    checkpoint = folder / "sam_small.pth"
+    torch.save(sam().state_dict(), checkpoint)
+    return folder, export(checkpoint, folder, model="sam-small")
+
+
+def export_official_decoder(model: Any, path: Path) -> None:
+    """The decoder's graph as the reference's own script exports it: fixed to one prompt, masks at the image's size."""
+    torch = needs("torch")
+    needs("onnxscript")
+    package = importlib.import_module(f"{segment_anything().__name__}.utils.onnx")
+    graph = package.SamOnnxModel(model, return_single_mask=False)
+    given = {
+        "image_embeddings": torch.randn(1, 256, 64, 64),
+        "point_coords": torch.randint(0, 1024, (1, 5, 2)).float(),
+        "point_labels": torch.randint(0, 4, (1, 5)).float(),
+        "mask_input": torch.randn(1, 1, 256, 256),
+        "has_mask_input": torch.tensor([1.0]),
+        "orig_im_size": torch.tensor([768.0, 1024.0]),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph,
+            tuple(given.values()),
+            str(path),
+            opset_version=17,
+            input_names=list(given),
+            output_names=["masks", "iou_predictions", "low_res_masks"],
+            dynamic_axes={"point_coords": {1: "points"}, "point_labels": {1: "points"}},
+            dynamo=False,  # what the script does, and what ready-made files were made with
+        )
