@@ -164,7 +164,7 @@ async def test_a_client_cannot_forge_a_log_line(server: "Running", caplog: pytes
     """Line breaks and terminal codes in a path or a session's name stay within their line."""
     caplog.set_level(logging.INFO, "labeling_ground.access")
     await server.client.get("/a%0A12:00:00%20info%20forged%1b[31m")
-    record = caplog.records[-1]
+    record = next(record for record in caplog.records if record.name == "labeling_ground.access")
     record.fields["session"] = "x\ny\x1b"  # type: ignore[attr-defined]
     for formatter in (TextFormatter(), JsonFormatter()):
         line = formatter.format(record)

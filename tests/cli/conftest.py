@@ -1,6 +1,8 @@
 """A command line whose cache is the test's own."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,14 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
         monkeypatch.delenv(name)
     monkeypatch.setenv("LABELING_GROUND_CACHE_DIR", str(tmp_path / "cache"))
     return CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """``serve`` sets the process's logging up; the tests after this one shall not inherit that."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    logging.captureWarnings(capture=False)
