@@ -139,7 +139,7 @@ def prompt_digest(prompt: Prompt) -> str:
 
 def _snap(value: float) -> float:
     if not -1e9 <= value <= 1e9:  # also true of a value that is not a number
-        raise BadPrompt("A coordinate is not a finite number of pixels.")
+        raise BadPrompt("A coordinate is not a finite number of pixels, or lies far outside any image.")
     return round(value / STEP) * STEP  # a whole number in between: -0.0 becomes 0.0
 
 

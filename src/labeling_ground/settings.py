@@ -68,8 +68,8 @@ class Settings(BaseSettings):
     """Keys, separated by commas, one of which every call must then carry (`Authorization: Bearer …` or `X-API-Key`).
     Each key has a namespace of its own in the cache. None by default: whoever reaches the port may use the server."""
     admin_key: SecretStr | None = None
-    """A key that may purge everybody's entries and sees figures only. Without it and with `api_keys` set, each key
-    purges its own namespace only."""
+    """A key with which `DELETE /v1/cache` purges all namespaces. With `api_keys` set, each other key purges its own
+    namespace only; without them, nobody else purges everything at once."""
     shutdown_grace_s: float = Field(30.0, ge=0)
     """Seconds that requests in flight have to finish after the server was told to stop."""
 

@@ -247,10 +247,11 @@ async def test_a_purge_does_not_wait_for_a_tier_that_hangs_without_end() -> None
 # --- the rest --------------------------------------------------------------------------------------------------------
 
 
-async def test_figures_leave_out_a_tier_that_does_not_answer() -> None:
+async def test_figures_say_which_tier_does_not_answer() -> None:
     hanging = HangingStore()
     store = tiers(DictStore(), BrokenStore(), BrokenStore(OSError("gone")), hanging)
-    assert [stats.tier for stats in await store.stats(deadline_s=0.001)] == ["memory", "dict"]
+    told = [(stats.tier, stats.answers) for stats in await store.stats(deadline_s=0.001)]
+    assert told == [("memory", True), ("dict", True), ("broken", False), ("broken", False), ("hanging", False)]
     hanging.release.set()
     await store.aclose()
 

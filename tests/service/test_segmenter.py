@@ -795,3 +795,49 @@ async def test_another_model_version_shares_the_file_and_nothing_else() -> None:
     async with serving(newer, lower) as segmenter:
         assert (await mask(segmenter, ID)).outcome is Outcome.RECOMPUTED
     assert (newer.encodes, newer.decodes) == (1, 1)
+
+
+async def test_a_long_chain_of_references_whose_logits_are_gone_ends_in_a_sentence() -> None:
+    """One ask never computes a whole history again, and never runs out of stack."""
+    async with serving(ToyBackend()) as segmenter:
+        await upload(segmenter)
+        parent: tuple[str, int] | None = None
+        for number in range(40):
+            ask = PromptAsk(points=[Point(number % 20 + 1, 5, 1)], mask_input=parent)
+            [answer] = await segmenter.masks(TENANT, ID, [ask])
+            parent = (answer.prediction_id, 0)
+        await segmenter.store.delete("v1/*/logits/*")
+        with pytest.raises(UnknownPrediction, match="without a mask_input"):
+            await segmenter.masks(TENANT, ID, [PromptAsk(points=[Point(3, 3, 1)], mask_input=parent)])
+
+
+async def test_an_upload_after_a_purge_is_kept_though_an_older_one_is_under_way() -> None:
+    backend = ToyBackend()
+    backend.hold = asyncio.Event()
+    async with serving(backend, DictStore()) as segmenter:
+        before = asyncio.create_task(upload(segmenter))
+        await backend.begun.wait()
+        await segmenter.purge(TENANT, image_id=ID)
+        after = asyncio.create_task(upload(segmenter))
+        await until(lambda: backend.encodes == 2 or segmenter.encode_lane.waiting > 0)
+        backend.hold.set()
+        assert (await before, await after) == (Outcome.MISS, Outcome.MISS)
+        assert (await segmenter.image_state(TENANT, ID)).encoded
+
+
+async def test_an_upload_never_hears_that_the_image_is_unknown() -> None:
+    """Not even when it joins an ask that had looked for the file in vain, while a slow look-up was still out."""
+
+    class SlowForEmbeddings(DictStore):
+        async def get(self, key: str) -> Entry | None:
+            if "/embedding/" in key:
+                await asyncio.sleep(0.06)
+            return await super().get(key)
+
+    async with serving(ToyBackend(), SlowForEmbeddings()) as segmenter:
+        asking = asyncio.create_task(segmenter.embedding(TENANT, ID))
+        await asyncio.sleep(0.03)
+        assert await upload(segmenter) in (Outcome.MISS, Outcome.JOINED)
+        with pytest.raises(UnknownImage):
+            await asking
+        assert (await segmenter.image_state(TENANT, ID)).encoded

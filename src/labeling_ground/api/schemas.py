@@ -229,6 +229,7 @@ class TierOut(BaseModel):
     """What one tier holds, and how it behaves."""
 
     tier: str = Field(examples=["memory"])
+    answers: bool = Field(description="False: the tier does not answer, and the numbers are not known.")
     entries: int
     bytes: int
     budget: int = Field(description="Most bytes that it holds.")

@@ -163,14 +163,14 @@ class TieredStore:
             await guard.sweep()
 
     async def stats(self, *, deadline_s: float = 2.0) -> list[StoreStats]:
-        """What each tier holds; a tier that does not answer is left out."""
+        """What each tier holds. Of a tier that does not answer only the name is known, and that it does not."""
         figures = [await self.memory.stats()]
         for guard in self.guards:
             try:
                 async with asyncio.timeout(deadline_s):
                     figures.append(await guard.store.stats())
-            except Exception:  # noqa: BLE001, S112 -- whatever a tier's driver raises; figures are no error
-                continue
+            except Exception:  # noqa: BLE001 -- whatever a tier's driver raises; figures are no error
+                figures.append(StoreStats(guard.store.name, entries=0, bytes=0, budget=0, answers=False))
         return figures
 
     async def drain(self) -> None:

@@ -97,7 +97,7 @@ def _greet(settings: Settings, listener: socket.socket, parts: Parts) -> None:
     access = f"{len(settings.api_keys)} API keys" if settings.api_keys else f"open to {where}: no API keys are set"
     if not logs_text(settings.log_format):
         fields = {"url": url, "model": version, "engine": parts.engine, "cache": cache, "access": access}
-        log.info("listening", extra={"fields": fields})
+        log.info("listening", extra={"fields": {name: value for name, value in fields.items() if value}})
         return
     say(f"Labeling Ground on {url}   (try it at /docs, read it at /redoc)")
     say(f"  model   {version}")

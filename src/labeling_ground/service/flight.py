@@ -25,6 +25,7 @@ class Flights(Generic[T]):
 
     def __init__(self) -> None:
         self._flights: dict[str, _Flight] = {}
+        self._parted: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -62,9 +63,16 @@ class Flights(Generic[T]):
                 self._land(key, flight.task)
                 flight.task.cancel()
 
+    def part_with(self, match: Callable[[str], bool]) -> None:
+        """Let flights that match end for those who wait already, and take nobody else on: a purge came in between."""
+        for key in [key for key in self._flights if match(key)]:
+            task = self._flights.pop(key).task
+            self._parted.add(task)
+            task.add_done_callback(self._parted.discard)
+
     async def aclose(self) -> None:
         """Call all work off; who waits for it is told so."""
-        tasks = {flight.task for flight in self._flights.values()}
+        tasks = {flight.task for flight in self._flights.values()} | self._parted
         for task in tasks:
             task.cancel()
         if tasks:

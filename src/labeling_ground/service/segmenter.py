@@ -45,6 +45,8 @@ from labeling_ground.types import (
 
 T = TypeVar("T")
 
+_LONGEST_CHAIN = 16
+"""So many predictions, each the mask input of the next, are computed again for one ask, and no more."""
 _IMAGE_DEADLINE_S = 5.0
 """A kept image file is worth waiting for: without it the client must send it again."""
 
@@ -193,13 +195,13 @@ class Segmenter:
             BackendFailed: the model did not answer.
         """
         image_keys = ImageKeys(tenant, image_id)
-        if client is not None:
-            self.clients.opened(f"{tenant}/{client}", image_keys.group)
         started = time.perf_counter()
         key = image_keys.embedding(self.backend.version)
         # A header is cheap to read: what cannot be used is refused before it takes a place in a queue.
         upload = await self._upload(file) if self.store.peek(key) is None else None
         made = await self._embedding(image_keys, upload)
+        if client is not None:
+            self.clients.opened(f"{tenant}/{client}", image_keys.group)
         if made.outcome is Outcome.HIT:
             self._in_background(self._keep_file(image_keys, file, made.entry, self.store.purged))
         return self._image_answer(image_keys, made, started)
@@ -283,8 +285,12 @@ class Segmenter:
             Overloaded, BackendFailed: as in ``add_image``.
         """
         image_keys = ImageKeys(tenant, image_id)
+        found = await self._masks(image_keys, asks)
         if client is not None:
             self.clients.opened(f"{tenant}/{client}", image_keys.group)
+        return found
+
+    async def _masks(self, image_keys: ImageKeys, asks: Sequence[PromptAsk]) -> list[MaskAnswer]:
         if len(asks) == 1:
             return [await self._mask(image_keys, asks[0])]
         tasks = [asyncio.ensure_future(self._mask(image_keys, ask)) for ask in asks]
@@ -300,7 +306,9 @@ class Segmenter:
         Raises:
             StoreFailed: a tier did not do it; trying again is safe.
         """
-        return await self.store.delete(keys.pattern(tenant, image_id, model))
+        pattern = keys.pattern(tenant, image_id, model)
+        self.flights.part_with(keys.matcher(pattern))  # their results will not be kept: whoever asks now starts anew
+        return await self.store.delete(pattern)
 
     async def aclose(self) -> None:
         """Call off what nobody waits for, write what is pending, close the engine and the tiers."""
@@ -319,6 +327,12 @@ class Segmenter:
         if upload is not None:
             self._arriving[key] = upload  # also for a flight that set off without a file
         try:
+            made = await self._obtain(Kind.EMBEDDING, key, lambda: self._make_embedding(image_keys))
+        except UnknownImage:
+            if upload is None:
+                raise
+            # It joined a flight that had looked for the file in vain before this upload came.
+            self._arriving[key] = upload
             made = await self._obtain(Kind.EMBEDDING, key, lambda: self._make_embedding(image_keys))
         finally:
             if key not in self.flights:
@@ -355,8 +369,9 @@ class Segmenter:
             image_codec.decode, file, image_id=image_keys.image_id, max_pixels=self._max_pixels
         )
         if outcome is not Outcome.RECOMPUTED:
-            decoded_s = time.perf_counter() - started
-            kept = await self._sealed_file(image_keys, file, image.width, image.height, decoded_s)
+            # What losing the file costs is an upload and an encode; before the first encode there is no better guess.
+            worth = self.encode_lane.typical_s or time.perf_counter() - started
+            kept = await self._sealed_file(image_keys, file, image.width, image.height, worth)
             self.store.keep(image_keys.image, kept, purged)
         embedding = await self.backend.encode(image)
         cost = time.perf_counter() - started
@@ -379,8 +394,9 @@ class Segmenter:
         digest = keys.prompt_digest(prompt)
         key = image_keys.mask(version, digest)
         made = await self._obtain(Kind.MASK, key, lambda: self._make_mask(image_keys, digest, prompt, parent))
-        if made.outcome is Outcome.HIT:
+        if made.outcome is Outcome.HIT:  # the image is being worked on: its next click shall need no encoder
             self.store.slide(image_keys.image)
+            self.store.slide(image_keys.embedding(version))
         prediction = records.open_prediction(made.entry, key)
         for point in ask.points:  # as they were sent: the edge itself is outside, and shares its key with what is not
             check_point(point, prediction.width, prediction.height)
@@ -425,14 +441,16 @@ class Segmenter:
         outcome = Outcome.RECOMPUTED if embedded.outcome is Outcome.RECOMPUTED else Outcome.MISS
         return _Made(entry, outcome, Timing(encode=embedded.timing.encode, decode=cost))
 
-    async def _settle_prompt(self, image_keys: ImageKeys, ask: PromptAsk) -> tuple[Prompt, tuple[str, int] | None]:
+    async def _settle_prompt(
+        self, image_keys: ImageKeys, ask: PromptAsk, depth: int = 0
+    ) -> tuple[Prompt, tuple[str, int] | None]:
         parent = ask.mask_input if isinstance(ask.mask_input, tuple) else None
         logits = None if isinstance(ask.mask_input, tuple) else ask.mask_input
         if parent is not None:
-            logits = await self._logits(image_keys, *parent)
+            logits = await self._logits(image_keys, *parent, depth)
         return keys.canonical(ask.points, ask.box, logits, multimask=ask.multimask), parent
 
-    async def _logits(self, image_keys: ImageKeys, prediction_id: str, index: int) -> NDArray[np.float32]:
+    async def _logits(self, image_keys: ImageKeys, prediction_id: str, index: int, depth: int) -> NDArray[np.float32]:
         """Low-res logits of an earlier prediction, computed again from its own prompt where they were evicted."""
         version = self.backend.version
         logits_key, mask_key = (
@@ -447,13 +465,18 @@ class Segmenter:
                     f"The prediction {prediction_id} is not kept any more. Ask for its prompt again, then refer to it."
                 )
             origin = records.open_prediction(kept, mask_key).origin
+            if depth == _LONGEST_CHAIN:
+                raise UnknownPrediction(
+                    f"The logits of prediction {prediction_id} and of the {_LONGEST_CHAIN} that refine it are not kept "
+                    "any more. Ask for the prompt without a mask_input."
+                )
             if not origin.repeatable:
                 raise UnknownPrediction(
                     f"The logits of prediction {prediction_id} are not kept any more, and its own mask input came by "
                     "value. Send the mask input by value again."
                 )
             again = PromptAsk(origin.points, origin.box, origin.parent, origin.multimask)
-            prompt, parent = await self._settle_prompt(image_keys, again)
+            prompt, parent = await self._settle_prompt(image_keys, again, depth + 1)
             await self._obtain(
                 Kind.MASK,
                 logits_key,
@@ -480,7 +503,7 @@ class Segmenter:
         if await self.store.touch(image_keys.image):
             return
         embedding = records.open_embedding(embedded, image_keys.embedding(self.backend.version))
-        entry = await self._sealed_file(image_keys, file, embedding.width, embedding.height, 0.0)
+        entry = await self._sealed_file(image_keys, file, embedding.width, embedding.height, embedded.cost)
         self.store.keep(image_keys.image, entry, purged)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:

@@ -52,5 +52,7 @@ class StoreStats:
     entries_by_kind: Mapping[str, int] = field(default_factory=dict)
     bytes_by_kind: Mapping[str, int] = field(default_factory=dict)
     errors: int = 0
+    answers: bool = True
+    """Whether the tier told all this; if not, the numbers are unknown and stand at 0."""
     refused: int = 0
     """Values that were not admitted: larger than an eighth of the budget."""

@@ -11,6 +11,7 @@ from labeling_ground.api import answers
 from labeling_ground.api.errors import responses
 from labeling_ground.api.schemas import CacheOut, Purged
 from labeling_ground.api.state import caller_of, parts_of
+from labeling_ground.errors import NotAllowed
 from labeling_ground.service.figures import Figures, TierFigures, figures
 from labeling_ground.service.ledger import KindFigures
 
@@ -69,8 +70,13 @@ async def purge(
         ),
     ] = None,
 ) -> Response:
-    """In the namespace of the API key that asks; the admin key purges all namespaces."""
+    """In the namespace of the API key that asks; the admin key purges all namespaces.
+
+    Where an admin key is set and no API keys are, only the admin key purges.
+    """
     parts, caller = parts_of(request), caller_of(request)
+    if parts.settings.admin_key is not None and not parts.settings.api_keys and not caller.is_admin:
+        raise NotAllowed("Only the admin key may purge here. Send it as 'Authorization: Bearer <key>' or 'X-API-Key'.")
     tenant = None if caller.is_admin else caller.tenant
     return answers.as_json({"deleted": await parts.segmenter.purge(tenant, model=model)})
 
@@ -109,6 +115,7 @@ def _tier(tier: TierFigures, at: float) -> dict[str, Any]:
     stats = tier.stats
     return {
         "tier": stats.tier,
+        "answers": stats.answers,
         "entries": stats.entries,
         "bytes": stats.bytes,
         "budget": stats.budget,
