@@ -84,12 +84,14 @@ class Settings(BaseSettings):
     """Most prompts in one request."""
     max_body_bytes: ByteSize = ByteSize(1 << 20)
     """Largest body of a request that carries no image."""
+    max_header_bytes: ByteSize = ByteSize(64 << 10)
+    """Largest request line and headers together; more is answered 431."""
     max_requests: int = Field(512, ge=1)
     """Most requests in flight; one more is answered 503 with `Retry-After`."""
     max_bytes_in_flight: ByteSize = ByteSize(1 << 30)
     """Most bytes that the bodies of all requests in flight hold together; beyond that 503 with `Retry-After`."""
     receive_timeout_s: float = Field(20.0, gt=0)
-    """Longest silence, in seconds, while a client sends a body; then 408."""
+    """Longest silence, in seconds, while a client sends a body, and longest time for its headers; then 408."""
 
     # --- the cache ---------------------------------------------------------------------------------------------------
     cache_mode: Literal["parallel", "first"] = "parallel"

@@ -9,6 +9,7 @@ import click
 import uvicorn
 
 from labeling_ground.api.app import create_app
+from labeling_ground.api.protocol import bounded_http
 from labeling_ground.api.state import Parts
 from labeling_ground.cli.common import megabytes, say, settings_with
 from labeling_ground.errors import BadSettings
@@ -56,6 +57,7 @@ def serve(
     _greet(settings, listener, parts)
     config = uvicorn.Config(
         create_app(parts),
+        http=bounded_http(most_bytes=int(settings.max_header_bytes), most_seconds=settings.receive_timeout_s),
         log_config=None,
         access_log=False,
         server_header=False,
