@@ -8,8 +8,7 @@ Nothing here knows HTTP: ``api/errors.py`` has the one table from these classes 
     ├── BadInput                 the caller's data is at fault; sending it again will not help
     │   ├── BadImage             the bytes are no image that we can use
     │   │   ├── UnsupportedImage     a format or a pixel layout that we do not read
-    │   │   ├── DamagedImage         truncated or corrupted
-    │   │   └── WrongImageId         the bytes are not the ones the id names
+    │   │   └── DamagedImage         truncated or corrupted
     │   ├── BadPrompt            points, box or mask input that make no sense for this image
     │   └── TooLarge             over a limit that the operator has set
     ├── NotFound
@@ -45,10 +44,6 @@ class UnsupportedImage(BadImage):
 
 class DamagedImage(BadImage):
     """The image is truncated or corrupted."""
-
-
-class WrongImageId(BadImage):
-    """The bytes are not the ones that the given image id names."""
 
 
 class BadPrompt(BadInput):

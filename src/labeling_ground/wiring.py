@@ -3,8 +3,6 @@
 Nothing connects, loads or reads the environment at import; it happens here, once.
 """
 
-import logging
-
 from labeling_ground.api.app import create_app
 from labeling_ground.api.state import Parts
 from labeling_ground.cache.choose import choose_ranking
@@ -29,8 +27,6 @@ from labeling_ground.service.sessions import Sessions
 from labeling_ground.settings import Settings
 
 __all__ = ["build_app", "build_backend", "build_disk", "build_parts", "build_segmenter", "build_store"]
-
-log = logging.getLogger(__name__)
 
 
 def build_disk(settings: Settings) -> DiskStore | None:
