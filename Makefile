@@ -26,10 +26,10 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 
 # torch comes on its own: with engines.txt it would have to be pinned to one of its many builds.
 TORCH ?= torch==2.13.0
-$(VENV)/.engines: $(VENV)/.dev requirements/engines.txt
+$(VENV)/.engines: $(VENV)/.dev requirements/engines.txt requirements/torchserve.txt
 	@echo "installing engines, export and what their tests compare with into $(VENV) (once; some minutes)" >&2
 	@$(PIP) install $(TORCH)
-	@$(PIP) install --require-hashes -r requirements/engines.txt
+	@$(PIP) install --require-hashes -r requirements/engines.txt -r requirements/torchserve.txt
 	@touch $@
 
 .PHONY: setup engines run test check bench docs format pins
@@ -67,3 +67,6 @@ pins: ## compile requirements/*.txt again (needs uv)
 	  requirements/dev.in -c requirements/run.txt -o requirements/dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	  requirements/engines.in -c requirements/run.txt -c requirements/dev.txt -o requirements/engines.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+	  requirements/torchserve.in -c requirements/run.txt -c requirements/dev.txt -c requirements/engines.txt \
+	  -o requirements/torchserve.txt
