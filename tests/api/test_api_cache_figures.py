@@ -109,6 +109,12 @@ async def test_metrics_say_what_the_figures_say(server: "Running", make_image: "
             assert value("labeling_ground_entries", tier=name, kind=kind) == count
         for reason, count in tier["evictions"].items():
             assert value("labeling_ground_evictions_total", tier=name, reason=reason) == count
+        assert value("labeling_ground_entries_refused_total", tier=name) == tier["refused"]
+        assert value("labeling_ground_lookups_skipped_total", tier=name) == tier["lookups_skipped"]
+        assert value("labeling_ground_writes_pending", tier=name) == tier["writes_pending"]
+        assert value("labeling_ground_oldest_entry_seconds", tier=name) == pytest.approx(
+            tier["oldest_entry_seconds"], abs=5
+        )
     for queue in ("encoder", "decoder"):
         assert value("labeling_ground_waiting", queue=queue) == now["queues"][queue]["waiting"]
     masks = {"route": "/v1/images/{image_id}/masks"}

@@ -311,7 +311,7 @@ async def test_a_wrong_path_is_a_problem_too(server: "Running", path: str) -> No
         ("POST", "/v1/cache", {"GET", "DELETE"}),
         ("OPTIONS", "/v1/cache", {"GET", "DELETE"}),
         ("GET", "/api/sam/click", {"POST"}),
-        ("DELETE", "/health/live", {"GET"}),
+        ("DELETE", "/health/live", {"GET", "HEAD"}),
         ("BREW", "/v1/models", {"GET"}),
     ],
 )
@@ -373,3 +373,11 @@ async def test_a_bug_of_ours_is_a_problem_and_not_a_stack_trace(
     assert answer.headers["x-request-id"]
     assert "secret words" in caplog.text
     assert 'route="/v1/images/{image_id}/masks",status="500"' in (await server.client.get("/metrics")).text
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+async def test_health_answers_head(server: "Running", path: str) -> None:
+    """Load balancers ask so: the status of ``GET``, and no body."""
+    answer = await server.client.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert (await server.client.get(path)).status_code == 200

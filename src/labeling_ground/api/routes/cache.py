@@ -198,6 +198,16 @@ class _Snapshot:
             "labeling_ground_store_errors", "What a tier failed at.", labels=["tier", "reason"]
         )
         is_open = GaugeMetricFamily("labeling_ground_breaker_open", "1 while a tier is left alone.", labels=["tier"])
+        refused = CounterMetricFamily(
+            "labeling_ground_entries_refused", "Entries too large to be admitted.", labels=["tier"]
+        )
+        skipped = CounterMetricFamily(
+            "labeling_ground_lookups_skipped", "Look-ups that a tier left alone was spared.", labels=["tier"]
+        )
+        pending = GaugeMetricFamily("labeling_ground_writes_pending", "Writes that wait for a tier.", labels=["tier"])
+        oldest = GaugeMetricFamily(
+            "labeling_ground_oldest_entry_seconds", "Age of the oldest entry held.", labels=["tier"]
+        )
         for tier in self._now.tiers:
             stats = tier.stats
             for kind, count in stats.entries_by_kind.items():
@@ -210,7 +220,12 @@ class _Snapshot:
             for reason, count in tier.errors.items():
                 errors.add_metric([stats.tier, reason], count)
             is_open.add_metric([stats.tier], float(tier.breaker != "closed"))
-        return [entries, held, budget, evictions, errors, is_open]
+            refused.add_metric([stats.tier], stats.refused)
+            skipped.add_metric([stats.tier], tier.skipped)
+            pending.add_metric([stats.tier], tier.pending)
+            if stats.oldest_created is not None:
+                oldest.add_metric([stats.tier], max(0.0, self._now.at - stats.oldest_created))
+        return [entries, held, budget, evictions, errors, is_open, refused, skipped, pending, oldest]
 
     def _queues(self) -> list[Metric]:
         running = GaugeMetricFamily("labeling_ground_running", "Computations running.", labels=["queue"])

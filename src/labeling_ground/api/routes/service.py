@@ -32,12 +32,14 @@ async def models(request: Request) -> Response:
     return answers.as_json({"models": [{name: value for name, value in model.items() if value != ""}]})
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", summary="Is the process alive?", tags=["health"], response_model=Health)
 async def live() -> Response:
     """Always 200; does nothing else, and so is also what `bench/` compares with."""
     return answers.as_json({"status": "ok", "checks": {}})
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get(
     "/health/ready",
     summary="Can it answer clicks?",
