@@ -6,6 +6,7 @@ Nothing here knows HTTP: ``api/errors.py`` has the one table from these classes 
 
     LabelingGroundError
     ├── BadInput                 the caller's data is at fault; sending it again will not help
+    │   ├── BadTrace             a file that is no trace of accesses, or cannot be read or written
     │   ├── BadImage             the bytes are no image that we can use
     │   │   ├── UnsupportedImage     a format or a pixel layout that we do not read
     │   │   └── DamagedImage         truncated or corrupted
@@ -52,6 +53,10 @@ class BadPrompt(BadInput):
 
 class TooLarge(BadInput):
     """Over a limit that the operator has set."""
+
+
+class BadTrace(BadInput):
+    """A file that is no trace of accesses, or one that cannot be read or written."""
 
 
 class NotFound(LabelingGroundError):  # noqa: N818

@@ -1,7 +1,7 @@
 """Keys: a pure function of the data, the model version and the prompt, and of nothing else.
 
-A key reads ``v1/{tenant}/{image id}/{kind}[/{model version}[/{prompt digest}]]``. The leading ``v1`` names this layout
-and its digest (SHA-256). No part holds ``/``, ``*`` or white space, so a key pattern needs no escaping.
+A key reads ``v1/{tenant}/{image id}/{kind}[/{model version}[/{digest}]]``, the last part being that of the prompt or
+of the options. The leading ``v1`` names this layout and its digest (SHA-256). No part holds ``/``, ``*`` or white space, so a key pattern needs no escaping.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from labeling_ground.errors import BadPrompt
-from labeling_ground.types import Box, Kind, ModelVersion, Point, Prompt
+from labeling_ground.types import Box, EverythingOptions, Kind, ModelVersion, Point, Prompt
 
 LAYOUT = "v1"
 PUBLIC = "public"
@@ -67,10 +67,15 @@ class ImageKeys:
         """Key of the low-res logits for one prompt."""
         return f"{self.group}{Kind.LOGITS}/{version}/{prompt_digest}"
 
+    def everything(self, version: ModelVersion, options: EverythingOptions) -> str:
+        """Key of all masks that a grid of points gives under these options."""
+        return f"{self.group}{Kind.EVERYTHING}/{version}/{options_digest(options)}"
+
 
 def group_of(key: str) -> str:
     """The group (tenant and image) that a key belongs to."""
-    return "/".join(key.split("/", 3)[:3]) + "/"
+    start = key.find("/", len(LAYOUT) + 1)
+    return key[: key.find("/", start + 1) + 1]
 
 
 def pattern(tenant: str | None = None, image_id: str | None = None, model: str | None = None) -> str:
@@ -135,6 +140,20 @@ def prompt_digest(prompt: Prompt) -> str:
     if prompt.mask_input is not None:
         hasher.update(b"mask" + prompt.mask_input.astype("<f4", copy=False).tobytes())
     return hasher.hexdigest()[:32]
+
+
+def options_digest(options: EverythingOptions) -> str:
+    """Digest of the options of «segment everything»: 32 hex digits of SHA-256 over an unambiguous binary form."""
+    packed = struct.pack(
+        "<QddddQ",
+        options.points_per_side,
+        options.pred_iou_thresh + 0.0,  # without -0.0
+        options.stability_score_thresh + 0.0,
+        options.stability_score_offset + 0.0,
+        options.box_nms_thresh + 0.0,
+        options.min_mask_region_area,
+    )
+    return hashlib.sha256(b"everything 1\0" + packed).hexdigest()[:32]
 
 
 def _snap(value: float) -> float:

@@ -15,15 +15,29 @@ _SLACK = 64
 """Dead items that are not worth rebuilding a small heap for."""
 
 
+class _Tally:
+    """What is held of one kind."""
+
+    __slots__ = ("bytes", "entries")
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.bytes = 0
+
+
 class _Record:
     """An entry and what the store knows of it."""
 
-    __slots__ = ("done", "entry", "group", "key", "serial", "used")
+    __slots__ = ("done", "entry", "group", "key", "serial", "size", "tally", "used")
 
-    def __init__(self, key: str, group: str, entry: Entry, used: float, serial: int) -> None:
+    def __init__(
+        self, key: str, group: dict[str, "_Record"], entry: Entry, size: int, tally: _Tally, used: float, serial: int
+    ) -> None:
         self.key = key
         self.group = group
         self.entry = entry
+        self.size = size
+        self.tally = tally
         self.used = used
         self.serial = serial
         self.done = False
@@ -70,14 +84,15 @@ class MemoryStore:
         self._records: OrderedDict[str, _Record] = OrderedDict()  # by last use, the longest ago first
         self._groups: dict[str, dict[str, _Record]] = {}
         # By creation, which is not the order of coming in: an entry may come up from a tier below.
-        # Keys and serial numbers, so that what is gone does not keep its value in memory.
+        # Keys and serial numbers, so that what is gone does not keep its value in memory. Those that came in since the
+        # oldest was last asked for are not in the heap yet: without a greatest age hardly anybody asks.
         self._ages: list[tuple[float, int, str]] = []
+        self._in_heap = 0
         self._serial = count()
         self._bytes = 0
         self._refused = 0
         self._evictions: Counter[Reason] = Counter()
-        self._kind_entries: Counter[Kind] = Counter()
-        self._kind_bytes: Counter[Kind] = Counter()
+        self._tallies: dict[Kind, _Tally] = {kind: _Tally() for kind in Kind}
 
     def peek(self, key: str) -> Entry | None:
         """The entry, or ``None``. A hit slides the idle timer; what expired goes and is counted."""
@@ -110,13 +125,17 @@ class MemoryStore:
             # What has expired goes first, under its own reason.
             self._expire(now)
             self._make_room(self._budget - size)
-        group = keys.group_of(key)
-        record = self._records[key] = _Record(key, group, entry, now, next(self._serial))
-        self._groups.setdefault(group, {})[key] = record
-        heapq.heappush(self._ages, (entry.created, record.serial, key))
+        name = keys.group_of(key)
+        group = self._groups.get(name)
+        if group is None:
+            group = self._groups[name] = {}
+        serial = next(self._serial)
+        tally = self._tallies[entry.kind]
+        record = self._records[key] = group[key] = _Record(key, group, entry, size, tally, now, serial)
+        self._ages.append((entry.created, serial, key))
         self._bytes += size
-        self._kind_entries[entry.kind] += 1
-        self._kind_bytes[entry.kind] += size
+        tally.entries += 1
+        tally.bytes += size
         self._policy.insert(key, size, entry.cost, now)
 
     async def sweep(self, limit: int = 1000) -> int:
@@ -153,7 +172,7 @@ class MemoryStore:
         if policy is not None:
             self._policy = policy
             for key, record in self._records.items():
-                policy.insert(key, record.entry.size, record.entry.cost, record.used)
+                policy.insert(key, record.size, record.entry.cost, record.used)
                 policy.mark(key, record.done)
         self._expire(self._clock())
         self._make_room(self._budget)
@@ -209,8 +228,8 @@ class MemoryStore:
             budget=self._budget,
             oldest_created=self._oldest_created(),
             evictions={reason.value: self._evictions[reason] for reason in Reason},
-            entries_by_kind={kind.value: self._kind_entries[kind] for kind in Kind},
-            bytes_by_kind={kind.value: self._kind_bytes[kind] for kind in Kind},
+            entries_by_kind={kind.value: tally.entries for kind, tally in self._tallies.items()},
+            bytes_by_kind={kind.value: tally.bytes for kind, tally in self._tallies.items()},
             refused=self._refused,
         )
 
@@ -255,34 +274,46 @@ class MemoryStore:
 
     def _make_room(self, highest: int) -> None:
         while self._bytes > highest and (key := self._policy.evict()) is not None:
-            self._remove(self._records[key], Reason.BUDGET)
+            self._forget(self._records[key], Reason.BUDGET)
 
     def _remove(self, record: _Record, reason: Reason) -> None:
-        key, entry = record.key, record.entry
+        self._policy.remove(record.key)
+        self._forget(record, reason)
+
+    def _forget(self, record: _Record, reason: Reason) -> None:
+        """Take out what the policy knows no more."""
+        key, entry, group, size = record.key, record.entry, record.group, record.size
         del self._records[key]
-        group = self._groups[record.group]
         del group[key]
         if not group:
-            del self._groups[record.group]
-        self._policy.remove(key)
-        self._bytes -= entry.size
-        self._kind_entries[entry.kind] -= 1
-        self._kind_bytes[entry.kind] -= entry.size
+            del self._groups[keys.group_of(key)]
+        self._bytes -= size
+        record.tally.entries -= 1
+        record.tally.bytes -= size
         self._evictions[reason] += 1
         if len(self._ages) > 2 * len(self._records) + _SLACK:
             self._ages = [(r.entry.created, r.serial, r.key) for r in self._records.values()]
-            heapq.heapify(self._ages)
+            self._in_heap = 0
         if self.on_evict is not None:
             self.on_evict(key, entry, reason)
 
     def _oldest_created(self) -> float | None:
+        new = len(self._ages) - self._in_heap
+        if new > 16:
+            heapq.heapify(self._ages)
+        else:  # one by one: sifting up the last of a heap is what a push does
+            tail = self._ages[self._in_heap :]
+            del self._ages[self._in_heap :]
+            for item in tail:
+                heapq.heappush(self._ages, item)
         while self._ages:
             created, serial, key = self._ages[0]
             record = self._records.get(key)
             if record is not None and record.serial == serial:
-                return created
+                break
             heapq.heappop(self._ages)
-        return None
+        self._in_heap = len(self._ages)
+        return self._ages[0][0] if self._ages else None
 
     def _candidates(self, pattern: str) -> Iterable[_Record]:
         literal = pattern.split("*", 1)[0]

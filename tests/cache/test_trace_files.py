@@ -1,0 +1,114 @@
+"""Trace files: what is appended is what is read, through rotation, restarts and crashes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from labeling_ground.cache.trace.events import EVENT, Events, What, digest
+from labeling_ground.cache.trace.files import TraceWriter, read, write
+from labeling_ground.errors import BadTrace
+
+
+def events(count: int, start: float = 0.0) -> Events:
+    made = np.zeros(count, EVENT)
+    made["time"] = start + np.arange(count)
+    made["key"] = np.arange(1, count + 1)
+    made["what"] = What.ASKED
+    made["cost"] = 0.5
+    return made
+
+
+def append(writer: TraceWriter, made: Events) -> None:
+    for event in made:
+        writer.append(event.tobytes())
+
+
+def test_what_is_appended_is_read(tmp_path: Path) -> None:
+    writer = TraceWriter(tmp_path / "t", max_bytes=1 << 20, files=2)
+    append(writer, events(100))
+    writer.close()
+    assert np.array_equal(read([tmp_path / "t"]), events(100))
+    assert (writer.written, writer.lost) == (100, 0)
+
+
+def test_it_says_when_it_is_time_to_write(tmp_path: Path) -> None:
+    """After 64 KiB: until then nothing touches the disk."""
+    writer = TraceWriter(tmp_path / "t", max_bytes=1 << 20, files=1)
+    before = (tmp_path / "t").stat().st_size
+    due = [writer.append(event.tobytes()) for event in events(1200)]
+    assert due.index(True) == -(-(64 << 10) // EVENT.itemsize) - 1
+    assert (tmp_path / "t").stat().st_size == before
+    writer.close()
+
+
+def test_full_files_rotate_and_the_oldest_goes(tmp_path: Path) -> None:
+    """No file is above its bound, no more files than allowed, and the newest events are the ones kept."""
+    limit = 600 + 20 * EVENT.itemsize
+    writer = TraceWriter(tmp_path / "t", max_bytes=limit, files=3)
+    for start in range(0, 200, 10):
+        append(writer, events(10, start))
+        writer.flush()
+    writer.close()
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["t", "t.1", "t.2"]
+    assert all(file.stat().st_size <= limit for file in files)
+    kept = read([tmp_path / "t"])["time"]
+    assert kept[-1] == 199
+    assert np.array_equal(kept, np.arange(kept[0], 200))
+    assert len(kept) >= 40
+
+
+def test_one_file_starts_anew_when_it_is_full(tmp_path: Path) -> None:
+    writer = TraceWriter(tmp_path / "t", max_bytes=600 + 5 * EVENT.itemsize, files=1)
+    append(writer, events(23))
+    writer.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["t"]
+    assert read([tmp_path / "t"])["time"][-1] == 22
+
+
+def test_a_restart_goes_on_behind_half_an_event(tmp_path: Path) -> None:
+    """A killed process may leave one; what comes after it must not be read from its middle."""
+    writer = TraceWriter(tmp_path / "t", max_bytes=1 << 20, files=1)
+    append(writer, events(5))
+    writer.close()
+    with (tmp_path / "t").open("ab") as file:
+        file.write(b"half")
+    assert len(read([tmp_path / "t"])) == 5
+    again = TraceWriter(tmp_path / "t", max_bytes=1 << 20, files=1)
+    append(again, events(5, 5.0))
+    again.close()
+    assert np.array_equal(read([tmp_path / "t"])["time"], np.arange(10.0))
+
+
+def test_several_files_are_one_trace_in_order(tmp_path: Path) -> None:
+    write(tmp_path / "b", events(3, 10.0))
+    write(tmp_path / "a", events(3, 11.0))
+    assert list(read([tmp_path / "b", tmp_path / "a"])["time"]) == [10, 11, 11, 12, 12, 13]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b'{"trace": "other"}\n', b"\n" * 9, b"x" * 9000])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t").write_bytes(content)
+    with pytest.raises(BadTrace, match="no trace"):
+        read([tmp_path / "t"])
+
+
+def test_another_files_end_is_not_written_to(tmp_path: Path) -> None:
+    """A wrong path in the settings must not cost somebody a file."""
+    (tmp_path / "notes.txt").write_bytes(b"important\n")
+    with pytest.raises(BadTrace, match="no trace"):
+        TraceWriter(tmp_path / "notes.txt", max_bytes=1 << 20, files=1)
+    assert (tmp_path / "notes.txt").read_bytes() == b"important\n"
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadTrace, match="No such file"):
+        read([tmp_path / "nothing"])
+
+
+def test_digests_are_stable_and_never_none() -> None:
+    """They are written to files that another version reads."""
+    assert digest("v1/public/abc/mask") == 12695475615263988027
+    assert digest("a", 4) == 1431053258
+    assert EVENT.itemsize == 56
