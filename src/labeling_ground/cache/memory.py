@@ -145,6 +145,10 @@ class MemoryStore:
             limit: how many may go at once, so that the event loop is not held up; call again for
             the rest.
         """
+        return self.expire(limit)
+
+    def expire(self, limit: int | None = None) -> int:
+        """See ``sweep``."""
         return self._expire(self._clock(), limit)
 
     def reconfigure(
@@ -202,7 +206,21 @@ class MemoryStore:
         """See ``mark``."""
         self.mark(group, done)
 
+    @property
+    def bytes(self) -> int:
+        """Bytes held."""
+        return self._bytes
+
+    @property
+    def evictions(self) -> dict[str, int]:
+        """Entries that went, by reason."""
+        return {reason.value: self._evictions[reason] for reason in Reason}
+
     async def delete(self, pattern: str) -> int:
+        """See ``purge``."""
+        return self.purge(pattern)
+
+    def purge(self, pattern: str) -> int:
         """Purge all keys that match.
 
         One image costs what it holds, anything wider a look at all keys.
@@ -227,7 +245,7 @@ class MemoryStore:
             bytes=self._bytes,
             budget=self._budget,
             oldest_created=self._oldest_created(),
-            evictions={reason.value: self._evictions[reason] for reason in Reason},
+            evictions=self.evictions,
             entries_by_kind={kind.value: tally.entries for kind, tally in self._tallies.items()},
             bytes_by_kind={kind.value: tally.bytes for kind, tally in self._tallies.items()},
             refused=self._refused,

@@ -1,4 +1,4 @@
-"""One line of a trace: 56 bytes without any image, prompt or name in them.
+"""One line of a trace: 64 bytes without any image, prompt or name in them.
 
 Keys, images, models and tenants stand as digests. Who has an image can tell whether it was asked for; nobody can read
 it out of a trace.
@@ -35,11 +35,12 @@ EVENT = np.dtype(
         ("key", "<u8"),  # digest of the cache key; 0 where the event is an image's
         ("image", "<u8"),  # digest of tenant and image id: what the done hint and a purge speak of
         ("embedding", "<u8"),  # digest of the embedding that a mask needs when it is missing; an embedding's own key
-        ("cost", "<f4"),  # seconds that computing this entry took, without what it needs
+        ("parent", "<u8"),  # digest of the prediction whose logits a mask was made from; 0 for none
+        ("cost", "<f4"),  # seconds that computing this entry takes, without what it needs
         ("bytes", "<u4"),  # size of the entry
+        ("beside", "<u4"),  # size of what is kept beside it: a mask's logits, an embedding's image file; 0: not known
         ("model", "<u4"),  # digest of the model's version
         ("tenant", "<u4"),
-        ("client", "<u4"),  # digest of tenant and client, 0 where no client is known
         ("what", "u1"),
         ("kind", "u1"),
         ("outcome", "u1"),
