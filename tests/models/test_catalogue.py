@@ -56,8 +56,7 @@ def test_what_an_image_costs_follows_from_its_tensors(model: CatalogueModel) -> 
 
 @EVERY_MODEL
 def test_tensors_are_named_as_our_own_exports_name_them(model: CatalogueModel) -> None:
-    family = Family.SAM2 if model.family == "sam2" else Family.SAM
-    assert tuple(tensor.name for tensor in model.embedding) == family.embedding_names
+    assert {tensor.name: tensor.shape for tensor in model.embedding} == Family(model.family).embedding_shapes
 
 
 def test_addresses_and_digests_stand_there_once_and_are_whole() -> None:

@@ -22,6 +22,24 @@ TOLERANCE = 1e-3
 """Largest absolute difference in fp32 of embeddings and low-res logits."""
 
 
+def _batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float) -> Any:
+    """What torchvision does where all boxes are of one category, by the definition: one pair at a time."""
+    torch = needs("torch")
+    assert not idxs.any()
+    kept: list[int] = []
+    for one in torch.argsort(scores, descending=True, stable=True).tolist():
+        x0, y0, x1, y1 = boxes[one].tolist()
+        for other in kept:
+            u0, v0, u1, v1 = boxes[other].tolist()
+            common = max(0.0, min(x1, u1) - max(x0, u0)) * max(0.0, min(y1, v1) - max(y0, v0))
+            union = (x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0) - common
+            if union and common / union > iou_threshold:
+                break
+        else:
+            kept.append(one)
+    return torch.tensor(kept, dtype=torch.int64)
+
+
 @contextlib.contextmanager
 def _stand_ins() -> Iterator[None]:
     torch = needs("torch")
@@ -29,7 +47,7 @@ def _stand_ins() -> Iterator[None]:
     modules: dict[str, dict[str, Any]] = {
         "torchvision": {},
         "torchvision.ops": {},
-        "torchvision.ops.boxes": {"batched_nms": None, "box_area": None},
+        "torchvision.ops.boxes": {"batched_nms": _batched_nms, "box_area": None},
         "torchvision.transforms": {},
         "torchvision.transforms.functional": {
             # what torchvision does with a Pillow image: it asks Pillow

@@ -8,7 +8,7 @@ from tests.needs import needs
 from tests.sam.references import TOLERANCE, sam
 
 from labeling_ground.sam.family import Family
-from labeling_ground.sam.masks import is_stable, order, paint, prediction
+from labeling_ground.sam.masks import is_stable, needed, order, paint, prediction
 from labeling_ground.types import Box, Point, Prompt
 
 SIZES = [(768, 1024), (1024, 1024), (601, 801), (1500, 700), (30, 20), (1, 7), (7, 1), (1, 5000), (2000, 2999)]
@@ -150,3 +150,25 @@ def test_a_prediction_is_what_the_port_promises() -> None:
 def test_graphs_that_choose_themselves_are_taken_at_their_word(count: int) -> None:
     made = prediction(FOUR[:count], scores(0.1, 0.9, 0.5)[:count], Prompt(CLICK), Family.SAM.frame(9, 9), Family.SAM)
     assert [mask.score for mask in made.masks] == pytest.approx([0.1] if count == 1 else [0.9, 0.5, 0.1])
+
+
+def test_all_candidates_of_efficient_sam_are_readings_and_all_travel() -> None:
+    for multimask in (True, False):
+        prompt = Prompt(CLICK, multimask=multimask)
+        assert needed(prompt, Family.EFFICIENT_SAM) == ((), False)
+        made = prediction(
+            FOUR[1:], scores(0.2, 0.9, 0.4), prompt, Family.EFFICIENT_SAM.frame(40, 50), Family.EFFICIENT_SAM
+        )
+        assert [mask.score for mask in made.masks] == pytest.approx([0.9, 0.4, 0.2] if multimask else [0.9])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("logits", [blobs(2, offset=-6), dot(), blobs(1)], ids=["few", "dot", "ragged"])
+def test_a_mask_says_within_which_box_it_lies(logits: NDArray[np.float32], size: tuple[int, int]) -> None:
+    stacked = np.stack([logits] * 4)
+    [mask] = prediction(
+        stacked, np.full(4, 0.5, np.float32), Prompt(CLICK, multimask=False), Family.SAM.frame(*size), Family.SAM
+    ).masks
+    assert mask.within is not None
+    x, y, width, height = mask.within
+    assert mask.pixels[y : y + height, x : x + width].sum() == mask.pixels.sum()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tests.needs import needs
 from tests.sam.references import TOLERANCE, exported, mobile, sam, segment_anything
 
-from labeling_ground.inference.sam import decoder_inputs
+from labeling_ground.inference.dialects import decoder_inputs
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.masks import prediction
 from labeling_ground.sam.preprocess import preprocess

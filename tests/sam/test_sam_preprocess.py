@@ -4,7 +4,15 @@ from PIL import Image as Pillow
 from tests.needs import needs
 
 from labeling_ground.sam.family import Family
-from labeling_ground.sam.preprocess import SAM_MEAN, SAM_STD, normalise_sam, preprocess, resize_sam, stretch_sam2
+from labeling_ground.sam.preprocess import (
+    SAM_MEAN,
+    SAM_STD,
+    normalise_sam,
+    preprocess,
+    resize,
+    resize_sam,
+    stretch_sam2,
+)
 
 
 def noise(height: int, width: int) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
@@ -47,6 +55,19 @@ def test_sam_2s_resizing_is_the_references_on_floats(size: tuple[int, int]) -> N
     mean, std = (torch.tensor(x)[:, None, None] for x in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     expected = ((resized - mean) / std).numpy()
     assert np.abs(stretch_sam2(pixels) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [(601, 801), (2000, 700), (30, 20), (1, 7), (1024, 1024)])
+def test_efficient_sams_resizing_is_its_graphs(size: tuple[int, int]) -> None:
+    torch = needs("torch")
+    pixels = noise(*size)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    expected = torch.nn.functional.interpolate(image, (1024, 1024), mode="bilinear").numpy()
+    made = preprocess(pixels, Family.EFFICIENT_SAM)
+    assert made.shape == (1, 3, 1024, 1024)
+    assert np.abs(made - expected).max() < 1e-4
+    again = preprocess(resize(pixels, Family.EFFICIENT_SAM), Family.EFFICIENT_SAM)
+    assert (again == made).all()
 
 
 @pytest.mark.parametrize("size", [(601, 801), (1500, 700), (1, 37)])

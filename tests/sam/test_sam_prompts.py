@@ -23,6 +23,8 @@ MASK = np.linspace(-8, 8, 65536, dtype=np.float32).reshape(256, 256)
         (Family.SAM2, Prompt((CLICK,)), [[20, 40], [0, 0]], [1, -1]),
         (Family.SAM2, Prompt((), BOX), [[2, 4], [6, 8], [0, 0]], [2, 3, -1]),
         (Family.SAM2, Prompt((CLICK,), BOX), [[2, 4], [6, 8], [20, 40], [0, 0]], [2, 3, 1, -1]),
+        (Family.EFFICIENT_SAM, Prompt((CLICK,)), [[20, 40]], [1]),
+        (Family.EFFICIENT_SAM, Prompt((OFF,), BOX), [[2, 4], [6, 8], [60, 80]], [2, 3, 0]),
     ],
 )
 def test_points_corners_and_padding(
@@ -47,7 +49,7 @@ def test_no_mask_is_zeros_and_the_number_0() -> None:
     assert made.has_mask_input.tolist() == [0]
 
 
-@pytest.mark.parametrize("family", list(Family))
+@pytest.mark.parametrize("family", [Family.SAM, Family.SAM2])
 def test_a_mask_alone_has_no_token_as_in_the_reference(family: Family) -> None:
     made = tensors(Prompt((), None, MASK), FRAME, family)
     assert made.tokens == 0
@@ -59,6 +61,14 @@ def test_a_mask_alone_has_no_token_as_in_the_reference(family: Family) -> None:
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(BadPrompt, match="empty"):
         tensors(Prompt(), FRAME, Family.SAM)
+
+
+def test_efficient_sam_reads_six_points_and_no_mask() -> None:
+    assert tensors(Prompt((CLICK,) * 4, BOX), FRAME, Family.EFFICIENT_SAM).tokens == 6
+    with pytest.raises(BadPrompt, match=r"at most 6 points.*has 7"):
+        tensors(Prompt((CLICK,) * 5, BOX), FRAME, Family.EFFICIENT_SAM)
+    with pytest.raises(BadPrompt, match="no mask_input"):
+        tensors(Prompt((CLICK,), None, MASK), FRAME, Family.EFFICIENT_SAM)
 
 
 def test_a_mask_of_another_size_is_refused() -> None:

@@ -1,7 +1,8 @@
-"""``labeling-ground models``: list, pull, add, remove, path."""
+"""``labeling-ground models``: list, pull, export, archive, add, remove, path."""
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from rich.progress import (
 from rich.table import Table
 
 from labeling_ground.cli.common import data, megabytes, say, settings_with
+from labeling_ground.inference.graphs import version_of
+from labeling_ground.models.archive import SERVING, check_archiver, check_target, version_files
+from labeling_ground.models.archive import archive as write_archive
 from labeling_ground.models.catalogue import CatalogueModel, Format, Role, catalogue
 from labeling_ground.models.disk import digest_of
 from labeling_ground.models.download import State, Step
@@ -26,7 +30,6 @@ from labeling_ground.models.export.run import check_installed
 from labeling_ground.models.export.run import export as export_checkpoint
 from labeling_ground.models.pull import pull as pull_model
 from labeling_ground.models.store import InstalledModel, ModelStore, StoredFile, is_here
-from labeling_ground.sam.family import Family
 
 _PRECISIONS = ("fp16", "fp32")
 
@@ -142,19 +145,62 @@ def export(name: str, checkpoint: Path | None, models_dir: Path | None) -> None:
     with tempfile.TemporaryDirectory(dir=store.folder) as folder:
         report = export_checkpoint(source, Path(folder), model=name, progress=say)
         made = {
-            Role.ENCODER: report.encoder,
-            Role.DECODER: report.decoder,
-            Role.FAST_DECODER: report.fast_decoder,
+            Role.ENCODER: report.encoder.path,
+            Role.DECODER: report.decoder.path,
+            Role.FAST_DECODER: report.fast_decoder.path,
         }
+        if report.encoder.data is not None:
+            made[Role.ENCODER_DATA] = report.encoder.data
         files = [
-            (StoredFile(role, digest_of(part.path), part.path.stat().st_size, part.path.name, "exported"), part.path)
-            for role, part in made.items()
+            (StoredFile(role, digest_of(path), path.stat().st_size, path.name, "exported"), path)
+            for role, path in made.items()
         ]
-        store.keep(name, files, family=Family.SAM, own=name not in store.known)
+        store.keep(name, files, family=report.family, own=name not in store.known)
     say(
         f"{name} is exported in {report.seconds:.0f} s; its files differ from torch by {report.max_abs_error:.1e} at "
         f"most. Serve it: labeling-ground serve --model {name}"
     )
+
+
+@models.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the archives.")
+@click.option("--encode-name", default="sam_vit_h_encode", show_default=True, help="What TorchServe calls the encoder.")
+@click.option("--decode-name", default="sam_vit_h_decode", show_default=True, help="What TorchServe calls the decoder.")
+@click.option("--batch", type=click.IntRange(1, 64), default=1, show_default=True, help="Asks handed over at once.")
+@click.option(
+    "--batch-delay-ms",
+    type=click.IntRange(0, 10_000),
+    default=1,
+    show_default=True,
+    help="How long a batch may take to fill.",
+)
+@_FOLDER
+def archive(
+    name: str,
+    out: Path,
+    encode_name: str,
+    decode_name: str,
+    batch: int,
+    batch_delay_ms: int,
+    models_dir: Path | None,
+) -> None:
+    """Make TorchServe archives (.mar) of an installed model: one of its encoder, one of its decoder.
+
+    TorchServe must have labeling-ground installed beside it. See segment_anything/README.md.
+    """
+    store = _store(models_dir)
+    halves = {Role.ENCODER: out / f"{encode_name}.mar", Role.DECODER: out / f"{decode_name}.mar"}
+    for target in halves.values():
+        check_target(target)
+    if len(set(halves.values())) < len(halves):
+        raise click.UsageError("--encode-name and --decode-name must differ")
+    check_archiver()
+    version = version_of(name, version_files(store, name), "fp32")
+    for half, target in halves.items():
+        serving = replace(SERVING[half], batch=batch, batch_delay_ms=batch_delay_ms)
+        made = write_archive(store, name, half, version, target, serving=serving)
+        say(f"{made} is the {half} of {version}, {megabytes(made.stat().st_size)}.")
 
 
 @models.command()

@@ -13,9 +13,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from labeling_ground.errors import BadSettings, UnknownModel
+from labeling_ground.sam.family import Family
 
 _BYTES_PER_FLOAT = {"fp16": 2, "fp32": 4}
-_FAMILIES = frozenset({"sam", "sam2", "efficient-sam"})
+_FAMILIES = frozenset(Family)
 _PRECISIONS = frozenset({"fp32", "fp16", "int8"})
 
 
@@ -27,6 +28,8 @@ class Role(StrEnum):
     DECODER = "decoder"
     FAST_DECODER = "decoder-fast"
     """The same decoder for prompts of few points; only ``models export`` makes one."""
+    ENCODER_DATA = "encoder-data"
+    """The encoder's weights, where they are more than one ONNX file can hold (2 GiB); ``models export`` makes it."""
 
     @property
     def written_as(self) -> "Format":

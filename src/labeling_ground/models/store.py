@@ -9,6 +9,7 @@
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import secrets
@@ -120,6 +121,13 @@ class ModelStore:
 
     def get(self, name: str) -> InstalledModel | None:
         """What is here of one model; ``None`` when nothing ever was."""
+        noted = self.noted(name)
+        if noted is None:
+            return None
+        return dataclasses.replace(noted, files={role: f for role, f in noted.files.items() if self._is_whole(f)})
+
+    def noted(self, name: str) -> InstalledModel | None:
+        """The model as its manifest has it, whether or not the files are still here: one half may live elsewhere."""
         if not is_model_name(name):
             return None
         path = self._manifest(name)
@@ -134,7 +142,7 @@ class ModelStore:
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("the manifest %s cannot be used: %s", path, error)
             return None
-        return InstalledModel(name, family, own, {file.role: file for file in files if self._is_whole(file)})
+        return InstalledModel(name, family, own, {file.role: file for file in files})
 
     def has(self, sha256: str) -> bool:
         """Whether a file of that digest is here."""

@@ -1,8 +1,8 @@
 """How a model's square input lies over an image: sizes and coordinates.
 
 Two rules are in use. SAM 1 keeps the aspect: the long side becomes 1024 pixels and the rest of the square is padding,
-right and below (``segment_anything/utils/transforms.py``). SAM 2 stretches the image over the whole square
-(``sam2/utils/transforms.py``).
+right and below (``segment_anything/utils/transforms.py``). SAM 2 and EfficientSAM stretch the image over the whole
+square (``sam2/utils/transforms.py``; ``efficient_sam/efficient_sam.py``).
 """
 
 import math
@@ -49,5 +49,5 @@ def longest_side(height: int, width: int, side: int = SIDE) -> Frame:
 
 
 def stretched(height: int, width: int, side: int = SIDE) -> Frame:
-    """SAM 2: the whole square, whatever the aspect."""
+    """SAM 2, EfficientSAM: the whole square, whatever the aspect."""
     return Frame(height, width, side, side, side)

@@ -1,12 +1,14 @@
 """From a decoder's low-res logits to masks in the original image's size, and which candidates are returned.
 
 The reference upsamples 256 → 1024, cuts the padding off and resizes to the image, bilinear both times
-(``segment_anything/modeling/sam.py``, ``postprocess_masks``); SAM 2 resizes 256 → image in one step. The same is done
+(``segment_anything/modeling/sam.py``, ``postprocess_masks``); SAM 2 and EfficientSAM's ONNX files resize 256 → image in
+one step. The same is done
 here, to the same pixels, with one saving: an interpolated value is a mean of its neighbours, so nothing can be positive
 far from a positive logit, and only the rectangle where something can be is computed. A click on a small object of a
 12-megapixel photograph then costs what the object costs.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -28,8 +30,11 @@ SAM2_CLAMP = 32.0
 """SAM 2 limits the logits that it hands out, and that it is given back as a mask input, to ± this."""
 
 FloatArray = NDArray[np.float32]
-_ROWS_AT_ONCE = 32
+_ROWS_AT_ONCE = 64
 """Rows of the image that are interpolated together: few enough that they stay in a core's cache."""
+
+_CROSSINGS = 8
+"""Of a row by the outline, on average: where OpenCV is faster with all of an image than we are with the outline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,32 +66,115 @@ def paint(logits: FloatArray, frame: Frame, family: Family) -> NDArray[np.bool_]
     Returns:
         ``bool [height, width]``.
     """
+    return _paint(logits, frame, family)[0]
+
+
+def _paint(logits: FloatArray, frame: Frame, family: Family) -> tuple[NDArray[np.bool_], tuple[int, int, int, int]]:
+    """The mask, and a box (x, y, width, height) around it, not always the smallest one."""
     mask = np.zeros((frame.height, frame.width), np.bool_)
-    positive = logits > THRESHOLD
-    rows, columns = np.flatnonzero(positive.any(axis=1)), np.flatnonzero(positive.any(axis=0))
-    if rows.size == 0:
-        return mask
-    source, factor = np.ascontiguousarray(logits, np.float32), 1
-    if family is Family.SAM:
-        factor = frame.side // LOW_RES
-        source = _stretch(source, frame.side, frame.side)[: frame.inner_height, : frame.inner_width]
-    down = _taps(source.shape[0], frame.height, int(rows[0]), int(rows[-1]), factor)
-    across = _taps(source.shape[1], frame.width, int(columns[0]), int(columns[-1]), factor)
-    if down.low.size == 0 or across.low.size == 0:
-        return mask  # what is positive lies in the padding
+    window = _window(logits, frame, family, THRESHOLD)
+    if window is None:
+        return mask, (0, 0, 0, 0)
+    source, down, across = window
+    box = (across.start, down.start, across.low.size, down.low.size)
     rows_here, columns_here = slice(down.start, down.stop), slice(across.start, across.stop)
     target = mask[rows_here, columns_here]
-    if down.low.size > frame.height // 2:
-        # Most of the image: OpenCV does all of it faster than we do a part.
-        np.greater(_stretch(source, frame.height, frame.width)[rows_here, columns_here], THRESHOLD, out=target)
-        return mask
-    used = source[down.low[0] : down.high[-1] + 1]
-    wide = _stretch(used, used.shape[0], frame.width)[:, columns_here]
-    if source.shape[0] == frame.height:
+    if _is_ragged(logits):
+        whole = _enlarge(logits, 0, _inner(frame, family)[0], frame, family)
+        np.greater(_stretch(whole, frame.height, frame.width)[rows_here, columns_here], THRESHOLD, out=target)
+        return mask, box
+    wide = _stretch(source, source.shape[0], frame.width)[:, columns_here]
+    if not down.weight.any():  # a row of the image is a row of the source
         np.greater(wide[: down.low.size], THRESHOLD, out=target)
     else:
         _interpolate_rows(wide, down, target)
-    return mask
+    return mask, box
+
+
+def paint_with_stability(
+    logits: FloatArray, frame: Frame, family: Family, offset: float
+) -> tuple[NDArray[np.bool_], float]:
+    """The mask of the original image, and how little it depends on the threshold.
+
+    The stability is the area above ``threshold + offset`` over the area above ``threshold - offset``, counted in the
+    image's full size (``calculate_stability_score`` in ``segment_anything/utils/amg.py``); 0 where both are empty.
+
+    Args:
+        logits: ``float32 [256, 256]`` over the whole square.
+        frame: how the square lies over the image.
+        family: whose way of upsampling.
+        offset: by how much the threshold is moved, at least 0.
+
+    Returns:
+        ``bool [height, width]``, and the stability, 0..1.
+    """
+    mask = np.zeros((frame.height, frame.width), np.bool_)
+    window = _window(logits, frame, family, THRESHOLD - offset)
+    if window is None:
+        return mask, 0.0
+    across = window[2]
+    inner = outer = 0
+    for rows, values in _values(window, frame):
+        np.greater(values, THRESHOLD, out=mask[rows, across.start : across.stop])
+        inner += int(np.count_nonzero(values > THRESHOLD + offset))
+        outer += int(np.count_nonzero(values > THRESHOLD - offset))
+    return mask, inner / outer if outer else 0.0
+
+
+_Window = tuple[FloatArray, _Taps, _Taps]
+"""The rows that are interpolated, from the first that is used to the last, and the taps down and across."""
+
+
+def _window(logits: FloatArray, frame: Frame, family: Family, least: float) -> _Window | None:
+    """Where a logit can be above ``least`` in the image; ``None`` if nowhere."""
+    above = logits > least
+    rows, columns = np.flatnonzero(above.any(axis=1)), np.flatnonzero(above.any(axis=0))
+    if rows.size == 0:
+        return None
+    height, width, factor = _inner(frame, family)
+    down = _taps(height, frame.height, int(rows[0]), int(rows[-1]), factor)
+    across = _taps(width, frame.width, int(columns[0]), int(columns[-1]), factor)
+    if down.low.size == 0 or across.low.size == 0:
+        return None  # it lies in the padding
+    return _enlarge(logits, int(down.low[0]), int(down.high[-1]) + 1, frame, family), down, across
+
+
+def _inner(frame: Frame, family: Family) -> tuple[int, int, int]:
+    """Rows and columns of what is resized to the image, and how often it is enlarged before that."""
+    if family is Family.SAM:
+        return frame.inner_height, frame.inner_width, frame.side // LOW_RES
+    return LOW_RES, LOW_RES, 1
+
+
+def _enlarge(logits: FloatArray, top: int, bottom: int, frame: Frame, family: Family) -> FloatArray:
+    """Rows ``top`` to ``bottom`` of what is resized to the image."""
+    _, width, factor = _inner(frame, family)
+    # One low-res row more on either side: then enlarging these rows alone gives what enlarging all of them gives.
+    first, end = max(0, top // factor - 1), min(LOW_RES, (bottom - 1) // factor + 2)
+    rows = np.ascontiguousarray(logits[first:end], np.float32)
+    start = top - factor * first
+    return _stretch(rows, factor * (end - first), factor * LOW_RES)[start : start + bottom - top, :width]
+
+
+def _is_ragged(logits: FloatArray) -> bool:
+    """Whether the outline is so long that OpenCV does the whole image faster than we do what lies along it."""
+    positive = logits > THRESHOLD
+    crossings = int(np.count_nonzero(positive[:, 1:] != positive[:, :-1]))
+    return crossings > _CROSSINGS * max(1, int(np.count_nonzero(positive.any(axis=1))))
+
+
+def _values(window: _Window, frame: Frame) -> Iterator[tuple[slice, FloatArray]]:
+    """The logits in the image's size within a window, some rows at a time: few, whatever the image's size."""
+    source, down, across = window
+    wide = _stretch(source, source.shape[0], frame.width)[:, across.start : across.stop]
+    steps = np.diff(wide, axis=0, append=wide[-1:])
+    low = down.low - down.low[0]
+    for start in range(0, low.size, _ROWS_AT_ONCE):
+        block = slice(start, min(start + _ROWS_AT_ONCE, low.size))
+        values = steps[low[block]]
+        values *= down.weight[block, None]
+        values += wide[low[block]]
+        yield slice(down.start + block.start, down.start + block.stop), values
 
 
 def _stretch(source: FloatArray, height: int, width: int) -> FloatArray:
@@ -101,19 +189,21 @@ def _stretch(source: FloatArray, height: int, width: int) -> FloatArray:
 def _interpolate_rows(wide: FloatArray, down: _Taps, target: NDArray[np.bool_]) -> None:
     """Interpolate down the rows and compare: ``upper + share · (lower - upper) > 0``.
 
-    Written so that a block stays in the core's cache and takes no fresh memory: four passes, half the time of the
-    formula as it stands.
+    Some rows at a time, and of these only the columns in which the sign changes: a mean of positive values is positive.
+    So the cost is that of the object's outline.
     """
-    low, steps = down.low - down.low[0], np.diff(wide, axis=0, append=wide[-1:])
-    upper, change = (np.empty((_ROWS_AT_ONCE, wide.shape[1]), np.float32) for _ in range(2))
+    low = down.low - down.low[0]
     for start in range(0, low.size, _ROWS_AT_ONCE):
         block = slice(start, start + _ROWS_AT_ONCE)
-        rows = low[block]
-        some = slice(0, rows.size)
-        np.take(wide, rows, axis=0, out=upper[some], mode="clip")
-        np.take(steps, rows, axis=0, out=change[some], mode="clip")
-        change[some] *= -down.weight[block, None]
-        np.greater(upper[some], change[some], out=target[block])
+        rows = low[block] - low[start]
+        used = wide[low[start] : low[start] + rows[-1] + 2]
+        inside = used.min(axis=0) > THRESHOLD
+        target[block] = inside
+        mixed = np.flatnonzero((used.max(axis=0) > THRESHOLD) & ~inside)
+        part = used[:, mixed]
+        change = np.diff(part, axis=0, append=part[-1:])[rows]
+        change *= -down.weight[block, None]
+        target[block, mixed] = part[rows] > change
 
 
 def _taps(source: int, length: int, first: int, last: int, factor: int) -> _Taps:
@@ -157,8 +247,26 @@ def order(logits: FloatArray, scores: FloatArray, prompt: Prompt, family: Family
         return ambiguous
     if family is Family.SAM2:
         return [0] if is_stable(logits[0]) else ambiguous[:1]
-    lone = len(prompt.points) == 1 and prompt.box is None and prompt.mask_input is None
-    return ambiguous[:1] if lone else [0]
+    return ambiguous[:1] if _is_lone_click(prompt) else [0]
+
+
+def needed(prompt: Prompt, family: Family) -> tuple[tuple[int, ...], bool]:
+    """What ``order`` must be shown of a decoder's four candidates, so that no more need travel.
+
+    Returns:
+        Their indices (none: all four), and whether the best-scored one of them is enough.
+    """
+    if family is Family.EFFICIENT_SAM:
+        return (), False  # it has three candidates, all of them readings of an ambiguous prompt
+    if prompt.multimask:
+        return (1, 2, 3), False
+    if family is Family.SAM2:
+        return (), False
+    return ((1, 2, 3), True) if _is_lone_click(prompt) else ((0,), False)
+
+
+def _is_lone_click(prompt: Prompt) -> bool:
+    return len(prompt.points) == 1 and prompt.box is None and prompt.mask_input is None
 
 
 def is_stable(logits: FloatArray) -> bool:
@@ -186,6 +294,6 @@ def prediction(logits: FloatArray, scores: FloatArray, prompt: Prompt, frame: Fr
 
 
 def _mask(logits: FloatArray, score: float, frame: Frame, family: Family) -> Mask:
-    pixels = paint(logits, frame, family)
+    pixels, box = _paint(logits, frame, family)
     kept = np.clip(logits, -SAM2_CLAMP, SAM2_CLAMP) if family is Family.SAM2 else logits.copy()
-    return Mask(pixels, min(1.0, max(0.0, score)), kept.astype(np.float32, copy=False))
+    return Mask(pixels, min(1.0, max(0.0, score)), kept.astype(np.float32, copy=False), box)

@@ -1,9 +1,12 @@
 """From pixels to what an encoder reads.
 
 Sources of the numbers: ``segment_anything/build_sam.py``, ``modeling/sam.py`` and ``utils/transforms.py``;
-``sam2/utils/transforms.py``.
+``sam2/utils/transforms.py``; EfficientSAM's ``efficient_sam.py``.
 """
 
+from typing import Any
+
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
@@ -56,32 +59,82 @@ def normalise_sam(resized: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.fl
     return square
 
 
-def stretch_sam2(pixels: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.float32]:
-    """Stretch over the square and normalise. The reference resizes floats, so nothing is rounded in between.
+def resize(pixels: NDArray[np.uint8], family: Family) -> NDArray[Any]:
+    """The part of the preprocessing that depends on the image's size: what travels to an encoder elsewhere.
 
-    Args:
-        pixels: ``uint8 [height, width, 3]``, RGB.
-
-    Returns:
-        ``float32 [1, 3, side, side]``.
-    """
-    square = np.empty((1, 3, side, side), np.float32)
-    for channel in range(3):
-        plane = pixels[:, :, channel].astype(np.float32)
-        if plane.shape != (side, side):
-            plane = np.asarray(Pillow.fromarray(plane).resize((side, side), Pillow.Resampling.BILINEAR))
-        square[0, channel] = (plane / np.float32(255.0) - SAM2_MEAN[channel]) / SAM2_STD[channel]
-    return square
-
-
-def preprocess(pixels: NDArray[np.uint8], family: Family) -> NDArray[np.float32]:
-    """What the family's encoder reads.
+    Preprocessing the result gives, to the bit, what preprocessing the image gives.
 
     Args:
         pixels: ``uint8 [height, width, 3]``, RGB.
         family: whose conventions.
 
     Returns:
+        SAM: ``uint8 [inner_height, inner_width, 3]``; others: ``float32 [1024, 1024, 3]``, on the scale 0..255.
+    """
+    if family is Family.SAM:
+        return resize_sam(pixels)
+    stretch = _stretch if family is Family.SAM2 else _stretch_plainly
+    return np.stack([stretch(pixels[:, :, channel], SIDE) for channel in range(3)], axis=-1)
+
+
+def stretch_sam2(pixels: NDArray[Any], side: int = SIDE) -> NDArray[np.float32]:
+    """Stretch over the square and normalise. The reference resizes floats, so nothing is rounded in between.
+
+    Args:
+        pixels: ``uint8 [height, width, 3]``, RGB; or the ``float32`` that ``resize`` made of it.
+
+    Returns:
+        ``float32 [1, 3, side, side]``.
+    """
+    square = np.empty((1, 3, side, side), np.float32)
+    for channel in range(3):
+        plane = _stretch(pixels[:, :, channel], side)
+        square[0, channel] = (plane / np.float32(255.0) - SAM2_MEAN[channel]) / SAM2_STD[channel]
+    return square
+
+
+def stretch_efficient_sam(pixels: NDArray[Any], side: int = SIDE) -> NDArray[np.float32]:
+    """Stretch over the square, to the scale 0..1; the graph normalises.
+
+    The graph would stretch as well, but copies of a large image in floats are spared so.
+
+    Args:
+        pixels: ``uint8 [height, width, 3]``, RGB; or the ``float32`` that ``resize`` made of it.
+
+    Returns:
+        ``float32 [1, 3, side, side]``.
+    """
+    square = np.empty((1, 3, side, side), np.float32)
+    for channel in range(3):
+        np.divide(_stretch_plainly(pixels[:, :, channel], side), np.float32(255.0), out=square[0, channel])
+    return square
+
+
+def _stretch_plainly(plane: NDArray[Any], side: int) -> NDArray[np.float32]:
+    """Bilinear without antialiasing."""
+    floats = plane.astype(np.float32)
+    if floats.shape == (side, side):
+        return floats
+    return np.asarray(cv2.resize(floats, (side, side), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _stretch(plane: NDArray[Any], side: int) -> NDArray[np.float32]:
+    floats = plane.astype(np.float32)
+    if floats.shape == (side, side):
+        return floats
+    return np.asarray(Pillow.fromarray(floats).resize((side, side), Pillow.Resampling.BILINEAR))
+
+
+def preprocess(pixels: NDArray[Any], family: Family) -> NDArray[np.float32]:
+    """What the family's encoder reads.
+
+    Args:
+        pixels: ``uint8 [height, width, 3]``, RGB; or what ``resize`` made of it.
+        family: whose conventions.
+
+    Returns:
         ``float32 [1, 3, 1024, 1024]``.
     """
-    return normalise_sam(resize_sam(pixels)) if family is Family.SAM else stretch_sam2(pixels)
+    if family is Family.SAM:
+        return normalise_sam(resize_sam(pixels))
+    return stretch_sam2(pixels) if family is Family.SAM2 else stretch_efficient_sam(pixels)

@@ -1,8 +1,9 @@
 """From a prompt to what a decoder reads.
 
-The rules are those of ``segment_anything/modeling/prompt_encoder.py`` and ``predictor.py``, and of
-``sam2/sam2_image_predictor.py``: positive points are 1, negative ones 0, a box is its two corners as 2 and 3, and -1 is
-padding. «No mask» is ``has_mask_input`` 0, and nothing else: graphs blend with that number.
+The rules are those of ``segment_anything/modeling/prompt_encoder.py`` and ``predictor.py``, of
+``sam2/sam2_image_predictor.py``, and of EfficientSAM's ``efficient_sam_decoder.py``: positive points are 1, negative
+ones 0, a box is its two corners as 2 and 3, and -1 is padding. «No mask» is ``has_mask_input`` 0, and nothing else:
+graphs blend with that number.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,12 @@ from labeling_ground.sam.geometry import LOW_RES, Frame
 from labeling_ground.types import Prompt
 
 _CORNERS = (2.0, 3.0)
-_PADDING = (0.0, 0.0, -1.0)
+PADDING = -1.0
+"""The label of the padding point."""
+_PADDING = (0.0, 0.0, PADDING)
+
+EFFICIENT_SAM_TOKENS = 6
+"""EfficientSAM's decoder takes this many points and corners; further ones it would leave out without a word."""
 
 _NO_MASK = np.zeros((1, 1, LOW_RES, LOW_RES), np.float32)
 _NO_MASK.flags.writeable = False
@@ -48,10 +54,11 @@ def tensors(prompt: Prompt, frame: Frame, family: Family) -> PromptTensors:
     """Write a prompt as tensors.
 
     SAM 1: points, then corners; a padding point only where there are points and no box. SAM 2: corners, then points,
-    and a padding point with either. A prompt of nothing but a mask input has no token at all, in both.
+    and a padding point with either. A prompt of nothing but a mask input has no token at all, in both. EfficientSAM:
+    points and corners, and what is missing to six is padded in the graph; it has no mask input.
 
     Raises:
-        BadPrompt: neither points, nor a box, nor a mask input.
+        BadPrompt: neither points, nor a box, nor a mask input; or more than the family's models can read.
     """
     if not prompt.points and prompt.box is None and prompt.mask_input is None:
         raise BadPrompt("The prompt is empty: give at least one point with label 1, a box, or a mask_input.")
@@ -66,16 +73,39 @@ def tensors(prompt: Prompt, frame: Frame, family: Family) -> PromptTensors:
         ]
     )
     rows = points + corners if family is Family.SAM else corners + points
-    if rows and (family is Family.SAM2 or not corners):
+    if family is Family.EFFICIENT_SAM:
+        _check_efficient_sam(prompt, len(rows))
+    elif rows and (family is Family.SAM2 or not corners):
         rows.append(_PADDING)
     table = np.asarray(rows, np.float64).reshape(1, -1, 3)
-    given = prompt.mask_input is not None
+    return as_tensors(
+        np.ascontiguousarray(table[:, :, :2], np.float32),
+        np.ascontiguousarray(table[:, :, 2], np.float32),
+        None if prompt.mask_input is None else _as_mask_input(prompt.mask_input),
+    )
+
+
+def as_tensors(
+    point_coords: NDArray[np.float32], point_labels: NDArray[np.float32], mask_input: NDArray[np.float32] | None
+) -> PromptTensors:
+    """The four tensors from the three that say something; shapes as in ``PromptTensors``."""
+    given = mask_input is not None
     return PromptTensors(
-        point_coords=np.ascontiguousarray(table[:, :, :2], np.float32),
-        point_labels=np.ascontiguousarray(table[:, :, 2], np.float32),
-        mask_input=_NO_MASK if prompt.mask_input is None else _as_mask_input(prompt.mask_input),
+        point_coords,
+        point_labels,
+        mask_input=_NO_MASK if mask_input is None else mask_input,
         has_mask_input=np.array([1.0 if given else 0.0], np.float32),
     )
+
+
+def _check_efficient_sam(prompt: Prompt, tokens: int) -> None:
+    if prompt.mask_input is not None:
+        raise BadPrompt("EfficientSAM has no mask_input: give points or a box alone.")
+    if tokens > EFFICIENT_SAM_TOKENS:
+        raise BadPrompt(
+            f"EfficientSAM reads at most {EFFICIENT_SAM_TOKENS} points, and a box counts as two: this prompt has "
+            f"{tokens}. Begin the object anew with fewer, or use another model for it."
+        )
 
 
 def _as_mask_input(logits: NDArray[np.float32]) -> NDArray[np.float32]:

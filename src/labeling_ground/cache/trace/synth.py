@@ -21,6 +21,8 @@ from labeling_ground.types import Kind, Outcome
 _EMBEDDING = KINDS.index(Kind.EMBEDDING)
 _MASK = KINDS.index(Kind.MASK)
 _HOUR = 3600.0
+_FIRST_MORNING = 1_767_600_000.0
+"""Monday, 5 January 2026, 8:00 UTC: any morning would do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class _Team:
         """All events, in the order of time."""
         work = self.work
         for day in range(work.days):
-            start = day * 24 * _HOUR
+            start = _FIRST_MORNING + day * 24 * _HOUR
             for person in range(work.annotators):
                 self._live(start + self.random.uniform(0, _HOUR), self._person(person, start))
             if work.swap:

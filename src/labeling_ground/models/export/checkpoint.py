@@ -1,7 +1,7 @@
 """Official checkpoints into modules. Files are read as tensors only: a checkpoint cannot run code here."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from labeling_ground.errors import BadInput
-from labeling_ground.models.export.layout import copies, rename_all
+from labeling_ground.models.export import layout_sam2
+from labeling_ground.models.export.hiera import SIZES, HieraEncoder, Size
+from labeling_ground.models.export.layout import copies, rename, rename_all
 from labeling_ground.models.export.tinyvit import TinyViT
 from labeling_ground.sam.family import Family
 
@@ -24,9 +26,10 @@ class Loaded:
 
     Attributes:
         family: whose conventions it follows.
-        architecture: ``vit_b``, ``vit_l``, ``vit_h`` or ``vit_t`` (MobileSAM); ``vit-768x2`` and the like for others.
-        encoder: normalised ``[1, 3, 1024, 1024]`` → ``[1, 256, 64, 64]``.
-        sam: the ``transformers.SamModel`` that holds prompt encoder and mask decoder.
+        architecture: ``vit_b``, ``vit_l``, ``vit_h``, ``vit_t`` (MobileSAM), or ``hiera_t``, ``hiera_s``, ``hiera_b+``,
+            ``hiera_l`` (SAM 2); ``vit-768x2`` and the like for others.
+        encoder: normalised ``[1, 3, 1024, 1024]`` → the tensors of the family's embedding.
+        sam: the ``transformers.SamModel`` or ``Sam2Model`` that holds prompt encoder and mask decoder.
         source_sha256: digest of the checkpoint file, hex; empty if it came from memory.
     """
 
@@ -50,7 +53,7 @@ class VisionEncoder(nn.Module):
 
 
 def load(path: Path) -> Loaded:
-    """Read an official SAM or MobileSAM checkpoint.
+    """Read an official checkpoint of SAM, MobileSAM, SAM 2 or SAM 2.1.
 
     Raises:
         BadInput: no checkpoint, or of a model that cannot be exported here.
@@ -64,8 +67,18 @@ def load(path: Path) -> Loaded:
     return from_weights(weights, source_sha256=digest)
 
 
-def from_weights(weights: Mapping[str, Any], *, source_sha256: str = "") -> Loaded:
+def from_weights(
+    weights: Mapping[str, Any],
+    *,
+    source_sha256: str = "",
+    sam2_sizes: Mapping[tuple[int, tuple[int, ...]], Size] = SIZES,
+) -> Loaded:
     """Build the modules from a checkpoint's weights, by their official names.
+
+    Args:
+        weights: name → tensor; or what has them under ``model``, as SAM 2's files do.
+        source_sha256: digest of the file that they came from.
+        sam2_sizes: the sizes of SAM 2 that are known.
 
     Raises:
         BadInput: weights of a model that cannot be exported here, or some are missing or left over.
@@ -76,7 +89,11 @@ def from_weights(weights: Mapping[str, Any], *, source_sha256: str = "") -> Load
         return _sam(weights, source_sha256)
     if "image_encoder.patch_embed.seq.0.c.weight" in weights:
         return _mobile(weights, source_sha256)
-    raise BadInput("These weights are not of a model that can be exported: SAM ViT-B, L, H or MobileSAM.")
+    if "image_encoder.trunk.pos_embed" in weights:
+        return _sam2(weights, source_sha256, sam2_sizes)
+    raise BadInput(
+        "These weights are not of a model that can be exported: SAM ViT-B, L or H, MobileSAM, SAM 2 or SAM 2.1."
+    )
 
 
 def _sam(weights: Mapping[str, Tensor], source_sha256: str) -> Loaded:
@@ -113,21 +130,71 @@ def _mobile(weights: Mapping[str, Tensor], source_sha256: str) -> Loaded:
     return Loaded(Family.SAM, "vit_t", encoder.eval(), sam, source_sha256)
 
 
-def _skeleton(vision: dict[str, Any]) -> Any:
+def _sam2(
+    weights: Mapping[str, Tensor], source_sha256: str, sizes: Mapping[tuple[int, tuple[int, ...]], Size]
+) -> Loaded:
+    trunk = "image_encoder.trunk."
+    width, *background = weights[f"{trunk}pos_embed"].shape[1:]
+    blocks = sorted({int(name.split(".")[3]) for name in weights if name.startswith(f"{trunk}blocks.")})
+    widths = [int(_weight(weights, f"{trunk}blocks.{i}.attn.proj.weight").shape[0]) for i in blocks]
+    stages = tuple(widths.count(each) for each in sorted(set(widths)))
+    size = sizes.get((int(width), stages))
+    if size is None:
+        known = ", ".join(each.name for each in sizes.values())
+        raise BadInput(f"SAM 2 has no encoder of width {width} with {stages} blocks in its stages: there is {known}.")
+    sam = _sam2_skeleton(size, stages, sorted(set(widths)), background)
+    named = {name: weights[name] for name in layout_sam2.of_images(weights)}
+    named[layout_sam2.POINT_TABLE] = torch.cat([_weight(weights, name) for name in layout_sam2.POINT_KINDS])
+    _fill(sam, named, layout_sam2.rename)
+    return Loaded(Family.SAM2, size.name, HieraEncoder(sam).eval(), sam, source_sha256)
+
+
+def _sam2_skeleton(size: Size, stages: tuple[int, ...], widths: list[int], background: list[int]) -> Any:
     # Imported here: it takes seconds, and a file that is refused should not wait for them.
-    from transformers import SamConfig, SamModel
+    from transformers import Sam2Config, Sam2Model
+
+    backbone = {
+        "hidden_size": widths[0],
+        "num_attention_heads": size.heads,
+        "window_positional_embedding_background_size": [int(side) for side in background],
+        "blocks_per_stage": list(stages),
+        "embed_dim_per_stage": widths,
+        "num_attention_heads_per_stage": [size.heads * 2**i for i in range(len(stages))],
+        "window_size_per_stage": list(size.windows),
+        "global_attention_blocks": list(size.whole),
+        "model_type": "sam2_hiera_det_model",
+    }
+    vision = {"backbone_config": backbone, "backbone_channel_list": widths[::-1], "model_type": "sam2_vision_model"}
+    config = Sam2Config(vision_config=vision)
+    _use_plain_attention(config, config.vision_config, config.vision_config.backbone_config, config.mask_decoder_config)
+    return Sam2Model(config).eval()
+
+
+def _skeleton(vision: dict[str, Any]) -> Any:
+    from transformers import SamConfig, SamModel  # here for the same reason
 
     # The reference's decoder leaves layer norms at torch's default.
     config = SamConfig(vision_config=vision, mask_decoder_config={"layer_norm_eps": 1e-5})
-    config._attn_implementation = "eager"
-    for part in (config.vision_config, config.mask_decoder_config):
-        part._attn_implementation = "eager"
+    _use_plain_attention(config, config.vision_config, config.mask_decoder_config)
     return SamModel(config).eval()
 
 
-def _fill(sam: Any, weights: Mapping[str, Tensor], *, encoder: bool = True) -> None:
+def _use_plain_attention(*configs: Any) -> None:
+    for each in configs:
+        each._attn_implementation = "eager"
+
+
+def _weight(weights: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in weights:
+        raise BadInput(f"The checkpoint does not fit its architecture: {name} is missing.")
+    return weights[name]
+
+
+def _fill(
+    sam: Any, weights: Mapping[str, Tensor], names: Callable[[str], str] = rename, *, encoder: bool = True
+) -> None:
     try:
-        table = rename_all(weights)
+        table = rename_all(weights, names)
     except ValueError as error:
         raise BadInput(str(error)) from error
     renamed = {table[name]: tensor for name, tensor in weights.items()}

@@ -1,9 +1,14 @@
-"""SAM's mask decoder as two graphs with one interface, from the weights of one ``SamModel``.
+"""The mask decoders of SAM and SAM 2 as two graphs with one interface, from the weights of one ``SamModel`` or
+``Sam2Model``.
 
 Both take a batch of prompts on one embedding and give low-res logits and scores of all four candidates; choosing and
 upsampling happen outside (``sam.masks``). ``PlainDecoder`` computes what the reference does, step by step.
 ``FastDecoder`` computes the same numbers in another order of brackets: with few prompt tokens it is cheaper to carry
 the tokens' side through the projections than the 4096 image places (2.04 instead of 3.62 GFLOP for a click).
+
+SAM 2's decoder differs in three things: it has one token more, before the others, from which it guesses whether there
+is an object at all (for videos; its image predictor ignores the guess, and so it is not computed here); finer features
+of the image are added while the mask is upscaled; and scores pass through a sigmoid.
 """
 
 from typing import Any
@@ -17,21 +22,25 @@ GRID = 64
 PLACES = GRID * GRID
 MASK_TOKENS = 4
 
+Finer = tuple[Tensor, Tensor]
+"""SAM 2's ``[1, 32, 256, 256]`` and ``[1, 64, 128, 128]``."""
+
 
 class Prompts(nn.Module):
-    """SAM's prompt encoder, for labels given as numbers (``segment_anything/modeling/prompt_encoder.py``).
+    """The prompt encoder, for labels given as numbers (``segment_anything/modeling/prompt_encoder.py``).
 
     Args:
-        sam: a ``transformers.SamModel``.
+        sam: a ``transformers.SamModel`` or ``Sam2Model``.
     """
 
     def __init__(self, sam: Any) -> None:
         super().__init__()
         encoder = sam.prompt_encoder
-        self.side = float(sam.config.vision_config.image_size)
+        self.side = float(encoder.input_image_size)
         self.frequencies = nn.Parameter(sam.shared_image_embedding.positional_embedding.detach().clone())
-        kinds = [encoder.not_a_point_embed, *encoder.point_embed]
-        self.kinds = nn.Parameter(torch.cat([kind.weight.detach() for kind in kinds]))
+        points = encoder.point_embed
+        points = [points] if isinstance(points, nn.Embedding) else list(points)
+        self.kinds = nn.Parameter(torch.cat([kind.weight.detach() for kind in (encoder.not_a_point_embed, *points)]))
         self.no_mask = nn.Parameter(encoder.no_mask_embed.weight.detach().view(1, -1, 1, 1).clone())
         self.mask_embed = encoder.mask_embed
 
@@ -97,8 +106,13 @@ class PlainDecoder(nn.Module):
         Returns:
             Low-res logits ``[B, 4, 256, 256]`` and scores ``[B, 4]``.
         """
-        tokens = _tokens(self.decoder, self.prompts.sparse(point_coords, point_labels))
-        image = image_embeddings + self.prompts.dense(mask_input, has_mask)
+        return self._decode(image_embeddings, None, point_coords, point_labels, mask_input, has_mask)
+
+    def _decode(
+        self, embedding: Tensor, finer: Finer | None, coords: Tensor, labels: Tensor, mask: Tensor, has_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        tokens = _tokens(self.decoder, self.prompts.sparse(coords, labels))
+        image = embedding + self.prompts.dense(mask, has_mask)
         hidden, image = self.decoder.transformer(
             point_embeddings=tokens.unsqueeze(1),
             image_embeddings=image,
@@ -106,12 +120,25 @@ class PlainDecoder(nn.Module):
             attention_similarity=None,
         )
         hidden, image = hidden.squeeze(1), image.squeeze(1)
-        grid = image.transpose(1, 2).reshape(-1, image.shape[-1], GRID, GRID)
-        up = functional.gelu(self.decoder.upscale_layer_norm(self.decoder.upscale_conv1(grid)))
-        up = functional.gelu(self.decoder.upscale_conv2(up))
-        logits = _hyper(self.decoder, hidden) @ up.flatten(2)
-        scores = self.decoder.iou_prediction_head(hidden[:, 0])
-        return logits.view(-1, MASK_TOKENS, 4 * GRID, 4 * GRID), scores
+        return _upscale(self.decoder, image, _hyper(self.decoder, hidden), finer), _scores(self.decoder, hidden)
+
+
+class PlainDecoder2(PlainDecoder):
+    """SAM 2's, in the reference's order of computation."""
+
+    def forward(  # type: ignore[override]
+        self,
+        image_embeddings: Tensor,
+        high_res_features_0: Tensor,
+        high_res_features_1: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode; arguments and results are those of ``PlainDecoder``, and the finer features."""
+        finer = high_res_features_0, high_res_features_1
+        return self._decode(image_embeddings, finer, point_coords, point_labels, mask_input, has_mask)
 
 
 class FastDecoder(nn.Module):
@@ -137,8 +164,13 @@ class FastDecoder(nn.Module):
         self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor, mask_input: Tensor, has_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Decode; arguments and results are those of ``PlainDecoder``."""
-        tokens = _tokens(self.decoder, self.prompts.sparse(point_coords, point_labels))
-        image = (image_embeddings + self.prompts.dense(mask_input, has_mask)).flatten(2).transpose(1, 2)
+        return self._decode(image_embeddings, None, point_coords, point_labels, mask_input, has_mask)
+
+    def _decode(
+        self, embedding: Tensor, finer: Finer | None, coords: Tensor, labels: Tensor, mask: Tensor, has_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        tokens = _tokens(self.decoder, self.prompts.sparse(coords, labels))
+        image = (embedding + self.prompts.dense(mask, has_mask)).flatten(2).transpose(1, 2)
         transformer = self.decoder.transformer
         hidden = tokens
         placed = image + self.pe
@@ -157,19 +189,58 @@ class FastDecoder(nn.Module):
             placed = image + self.pe
         hidden = hidden + _tokens_to_image(transformer.final_attn_token_to_image, hidden + tokens, placed, image)
         hidden = transformer.layer_norm_final_attn(hidden)
-        logits = _upscale(self.decoder, image, _hyper(self.decoder, hidden))
-        return logits, self.decoder.iou_prediction_head(hidden[:, 0])
+        hyper, scores = _hyper(self.decoder, hidden), _scores(self.decoder, hidden)
+        if finer is not None:
+            # To bring the finer features into the order of doubled places takes longer than doubling so saves.
+            return _upscale(self.decoder, image, hyper, finer), scores
+        return _upscale_places(self.decoder, image, hyper), scores
+
+
+class FastDecoder2(FastDecoder):
+    """SAM 2's, with the projections folded."""
+
+    def forward(  # type: ignore[override]
+        self,
+        image_embeddings: Tensor,
+        high_res_features_0: Tensor,
+        high_res_features_1: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode; arguments and results are those of ``PlainDecoder2``."""
+        finer = high_res_features_0, high_res_features_1
+        return self._decode(image_embeddings, finer, point_coords, point_labels, mask_input, has_mask)
 
 
 def _tokens(decoder: Any, sparse: Tensor) -> Tensor:
-    """The score's token, the four masks' tokens and the prompt's: ``[B, 5 + N, 256]``."""
+    """The decoder's own tokens and the prompt's: ``[B, 5 + N, 256]``, in SAM 2 ``[B, 6 + N, 256]``."""
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    if _first(decoder):
+        own = torch.cat([decoder.obj_score_token.weight, own])
     return torch.cat([own.unsqueeze(0).expand(sparse.shape[0], -1, -1), sparse], 1)
+
+
+def _first(decoder: Any) -> int:
+    """Where the score's token stands; the four masks' follow. SAM 2 has its object token before it."""
+    return int(hasattr(decoder, "obj_score_token"))
+
+
+def _scores(decoder: Any, hidden: Tensor) -> Tensor:
+    """Predicted IoU of the four masks: ``[B, 4]``."""
+    return decoder.iou_prediction_head(hidden[:, _first(decoder)])
 
 
 def _hyper(decoder: Any, hidden: Tensor) -> Tensor:
     """What each mask token makes of the upscaled features: ``[B, 4, 32]``."""
-    return torch.stack([mlp(hidden[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], 1)
+    start = _first(decoder) + 1
+    return torch.stack([mlp(hidden[:, start + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], 1)
+
+
+def _out(attention: Any) -> Any:
+    """The output projection, which ``transformers`` calls this in one model and that in the other."""
+    return attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
@@ -185,7 +256,7 @@ def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor
         for projection, x in ((attention.q_proj, query), (attention.k_proj, key), (attention.v_proj, value))
     )
     mixed = ((q * attention.scaling) @ k.transpose(-2, -1)).softmax(-1) @ v
-    return attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    return _out(attention)(mixed.transpose(1, 2).flatten(2))
 
 
 def _tokens_to_image(attention: Any, query: Tensor, placed: Tensor, image: Tensor) -> Tensor:
@@ -197,7 +268,7 @@ def _tokens_to_image(attention: Any, query: Tensor, placed: Tensor, image: Tenso
     seen = (shares @ image).unflatten(1, (heads, -1))
     value = attention.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2)
     mixed = (seen @ value).transpose(1, 2).flatten(2) + attention.v_proj.bias
-    return attention.out_proj(mixed)
+    return _out(attention)(mixed)
 
 
 def _image_to_tokens(attention: Any, placed: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -208,13 +279,22 @@ def _image_to_tokens(attention: Any, placed: Tensor, key: Tensor, value: Tensor)
     constant = (k @ attention.q_proj.bias.view(heads, -1, 1)).flatten(1)
     scores = placed @ folded.transpose(1, 2) + constant.unsqueeze(1)
     shares = scores.unflatten(-1, (heads, -1)).softmax(-1).flatten(2)
-    out = attention.out_proj.weight.t().unflatten(0, (heads, -1))
+    out = _out(attention).weight.t().unflatten(0, (heads, -1))
     values = (_split(attention.v_proj(value), heads) @ out).flatten(1, 2)
-    return shares @ values + attention.out_proj.bias
+    return shares @ values + _out(attention).bias
 
 
-def _upscale(decoder: Any, image: Tensor, hyper: Tensor) -> Tensor:
-    """Places ``[B, 4096, 256]`` and hyper-weights ``[B, 4, 32]`` → logits ``[B, 4, 256, 256]``."""
+def _upscale(decoder: Any, image: Tensor, hyper: Tensor, finer: Finer | None) -> Tensor:
+    """Places ``[B, 4096, 256]`` and hyper-weights ``[B, 4, 32]`` → logits ``[B, 4, 256, 256]``, by convolutions."""
+    up = decoder.upscale_conv1(image.transpose(1, 2).reshape(-1, image.shape[-1], GRID, GRID))
+    up = functional.gelu(decoder.upscale_layer_norm(up if finer is None else up + finer[1]))
+    up = decoder.upscale_conv2(up)
+    up = functional.gelu(up if finer is None else up + finer[0])
+    return (hyper @ up.flatten(2)).view(-1, MASK_TOKENS, 4 * GRID, 4 * GRID)
+
+
+def _upscale_places(decoder: Any, image: Tensor, hyper: Tensor) -> Tensor:
+    """The same by products of matrices, without finer features."""
     norm = decoder.upscale_layer_norm
     up = _double(decoder.upscale_conv1, image)
     up = functional.gelu(functional.layer_norm(up, norm.weight.shape, norm.weight, norm.bias, norm.eps))

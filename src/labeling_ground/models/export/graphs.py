@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from labeling_ground.errors import BackendFailed
+from labeling_ground.models.disk import digest_of
 
 OPSET = 20
 """The first with GELU as an operator of its own."""
@@ -24,6 +25,8 @@ EXPORTER_VERSION = "1"
 """Raise it with every change that alters exported graphs."""
 TOLERANCE = 1e-3
 """Largest absolute difference from torch, in fp32, with which a file is kept."""
+LARGEST = 1_900_000_000
+"""Bytes of weights in one file. An ONNX file ends at 2 GiB; the weights of a larger model get a file of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,13 @@ class Exported:
     Attributes:
         path: where it is.
         max_abs_error: largest difference from torch over all outputs and trials.
+        data: the weights, where they are too large for the file itself. It lies beside it and is named ``sha256-`` and
+            its digest, by which the graph knows it: so the graph's own digest stands for both.
     """
 
     path: Path
     max_abs_error: float
+    data: Path | None = None
 
 
 def write(graph: Graph, folder: Path, metadata: Mapping[str, str], *, tolerance: float = TOLERANCE) -> Exported:
@@ -69,9 +75,12 @@ def write(graph: Graph, folder: Path, metadata: Mapping[str, str], *, tolerance:
     folder.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{graph.name}-", suffix=".onnx")
     os.close(handle)
-    draft = Path(temporary)
+    draft, data, kept = Path(temporary), None, False
+    weights = draft.with_name(f"{draft.name}.data")  # where the exporter puts them
+    apart = sum(parameter.nbytes for parameter in graph.module.parameters()) > LARGEST
     try:
-        _export(graph, draft)
+        _export(graph, draft, apart=apart)
+        data = _name_by_digest(draft, weights) if apart else None
         error = compare(graph, draft)
         if not error <= tolerance:
             raise BackendFailed(
@@ -82,9 +91,11 @@ def write(graph: Graph, folder: Path, metadata: Mapping[str, str], *, tolerance:
         target = folder / f"{graph.name}.onnx"
         draft.chmod(0o644)
         draft.replace(target)
+        kept = True
     finally:
-        draft.unlink(missing_ok=True)
-    return Exported(target, error)
+        for left in (draft, weights, *([data] if data and not kept else [])):
+            left.unlink(missing_ok=True)
+    return Exported(target, error, data)
 
 
 def compare(graph: Graph, path: Path) -> float:
@@ -119,7 +130,7 @@ def _difference(want: NDArray[Any], got: NDArray[Any]) -> float:
     return float(np.abs(want - got).max(initial=0.0))
 
 
-def _export(graph: Graph, path: Path) -> None:
+def _export(graph: Graph, path: Path, *, apart: bool) -> None:
     sizes: dict[str, Any] = {}
     for axes in graph.dynamic.values():
         for name in axes.values():
@@ -138,14 +149,27 @@ def _export(graph: Graph, path: Path) -> None:
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             dynamic_shapes=tuple(dynamic.values()),
-            external_data=False,
+            external_data=apart,
             optimize=True,
             verbose=False,
         )
 
 
+def _name_by_digest(draft: Path, weights: Path) -> Path:
+    """Rename a file of weights, and say so in its graph."""
+    weights.chmod(0o644)
+    named = weights.replace(weights.with_name(f"sha256-{digest_of(weights)}"))
+    model = onnx.load(str(draft), load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = named.name
+    onnx.save(model, str(draft))
+    return named
+
+
 def _annotate(path: Path, metadata: Mapping[str, str]) -> None:
-    model = onnx.load(str(path))
+    model = onnx.load(str(path), load_external_data=False)
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.save(model, str(path))
 

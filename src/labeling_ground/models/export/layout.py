@@ -1,16 +1,18 @@
 """Names of the weights: official SAM checkpoints on the left, the module tree of ``transformers`` on the right.
 
 The official names are those of ``segment_anything`` (``sam_vit_b_01ec64.pth`` has 314 of them); MobileSAM's checkpoint
-uses the same ones for its prompt encoder and mask decoder. Pure data and text, no torch.
+uses the same ones for its prompt encoder and mask decoder. SAM 2's differ and are in ``layout_sam2``. Pure data and
+text, no torch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 _NECK = {"0": "conv1", "1": "layer_norm1", "2": "conv2", "3": "layer_norm2"}
-_MASK_EMBED = {"0": "conv1", "1": "layer_norm1", "3": "conv2", "4": "layer_norm2", "6": "conv3"}
-_UPSCALING = {"0": "upscale_conv1", "1": "upscale_layer_norm", "3": "upscale_conv2"}
-_MLP_OF_THREE = {"0": "proj_in", "1": "layers.0", "2": "proj_out"}
+MASK_EMBED = {"0": "conv1", "1": "layer_norm1", "3": "conv2", "4": "layer_norm2", "6": "conv3"}
+UPSCALING = {"0": "upscale_conv1", "1": "upscale_layer_norm", "3": "upscale_conv2"}
+MLP_OF_THREE = MappingProxyType({"layers.0.": "proj_in.", "layers.1.": "layers.0.", "layers.2.": "proj_out."})
+"""The layers of a small network with one hidden layer between two others."""
 
 PREFIXES: Mapping[str, str] = MappingProxyType(
     {
@@ -19,36 +21,28 @@ PREFIXES: Mapping[str, str] = MappingProxyType(
         **{f"image_encoder.neck.{a}.": f"vision_encoder.neck.{b}." for a, b in _NECK.items()},
         "image_encoder.": "vision_encoder.",
         "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix": "shared_image_embedding.positional_embedding",
-        **{f"prompt_encoder.mask_downscaling.{a}.": f"prompt_encoder.mask_embed.{b}." for a, b in _MASK_EMBED.items()},
+        **{f"prompt_encoder.mask_downscaling.{a}.": f"prompt_encoder.mask_embed.{b}." for a, b in MASK_EMBED.items()},
         "prompt_encoder.point_embeddings.": "prompt_encoder.point_embed.",
-        **{f"mask_decoder.output_upscaling.{a}.": f"mask_decoder.{b}." for a, b in _UPSCALING.items()},
+        **{f"mask_decoder.output_upscaling.{a}.": f"mask_decoder.{b}." for a, b in UPSCALING.items()},
         "mask_decoder.transformer.norm_final_attn.": "mask_decoder.transformer.layer_norm_final_attn.",
     }
 )
 """What a name starts with. The longest match is replaced; what matches nothing keeps its name."""
 
-_NORMS = MappingProxyType({f".norm{i}.": f".layer_norm{i}." for i in (1, 2, 3, 4)})
-_SHARED_TWICE = "shared_image_embedding.positional_embedding"
+NORMS = MappingProxyType({f".norm{i}.": f".layer_norm{i}." for i in (1, 2, 3, 4)})
+SHARED = "shared_image_embedding.positional_embedding"
 _SHARED_COPY = "prompt_encoder.shared_embedding.positional_embedding"
 
 
 def rename(name: str) -> str:
-    """The name in ``transformers`` of one official weight."""
-    prefix = max((p for p in PREFIXES if name.startswith(p)), key=len, default="")
-    renamed = PREFIXES.get(prefix, "") + name[len(prefix) :]
-    for old, new in _NORMS.items():
-        renamed = renamed.replace(old, new)
+    """The name in ``transformers`` of one official weight of SAM."""
+    renamed = replace_all(replace_prefix(name, PREFIXES), NORMS)
     for head in ("output_hypernetworks_mlps.", "iou_prediction_head."):
-        before, found, after = renamed.partition(head)
-        if found:
-            for old, new in _MLP_OF_THREE.items():
-                if f"layers.{old}." in after:
-                    renamed = before + found + after.replace(f"layers.{old}.", f"{new}.")
-                    break
+        renamed = replace_after(renamed, head, MLP_OF_THREE)
     return renamed
 
 
-def rename_all(names: Iterable[str]) -> dict[str, str]:
+def rename_all(names: Iterable[str], rename: Callable[[str], str] = rename) -> dict[str, str]:
     """Official name → name in ``transformers``, for every one given.
 
     Raises:
@@ -62,4 +56,24 @@ def rename_all(names: Iterable[str]) -> dict[str, str]:
 
 def copies(renamed: Iterable[str]) -> dict[str, str]:
     """What ``transformers`` holds twice: name of the copy → name of the original."""
-    return {_SHARED_COPY: _SHARED_TWICE} if _SHARED_TWICE in set(renamed) else {}
+    return {_SHARED_COPY: SHARED} if SHARED in set(renamed) else {}
+
+
+def replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
+    """Replace the longest of the prefixes that the name starts with; without any, the name stays."""
+    prefix = max((p for p in prefixes if name.startswith(p)), key=len, default="")
+    return prefixes.get(prefix, "") + name[len(prefix) :]
+
+
+def replace_all(name: str, parts: Mapping[str, str]) -> str:
+    """Replace each part wherever it stands."""
+    for old, new in parts.items():
+        name = name.replace(old, new)
+    return name
+
+
+def replace_after(name: str, head: str, parts: Mapping[str, str]) -> str:
+    """Replace the first of the parts that is found after ``head``; without a head, the name stays."""
+    before, found, after = name.partition(head)
+    part = next((old for old in parts if found and old in after), None)
+    return name if part is None else before + found + after.replace(part, parts[part])

@@ -1,11 +1,14 @@
 """Which graphs a model becomes, and with which inputs they are compared with torch."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from labeling_ground.models.export.checkpoint import Loaded
-from labeling_ground.models.export.decoders import FastDecoder, PlainDecoder
+from labeling_ground.models.export.decoders import FastDecoder, FastDecoder2, PlainDecoder, PlainDecoder2
 from labeling_ground.models.export.graphs import Graph
+from labeling_ground.sam.family import Family
 
 _PROMPTS = {0: "prompts"}
 _TOKENS = {0: "prompts", 1: "tokens"}
@@ -21,19 +24,24 @@ def plan(loaded: Loaded) -> list[Graph]:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, 1024, 1024, generator=generator)
     with torch.inference_mode():
-        embedding = loaded.encoder(image)
+        made = loaded.encoder(image)
+    names = loaded.family.embedding_names
+    embedding = dict(zip(names, made if isinstance(made, tuple) else (made,), strict=True))
     example = _prompt(embedding, 2, 3, True, generator)
     trials = [_prompt(embedding, *shape, generator) for shape in _SHAPES]
+    plain, fast = (PlainDecoder2, FastDecoder2) if loaded.family is Family.SAM2 else (PlainDecoder, FastDecoder)
     return [
-        Graph("encoder", loaded.encoder, {"image": image}, ("image_embeddings",), {}),
-        Graph("decoder", PlainDecoder(loaded.sam).eval(), example, OUTPUTS, DYNAMIC, trials),
-        Graph("decoder-fast", FastDecoder(loaded.sam).eval(), example, OUTPUTS, DYNAMIC, trials),
+        Graph("encoder", loaded.encoder, {"image": image}, names, {}),
+        Graph("decoder", plain(loaded.sam).eval(), example, OUTPUTS, DYNAMIC, trials),
+        Graph("decoder-fast", fast(loaded.sam).eval(), example, OUTPUTS, DYNAMIC, trials),
     ]
 
 
-def _prompt(embedding: Tensor, prompts: int, tokens: int, mask: bool, generator: torch.Generator) -> dict[str, Tensor]:
+def _prompt(
+    embedding: Mapping[str, Tensor], prompts: int, tokens: int, mask: bool, generator: torch.Generator
+) -> dict[str, Tensor]:
     return {
-        "image_embeddings": embedding,
+        **embedding,
         "point_coords": torch.rand(prompts, tokens, 2, generator=generator) * 1024,
         "point_labels": torch.randint(-1, 4, (prompts, tokens), generator=generator).float(),
         "mask_input": torch.randn(prompts, 1, 256, 256, generator=generator) * 4,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labeling_ground.errors import BadSettings
+from labeling_ground.sam.family import Family
 from labeling_ground.sam.preprocess import PREPROCESSING_VERSION
 
 if TYPE_CHECKING:
@@ -24,13 +25,15 @@ class Report:
     """What an export made.
 
     Attributes:
-        architecture: ``vit_b``, ``vit_t``, …
+        family: whose conventions the model follows.
+        architecture: ``vit_b``, ``vit_t``, ``hiera_t``, …
         encoder: turns images into embeddings.
         decoder: turns any prompt into masks.
         fast_decoder: the same, faster for prompts of few points.
         seconds: how long it took.
     """
 
+    family: Family
     architecture: str
     encoder: "Exported"
     decoder: "Exported"
@@ -47,7 +50,7 @@ def export(checkpoint: Path, folder: Path, *, model: str = "", progress: "Progre
     """Turn an official checkpoint into ``encoder.onnx``, ``decoder.onnx`` and ``decoder-fast.onnx``.
 
     Args:
-        checkpoint: an official ``.pth`` or ``.pt`` file of SAM or MobileSAM.
+        checkpoint: an official ``.pth`` or ``.pt`` file of SAM, MobileSAM, SAM 2 or SAM 2.1.
         folder: where the files go; made if it is not there. What they replace is replaced one by one, when verified.
         model: the catalogue's name of the model, for the files' metadata.
         progress: told what is being done.
@@ -78,7 +81,8 @@ def export_loaded(loaded: "Loaded", folder: Path, *, model: str = "", progress: 
     for graph in graphs:
         say(f"Exporting {graph.name}.onnx and comparing it with torch.")
         made[graph.name] = write(graph, folder, metadata)
-    return Report(loaded.architecture, made[ENCODER], made[DECODER], made[FAST_DECODER], time.perf_counter() - started)
+    parts = (made[ENCODER], made[DECODER], made[FAST_DECODER])
+    return Report(loaded.family, loaded.architecture, *parts, time.perf_counter() - started)
 
 
 def describe(loaded: "Loaded", model: str) -> Mapping[str, str]:

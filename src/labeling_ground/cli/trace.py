@@ -1,0 +1,256 @@
+"""``labeling-ground cache trace info``, ``cache synth`` and ``cache simulate``: decide on a policy by evidence."""
+
+import itertools
+import re
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from labeling_ground.cache.choose import RANKINGS, choose_ranking
+from labeling_ground.cache.trace.events import KINDS, OUTCOMES, What
+from labeling_ground.cache.trace.files import read, write
+from labeling_ground.cache.trace.grid import Prices, Row, cheapest, peak_without_budget, read_trace, replay_all
+from labeling_ground.cache.trace.prepared import prepare
+from labeling_ground.cache.trace.replay import UNBOUNDED, Setup
+from labeling_ground.cache.trace.report import hit_ratio, name_of, page
+from labeling_ground.cache.trace.synth import MIXES, Work, synthesise
+from labeling_ground.cli.common import data, megabytes, say, settings_with
+from labeling_ground.types import Kind
+
+_TRACES = click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+_JSON = click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")
+_PRICES = Prices()
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+@click.group()
+def trace() -> None:
+    """Recorded accesses: set LABELING_GROUND_TRACE_FILE, and a server records them."""
+
+
+@trace.command()
+@_TRACES
+@_JSON
+def info(traces: tuple[Path, ...], as_json: bool) -> None:
+    """What is in a trace (and in its older files: FILE.1 and so on)."""
+    events = read(traces)
+    asks = (events["what"] == What.ASKED) | (events["what"] == What.PREFETCHED)
+    kinds: dict[str, dict[str, Any]] = {}
+    for number, kind in enumerate(KINDS):
+        chosen = events[asks & (events["kind"] == number)]
+        if kind is None or not len(chosen):
+            continue
+        outcomes = Counter(OUTCOMES[value] for value in chosen["outcome"].tolist())
+        kinds[kind.value] = {
+            "asks": len(chosen),
+            "keys": len(set(chosen["key"].tolist())),
+            "outcomes": {outcome.value: count for outcome, count in outcomes.items() if outcome is not None},
+        }
+    found: dict[str, Any] = {
+        "events": len(events),
+        "from": _moment(events["time"].min()) if len(events) else None,
+        "to": _moment(events["time"].max()) if len(events) else None,
+        "images": len(set(events["image"].tolist()) - {0}),
+        "namespaces": len(set(events["tenant"].tolist())),
+        "done_hints": int((events["what"] == What.DONE).sum()),
+        "purges": int((events["what"] == What.PURGED).sum()),
+        "kinds": kinds,
+        "seconds_without_cache": round(sum(prepare(events).without_cache.values()), 3),
+    }
+    if as_json:
+        data(found)
+        return
+    say(f"{found['events']} events from {found['from']} to {found['to']}, {found['images']} images")
+    for name, part in kinds.items():
+        outcomes_said = ", ".join(f"{count} {word}" for word, count in part["outcomes"].items())
+        say(f"  {name:10} {part['asks']:8} asks for {part['keys']:8} keys: {outcomes_said}")
+    say(f"Without a cache these would be {found['seconds_without_cache'] / 3600:.2f} hours of computing.")
+
+
+@click.command()
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same trace.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
+@click.option("--mix", type=click.Choice(list(MIXES)), default="mixed", show_default=True, help="Models in use.")
+@click.option("--annotators", type=click.IntRange(1, 10_000), default=120, show_default=True)
+@click.option("--hours", type=click.FloatRange(0.1, 24), default=8.0, show_default=True, help="Of a working day.")
+@click.option("--days", type=click.IntRange(1, 60), default=1, show_default=True)
+@click.option("--bulk", type=click.IntRange(0), default=0, help="New images that a script sends within an hour.")
+@click.option("--swap", is_flag=True, help="The models change at noon.")
+def synth(seed: int, out: Path, mix: str, annotators: int, hours: float, days: int, bulk: int, swap: bool) -> None:
+    """Make up a trace of labeling work, for deciding before there is a recording."""
+    work = Work(mix=mix, annotators=annotators, hours=hours, days=days, bulk=bulk, swap=swap)
+    events = synthesise(seed, work)
+    write(out, events)
+    say(f"{len(events)} events written to {out}.")
+
+
+@click.command()
+@_TRACES
+@click.option("--policy", "policies", multiple=True, help=f"{', '.join(RANKINGS)} or module:attribute. Several times.")
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    help="Memory: bytes (2GiB), or a share (25%) of what idle time alone would need. Several times.",
+)
+@click.option("--idle", "idles", multiple=True, help="Idle time: seconds, or 30min, 2h, never. Several times.")
+@click.option("--lower-budget", default="0", help="A tier behind the memory, disk or Redis: bytes (20GiB).")
+@click.option("--price-memory", type=float, default=_PRICES.memory, show_default=True, help="Of a GiB for an hour.")
+@click.option("--price-lower", type=float, default=_PRICES.lower, show_default=True, help="Of a GiB for an hour.")
+@click.option(
+    "--price",
+    "--price-encoder",
+    "price_encoder",
+    type=float,
+    default=_PRICES.encoder,
+    show_default=True,
+    help="Of an hour of computing.",
+)
+@click.option("--bound/--no-bound", default=True, help="Work out what no policy can beat.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes; as many as there are cores by default.")
+@_JSON
+def simulate(
+    traces: tuple[Path, ...],
+    policies: tuple[str, ...],
+    budgets: tuple[str, ...],
+    idles: tuple[str, ...],
+    lower_budget: str,
+    price_memory: float,
+    price_lower: float,
+    price_encoder: float,
+    bound: bool,
+    html: Path | None,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Replay traces through every combination of policies, budgets and idle times, and name the cheapest.
+
+    The replay is done by the code that serves. Without options: the shipped policies, 10, 25, 50 and 100 % of the
+    memory that idle time alone would need, and today's setting.
+    """
+    settings = settings_with()
+    prepared = read_trace(traces)
+    prices = Prices(price_memory, price_lower, price_encoder)
+    idle_times = [_seconds(text) for text in idles] or [settings.idle_s]
+    needed = peak_without_budget(prepared, idle_times[0])
+    lower = _size(lower_budget, needed)
+    for policy in policies:
+        choose_ranking(policy)  # a wrong name is said before minutes of work
+    wanted = [
+        Setup(policy, _size(budget, needed), lower, idle, settings.max_age_s, settings.done_weight)
+        for policy, budget, idle in itertools.product(
+            policies or tuple(RANKINGS), budgets or ("10%", "25%", "50%", "100%"), idle_times
+        )
+    ]
+    today = Setup(
+        settings.policy, int(settings.memory_bytes), lower, settings.idle_s, settings.max_age_s, settings.done_weight
+    )
+    setups = list(dict.fromkeys([*wanted, today]))
+    rows = replay_all(traces, setups, prices, bounds=bound, jobs=jobs)
+    best = cheapest(rows)
+    now = next(row for row in rows if row.replayed.setup == today)
+    reason = _reason(best, now)
+    facts = [
+        f"{prepared.asks} asks over {prepared.seconds / 3600:.1f} hours; without a cache "
+        f"{sum(prepared.without_cache.values()) / 3600:.1f} hours of computing.",
+        f"Idle time alone, without a budget, would need {megabytes(needed)} of memory.",
+        f"Prices: {price_memory:g} for a GiB of memory and {price_lower:g} for a GiB behind it for an hour, "
+        f"{price_encoder:g} for an hour of computing.",
+    ]
+    if html is not None:
+        html.write_text(page(rows, best, reason, today=today, facts=facts, title="What the cache costs and saves"))
+        say(f"The page is in {html}.")
+    if as_json:
+        data(
+            {
+                "facts": facts,
+                "recommended": {**_described(best), "reason": reason},
+                "today": _described(now),
+                "rows": [_described(row) for row in rows],
+            }
+        )
+        return
+    for fact in facts:
+        say(fact)
+    _print(rows, best, now)
+    say(f"Recommended: {name_of(best.replayed.setup)}. {reason}")
+
+
+def _reason(best: Row, now: Row) -> str:
+    said = (
+        f"{best.money:.2f} a day, {best.room:.2f} for room and {best.computing:.2f} for computing: the least of all "
+        "that were tried (of those within half a per cent, the smallest)."
+    )
+    if best is now:
+        return f"{said} It is today's setting."
+    return f"{said} Today's setting, {name_of(now.replayed.setup)}, costs {now.money:.2f}."
+
+
+def _print(rows: list[Row], best: Row, now: Row) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("set-up", no_wrap=True)
+    for heading in ("computed", "bound", "embeddings hit", "masks hit", "evicted", "a day"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        words = [word for word, is_it in (("recommended", row is best), ("today", row is now)) if is_it]
+        evicted = sum(tier["budget"] for tier in row.replayed.evictions.values())
+        table.add_row(
+            name_of(row.replayed.setup) + (f" ({', '.join(words)})" if words else ""),
+            f"{row.ratio:.4f}",
+            "" if row.bound is None else f"{row.bound:.4f}",
+            f"{hit_ratio(row, Kind.EMBEDDING):.1%}",
+            f"{hit_ratio(row, Kind.MASK):.1%}",
+            str(evicted),
+            f"{row.money:.2f}",
+            style="bold" if row is best else None,
+        )
+    Console(stderr=True, width=None if Console().is_terminal else 140).print(table)
+
+
+def _described(row: Row) -> dict[str, Any]:
+    replayed, setup = row.replayed, row.replayed.setup
+    return {
+        "policy": setup.policy,
+        "memory_bytes": None if setup.memory_bytes >= UNBOUNDED else setup.memory_bytes,
+        "lower_bytes": setup.lower_bytes,
+        "idle_seconds": setup.idle_s,
+        "ratio": row.ratio,
+        "bound": row.bound,
+        "seconds_computed": {kind.value: seconds for kind, seconds in replayed.seconds.items()},
+        "lookups": {kind.value: count for kind, count in replayed.lookups.items()},
+        "hits": {kind.value: count for kind, count in replayed.hits.items()},
+        "peak_bytes": replayed.peak_bytes,
+        "evictions": {tier: dict(reasons) for tier, reasons in replayed.evictions.items()},
+        "money_a_day": {"room": row.room, "computing": row.computing, "total": row.money},
+    }
+
+
+def _moment(time: float) -> str:
+    return datetime.fromtimestamp(float(time), UTC).isoformat(timespec="seconds")
+
+
+def _size(text: str, needed: int) -> int:
+    """Bytes, from ``2GiB``, ``500MB`` or a share of what is needed."""
+    share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if share:
+        return int(needed * float(share[1]) / 100)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+    if not found:
+        raise click.BadParameter(f"{text!r} is neither a size, such as 2GiB, nor a share, such as 25%")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _seconds(text: str) -> float | None:
+    """Seconds, from ``1800``, ``30min``, ``2h`` or ``never``."""
+    if text.strip() == "never":
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h)?\s*", text)
+    if not found or not float(found[1]):
+        raise click.BadParameter(f"{text!r} is no idle time: seconds, 30min, 2h or never")
+    return float(found[1]) * {"s": 1.0, None: 1.0, "min": 60.0, "h": 3600.0}[found[2]]
