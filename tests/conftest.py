@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
+from tests.redis_servers import _valkey, redis_cluster, system_redis, valkey, valkey_socket
+
+__all__ = ["_valkey", "redis_cluster", "system_redis", "valkey", "valkey_socket"]  # fixtures for all tests
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import io
 import random
 import selectors
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -19,6 +19,7 @@ from PIL import Image as Pillow
 
 from labeling_ground import key as keys
 from labeling_ground.cache.choose import choose_ranking
+from labeling_ground.cache.lease import Claim
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policy.ranked import RankedPolicy
 from labeling_ground.cache.store import Store
@@ -298,6 +299,87 @@ def sealed(key: str, size: int = 100, *, cost: float = 1.0, created: float = 0.0
     meta = {"width": 4, "height": 3}
     tensors: dict[str, NDArray[Any]] = {"file": np.full(size, 7, np.uint8)}
     return frame.seal(key, kind, cost=cost, created=created, meta=meta, tensors=tensors)
+
+
+# --- leases ----------------------------------------------------------------------------------------------------------
+
+
+class DictLeases:
+    """Leases as simple as can be, for several who share this very object.
+
+    Args:
+        kept: the keys whose values the shared tier has.
+        clock: seconds; the running loop's time by default.
+    """
+
+    def __init__(self, kept: Container[str] = (), *, clock: Callable[[], float] | None = None) -> None:
+        self.kept = kept
+        self.clock = clock or now
+        self.held: dict[str, tuple[str, float]] = {}
+        """Key → token, and when it expires."""
+        self.calls: Counter[str] = Counter()
+        self.listeners: dict[str, list[asyncio.Event]] = {}
+        self.deaf = False
+        """Whether notices are lost."""
+        self.error: Exception | None = None
+        """Where there is one, calls raise it."""
+        self.delay_s: float = 0.0
+        """How long an answer takes."""
+        self.closed = False
+
+    def holder(self, key: str) -> str | None:
+        """Whose token holds the lease now."""
+        token, expires = self.held.get(key, ("", 0.0))
+        return token if token and self.clock() < expires else None
+
+    async def take(self, key: str, token: str, seconds: float) -> Claim:
+        """See ``Leases``."""
+        await self._work("take")
+        if key in self.kept:
+            return Claim.KEPT
+        if self.holder(key) is not None:
+            return Claim.TAKEN
+        self.held[key] = token, self.clock() + seconds
+        return Claim.GRANTED
+
+    async def renew(self, key: str, token: str, seconds: float) -> bool:
+        """See ``Leases``."""
+        await self._work("renew")
+        if self.holder(key) != token:
+            return False
+        self.held[key] = token, self.clock() + seconds
+        return True
+
+    async def release(self, key: str, token: str) -> bool:
+        """See ``Leases``."""
+        await self._work("release")
+        if self.holder(key) != token:
+            return False
+        del self.held[key]
+        for event in () if self.deaf else self.listeners.get(key, ()):
+            event.set()
+        return True
+
+    @asynccontextmanager
+    async def listen(self, key: str) -> AsyncIterator[asyncio.Event]:
+        """See ``Leases``."""
+        event = asyncio.Event()
+        self.listeners.setdefault(key, []).append(event)
+        try:
+            yield event
+        finally:
+            self.listeners[key].remove(event)
+
+    async def aclose(self) -> None:
+        """See ``Leases``."""
+        self.closed = True
+
+    async def _work(self, verb: str) -> None:
+        self.calls[verb] += 1
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        if self.error is not None:
+            raise self.error
 
 
 # --- the server's heart ----------------------------------------------------------------------------------------------

@@ -2,7 +2,10 @@
 
 import importlib
 import os
-from typing import Any
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -16,9 +19,22 @@ def needs(name: str) -> Any:
     Skips the test (or the whole module, if called at its top) where it is not installed, and fails under ``STRICT``.
     """
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ImportError as error:
-        reason = f"{name} is not installed: {error}"
+        return _absent(f"{name} is not installed: {error}")
+    if hasattr(module, "__path__") and getattr(module, "__file__", None) is None:
+        # A folder of that name, such as our own segment_anything, and no package.
+        return _absent(f"{name} is not installed")
+    return module
+
+
+def needs_program(name: str) -> str:
+    """The path of a program for a test, beside our interpreter or on ``PATH``; otherwise the same."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    return found if found is not None else _absent(f"the program {name} is neither installed here nor on PATH")
+
+
+def _absent(reason: str) -> NoReturn:
     if os.environ.get(STRICT) == "1":
         pytest.fail(f"{reason} ({STRICT}=1 forbids to skip)", pytrace=False)
     pytest.skip(reason, allow_module_level=True)

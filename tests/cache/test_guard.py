@@ -1,6 +1,7 @@
 """A tier that is down, slow, full or damaged is a miss and a counter; what was purged does not come back."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,8 @@ from tests.doubles import (
     virtually,
 )
 
-from labeling_ground.cache.guard import Breaker, Guard
+from labeling_ground.breaker import Breaker
+from labeling_ground.cache.guard import Guard
 from labeling_ground.errors import StoreFailed
 from labeling_ground.key import ImageKeys
 from labeling_ground.types import Entry
@@ -72,6 +74,25 @@ def test_past_its_deadline_a_look_up_is_a_miss_and_is_left_to_finish_and_its_lat
         assert late == [sealed(key())]
 
     virtually(main)
+
+
+class Winding(SlowStore):
+    """Takes a few turns of the loop to hand on what has arrived, as drivers do."""
+
+    async def get(self, key: str) -> Entry | None:
+        entry = await super().get(key)
+        for _ in range(4):
+            await asyncio.sleep(0)
+        return entry
+
+
+async def test_an_answer_that_came_in_time_to_a_loop_that_was_held_up_is_not_late() -> None:
+    guarded = guard(Winding(0.01, filled()))
+    asking = asyncio.create_task(ask(guarded))
+    await asyncio.sleep(0.001)
+    time.sleep(0.1)  # noqa: ASYNC251 -- this is what it is about
+    assert await asking == sealed(key())
+    assert guarded.figures.errors == {}
 
 
 def test_a_look_up_whose_asker_left_is_left_to_finish() -> None:
@@ -348,6 +369,52 @@ async def test_what_is_kept_after_a_purge_stays_even_where_the_same_key_was_just
     for number in range(1, 4):
         guarded.write(key(number), sealed(key(number)))
     assert guarded.pending == 3, "the bytes that wait were counted right"
+    await guarded.aclose()
+
+
+async def test_one_value_can_be_written_ahead_of_all_others_and_waited_for() -> None:
+    store = SlowStore(0.001)
+    guarded = guard(store)
+    for number in range(20):
+        guarded.write(key(number), sealed(key(number)))
+    await until(lambda: len(store.calls) == 1)
+    await guarded.written(key(15))
+    assert set(store.entries) == {key(0), key(15)}
+    await guarded.written(key(15))
+    await guarded.written(key(99))
+    await guarded.drain()
+    assert len(store.entries) == 20
+    await guarded.aclose()
+
+
+async def test_a_value_that_cannot_be_written_is_not_waited_for_without_end() -> None:
+    guarded = guard(BrokenStore())
+    guarded.write(key(), sealed(key()))
+    await guarded.written(key())
+    assert guarded.figures.errors == {"failed": 1}
+    await guarded.aclose()
+
+
+async def test_whatever_else_is_asked_has_the_same_deadline_breaker_and_counters() -> None:
+    guarded = guard(DictStore())
+    hanging = asyncio.Event()
+
+    async def fail() -> str:
+        raise OSError("gone")
+
+    async def answer() -> str:
+        await asyncio.sleep(0)
+        return "yes"
+
+    assert await guarded.ask("thing", answer) == "yes"
+    assert await guarded.ask("thing", fail) is None
+    assert await guarded.ask("thing", hanging.wait) is None
+    assert guarded.figures.errors == {"failed": 1, "deadline": 1}
+    for _ in range(3):
+        await guarded.ask("thing", fail)
+    assert guarded.breaker.state == "open"
+    assert await guarded.ask("thing", answer) is None
+    hanging.set()
     await guarded.aclose()
 
 

@@ -52,7 +52,7 @@ async def test_each_kind_lives_where_it_belongs() -> None:
     assert set(first.entries) == {EMBEDDING, MASK}
     assert set(last.entries) == {EMBEDDING, MASK, IMAGE}
     held = (await store.memory.stats()).entries_by_kind
-    assert held == {"image": 0, "embedding": 1, "mask": 1, "logits": 1}
+    assert held == {"image": 0, "embedding": 1, "mask": 1, "logits": 1, "everything": 0}
     await store.aclose()
 
 
@@ -287,3 +287,59 @@ async def test_what_was_kept_is_found_after_a_restart(tmp_path: Path) -> None:
         assert await again.look_up(key, deadline_s=5.0) == sealed(key)
     assert again.peek(EMBEDDING) == sealed(EMBEDDING)
     await again.aclose()
+
+
+async def test_what_another_process_purged_goes_from_every_tier_that_is_this_ones_own() -> None:
+    own, shared = DictStore(name="own"), DictStore(name="shared")
+    store = tiers(own, shared)
+    for key in (EMBEDDING, MASK):
+        store.keep(key, entry(key))
+    await store.drain()
+    before = store.purged
+    told: list[str] = []
+
+    async def take_back(pattern: str) -> int:
+        told.append(pattern)
+        return 0
+
+    await store.purged_elsewhere(KEYS.group + "embedding*", shared, take_back)
+    assert told == [KEYS.group + "embedding*"]
+    assert store.peek(EMBEDDING) is None
+    assert set(own.entries) == {MASK}
+    assert set(shared.entries) == {EMBEDDING, MASK}, "it was purged there already, and this may be a newer one"
+    assert not store.keep(EMBEDDING, entry(EMBEDDING), before), "it was computed before the purge"
+    assert store.keep(MASK, entry(MASK), before)
+
+
+async def test_what_waits_to_be_written_when_another_purges_is_not_written() -> None:
+    shared = HangingStore(only=["put"], name="shared")
+    store = tiers(shared)
+    for key in (MASK, EMBEDDING):
+        store.keep(key, entry(key))
+    await until(lambda: shared.count("put") == 1)
+
+    async def take_back(pattern: str) -> int:
+        shared.entries.clear()  # in turn with the writes: the one under way has ended
+        return 0
+
+    purging = asyncio.create_task(store.purged_elsewhere("v1/*", shared, take_back))
+    await until(lambda: store.guards[0].pending == 0)
+    shared.release.set()
+    await purging
+    await store.drain()
+    assert shared.entries == {}
+    assert shared.count("put") == 1
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_whoever_asks_is_told_of_every_purge(elsewhere: bool) -> None:
+    shared = DictStore()
+    store = tiers(shared)
+    told: list[bool] = []
+    store.on_purge = lambda match: told.append(match(MASK))
+    for pattern in ("v1/*", "v2/*"):
+        if elsewhere:
+            await store.purged_elsewhere(pattern, shared, shared.delete)
+        else:
+            await store.delete(pattern)
+    assert told == [True, False]

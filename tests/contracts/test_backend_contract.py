@@ -1,12 +1,17 @@
 """What every backend must do. One suite; to add a backend, add its maker."""
 
 import asyncio
+import importlib
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.doubles import ToyBackend
+from tests.inference.engines import disc_files
+from tests.inference.toy_engine import ToyEngine, standing
+from tests.needs import needs
 
 from labeling_ground import key as keys
 from labeling_ground.codec.records import open_embedding, seal_embedding
@@ -16,7 +21,25 @@ from labeling_ground.types import Box, Embedding, Image, Point, Prediction
 
 pytestmark = pytest.mark.anyio
 
+
+def engine(module: str, package: str, **options: Any) -> Callable[[], Backend]:
+    """A maker of a SAM backend with random weights, whose masks are discs around the first point."""
+
+    def make() -> Backend:
+        needs(package)
+        backend: Backend = importlib.import_module(f"labeling_ground.inference.{module}").create(
+            1, 2, **disc_files(), **options
+        )
+        return backend
+
+    return make
+
+
 MAKERS: dict[str, Callable[[], Backend]] = {
+    "remote": lambda: standing(ToyEngine()),  # over a loopback server
+    "onnx": engine("onnx", "onnxruntime"),
+    "onnx-cuda": engine("onnx_cuda", "onnxruntime", device="cpu"),  # its steps, where there is no GPU
+    "openvino": engine("openvino", "openvino"),
     "toy": ToyBackend,
     "classical": lambda: create_classical(encode_threads=1, decode_threads=2),
 }

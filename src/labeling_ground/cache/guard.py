@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from labeling_ground import key as keys
+from labeling_ground.breaker import Breaker
 from labeling_ground.cache.store import Store
 from labeling_ground.codec import records
 from labeling_ground.errors import DamagedEntry, StoreFailed
@@ -28,41 +29,8 @@ _LARGE = 256 * 1024
 
 _EMBEDDING = f"/{Kind.EMBEDDING}/"
 
-
-class Breaker:
-    """Leaves a failing tier alone: opens after so many failures in a row, lets one ask through after a while."""
-
-    def __init__(self, failures: int, reset_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = failures
-        self._reset_s = reset_s
-        self._clock = clock
-        self._failures = 0
-        self._opened: float | None = None
-
-    @property
-    def state(self) -> str:
-        """``closed`` (all is well), ``open`` (left alone) or ``half-open`` (the next ask will be let through)."""
-        if self._opened is None:
-            return "closed"
-        return "half-open" if self._clock() - self._opened >= self._reset_s else "open"
-
-    def allows(self) -> bool:
-        """Whether to ask the tier now."""
-        if self.state == "half-open":
-            self._opened = self._clock()  # one ask goes through; the others wait for another reset time
-            return True
-        return self._opened is None
-
-    def succeeded(self) -> None:
-        """The tier answered, be it with a miss."""
-        self._failures = 0
-        self._opened = None
-
-    def failed(self) -> None:
-        """The tier did not answer in time, or with an error."""
-        self._failures += 1
-        if self._failures >= self._limit:
-            self._opened = self._clock()
+_TURNS = 8
+"""Turns of the loop that an answer is given after its deadline: where the loop was held up, it is there already."""
 
 
 @dataclass
@@ -159,17 +127,35 @@ class Guard:
         """Slide the tier's idle timer and say whether the key is there; a tier that fails has nothing."""
         if key in self._pending:
             return True
+        return await self.ask("touch", lambda: self.store.touch(key)) or False
+
+    async def ask(self, what: str, work: Callable[[], Awaitable[T]]) -> T | None:
+        """Ask for something else that this tier does: same deadline, same breaker, counted alike.
+
+        ``None`` if it does not answer in time. What is past its deadline, or whose asker left, is left to finish.
+        """
         if not self.breaker.allows():
-            return False
-        return await self._within(self._deadline_s, self._touch(key)) or False
+            return None
+        return await self._within(self._deadline_s, self._asked(what, work))
+
+    async def written(self, key: str) -> None:
+        """Write a value ahead of all others; wait until it is there, or was given up."""
+        with contextlib.suppress(StoreFailed):
+            while key in self._pending:
+                self._pending.move_to_end(key, last=False)
+                await self._order("pass", _nothing)
 
     def mark_done(self, group: str, done: bool) -> None:
         """Hand the done hint on, behind the caller's back."""
         if self.breaker.state == "closed":
             self._order("mark", lambda: self.store.mark_done(group, done))
 
-    async def delete(self, pattern: str) -> int:
+    async def delete(self, pattern: str, work: Callable[[str], Awaitable[int]] | None = None) -> int:
         """Purge, in turn with the writes, so that nothing written before comes back after.
+
+        Args:
+            pattern: what to purge.
+            work: what to do in place of the tier's own ``delete``.
 
         Raises:
             StoreFailed: the tier did not do it; what should be gone may still be there.
@@ -179,7 +165,8 @@ class Guard:
         for key in gone:
             self._pending_bytes -= self._pending.pop(key).size
         never_written = sum(key != self._writing for key in gone)
-        deleted: int = await self._order("purge", lambda: self.store.delete(pattern))
+        purge = work or self.store.delete
+        deleted: int = await self._order("purge", lambda: purge(pattern))
         return deleted + never_written
 
     async def sweep(self, *, deadline_s: float = 30.0) -> None:
@@ -234,23 +221,25 @@ class Guard:
         else:
             records.check(entry, key)
 
-    async def _touch(self, key: str) -> bool:
+    async def _asked(self, what: str, work: Callable[[], Awaitable[T]]) -> T | None:
         started = self._clock()
         try:
-            is_here = await self.store.touch(key)
+            answer = await work()
         except Exception as error:  # noqa: BLE001 -- see _fetch
-            self._failed("touch", error, late=self._clock() - started > self._deadline_s)
-            return False
+            self._failed(what, error, late=self._clock() - started > self._deadline_s)
+            return None
         if self._clock() - started <= self._deadline_s:
             self.breaker.succeeded()
-        return is_here
+        return answer
 
     async def _within(self, limit: float, work: Coroutine[Any, Any, T]) -> T | None:
         task = asyncio.create_task(work)
         self._keep(task)
-        done, _ = await asyncio.wait({task}, timeout=limit)
-        if done:
-            return task.result()
+        await asyncio.wait({task}, timeout=limit)
+        for _ in range(_TURNS):
+            if task.done():
+                return task.result()
+            await asyncio.sleep(0)
         self.figures.errors["deadline"] += 1
         self.breaker.failed()
         return None

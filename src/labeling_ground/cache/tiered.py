@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from labeling_ground import key as keys
-from labeling_ground.cache.guard import Breaker, Guard
+from labeling_ground.breaker import Breaker
+from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.store import Store
 from labeling_ground.errors import StoreFailed
@@ -56,6 +57,8 @@ class TieredStore:
         self._purges: deque[tuple[int, Callable[[str], bool]]] = deque(maxlen=_REMEMBERED_PURGES)
         self.purged = 0
         """How many purges there were: what ``keep`` compares, to know whether one came in between."""
+        self.on_purge: Callable[[Callable[[str], bool]], None] | None = None
+        """Told of every purge, here or elsewhere, before anything is deleted, with a test for the keys it means."""
 
     @property
     def has_lower(self) -> bool:
@@ -146,8 +149,7 @@ class TieredStore:
         Raises:
             StoreFailed: a tier did not do it. The others did, and trying again is safe.
         """
-        self._purges.append((self.purged, keys.matcher(pattern)))
-        self.purged += 1
+        self._note_purge(pattern)
         gone = await self.memory.delete(pattern)
         try:
             async with asyncio.timeout(deadline_s):
@@ -155,6 +157,22 @@ class TieredStore:
         except TimeoutError as error:
             raise StoreFailed("A cache tier did not purge in time. Try again.") from error
         return gone + sum(counts)
+
+    async def purged_elsewhere(self, pattern: str, source: Store, work: Callable[[str], Awaitable[int]]) -> None:
+        """Another process purged a tier that it shares with this one: whatever only this one has goes too.
+
+        Args:
+            pattern: what was purged.
+            source: the shared tier.
+            work: what is left to do there, in turn with the writes.
+
+        Raises:
+            StoreFailed: a tier did not do it; trying again is safe.
+        """
+        self._note_purge(pattern)
+        await self.memory.delete(pattern)
+        for guard in self.guards:
+            await guard.delete(pattern, work if guard.store is source else None)
 
     async def sweep(self) -> None:
         """Delete what was idle, or is too old, in every tier that does not do so by itself."""
@@ -183,6 +201,13 @@ class TieredStore:
         for guard in self.guards:
             await guard.aclose()
         await self.memory.aclose()
+
+    def _note_purge(self, pattern: str) -> None:
+        match = keys.matcher(pattern)
+        self._purges.append((self.purged, match))
+        self.purged += 1
+        if self.on_purge is not None:
+            self.on_purge(match)
 
     def _promote(self, key: str, entry: Entry) -> None:
         if entry.kind is not Kind.IMAGE:

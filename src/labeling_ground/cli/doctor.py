@@ -13,11 +13,12 @@ import click
 import numpy as np
 
 from labeling_ground import __version__
+from labeling_ground.cache.redis.health import examine
 from labeling_ground.cli.common import data, megabytes, say, settings_with
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.settings import Settings
 from labeling_ground.types import Image, Point, Prompt
-from labeling_ground.wiring import build_backend, build_disk
+from labeling_ground.wiring import build_backend, build_disk, connect_redis
 
 _LIBRARIES = (
     "numpy",
@@ -37,6 +38,8 @@ class Finding:
     name: str
     ok: bool
     text: str
+    advice: tuple[str, ...] = ()
+    """What to put right, though the server would work without."""
 
 
 @click.command()
@@ -57,6 +60,7 @@ def doctor(cache_dir: Path | None, as_json: bool) -> None:
         *_libraries(),
         asyncio.run(_engine(settings)),
         asyncio.run(_disk(settings)),
+        asyncio.run(_redis(settings)),
         _memory(settings),
         _access(settings),
     ]
@@ -65,6 +69,8 @@ def doctor(cache_dir: Path | None, as_json: bool) -> None:
     else:
         for finding in findings:
             say(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:14} {finding.text}")
+            for advice in finding.advice:
+                say(f"  !  {'':14} {advice}")
     if not all(finding.ok for finding in findings):
         sys.exit(1)
 
@@ -133,6 +139,23 @@ async def _disk(settings: Settings) -> Finding:
     if room + stats.bytes < stats.budget:
         text += "; the budget is larger than what is free, so writes may fail: lower disk_bytes"
     return Finding("disk tier", ok=True, text=text)
+
+
+async def _redis(settings: Settings) -> Finding:
+    try:
+        connection = connect_redis(settings)
+    except LabelingGroundError as error:
+        return Finding("redis tier", ok=False, text=str(error))
+    if connection is None:
+        return Finding("redis tier", ok=True, text="not used (redis_url is not set)")
+    try:
+        text, remarks = await examine(connection)
+    except LabelingGroundError as error:
+        return Finding("redis tier", ok=False, text=str(error))
+    finally:
+        await connection.aclose()
+    advice = tuple(remark.text for remark in remarks)
+    return Finding("redis tier", not any(remark.fatal for remark in remarks), text, advice)
 
 
 def _memory(settings: Settings) -> Finding:

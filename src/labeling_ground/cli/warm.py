@@ -33,12 +33,13 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"
 def warm(directory: Path, cache_dir: Path | None, model: str | None, api_key: str | None, as_json: bool) -> None:
     """Encode all images of a folder ahead of time, so that the first click on each is fast.
 
-    They go to the disk tier, which a server on this machine shares, running or not. Interrupt it with Ctrl-C and start
-    it again: what is encoded already is skipped. Entries unused for the idle time (30 minutes by default) are deleted
-    there like all others: warm what is going to be labeled now, or raise LABELING_GROUND_IDLE_S.
+    They go to the disk tier, which a server on this machine shares, running or not, and to Redis where it is used.
+    Interrupt it with Ctrl-C and start it again: what is encoded already is skipped. Entries unused for the idle time
+    (30 minutes by default) are deleted there like all others: warm what is going to be labeled now, or raise
+    LABELING_GROUND_IDLE_S.
     """
     settings = settings_with(cache_dir=cache_dir, model=model)
-    if settings.disk_bytes == 0:
+    if settings.disk_bytes == 0 and settings.redis_url is None:
         raise click.UsageError("the disk tier is switched off (disk_bytes is 0), so there is nothing to warm")
     files = sorted(_images_in(directory))
     if not files:

@@ -27,8 +27,12 @@ class Gate:
         """Whether the model has begun: whoever passes the gate says so."""
 
     def open(self) -> None:
-        """Let the prediction through now."""
+        """Let the prediction through now: the look-up missed."""
         self._open.set()
+
+    async def missed(self) -> None:
+        """Wait until the look-up has missed, however short the window is."""
+        await self._open.wait()
 
     async def wait(self) -> None:
         """Wait for the gate to open."""
@@ -52,7 +56,8 @@ async def race(
         predict: calls ``gate.wait()`` before it lets the model do anything, and sets ``gate.begun`` when it does.
         window_s: how long the gate stays shut while the look-up has not answered; ``None`` keeps it shut until then
             (mode ``first``).
-        settle: is told what became of the prediction.
+        settle: is told what became of the prediction. One that came without the model, as another process made it
+            meanwhile, is withdrawn.
 
     Raises:
         Exception: what ``predict`` raised, unless the look-up finds the answer all the same.
@@ -72,7 +77,7 @@ async def race(
                 return found
             gate.open()
         result = await predicting  # a look-up that lost is left to finish
-        settle(Fate.USED)
+        settle(Fate.USED if gate.begun else Fate.WITHDRAWN)
         return result
     finally:
         predicting.cancel()

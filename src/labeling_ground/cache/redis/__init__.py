@@ -1,0 +1,1 @@
+"""The Redis tier: one cache for all processes and machines."""

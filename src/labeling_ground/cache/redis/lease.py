@@ -1,0 +1,167 @@
+"""Leases in Redis."""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio.client import PubSub
+from redis.exceptions import NoScriptError
+
+from labeling_ground.cache.lease import Claim
+from labeling_ground.cache.redis.connect import RedisConnection
+from labeling_ground.errors import StoreFailed
+
+log = logging.getLogger(__name__)
+
+_SUBSCRIBED_WITHIN_S = 0.1
+"""Who listens waits no longer for the subscription: without it there is still the looking now and then."""
+_AGAIN_S = 0.5
+"""Pause before a subscription that broke is tried again."""
+
+
+class _Script:
+    """A script that Redis knows by its digest, and is sent only where it does not know it yet."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    async def run(self, redis: RedisConnection, keys: list[bytes], *arguments: str | bytes | int) -> Any:
+        try:
+            return await redis.execute("EVALSHA", self._digest, len(keys), *keys, *arguments)
+        except StoreFailed as error:
+            if not isinstance(error.__cause__, NoScriptError):
+                raise
+            return await redis.execute("EVAL", self._source, len(keys), *keys, *arguments)
+
+
+# A lease is a hash with the holder's token, and a mark where somebody waits. All keys of a script are about one image:
+# one slot. Nothing is written after a step that can fail, for Redis takes nothing back.
+_TAKE = _Script("""
+if redis.call('exists', KEYS[2]) == 1 then return 'kept' end
+if redis.call('exists', KEYS[1]) == 1 then
+  redis.call('hset', KEYS[1], 'awaited', 1)
+  return 'taken'
+end
+redis.call('hset', KEYS[1], 'token', ARGV[1])
+redis.call('pexpire', KEYS[1], ARGV[2])
+return 'granted'
+""")
+
+_RENEW = _Script("""
+if redis.call('hget', KEYS[1], 'token') ~= ARGV[1] then return 0 end
+return redis.call('pexpire', KEYS[1], ARGV[2])
+""")
+
+_RELEASE = _Script("""
+if redis.call('hget', KEYS[1], 'token') ~= ARGV[1] then return 0 end
+local awaited = redis.call('hget', KEYS[1], 'awaited')
+redis.call('del', KEYS[1])
+if awaited then redis.pcall('publish', ARGV[2], ARGV[3]) end
+return 1
+""")
+
+
+class RedisLeases:
+    """Leases beside the values of a Redis tier, in the same slot as these.
+
+    One channel carries all notices, and only of leases that somebody waits for. It is subscribed to when the first one
+    here waits, over a connection of its own, until nobody does.
+
+    Args:
+        redis: the tier's connection, which its owner closes.
+        silence_s: after so many seconds without a notice the server is asked whether it is still there; or the
+            subscription ends, if nobody listens any more.
+    """
+
+    def __init__(self, redis: RedisConnection, *, silence_s: float = 5.0) -> None:
+        self._redis = redis
+        self._silence_s = silence_s
+        self._channel = redis.names.ours("released")
+        self._listeners: dict[str, set[asyncio.Event]] = {}
+        self._subscribed = asyncio.Event()
+        self._reader: asyncio.Task[None] | None = None
+
+    async def take(self, key: str, token: str, seconds: float) -> Claim:
+        """See ``Leases``."""
+        names = [self._name(key), self._redis.names.redis_key(key)]
+        answer: bytes = await _TAKE.run(self._redis, names, token, _milliseconds(seconds))
+        return Claim(answer.decode())
+
+    async def renew(self, key: str, token: str, seconds: float) -> bool:
+        """See ``Leases``."""
+        return bool(await _RENEW.run(self._redis, [self._name(key)], token, _milliseconds(seconds)))
+
+    async def release(self, key: str, token: str) -> bool:
+        """See ``Leases``."""
+        return bool(await _RELEASE.run(self._redis, [self._name(key)], token, self._channel, key))
+
+    @asynccontextmanager
+    async def listen(self, key: str) -> AsyncIterator[asyncio.Event]:
+        """See ``Leases``."""
+        event = asyncio.Event()
+        listeners = self._listeners.setdefault(key, set())
+        listeners.add(event)
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.create_task(self._read())
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SUBSCRIBED_WITHIN_S):
+                    await self._subscribed.wait()
+            yield event
+        finally:
+            listeners.discard(event)
+            if not listeners and self._listeners.get(key) is listeners:
+                del self._listeners[key]
+
+    async def aclose(self) -> None:
+        """See ``Leases``."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait({self._reader})
+
+    def _name(self, key: str) -> bytes:
+        return self._redis.names.beside(key, "lease")
+
+    async def _read(self) -> None:
+        while self._listeners:
+            subscription = self._redis.client.pubsub()
+            try:
+                await subscription.subscribe(self._channel)
+                await self._hear(subscription)
+                broken = False
+            except Exception as error:  # noqa: BLE001 -- whatever the driver raises: who waits looks by himself
+                log.info("redis: notices of released leases ended: %s", error)
+                broken = True
+            finally:
+                self._subscribed.clear()
+                with contextlib.suppress(Exception):
+                    await subscription.aclose()  # type: ignore[no-untyped-call]
+            if broken:
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _hear(self, subscription: PubSub) -> None:
+        """Pass notices on until nobody listens any more."""
+        asked = False
+        while True:
+            message = await subscription.get_message(timeout=self._silence_s)
+            if message is None:
+                if not self._listeners:
+                    return
+                if asked:
+                    raise StoreFailed("the server fell silent")
+                await subscription.ping()
+            elif message["type"] == "subscribe":
+                self._subscribed.set()
+            elif message["type"] == "message":
+                for event in self._listeners.get(message["data"].decode(), ()):
+                    event.set()
+            asked = message is None
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

@@ -1,0 +1,262 @@
+"""With Redis slow, full, gone or damaged the service goes on: misses and counters, never an error or a wrong mask."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from tests.doubles import TOY, ToyBackend, click, forget, image_bytes, keys_of, mask, send, until
+from tests.redis_servers import Server, clustered, program, serving, watched
+
+from labeling_ground import key as keys
+from labeling_ground.cache.redis.connect import connect
+from labeling_ground.cache.redis.store import RedisStore
+from labeling_ground.errors import LabelingGroundError, StoreFailed
+from labeling_ground.service.segmenter import Segmenter
+from labeling_ground.settings import Settings
+from labeling_ground.types import Kind, Outcome
+from labeling_ground.wiring import build_segmenter
+
+pytestmark = pytest.mark.anyio
+
+MOST_S = 10.0
+"""No ask takes longer, whatever happens. On an idle machine none takes a second; this one may be busy."""
+
+
+@asynccontextmanager
+async def service(url: str, folder: Path, **given: Any) -> AsyncIterator[Segmenter]:
+    chosen: dict[str, Any] = {"redis_timeout_s": 0.5, "breaker_reset_s": 0.2, "lookup_deadline_ms": 250.0} | given
+    segmenter = build_segmenter(Settings(redis_url=SecretStr(url), cache_dir=folder, **chosen), backend=ToyBackend())
+    try:
+        yield segmenter
+    finally:
+        await segmenter.aclose()
+
+
+@pytest.fixture
+def server() -> Any:
+    with serving(program()) as started:
+        yield started
+
+
+def redis_of(segmenter: Segmenter) -> Any:
+    return segmenter.store.guards[-1]
+
+
+async def ask(segmenter: Segmenter, image_id: str, x: float) -> str:
+    """One click, within its limit; what the masks are, whoever computed them."""
+    async with asyncio.timeout(MOST_S):
+        answer = await mask(segmenter, image_id, click(x, 10.0))
+    return answer.prediction.masks[0].counts
+
+
+async def works_again(segmenter: Segmenter) -> None:
+    """The tier takes values and gives them back."""
+    number = 1000
+
+    async def trip() -> bool:
+        nonlocal number
+        number += 1
+        await send(segmenter, image_bytes(number))
+        await segmenter.store.drain()
+        key = keys_of(image_bytes(number)).embedding(TOY)
+        return await segmenter.store.look_up(key) is not None
+
+    async with asyncio.timeout(MOST_S):
+        while not await trip():  # noqa: ASYNC110 -- what is waited for sets no event
+            await asyncio.sleep(0.05)
+
+
+async def under_load(segmenter: Segmenter, trouble: Callable[[], Awaitable[None]]) -> None:
+    """Eight clients click while something happens; every mask is the one that an undisturbed service gives."""
+    images = [await send(segmenter, image_bytes(number)) for number in range(4)]
+    async with service("redis://127.0.0.1:1", Path("unused"), breaker_reset_s=60.0) as undisturbed:
+        for number in range(4):
+            await send(undisturbed, image_bytes(number))
+        right = {(image, x): await ask(undisturbed, image, x) for image in images for x in range(1, 20)}
+    stop = False
+    asked = 0
+
+    async def client(number: int) -> None:
+        nonlocal asked
+        while not stop:
+            for x in range(1, 20):
+                image = images[(number + x) % 4]
+                assert await ask(segmenter, image, x) == right[image, x]
+                asked += 1
+                await asyncio.sleep(0.001)
+            await segmenter.store.memory.delete("v1/*/mask/*")  # cold: Redis is asked
+
+    clients = [asyncio.create_task(client(number)) for number in range(8)]
+    try:
+        await until(lambda: asked > 50)
+        await trouble()
+        at = asked
+        await until(lambda: asked > at + 50)
+    finally:
+        stop = True
+    await asyncio.gather(*clients)
+
+
+async def test_killed_and_started_again_under_load(server: Server, tmp_path: Path) -> None:
+    async with service(server.url, tmp_path) as segmenter:
+
+        async def trouble() -> None:
+            server.kill()
+            await asyncio.sleep(0.5)
+            server.start()
+
+        await under_load(segmenter, trouble)
+        assert redis_of(segmenter).figures.errors["failed"] > 0
+        await works_again(segmenter)
+
+
+async def test_frozen_for_a_while_under_load(server: Server, tmp_path: Path) -> None:
+    async with service(server.url, tmp_path) as segmenter:
+
+        async def trouble() -> None:
+            server.freeze()
+            await asyncio.sleep(1.5)
+            server.thaw()
+
+        await under_load(segmenter, trouble)
+        figures = redis_of(segmenter).figures
+        assert figures.errors["deadline"] > 0
+        assert figures.skipped > 0, "the breaker spares most asks the wait"
+        await works_again(segmenter)
+
+
+async def test_gone_from_the_start_everything_still_works(tmp_path: Path) -> None:
+    async with service("redis://127.0.0.1:1", tmp_path) as segmenter:
+        image_id = await send(segmenter, image_bytes(1))
+        assert (await mask(segmenter, image_id)).outcome is Outcome.MISS
+        assert (await mask(segmenter, image_id)).outcome is Outcome.HIT, "memory has it"
+        [_, redis] = await segmenter.store.stats()
+        assert not redis.answers
+        with pytest.raises(StoreFailed):
+            await segmenter.purge(None)
+        assert redis_of(segmenter).figures.errors["failed"] > 0
+
+
+async def test_one_that_never_answers_costs_each_ask_no_more_than_its_deadline(server: Server, tmp_path: Path) -> None:
+    async with service(server.url, tmp_path, breaker_failures=1000, cache_mode="first") as segmenter:
+        await segmenter.store.stats()
+        server.freeze()
+        started = time.monotonic()
+        image_id = await send(segmenter, image_bytes(1))
+        await ask(segmenter, image_id, 5.0)
+        assert time.monotonic() - started < MOST_S
+        assert redis_of(segmenter).figures.errors["deadline"] >= 2
+        server.thaw()
+        await works_again(segmenter)
+
+
+@pytest.mark.parametrize("policy", ["volatile-ttl", "noeviction"])
+async def test_full(policy: str, tmp_path: Path) -> None:
+    with serving(program(), "--maxmemory", "3mb", "--maxmemory-policy", policy) as server:
+        async with service(server.url, tmp_path) as segmenter:
+            for number in range(100):  # some 25 KB each; a server alone takes 2 MB
+                await send(segmenter, image_bytes(number, width=90, height=90, form="BMP"))
+            await segmenter.store.drain()
+            [_, stats] = await segmenter.store.stats()
+            guard = redis_of(segmenter)
+            assert guard.breaker.state == "closed", "a server that is full is not one that is down"
+            assert dict(guard.figures.errors) == {}
+            if policy == "volatile-ttl":
+                assert stats.evictions["budget"] > 10
+                assert stats.refused == 0
+            else:
+                assert stats.refused > 10
+                assert stats.evictions["budget"] == 0
+            assert (await mask(segmenter, await send(segmenter, image_bytes(5)))).prediction.masks
+
+
+async def test_damaged_values_are_thrown_away_and_computed_again(server: Server, tmp_path: Path) -> None:
+    async with service(server.url, tmp_path) as segmenter:
+        image_id = await send(segmenter, image_bytes(1))
+        right = await ask(segmenter, image_id, 5.0)
+        await segmenter.store.drain()
+        with server.client() as client:
+            for name in client.keys(b"lg:*"):
+                value = bytearray(client.get(name))
+                value[len(value) // 2] ^= 1
+                client.set(name, bytes(value), keepttl=True)
+        await forget(segmenter, Kind.MASK)
+        await forget(segmenter, Kind.EMBEDDING)
+        await send(segmenter, image_bytes(1))  # the file is damaged as well
+        assert await ask(segmenter, image_id, 5.0) == right
+        await segmenter.store.drain()
+        assert redis_of(segmenter).figures.errors["damaged"] >= 2
+        [_, stats] = await segmenter.store.stats()
+        assert stats.evictions["damaged"] == redis_of(segmenter).figures.errors["damaged"]
+        key = keys_of(image_bytes(1)).embedding(TOY)
+        assert await segmenter.store.look_up(key) is not None, "it was replaced"
+
+
+async def test_a_wrong_password_is_a_tier_that_fails(tmp_path: Path) -> None:
+    with serving(program(), "--requirepass", "geheim") as server:
+        async with service(f"redis://:falsch@127.0.0.1:{server.port}", tmp_path) as segmenter:
+            image_id = await send(segmenter, image_bytes(1))
+            assert await ask(segmenter, image_id, 5.0)
+            assert redis_of(segmenter).figures.errors["failed"] > 0
+
+
+@pytest.mark.slow
+async def test_a_lost_primary_takes_its_third_and_no_more_until_its_replica_takes_over(tmp_path: Path) -> None:
+    with clustered(program(), replicas=True) as cluster:
+        connection = connect(cluster.url, timeout_s=0.5)
+        store = RedisStore(connection, idle_s=600.0, budget_bytes=1 << 30)
+        images = [keys.ImageKeys(keys.PUBLIC, keys.image_id(bytes([number]))) for number in range(30)]
+        for of in images:
+            await connection.execute("SET", connection.names.redis_key(of.image), b"x")
+        assert 0 < cluster.primaries[0].ask("DBSIZE") < len(images)
+
+        async def found() -> set[Any]:
+            here = set()
+            for of in images:
+                started = time.monotonic()
+                try:
+                    if await connection.execute("EXISTS", connection.names.redis_key(of.image)):
+                        here.add(of)
+                except StoreFailed:
+                    pass
+                assert time.monotonic() - started < MOST_S
+            return here
+
+        cluster.primaries[0].kill()
+        limit = time.monotonic() + 30
+        best: set[Any] = set()
+        while len(best) < len(images) and time.monotonic() < limit:
+            best = await found()
+            await asyncio.sleep(0.1)
+        assert best == set(images), "the replica has them"
+        assert await store.delete(keys.pattern()) == len(images)
+        async with service(cluster.url, tmp_path) as segmenter:
+            await works_again(segmenter)
+        await store.aclose()
+
+
+@pytest.mark.slow
+async def test_the_sentinels_choice_is_followed() -> None:
+    with watched(program()) as (url, primary, replica):
+        connection = connect(url, timeout_s=0.5)
+        await connection.execute("SET", "k", b"v")
+        until_there = time.monotonic() + 10
+        while replica.ask("GET", "k") != b"v":
+            assert time.monotonic() < until_there
+            await asyncio.sleep(0.01)
+        primary.kill()
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await connection.execute("SET", "k", b"w")
+                    break
+                except LabelingGroundError:
+                    await asyncio.sleep(0.1)
+        assert replica.ask("GET", "k") == b"w"
+        assert await connection.each("DBSIZE") == [1]
+        await connection.aclose()

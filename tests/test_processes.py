@@ -1,0 +1,193 @@
+"""Servers as they run, each a process of its own, that share one Redis: what one of them computes, none does again."""
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from bench.serving.server import Server, running
+from tests.doubles import TENANT, ToyBackend, click, image_bytes, send, serving, until
+from tests.redis_servers import Server as Redis
+
+from labeling_ground import key as keys
+from labeling_ground.types import Embedding, Image, Outcome, Prediction
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+ENCODE_S = 1.0
+LEASE_S = 5.0
+"""So long that no server on this machine, busy as it may be with other things, stands still in between."""
+NOISE_S = 5.0
+"""So much later than it should may something happen there."""
+ENCODED_AT = "LABELING_GROUND_TEST_ENCODES"
+
+
+class NotingBackend(ToyBackend):
+    """Takes its time, and notes each call in a file, so that calls of processes that were killed are counted too."""
+
+    async def encode(self, image: Image) -> Embedding:
+        self._note("encode")
+        return await super().encode(image)
+
+    async def decode(self, embedding: Embedding, prompts: Any) -> list[Prediction]:
+        self._note("decode")
+        return await super().decode(embedding, prompts)
+
+    def _note(self, what: str) -> None:
+        with Path(os.environ[ENCODED_AT]).open("a", encoding="ascii") as file:
+            file.write(f"{what} {os.getpid()}\n")
+
+
+def create(*, encode_threads: int, decode_threads: int) -> ToyBackend:
+    """What the servers here run."""
+    del encode_threads, decode_threads
+    return NotingBackend(encode_s=ENCODE_S, decode_s=ENCODE_S / 5)
+
+
+class Farm:
+    """Some servers and their clients."""
+
+    def __init__(self, servers: list[Server], notes: Path, http: aiohttp.ClientSession) -> None:
+        self.servers = servers
+        self._notes = notes
+        self._http = http
+
+    def noted(self, what: str) -> list[int]:
+        """The processes that did this, once for each time."""
+        lines = self._notes.read_text(encoding="ascii").split("\n") if self._notes.exists() else []
+        return [int(line.split()[1]) for line in lines if line.startswith(f"{what} ")]
+
+    async def upload(self, server: Server, file: bytes) -> dict[str, Any]:
+        """What the server answers, which must be a success."""
+        headers = {"Content-Type": "image/png"}
+        return await self._post(f"http://127.0.0.1:{server.port}/v1/images", data=file, headers=headers)
+
+    async def click(self, server: Server, file: bytes, x: float = 20.0) -> dict[str, Any]:
+        """The one mask."""
+        prompt = {"points": [{"x": x, "y": 15, "label": 1}]}
+        path = f"/v1/images/{keys.image_id(file)}/masks"
+        return await self._post(f"http://127.0.0.1:{server.port}{path}", json=prompt)
+
+    async def figures(self, kind: str) -> Counter[str]:
+        """What all servers have counted, in sum."""
+        sums: Counter[str] = Counter()
+        for server in self.servers:
+            found = (await asyncio.to_thread(server.get, "/v1/cache"))["kinds"][kind]
+            assert found["lookups"] == found["hits"] + found["misses"] + found["joined"]
+            sums.update({name: found[name] for name in ("hits", "misses", "joined")})
+        return sums
+
+    async def errors(self) -> list[dict[str, int]]:
+        """What went wrong between each server and Redis."""
+        found = [await asyncio.to_thread(server.get, "/v1/cache") for server in self.servers]
+        return [tier["errors"] for figures in found for tier in figures["tiers"] if tier["tier"] == "redis"]
+
+    async def _post(self, url: str, **body: Any) -> dict[str, Any]:
+        async with self._http.post(url, **body) as answer:
+            assert answer.status == 200, await answer.text()
+            found: dict[str, Any] = await answer.json()
+            return found
+
+
+@contextmanager
+def started(count: int, redis_url: str, notes: Path) -> Iterator[list[Server]]:
+    """So many servers, which start side by side."""
+    given = {
+        "model": "tests.test_processes:create",
+        "redis_url": redis_url,
+        "lease_s": str(LEASE_S),
+        "lookup_deadline_ms": "5000",  # what is tested is not how fast this machine is today
+    }
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack, ThreadPoolExecutor(count) as pool:
+        patch.setenv(ENCODED_AT, str(notes))
+        contexts = [running(**given) for _ in range(count)]
+        servers = list(pool.map(lambda context: context.__enter__(), contexts))
+        for context in contexts:
+            stack.push(context.__exit__)
+        yield servers
+
+
+@pytest.fixture(scope="module")
+def five(_valkey: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Server], Path]]:
+    """Servers on one Redis: four, and one that will be killed."""
+    _valkey.ask("FLUSHALL")
+    notes = tmp_path_factory.mktemp("processes") / "notes"
+    with started(5, _valkey.url, notes) as servers:
+        yield servers, notes
+
+
+@pytest.fixture
+async def farm(five: tuple[list[Server], Path]) -> AsyncIterator[Farm]:
+    """The four and their clients."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        yield Farm(five[0][:4], five[1], http)
+
+
+async def undisturbed(file: bytes) -> list[str]:
+    """The right masks for the click, computed in one process with nothing around it."""
+    async with serving(ToyBackend()) as alone:
+        image_id = await send(alone, file)
+        [answer] = await alone.masks(TENANT, image_id, [click()])
+    return [counts_of(found.counts) for found in answer.prediction.masks]
+
+
+def masks_of(answer: dict[str, Any]) -> list[str]:
+    return [counts_of(found["rle"]["counts"]) for found in answer["masks"]]
+
+
+def counts_of(counts: str | bytes) -> str:
+    return counts if isinstance(counts, str) else counts.decode()
+
+
+async def test_four_processes_with_ten_clients_each_make_one_encode_of_a_new_image_and_one_decode_of_a_new_click(
+    farm: Farm,
+) -> None:
+    files = [image_bytes(seed) for seed in range(3)]
+    before = len(farm.noted("encode")), len(farm.noted("decode"))
+    figures = {kind: await farm.figures(kind) for kind in ("embedding", "mask")}
+
+    asks = [farm.upload(server, file) for file in files for _ in range(10) for server in farm.servers]
+    sent = await asyncio.gather(*asks)
+    assert len(farm.noted("encode")) == before[0] + 3, await farm.errors()
+    assert Counter(answer["outcome"] for answer in sent) == {Outcome.MISS: 3, Outcome.JOINED: 117}
+    assert await farm.figures("embedding") - figures["embedding"] == {"misses": 3, "joined": 117}
+
+    asks = [farm.click(server, file) for file in files for _ in range(10) for server in farm.servers]
+    answers = await asyncio.gather(*asks)
+    assert len(farm.noted("encode")) == before[0] + 3
+    assert len(farm.noted("decode")) == before[1] + 3, await farm.errors()
+    assert Counter(answer["outcome"] for answer in answers) == {Outcome.MISS: 3, Outcome.JOINED: 117}
+    assert await farm.figures("mask") - figures["mask"] == {"misses": 3, "joined": 117}
+    for file, same in zip(files, (answers[:40], answers[40:80], answers[80:]), strict=True):
+        right = await undisturbed(file)
+        assert all(masks_of(answer) == right for answer in same)
+
+
+async def test_a_server_that_is_killed_in_the_middle_of_an_encode_is_succeeded_when_its_lease_ends(
+    farm: Farm, five: tuple[list[Server], Path]
+) -> None:
+    file, victim, others = image_bytes(9), five[0][4], farm.servers[:2]
+    before = farm.noted("encode")
+    first = asyncio.create_task(farm.upload(victim, file))
+    await until(lambda: farm.noted("encode") == [*before, victim.pid], most_s=20.0)
+    waiting = [asyncio.create_task(farm.upload(server, file)) for server in others for _ in range(5)]
+    await asyncio.sleep(ENCODE_S / 4)
+    os.kill(victim.pid, signal.SIGKILL)
+    async with asyncio.timeout(LEASE_S + ENCODE_S + 1.0 + NOISE_S):
+        sent = await asyncio.gather(*waiting)
+    with pytest.raises(aiohttp.ClientError):
+        await first
+    assert Counter(answer["outcome"] for answer in sent) == {Outcome.MISS: 1, Outcome.JOINED: 9}
+    encoded = farm.noted("encode")[len(before) + 1 :]
+    assert len(encoded) == 1, await farm.errors()
+    assert encoded[0] in [server.pid for server in others]
+    right = await undisturbed(file)
+    for server in others:
+        assert masks_of(await farm.click(server, file)) == right
