@@ -1,7 +1,8 @@
 """Keys: a pure function of the data, the model version and the prompt, and of nothing else.
 
 A key reads ``v1/{tenant}/{image id}/{kind}[/{model version}[/{digest}]]``, the last part being that of the prompt or
-of the options. The leading ``v1`` names this layout and its digest (SHA-256). No part holds ``/``, ``*`` or white space, so a key pattern needs no escaping.
+of the options. The leading ``v1`` names this layout and its digest (SHA-256). No part holds ``/``, ``*`` or white
+space, so a key pattern needs no escaping.
 """
 
 import hashlib

@@ -6,12 +6,14 @@ The sentence under each field is its documentation: ``make docs`` writes ``docs/
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ByteSize, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "LABELING_GROUND_"
+ENGINE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+"""What an engine can be called in a path."""
 
 
 def _memory_of_this_machine() -> int:
@@ -33,6 +35,11 @@ def _default_memory() -> ByteSize:
     return ByteSize(min(2 << 30, _memory_of_this_machine() // 4))
 
 
+def _default_disk(given: dict[str, Any]) -> ByteSize:
+    # What Redis holds is not worth a second copy in each machine, unless somebody says so.
+    return ByteSize(0 if given.get("redis_url") is not None else 8 << 30)
+
+
 def _default_cache_dir() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "labeling-ground"
@@ -46,6 +53,10 @@ def _default_models_dir() -> Path:
 
 def _default_workers() -> int:
     return max(1, (os.cpu_count() or 1) // 2)
+
+
+def _default_grid_workers(given: dict[str, Any]) -> int:
+    return max(1, int(given.get("decode_workers", 1)) // 2)
 
 
 class Settings(BaseSettings):
@@ -93,13 +104,46 @@ class Settings(BaseSettings):
     receive_timeout_s: float = Field(20.0, gt=0)
     """Longest silence, in seconds, while a client sends a body, and longest time for its headers; then 408."""
 
+    # --- Redis -------------------------------------------------------------------------------------------------------
+    redis_url: SecretStr | None = None
+    """Redis as a tier that all servers share: `redis://user:password@host:port/db`, `rediss://…` (TLS),
+    `unix:///path/to/redis.sock`, `redis+cluster://host:port,host:port`, `redis+sentinel://host:port,host:port/service/db`
+    (`rediss+cluster://`, `rediss+sentinel://` with TLS). Not set: no Redis."""
+    redis_prefix: str = "lg"
+    """What all names in Redis start with: servers that shall not share a cache differ in it."""
+    redis_ca_file: Path | None = None
+    """Certificate authorities (PEM), one of which must have signed the server's certificate; not set: the system's."""
+    redis_cert_file: Path | None = None
+    """Certificate (PEM) to show to Redis, where it asks for one."""
+    redis_key_file: Path | None = None
+    """Key (PEM) of that certificate."""
+    redis_timeout_s: float = Field(2.0, gt=0)
+    """Seconds after which a connection to Redis is given up on which an answer is not there in full. No click waits for
+    so long: see `lookup_deadline_ms`."""
+    redis_connections: int = Field(32, ge=1)
+    """Most commands under way to Redis at the same time, and so most connections (subscriptions come on top)."""
+    redis_bytes: ByteSize | None = None
+    """Memory that Redis has for us, where it does not tell (`maxmemory` is 0, or hidden): no entry above an eighth of
+    it is kept."""
+    redis_ttl: Literal["cost", "equal"] = "cost"
+    """Which entries Redis, when full, evicts first: with `cost` those that are cheap to compute by the byte, by giving
+    them down to half of `idle_s`; with `equal` those unused for longest. Below a quarter of the memory that everything
+    in use would need, `equal` is better."""
+
+    leases: Literal["all", "embeddings", "none"] = "all"
+    """What servers that share a Redis compute once for all of them, when several are asked for it at the same time:
+    `all`, only `embeddings`, or nothing. A lease costs a click that is new one more command, beside its look-up."""
+    lease_s: float = Field(3.0, ge=0.3, le=300)
+    """Seconds for which a lease is taken, and renewed every third of them. So long the others wait for a server that
+    died in the middle of its work."""
+
     # --- the cache ---------------------------------------------------------------------------------------------------
     cache_mode: Literal["parallel", "first"] = "parallel"
     """`parallel` looks up and queues the prediction at the same moment; `first` predicts only after a miss."""
     memory_bytes: ByteSize = Field(default_factory=_default_memory)
     """Budget of the memory tier. By default a quarter of this machine's memory, at most 2 GiB."""
-    disk_bytes: ByteSize = ByteSize(8 << 30)
-    """Budget of the disk tier; 0 switches it off."""
+    disk_bytes: ByteSize = Field(default_factory=_default_disk)
+    """Budget of the disk tier; 0 switches it off. With Redis it is off unless you give it a size."""
     cache_dir: Path = Field(default_factory=_default_cache_dir)
     """Folder of the disk tier. Several processes of one machine may share it."""
     idle_s: float = Field(1800.0, gt=0)
@@ -130,11 +174,16 @@ class Settings(BaseSettings):
     model: str = "auto"
     """Model id. `auto`: the first model of the catalogue whose weights are here, or `classical` where none are. Or
     `module:attribute` of a factory of your own."""
-    engine: Literal["auto", "onnx", "openvino"] = "auto"
-    """What computes a Segment Anything model. `auto` tries at start which installed one is fastest here."""
-    engine_precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision that it computes in. `bf16` is several times faster on processors that have it, part of every cache
-    key, and said in every answer with its measured error."""
+    engine: Literal["auto", "onnx", "onnx-cuda", "openvino"] = "auto"
+    """What computes a Segment Anything model. `auto` takes the GPU (`onnx-cuda`) where there is one that can be used,
+    and otherwise tries at start which installed engine is fastest here."""
+    engine_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision that it computes in. `bf16` (`openvino`) is several times faster on processors that have it, `fp16`
+    (`onnx-cuda`) is for the encoder on GPUs. It is part of every cache key, and said in every answer with its measured
+    error."""
+    engine_gpu_bytes: ByteSize = ByteSize(8 << 30)
+    """Most memory of the GPU that `onnx-cuda` takes: weights, work memory, and embeddings that wait for the next
+    click."""
     models_dir: Path = Field(default_factory=_default_models_dir)
     """Folder of the models' weights. Several processes of one machine may share it."""
     models_mirror: str | None = None
@@ -149,11 +198,63 @@ class Settings(BaseSettings):
     decode_queue: int = Field(256, ge=1)
     """Prompts that may wait for the decoder; one more is answered 503 with `Retry-After`."""
 
+    # --- segment everything ------------------------------------------------------------------------------------------
+    max_points_per_side: int = Field(64, ge=1, le=256)
+    """Finest grid of `everything`: so many points along each side of the image, squared in all."""
+    grids: int = Field(1, ge=1)
+    """Grids worked on at the same time."""
+    grid_queue: int = Field(16, ge=1)
+    """Grids that may wait; one more is answered 503 with `Retry-After`."""
+    grid_workers: int = Field(default_factory=_default_grid_workers, ge=1)
+    """Points of all grids that are with the decoder at the same time; the rest of `decode_workers` is for clicks."""
+
+    # --- engines in other processes ----------------------------------------------------------------------------------
+    encoder_url: str | None = None
+    """Where the encoder answers, if it is not computed in this process: for instance `http://gpu:8080`. TorchServe or
+    `labeling-ground engine`. With it goes `decoder_url`; `model` is then what must be served there (`auto`: any)."""
+    decoder_url: str | None = None
+    """Where the decoder answers, for instance `http://cpu:7080`. May be the same as `encoder_url`."""
+    encoder_name: str = Field("sam_vit_h_encode", pattern=ENGINE_NAME)
+    """What the encoder is called there, as in `/predictions/sam_vit_h_encode`."""
+    decoder_name: str = Field("sam_vit_h_decode", pattern=ENGINE_NAME)
+    """What the decoder is called there."""
+    encoder_management_url: str | None = None
+    """Where the encoder's workers and queue are told. Not set: one port above `encoder_url`, as with TorchServe."""
+    decoder_management_url: str | None = None
+    """The same for the decoder."""
+    engine_wait_s: float = Field(60.0, ge=0)
+    """Seconds, at start, that the engines have to become ready; then the server gives up and says why."""
+    engine_connect_s: float = Field(2.0, gt=0)
+    """Longest time, in seconds, to connect to an engine."""
+    encode_deadline_s: float = Field(120.0, gt=0)
+    """Longest time, in seconds, for an image to be encoded elsewhere, waiting and retries included; then 503."""
+    decode_deadline_s: float = Field(15.0, gt=0)
+    """The same for one prompt."""
+    engine_reset_s: float = Field(1.0, gt=0)
+    """Seconds between trials whether an engine that failed is back; until then new asks for it are answered 503."""
+    engine_poll_s: float = Field(2.0, gt=0)
+    """Seconds between looks at the engines' workers, queues and model version."""
+    max_engine_bytes: ByteSize = ByteSize(64 << 20)
+    """Largest ask to an engine, and largest answer from one."""
+    kept_bytes: ByteSize = ByteSize(512 << 20)
+    """`labeling-ground engine`, decoder: budget of the embeddings that it keeps for the clicks that follow; 4 MiB each
+    for SAM. They are in shared memory, of which a container has 64 MiB unless it is told otherwise."""
+    kept_dir: Path | None = None
+    """Folder for them. Not set: one of this user's in `/dev/shm`."""
+
     # --- sessions ----------------------------------------------------------------------------------------------------
     max_sessions: int = Field(10_000, ge=1)
     """Sessions kept; the one idle for longest makes room for a new one. They too end after `idle_s`."""
     session_refine: bool = True
     """A click that follows another one in a session refines the last mask (its low-res logits are the mask input)."""
+
+    @field_validator("encoder_url", "decoder_url", "encoder_management_url", "decoder_management_url", mode="after")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        """An empty variable is one that is not set: compose files cannot leave one out."""
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("an address begins with http:// or https://")
+        return value or None
 
     @field_validator("cors_origins", "api_keys", mode="before")
     @classmethod
@@ -165,10 +266,12 @@ class Settings(BaseSettings):
 
 _MADE_AT_START = {
     "memory_bytes": "a quarter of the memory, at most 2 GiB",
+    "disk_bytes": "`8GiB`; `0` where `redis_url` is set",
     "cache_dir": "`~/.cache/labeling-ground`",
     "models_dir": "`~/.local/share/labeling-ground/models`",
     "encode_workers": "half of the cores",
     "decode_workers": "all cores",
+    "grid_workers": "half of `decode_workers`",
 }
 
 

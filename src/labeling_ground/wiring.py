@@ -3,28 +3,46 @@
 Nothing connects, loads or reads the environment at import; it happens here, once.
 """
 
+import os
+from functools import partial
+
 from labeling_ground.api.app import create_app
+from labeling_ground.api.engine import Desk
 from labeling_ground.api.state import Parts
 from labeling_ground.cache.choose import choose_ranking
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policy.ranked import RankedPolicy
+from labeling_ground.cache.redis.connect import RedisConnection, Tls, connect
+from labeling_ground.cache.redis.lease import RedisLeases
+from labeling_ground.cache.redis.notices import PurgeNotices
+from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.cache.store import Store
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import BadSettings
-from labeling_ground.inference.auto import ENGINES
+from labeling_ground.inference.auto import ENGINES, Halves
 from labeling_ground.inference.auto import choose as choose_engine
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.choose import BACKENDS, choose_backend
+from labeling_ground.inference.graphs import version_from
+from labeling_ground.inference.remote.backend import RemoteBackend
+from labeling_ground.inference.remote.backend import connect as connect_engines
+from labeling_ground.inference.remote.client import Address, EngineClient, Limits, check_url
+from labeling_ground.inference.remote.kept import KeptEmbeddings, default_folder
+from labeling_ground.inference.remote.room import EngineRoom
+from labeling_ground.inference.remote.wire import Description
+from labeling_ground.inference.remote.wire import Role as EngineRole
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Format, Role
-from labeling_ground.models.store import ModelStore
+from labeling_ground.models.store import ModelStore, StoredFile
 from labeling_ground.observe import RequestMetrics
-from labeling_ground.sam.family import Family
+from labeling_ground.service.everything import Everything
 from labeling_ground.service.lane import Lane
 from labeling_ground.service.segmenter import Segmenter
 from labeling_ground.service.sessions import Sessions
+from labeling_ground.service.shared_flight import SharedFlights
 from labeling_ground.settings import Settings
+from labeling_ground.types import Kind
 
 __all__ = ["build_app", "build_backend", "build_disk", "build_parts", "build_segmenter", "build_store"]
 
@@ -46,11 +64,48 @@ def build_disk(settings: Settings) -> DiskStore | None:
     )
 
 
-def build_store(settings: Settings) -> TieredStore:
-    """Memory, and the disk behind it.
+def connect_redis(settings: Settings) -> RedisConnection | None:
+    """The way to Redis, or ``None`` where there is none. Nothing connects yet.
 
     Raises:
-        BadSettings: the policy's name is wrong.
+        BadSettings: the URL cannot be used.
+    """
+    if settings.redis_url is None:
+        return None
+    return connect(
+        settings.redis_url.get_secret_value(),
+        prefix=settings.redis_prefix,
+        timeout_s=settings.redis_timeout_s,
+        connections=settings.redis_connections,
+        tls=Tls(settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file),
+    )
+
+
+def build_redis(settings: Settings) -> RedisStore | None:
+    """The Redis tier, or ``None`` where there is none.
+
+    Raises:
+        BadSettings: the URL cannot be used.
+    """
+    connection = connect_redis(settings)
+    if connection is None:
+        return None
+    return RedisStore(
+        connection,
+        idle_s=settings.idle_s,
+        max_age_s=settings.max_age_s,
+        by_cost=settings.redis_ttl == "cost",
+        budget_bytes=None if settings.redis_bytes is None else int(settings.redis_bytes),
+        notices=PurgeNotices(connection, keep_s=max(7200.0, 2 * settings.idle_s)),
+    )
+
+
+def build_store(settings: Settings) -> TieredStore:
+    """Memory; the disk behind it; and behind that Redis, which is last because image files live in the last tier only
+    and must be found by every server.
+
+    Raises:
+        BadSettings: the policy's name is wrong, or the URL of Redis.
     """
     ranking = choose_ranking(settings.policy, done_weight=settings.done_weight)
     memory = MemoryStore(
@@ -59,9 +114,9 @@ def build_store(settings: Settings) -> TieredStore:
         max_age_s=settings.max_age_s,
         policy=RankedPolicy(ranking),
     )
-    disk = build_disk(settings)
-    lower: list[Store] = [] if disk is None else [disk]
-    return TieredStore(
+    disk, redis = build_disk(settings), build_redis(settings)
+    lower: list[Store] = [tier for tier in (disk, redis) if tier is not None]
+    store = TieredStore(
         memory,
         lower,
         idle_s=settings.idle_s,
@@ -69,6 +124,19 @@ def build_store(settings: Settings) -> TieredStore:
         breaker_failures=settings.breaker_failures,
         breaker_reset_s=settings.breaker_reset_s,
     )
+    if redis is not None and redis.notices is not None:
+        redis.notices.on_purge = partial(store.purged_elsewhere, source=redis, work=redis.delete_recent)
+    return store
+
+
+def build_shared_flights(settings: Settings, store: TieredStore) -> SharedFlights | None:
+    """What makes flights common to all servers that share a Redis, or ``None`` where there is none."""
+    kinds = {"all": frozenset(Kind), "embeddings": frozenset({Kind.EMBEDDING}), "none": frozenset[Kind]()}
+    for guard in store.guards:
+        if isinstance(guard.store, RedisStore) and settings.leases != "none":
+            leases = RedisLeases(guard.store.connection)
+            return SharedFlights(leases, guard, kinds=kinds[settings.leases], lease_s=settings.lease_s)
+    return None
 
 
 def build_backend(settings: Settings) -> tuple[Backend, str]:
@@ -78,6 +146,8 @@ def build_backend(settings: Settings) -> tuple[Backend, str]:
         BadSettings: a name is wrong, or what it needs is not installed.
         UnknownModel: the weights are not here; the sentence says how to get them.
     """
+    if settings.encoder_url or settings.decoder_url:
+        return build_remote(settings)
     encode_threads, decode_threads = settings.encode_workers, settings.decode_workers
     weights = ModelStore(settings.models_dir)
     name = _first_installed(weights) if settings.model == "auto" else settings.model
@@ -85,8 +155,6 @@ def build_backend(settings: Settings) -> tuple[Backend, str]:
         return choose_backend(name, encode_threads=encode_threads, decode_threads=decode_threads), ""
     installed = weights.get(name)
     family = weights.known.model(name).family if name in weights.known else installed.family if installed else None
-    if family not in (None, Family.SAM):
-        raise BadSettings(f"{name} can be pulled but not served yet: this version serves models of the family 'sam'.")
     has_fast = installed is not None and Role.FAST_DECODER in installed.files
     choice = choose_engine(
         encode_threads,
@@ -97,19 +165,123 @@ def build_backend(settings: Settings) -> tuple[Backend, str]:
         model=name,
         precision=settings.engine_precision,
         engines=ENGINES if settings.engine == "auto" else {settings.engine: ENGINES[settings.engine]},
+        options={"onnx-cuda": {"gpu_bytes": int(settings.engine_gpu_bytes)}},
     )
-    stored = installed.files[Role.ENCODER].precision if installed is not None else None
-    if stored not in (None, "fp32"):
-        choice.backend.note = (
-            f"The weights of these ready-made files are rounded to {stored}. {choice.backend.note}".strip()
+    served = choice.backend.engine.family
+    if family is not None and served != family:
+        raise BadSettings(
+            f"{name} is of the family {family}, but its files have the tensors of {served}. Make files from the "
+            f"authors' checkpoint: labeling-ground models export {name}."
         )
+    if installed is not None:
+        choice.backend.note = f"{_rounded(installed.files[Role.ENCODER])} {choice.backend.note}".strip()
     return choice.backend, choice.why
+
+
+def build_remote(settings: Settings) -> tuple[RemoteBackend, str]:
+    """The model whose halves are computed in other processes. Waits until they are ready.
+
+    Raises:
+        BadSettings: an address is missing or wrong, or the engines are not ready in time, or not halves of one model.
+    """
+    if not settings.encoder_url or not settings.decoder_url:
+        raise BadSettings("Set both encoder_url and decoder_url, or neither: the halves of a model belong together.")
+    model = "" if settings.model == "auto" else settings.model
+    check_url("encoder_url", settings.encoder_url)
+    check_url("decoder_url", settings.decoder_url)
+
+    def client(address: Address, deadline_s: float) -> EngineClient:
+        most_bytes = int(settings.max_engine_bytes)
+        return EngineClient(address, Limits(settings.engine_connect_s, deadline_s, most_bytes, settings.engine_reset_s))
+
+    encoder = client(
+        Address("encoder", settings.encoder_url, settings.encoder_name, settings.encoder_management_url or ""),
+        settings.encode_deadline_s,
+    )
+    decoder = client(
+        Address("decoder", settings.decoder_url, settings.decoder_name, settings.decoder_management_url or ""),
+        settings.decode_deadline_s,
+    )
+    connect_engines(encoder, decoder, model=model, wait_s=settings.engine_wait_s)
+    backend = RemoteBackend(
+        encoder,
+        decoder,
+        model=model,
+        encode_workers=settings.encode_workers,
+        decode_workers=settings.decode_workers,
+        poll_s=settings.engine_poll_s,
+        reset_s=settings.engine_reset_s,
+    )
+    many = f"{backend.encodes_at_once} encoder and {backend.decodes_at_once - 1} decoder workers"
+    return backend, f"in other processes: {many}"
+
+
+def build_desks(settings: Settings, halves: Halves) -> tuple[list[Desk], str]:
+    """What an engine server serves, and a sentence on what computes it.
+
+    The version is that of the whole model, also where only one half's files are here: the manifest has all digests.
+
+    Raises:
+        BadSettings: a name is wrong, or what it needs is not installed.
+        UnknownModel: the weights are not here; the sentence says how to get them.
+    """
+    weights = ModelStore(settings.models_dir)
+    name = _first_installed(weights) if settings.model == "auto" else settings.model
+    if name in BACKENDS or ":" in name:
+        raise BadSettings(
+            f"An engine server serves Segment Anything models, not {name!r}. Get weights with 'labeling-ground models "
+            "pull', and name the model with --model."
+        )
+    encoder_path = weights.path_of(name, Role.ENCODER) if halves.encoder else None
+    decoder_path = weights.path_of(name, Role.DECODER) if halves.decoder else None
+    noted = weights.noted(name)
+    files = noted.files if noted is not None else {}
+    counted = [files[role].sha256 for role in (Role.ENCODER, Role.DECODER, Role.FAST_DECODER) if role in files]
+    if Role.ENCODER not in files or Role.DECODER not in files:
+        raise BadSettings(f"The files of {name} are not complete in the manifest: its version cannot be told.")
+    has_fast = halves.decoder and Role.FAST_DECODER in files
+    # Without a decoder beside it, an encoder takes all cores unless it was told otherwise.
+    is_told = halves.decoder or "encode_workers" in settings.model_fields_set
+    choice = choose_engine(
+        settings.encode_workers if is_told else os.cpu_count() or 1,
+        settings.decode_workers,
+        encoder_path=encoder_path,
+        decoder_path=decoder_path,
+        fast_decoder_path=weights.path_of(name, Role.FAST_DECODER) if has_fast else None,
+        model=name,
+        precision=settings.engine_precision,
+        engines=ENGINES if settings.engine == "auto" else {settings.engine: ENGINES[settings.engine]},
+        options={"onnx-cuda": {"gpu_bytes": int(settings.engine_gpu_bytes)}},
+    )
+    engine = choice.backend.engine
+    version = version_from(name, counted, settings.engine_precision)
+
+    def room(role: EngineRole, stored: StoredFile, kept: KeptEmbeddings | None) -> EngineRoom:
+        note = f"{_rounded(stored)} {choice.backend.note}".strip()
+        return EngineRoom(engine, Description(version, engine.family, settings.engine_precision, role, note), kept)
+
+    desks = []
+    if halves.encoder:
+        encoder = room(EngineRole.ENCODER, files[Role.ENCODER], None)
+        desks.append(Desk(settings.encoder_name, encoder, workers=1, queue=settings.encode_queue))
+    if halves.decoder:
+        kept = KeptEmbeddings(settings.kept_dir or default_folder(), int(settings.kept_bytes))
+        decoder = room(EngineRole.DECODER, files[Role.DECODER], kept)
+        workers = settings.decode_workers
+        desks.append(Desk(settings.decoder_name, decoder, workers=workers, queue=settings.decode_queue))
+    return desks, choice.why
+
+
+def _rounded(stored: StoredFile) -> str:
+    if stored.precision in (None, "fp32"):
+        return ""
+    return f"The weights of these ready-made files are rounded to {stored.precision}."
 
 
 def _first_installed(weights: ModelStore) -> str:
     here = weights.installed()
     for known in weights.known.models:
-        if known.family == Family.SAM and known.name in here and Format.ONNX in here[known.name].formats:
+        if known.name in here and Format.ONNX in here[known.name].formats:
             return known.name
     return "classical"
 
@@ -123,14 +295,19 @@ def build_segmenter(
         BadSettings: a name is wrong, or what it needs is not installed.
     """
     chosen = backend or build_backend(settings)[0]
+    tiers = store or build_store(settings)
     # An engine that encodes one image at a time, with all threads, must not be sent a second one: it would wait inside,
     # where the wait looks like work.
-    at_once = 1 if isinstance(chosen, SamBackend) else settings.encode_workers
+    encodes = 1 if isinstance(chosen, SamBackend) else settings.encode_workers
+    decodes = settings.decode_workers
+    if isinstance(chosen, RemoteBackend):
+        encodes, decodes = chosen.encodes_at_once, chosen.decodes_at_once
     return Segmenter(
-        store=store or build_store(settings),
+        store=tiers,
         backend=chosen,
-        encode_lane=Lane("encoder", at_once, settings.encode_queue),
-        decode_lane=Lane("decoder", settings.decode_workers, settings.decode_queue),
+        encode_lane=Lane("encoder", encodes, settings.encode_queue),
+        decode_lane=Lane("decoder", decodes, settings.decode_queue),
+        shared=build_shared_flights(settings, tiers),
         precision=settings.precision,
         max_pixels=settings.max_image_pixels,
         mode=settings.cache_mode,
@@ -149,7 +326,9 @@ def build_parts(settings: Settings, *, store: TieredStore | None = None, backend
     sessions = Sessions(most=settings.max_sessions, idle_s=settings.idle_s, most_clicks=settings.max_points)
     chosen, why = (backend, "") if backend is not None else build_backend(settings)
     segmenter = build_segmenter(settings, store=store, backend=chosen)
-    return Parts(settings, segmenter, sessions, RequestMetrics(), why)
+    grids = Lane("grids", settings.grids, settings.grid_queue)
+    everything = Everything(segmenter, jobs=grids, workers=settings.grid_workers)
+    return Parts(settings, segmenter, sessions, RequestMetrics(), everything, why)
 
 
 def build_app(settings: Settings | None = None) -> object:

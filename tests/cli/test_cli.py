@@ -58,7 +58,7 @@ def test_warm_computes_each_image_once_and_a_second_run_hits_everything(runner: 
     assert first["computed"] + first["hit"] == 5
     assert first["computed"] in (4, 5)  # the twin files may be under way at the same time, and then one joins
     assert first["failed"] == []
-    stats = data_of(runner.invoke(cli, ["cache", "stats", "--json"]))
+    [stats] = data_of(runner.invoke(cli, ["cache", "stats", "--json"]))["tiers"]
     assert stats["entries_by_kind"]["embedding"] == 4
     assert stats["entries_by_kind"]["image"] == 4
     second = data_of(runner.invoke(cli, ["warm", str(folder), "--json"]))
@@ -108,13 +108,13 @@ def test_warm_stops_cleanly_at_ctrl_c_and_goes_on_where_it_stopped(tmp_path: Pat
 def test_purge_takes_one_image_or_everything_and_asks_first(runner: CliRunner, folder: Path) -> None:
     data_of(runner.invoke(cli, ["warm", str(folder), "--json"]))
     assert runner.invoke(cli, ["cache", "purge"], input="n\n").exit_code == 1
-    assert data_of(runner.invoke(cli, ["cache", "stats", "--json"]))["entries"] == 8
+    assert data_of(runner.invoke(cli, ["cache", "stats", "--json"]))["tiers"][0]["entries"] == 8
     image_id = __import__("hashlib").sha256(photo(2)).hexdigest()
     purge = ["cache", "purge", "--yes", "--json"]
     assert data_of(runner.invoke(cli, [*purge, "--image", image_id])) == {"deleted": 2}
     assert data_of(runner.invoke(cli, [*purge, "--model", "classical"])) == {"deleted": 3}
     assert data_of(runner.invoke(cli, purge)) == {"deleted": 3}
-    assert data_of(runner.invoke(cli, ["cache", "stats", "--json"]))["bytes"] == 0
+    assert data_of(runner.invoke(cli, ["cache", "stats", "--json"]))["tiers"][0]["bytes"] == 0
     assert runner.invoke(cli, [*purge, "--image", "nonsense"]).exit_code == 2
 
 

@@ -1,10 +1,12 @@
 """What the tests of both engines share: a real SAM with a shallow encoder, and prompts."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench.engines.models import add_discs
 from numpy.typing import NDArray
 from tests.needs import needs
 from tests.sam.references import TOLERANCE, export_official_decoder, exported, sam, segment_anything
@@ -39,6 +41,18 @@ def files() -> dict[str, Any]:
         "fast_decoder_path": folder / "decoder-fast.onnx",
         "model": "sam-small",
     }
+
+
+@functools.cache
+def disc_files() -> dict[str, Any]:
+    """The same model with masks that are discs around the first point, in place of the noise of random weights."""
+    needs("onnx")
+    made = files()
+    for part in ("decoder_path", "fast_decoder_path"):
+        target = made[part].with_name(f"{made[part].stem}-discs.onnx")
+        add_discs(made[part], target)
+        made[part] = target
+    return made
 
 
 def ready_made(folder: Path) -> dict[str, Any]:

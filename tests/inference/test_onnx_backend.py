@@ -16,7 +16,9 @@ from tests.sam.test_sam_parity import MASK
 
 from labeling_ground.errors import BackendFailed, BadPrompt, BadSettings
 from labeling_ground.inference.auto import choose
-from labeling_ground.inference.sam import SamBackend, agree, decoder_inputs, encoder_input, version_of
+from labeling_ground.inference.dialects import decoder_inputs
+from labeling_ground.inference.graphs import agree, encoder_input, version_of
+from labeling_ground.inference.sam import SamBackend
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.prompts import PromptTensors, tensors
 from labeling_ground.types import Embedding, Image, ModelVersion, Point, Prompt
@@ -103,9 +105,10 @@ async def test_the_fast_decoder_is_used_for_few_points_only(
             return self.session.run(*arguments)
 
     engine: Any = backend.engine
+    decoder = engine._decoder
     for name in ("_plain", "_fast"):
-        wrapped = {width: Session(name, session) for width, session in getattr(engine, name).items()}
-        monkeypatch.setattr(engine, name, wrapped)
+        wrapped = {width: Session(name, session) for width, session in getattr(decoder, name).items()}
+        monkeypatch.setattr(decoder, name, wrapped)
     embedding = Embedding({"image_embeddings": np.zeros((1, 256, 64, 64), np.float32)}, 50, 50)
     await backend.decode(embedding, [CLICK])
     await backend.decode(embedding, [Prompt(tuple(Point(i, i, 1) for i in range(40)))])
@@ -230,6 +233,12 @@ def quick(encode_threads: int, decode_threads: int, **given: Any) -> SamBackend:
     return SamBackend(FakeEngine(), ModelVersion("m", "ab" * 32), note, decode_threads=1)
 
 
+def picky(encode_threads: int, decode_threads: int, *, gpu_bytes: int, **given: Any) -> SamBackend:
+    if gpu_bytes != 7:
+        raise BadSettings("too much")
+    return slow(encode_threads, decode_threads, **given)
+
+
 HERE = __name__
 PATHS: dict[str, Any] = {"encoder_path": Path("e"), "decoder_path": Path("d")}
 
@@ -242,6 +251,15 @@ def test_the_fastest_engine_is_chosen_and_the_reason_given() -> None:
     assert choice.why.startswith("quick in fp32: an image took")
     assert "slow took" in choice.why
     assert "absent" in choice.why
+
+
+def test_where_a_gpu_works_the_processor_is_not_tried_and_each_engine_is_told_its_own_options() -> None:
+    engines = {"onnx-cuda": f"{HERE}:picky", "quick": f"{HERE}:quick"}
+    choice = choose(1, 1, **PATHS, engines=engines, options={"onnx-cuda": {"gpu_bytes": 7}})
+    assert (choice.engine, list(choice.figures)) == ("onnx-cuda", ["onnx-cuda"])
+    choice = choose(1, 1, **PATHS, engines=engines, options={"onnx-cuda": {"gpu_bytes": 8}})
+    assert choice.engine == "quick"
+    assert "onnx-cuda: too much" in choice.why
 
 
 def test_without_any_engine_the_reasons_are_given() -> None:

@@ -9,6 +9,7 @@ import click
 from labeling_ground import __version__
 from labeling_ground.cli.cache import cache
 from labeling_ground.cli.doctor import doctor
+from labeling_ground.cli.engine import engine
 from labeling_ground.cli.models import models
 from labeling_ground.cli.serve import serve
 from labeling_ground.cli.warm import warm
@@ -24,7 +25,7 @@ def cli() -> None:
     """
 
 
-for _command in (serve, warm, cache, models, doctor):
+for _command in (serve, engine, warm, cache, models, doctor):
     cli.add_command(_command)
 
 

@@ -1,16 +1,21 @@
 """``labeling-ground cache stats`` and ``cache purge``."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from labeling_ground import key as keys
-from labeling_ground.cache.disk import DiskStore
+from labeling_ground.cache.store import Store
 from labeling_ground.cli.common import data, megabytes, say, settings_with
+from labeling_ground.cli.trace import simulate, synth, trace
 from labeling_ground.errors import BadSettings
 from labeling_ground.types import StoreStats
-from labeling_ground.wiring import build_disk
+from labeling_ground.wiring import build_disk, build_redis
+
+T = TypeVar("T")
 
 _DIRECTORY = click.option(
     "--cache-dir",
@@ -21,44 +26,33 @@ _DIRECTORY = click.option(
 
 @click.group()
 def cache() -> None:
-    """Look at the disk tier, or purge it. A server may be running on it; its memory tier is its own.
+    """Look at the disk tier and at Redis, or purge them, while servers run or not. Their memory is their own.
 
-    For a running server's figures and for purging its memory too, ask it: GET and DELETE /v1/cache.
+    Servers on Redis forget what is purged here. For the memory of others, and for a running server's figures, ask it:
+    GET and DELETE /v1/cache.
     """
+
+
+for _command in (trace, synth, simulate):
+    cache.add_command(_command)
 
 
 @cache.command()
 @_DIRECTORY
 @click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")
 def stats(cache_dir: Path | None, as_json: bool) -> None:
-    """What the disk tier holds."""
-    store, directory = _open(cache_dir)
-
-    async def ask() -> StoreStats:
-        try:
-            return await store.stats()
-        finally:
-            await store.aclose()
-
-    found = asyncio.run(ask())
+    """What the disk tier and Redis hold."""
+    tiers = _tiers(cache_dir)
+    found = asyncio.run(_with_all([store for store, _ in tiers], lambda store: store.stats()))
     if as_json:
-        data(
-            {
-                "tier": found.tier,
-                "directory": str(directory),
-                "entries": found.entries,
-                "bytes": found.bytes,
-                "budget": found.budget,
-                "entries_by_kind": dict(found.entries_by_kind),
-                "bytes_by_kind": dict(found.bytes_by_kind),
-                "oldest_created": found.oldest_created,
-            }
-        )
+        data({"tiers": [_described(each, place) for each, (_, place) in zip(found, tiers, strict=True)]})
         return
-    say(f"{directory}")
-    say(f"  {found.entries} entries, {megabytes(found.bytes)} of {megabytes(found.budget)}")
-    for kind, count in sorted(found.entries_by_kind.items()):
-        say(f"  {kind:10} {count:8} entries {megabytes(found.bytes_by_kind[kind]):>12}")
+    for each, (_, place) in zip(found, tiers, strict=True):
+        say(place)
+        budget = megabytes(each.budget) if each.budget else "no limit that is known"
+        say(f"  {each.entries} entries, {megabytes(each.bytes)} of {budget}")
+        for kind, count in sorted(each.entries_by_kind.items()):
+            say(f"  {kind:10} {count:8} entries {megabytes(each.bytes_by_kind[kind]):>12}")
 
 
 @cache.command()
@@ -68,30 +62,53 @@ def stats(cache_dir: Path | None, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")
 def purge(cache_dir: Path | None, image: str | None, model: str | None, yes: bool, as_json: bool) -> None:
-    """Delete from the disk tier: one image, one model, or everything, in all namespaces."""
+    """Delete from the disk tier and from Redis: one image, one model, or everything, in all namespaces."""
     if image is not None and not keys.is_image_id(image):
         raise click.BadParameter("an image id is 64 lower-case hex digits", param_hint="--image")
-    store, directory = _open(cache_dir)
+    tiers = _tiers(cache_dir)
     what = f"image {image}" if image else f"model {model}" if model else "everything"
     if not yes:
-        click.confirm(f"Delete {what} from {directory}?", abort=True, err=True)
-
-    async def ask() -> int:
-        try:
-            return await store.delete(keys.pattern(None, image, model))
-        finally:
-            await store.aclose()
-
-    deleted = asyncio.run(ask())
+        places = " and ".join(place for _, place in tiers)
+        click.confirm(f"Delete {what} from {places}?", abort=True, err=True)
+    pattern = keys.pattern(None, image, model)
+    deleted = sum(asyncio.run(_with_all([store for store, _ in tiers], lambda store: store.delete(pattern))))
     if as_json:
         data({"deleted": deleted})
     else:
         say(f"{deleted} entries deleted.")
 
 
-def _open(cache_dir: Path | None) -> tuple[DiskStore, Path]:
+async def _with_all(stores: list[Store], work: Callable[[Store], Awaitable[T]]) -> list[T]:
+    """One after the other, and close them all."""
+    try:
+        return [await work(store) for store in stores]
+    finally:
+        for store in stores:
+            await store.aclose()
+
+
+def _tiers(cache_dir: Path | None) -> list[tuple[Store, str]]:
+    """The tiers that are not a server's memory, and where they are."""
     settings = settings_with(cache_dir=cache_dir)
-    store = build_disk(settings)
-    if store is None:
-        raise BadSettings("The disk tier is switched off (disk_bytes is 0).")
-    return store, settings.cache_dir
+    disk, redis = build_disk(settings), build_redis(settings)
+    tiers: list[tuple[Store, str]] = []
+    if disk is not None:
+        tiers.append((disk, str(settings.cache_dir)))
+    if redis is not None:
+        tiers.append((redis, str(redis.connection.address)))
+    if not tiers:
+        raise BadSettings("The disk tier is switched off (disk_bytes is 0), and redis_url is not set.")
+    return tiers
+
+
+def _described(found: StoreStats, place: str) -> dict[str, Any]:
+    return {
+        "tier": found.tier,
+        "place": place,
+        "entries": found.entries,
+        "bytes": found.bytes,
+        "budget": found.budget,
+        "entries_by_kind": dict(found.entries_by_kind),
+        "bytes_by_kind": dict(found.bytes_by_kind),
+        "oldest_created": found.oldest_created,
+    }

@@ -1,21 +1,18 @@
 """``labeling-ground serve``."""
 
 import logging
-import signal
 import socket
 from pathlib import Path
 
 import click
-import uvicorn
 
 from labeling_ground.api.app import create_app
-from labeling_ground.api.protocol import bounded_http
 from labeling_ground.api.state import Parts
 from labeling_ground.cli.common import megabytes, say, settings_with
-from labeling_ground.errors import BadSettings
+from labeling_ground.cli.running import listen, run
 from labeling_ground.observe import logs_text, set_up_logging
 from labeling_ground.settings import Settings
-from labeling_ground.wiring import build_parts
+from labeling_ground.wiring import build_parts, connect_redis
 
 log = logging.getLogger(__name__)
 
@@ -53,39 +50,10 @@ def serve(
     )
     set_up_logging(settings.log_level, settings.log_format)
     parts = build_parts(settings)
-    listener = _listen(settings)
+    hint = "Choose another with --port, or PORT=9000 make run."
+    listener = listen(settings.host, settings.port, hint=hint)
     _greet(settings, listener, parts)
-    config = uvicorn.Config(
-        create_app(parts),
-        http=bounded_http(most_bytes=int(settings.max_header_bytes), most_seconds=settings.receive_timeout_s),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
-        timeout_keep_alive=75,
-    )
-    # uvicorn shuts down gracefully at these signals and then raises them again for whoever handled them before. That is
-    # us, and we have nothing to add: the process ends with exit code 0, without a traceback.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[listener])
-
-
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise BadSettings(
-            f"Cannot listen on {settings.host} port {settings.port}: {error.strerror}. "
-            "Choose another with --port, or PORT=9000 make run."
-        ) from None
-    listener.setblocking(False)
-    return listener
+    run(create_app(parts), settings, listener)
 
 
 def _greet(settings: Settings, listener: socket.socket, parts: Parts) -> None:
@@ -94,6 +62,8 @@ def _greet(settings: Settings, listener: socket.socket, parts: Parts) -> None:
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     disk = f"disk {megabytes(settings.disk_bytes)} in {settings.cache_dir}" if settings.disk_bytes else "no disk tier"
+    if (redis := connect_redis(settings)) is not None:
+        disk += f", {redis.address}"
     cache = f"memory {megabytes(settings.memory_bytes)}, {disk}; unused for {settings.idle_s:g} s: deleted"
     where = "this machine" if host in ("127.0.0.1", "::1") else "everyone who reaches this port"
     access = f"{len(settings.api_keys)} API keys" if settings.api_keys else f"open to {where}: no API keys are set"

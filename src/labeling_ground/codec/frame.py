@@ -29,6 +29,7 @@ from labeling_ground.types import Entry, Kind
 
 MAGIC = b"LGF1"
 _PREFIX = struct.Struct("<4s16sI")
+_SUM = slice(4, 20)
 _SUMMED_FROM = 20
 _ALIGN = 64
 _FP16_MAX = 65504.0
@@ -47,6 +48,8 @@ class Frame:
     created: float
     meta: Mapping[str, Any]
     tensors: Mapping[str, NDArray[Any]]
+    digest: str
+    """The checksum, in hex: values of equal digest are equal."""
 
 
 def seal(
@@ -122,6 +125,7 @@ def unseal(value: bytes, key: str) -> Frame:
             header["created"],
             header["meta"],
             tensors,
+            value[_SUM].hex(),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DamagedEntry(f"The value under {key} has a damaged header.") from error
@@ -170,7 +174,10 @@ def _header(value: bytes) -> tuple[dict[str, Any], int]:
 
 def _stored(tensor: NDArray[Any], precision: Precision) -> NDArray[Any]:
     if precision == "fp16" and tensor.dtype.name in ("float32", "float64"):
-        largest = np.max(np.abs(tensor), initial=0.0, where=np.isfinite(tensor))
+        # Two plain passes; only a tensor that holds an infinity or no number at all needs the slow look.
+        largest = max(tensor.max(), -tensor.min()) if tensor.size else 0.0
+        if not np.isfinite(largest):
+            largest = np.max(np.abs(tensor), initial=0.0, where=np.isfinite(tensor))
         if largest <= _FP16_MAX:
             tensor = tensor.astype(np.float16)
     if tensor.dtype.name not in _DTYPES:

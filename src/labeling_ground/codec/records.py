@@ -57,6 +57,33 @@ class CachedPrediction:
     """The best mask as a 1-bit PNG: what session clients get on every click, so it is made once."""
 
 
+@dataclass(frozen=True, slots=True)
+class FoundMask:
+    """A mask that «segment everything» found.
+
+    Attributes:
+        id: its candidate's number: three times its point's number in the grid, plus 0 to 2.
+        point: x and y of the point, in pixels of the image.
+        stability: how little the mask depends on the threshold, 0..1.
+        mask: the mask and its score, here as the model gave it: it may lie a little above 1.
+    """
+
+    id: int
+    point: tuple[float, float]
+    stability: float
+    mask: CachedMask
+
+
+@dataclass(frozen=True, slots=True)
+class CachedEverything:
+    """All masks that a grid of so many points gave, in the order in which they were kept: best first."""
+
+    height: int
+    width: int
+    points: int
+    masks: tuple[FoundMask, ...]
+
+
 def seal_image(key: str, file: bytes, width: int, height: int, *, cost: float, created: float) -> Entry:
     """An image file as an entry, byte for byte."""
     return frame.seal(
@@ -105,42 +132,40 @@ def open_embedding(entry: Entry, key: str) -> Embedding:
     """
     opened = frame.unseal(entry.value, key)
     with _damaged(key):
-        return Embedding(opened.tensors, height=int(opened.meta["height"]), width=int(opened.meta["width"]))
+        height, width = int(opened.meta["height"]), int(opened.meta["width"])
+        return Embedding(opened.tensors, height, width, opened.digest)
 
 
 def seal_prediction(
-    mask_key: str,
-    logits_key: str,
+    key: str,
     prediction: Prediction,
     prompt: Prompt,
     parent: tuple[str, int] | None,
     *,
     cost: float,
     created: float,
-) -> tuple[Entry, Entry]:
-    """A prediction as two entries: masks and scores (a few KB), and the low-res logits (128 KiB a candidate)."""
+) -> Entry:
+    """A prediction's masks and scores as an entry: a few KB."""
     height, width = prediction.masks[0].pixels.shape
+    described = [_described(mask) for mask in prediction.masks]
     meta = {
         "size": [int(height), int(width)],
-        "masks": [_described(mask) for mask in prediction.masks],
+        "masks": described,
         "points": [[p.x, p.y, p.label] for p in prompt.points],
         "box": None if prompt.box is None else [prompt.box.x0, prompt.box.y0, prompt.box.x1, prompt.box.y1],
         "multimask": prompt.multimask,
         "parent": parent,
         "repeatable": prompt.mask_input is None or parent is not None,
     }
-    png = np.frombuffer(to_png(prediction.masks[0].pixels), dtype=np.uint8)
-    masks = frame.seal(mask_key, Kind.MASK, cost=cost, created=created, meta=meta, tensors={"png": png})
+    png = np.frombuffer(to_png(prediction.masks[0].pixels, described[0][-1]), dtype=np.uint8)
+    return frame.seal(key, Kind.MASK, cost=cost, created=created, meta=meta, tensors={"png": png})
+
+
+def seal_logits(key: str, prediction: Prediction, *, cost: float, created: float) -> Entry:
+    """A prediction's low-res logits as an entry: 128 KiB a candidate."""
     stacked: NDArray[Any] = np.stack([mask.logits for mask in prediction.masks])
-    logits = frame.seal(
-        logits_key,
-        Kind.LOGITS,
-        cost=cost,
-        created=created,
-        tensors={"logits": np.clip(stacked, -60000.0, 60000.0)},
-        precision="fp16",
-    )
-    return masks, logits
+    stacked.clip(-60000.0, 60000.0, out=stacked)
+    return frame.seal(key, Kind.LOGITS, cost=cost, created=created, tensors={"logits": stacked}, precision="fp16")
 
 
 def open_prediction(entry: Entry, key: str) -> CachedPrediction:
@@ -158,6 +183,46 @@ def open_prediction(entry: Entry, key: str) -> CachedPrediction:
             for counts, score, size, box in meta["masks"]
         )
         return CachedPrediction(height, width, masks, _origin(meta), opened.tensors["png"].tobytes())
+
+
+def seal_everything(key: str, found: CachedEverything, *, cost: float, created: float) -> Entry:
+    """All masks of an image as one entry: run lengths one after the other, and a table of numbers beside them."""
+    runs = [one.mask.counts.encode("ascii") for one in found.masks]
+    whole = [[one.id, len(code), one.mask.area, *one.mask.bbox] for one, code in zip(found.masks, runs, strict=True)]
+    real = [[one.mask.score, one.stability, *one.point] for one in found.masks]
+    return frame.seal(
+        key,
+        Kind.EVERYTHING,
+        cost=cost,
+        created=created,
+        meta={"size": [found.height, found.width], "points": found.points},
+        tensors={
+            "counts": np.frombuffer(b"".join(runs), dtype=np.uint8),
+            "whole": np.asarray(whole, np.int64).reshape(-1, 7),
+            "real": np.asarray(real, np.float64).reshape(-1, 4),
+        },
+    )
+
+
+def open_everything(entry: Entry, key: str) -> CachedEverything:
+    """All masks of an image.
+
+    Raises:
+        DamagedEntry: the entry is something else.
+    """
+    opened = frame.unseal(entry.value, key)
+    with _damaged(key):
+        height, width = opened.meta["size"]
+        counts = opened.tensors["counts"].tobytes().decode("ascii")
+        masks, start = [], 0
+        rows = zip(opened.tensors["whole"].tolist(), opened.tensors["real"].tolist(), strict=True)
+        for (number, length, size, *box), (score, stability, x, y) in rows:
+            mask = CachedMask(counts[start : start + length], score, size, (box[0], box[1], box[2], box[3]))
+            masks.append(FoundMask(number, (x, y), stability, mask))
+            start += length
+        if start != len(counts):
+            raise ValueError("the run lengths do not fill their place")
+        return CachedEverything(int(height), int(width), int(opened.meta["points"]), tuple(masks))
 
 
 def open_logits(entry: Entry, key: str) -> Sequence[NDArray[np.float32]]:
@@ -188,12 +253,13 @@ _OPENERS: Mapping[Kind, Callable[[Entry, str], object]] = {
     Kind.EMBEDDING: open_embedding,
     Kind.MASK: open_prediction,
     Kind.LOGITS: open_logits,
+    Kind.EVERYTHING: open_everything,
 }
 
 
 def _described(mask: Mask) -> list[Any]:
-    box = bbox(mask.pixels)
-    return [to_rle(mask.pixels, box)["counts"], float(mask.score), area(mask.pixels), box]
+    box = bbox(mask.pixels, mask.within)
+    return [to_rle(mask.pixels, box)["counts"], float(mask.score), area(mask.pixels, box), box]
 
 
 def _origin(meta: Any) -> Origin:

@@ -1,10 +1,12 @@
-"""Embeddings as safetensors, the form in which they travel to clients and other servers."""
+"""Named tensors as safetensors, the form in which they travel to clients and between servers."""
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from numpy.typing import NDArray
 
 from labeling_ground.errors import BadInput
 from labeling_ground.types import Embedding
@@ -12,19 +14,37 @@ from labeling_ground.types import Embedding
 _OURS = ("height", "width")
 
 
+def pack(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
+    """Write tensors, and words along with them. Numbers keep their type."""
+    ours = {
+        name: np.ascontiguousarray(tensor, dtype=tensor.dtype.newbyteorder("=")) for name, tensor in tensors.items()
+    }
+    return safetensors.numpy.save(ours, metadata=dict(metadata))
+
+
+def unpack(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Read what ``pack`` wrote.
+
+    Raises:
+        BadInput: no safetensors, truncated or inconsistent.
+    """
+    try:
+        return safetensors.numpy.load(data), _metadata(data)
+    except MemoryError:
+        raise
+    except Exception as error:  # the package has no list of what hostile bytes make it raise
+        raise BadInput(f"This is not a whole safetensors file: {error}.") from error
+
+
 def to_safetensors(embedding: Embedding, *, metadata: Mapping[str, str]) -> bytes:
-    """Pack an embedding. Numbers keep their type; the image's size goes into the metadata.
+    """Pack an embedding; the image's size goes into the metadata.
 
     Args:
         embedding: what to pack.
         metadata: more to send along, such as the model version. ``height`` and ``width`` are ours.
     """
-    tensors = {
-        name: np.ascontiguousarray(tensor, dtype=tensor.dtype.newbyteorder("="))
-        for name, tensor in embedding.tensors.items()
-    }
     size = {"height": str(embedding.height), "width": str(embedding.width)}
-    return safetensors.numpy.save(tensors, metadata={**metadata, **size})
+    return pack(embedding.tensors, {**metadata, **size})
 
 
 def from_safetensors(data: bytes) -> tuple[Embedding, dict[str, str]]:
@@ -33,18 +53,12 @@ def from_safetensors(data: bytes) -> tuple[Embedding, dict[str, str]]:
     Raises:
         BadInput: no safetensors, truncated or inconsistent, or without the size of its image.
     """
-    try:
-        tensors = safetensors.numpy.load(data)
-        metadata = _metadata(data)
-    except MemoryError:
-        raise
-    except Exception as error:  # the package has no list of what hostile bytes make it raise
-        raise BadInput(f"The embedding is not a whole safetensors file: {error}.") from error
+    tensors, metadata = unpack(data)
     height, width = (metadata.pop(name, "") for name in _OURS)
     sizes = [int(s) for s in (height, width) if s.isascii() and s.isdigit() and len(s) < 10]
     if len(sizes) != 2 or min(sizes) < 1:
         raise BadInput("The embedding's metadata must give height and width of its image.")
-    return Embedding(tensors, *sizes), metadata
+    return Embedding(tensors, sizes[0], sizes[1]), metadata
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -6,24 +6,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labeling_ground.errors import BadSettings, LabelingGroundError
+from labeling_ground.inference.graphs import Engine, FloatArray, Precision
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.sam.prompts import PromptTensors, tensors
 from labeling_ground.types import Point, Prompt
 
-Precision = Literal["fp32", "bf16"]
-
 ENGINES: Mapping[str, str] = MappingProxyType(
-    {"openvino": "labeling_ground.inference.openvino:create", "onnx": "labeling_ground.inference.onnx:create"}
+    {
+        "onnx-cuda": "labeling_ground.inference.onnx_cuda:create",
+        "openvino": "labeling_ground.inference.openvino:create",
+        "onnx": "labeling_ground.inference.onnx:create",
+    }
 )
-"""Engine → ``module:attribute`` of its factory."""
-PRECISIONS: Mapping[str, tuple[Precision, ...]] = MappingProxyType({"openvino": ("fp32", "bf16"), "onnx": ("fp32",)})
+"""Engine → ``module:attribute`` of its factory, in the order in which they are tried."""
+PRECISIONS: Mapping[str, tuple[Precision, ...]] = MappingProxyType(
+    {"onnx-cuda": ("fp32", "fp16"), "openvino": ("fp32", "bf16"), "onnx": ("fp32",)}
+)
 """Engine → the precisions that it can be asked for."""
+ON_GPU = frozenset({"onnx-cuda"})
+"""Where one of these works, the engines for processors are not tried: they would take minutes to come second."""
 
 CLICKS_PER_IMAGE = 10
 """How many clicks weigh as much as one image, when engines are compared."""
@@ -50,6 +57,17 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class Halves:
+    """Which halves of a model are to be served."""
+
+    encoder: bool = True
+    decoder: bool = True
+
+
+BOTH = Halves()
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """What was chosen.
 
@@ -70,21 +88,25 @@ def choose(
     encode_threads: int,
     decode_threads: int,
     *,
-    encoder_path: Path,
-    decoder_path: Path,
+    encoder_path: Path | None,
+    decoder_path: Path | None,
     fast_decoder_path: Path | None = None,
     model: str = "sam",
     precision: Precision = "fp32",
     engines: Mapping[str, str] = ENGINES,
+    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Choice:
     """Try every engine that is installed and can compute in the precision; keep the fastest.
 
     Takes a few encodes of time. In lower precision than fp32 the difference from fp32 is measured too and is part of
-    the backend's note.
+    the backend's note. Where an engine on a GPU works, those on the processor are not tried. Without the encoder's or
+    the decoder's file the other half is tried alone, and only the backend's engine is of use. ``options`` says, by an
+    engine's name, what that engine alone is told.
 
     Raises:
         BadSettings: no engine is installed that could.
     """
+    halves = Halves(encoder_path is not None, decoder_path is not None)
     files: dict[str, Any] = {
         "encoder_path": encoder_path,
         "decoder_path": decoder_path,
@@ -98,34 +120,48 @@ def choose(
         if precision not in PRECISIONS.get(name, (precision,)):
             refused.append(f"{name} has no {precision}")
             continue
-        wanted = files if precision == "fp32" else {**files, "precision": precision}
+        given = {**files, **options.get(name, {})}
+        wanted = given if precision == "fp32" else {**given, "precision": precision}
         try:
             backend = _build(target, encode_threads, decode_threads, wanted)
-            figures[name] = measure(backend)
+            figures[name] = measure(backend, halves)
         except (ImportError, LabelingGroundError) as error:
             refused.append(f"{name}: {error}")
             continue
         if best is None or figures[name].total < figures[best[0]].total:
             best = (name, backend)
+        if name in ON_GPU:
+            break
     if best is None:
         raise BadSettings(f"No engine can serve {model} in {precision}: {'; '.join(refused)}")
     name, backend = best
+    given = {**files, **options.get(name, {})}
     if precision != "fp32":
-        backend.note = f"{backend.note} {_difference(backend, engines[name], encode_threads, decode_threads, files)}"
+        backend.note = (
+            f"{backend.note} {_difference(backend, halves, engines[name], encode_threads, decode_threads, given)}"
+        )
     return Choice(backend, name, _why(name, figures, refused, precision), figures)
 
 
-def measure(backend: SamBackend, *, clicks: int = 5) -> Figures:
-    """Time an engine: the best of two encodes (of one, if it is slow) and of some clicks, each after a warm-up."""
+def measure(backend: SamBackend, halves: Halves = BOTH, *, clicks: int = 5) -> Figures:
+    """Time an engine: the best of two encodes (of one, if it is slow) and of some clicks, each after a warm-up.
+
+    What it does not have takes no time.
+    """
     engine = backend.engine
     pixels = sample()
-    started = time.perf_counter()
-    embedding = engine.encode(pixels)
-    encode = time.perf_counter() - started
-    if encode < _PATIENCE_S:
+    encode = 0.0
+    if halves.encoder:
         started = time.perf_counter()
-        embedding = engine.encode(pixels)
-        encode = min(encode, time.perf_counter() - started)
+        engine.encode(pixels)
+        encode = time.perf_counter() - started
+        if encode < _PATIENCE_S:
+            started = time.perf_counter()
+            engine.encode(pixels)
+            encode = min(encode, time.perf_counter() - started)
+    if not halves.decoder:
+        return Figures(encode, 0.0)
+    embedding = _flat_embedding(engine)
     click = _click(backend, pixels)
     engine.decode(embedding, click, alone=True)
     taken = []
@@ -145,6 +181,11 @@ def sample() -> NDArray[np.uint8]:
     return picture.astype(np.uint8)
 
 
+def _flat_embedding(engine: Engine) -> dict[str, FloatArray]:
+    """Of no image: how long a decoder takes does not depend on what is in it."""
+    return {name: np.full(shape, 0.1, np.float32) for name, shape in engine.family.embedding_shapes.items()}
+
+
 def _click(backend: SamBackend, pixels: NDArray[np.uint8]) -> PromptTensors:
     family = backend.engine.family
     frame = family.frame(pixels.shape[0], pixels.shape[1])
@@ -158,16 +199,25 @@ def _build(target: str, encode_threads: int, decode_threads: int, files: Mapping
 
 
 def _difference(
-    backend: SamBackend, target: str, encode_threads: int, decode_threads: int, files: Mapping[str, Any]
+    backend: SamBackend,
+    halves: Halves,
+    target: str,
+    encode_threads: int,
+    decode_threads: int,
+    files: Mapping[str, Any],
 ) -> str:
     """How far a lower precision is off, on the sample, as a sentence."""
     pixels = sample()
     click = _click(backend, pixels)
-    lower, full = (
-        each.engine.decode(each.engine.encode(pixels), click, alone=True)[0]
-        for each in (backend, _build(target, encode_threads, decode_threads, files))
-    )
+
+    def result(engine: Engine) -> FloatArray:
+        embedding = engine.encode(pixels) if halves.encoder else _flat_embedding(engine)
+        return engine.decode(embedding, click, alone=True)[0] if halves.decoder else embedding["image_embeddings"]
+
+    lower, full = (result(each.engine) for each in (backend, _build(target, encode_threads, decode_threads, files)))
     rms = float(np.sqrt(np.mean((lower - full) ** 2)) / max(float(full.std()), 1e-12))
+    if not halves.decoder:
+        return f"Measured at start: embeddings differ by {rms:.1%} rms."
     flipped = float(np.mean((lower > 0) != (full > 0)))
     return f"Measured at start: logits differ by {rms:.1%} rms, and {flipped:.2%} of a mask's pixels."
 

@@ -32,3 +32,8 @@ class Backend(Protocol):
     async def aclose(self) -> None:
         """Give threads, devices and connections back."""
         ...
+
+
+def takes_mask_input(backend: Backend) -> bool:
+    """Whether prompts may hold an earlier prediction's low-res logits; engines that say nothing of it take them."""
+    return bool(getattr(backend, "takes_mask_input", True))

@@ -3,8 +3,9 @@
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import openvino
@@ -12,35 +13,25 @@ from numpy.typing import NDArray
 from openvino import opset13
 
 from labeling_ground.errors import BadSettings
-from labeling_ground.inference.sam import (
-    FAST_TOKENS,
-    FloatArray,
-    SamBackend,
-    agree,
-    decoder_inputs,
-    encoder_input,
-    version_of,
-)
+from labeling_ground.inference import sam
+from labeling_ground.inference.dialects import LOGITS, SCORES, Dialect, decoder_inputs, dialect_of
+from labeling_ground.inference.graphs import FAST_TOKENS, FloatArray, Precision, agree, encoder_input, not_here
 from labeling_ground.sam.geometry import LOW_RES
 from labeling_ground.sam.prompts import PromptTensors
 
-Precision = Literal["fp32", "bf16"]
 HINTS: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 
 STATIC_TOKENS = (2,)
 """A click or a box: compiled for this size, which is faster than for any size. Each compiled decoder takes
 60 to 100 MB."""
 
-LOGITS, SCORES = "low_res_masks", "iou_predictions"
-_BF16_NOTE = "This model computes in bf16, not in fp32: masks can differ by a few pixels at their edges."
-
 
 class OpenVinoEngine:
-    """One compiled encoder, and compiled decoders for the kinds of prompts.
+    """One compiled encoder, and compiled decoders for the kinds of prompts; or one half alone.
 
     Args:
-        encoder: the encoder's ONNX file.
-        decoder: the decoder's ONNX file; any prompt.
+        encoder: the encoder's ONNX file; ``None`` for a decoder alone.
+        decoder: the decoder's ONNX file, for any prompt; ``None`` for an encoder alone.
         fast_decoder: the re-associated decoder's file, for prompts of few tokens.
         precision: ``fp32``, or ``bf16`` where the processor has it.
         encode_threads: threads of one encode.
@@ -53,8 +44,8 @@ class OpenVinoEngine:
 
     def __init__(
         self,
-        encoder: Path,
-        decoder: Path,
+        encoder: Path | None,
+        decoder: Path | None,
         fast_decoder: Path | None,
         *,
         precision: Precision,
@@ -68,22 +59,30 @@ class OpenVinoEngine:
                 f"Choose one of {', '.join(offered(self._core))}."
             )
         self._hint = HINTS[precision]
-        models = {"encoder": self._read(encoder), "decoder": self._read(decoder)}
-        if fast_decoder:
-            models["fast decoder"] = self._read(fast_decoder)
+        files = {"encoder": encoder, "decoder": decoder, "fast decoder": fast_decoder}
+        models = {name: self._read(path) for name, path in files.items() if path is not None}
+        for model in models.values():
+            names = [entry.get_node().get_friendly_name() for entry in model.inputs]
+            names += [name for entry in model.outputs for name in entry.names]
+            if dialect_of(names) is not Dialect.OURS:
+                raise BadSettings("These ready-made files need the engine onnx: pip install 'labeling-ground[onnx]'.")
         self.family = agree({name: _metadata(model) for name, model in models.items()})
-        self._plain, self._fast = models["decoder"], models.get("fast decoder")
+        self._plain, self._fast = models.get("decoder"), models.get("fast decoder")
         self._threads = decode_threads
         self._lock = threading.Lock()
         self._decoders: dict[_Shape, Any] = {}
-        self._decoder(_Shape(STATIC_TOKENS[0], mask=False, long=False))
-        image = models["encoder"].inputs[0]
-        self._rank = len(image.get_partial_shape())
-        self._encoder = self._compile(models["encoder"], encode_threads)
         self._own = threading.local()
+        if decoder is not None:
+            self._decoder(_Shape(STATIC_TOKENS[0], mask=False, long=False))
+        self._rank, self._encoder = 0, None
+        if encoder is not None:
+            self._rank = len(models["encoder"].inputs[0].get_partial_shape())
+            self._encoder = self._compile(models["encoder"], encode_threads)
 
     def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
         """RGB ``uint8 [height, width, 3]`` → the embedding's tensors."""
+        if self._encoder is None:
+            raise not_here("encoder")
         request = self._encoder.create_infer_request()
         request.infer([encoder_input(pixels, self.family, self._rank)], share_inputs=True)
         outputs = self._encoder.outputs
@@ -97,6 +96,8 @@ class OpenVinoEngine:
         self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
     ) -> tuple[FloatArray, FloatArray]:
         """One prompt → logits ``float32 [candidates, 256, 256]`` and scores ``float32 [candidates]``."""
+        if self._plain is None:
+            raise not_here("decoder")
         tokens = prompt.tokens if prompt.tokens in STATIC_TOKENS else None
         shape = _Shape(tokens, mask=bool(prompt.has_mask_input[0]), long=prompt.tokens > FAST_TOKENS)
         compiled = self._decoder(shape)
@@ -182,41 +183,8 @@ def offered(core: Any = None) -> tuple[Precision, ...]:
     return ("fp32", "bf16") if "BF16" in capabilities else ("fp32",)
 
 
-def create(
-    encode_threads: int,
-    decode_threads: int,
-    *,
-    encoder_path: Path,
-    decoder_path: Path,
-    fast_decoder_path: Path | None = None,
-    model: str = "sam",
-    precision: Precision = "fp32",
-) -> SamBackend:
-    """Build the backend.
-
-    Args:
-        encode_threads: threads of one encode, at least 1.
-        decode_threads: prompts decoded at the same time, and threads of a decode that is alone, at least 1.
-        encoder_path: ONNX file; one that ``models export`` made, or a ready-made one of SAM or MobileSAM.
-        decoder_path: the same for the decoder.
-        fast_decoder_path: ``decoder-fast.onnx`` of ``models export``.
-        model: the model's id.
-        precision: ``fp32``; or ``bf16``, several times faster on processors that have it, and part of the version.
-
-    Raises:
-        BadSettings: the files cannot be loaded or do not belong together, or this processor has no bf16.
-    """
-    files = [path for path in (encoder_path, decoder_path, fast_decoder_path) if path is not None]
-    version = version_of(model, files, precision)
-    engine = OpenVinoEngine(
-        encoder_path,
-        decoder_path,
-        fast_decoder_path,
-        precision=precision,
-        encode_threads=encode_threads,
-        decode_threads=decode_threads,
-    )
-    return SamBackend(engine, version, "" if precision == "fp32" else _BF16_NOTE, decode_threads=decode_threads)
+create = partial(sam.create, OpenVinoEngine)
+"""``sam.create`` over this engine."""
 
 
 def _metadata(model: Any) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from labeling_ground.types.embedding import Embedding
 from labeling_ground.types.entry import Entry, Kind, StoreStats
+from labeling_ground.types.everything import EverythingOptions
 from labeling_ground.types.image import Image
 from labeling_ground.types.model import ModelVersion
 from labeling_ground.types.outcome import Outcome
@@ -12,6 +13,7 @@ __all__ = [
     "Box",
     "Embedding",
     "Entry",
+    "EverythingOptions",
     "Image",
     "Kind",
     "Mask",

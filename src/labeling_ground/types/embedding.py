@@ -16,11 +16,14 @@ class Embedding:
         tensors: by name; SAM 1 has one, ``image_embeddings`` of ``float32 [1, 256, 64, 64]``.
         height: rows of the original image, in pixels.
         width: columns of the original image, in pixels.
+        digest: hex; embeddings of equal digest are equal to the bit, so an engine may keep one at hand under it. Empty
+            for one that did not come out of the cache.
     """
 
     tensors: Mapping[str, NDArray[Any]]
     height: int
     width: int
+    digest: str = ""
 
     @property
     def nbytes(self) -> int:

@@ -12,6 +12,7 @@ class Kind(StrEnum):
     EMBEDDING = "embedding"
     MASK = "mask"
     LOGITS = "logits"
+    EVERYTHING = "everything"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +56,4 @@ class StoreStats:
     answers: bool = True
     """Whether the tier told all this; if not, the numbers are unknown and stand at 0."""
     refused: int = 0
-    """Values that were not admitted: larger than an eighth of the budget."""
+    """Values that were not admitted: larger than an eighth of the budget, or the server was full."""

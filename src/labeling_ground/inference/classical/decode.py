@@ -4,6 +4,8 @@ A decode depends on the embedding and the prompt only. The order of clicks is no
 starting regions are each made to agree with all the clicks, and what most of them agree on goes first.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from labeling_ground.inference.classical import candidates, regions
@@ -12,6 +14,7 @@ from labeling_ground.inference.classical.paint import paint
 from labeling_ground.inference.classical.regions import BoolArray
 from labeling_ground.inference.classical.scene import Scene, unpack
 from labeling_ground.inference.classical.seeds import Seeds, read
+from labeling_ground.sam.everything import stability
 from labeling_ground.types import Embedding, Prediction, Prompt
 
 LOOKED_AT = 48
@@ -49,6 +52,36 @@ def decode_prompt(embedding: Embedding, prompt: Prompt) -> Prediction:
     return Prediction(
         tuple(paint(scene, region, prompt.points, float(score)) for region, score in zip(found, scores, strict=True))
     )
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSketch:
+    """A region that was not painted yet. Many clicks mean the same one."""
+
+    scene: Scene
+    region: BoolArray
+    score: float
+
+    @property
+    def likeness(self) -> bytes:
+        """The superpixels: what the mask depends on, as no click has the last word on its border here."""
+        return np.packbits(self.region).tobytes()
+
+    def draw(self, offset: float) -> tuple[BoolArray, float]:
+        """The mask, ``bool [height, width]``, and its stability on the low-res logits, 0..1."""
+        mask = paint(self.scene, self.region, (), self.score)
+        return mask.pixels, stability(mask.logits, offset)
+
+
+def sketch_prompt(embedding: Embedding, prompt: Prompt) -> list[RegionSketch]:
+    """What ``decode_prompt`` finds, before it is painted.
+
+    Raises:
+        BackendFailed: the embedding is not one of this engine.
+    """
+    scene = unpack(embedding)
+    found, scores = find(scene, read(scene, prompt), 3 if prompt.multimask else 1)
+    return [RegionSketch(scene, region, float(score)) for region, score in zip(found, scores, strict=True)]
 
 
 def find(scene: Scene, seeds: Seeds, wanted: int) -> tuple[BoolArray, FloatArray]:

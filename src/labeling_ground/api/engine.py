@@ -1,0 +1,159 @@
+"""Our own engine server: one half of a model, or both, behind TorchServe's paths and nothing else.
+
+It answers the protocol of ``docs/decisions/0006-remote-engines.md``: asks on one port, workers and queue on another.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from labeling_ground.api.errors import problem, response_for
+from labeling_ground.api.middleware import Limit
+from labeling_ground.errors import Overloaded
+from labeling_ground.inference.remote import wire
+from labeling_ground.inference.remote.room import EngineRoom, Reply
+from labeling_ground.service.lane import Lane
+
+
+class Desk:
+    """One half of a model: so many asks at a time, so many waiting, each in a thread.
+
+    Args:
+        name: what it is called in paths.
+        room: what answers.
+        workers: asks that are answered at the same time.
+        queue: asks that may wait; one more is answered 503.
+    """
+
+    def __init__(self, name: str, room: EngineRoom, *, workers: int, queue: int) -> None:
+        self.name = name
+        self.room = room
+        self.lane = Lane(room.description.role.value, workers, queue)
+        self._threads = ThreadPoolExecutor(workers, f"engine-{room.description.role.value}")
+
+    async def answer(self, body: bytes) -> Reply:
+        """Answer an ask. One that is cancelled while it waits is never begun.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        if wire.is_describe(body):
+            return self.room.answer(body)  # at once: whoever asks wants to know whether there is anybody
+        async with self.lane.slot(), self.lane.timed():
+            running = asyncio.get_running_loop().run_in_executor(self._threads, self.room.answer, body)
+            try:
+                return await asyncio.shield(running)
+            except asyncio.CancelledError:
+                await asyncio.wait({running})  # nothing stops a thread: its place is taken until it is done
+                raise
+
+    def status(self) -> dict[str, Any]:
+        """What TorchServe's management tells of a model, as far as anybody reads it."""
+        description, lane = self.room.description, self.lane
+        return {
+            "modelName": self.name,
+            "modelVersion": str(description.version),
+            "minWorkers": lane.slots,
+            "maxWorkers": lane.slots,
+            "batchSize": 1,
+            "loadedAtStartup": True,
+            "workers": [{"id": str(number), "status": "READY"} for number in range(lane.slots)],
+            "jobQueueStatus": {"remainingCapacity": lane.queue - lane.waiting, "pendingRequests": lane.waiting},
+        }
+
+    def close(self) -> None:
+        """Give the threads back."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def create_engine_app(
+    desks: Sequence[Desk], *, management_port: int, most_bytes: int, most_held: int, silence_s: float
+) -> ASGIApp:
+    """The app of one engine server, for two listeners.
+
+    Args:
+        desks: what is served.
+        management_port: the port whose listener tells about workers and takes no asks.
+        most_bytes: largest ask.
+        most_held: bytes of asks that may be read at the same time.
+        silence_s: longest wait for the next piece of an ask.
+    """
+    by_name = {desk.name: desk for desk in desks}
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            for desk in desks:
+                desk.close()
+
+    async def ping(_: Request) -> Response:
+        return JSONResponse({"status": "Healthy"})
+
+    async def predictions(request: Request) -> Response:
+        desk = by_name.get(request.path_params["name"])
+        if desk is None:
+            return _unknown(by_name)
+        try:
+            reply = await _unless_gone(request, desk, await request.body())
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except Overloaded as error:
+            return response_for(error)
+        return Response(reply.body, reply.status, dict(reply.headers), media_type=reply.media_type)
+
+    async def management(request: Request) -> Response:
+        desk = by_name.get(request.path_params["name"])
+        return _unknown(by_name) if desk is None else JSONResponse([desk.status()])
+
+    asks = Starlette(
+        routes=[Route("/ping", ping), Route("/predictions/{name}", predictions, methods=["POST"])], lifespan=lifespan
+    )
+    limited = Limit(
+        asks,
+        most_requests=sum(desk.lane.slots + desk.lane.queue for desk in desks) + 64,
+        most_bytes=lambda _: most_bytes,
+        most_held=most_held,
+        silence_s=silence_s,
+    )
+    figures = Starlette(routes=[Route("/ping", ping), Route("/models/{name}", management)])
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        server = scope.get("server")
+        is_management = scope["type"] == "http" and server is not None and server[1] == management_port
+        await (figures if is_management else limited)(scope, receive, send)
+
+    return app
+
+
+async def _unless_gone(request: Request, desk: Desk, body: bytes) -> Reply:
+    """The answer; or none, for an asker that has left (its deadline was over, or its own client's interest).
+
+    Raises:
+        ClientDisconnect: it has.
+        Overloaded: as ``Desk.answer``.
+    """
+    answering = asyncio.ensure_future(desk.answer(body))
+    leaving = asyncio.ensure_future(request.receive())  # after a whole body, only one thing can come
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise ClientDisconnect
+        return answering.result()
+    finally:
+        answering.cancel()
+        leaving.cancel()
+
+
+def _unknown(by_name: Mapping[str, Desk]) -> Response:
+    served = ", ".join(sorted(by_name))
+    return problem(404, "unknown-model", "The model is not served here", f"This engine serves {served}.")

@@ -1,0 +1,78 @@
+"""``labeling-ground engine``."""
+
+import logging
+from pathlib import Path
+
+import click
+
+from labeling_ground.api.engine import create_engine_app
+from labeling_ground.cli.common import say, settings_with
+from labeling_ground.cli.running import listen, run
+from labeling_ground.inference.auto import Halves
+from labeling_ground.observe import logs_text, set_up_logging
+from labeling_ground.wiring import build_desks
+
+log = logging.getLogger(__name__)
+
+_HALVES = {"encoder": Halves(decoder=False), "decoder": Halves(encoder=False), "both": Halves()}
+_PORTS = {"encoder": 8080, "decoder": 7080, "both": 8080}
+"""Those of the compose file, where TorchServe's containers have the same."""
+
+
+@click.command()
+@click.option("--role", type=click.Choice(sorted(_HALVES)), default="both", show_default=True, help="What it serves.")
+@click.option("--model", help="Model id.")
+@click.option("--host", help="Address to listen on (127.0.0.1: this machine only).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port for asks: 8080, or 7080 of a decoder. 0: a free one.")
+@click.option(
+    "--management-port", type=click.IntRange(0, 65535), help="Port that tells workers and queue: one above the other."
+)
+@click.option("--models-dir", type=click.Path(path_type=Path), help="Folder of the weights, if not the default.")
+@click.option("--log-format", type=click.Choice(["auto", "text", "json"]), help="Log lines, in this form.")
+def engine(
+    role: str,
+    model: str | None,
+    host: str | None,
+    port: int | None,
+    management_port: int | None,
+    models_dir: Path | None,
+    log_format: str | None,
+) -> None:
+    """Serve a model's encoder, its decoder, or both, to labeling-ground servers elsewhere.
+
+    They find it by LABELING_GROUND_ENCODER_URL and LABELING_GROUND_DECODER_URL. There are no keys: whoever reaches the
+    ports may ask, so keep them on a network of your own.
+    """
+    settings = settings_with(host=host, model=model, models_dir=models_dir, log_format=log_format)
+    set_up_logging(settings.log_level, settings.log_format)
+    asked = _PORTS[role] if port is None else port
+    beside = (min(asked + 1, 65535) if asked else 0) if management_port is None else management_port
+    desks, why = build_desks(settings, _HALVES[role])  # first: whoever can connect shall be answered
+    hint = "Choose another with --port and --management-port."
+    listeners = [listen(settings.host, number, hint=hint) for number in (asked, beside)]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    for desk in desks:
+        description = desk.room.description
+        fields: dict[str, object] = {
+            "half": description.role.value,
+            "name": desk.name,
+            "model": str(description.version),
+            "engine": why,
+        }
+        fields |= {"port": ports[0], "management_port": ports[1], "workers": desk.lane.slots}
+        if logs_text(settings.log_format):
+            say(
+                f"{description.role} of {description.version} on http://{settings.host}:{ports[0]}/predictions/"
+                f"{desk.name}, {desk.lane.slots} at a time; workers and queue on port {ports[1]}"
+            )
+            say(f"  {why} {description.note}".rstrip())
+        else:
+            log.info("listening", extra={"fields": fields})
+    app = create_engine_app(
+        desks,
+        management_port=ports[1],
+        most_bytes=int(settings.max_engine_bytes),
+        most_held=int(settings.max_bytes_in_flight),
+        silence_s=settings.receive_timeout_s,
+    )
+    run(app, settings, *listeners)

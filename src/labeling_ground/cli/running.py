@@ -1,0 +1,53 @@
+"""Listening and running, for the commands that serve."""
+
+import signal
+import socket
+from typing import Any
+
+import uvicorn
+
+from labeling_ground.api.protocol import bounded_http
+from labeling_ground.errors import BadSettings
+from labeling_ground.settings import Settings
+
+
+def listen(host: str, port: int, *, hint: str) -> socket.socket:
+    """A listening socket.
+
+    Args:
+        host: address.
+        port: 0 takes a free one.
+        hint: how to choose another port, for the error's sentence.
+
+    Raises:
+        BadSettings: it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise BadSettings(f"Cannot listen on {host} port {port}: {error.strerror}. {hint}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def run(app: Any, settings: Settings, *listeners: socket.socket) -> None:
+    """Serve until told to stop; what is in flight is answered first."""
+    config = uvicorn.Config(
+        app,
+        http=bounded_http(most_bytes=int(settings.max_header_bytes), most_seconds=settings.receive_timeout_s),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
+        timeout_keep_alive=75,
+    )
+    # uvicorn shuts down gracefully at these signals and then raises them again for whoever handled them before. That is
+    # us, and we have nothing to add: the process ends with exit code 0, without a traceback.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    uvicorn.Server(config).run(sockets=list(listeners))

@@ -1,0 +1,47 @@
+"""What a backend tells of engines in other processes, beside the ``Backend`` port."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFigures:
+    """One engine, as last seen. ``None`` is what is not known.
+
+    Attributes:
+        half: ``encoder`` or ``decoder``.
+        version: the model that it serves.
+        state: ``closed`` if it answers, else ``open`` or ``half-open``, as of a breaker.
+        workers: asks that it answers at the same time.
+        queue: asks that wait there.
+        engine_s: moving average of what the engine says that it took, in seconds.
+        round_trip_s: the same with the way there and back.
+        sent_bytes: what it was sent since the start, bodies only.
+        received_bytes: what it answered, likewise.
+        asks: how many it answered.
+    """
+
+    half: str
+    version: str
+    state: str
+    workers: int | None
+    queue: int | None
+    engine_s: float | None
+    round_trip_s: float | None
+    sent_bytes: int
+    received_bytes: int
+    asks: int
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """A backend that does not compute in this process. Both calls tell what is known, and ask nobody."""
+
+    def troubles(self) -> Mapping[str, str]:
+        """What keeps which part from working, as sentences; empty if all is well."""
+        ...
+
+    def engines(self) -> Sequence[EngineFigures]:
+        """The engines."""
+        ...

@@ -1,0 +1,116 @@
+"""A server whose engines are in other processes: what it tells about them, and what it does without them."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.inference.toy_engine import NAMES, OTHER, VERSION, Served, ToyEngine, desk, served
+
+from labeling_ground.inference.remote.wire import Role
+
+if TYPE_CHECKING:
+    from tests.api.conftest import Running, Start
+
+pytestmark = pytest.mark.anyio
+
+
+def both(folder: Path, port: int = 0) -> contextlib.AbstractContextManager[Served]:
+    return served(
+        desk(Role.ENCODER, ToyEngine(), folder, workers=1), desk(Role.DECODER, ToyEngine(), folder), port=port
+    )
+
+
+def using(engines: Served) -> dict[str, Any]:
+    management = f"http://127.0.0.1:{engines.management_port}"
+    return {
+        "real_engine": True,
+        "encoder_url": engines.url,
+        "decoder_url": engines.url,
+        "encoder_name": NAMES[Role.ENCODER],
+        "decoder_name": NAMES[Role.DECODER],
+        "encoder_management_url": management,
+        "decoder_management_url": management,
+        "engine_reset_s": 0.1,
+        "engine_poll_s": 0.1,
+        "disk_bytes": 0,
+    }
+
+
+async def checks(server: "Running") -> tuple[int, dict[str, str]]:
+    answer = await server.client.get("/health/ready")
+    return answer.status_code, answer.json()["checks"]
+
+
+async def test_what_is_known_of_the_engines_is_told(
+    start: "Start", tmp_path: Path, make_image: Callable[..., bytes]
+) -> None:
+    with both(tmp_path / "kept") as engines:
+        async with start(**using(engines)) as server:
+            assert (await server.click(await server.send_image(make_image()), 9, 9)).status_code == 200
+            told = {one["engine"]: one for one in (await server.client.get("/v1/cache")).json()["engines"]}
+            assert {name: one["workers"] for name, one in told.items()} == {"encoder": 1, "decoder": 2}
+            assert {one["model_version"] for one in told.values()} == {str(VERSION)}
+            assert told["decoder"]["asks"] == 2  # this click, and the one at the start
+            assert told["decoder"]["round_trip_seconds"] >= told["decoder"]["engine_seconds"] > 0
+            metrics = (await server.client.get("/metrics")).text
+            assert 'labeling_ground_engine_workers{engine="decoder"} 2.0' in metrics
+            assert 'labeling_ground_engine_bytes_total{direction="sent",engine="decoder"}' in metrics
+            [model] = (await server.client.get("/v1/models")).json()["models"]
+            assert (model["version"], model["engine"]) == (
+                str(VERSION),
+                "in other processes: 1 encoder and 2 decoder workers",
+            )
+            assert server.parts.segmenter.encode_lane.slots == 1
+
+
+async def test_without_engines_the_cache_goes_on_and_the_rest_is_told_to_come_back(
+    start: "Start", tmp_path: Path, make_image: Callable[..., bytes]
+) -> None:
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(contextlib.ExitStack())
+        engines = running.enter_context(both(tmp_path / "kept"))
+        async with start(**using(engines)) as server:
+            image_id = await server.send_image(make_image())
+            first = (await server.click(image_id, 9, 9)).json()
+            running.close()
+            for _ in range(5):
+                refused = await server.click(image_id, 20, 20)
+                assert refused.status_code == 503
+                assert int(refused.headers["retry-after"]) >= 1
+                assert "127.0.0.1" not in refused.text  # where engines are is not the client's business
+            again = (await server.click(image_id, 9, 9)).json()
+            assert (again["outcome"], again["masks"]) == ("hit", first["masks"])
+            status, found = await checks(server)
+            assert status == 503
+            assert "failing: The decoder does not answer" in found["decoder"]
+            stack.enter_context(both(tmp_path / "kept", engines.port))
+            backend: Any = server.parts.segmenter.backend
+            await server.until(lambda: not backend.troubles())
+            assert (await server.click(image_id, 20, 20)).status_code == 200
+            assert (await checks(server))[0] == 200
+
+
+async def test_after_a_change_of_the_model_nothing_of_the_old_one_is_served(
+    start: "Start", tmp_path: Path, make_image: Callable[..., bytes]
+) -> None:
+    with both(tmp_path / "kept") as engines:
+        async with start(**using(engines)) as server:
+            file = make_image()
+            image_id = await server.send_image(file)
+            old = (await server.click(image_id, 9, 9)).json()
+            for half in engines.desks:
+                engine = ToyEngine(seed=-3)
+                half.room = desk(half.room.description.role, engine, tmp_path / "kept", version=OTHER).room
+            backend: Any = server.parts.segmenter.backend
+            await server.until(lambda: bool(backend.version == OTHER))
+            new = (await server.click(image_id, 9, 9)).json()
+            assert (old["model_version"], new["model_version"]) == (str(VERSION), str(OTHER))
+            assert new["outcome"] == "recomputed"
+            assert new["masks"] != old["masks"]
+            engines.desks[1].room = desk(Role.DECODER, ToyEngine(), tmp_path / "kept").room
+            await server.until(lambda: "model" in backend.troubles())
+            status, found = await checks(server)
+            assert status == 503
+            assert "must be halves of one model" in found["model"]

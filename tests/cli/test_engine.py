@@ -1,0 +1,174 @@
+"""``labeling-ground engine``: two processes with one half each, and a server that uses them."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+from tests.inference.engines import disc_files
+from tests.inference.test_remote_backend import PROMPTS, image, same
+from tests.needs import needs
+
+from labeling_ground.cli import cli
+from labeling_ground.errors import BadSettings, UnknownModel
+from labeling_ground.inference.auto import Halves
+from labeling_ground.inference.remote.wire import Role as EngineRole
+from labeling_ground.models.catalogue import Role
+from labeling_ground.models.store import ModelStore
+from labeling_ground.settings import Settings
+from labeling_ground.wiring import build_backend, build_desks
+
+pytestmark = pytest.mark.anyio
+
+ROLES = {"encoder_path": Role.ENCODER, "decoder_path": Role.DECODER, "fast_decoder_path": Role.FAST_DECODER}
+NAMES = {"encoder": "sam_vit_h_encode", "decoder": "sam_vit_h_decode"}
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A model of one's own in a store."""
+    needs("onnxruntime")
+    store = ModelStore(tmp_path / "models")
+    for name, role in ROLES.items():
+        file = disc_files().get(name)
+        if file is not None:
+            store.add(file, name="my-sam", role=role)
+    return store.folder
+
+
+def free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+@contextlib.contextmanager
+def command(*words: str, ready: str, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LABELING_GROUND_")}
+    environment |= {f"LABELING_GROUND_{name.upper()}": str(value) for name, value in settings.items()}
+    process = subprocess.Popen([sys.executable, "-m", "labeling_ground", *words], env=environment)
+    try:
+        until = time.monotonic() + 240
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(ready).status_code == 200:
+                    break
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+
+
+@contextlib.contextmanager
+def half(role: str, weights: Path, kept: Path) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
+    """One half's address, that of its management, and its process."""
+    port, management = free_ports()
+    words = ["engine", "--role", role, "--model", "my-sam", "--port", str(port), "--management-port", str(management)]
+    url, told = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{management}"
+    chosen = {"models_dir": weights, "engine": "onnx", "kept_dir": kept, "decode_workers": 2, "log_format": "json"}
+    with command(*words, ready=f"{url}/ping", **chosen) as process:
+        yield url, told, process
+
+
+def check_surface(url: str, management: str) -> None:
+    """It tells its workers, refuses what is too large, and has nothing else to see."""
+    name = NAMES["decoder"]
+    status = httpx.get(f"{management}/models/{name}").json()[0]
+    assert [worker["status"] for worker in status["workers"]] == ["READY", "READY"]
+    for address in (f"{url}/models/{name}", f"{url}/docs", f"{url}/openapi.json", f"{management}/predictions/{name}"):
+        assert httpx.get(address).status_code == 404
+    assert httpx.get(f"{url}/predictions/{name}").status_code == 405
+    assert httpx.post(f"{url}/predictions/{name}", content=bytes(65 << 20)).status_code == 413
+
+
+@pytest.mark.slow
+async def test_two_processes_with_a_half_each_give_the_masks_of_one_with_both(weights: Path, tmp_path: Path) -> None:
+    whole, _ = build_backend(Settings(models_dir=weights, model="my-sam", engine="onnx"))
+    with (
+        half("encoder", weights, tmp_path / "kept") as (encoder, encoder_told, encoding),
+        half("decoder", weights, tmp_path / "kept") as (decoder, decoder_told, decoding),
+    ):
+        check_surface(decoder, decoder_told)
+        remote, why = build_backend(
+            Settings(
+                encoder_url=encoder,
+                encoder_management_url=encoder_told,
+                decoder_url=decoder,
+                decoder_management_url=decoder_told,
+            )
+        )
+        assert why == "in other processes: 1 encoder and 2 decoder workers"
+        assert remote.version == whole.version
+        embedding = await remote.encode(image())
+        same(await remote.decode(embedding, PROMPTS), await whole.decode(embedding, PROMPTS))
+        await remote.aclose()
+        for process in (encoding, decoding):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+    await whole.aclose()
+
+
+def test_halves_in_other_places_have_the_version_of_the_whole_model(weights: Path, tmp_path: Path) -> None:
+    """Also where the other half's file is not there any more."""
+    whole, why = build_backend(Settings(models_dir=weights, model="my-sam", engine="onnx", encode_workers=1))
+    assert why.startswith("onnx")
+    store = ModelStore(weights)
+    for gone, halves, role in (
+        (Role.DECODER, Halves(decoder=False), EngineRole.ENCODER),
+        (Role.ENCODER, Halves(encoder=False), EngineRole.DECODER),
+    ):
+        path = store.path_of("my-sam", gone)
+        away = path.rename(tmp_path / "away")
+        settings = Settings(models_dir=weights, model="my-sam", engine="onnx", kept_dir=tmp_path / "kept")
+        [desk], _ = build_desks(settings, halves)
+        assert desk.room.description.role is role
+        assert desk.room.description.version == whole.version
+        desk.close()
+        away.rename(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "says"),
+    [
+        (["--model", "classical"], BadSettings, "serves Segment Anything models"),
+        (["--model", "mobile-sam"], UnknownModel, "models pull mobile-sam"),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_refused_with_the_remedy(
+    runner: CliRunner, words: list[str], error: type[Exception], says: str
+) -> None:
+    result = runner.invoke(cli, ["engine", *words])
+    assert isinstance(result.exception, error)
+    assert says in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"encoder_url": "http://127.0.0.1:1"}, "both encoder_url and decoder_url"),
+        ({"encoder_url": "http://", "decoder_url": "http://127.0.0.1:1"}, "encoder_url must be an address"),
+        ({"encoder_url": "http://127.0.0.1:1", "decoder_url": "http://127.0.0.1:1"}, "not ready after 0 s"),
+    ],
+)
+def test_engines_that_cannot_be_used_are_said_at_start(settings: dict[str, str], says: str) -> None:
+    with pytest.raises(BadSettings, match=says):
+        build_backend(Settings(engine_wait_s=0, **settings))  # type: ignore[arg-type]
+
+
+def test_an_address_that_is_empty_is_none() -> None:
+    assert Settings(encoder_url="", decoder_url="").encoder_url is None
+    with pytest.raises(ValueError, match="http"):
+        Settings(encoder_url="gpu:8080")

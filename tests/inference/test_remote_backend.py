@@ -1,0 +1,493 @@
+"""The backend whose engines are elsewhere: over a real loopback server, one that misbehaves, and processes that die."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.inference.toy_engine import (
+    OTHER,
+    VERSION,
+    ToyEngine,
+    backend_of,
+    client,
+    desk,
+    listener,
+    process,
+    remote,
+    served,
+)
+
+from labeling_ground.codec.records import open_embedding, seal_embedding
+from labeling_ground.codec.tensors import pack
+from labeling_ground.errors import BackendFailed, BadPrompt, BadSettings, LabelingGroundError, Overloaded
+from labeling_ground.inference.remote import wire
+from labeling_ground.inference.remote.backend import RemoteBackend, connect
+from labeling_ground.inference.remote.client import Address, read_management
+from labeling_ground.inference.remote.wire import Role
+from labeling_ground.inference.sam import SamBackend
+from labeling_ground.sam.family import Family
+from labeling_ground.types import Box, Embedding, Image, Point, Prediction, Prompt
+
+pytestmark = pytest.mark.anyio
+
+MASK = np.random.default_rng(5).normal(size=(256, 256)).astype(np.float32)
+PROMPTS = (
+    Prompt((Point(100, 50, 1),)),
+    Prompt((Point(100, 50, 1),), multimask=False),
+    Prompt((Point(100, 50, 1), Point(3, 200, 0)), multimask=False),
+    Prompt((), Box(20, 30, 250, 200)),
+    Prompt((Point(100, 50, 1),), Box(20, 30, 250, 200), MASK, multimask=False),
+    Prompt((), None, MASK),
+    Prompt(tuple(Point(7 * i, 5 * i, i % 2) for i in range(30))),
+)
+CLICK = PROMPTS[0]
+
+
+def image(seed: int = 0, height: int = 211, width: int = 307) -> Image:
+    return Image("0" * 64, np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def cached(embedding: Embedding, precision: str = "fp16") -> Embedding:
+    return open_embedding(
+        seal_embedding("k", embedding, cost=1.0, created=0.0, precision=precision),  # type: ignore[arg-type]
+        "k",
+    )
+
+
+def same(one: list[Prediction], other: list[Prediction]) -> None:
+    for a, b in zip(one, other, strict=True):
+        assert [mask.score for mask in a.masks] == [mask.score for mask in b.masks]
+        for p, q in zip(a.masks, b.masks, strict=True):
+            np.testing.assert_array_equal(p.pixels, q.pixels)
+            np.testing.assert_array_equal(p.logits, q.logits)
+
+
+def forget(kept: Path) -> None:
+    for file in kept.iterdir():
+        file.unlink()
+
+
+async def soon(what: Callable[[], Awaitable[bool]], seconds: float = 5.0) -> None:
+    until = time.monotonic() + seconds
+    while not await what():
+        assert time.monotonic() < until
+        await asyncio.sleep(0.02)
+
+
+# --- what must be as if the engine were here ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [Family.SAM, Family.SAM2])
+async def test_masks_are_those_of_the_same_engine_in_this_process(tmp_path: Path, family: Family) -> None:
+    here = SamBackend(ToyEngine(family), VERSION, "", decode_threads=2)
+    with remote(ToyEngine(family), tmp_path) as there:
+        assert there.version == VERSION
+        embedding, expected = await there.encode(image()), await here.encode(image())
+        assert (embedding.height, embedding.width) == (expected.height, expected.width)
+        for name in family.embedding_names:
+            np.testing.assert_array_equal(embedding.tensors[name], expected.tensors[name])
+        for given in (embedding, cached(embedding), cached(embedding, "fp32")):
+            same(await there.decode(given, PROMPTS), await here.decode(given, PROMPTS))
+        sketched, wanted = await there.sketch(embedding, [CLICK]), await here.sketch(embedding, [CLICK])
+        assert [one.score for one in sketched[0]] == [one.score for one in wanted[0]]
+        np.testing.assert_array_equal(sketched[0][0].draw(1.0)[0], wanted[0][0].draw(1.0)[0])
+        assert there.usual == here.usual
+        await there.aclose()
+    await here.aclose()
+
+
+async def test_an_embedding_travels_once_and_a_click_after_that_is_small(tmp_path: Path) -> None:
+    with remote(ToyEngine(), tmp_path) as backend:
+        embedding = cached(await backend.encode(image()))
+        await backend.decode(embedding, [CLICK])
+        decoder = backend.engines()[1]
+        assert decoder.sent_bytes > 2 << 20
+        await backend.decode(embedding, [CLICK])
+        after = backend.engines()[1]
+        assert after.sent_bytes - decoder.sent_bytes < 1024
+        assert after.received_bytes - decoder.received_bytes < 3 * 256 * 256 * 4 + 1024
+        await backend.decode(embedding, [Prompt(CLICK.points, multimask=False)])
+        assert backend.engines()[1].received_bytes - after.received_bytes < 256 * 256 * 4 + 1024
+        await backend.aclose()
+
+
+async def test_of_many_prompts_on_a_new_image_one_brings_the_embedding(tmp_path: Path) -> None:
+    with remote(ToyEngine(), tmp_path) as backend:
+        embedding = cached(await backend.encode(image()))
+        prompts = [Prompt((Point(x, 50, 1),)) for x in range(10, 90, 10)]
+        await asyncio.gather(*(backend.decode(embedding, [prompt]) for prompt in prompts))
+        assert backend.engines()[1].sent_bytes < 3 << 20
+        await backend.aclose()
+
+
+async def test_an_embedding_that_the_decoder_has_lost_is_sent_again(tmp_path: Path) -> None:
+    with remote(ToyEngine(), tmp_path) as backend:
+        embedding = cached(await backend.encode(image()))
+        before = await backend.decode(embedding, PROMPTS)
+        forget(tmp_path)
+        same(await backend.decode(embedding, PROMPTS), before)
+        await backend.aclose()
+
+
+async def test_embeddings_of_two_images_are_never_taken_for_each_other(tmp_path: Path) -> None:
+    here = SamBackend(ToyEngine(), VERSION, "", decode_threads=1)
+    with remote(ToyEngine(), tmp_path) as backend:
+        given = [cached(await here.encode(image(seed))) for seed in range(3)]
+        expected = [await here.decode(embedding, PROMPTS) for embedding in given]
+        for _ in range(2):
+            made = await asyncio.gather(*(backend.decode(embedding, PROMPTS) for embedding in given))
+            for one, other in zip(made, expected, strict=True):
+                same(one, other)
+        await backend.aclose()
+    await here.aclose()
+
+
+async def test_no_more_prompts_are_sent_than_the_decoder_has_workers_and_one(tmp_path: Path) -> None:
+    engine = ToyEngine(decode_s=0.02)
+    with remote(engine, tmp_path, workers=2) as backend:
+        assert backend.decodes_at_once == 3
+        embedding = cached(await backend.encode(image()))
+        await backend.decode(embedding, [Prompt((Point(x, 50, 1),)) for x in range(12)])
+        assert engine.most_at_once == 2
+        await backend.aclose()
+
+
+async def test_an_empty_prompt_is_the_callers_fault(tmp_path: Path) -> None:
+    with remote(ToyEngine(), tmp_path) as backend:
+        embedding = await backend.encode(image())
+        with pytest.raises(BadPrompt):
+            await backend.decode(embedding, [Prompt()])
+        with pytest.raises(BackendFailed, match="not one of this model"):
+            await backend.decode(Embedding({"regions": np.zeros(3)}, 5, 5), [CLICK])
+        assert not backend.troubles()
+        await backend.aclose()
+
+
+# --- another model ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_new_model_is_met_with_its_own_version_and_never_with_the_old_one(tmp_path: Path) -> None:
+    encoder, decoder = (desk(role, ToyEngine(), tmp_path) for role in (Role.ENCODER, Role.DECODER))
+    with served(encoder, decoder) as both:
+        management = f"http://127.0.0.1:{both.management_port}"
+        backend = backend_of(client(Role.ENCODER, both.url, management), client(Role.DECODER, both.url, management))
+        old = await backend.encode(image())
+        decoder.room = desk(Role.DECODER, ToyEngine(seed=2), tmp_path, version=OTHER).room
+        with pytest.raises(BackendFailed, match="changed to another model"):
+            await backend.decode(old, [CLICK])
+        assert backend.version == VERSION  # only one half has changed: there is no new model yet
+        assert "must be halves of one model" in backend.troubles()["model"]
+        assert (await backend.encode(image())).height == old.height  # the encoder still serves what it says
+        encoder.room = desk(Role.ENCODER, ToyEngine(seed=2), tmp_path, version=OTHER).room
+        with pytest.raises(BackendFailed, match="changed to another model"):
+            await backend.encode(image())
+        assert backend.version == OTHER
+        assert not backend.troubles()
+        new = await backend.encode(image())
+        assert (new.tensors["image_embeddings"] != old.tensors["image_embeddings"]).any()
+        assert (await backend.decode(new, [CLICK]))[0].masks
+        await backend.aclose()
+
+
+async def test_a_new_model_is_noticed_while_nobody_asks(tmp_path: Path) -> None:
+    encoder, decoder = (desk(role, ToyEngine(), tmp_path) for role in (Role.ENCODER, Role.DECODER))
+    with served(encoder, decoder) as both:
+        management = f"http://127.0.0.1:{both.management_port}"
+        clients = [client(role, both.url, management) for role in (Role.ENCODER, Role.DECODER)]
+        backend = backend_of(clients[0], clients[1], poll_s=0.05)
+        await backend.encode(image())
+        for half in (encoder, decoder):
+            half.room = desk(half.room.description.role, ToyEngine(), tmp_path, version=OTHER).room
+
+        async def has_changed() -> bool:
+            return backend.version == OTHER
+
+        await soon(has_changed)
+        await backend.aclose()
+
+
+def test_engines_that_do_not_belong_together_are_refused_at_start(tmp_path: Path) -> None:
+    encoder = desk(Role.ENCODER, ToyEngine(), tmp_path)
+    decoder = desk(Role.DECODER, ToyEngine(), tmp_path, version=OTHER)
+    with served(encoder, decoder) as both:
+        one, other = client(Role.ENCODER, both.url), client(Role.DECODER, both.url)
+        with pytest.raises(BadSettings, match="must be halves of one model"):
+            connect(one, other, model="", wait_s=0)
+        decoder.room = desk(Role.DECODER, ToyEngine(), tmp_path).room
+        with pytest.raises(BadSettings, match="the setting 'model' wants sam-vit-h"):
+            connect(one, other, model="sam-vit-h", wait_s=0)
+        connect(one, other, model="toy-sam", wait_s=0)
+
+
+def test_engines_that_are_not_there_are_waited_for_and_then_named(tmp_path: Path) -> None:
+    with listener() as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    started = time.monotonic()
+    with pytest.raises(
+        BadSettings, match=rf"{port}/predictions/toy_encode.*not ready after 0\.6 s.*cannot be connected"
+    ):
+        connect(client(Role.ENCODER, url), client(Role.DECODER, url), model="", wait_s=0.6)
+    assert time.monotonic() - started >= 0.6
+    with served(desk(Role.ENCODER, ToyEngine(), tmp_path)) as one:
+        clients = client(Role.ENCODER, one.url), client(Role.DECODER, one.url)
+        with pytest.raises(BadSettings, match="serves toy_encode"):
+            connect(clients[0], clients[1], model="", wait_s=0)
+
+
+# --- engines that misbehave ------------------------------------------------------------------------------------------
+
+
+def http(body: bytes, *, status: str = "200 OK", kind: str = wire.MEDIA_TYPE, length: int | None = None) -> bytes:
+    size = len(body) if length is None else length
+    return f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {size}\r\n\r\n".encode() + body
+
+
+def decoded(**chosen: object) -> bytes:
+    words = {"model_version": wire.version_text(VERSION), "seconds": "0.1", "kept": "true"}
+    tensors = {"logits": np.ones((3, 256, 256), np.float32), "scores": np.ones(3, np.float32)}
+    words |= {name: value for name, value in chosen.items() if isinstance(value, str)}
+    tensors |= {name: value for name, value in chosen.items() if not isinstance(value, str)}  # type: ignore[misc]
+    return pack(tensors, words)
+
+
+NONSENSE: dict[str, bytes] = {
+    "wrong shapes": http(decoded(logits=np.ones((3, 128, 128), np.float32))),
+    "no numbers": http(decoded(scores=np.full(3, np.nan, np.float32))),
+    "infinite": http(decoded(logits=np.full((3, 256, 256), np.inf, np.float32))),
+    "another model's": http(decoded(model_version=wire.version_text(OTHER))),
+    "an embedding for a mask": http(pack({"image_embeddings": np.ones((1, 256, 64, 64), np.float32)}, {})),
+    "cut off": http(decoded()[:-1000]),
+    "cut off on the way": http(decoded()[:-1000], length=len(decoded())),
+    "text": http(b"hello", kind="text/plain"),
+    "our bytes as text": http(decoded(), kind="application/json"),
+    "empty": http(b""),
+    "huge, as it says": http(b"", length=1 << 40),
+    "huge, as it shows": b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\n\r\n" + bytes(3 << 20),
+    "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+    "nothing": b"",
+    "an error without a word": http(b"", status="500 Internal Server Error"),
+    "TorchServe's dead worker": http(b'{"code": 500, "message": "Worker died."}', status="500 Error", kind="text/json"),
+    "no such model": http(b'{"code": 404, "message": "Model not found: x"}', status="404 Not Found", kind="text/json"),
+    "elsewhere": b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n",
+    "it asks for what it was sent": http(b'{"missing": "embedding"}', status="424 Failed", kind=wire.PROBLEM_TYPE),
+}
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: Callable[[bytes], bytes]) -> AsyncIterator[str]:
+    """A server that sends prepared bytes, and closes the connection after them."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
+            body = await reader.readexactly(int(fields.get(b"content-length", b"0")))
+            writer.write(answer(body))
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+@contextlib.asynccontextmanager
+async def with_decoder(answer: Callable[[bytes], bytes]) -> AsyncIterator[RemoteBackend]:
+    """A backend whose encoder is not asked, and whose decoder answers asks with what it is told to."""
+
+    def reply(body: bytes) -> bytes:
+        return http(wire.write_description(description)) if wire.is_describe(body) else answer(body)
+
+    async with answering(reply) as url:
+        one, other = client(Role.ENCODER, url), client(Role.DECODER, url, most_bytes=2 << 20)
+        description = wire.Description(VERSION, Family.SAM, "fp32", Role.ENCODER)
+        one.description = description
+        description = wire.Description(VERSION, Family.SAM, "fp32", Role.DECODER)
+        other.description = description
+        backend = RemoteBackend(one, other, encode_workers=1, decode_workers=2, poll_s=60.0, reset_s=60.0)
+        try:
+            yield backend
+        finally:
+            await backend.aclose()
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+async def test_nonsense_is_a_failure_and_never_a_mask(what: str) -> None:
+    embedding = Embedding(ToyEngine().encode(image().pixels), 211, 307)
+    async with with_decoder(lambda _: NONSENSE[what]) as backend:
+        with pytest.raises(BackendFailed):
+            await backend.decode(embedding, [CLICK])
+
+
+async def test_an_engine_that_only_talks_nonsense_is_left_alone() -> None:
+    asks = []
+
+    def answer(body: bytes) -> bytes:
+        asks.append(body)
+        return NONSENSE["no numbers"]
+
+    embedding = Embedding(ToyEngine().encode(image().pixels), 211, 307)
+    async with with_decoder(answer) as backend:
+        for _ in range(6):
+            with pytest.raises(BackendFailed):
+                await backend.decode(embedding, [CLICK])
+        assert len(asks) < 6
+        assert "decoder" in backend.troubles()
+        assert backend.engines()[1].state != "closed"
+
+
+@pytest.mark.parametrize("status", ["503 Service Unavailable", "429 Too Many Requests"])
+async def test_a_full_queue_is_no_failure(status: str) -> None:
+    embedding = Embedding(ToyEngine().encode(image().pixels), 211, 307)
+    busy = http(b'{"code": 503, "message": "The queue is full."}', status=status, kind="text/json")
+    async with with_decoder(lambda _: busy) as backend:
+        for _ in range(5):
+            with pytest.raises(Overloaded, match="The queue is full"):
+                await backend.decode(embedding, [CLICK])
+        assert not backend.troubles()
+
+
+async def test_a_connection_that_breaks_is_tried_again() -> None:
+    asks = []
+
+    def answer(body: bytes) -> bytes:
+        asks.append(body)
+        return b"" if len(asks) == 1 else http(decoded())
+
+    embedding = Embedding(ToyEngine().encode(image().pixels), 211, 307)
+    async with with_decoder(answer) as backend:
+        assert (await backend.decode(embedding, [CLICK]))[0].masks
+        assert len(asks) == 2
+        assert asks[0] == asks[1]
+
+
+async def test_an_ask_that_was_called_off_spoils_no_later_one(tmp_path: Path) -> None:
+    here = SamBackend(ToyEngine(), VERSION, "", decode_threads=1)
+    with remote(ToyEngine(decode_s=0.01), tmp_path) as backend:
+        embedding = cached(await backend.encode(image()))
+        expected = await here.decode(embedding, PROMPTS)
+        for pause in np.linspace(0.0, 0.03, 12):
+            hasty = asyncio.ensure_future(backend.decode(embedding, [Prompt((Point(7, 9, 1),))]))
+            await asyncio.sleep(pause)
+            hasty.cancel()
+            same(await backend.decode(embedding, PROMPTS[:2]), expected[:2])
+        await backend.aclose()
+    await here.aclose()
+
+
+# --- engines that die ------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with listener() as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+async def clicking(
+    backend: RemoteBackend, embedding: Embedding, expected: list[Prediction], until: float
+) -> list[LabelingGroundError]:
+    """Click again and again; whatever is answered must be right. Returns the errors."""
+    errors: list[LabelingGroundError] = []
+    while time.monotonic() < until:
+        try:
+            same(await backend.decode(embedding, PROMPTS[:1]), expected[:1])
+        except (BackendFailed, Overloaded) as error:
+            errors.append(error)
+            await asyncio.sleep(0.01)
+    return errors
+
+
+@pytest.mark.slow
+async def test_a_decoder_that_is_killed_and_started_again(tmp_path: Path) -> None:
+    """While it is away: errors, at once, and no wrong mask. When it is back: answers, with embeddings sent anew."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    encoder = desk(Role.ENCODER, ToyEngine(), tmp_path)
+    with served(encoder) as both:
+        with process(Role.DECODER, tmp_path / "kept", port) as first:
+            backend = backend_of(client(Role.ENCODER, both.url), client(Role.DECODER, url))
+            embedding = cached(await backend.encode(image()))
+            expected = await backend.decode(embedding, PROMPTS)
+            clicks = [
+                asyncio.ensure_future(clicking(backend, embedding, expected, time.monotonic() + 1.0)) for _ in range(4)
+            ]
+            await asyncio.sleep(0.3)
+            first.kill()
+            assert any(await asyncio.gather(*clicks))
+        started = time.monotonic()
+        with pytest.raises(BackendFailed, match="does not answer"):
+            await backend.decode(embedding, [CLICK])
+        assert time.monotonic() - started < 2.0
+        assert "decoder" in backend.troubles()
+        assert (await backend.encode(image())).height == 211  # the other half goes on
+        forget(tmp_path / "kept")
+        with process(Role.DECODER, tmp_path / "kept", port):
+
+            async def is_back() -> bool:
+                return not backend.troubles()
+
+            await soon(is_back)
+            same(await backend.decode(embedding, PROMPTS), expected)
+        await backend.aclose()
+
+
+@pytest.mark.slow
+async def test_a_decoder_that_hangs(tmp_path: Path) -> None:
+    """Each ask ends at its deadline, those after some failures at once; when it goes on, so do we."""
+    port = free_port()
+    with (
+        served(desk(Role.ENCODER, ToyEngine(), tmp_path)) as both,
+        process(Role.DECODER, tmp_path / "kept", port) as frozen,
+    ):
+        backend = backend_of(
+            client(Role.ENCODER, both.url), client(Role.DECODER, f"http://127.0.0.1:{port}", deadline_s=1.5)
+        )
+        embedding = cached(await backend.encode(image()))
+        expected = await backend.decode(embedding, PROMPTS)
+        os.kill(frozen.pid, signal.SIGSTOP)
+        try:
+            stuck = [backend.decode(embedding, [CLICK]) for _ in range(3)]
+            for failed in await asyncio.gather(*stuck, return_exceptions=True):
+                assert isinstance(failed, BackendFailed)
+                assert "no answer within 1.5 s" in str(failed)
+            started = time.monotonic()
+            with pytest.raises(BackendFailed, match="What is in the cache is still served"):
+                await backend.decode(embedding, [CLICK])
+            assert time.monotonic() - started < 1.0
+        finally:
+            os.kill(frozen.pid, signal.SIGCONT)
+
+        async def is_back() -> bool:
+            return not backend.troubles()
+
+        await soon(is_back)
+        same(await backend.decode(embedding, PROMPTS), expected)
+        await backend.aclose()
+
+
+# --- small things ----------------------------------------------------------------------------------------------------
+
+
+def test_the_management_port_is_one_above_unless_it_is_given() -> None:
+    assert Address("encoder", "http://gpu:8080", "x").management == "http://gpu:8081/models/x"
+    assert Address("encoder", "http://[::1]:8080/", "x").management == "http://[::1]:8081/models/x"
+    assert Address("encoder", "http://gpu:8080", "x", "https://m/").management == "https://m/models/x"
+    with pytest.raises(BadSettings):
+        _ = Address("encoder", "http://gpu:99999", "x").management
+
+
+def test_workers_and_queue_are_read_as_torchserve_tells_them() -> None:
+    told = b'[{"workers": [{"status": "READY"}, {"status": "UNLOADING"}], "jobQueueStatus": {"pendingRequests": 4}}]'
+    assert read_management(told) == (1, 4)
+    for nonsense in (b"", b"{}", b"[]", b"[3]", b'[{"workers": 3}]', b'[{"workers": [3]}]'):
+        assert read_management(nonsense) == (None, None)

@@ -1,0 +1,207 @@
+"""An engine of a few lines with SAM's shapes, and engine servers on it: in a thread, or in a process to be killed.
+
+Its masks depend on the image and on the prompt, so that a mix-up of either shows.
+"""
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import uvicorn
+from numpy.typing import NDArray
+
+from labeling_ground.api.engine import Desk, create_engine_app
+from labeling_ground.inference.graphs import Engine, FloatArray
+from labeling_ground.inference.remote.backend import RemoteBackend, connect
+from labeling_ground.inference.remote.client import Address, EngineClient, Limits
+from labeling_ground.inference.remote.kept import KeptEmbeddings
+from labeling_ground.inference.remote.room import EngineRoom
+from labeling_ground.inference.remote.wire import Description, Role
+from labeling_ground.sam.family import Family
+from labeling_ground.sam.geometry import LOW_RES, SIDE
+from labeling_ground.sam.preprocess import preprocess
+from labeling_ground.sam.prompts import PromptTensors
+from labeling_ground.types import ModelVersion
+
+VERSION = ModelVersion("toy-sam", "a" * 64)
+OTHER = ModelVersion("toy-sam", "b" * 64)
+NAMES = {Role.ENCODER: "toy_encode", Role.DECODER: "toy_decode"}
+
+
+@dataclass
+class ToyEngine:
+    """See above.
+
+    Attributes:
+        family: whose shapes.
+        decode_s: how long a decode takes.
+        seed: another one is another model.
+    """
+
+    family: Family = Family.SAM
+    decode_s: float = 0.0
+    seed: int = 1
+    encodes: int = 0
+    decodes: int = 0
+    most_at_once: int = 0
+    at_once: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
+        with self.lock:
+            self.encodes += 1
+        square = preprocess(pixels, self.family)
+        pooled = square.reshape(3, 64, SIDE // 64, 64, SIDE // 64).mean(axis=(0, 2, 4))
+        made = {}
+        for name, shape in self.family.embedding_shapes.items():
+            scales = np.linspace(0.5, 1.5, shape[1], dtype=np.float32) * self.seed
+            grown = pooled.repeat(shape[2] // 64, 0).repeat(shape[3] // 64, 1)
+            made[name] = (scales[:, None, None] * grown)[None].astype(np.float32)
+        return made
+
+    def decode(
+        self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        del alone
+        with self.lock:
+            self.decodes += 1
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        time.sleep(self.decode_s)
+        seen = np.mean([x.astype(np.float64).mean(axis=(0, 1)).mean() for x in embedding.values()])
+        image = embedding["image_embeddings"][0, 7].repeat(4, 0).repeat(4, 1)
+        y, x = np.mgrid[0:LOW_RES, 0:LOW_RES].astype(np.float32)
+        logits = np.full((LOW_RES, LOW_RES), -1e3, np.float32)
+        for (px, py), label in zip(prompt.point_coords[0] / 4, prompt.point_labels[0], strict=True):
+            if label >= 1:
+                logits = np.maximum(logits, 20 - np.hypot(x - px, y - py) + 5 * np.tanh(image))
+        if prompt.has_mask_input[0]:
+            logits = np.maximum(logits, prompt.mask_input[0, 0])
+        with self.lock:
+            self.at_once -= 1
+        scores = np.array([0.9, 0.7, 0.8, 0.6]) + 0.05 * np.tanh(seen)
+        return np.stack([logits + 4 * i for i in range(4)]).astype(np.float32), scores.astype(np.float32)
+
+
+def desk(role: Role, engine: Engine, kept: Path, *, version: ModelVersion = VERSION, workers: int = 2) -> Desk:
+    description = Description(version, engine.family, "fp32", role)
+    keeps = KeptEmbeddings(kept, 64 << 20) if role is Role.DECODER else None
+    return Desk(NAMES[role], EngineRoom(engine, description, keeps), workers=workers, queue=64)
+
+
+@dataclass
+class Served:
+    """An engine server in a thread. What it serves can be exchanged."""
+
+    port: int
+    management_port: int
+    desks: list[Desk]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+def listener(port: int = 0) -> socket.socket:
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("127.0.0.1", port))
+    made.listen(64)
+    made.setblocking(False)
+    return made
+
+
+@contextlib.contextmanager
+def served(*desks: Desk, port: int = 0) -> Iterator[Served]:
+    """Serve from a thread."""
+    sockets = [listener(port), listener()]
+    ports = [made.getsockname()[1] for made in sockets]
+    app = create_engine_app(desks, management_port=ports[1], most_bytes=32 << 20, most_held=256 << 20, silence_s=5.0)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": sockets})
+    thread.start()
+    try:
+        until = time.monotonic() + 10
+        while not server.started:
+            assert thread.is_alive()
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        yield Served(ports[0], ports[1], list(desks))
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def client(role: Role, url: str, management_url: str = "", **limits: float) -> EngineClient:
+    chosen = {"connect_s": 2.0, "deadline_s": 60.0, "most_bytes": 32 << 20, "reset_s": 0.1, **limits}
+    return EngineClient(Address(role.value, url, NAMES[role], management_url), Limits(**chosen))  # type: ignore[arg-type]
+
+
+def backend_of(encoder: EngineClient, decoder: EngineClient, **chosen: float) -> RemoteBackend:
+    connect(encoder, decoder, model="", wait_s=60.0)
+    settings = {"encode_workers": 1, "decode_workers": 2, "poll_s": 60.0, "reset_s": 0.1, **chosen}
+    return RemoteBackend(encoder, decoder, **settings)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def remote(engine: Engine, kept: Path, *, workers: int = 2) -> Iterator[RemoteBackend]:
+    """A backend over an engine server that serves both halves of an engine."""
+    with served(desk(Role.ENCODER, engine, kept, workers=1), desk(Role.DECODER, engine, kept, workers=workers)) as both:
+        management = f"http://127.0.0.1:{both.management_port}"
+        yield backend_of(client(Role.ENCODER, both.url, management), client(Role.DECODER, both.url, management))
+
+
+def standing(engine: Engine) -> RemoteBackend:
+    """The same, as a backend that ends its server when it is closed."""
+    with contextlib.ExitStack() as opening:
+        kept = Path(opening.enter_context(tempfile.TemporaryDirectory()))
+        backend = opening.enter_context(remote(engine, kept))
+        stack, close = opening.pop_all(), backend.aclose
+
+    async def aclose() -> None:
+        await close()
+        await asyncio.to_thread(stack.close)
+
+    backend.aclose = aclose  # type: ignore[method-assign]
+    return backend
+
+
+@contextlib.contextmanager
+def process(role: Role, kept: Path, port: int, *, digest: str = VERSION.digest) -> Iterator[subprocess.Popen[bytes]]:
+    """One half on a port, in a process; ready."""
+    command = [sys.executable, "-m", "tests.inference.toy_engine", role.value, str(kept), str(port), digest]
+    started = subprocess.Popen(command)
+    try:
+        until = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            assert started.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        yield started
+    finally:
+        started.kill()
+        started.wait(10)
+
+
+def main() -> None:
+    role, kept, port, digest = Role(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    one = desk(role, ToyEngine(decode_s=0.02), kept, version=ModelVersion("toy-sam", digest))
+    app = create_engine_app([one], management_port=0, most_bytes=32 << 20, most_held=256 << 20, silence_s=5.0)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    server.run(sockets=[listener(port)])
+
+
+if __name__ == "__main__":
+    main()

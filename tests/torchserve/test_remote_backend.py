@@ -1,0 +1,89 @@
+"""The proxy's backend over the real TorchServe: the same as the engine in this process."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.inference.engines import HEIGHT, PROMPTS, WIDTH, image, through_the_cache
+from tests.torchserve.conftest import DECODER, ENCODER, MODEL, THREADS, Archives
+from tests.torchserve.server import TorchServe
+
+from labeling_ground.errors import BadSettings
+from labeling_ground.inference.graphs import FloatArray, version_of
+from labeling_ground.inference.remote.backend import RemoteBackend, connect
+from labeling_ground.inference.remote.client import Address, EngineClient, Limits
+from labeling_ground.inference.sam import SamBackend
+from labeling_ground.models.archive import version_files
+from labeling_ground.types import Embedding, Prediction
+
+pytestmark = pytest.mark.anyio
+
+LIMITS = Limits(connect_s=2.0, deadline_s=60.0, most_bytes=64 << 20, reset_s=1.0)
+
+
+def client(server: TorchServe, half: str, name: str) -> EngineClient:
+    return EngineClient(Address(half, server.inference, name, server.management), LIMITS)
+
+
+@contextlib.asynccontextmanager
+async def remote(server: TorchServe) -> AsyncIterator[tuple[RemoteBackend, EngineClient]]:
+    encoder, decoder = client(server, "encoder", ENCODER), client(server, "decoder", DECODER)
+    connect(encoder, decoder, model=MODEL, wait_s=20.0)
+    backend = RemoteBackend(encoder, decoder, model=MODEL, encode_workers=7, decode_workers=7, poll_s=60.0, reset_s=1.0)
+    try:
+        yield backend, decoder
+    finally:
+        await backend.aclose()
+
+
+async def test_it_computes_what_the_engine_in_this_process_computes(
+    server: TorchServe, archives: Archives, engine: Any, embedding: Mapping[str, FloatArray]
+) -> None:
+    version = version_of(MODEL, version_files(archives.store, MODEL), "fp32")
+    here = SamBackend(engine, version, "", decode_threads=THREADS)
+    async with remote(server) as (backend, _):
+        assert backend.version == here.version
+        assert "random" in backend.note
+        made, expected = await backend.encode(image()), Embedding(embedding, HEIGHT, WIDTH)
+        assert (made.height, made.width) == (HEIGHT, WIDTH)
+        for name, tensor in embedding.items():
+            np.testing.assert_array_equal(made.tensors[name], tensor)
+        for prompt in PROMPTS:
+            check_same(await backend.decode(made, [prompt]), await here.decode(expected, [prompt]))
+        stored = through_the_cache(made)
+        check_same(await backend.decode(stored, [PROMPTS[0]]), await here.decode(stored, [PROMPTS[0]]))
+    await here.aclose()
+
+
+def check_same(made: list[Prediction], expected: list[Prediction]) -> None:
+    for ours, theirs in zip(made, expected, strict=True):
+        for a, b in zip(ours.masks, theirs.masks, strict=True):
+            np.testing.assert_array_equal(a.logits, b.logits)
+            np.testing.assert_array_equal(a.pixels, b.pixels)
+            assert a.score == b.score
+
+
+async def test_a_click_on_a_known_image_carries_no_embedding(
+    server: TorchServe, embedding: Mapping[str, FloatArray]
+) -> None:
+    mine = Embedding({name: tensor + np.float32(1) for name, tensor in embedding.items()}, HEIGHT, WIDTH)
+    async with remote(server) as (backend, decoder):
+        await backend.decode(mine, [PROMPTS[0]])
+        first = decoder.figures.sent_bytes
+        assert first > mine.nbytes
+        for prompt in PROMPTS[:3]:
+            await backend.decode(mine, [prompt])
+        assert decoder.figures.sent_bytes - first < 3 * 1000
+
+
+async def test_workers_are_counted_by_the_management_api(server: TorchServe) -> None:
+    async with remote(server) as (backend, decoder):
+        assert (decoder.workers, decoder.queue) == (2, 0)
+        assert (backend.encodes_at_once, backend.decodes_at_once) == (1, 3)
+
+
+async def test_archives_of_the_wrong_halves_are_refused(server: TorchServe) -> None:
+    with pytest.raises(BadSettings, match="says it is the decoder"):
+        connect(client(server, "encoder", DECODER), client(server, "decoder", ENCODER), model="", wait_s=0.0)
