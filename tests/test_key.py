@@ -1,5 +1,6 @@
 """Keys are pure, order-free, and never the same for two different things."""
 
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -13,7 +14,7 @@ from tests.doubles import patient
 from labeling_ground import key as keys
 from labeling_ground.errors import BadPrompt
 from labeling_ground.key import ImageKeys, canonical, prompt_digest
-from labeling_ground.types import Box, Kind, ModelVersion, Point, Prompt
+from labeling_ground.types import Box, EverythingOptions, Kind, ModelVersion, Point, Prompt
 
 ID = "ab" * 32
 VERSION = ModelVersion("sam-vit-h", "cd" * 32)
@@ -137,6 +138,18 @@ def test_a_prompt_does_not_change_with_the_array_that_it_was_made_from() -> None
     assert prompt_digest(prompt) == before
 
 
+def test_every_option_counts_and_minus_zero_is_zero() -> None:
+    base = EverythingOptions()
+    others = [
+        dataclasses.replace(base, **{field.name: getattr(base, field.name) + 1}) for field in dataclasses.fields(base)
+    ]
+    assert len({keys.options_digest(options) for options in [base, *others]}) == 7
+    zero, minus = (EverythingOptions(pred_iou_thresh=value, stability_score_offset=value) for value in (0.0, -0.0))
+    assert keys.options_digest(zero) == keys.options_digest(minus)
+    one, true = (EverythingOptions(box_nms_thresh=value) for value in (1.0, 1))
+    assert keys.options_digest(one) == keys.options_digest(true)
+
+
 def test_keys_are_the_same_in_every_process() -> None:
     """A change of this test is a change of every cache in the world: raise the layout's version with it."""
     image = ImageKeys("public", ID)
@@ -145,15 +158,18 @@ def test_keys_are_the_same_in_every_process() -> None:
     assert image.embedding(VERSION) == f"v1/public/{ID}/embedding/sam-vit-h@cdcdcdcdcdcdcdcd"
     assert image.mask(VERSION, digest) == f"v1/public/{ID}/mask/sam-vit-h@cdcdcdcdcdcdcdcd/{digest}"
     assert digest == "28c1c35db656a4de7d094fd3dc426967"
+    everything = image.everything(VERSION, EverythingOptions())
+    assert everything == f"v1/public/{ID}/everything/sam-vit-h@cdcdcdcdcdcdcdcd/c598e35322a7fbb1b9378f3824fc2850"
     assert keys.image_id(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
 def test_all_keys_of_an_image_are_one_group_and_no_other_images() -> None:
     image, other = ImageKeys("a", ID), ImageKeys("a", "cd" * 32)
     all_keys = [image.image, image.embedding(VERSION), image.mask(VERSION, "d"), image.logits(VERSION, "d")]
+    all_keys.append(image.everything(VERSION, EverythingOptions()))
     assert {keys.group_of(key) for key in all_keys} == {image.group}
     assert keys.group_of(other.image) == other.group != image.group
-    assert len(set(all_keys)) == 4
+    assert len(set(all_keys)) == 5
 
 
 def test_a_purge_means_what_it_names_and_nothing_else() -> None:
@@ -164,7 +180,8 @@ def test_a_purge_means_what_it_names_and_nothing_else() -> None:
         image = ImageKeys(tenant, image_id)
         every[image.image] = (tenant, image_id, None)
         for version in versions:
-            for key in (image.embedding(version), image.mask(version, "f" * 32), image.logits(version, "f" * 32)):
+            of_one = (image.embedding(version), image.mask(version, "f" * 32), image.logits(version, "f" * 32))
+            for key in (*of_one, image.everything(version, EverythingOptions())):
                 every[key] = (tenant, image_id, version.model)
     for chosen in itertools.product([None, *tenants], [None, *images], [None, "h", "vit-h", "sam-vit-h"]):
         match = keys.matcher(keys.pattern(*chosen))

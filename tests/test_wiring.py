@@ -1,16 +1,21 @@
 """Which model is served, and by what, follows from the settings and from what is installed."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.needs import needs
 from tests.sam.references import exported
 
+from labeling_ground import wiring
 from labeling_ground.errors import BadSettings, UnknownModel
 from labeling_ground.inference.sam import SamBackend
-from labeling_ground.models.catalogue import Role
-from labeling_ground.models.store import ModelStore
+from labeling_ground.models.catalogue import Role, catalogue
+from labeling_ground.models.disk import digest_of
+from labeling_ground.models.store import ModelStore, StoredFile
 from labeling_ground.settings import Settings
+from labeling_ground.types import Kind
 from labeling_ground.wiring import build_backend, build_segmenter
 
 pytestmark = pytest.mark.anyio
@@ -31,9 +36,28 @@ def test_a_model_whose_weights_are_not_here_is_refused_with_the_remedy(tmp_path:
         build_backend(settings(tmp_path, model="mobile-sam"))
 
 
-def test_a_family_that_is_not_served_yet_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(BadSettings, match="not served yet"):
-        build_backend(settings(tmp_path, model="sam2.1-tiny"))
+@pytest.mark.parametrize("model", ["sam2.1-tiny", "efficient-sam-ti"])
+async def test_auto_takes_an_installed_model_of_any_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    taken: dict[str, Any] = {}
+
+    class Chosen:
+        def __init__(self, *_: int, **given: Any) -> None:
+            taken.update(given)
+            family = next(known.family for known in catalogue().models if known.name == model)
+            self.backend, self.why = SimpleNamespace(engine=SimpleNamespace(family=family), note=""), "it was there"
+
+    store = ModelStore(tmp_path / "models")
+    files = []
+    for role in (Role.ENCODER, Role.DECODER):
+        path = tmp_path / role
+        path.write_bytes(role.encode())
+        files.append((StoredFile(role, digest_of(path), path.stat().st_size, role, "by hand"), path))
+    store.keep(model, files, family=catalogue().model(model).family, own=False)
+    monkeypatch.setattr(wiring, "choose_engine", Chosen)
+    _, why = build_backend(settings(tmp_path))
+    assert (taken["model"], why) == (model, "it was there")
 
 
 def test_a_factory_of_ones_own_must_make_a_backend(tmp_path: Path) -> None:
@@ -58,4 +82,22 @@ async def test_exported_files_are_served_by_the_engine_that_is_asked_for(tmp_pat
     assert engine == "auto" or why.startswith(engine)
     segmenter = build_segmenter(chosen, backend=backend)
     assert segmenter.encode_lane.slots == 1
+    await segmenter.aclose()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "covered"),
+    [
+        ({}, None),
+        ({"redis_url": "redis://127.0.0.1:1/0", "leases": "none"}, None),
+        ({"redis_url": "redis://127.0.0.1:1/0", "leases": "embeddings"}, {Kind.EMBEDDING}),
+        ({"redis_url": "redis://127.0.0.1:1/0"}, set(Kind)),
+    ],
+)
+async def test_flights_are_common_to_all_servers_that_share_a_redis_unless_told_otherwise(
+    tmp_path: Path, chosen: dict[str, str], covered: set[Kind] | None
+) -> None:
+    segmenter = build_segmenter(settings(tmp_path, model="classical", **chosen))
+    shared = segmenter.shared
+    assert (None if shared is None else {kind for kind in Kind if shared.covers(kind)}) == covered
     await segmenter.aclose()

@@ -43,6 +43,7 @@ async def work(server: "Running", make_image: "Callable[..., bytes]") -> None:
     await asyncio.sleep(0.05)
     server.backend.decode_may_go_on.set()
     await asyncio.gather(*both)
+    await server.client.post(f"/v1/images/{image_id}/everything", json={"points_per_side": 1})
     await server.parts.segmenter.store.drain()
     await server.client.delete("/v1/cache?model=toy")
     await server.click(image_id, 5, 5)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def real(start_real: "StartReal") -> "Iterator[RealServer]":
     """A server that knows the image of the examples, under a session too."""
-    with start_real() as server:
+    with start_real(max_points_per_side=4) as server:  # a fine grid is long work, and says nothing more
         image = {"image": schemas.EXAMPLE_IMAGE, "session_id": "s"}
         assert httpx.post(f"{server.url}/api/sam/image", json=image).status_code == 200
         yield server
@@ -45,11 +45,13 @@ schema = schemathesis.openapi.from_dict(create_app(build_parts(Settings(disk_byt
 SAYS_MORE_THAN_A_SCHEMA = {
     "/v1/images",
     "/v1/images/{image_id}/masks",
+    "/v1/images/{image_id}/everything",
     "/api/sam/image",
     "/api/sam/click",
     "/api/sam/rect",
 }
-"""What fits the schema may still make no sense: a point outside the image, a box without area, bytes of no image."""
+"""What fits the schema may still make no sense: a point outside the image, a box without area, bytes of no image. Or
+there is a limit that only the server knows: points of a grid."""
 
 BOUNDED = settings(
     deadline=None,
@@ -99,6 +101,10 @@ VALID: list[tuple[str, dict[str, Any]]] = [
             {"points": [{"x": 1, "y": 1}], "mask_input": {"prediction_id": "0" * 32, "index": 1}, "model": "toy"},
         )
     ],
+    (
+        f"/v1/images/{schemas.EXAMPLE_ID}/everything",
+        {"points_per_side": 2, "pred_iou_thresh": 0.5, "stability_score_offset": 1, "min_mask_region_area": 9},
+    ),
 ]
 FINE = {200, 400, 404, 413, 415, 422}
 

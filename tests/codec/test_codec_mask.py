@@ -276,3 +276,25 @@ def test_a_single_pixel_is_its_square() -> None:
     (ring,) = to_polygons(mask, epsilon=4)
     assert sorted(ring) == [(3, 2), (3, 3), (4, 2), (4, 3)]
     assert to_polygons(np.zeros((5, 5), np.bool_)) == []
+
+
+@pytest.mark.parametrize("rows", [(0, 5), (700, 1300), (2995, 3000), (0, 3000), (1234, 1235)])
+def test_a_large_masks_png_is_a_valid_stream_wherever_the_object_lies(rows: tuple[int, int]) -> None:
+    """Runs of zeros above and below are written without being compressed, their checksum computed."""
+    mask = np.zeros((3000, 2000), np.bool_)
+    mask[rows[0] : rows[1], 300:1700:3] = True
+    for png in (to_png(mask), to_png(mask, bbox(mask))):
+        np.testing.assert_array_equal(from_png(png), mask)
+        body = png[png.index(b"IDAT") + 4 : png.rindex(b"IEND") - 8]
+        assert zlib.decompress(body) == b"".join(b"\0" + np.packbits(row).tobytes() for row in mask)
+
+
+def test_only_the_box_is_looked_at_where_one_is_known() -> None:
+    mask = np.zeros((60, 80), np.bool_)
+    mask[20:30, 40:47] = True
+    mask[0, 0] = True  # outside the box: whoever gives one promises that there is nothing
+    around = (30, 10, 40, 40)
+    assert bbox(mask, around) == (40, 20, 7, 10)
+    assert area(mask, around) == 70
+    assert bbox(mask, (0, 40, 10, 10)) == (0, 0, 0, 0)
+    assert area(mask, (0, 0, 0, 0)) == 0

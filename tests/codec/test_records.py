@@ -7,13 +7,14 @@ import pytest
 from tests.doubles import TOY, damage
 
 from labeling_ground.codec import frame, records
-from labeling_ground.codec.mask import from_png, from_rle
+from labeling_ground.codec.mask import bbox, from_png, from_rle, to_rle
 from labeling_ground.errors import DamagedEntry
 from labeling_ground.key import ImageKeys, canonical
-from labeling_ground.types import Box, Embedding, Entry, Kind, Mask, Point, Prediction, Prompt
+from labeling_ground.types import Box, Embedding, Entry, EverythingOptions, Kind, Mask, Point, Prediction, Prompt
 
 KEYS = ImageKeys("public", "a" * 64)
 MASK, LOGITS = KEYS.mask(TOY, "d" * 32), KEYS.logits(TOY, "d" * 32)
+EVERYTHING = KEYS.everything(TOY, EverythingOptions())
 
 
 def some_prediction() -> Prediction:
@@ -30,7 +31,8 @@ def seal(
     prediction: Prediction, prompt: Prompt | None = None, parent: tuple[str, int] | None = None
 ) -> tuple[Entry, Entry]:
     prompt = prompt or canonical([Point(1.5, 2, 1)])
-    return records.seal_prediction(MASK, LOGITS, prediction, prompt, parent, cost=0.25, created=9.0)
+    masks = records.seal_prediction(MASK, prediction, prompt, parent, cost=0.25, created=9.0)
+    return masks, records.seal_logits(LOGITS, prediction, cost=0.25, created=9.0)
 
 
 def test_a_prediction_comes_back_as_it_was() -> None:
@@ -94,6 +96,35 @@ def test_an_embedding_comes_back_in_the_precision_that_was_asked(precision: fram
     np.testing.assert_array_equal(found.tensors["e"], tensor.astype(np.float16 if precision == "fp16" else np.float32))
 
 
+def some_masks(count: int = 3) -> records.CachedEverything:
+    drawn = [np.random.default_rng(seed).random((20, 30)) > 0.5 for seed in range(count)]
+    masks = [
+        records.CachedMask(to_rle(pixels)["counts"], 1.01 - i / 10, int(pixels.sum()), bbox(pixels))
+        for i, pixels in enumerate(drawn)
+    ]
+    found = [records.FoundMask(7 * i, (i + 0.1, 2.5), 0.95 + i / 100, mask) for i, mask in enumerate(masks)]
+    return records.CachedEverything(20, 30, 1024, tuple(found))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_all_masks_of_an_image_come_back_as_they_were(count: int) -> None:
+    found = some_masks(count)
+    entry = records.seal_everything(EVERYTHING, found, cost=12.5, created=9.0)
+    records.check(entry, EVERYTHING)
+    assert records.open_everything(entry, EVERYTHING) == found
+    assert (entry.kind, entry.cost, entry.created) == (Kind.EVERYTHING, 12.5, 9.0)
+
+
+@pytest.mark.parametrize("lost", ["counts", "whole", "real"])
+def test_masks_that_do_not_fit_together_are_damaged(lost: str) -> None:
+    entry = records.seal_everything(EVERYTHING, some_masks(), cost=1.0, created=0.0)
+    opened = frame.unseal(entry.value, EVERYTHING)
+    tensors = dict(opened.tensors) | {lost: opened.tensors[lost][:-1]}
+    spoilt = frame.seal(EVERYTHING, Kind.EVERYTHING, cost=1.0, created=0.0, meta=opened.meta, tensors=tensors)
+    with pytest.raises(DamagedEntry):
+        records.check(spoilt, EVERYTHING)
+
+
 def each_kind() -> dict[str, Entry]:
     mask, logits = seal(some_prediction())
     embedding = Embedding({"e": np.zeros(3, np.float32)}, 5, 7)
@@ -104,6 +135,7 @@ def each_kind() -> dict[str, Entry]:
         ),
         MASK: mask,
         LOGITS: logits,
+        EVERYTHING: records.seal_everything(EVERYTHING, some_masks(), cost=1.0, created=0.0),
     }
 
 
@@ -133,3 +165,15 @@ def test_a_sound_frame_without_its_kinds_content_is_damaged(key: str, meta: dict
     entry = frame.seal(key, Kind(key.split("/")[3]), cost=0.0, created=0.0, meta=meta)
     with pytest.raises(DamagedEntry):
         records.check(entry, key)
+
+
+def test_an_embedding_out_of_the_cache_has_the_digest_of_its_bytes() -> None:
+    def stored(value: float) -> Embedding:
+        embedding = Embedding({"e": np.full((1, 4), value, np.float32)}, 3, 5)
+        assert embedding.digest == ""
+        return records.open_embedding(
+            records.seal_embedding("k", embedding, cost=1.0, created=2.0, precision="fp16"), "k"
+        )
+
+    assert stored(0.5).digest == stored(0.5).digest != stored(0.25).digest
+    assert len(stored(0.5).digest) == 32

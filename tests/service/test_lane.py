@@ -62,6 +62,24 @@ async def test_one_more_than_the_queue_holds_is_turned_away_with_an_estimate() -
     lane.check_room()
 
 
+async def test_patient_work_waits_in_a_full_queue_and_has_no_turn_before_others() -> None:
+    customers = Customers(Lane("decoder", 1, 2))
+    tasks = customers.come(*range(3))
+    await until(lambda: customers.lane.waiting == 2)
+
+    async def patient() -> None:
+        async with customers.lane.slot(patient=True):
+            customers.order.append(99)
+
+    tasks.append(asyncio.create_task(patient()))
+    await until(lambda: customers.lane.waiting == 3)
+    with pytest.raises(Overloaded):
+        customers.lane.check_room()
+    customers.leave.set()
+    await asyncio.gather(*tasks)
+    assert customers.order == [0, 1, 2, 99]
+
+
 async def test_who_leaves_the_queue_makes_room_and_holds_up_nobody() -> None:
     customers = Customers(Lane("encoder", 1, 3))
     tasks = customers.come(0, 1, 2, 3)

@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from labeling_ground.api.state import RANKS
 from labeling_ground.codec import mask as mask_codec
-from labeling_ground.codec.records import CachedMask, CachedPrediction
+from labeling_ground.codec.records import CachedMask, CachedPrediction, FoundMask
 from labeling_ground.inference.backend import Backend
 from labeling_ground.service.segmenter import MaskAnswer, Timing
 from labeling_ground.types import Outcome
@@ -65,14 +65,28 @@ async def predictions(found: Sequence[MaskAnswer], form: str) -> list[dict[str, 
 
 def _prediction(answer: MaskAnswer, form: str) -> dict[str, Any]:
     cached = answer.prediction
-    masks = [_rle(mask, cached) for mask in cached.masks] if form == "rle" else _drawn(cached, form)
     return {
         "prediction_id": answer.prediction_id,
         "outcome": answer.outcome,
-        "masks": masks,
+        "masks": _drawn(cached, form),
         "scores": [mask.score for mask in cached.masks],
         "timing": timing(answer.timing),
     }
+
+
+def found(masks: Sequence[FoundMask], size: tuple[int, int], form: str) -> list[dict[str, Any]]:
+    """Masks of «segment everything» in the form that was asked for. Blocking; one mask is drawn at a time."""
+    return [
+        {
+            "id": one.id,
+            **_head(one.mask),
+            "score": min(1.0, max(0.0, one.mask.score)),
+            "stability": one.stability,
+            "point": list(one.point),
+            **_shown(one.mask, size, form),
+        }
+        for one in masks
+    ]
 
 
 def empty_png(height: int, width: int) -> str:
@@ -84,21 +98,21 @@ def _head(mask: CachedMask) -> dict[str, Any]:
     return {"score": mask.score, "area": mask.area, "bbox": list(mask.bbox)}
 
 
-def _rle(mask: CachedMask, cached: CachedPrediction) -> dict[str, Any]:
-    return {**_head(mask), "rle": {"size": [cached.height, cached.width], "counts": mask.counts}}
+def _shown(mask: CachedMask, size: tuple[int, int], form: str) -> dict[str, Any]:
+    if form == "rle":
+        return {"rle": {"size": list(size), "counts": mask.counts}}
+    pixels = mask_codec.from_rle(size, mask.counts)
+    if form == "polygons":
+        return {"polygons": mask_codec.to_polygons(pixels)}
+    return {"png": base64.b64encode(mask_codec.to_png(pixels)).decode("ascii")}
 
 
 def _drawn(cached: CachedPrediction, form: str) -> list[dict[str, Any]]:
     masks = []
     for index, mask in enumerate(cached.masks):
-        if form == "png" and index == 0:
-            png = cached.png
+        if form == "png" and index == 0:  # kept as such
+            shown = {"png": base64.b64encode(cached.png).decode("ascii")}
         else:
-            pixels = mask_codec.from_rle((cached.height, cached.width), mask.counts)
-            if form == "polygons":
-                rings = mask_codec.to_polygons(pixels)
-                masks.append({**_head(mask), "polygons": rings})
-                continue
-            png = mask_codec.to_png(pixels)
-        masks.append({**_head(mask), "png": base64.b64encode(png).decode("ascii")})
+            shown = _shown(mask, (cached.height, cached.width), form)
+        masks.append({**_head(mask), **shown})
     return masks

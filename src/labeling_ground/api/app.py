@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from labeling_ground import __version__
 from labeling_ground.api import errors, schemas
 from labeling_ground.api.middleware import Limit, Observe
-from labeling_ground.api.routes import cache, images, service, session
+from labeling_ground.api.routes import cache, everything, images, service, session
 from labeling_ground.api.state import Parts
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.types import Image, Point, Prompt
@@ -104,7 +104,7 @@ def create_app(parts: Parts) -> FastAPI:
     )
     app.state.parts = parts
     app.state.model_check = "starting"
-    for router in (images.router, session.router, service.router, cache.router):
+    for router in (images.router, everything.router, session.router, service.router, cache.router):
         app.include_router(router)
     service.install_docs(app)
     errors.install(app)
@@ -191,6 +191,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         # Bodies are read by hand (limits first, and off the event loop when large), so their schemas are added by hand.
         bodies: list[type[BaseModel]] = [
             schemas.MasksRequest,
+            schemas.EverythingRequest,
+            schemas.EverythingLine,
             schemas.SessionImage,
             schemas.SessionClick,
             schemas.SessionRect,

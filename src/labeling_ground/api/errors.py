@@ -130,6 +130,15 @@ def response_for(error: errors.LabelingGroundError) -> Response:
     return problem(status, name, title, str(error), headers, **more)
 
 
+def as_line(error: Exception) -> dict[str, Any]:
+    """What ends a stream in which something went wrong: the problem body, as the answer's status is on its way."""
+    response = response_for(error) if isinstance(error, errors.LabelingGroundError) else bug_response(error)
+    body: dict[str, Any] = json.loads(bytes(response.body))
+    if "Retry-After" in response.headers:
+        body["retry_after"] = int(response.headers["Retry-After"])
+    return body
+
+
 def explain(error: ValidationError | RequestValidationError) -> BadBody:
     """Pydantic's findings as sentences."""
     if isinstance(error, RequestValidationError):

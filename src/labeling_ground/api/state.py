@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from labeling_ground import key as keys
 from labeling_ground.errors import NotAllowed
 from labeling_ground.observe import RequestMetrics
+from labeling_ground.service.everything import Everything
 from labeling_ground.service.segmenter import Segmenter, Timing
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.settings import Settings
@@ -24,6 +25,7 @@ class Parts:
     segmenter: Segmenter
     sessions: Sessions
     metrics: RequestMetrics
+    everything: Everything
     engine: str = ""
     """What computes, and why that; empty where there is no choice."""
 

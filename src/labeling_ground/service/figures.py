@@ -4,6 +4,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from labeling_ground.inference.elsewhere import Elsewhere, EngineFigures
+from labeling_ground.service.lane import Lane
 from labeling_ground.service.ledger import Fate, KindFigures
 from labeling_ground.service.segmenter import Segmenter
 from labeling_ground.service.sessions import Sessions
@@ -43,10 +45,12 @@ class Figures:
     lanes: Mapping[str, LaneFigures]
     flights: int
     sessions: int
+    engines: tuple[EngineFigures, ...]
+    """Those in other processes."""
 
 
-async def figures(segmenter: Segmenter, sessions: Sessions) -> Figures:
-    """Take the snapshot."""
+async def figures(segmenter: Segmenter, sessions: Sessions, grids: Lane) -> Figures:
+    """Take the snapshot. ``grids`` is the queue of «segment everything»."""
     guards = {guard.store.name: guard for guard in segmenter.store.guards}
     tiers = []
     for stats in await segmenter.store.stats():
@@ -56,6 +60,7 @@ async def figures(segmenter: Segmenter, sessions: Sessions) -> Figures:
         else:
             seen = guard.figures
             tiers.append(TierFigures(stats, guard.breaker.state, dict(seen.errors), seen.skipped, guard.pending))
+    backend = segmenter.backend
     return Figures(
         at=time.time(),
         total=segmenter.ledger.total(),
@@ -64,8 +69,9 @@ async def figures(segmenter: Segmenter, sessions: Sessions) -> Figures:
         tiers=tuple(tiers),
         lanes={
             lane.name: LaneFigures(lane.running, lane.waiting, lane.turned_away, lane.typical_s)
-            for lane in (segmenter.encode_lane, segmenter.decode_lane)
+            for lane in (segmenter.encode_lane, segmenter.decode_lane, grids)
         },
         flights=len(segmenter.flights),
         sessions=len(sessions),
+        engines=tuple(backend.engines()) if isinstance(backend, Elsewhere) else (),
     )

@@ -46,13 +46,17 @@ class Lane:
             )
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
+    async def slot(self, *, patient: bool = False) -> AsyncIterator[None]:
         """Wait for a place and hold it.
+
+        Args:
+            patient: wait though the queue is full, for work that was taken on already and asks for few places.
 
         Raises:
             Overloaded: the queue is full.
         """
-        self.check_room()
+        if not patient:
+            self.check_room()
         self.waiting += 1
         try:
             await self._semaphore.acquire()

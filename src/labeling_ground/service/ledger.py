@@ -44,7 +44,7 @@ class Ledger:
     """Counts outcomes. Only the event loop writes to it."""
 
     kinds: dict[Kind, KindFigures] = field(
-        default_factory=lambda: {Kind.EMBEDDING: KindFigures(), Kind.MASK: KindFigures()}
+        default_factory=lambda: {kind: KindFigures() for kind in (Kind.EMBEDDING, Kind.MASK, Kind.EVERYTHING)}
     )
     fates: Counter[tuple[Kind, Fate]] = field(default_factory=Counter)
 

@@ -31,6 +31,7 @@ from labeling_ground.service.lane import Lane
 from labeling_ground.service.ledger import Fate, Ledger
 from labeling_ground.service.race import Gate, race
 from labeling_ground.service.sessions import check_box, check_point
+from labeling_ground.service.shared_flight import SharedFlights
 from labeling_ground.types import (
     Box,
     Embedding,
@@ -138,6 +139,7 @@ class Segmenter:
         backend: the model.
         encode_lane: queue in front of the encoder.
         decode_lane: queue in front of the decoder.
+        shared: what makes flights common to all processes that share a tier; without it they are this process's own.
         precision: how embeddings are stored.
         max_pixels: largest image.
         mode: ``parallel`` or ``first``.
@@ -154,6 +156,7 @@ class Segmenter:
         backend: Backend,
         encode_lane: Lane,
         decode_lane: Lane,
+        shared: SharedFlights | None = None,
         precision: Precision = "fp16",
         max_pixels: int = 50_000_000,
         mode: str = "parallel",
@@ -168,6 +171,8 @@ class Segmenter:
         self.decode_lane = decode_lane
         self.ledger = Ledger()
         self.flights: Flights[_Made] = Flights()
+        self.shared = shared
+        store.on_purge = self._part_with
         self.clients = Clients(store.mark_done, prefetch_per_client)
         self._precision: Precision = precision
         self._max_pixels = max_pixels
@@ -300,15 +305,63 @@ class Segmenter:
             for task in tasks:
                 task.cancel()
 
+    def check_model(self, version: ModelVersion) -> None:
+        """See that the backend still serves what a key was made for; one in another process may change its model.
+
+        To be called right before the backend, with nothing awaited in between: a call keeps to the version that it
+        begins with.
+
+        Raises:
+            BackendFailed: it serves another one by now.
+        """
+        if self.backend.version != version:
+            raise BackendFailed("The model was changed in the middle of this request. Try again in a moment.")
+
+    # --- whatever else an embedding is good for -----------------------------------------------------------------
+
+    async def derived(
+        self, kind: Kind, image_keys: ImageKeys, key: str, make: Callable[[Embedding], Awaitable[Entry]]
+    ) -> tuple[Entry, Outcome, Timing]:
+        """An entry that is computed from an image's embedding: looked up, or made in a flight, and kept.
+
+        It is costly, so it is begun only when the look-up has missed.
+
+        Args:
+            kind: what it is.
+            image_keys: the image.
+            key: the entry's own key.
+            make: computes and seals it.
+
+        Raises:
+            UnknownImage: send the image again.
+            Overloaded, BackendFailed: as in ``add_image``, or of ``make``.
+        """
+        started = time.perf_counter()
+        purged = self.store.purged
+
+        async def predict(gate: Gate) -> _Made:
+            await gate.wait()
+            gate.begun = True
+            embedded = await self._embedding(image_keys)
+            embedding = records.open_embedding(embedded.entry, image_keys.embedding(self.backend.version))
+            entry = await make(embedding)
+            self.store.keep(key, entry, purged)
+            outcome = Outcome.RECOMPUTED if embedded.outcome is Outcome.RECOMPUTED else Outcome.MISS
+            return _Made(entry, outcome, Timing(encode=embedded.timing.encode, decode=entry.cost))
+
+        made = await self._obtain(kind, key, lambda: self._race(kind, key, predict, None))
+        if made.outcome is Outcome.HIT:
+            self.store.slide(image_keys.image)
+            self.store.slide(image_keys.embedding(self.backend.version))
+        return made.entry, made.outcome, _with_lookup(made, started)
+
     async def purge(self, tenant: str | None, *, image_id: str | None = None, model: str | None = None) -> int:
         """Delete one image's entries, one model's, or everything, in one namespace or in all.
 
         Raises:
             StoreFailed: a tier did not do it; trying again is safe.
         """
-        pattern = keys.pattern(tenant, image_id, model)
-        self.flights.part_with(keys.matcher(pattern))  # their results will not be kept: whoever asks now starts anew
-        return await self.store.delete(pattern)
+        return await self.store.delete(keys.pattern(tenant, image_id, model))
 
     async def aclose(self) -> None:
         """Call off what nobody waits for, write what is pending, close the engine and the tiers."""
@@ -317,10 +370,18 @@ class Segmenter:
         if self._background:
             await asyncio.wait(set(self._background), timeout=5)
         await self.flights.aclose()
+        if self.shared is not None:
+            await self.shared.aclose()
         await self.store.aclose()
         await self.backend.aclose()
 
     # --- within -------------------------------------------------------------------------------------------------
+
+    def _part_with(self, match: Callable[[str], bool]) -> None:
+        """A purge, here or by another process: what flies will not be kept, so whoever asks from now on starts anew."""
+        self.flights.part_with(match)
+        if self.shared is not None:
+            self.shared.part_with(match)
 
     async def _embedding(self, image_keys: ImageKeys, upload: _Upload | None = None) -> _Made:
         key = image_keys.embedding(self.backend.version)
@@ -360,10 +421,16 @@ class Segmenter:
         window = max(self._embedding_window_s, self.store.p99_s)
         if self.encode_lane.typical_s is not None:
             window = min(window, self.encode_lane.typical_s / 3)
-        return await self._race(Kind.EMBEDDING, key, predict, window)
+        made = await self._race(Kind.EMBEDDING, key, predict, window)
+        if made.outcome is Outcome.JOINED and key in self._arriving:
+            # Whoever computed it has kept the file where only its own machine may find it.
+            file = self._arriving[key].file
+            self._in_background(self._keep_file(image_keys, file, made.entry, purged))
+        return made
 
     async def _encode(self, image_keys: ImageKeys, file: bytes, purged: int, outcome: Outcome) -> _Made:
-        key = image_keys.embedding(self.backend.version)
+        version = self.backend.version
+        key = image_keys.embedding(version)
         started = time.perf_counter()
         image = await asyncio.to_thread(
             image_codec.decode, file, image_id=image_keys.image_id, max_pixels=self._max_pixels
@@ -373,6 +440,7 @@ class Segmenter:
             worth = self.encode_lane.typical_s or time.perf_counter() - started
             kept = await self._sealed_file(image_keys, file, image.width, image.height, worth)
             self.store.keep(image_keys.image, kept, purged)
+        self.check_model(version)
         embedding = await self.backend.encode(image)
         cost = time.perf_counter() - started
         _check_embedding(embedding, image.width, image.height)
@@ -422,19 +490,15 @@ class Segmenter:
         fitted = _fit(prompt, embedding.width, embedding.height)
         async with self.decode_lane.slot(), self.decode_lane.timed():
             started = time.perf_counter()
+            self.check_model(version)
             predictions = await self.backend.decode(embedding, [fitted])
             cost = time.perf_counter() - started
             prediction = _check_prediction(predictions, embedding.width, embedding.height)
         mask_key, logits_key = image_keys.mask(version, digest), image_keys.logits(version, digest)
-        entry, logits = await asyncio.to_thread(
-            records.seal_prediction,
-            mask_key,
-            logits_key,
-            prediction,
-            prompt,
-            parent,
-            cost=cost,
-            created=self._wall_clock(),
+        facts = {"cost": cost, "created": self._wall_clock()}
+        entry, logits = await asyncio.gather(  # side by side: each takes a millisecond of every click
+            asyncio.to_thread(records.seal_prediction, mask_key, prediction, prompt, parent, **facts),
+            asyncio.to_thread(records.seal_logits, logits_key, prediction, **facts),
         )
         self.store.keep(mask_key, entry, purged)
         self.store.keep(logits_key, logits, purged)
@@ -527,21 +591,28 @@ class Segmenter:
             raise UnknownImage(image_keys.image_id)
         return self._arriving[key].file, Outcome.MISS
 
-    async def _race(self, kind: Kind, key: str, predict: Callable[[Gate], Awaitable[_Made]], window_s: float) -> _Made:
+    async def _race(
+        self, kind: Kind, key: str, predict: Callable[[Gate], Awaitable[_Made]], window_s: float | None
+    ) -> _Made:
         if not self.store.has_lower:
             made = await predict(Gate(0.0))
             self.ledger.fate(kind, Fate.USED)
             return made
 
-        async def look_up() -> _Made | None:
+        async def look_up(outcome: Outcome = Outcome.HIT) -> _Made | None:
             entry = await self.store.look_up(key)
-            return None if entry is None else _Made(entry, Outcome.HIT, Timing())
+            return None if entry is None else _Made(entry, outcome, Timing())
+
+        async def in_turn(gate: Gate) -> _Made:
+            if self.shared is None or not self.shared.covers(kind):
+                return await predict(gate)
+            return await self.shared.fly(key, gate, predict, look_up)
 
         def settle(fate: Fate) -> None:
             self.ledger.fate(kind, fate)
 
         window = window_s if self._mode == "parallel" else None
-        return await race(look_up(), predict, window_s=window, settle=settle)
+        return await race(look_up(), in_turn, window_s=window, settle=settle)
 
     async def _obtain(self, kind: Kind, key: str, work: Callable[[], Awaitable[_Made]]) -> _Made:
         """What is at hand, or else what the flight brings; counted."""

@@ -12,6 +12,7 @@ from labeling_ground.api.errors import responses
 from labeling_ground.api.schemas import CacheOut, Purged
 from labeling_ground.api.state import caller_of, parts_of
 from labeling_ground.errors import NotAllowed
+from labeling_ground.inference.elsewhere import EngineFigures
 from labeling_ground.service.figures import Figures, TierFigures, figures
 from labeling_ground.service.ledger import KindFigures
 
@@ -25,7 +26,7 @@ async def cache_figures(request: Request) -> dict[str, Any]:
     """Figures since the server started. `lookups = hits + misses + joined`; `recomputed` are part of the misses."""
     parts = parts_of(request)
     caller_of(request)  # a key is needed where there are some
-    now = await figures(parts.segmenter, parts.sessions)
+    now = await figures(parts.segmenter, parts.sessions, parts.everything.jobs)
     settings = parts.settings
     return {
         **_kind(now.total),
@@ -41,6 +42,7 @@ async def cache_figures(request: Request) -> dict[str, Any]:
             }
             for name, lane in now.lanes.items()
         },
+        "engines": [_engine(engine) for engine in now.engines],
         "flights": now.flights,
         "sessions": now.sessions,
         "settings": {
@@ -85,7 +87,7 @@ async def purge(
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
     parts = parts_of(request)
-    snapshot = _Snapshot(await figures(parts.segmenter, parts.sessions))
+    snapshot = _Snapshot(await figures(parts.segmenter, parts.sessions, parts.everything.jobs))
     content = generate_latest(parts.metrics.registry) + generate_latest(snapshot)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
 
@@ -128,6 +130,21 @@ def _tier(tier: TierFigures, at: float) -> dict[str, Any]:
         "errors": dict(tier.errors),
         "lookups_skipped": tier.skipped,
         "writes_pending": tier.pending,
+    }
+
+
+def _engine(engine: EngineFigures) -> dict[str, Any]:
+    return {
+        "engine": engine.half,
+        "model_version": engine.version,
+        "breaker": engine.state,
+        "workers": engine.workers,
+        "queue": engine.queue,
+        "engine_seconds": engine.engine_s,
+        "round_trip_seconds": engine.round_trip_s,
+        "asks": engine.asks,
+        "sent_bytes": engine.sent_bytes,
+        "received_bytes": engine.received_bytes,
     }
 
 
@@ -187,6 +204,7 @@ class _Snapshot:
             *gauges,
             *self._tiers(),
             *self._queues(),
+            *self._engines(),
         ]
 
     def _tiers(self) -> list[Metric]:
@@ -236,3 +254,23 @@ class _Snapshot:
             waiting.add_metric([name], lane.waiting)
             refused.add_metric([name], lane.turned_away)
         return [running, waiting, refused]
+
+    def _engines(self) -> list[Metric]:
+        is_open = GaugeMetricFamily(
+            "labeling_ground_engine_open", "1 while an engine is left alone.", labels=["engine"]
+        )
+        workers = GaugeMetricFamily("labeling_ground_engine_workers", "Asks it answers at once.", labels=["engine"])
+        queue = GaugeMetricFamily("labeling_ground_engine_queue", "Asks that wait there.", labels=["engine"])
+        asks = CounterMetricFamily("labeling_ground_engine_asks", "Asks that it answered.", labels=["engine"])
+        moved = CounterMetricFamily(
+            "labeling_ground_engine_bytes", "Bytes of bodies to and from it.", labels=["engine", "direction"]
+        )
+        for engine in self._now.engines:
+            is_open.add_metric([engine.half], float(engine.state != "closed"))
+            asks.add_metric([engine.half], engine.asks)
+            moved.add_metric([engine.half, "sent"], engine.sent_bytes)
+            moved.add_metric([engine.half, "received"], engine.received_bytes)
+            for family, value in ((workers, engine.workers), (queue, engine.queue)):
+                if value is not None:
+                    family.add_metric([engine.half], value)
+        return [is_open, workers, queue, asks, moved] if self._now.engines else []

@@ -88,7 +88,7 @@ async def add_image(
     The image id is the SHA-256 of the file's bytes; ask for masks under it.
     """
     parts, caller = parts_of(request), caller_of(request)
-    segmenter = _segmenter(parts, model)
+    segmenter = segmenter_for(parts, model)
     file, image_id = await read_image(request, parts.settings.max_image_bytes)
     record = record_of(request)
     record.fields["image"] = image_id[:12]
@@ -121,7 +121,7 @@ async def add_image(
 async def image_state(request: Request, image_id: ImageId, model: Model = None) -> Response:
     """200 if it is known: masks can be asked for without sending it. 404 if not: send it."""
     parts, caller = parts_of(request), caller_of(request)
-    segmenter = _segmenter(parts, model)
+    segmenter = segmenter_for(parts, model)
     state = await segmenter.image_state(caller.tenant, image_id)
     return answers.as_json(
         {
@@ -151,7 +151,7 @@ async def image_state(request: Request, image_id: ImageId, model: Model = None) 
 async def embedding(request: Request, image_id: ImageId, model: Model = None) -> Response:
     """For clients that run the decoder themselves. Floats are in the precision that the server stores."""
     parts, caller = parts_of(request), caller_of(request)
-    segmenter = _segmenter(parts, model)
+    segmenter = segmenter_for(parts, model)
     version = str(segmenter.backend.version)
     found, answer = await while_connected(request, segmenter.embedding(caller.tenant, image_id))
     record_of(request).note(answer.outcome, answer.timing)
@@ -188,7 +188,7 @@ async def masks(request: Request, image_id: ImageId) -> Response:
     """
     parts, caller = parts_of(request), caller_of(request)
     body = await read_json(request, MasksRequest)
-    segmenter = _segmenter(parts, body.model)
+    segmenter = segmenter_for(parts, body.model)
     prompts = body.prompts or [body]
     _check_counts(prompts, parts)
     asks = [_ask(prompt, multimask=body.multimask) for prompt in prompts]
@@ -230,7 +230,12 @@ async def forget(request: Request, image_id: ImageId) -> Response:
     return answers.as_json({"deleted": await parts.segmenter.purge(caller.tenant, image_id=image_id)})
 
 
-def _segmenter(parts: Parts, model: str | None) -> Segmenter:
+def segmenter_for(parts: Parts, model: str | None) -> Segmenter:
+    """What serves the model that a request names, or the default one.
+
+    Raises:
+        UnknownModel: it is not served here.
+    """
     served = parts.segmenter.backend.version.model
     if model not in (None, served):
         raise UnknownModel(f"The model {model!r} is not served here. Served: {served}.")

@@ -12,6 +12,7 @@ from labeling_ground.api.errors import responses
 from labeling_ground.api.schemas import Health, ModelsOut
 from labeling_ground.api.state import caller_of, parts_of
 from labeling_ground.errors import NotFound
+from labeling_ground.inference.elsewhere import Elsewhere
 
 router = APIRouter()
 
@@ -50,12 +51,14 @@ async def live() -> Response:
 async def ready(request: Request) -> Response:
     """200 with `ok`; 200 with `degraded` while a cache tier fails (answers are right, only slower); else 503."""
     parts = parts_of(request)
-    checks = {"model": request.app.state.model_check}
+    model, backend = request.app.state.model_check, parts.segmenter.backend
+    troubles = backend.troubles() if isinstance(backend, Elsewhere) else {}
+    checks = {"model": model, **{part: f"failing: {why}" for part, why in troubles.items()}}
     for guard in parts.segmenter.store.guards:
         state = guard.breaker.state
         checks[guard.store.name] = "ok" if state == "closed" else f"failing (breaker {state})"
-    if checks["model"] != "ok":
-        status = "starting" if checks["model"] == "starting" else "failing"
+    if model != "ok" or troubles:
+        status = "starting" if model == "starting" else "failing"
         return answers.as_json({"status": status, "checks": checks}, status=503)
     healthy = all(check == "ok" for check in checks.values())
     return answers.as_json({"status": "ok" if healthy else "degraded", "checks": checks})

@@ -25,6 +25,7 @@ from labeling_ground.api.schemas import (
 )
 from labeling_ground.api.state import Caller, Parts, caller_of, parts_of, record_of
 from labeling_ground.errors import BadPrompt, TooLarge, UnknownPrediction
+from labeling_ground.inference.backend import takes_mask_input
 from labeling_ground.service.segmenter import MaskAnswer, PromptAsk
 from labeling_ground.service.sessions import Snapshot
 from labeling_ground.types import Box, Point
@@ -204,9 +205,10 @@ async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str,
 
 
 async def _ask(parts: Parts, caller: Caller, session_id: str, snapshot: Snapshot) -> MaskAnswer:
-    parent = (snapshot.parent, 0) if snapshot.parent is not None and parts.settings.session_refine else None
-    ask = PromptAsk(points=snapshot.clicks, box=snapshot.box, mask_input=parent)
     segmenter, client = parts.segmenter, _client(session_id)
+    refines = parts.settings.session_refine and takes_mask_input(segmenter.backend)
+    parent = (snapshot.parent, 0) if snapshot.parent is not None and refines else None
+    ask = PromptAsk(points=snapshot.clicks, box=snapshot.box, mask_input=parent)
     try:
         [answer] = await segmenter.masks(caller.tenant, snapshot.image_id, [ask], client=client)
     except UnknownPrediction:  # the last mask is not kept any more; the clicks alone say enough

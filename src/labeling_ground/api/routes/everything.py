@@ -1,0 +1,175 @@
+"""``/v1/images/{id}/everything``: all masks of an image, as one answer or as a stream."""
+
+import asyncio
+import dataclasses
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic_core import to_json
+from starlette.types import Receive, Scope, Send
+
+from labeling_ground.api import answers
+from labeling_ground.api.body import read_json, while_connected
+from labeling_ground.api.errors import as_line, responses
+from labeling_ground.api.routes.images import ImageId, segmenter_for
+from labeling_ground.api.schemas import EverythingOut, EverythingRequest
+from labeling_ground.api.state import Record, caller_of, parts_of, record_of
+from labeling_ground.codec.records import FoundMask
+from labeling_ground.errors import TooLarge
+from labeling_ground.service.everything import Begun, EverythingAnswer, Progress
+from labeling_ground.types import EverythingOptions
+
+router = APIRouter(prefix="/v1/images", tags=["images and masks"])
+
+LINES = "application/x-ndjson"
+_OPTIONS = [field.name for field in dataclasses.fields(EverythingOptions)]
+
+Step = Begun | Progress | EverythingAnswer
+
+
+@router.post(
+    "/{image_id}/everything",
+    summary="All masks of an image",
+    response_model=EverythingOut,
+    responses={
+        200: {
+            "content": {LINES: {"schema": {"$ref": "#/components/schemas/EverythingLine"}}},
+            "description": "All masks; or, where `Accept` names `application/x-ndjson`, a stream of lines",
+        },
+        **responses(400, 401, 404, 408, 413, 422, 503),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": False,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EverythingRequest"}}},
+        }
+    },
+)
+async def everything(request: Request, image_id: ImageId) -> Response:
+    """Click on every point of a grid, keep the masks that are good and stable, and of those that say the same the best.
+
+    The filters are those of Segment Anything's automatic mask generator, on one crop: the whole image. The result is
+    cached like a mask; the same options on the same image are never computed twice, and asks for them at the same time
+    share one computation, which ends early only when the last of them has left.
+
+    It takes as long as all those clicks would. Send `Accept: application/x-ndjson` to see it grow, one JSON object a
+    line:
+
+    1. `start`: image, model, size, options, and how many `points` the grid has. It comes when the image is encoded and
+       the grid's turn has come; what goes wrong before that is answered with a plain problem body and its status.
+    2. `progress`, about once for each row of the grid: `masks` that are new, and in `standing` the ids of all that
+       would be the answer so far. This is provisional: the last point may still bring a better mask. To draw what is
+       there, keep the masks by id, and show those that stand.
+    3. `end`: in `standing` the ids of the answer, best first, in `masks` those that were not sent yet or that changed,
+       and `outcome`, `seconds` and `timing`. Or `problem`: a problem body's fields. A stream without one of these two
+       was cut off on its way.
+
+    Who joins late is sent at once what stands by then; a client that reads slowly is sent fewer lines with more in
+    each. An answer from the cache is a `start` and an `end`. Clicks do not wait for grids: those are computed beside
+    them, some at a time, and when too many wait the answer is 503 with `Retry-After`.
+    """
+    parts, caller = parts_of(request), caller_of(request)
+    body = await read_json(request, EverythingRequest) if await request.body() else EverythingRequest()
+    segmenter = segmenter_for(parts, body.model)
+    given = {name: getattr(body, name) for name in _OPTIONS if getattr(body, name) is not None}
+    options = dataclasses.replace(parts.everything.usual, **given)
+    if options.points_per_side > parts.settings.max_points_per_side:
+        raise TooLarge(
+            f"A grid of {options.points_per_side} points a side; this server takes "
+            f"{parts.settings.max_points_per_side}."
+        )
+    record = record_of(request)
+    record.fields |= {"image": image_id[:12], "points": options.points_per_side**2}
+    head = {"image_id": image_id, **answers.origin(segmenter.backend), "options": dataclasses.asdict(options)}
+    if not _wants_lines(request):
+        asking = parts.everything.ask(caller.tenant, image_id, options, client=caller.client)
+        answer = await while_connected(request, asking)
+        size = (answer.found.height, answer.found.width)
+        about = {"width": size[1], "height": size[0], "points": answer.found.points}
+        masks = await _shown(answer.found.masks, size, body.format)
+        return answers.as_json(head | about | _origin(answer, record) | {"masks": masks})
+    steps = parts.everything.follow(caller.tenant, image_id, options, client=caller.client)
+    # Until the first step there is no stream: what fails before is answered like anywhere else.
+    first = await while_connected(request, _next(steps))
+    return _Stream(first, steps, head, body.format, record)
+
+
+def _wants_lines(request: Request) -> bool:
+    """Whether ``Accept`` names the stream, and does not rule it out with a ``q`` of 0."""
+    for part in request.headers.get("accept", "").lower().split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        if kind == LINES:
+            return not any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
+    return False
+
+
+async def _next(steps: AsyncGenerator[Step, None]) -> Step:
+    return await anext(steps)
+
+
+async def _shown(masks: Sequence[FoundMask], size: tuple[int, int], form: str) -> list[dict[str, Any]]:
+    return await asyncio.to_thread(answers.found, masks, size, form)
+
+
+def _origin(answer: EverythingAnswer, record: Record) -> dict[str, Any]:
+    record.note(answer.outcome, answer.timing)
+    record.fields["masks"] = len(answer.found.masks)
+    return {
+        "outcome": answer.outcome,
+        "seconds": round(answer.timing.total, 6),
+        "timing": answers.timing(answer.timing),
+    }
+
+
+class _Stream(StreamingResponse):
+    """The steps as lines. Whatever ends the answer, the follower leaves."""
+
+    def __init__(
+        self, first: Step, steps: AsyncGenerator[Step, None], head: dict[str, Any], form: str, record: Record
+    ) -> None:
+        # A proxy in between must not hold the lines back.
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(self._lines(first), headers=headers, media_type=LINES)
+        self._steps = steps
+        self._head = {name: value for name, value in head.items() if value is not None}
+        self._form = form
+        self._record = record
+        self._ended = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the lines."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._steps.aclose()
+            if not self._ended:
+                self._record.fields["stream"] = "left"
+
+    async def _lines(self, first: Step) -> AsyncIterator[bytes]:
+        step: Step | None = first
+        size = (0, 0)
+        try:
+            while step is not None:
+                if isinstance(step, Begun):
+                    size = (step.height, step.width)
+                    yield _line("start", self._head | dataclasses.asdict(step))
+                elif isinstance(step, Progress):
+                    masks = await _shown(step.masks, size, self._form)
+                    progress = {"done": step.done, "points": step.points, "standing": step.standing}
+                    yield _line("progress", progress | {"masks": masks})
+                else:
+                    standing = [one.id for one in step.found.masks]
+                    masks = await _shown(step.news, size, self._form)
+                    yield _line("end", _origin(step, self._record) | {"standing": standing, "masks": masks})
+                step = await anext(self._steps, None)
+        except Exception as error:  # noqa: BLE001 -- the answer has begun: what ends it early must be said in it
+            self._record.fields["problem"] = type(error).__name__
+            yield _line("problem", as_line(error))
+        self._ended = True
+
+
+def _line(event: str, fields: dict[str, Any]) -> bytes:
+    return to_json({"event": event} | fields) + b"\n"

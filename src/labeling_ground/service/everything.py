@@ -1,0 +1,295 @@
+"""«Segment everything»: the main path for a whole grid of clicks at once."""
+
+import asyncio
+import dataclasses
+import math
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from labeling_ground.codec import records
+from labeling_ground.codec.mask import area, bbox, from_rle, to_rle
+from labeling_ground.codec.records import CachedEverything, CachedMask, FoundMask
+from labeling_ground.errors import BackendFailed
+from labeling_ground.inference.sketch import Sketch, sketcher_of
+from labeling_ground.key import ImageKeys
+from labeling_ground.sam.everything import CANDIDATES, SECOND_NMS, grid, keep_best, without_small_regions
+from labeling_ground.service.lane import Lane
+from labeling_ground.service.segmenter import Segmenter, Timing
+from labeling_ground.types import Embedding, Entry, EverythingOptions, Kind, ModelVersion, Outcome, Point, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The image is encoded, and the grid is being worked on (or was already)."""
+
+    width: int
+    height: int
+    points: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the grid is.
+
+    Attributes:
+        done: points that were looked at.
+        points: points of the grid.
+        masks: those of the standing masks that this follower was not told of before.
+        standing: ids of the masks that would be the answer if the grid ended here, best first. One that stands now may
+            be displaced by a better one, and stand again when that one is displaced.
+    """
+
+    done: int
+    points: int
+    masks: tuple[FoundMask, ...]
+    standing: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EverythingAnswer:
+    """What it came to. ``news`` are those of the masks that this follower was not told of, or that changed since."""
+
+    found: CachedEverything
+    news: tuple[FoundMask, ...]
+    outcome: Outcome
+    version: ModelVersion
+    timing: Timing
+
+
+@dataclass(slots=True, eq=False)
+class _Search:
+    """One grid being worked on: what was found so far."""
+
+    version: ModelVersion
+    embedding: Embedding
+    options: EverythingOptions
+    points: Sequence[Point]
+    done: int = 0
+    found: dict[int, FoundMask] = field(default_factory=dict)
+    standing: tuple[int, ...] = ()
+    drawn: dict[bytes, FoundMask | None] = field(default_factory=dict)
+    """By likeness: what came of drawing a sketch; ``None`` where it was not stable or empty."""
+
+    def judge(self, number: int, sketches: Sequence[Sketch]) -> list[FoundMask]:
+        """Those of one point's candidates that pass the filters. Blocking.
+
+        Raises:
+            BackendFailed: a candidate is none.
+        """
+        point = self.points[number]
+        passed = []
+        for index, sketch in enumerate(sketches[:CANDIDATES]):
+            if not math.isfinite(sketch.score):
+                raise BackendFailed("The decoder's answer holds values that are no numbers.")
+            if self.options.pred_iou_thresh > 0 and not sketch.score > self.options.pred_iou_thresh:
+                continue
+            if sketch.likeness in self.drawn:
+                drawn = self.drawn[sketch.likeness]
+            else:
+                drawn = self._draw(sketch)
+                if sketch.likeness is not None:
+                    self.drawn[sketch.likeness] = drawn
+            if drawn is not None:
+                mask = dataclasses.replace(drawn.mask, score=sketch.score)
+                passed.append(FoundMask(number * CANDIDATES + index, (point.x, point.y), drawn.stability, mask))
+        return passed
+
+    def add(self, count: int, passed: Sequence[FoundMask]) -> None:
+        """Take in what ``count`` more points gave, and see which masks stand now. Blocking."""
+        self.found.update((one.id, one) for one in passed)
+        everyone = [self.found[number] for number in sorted(self.found)]
+        kept = _keep_best(everyone, [one.mask.score for one in everyone], self.options.box_nms_thresh)
+        self.standing = tuple(one.id for one in kept)
+        self.done += count
+
+    def result(self) -> CachedEverything:
+        """The final answer. Blocking."""
+        masks = [self.found[number] for number in self.standing]
+        least = self.options.min_mask_region_area
+        if least > 0:
+            cleaned = [self._without_small_regions(one, least) for one in masks]
+            # What had nothing to be mended goes first, whatever its score: the reference's rule.
+            ranks = [0.0 if mended else 1.0 for _, mended in cleaned]
+            masks = _keep_best([one for one, _ in cleaned], ranks, max(self.options.box_nms_thresh, SECOND_NMS))
+        return CachedEverything(self.embedding.height, self.embedding.width, len(self.points), tuple(masks))
+
+    def _draw(self, sketch: Sketch) -> FoundMask | None:
+        pixels, stability = sketch.draw(self.options.stability_score_offset)
+        size = (self.embedding.height, self.embedding.width)
+        if pixels.shape != size or pixels.dtype != np.bool_ or not math.isfinite(stability):
+            raise BackendFailed("The decoder's mask does not have the image's size, or is none.")
+        if self.options.stability_score_thresh > 0 and stability < self.options.stability_score_thresh:
+            return None
+        box = bbox(pixels)
+        if box[2] == 0:
+            return None
+        left, top, width, height = box
+        covered = area(pixels[top : top + height, left : left + width])
+        mask = CachedMask(to_rle(pixels, box)["counts"], sketch.score, covered, box)
+        return FoundMask(0, (0.0, 0.0), stability, mask)
+
+    def _without_small_regions(self, one: FoundMask, least: int) -> tuple[FoundMask, bool]:
+        pixels = from_rle((self.embedding.height, self.embedding.width), one.mask.counts)
+        pixels, mended = without_small_regions(pixels, one.mask.bbox, least)
+        if not mended:
+            return one, False
+        box = bbox(pixels)
+        mask = CachedMask(to_rle(pixels, box)["counts"], one.mask.score, area(pixels), box)
+        return dataclasses.replace(one, mask=mask), True
+
+
+def _keep_best(masks: Sequence[FoundMask], scores: Sequence[float], threshold: float) -> list[FoundMask]:
+    return [masks[index] for index in keep_best([one.mask.bbox for one in masks], scores, threshold)]
+
+
+class Everything:
+    """Answers asks for all masks of an image.
+
+    What comes out is an entry like any other: the same look-up, the same flights, the same purges. Asks for the same
+    options on the same image share one grid, whenever they come; the last one that leaves calls it off. The result of
+    a grid does not depend on who follows it or on how many work on it.
+
+    Grids are kept out of the clicks' way: so many at a time, and of all of them together no more than ``workers`` calls
+    are with the decoder or wait for it. They queue there like a click does, so a click waits for no more than those.
+
+    Args:
+        segmenter: the main path.
+        jobs: queue of grids.
+        workers: calls to the decoder, and masks being painted, at the same time; fewer than the decoder's places
+            where it has several.
+        wall_clock: seconds since 1970.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, *, jobs: Lane, workers: int, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self.jobs = jobs
+        self._wall_clock = wall_clock
+        self._segmenter = segmenter
+        self._sketcher = sketcher_of(segmenter.backend)
+        self._workers = asyncio.Semaphore(workers)
+        self._searches: dict[str, _Search] = {}
+        self._news = asyncio.Event()
+
+    @property
+    def usual(self) -> EverythingOptions:
+        """The options where the caller does not say."""
+        return self._sketcher.usual
+
+    async def ask(
+        self, tenant: str, image_id: str, options: EverythingOptions, *, client: str | None = None
+    ) -> EverythingAnswer:
+        """All masks of a known image.
+
+        Raises:
+            UnknownImage: send it again.
+            Overloaded, BackendFailed: as in ``Segmenter.add_image``.
+        """
+        image_keys = ImageKeys(tenant, image_id)
+        version = self._segmenter.backend.version
+        key = image_keys.everything(version, options)
+        entry, outcome, timing = await self._segmenter.derived(
+            Kind.EVERYTHING, image_keys, key, lambda embedding: self._make(key, version, embedding, options)
+        )
+        found = await asyncio.to_thread(records.open_everything, entry, key)
+        if client is not None:
+            self._segmenter.clients.opened(f"{tenant}/{client}", image_keys.group)
+        return EverythingAnswer(found, found.masks, outcome, version, timing)
+
+    async def follow(
+        self, tenant: str, image_id: str, options: EverythingOptions, *, client: str | None = None
+    ) -> AsyncGenerator[Begun | Progress | EverythingAnswer, None]:
+        """The same, step by step: ``Begun``, then ``Progress`` as it comes, then the answer.
+
+        Who joins late is told first of all that stands by then. Who listens slowly is told less often, and misses
+        nothing. Close the generator to leave.
+
+        Raises:
+            UnknownImage, Overloaded, BackendFailed: as in ``ask``; also after the first steps.
+        """
+        key = ImageKeys(tenant, image_id).everything(self._segmenter.backend.version, options)
+        asking = asyncio.ensure_future(self.ask(tenant, image_id, options, client=client))
+        told: dict[int, FoundMask] = {}
+        begun, done = False, -1
+        try:
+            while not asking.done():
+                news = asyncio.ensure_future(self._news.wait())
+                search = self._searches.get(key)
+                if search is not None and search.done > done:
+                    if not begun:
+                        begun = True
+                        yield Begun(search.embedding.width, search.embedding.height, len(search.points))
+                    if search.done:
+                        standing = search.standing
+                        fresh = [search.found[number] for number in standing if number not in told]
+                        told |= {one.id: one for one in fresh}
+                        yield Progress(search.done, len(search.points), tuple(fresh), standing)
+                    done = search.done
+                    news.cancel()
+                    continue  # the follower may have taken its time
+                await asyncio.wait({asking, news}, return_when=asyncio.FIRST_COMPLETED)
+                news.cancel()
+            answer = await asking
+            if not begun:
+                yield Begun(answer.found.width, answer.found.height, answer.found.points)
+            fresh = [one for one in answer.found.masks if told.get(one.id) != one]
+            yield dataclasses.replace(answer, news=tuple(fresh))
+        finally:
+            asking.cancel()
+            await asyncio.wait({asking})
+            if not asking.cancelled():
+                asking.exception()  # seen: who has left is told nothing
+
+    async def _make(self, key: str, version: ModelVersion, embedding: Embedding, options: EverythingOptions) -> Entry:
+        self._segmenter.check_model(version)  # whose embedding this is: it was opened just now
+        async with self.jobs.slot(), self.jobs.timed():
+            started = time.perf_counter()
+            points = grid(options.points_per_side, embedding.height, embedding.width)
+            search = _Search(version, embedding, options, points)
+            self._searches[key] = search
+            self._tell()
+            try:
+                for start in range(0, len(points), options.points_per_side):
+                    await self._row(search, range(start, start + options.points_per_side))
+                    self._tell()
+                found = await asyncio.to_thread(search.result)
+            finally:
+                if self._searches.get(key) is search:
+                    del self._searches[key]
+            cost = time.perf_counter() - started
+        return await asyncio.to_thread(records.seal_everything, key, found, cost=cost, created=self._wall_clock())
+
+    async def _row(self, search: _Search, numbers: range) -> None:
+        at_once = self._sketcher.prompts_at_once
+        tasks = [
+            asyncio.ensure_future(self._some(search, numbers[start : start + at_once]))
+            for start in range(0, len(numbers), at_once)
+        ]
+        try:
+            passed = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        await asyncio.to_thread(search.add, len(numbers), [one for some in passed for one in some])
+
+    async def _some(self, search: _Search, numbers: range) -> list[FoundMask]:
+        prompts = [Prompt((search.points[number],)) for number in numbers]
+        async with self._workers:
+            async with self._segmenter.decode_lane.slot(patient=True):
+                self._segmenter.check_model(search.version)
+                sketches = await self._sketcher.sketch(search.embedding, prompts)
+            if len(sketches) != len(prompts):
+                raise BackendFailed("The decoder did not answer each prompt.")
+            return await asyncio.to_thread(
+                lambda: [
+                    one for number, some in zip(numbers, sketches, strict=True) for one in search.judge(number, some)
+                ]
+            )
+
+    def _tell(self) -> None:
+        """Wake everyone who follows a grid."""
+        self._news.set()
+        self._news = asyncio.Event()

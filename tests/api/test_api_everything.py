@@ -1,0 +1,362 @@
+"""All masks of an image: one answer or a stream of lines, over real sockets where it is about who stays."""
+
+import asyncio
+import base64
+import io
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from pycocotools import mask as coco
+
+from labeling_ground.errors import BackendFailed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from numpy.typing import NDArray
+    from tests.api.conftest import RealServer, Running, Start, StartReal
+
+# pycocotools decodes through a class that numpy 2 finds old-fashioned.
+pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
+
+GRID = {"points_per_side": 4, "pred_iou_thresh": 0.5, "stability_score_offset": 0.5}
+LINES = {"Accept": "application/x-ndjson"}
+
+
+def from_rle(rle: dict[str, Any]) -> "NDArray[np.bool_]":
+    decoded: NDArray[np.uint8] = coco.decode({"size": rle["size"], "counts": rle["counts"].encode()})
+    return decoded.astype(np.bool_)
+
+
+async def ask(server: "Running", image_id: str, **body: Any) -> httpx.Response:
+    return await server.client.post(f"/v1/images/{image_id}/everything", json=GRID | body)
+
+
+# --- as one answer -----------------------------------------------------------------------------------------------
+
+
+async def test_all_masks_come_in_one_answer_and_the_second_time_from_the_cache(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    image_id = await server.send_image(make_image(64, 48))
+    first = (await ask(server, image_id)).json()
+    second = (await ask(server, image_id, box_nms_thresh=0.7)).json()
+    assert (first["outcome"], second["outcome"]) == ("miss", "hit")
+    assert server.backend.decodes == 16
+    assert first["masks"] == second["masks"]
+    assert (first["width"], first["height"], first["points"], first["image_id"]) == (64, 48, 16, image_id)
+    assert (first["model"], first["note"]) == ("toy", server.backend.note)
+    assert first["options"] == {
+        "points_per_side": 4,
+        "pred_iou_thresh": 0.5,
+        "stability_score_thresh": 0.95,
+        "stability_score_offset": 0.5,
+        "box_nms_thresh": 0.7,
+        "min_mask_region_area": 0,
+    }
+    assert len({one["id"] for one in first["masks"]}) == len(first["masks"]) >= 4
+    assert first["timing"]["decode"] > 0
+    for one in first["masks"]:
+        mask = from_rle(one["rle"])
+        assert mask.shape == (48, 64)
+        assert mask.sum() == one["area"]
+        assert coco.toBbox(coco.encode(np.asfortranarray(mask.view(np.uint8)))).tolist() == one["bbox"]
+        assert mask[int(one["point"][1]), int(one["point"][0])]
+        assert one["score"] > 0.5
+        assert one["stability"] >= 0.95
+
+
+async def test_all_forms_say_the_same(server: "Running", make_image: "Callable[..., bytes]") -> None:
+    image_id = await server.send_image(make_image(64, 48))
+    forms = {form: (await ask(server, image_id, format=form)).json()["masks"] for form in ("rle", "png", "polygons")}
+    assert server.backend.decodes == 16
+    for rle, png, polygons in zip(*forms.values(), strict=True):
+        mask = from_rle(rle["rle"])
+        assert np.array_equal(mask, np.asarray(Pillow.open(io.BytesIO(base64.b64decode(png["png"])))))
+        outer = np.asarray(polygons["polygons"][0])
+        assert [*outer.min(axis=0), *(outer.max(axis=0) - outer.min(axis=0))] == pytest.approx(rle["bbox"], abs=1)
+        assert rle["id"] == png["id"] == polygons["id"]
+
+
+async def test_nothing_in_the_body_means_the_models_own_defaults(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    image_id = await server.send_image(make_image(64, 48))
+    address = f"/v1/images/{image_id}/everything"
+    answer = (await server.client.post(address)).json()
+    assert answer["options"]["points_per_side"] == 32
+    assert (await server.client.post(address, json={})).json()["outcome"] == "hit"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ({"points_per_side": 0}, 422, "points_per_side"),
+        ({"points_per_side": 4.5}, 422, "points_per_side"),
+        ({"points_per_side": 9}, 413, "8"),
+        ({"pred_iou_thresh": 1.5}, 422, "pred_iou_thresh"),
+        ({"crop_n_layers": 1}, 422, "crop_n_layers"),
+        ({"format": "tiff"}, 422, "format"),
+        ({"model": "other"}, 404, "other"),
+        ([], 422, "object"),
+    ],
+)
+@pytest.mark.parametrize("headers", [{}, LINES])
+async def test_what_cannot_be_asked_is_said(
+    start: "Start", make_image: "Callable[..., bytes]", body: Any, status: int, says: str, headers: dict[str, str]
+) -> None:
+    """With its own status, also to who wants a stream."""
+    async with start(max_points_per_side=8) as server:
+        image_id = await server.send_image(make_image())
+        answer = await server.client.post(f"/v1/images/{image_id}/everything", json=body, headers=headers)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert says in answer.json()["detail"]
+    assert server.backend.decodes == 0
+
+
+async def test_an_unknown_image_is_said_before_any_stream_begins(server: "Running") -> None:
+    answer = await server.client.post(f"/v1/images/{'0' * 64}/everything", headers=LINES)
+    assert answer.status_code == 404
+    assert answer.json()["type"].endswith("unknown-image")
+    assert answer.json()["image_id"] == "0" * 64
+
+
+async def test_it_is_counted_kept_and_purged_like_any_other_kind(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    image_id = await server.send_image(make_image())
+    await ask(server, image_id)
+    await ask(server, image_id)
+    figures = (await server.client.get("/v1/cache")).json()
+    kind = figures["kinds"]["everything"]
+    assert (kind["lookups"], kind["hits"], kind["misses"]) == (2, 1, 1)
+    assert kind["seconds_saved"] == kind["seconds_computed"] > 0
+    assert figures["tiers"][0]["entries_by_kind"]["everything"] == 1
+    assert figures["queues"]["grids"]["running"] == 0
+    assert figures["predictions"]["everything"] == {"used": 1}
+    metrics = (await server.client.get("/metrics")).text
+    assert 'labeling_ground_lookups_total{kind="everything",outcome="hit"} 1.0' in metrics
+    assert 'labeling_ground_waiting{queue="grids"} 0.0' in metrics
+    await server.client.delete(f"/v1/images/{image_id}")
+    assert (await ask(server, image_id)).status_code == 404
+    figures = (await server.client.get("/v1/cache")).json()
+    assert "everything" not in {kind for kind, held in figures["tiers"][0]["entries_by_kind"].items() if held}
+
+
+# --- as a stream -------------------------------------------------------------------------------------------------
+
+
+class Stream:
+    """A stream that is being read."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self.answer = answer
+        self._lines = answer.aiter_lines()
+
+    async def line(self) -> dict[str, Any]:
+        """The next line."""
+        async with asyncio.timeout(10):
+            read: dict[str, Any] = json.loads(await anext(self._lines))
+        return read
+
+    async def rest(self) -> list[dict[str, Any]]:
+        """All lines that are left."""
+        return [json.loads(line) async for line in self._lines]
+
+
+@asynccontextmanager
+async def streaming(server: "RealServer", image_id: str, **body: Any) -> "AsyncIterator[Stream]":
+    """Ask for a stream on a connection of its own, which is closed in the end."""
+    async with (
+        httpx.AsyncClient(base_url=server.url, timeout=10) as client,
+        client.stream("POST", f"/v1/images/{image_id}/everything", json=GRID | body, headers=LINES) as answer,
+    ):
+        assert answer.status_code == 200
+        yield Stream(answer)
+
+
+def send_to(server: "RealServer", file: bytes) -> str:
+    image_id: str = httpx.post(f"{server.url}/v1/images", content=file).json()["image_id"]
+    return image_id
+
+
+async def until(holds: "Callable[[], bool]") -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 -- it happens in another thread
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("form", ["rle", "png", "polygons"])
+async def test_the_stream_tells_the_same_as_the_answer(
+    start_real: "StartReal", make_image: "Callable[..., bytes]", form: str
+) -> None:
+    with start_real() as server:
+        image_id = send_to(server, make_image(64, 48))
+        for outcome in ("miss", "hit"):
+            async with streaming(server, image_id, format=form) as stream:
+                assert stream.answer.headers["content-type"].startswith("application/x-ndjson")
+                lines = await stream.rest()
+            async with httpx.AsyncClient(base_url=server.url) as client:
+                asked = await client.post(f"/v1/images/{image_id}/everything", json=GRID | {"format": form})
+            plain = asked.json()
+            assert lines[0].pop("event") == "start"
+            start = {"image_id", "model", "model_version", "note", "options", "width", "height", "points"}
+            assert lines[0] == {name: plain[name] for name in start}
+            assert [line["event"] for line in lines[1:-1]] == ["progress"] * (len(lines) - 2)
+            assert (len(lines) == 2) == (outcome == "hit")
+            assert (lines[-1]["event"], lines[-1]["outcome"]) == ("end", outcome)
+            masks = {one["id"]: one for line in lines[1:] for one in line["masks"]}
+            assert [masks[one] for one in lines[-1]["standing"]] == plain["masks"]
+            for line in lines[1:-1]:
+                assert set(line["standing"]) <= masks.keys()
+                assert (line["points"], line["done"] % 4) == (16, 0)
+
+
+async def test_lines_come_while_the_grid_is_being_worked_on(
+    start_real: "StartReal", make_image: "Callable[..., bytes]"
+) -> None:
+    with start_real() as server:
+        image_id = send_to(server, make_image())
+        server.backend.decode_may_go_on.clear()
+        async with streaming(server, image_id) as stream:
+            assert (await stream.line())["event"] == "start"
+            assert server.parts.everything.jobs.running == 1
+            server.backend.decode_may_go_on.set()
+            assert (await stream.rest())[-1]["event"] == "end"
+
+
+async def test_the_last_client_that_leaves_calls_the_work_off_and_the_first_does_not(
+    start_real: "StartReal", make_image: "Callable[..., bytes]"
+) -> None:
+    with start_real() as server:
+        image_id = send_to(server, make_image())
+        flights = server.parts.segmenter.flights
+        server.backend.decode_may_go_on.clear()
+        async with streaming(server, image_id) as staying:
+            await staying.line()
+            async with streaming(server, image_id) as leaving:
+                await leaving.line()
+            await asyncio.sleep(0.1)
+            assert (len(flights), server.backend.cancelled) == (1, 0)
+        await until(lambda: len(flights) == 0 and server.backend.cancelled >= 1)
+        await until(lambda: server.parts.segmenter.decode_lane.running == server.parts.everything.jobs.running == 0)
+        decodes = server.backend.decodes
+        server.backend.decode_may_go_on.set()
+        async with streaming(server, image_id) as again:
+            assert (await again.rest())[-1]["outcome"] == "miss"
+        assert server.backend.decodes == decodes + 16
+
+
+async def test_who_waits_for_one_answer_and_leaves_calls_the_work_off_too(
+    start_real: "StartReal", make_image: "Callable[..., bytes]"
+) -> None:
+    with start_real() as server:
+        image_id = send_to(server, make_image())
+        server.backend.decode_may_go_on.clear()
+        async with httpx.AsyncClient(base_url=server.url, timeout=0.3) as client:
+            with pytest.raises(httpx.ReadTimeout):
+                await client.post(f"/v1/images/{image_id}/everything", json=GRID)
+        await until(lambda: len(server.parts.segmenter.flights) == 0 and server.backend.cancelled >= 1)
+
+
+async def test_who_joins_late_gets_everything_too(start_real: "StartReal", make_image: "Callable[..., bytes]") -> None:
+    with start_real(grid_workers=1) as server:
+        image_id = send_to(server, make_image())
+        server.backend.decode_may_go_on.clear()
+        async with streaming(server, image_id) as first:
+            await first.line()
+            async with streaming(server, image_id) as late:
+                assert (await late.line())["event"] == "start"
+                server.backend.decode_may_go_on.set()
+                answers = [await first.rest(), await late.rest()]
+        assert [lines[-1]["outcome"] for lines in answers] == ["miss", "joined"]
+        found = [{one["id"] for line in lines for one in line["masks"]} for lines in answers]
+        standing = answers[0][-1]["standing"]
+        assert standing == answers[1][-1]["standing"]
+        assert all(set(standing) <= some for some in found)
+        assert server.backend.decodes == 16
+
+
+async def test_a_failure_in_the_middle_is_the_last_line(
+    start_real: "StartReal", make_image: "Callable[..., bytes]", backend_failure: BackendFailed
+) -> None:
+    with start_real() as server:
+        image_id = send_to(server, make_image())
+        for error, status in ((backend_failure, 503), (ZeroDivisionError("a bug"), 500)):
+            server.backend.fail_decode = None
+            server.backend.decode_may_go_on.clear()
+            async with streaming(server, image_id) as stream:
+                assert (await stream.line())["event"] == "start"
+                server.backend.fail_decode = error
+                server.backend.decode_may_go_on.set()
+                problem = (await stream.rest())[-1]
+            assert (problem["event"], problem["status"]) == ("problem", status)
+            assert problem["type"].startswith("urn:labeling-ground:problem:")
+            assert problem["detail"]
+            assert problem.get("retry_after") == (1 if status == 503 else None)
+        server.backend.fail_decode = None
+        async with streaming(server, image_id) as stream:
+            assert (await stream.rest())[-1]["outcome"] == "miss"
+
+
+async def test_a_grid_too_many_is_told_when_to_come_back(
+    start_real: "StartReal", make_image: "Callable[..., bytes]"
+) -> None:
+    with start_real(grid_queue=1) as server:
+        ids = [send_to(server, make_image()) for _ in range(3)]
+        server.backend.decode_may_go_on.clear()
+        jobs = server.parts.everything.jobs
+        async with httpx.AsyncClient(base_url=server.url, timeout=10) as client:
+
+            async def everything(image_id: str) -> httpx.Response:
+                return await client.post(f"/v1/images/{image_id}/everything", json=GRID, headers=LINES)
+
+            first = asyncio.create_task(everything(ids[0]))
+            await until(lambda: jobs.running == 1)
+            second = asyncio.create_task(everything(ids[1]))
+            await until(lambda: jobs.waiting == 1)
+            refused = await everything(ids[2])
+            assert refused.status_code == 503
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert refused.json()["type"].endswith("overloaded")
+            server.backend.decode_may_go_on.set()
+            for answer in await asyncio.gather(first, second):
+                assert json.loads(answer.text.splitlines()[-1])["event"] == "end"
+
+
+async def test_a_server_that_stops_says_so_in_the_stream(
+    start_real: "StartReal", make_image: "Callable[..., bytes]"
+) -> None:
+    with start_real() as server:
+        image_id = send_to(server, make_image())
+        server.backend.decode_may_go_on.clear()
+        async with streaming(server, image_id) as stream:
+            await stream.line()
+            for flight in server.parts.segmenter.flights._flights.values():  # what closing the server does
+                flight.task.get_loop().call_soon_threadsafe(flight.task.cancel)
+            [problem] = await stream.rest()
+    assert (problem["event"], problem["status"]) == ("problem", 503)
+
+
+@pytest.mark.parametrize(
+    ("accept", "lines"),
+    [
+        ("application/json", False),
+        ("*/*", False),
+        ("application/x-ndjson;q=0, application/json", False),
+        ("application/json;q=0.5, Application/X-NDJSON; q=0.9", True),
+    ],
+)
+async def test_the_stream_is_for_who_names_it(
+    server: "Running", make_image: "Callable[..., bytes]", accept: str, lines: bool
+) -> None:
+    image_id = await server.send_image(make_image())
+    address = f"/v1/images/{image_id}/everything"
+    answer = await server.client.post(address, json=GRID, headers={"Accept": accept})
+    assert answer.headers["content-type"].startswith("application/x-ndjson" if lines else "application/json")
