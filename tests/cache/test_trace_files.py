@@ -111,4 +111,4 @@ def test_digests_are_stable_and_never_none() -> None:
     """They are written to files that another version reads."""
     assert digest("v1/public/abc/mask") == 12695475615263988027
     assert digest("a", 4) == 1431053258
-    assert EVENT.itemsize == 64
+    assert EVENT.itemsize == 68

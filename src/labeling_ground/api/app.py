@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from labeling_ground import __version__
 from labeling_ground.api import errors, schemas
 from labeling_ground.api.middleware import Limit, Observe
-from labeling_ground.api.routes import cache, everything, images, service, session
+from labeling_ground.api.routes import cache, everything, images, pages, service, session
 from labeling_ground.api.state import Parts
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.types import Image, Point, Prompt
@@ -107,6 +107,7 @@ def create_app(parts: Parts) -> FastAPI:
     for router in (images.router, everything.router, session.router, service.router, cache.router):
         app.include_router(router)
     service.install_docs(app)
+    pages.install(app)
     errors.install(app)
     app.add_exception_handler(ClientDisconnect, _gone)
     settings = parts.settings
@@ -177,6 +178,8 @@ async def _sweep(parts: Parts) -> None:
     while True:
         await asyncio.sleep(pause)
         await parts.segmenter.store.sweep()
+        if parts.segmenter.recorder is not None:
+            await parts.segmenter.recorder.flush()
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from labeling_ground import key as keys
 from labeling_ground.cache.tiered import TieredStore
+from labeling_ground.cache.trace.recorder import Recorder
 from labeling_ground.codec import image as image_codec
 from labeling_ground.codec import records
 from labeling_ground.codec.frame import Precision
@@ -129,6 +130,8 @@ class _Made:
     entry: Entry
     outcome: Outcome
     timing: Timing
+    beside: int = 0
+    """Bytes of what was kept beside it: a mask's logits, an embedding's image file."""
 
 
 class Segmenter:
@@ -146,6 +149,7 @@ class Segmenter:
         mask_window_s: shortest wait of a queued mask prediction for its look-up.
         embedding_window_s: the same for an embedding.
         prefetch_per_client: how many images a client's prefetches can hold.
+        recorder: writes down what is asked for, so that it can be replayed.
         wall_clock: seconds since 1970.
     """
 
@@ -163,6 +167,7 @@ class Segmenter:
         mask_window_s: float = 0.002,
         embedding_window_s: float = 0.005,
         prefetch_per_client: int = 4,
+        recorder: Recorder | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
@@ -173,7 +178,8 @@ class Segmenter:
         self.flights: Flights[_Made] = Flights()
         self.shared = shared
         store.on_purge = self._part_with
-        self.clients = Clients(store.mark_done, prefetch_per_client)
+        self.recorder = recorder
+        self.clients = Clients(self._mark_done, prefetch_per_client)
         self._precision: Precision = precision
         self._max_pixels = max_pixels
         self._mode = mode
@@ -205,6 +211,7 @@ class Segmenter:
         # A header is cheap to read: what cannot be used is refused before it takes a place in a queue.
         upload = await self._upload(file) if self.store.peek(key) is None else None
         made = await self._embedding(image_keys, upload)
+        self._record(Kind.EMBEDDING, image_keys, key, made)
         if client is not None:
             self.clients.opened(f"{tenant}/{client}", image_keys.group)
         if made.outcome is Outcome.HIT:
@@ -221,8 +228,10 @@ class Segmenter:
         image_keys = ImageKeys(tenant, image_id)
         if client is not None:
             self.clients.fetched_ahead(f"{tenant}/{client}", image_keys.group)
-        known = self.store.peek(image_keys.embedding(self.backend.version))
+        key = image_keys.embedding(self.backend.version)
+        known = self.store.peek(key)
         if known is not None:
+            self._record(Kind.EMBEDDING, image_keys, key, _Made(known, Outcome.HIT, Timing()), ahead=True)
             self._in_background(self._keep_file(image_keys, file, known, self.store.purged))
             return False
         upload = await self._upload(file)
@@ -234,6 +243,7 @@ class Segmenter:
                 made = await self._embedding(image_keys, upload)
             except LabelingGroundError:
                 return  # counted where it happened; whoever opens the image will be told
+            self._record(Kind.EMBEDDING, image_keys, key, made, ahead=True)
             if made.outcome is Outcome.HIT:
                 await self._keep_file(image_keys, file, made.entry, purged)
 
@@ -273,7 +283,9 @@ class Segmenter:
         image_keys = ImageKeys(tenant, image_id)
         started = time.perf_counter()
         made = await self._embedding(image_keys)
-        embedding = records.open_embedding(made.entry, image_keys.embedding(self.backend.version))
+        key = image_keys.embedding(self.backend.version)
+        self._record(Kind.EMBEDDING, image_keys, key, made)
+        embedding = records.open_embedding(made.entry, key)
         return embedding, self._image_answer(image_keys, made, started)
 
     # --- masks --------------------------------------------------------------------------------------------------
@@ -353,6 +365,7 @@ class Segmenter:
         if made.outcome is Outcome.HIT:
             self.store.slide(image_keys.image)
             self.store.slide(image_keys.embedding(self.backend.version))
+        self._record(kind, image_keys, key, made)
         return made.entry, made.outcome, _with_lookup(made, started)
 
     async def purge(self, tenant: str | None, *, image_id: str | None = None, model: str | None = None) -> int:
@@ -361,6 +374,8 @@ class Segmenter:
         Raises:
             StoreFailed: a tier did not do it; trying again is safe.
         """
+        if self.recorder is not None and model is None:
+            self.recorder.purged(tenant, image_id)
         return await self.store.delete(keys.pattern(tenant, image_id, model))
 
     async def aclose(self) -> None:
@@ -374,6 +389,8 @@ class Segmenter:
             await self.shared.aclose()
         await self.store.aclose()
         await self.backend.aclose()
+        if self.recorder is not None:
+            await self.recorder.aclose()
 
     # --- within -------------------------------------------------------------------------------------------------
 
@@ -382,6 +399,35 @@ class Segmenter:
         self.flights.part_with(match)
         if self.shared is not None:
             self.shared.part_with(match)
+
+    def _mark_done(self, group: str, done: bool) -> None:
+        self.store.mark_done(group, done)
+        if self.recorder is not None:
+            self.recorder.marked(group, done)
+
+    def _record(
+        self,
+        kind: Kind,
+        image_keys: ImageKeys,
+        key: str,
+        made: _Made,
+        *,
+        parent: tuple[str, int] | None = None,
+        ahead: bool = False,
+    ) -> None:
+        if self.recorder is None:
+            return
+        version = self.backend.version
+        self.recorder.asked(
+            kind,
+            key,
+            made.entry,
+            made.outcome,
+            embedding=image_keys.embedding(version),
+            parent=None if parent is None else image_keys.mask(version, parent[0]),
+            beside=made.beside,
+            ahead=ahead,
+        )
 
     async def _embedding(self, image_keys: ImageKeys, upload: _Upload | None = None) -> _Made:
         key = image_keys.embedding(self.backend.version)
@@ -435,11 +481,13 @@ class Segmenter:
         image = await asyncio.to_thread(
             image_codec.decode, file, image_id=image_keys.image_id, max_pixels=self._max_pixels
         )
+        beside = 0
         if outcome is not Outcome.RECOMPUTED:
             # What losing the file costs is an upload and an encode; before the first encode there is no better guess.
             worth = self.encode_lane.typical_s or time.perf_counter() - started
             kept = await self._sealed_file(image_keys, file, image.width, image.height, worth)
             self.store.keep(image_keys.image, kept, purged)
+            beside = kept.size
         self.check_model(version)
         embedding = await self.backend.encode(image)
         cost = time.perf_counter() - started
@@ -453,7 +501,7 @@ class Segmenter:
             precision=self._precision,
         )
         self.store.keep(key, entry, purged)
-        return _Made(entry, outcome, Timing(encode=cost))
+        return _Made(entry, outcome, Timing(encode=cost), beside)
 
     async def _mask(self, image_keys: ImageKeys, ask: PromptAsk) -> MaskAnswer:
         started = time.perf_counter()
@@ -465,6 +513,7 @@ class Segmenter:
         if made.outcome is Outcome.HIT:  # the image is being worked on: its next click shall need no encoder
             self.store.slide(image_keys.image)
             self.store.slide(image_keys.embedding(version))
+        self._record(Kind.MASK, image_keys, key, made, parent=parent)
         prediction = records.open_prediction(made.entry, key)
         for point in ask.points:  # as they were sent: the edge itself is outside, and shares its key with what is not
             check_point(point, prediction.width, prediction.height)
@@ -503,7 +552,7 @@ class Segmenter:
         self.store.keep(mask_key, entry, purged)
         self.store.keep(logits_key, logits, purged)
         outcome = Outcome.RECOMPUTED if embedded.outcome is Outcome.RECOMPUTED else Outcome.MISS
-        return _Made(entry, outcome, Timing(encode=embedded.timing.encode, decode=cost))
+        return _Made(entry, outcome, Timing(encode=embedded.timing.encode, decode=cost), logits.size)
 
     async def _settle_prompt(
         self, image_keys: ImageKeys, ask: PromptAsk, depth: int = 0

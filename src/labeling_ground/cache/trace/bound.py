@@ -91,27 +91,24 @@ def _spans(trace: Prepared, idle_s: float | None, max_age_s: float | None) -> tu
     first = again = 0.0
     needed: dict[str, float] = {}  # embedding → when it was needed last
     used: dict[str, float] = {}  # embedding → when it was used last, be it by a mask that was cached
-    groups: dict[str, set[str]] = {}
     masks: set[str] = set()
     found: list[tuple[float, float, float, float]] = []
     for step in trace.steps:
         if step.what is What.PURGED:
-            gone = list(needed) if not step.group else groups.pop(step.group, set())
-            for embedding in gone:
-                needed.pop(embedding, None)
-            masks = {mask for mask in masks if step.group and not mask.startswith(step.group)}
+            for embedding in [name for name in needed if name.startswith(step.group)]:
+                del needed[embedding]
+            masks = {mask for mask in masks if not mask.startswith(step.group)}
             continue
         if step.what not in (What.ASKED, What.PREFETCHED):
             continue
         now, name = step.time, step.embedding
         before = used.get(name)
         used[name] = now
-        if step.is_mask:
+        if step.is_derived:
             if step.key in masks:
                 continue  # it may have been kept all the time: masks take no room here
             masks.add(step.key)
             first += step.entry.cost
-        groups.setdefault(step.group, set()).add(name)
         last = needed.get(name)
         needed[name] = now
         cost = step.embedded.cost

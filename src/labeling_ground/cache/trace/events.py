@@ -1,4 +1,4 @@
-"""One line of a trace: 64 bytes without any image, prompt or name in them.
+"""One line of a trace: 68 bytes without any image, prompt or name in them.
 
 Keys, images, models and tenants stand as digests. Who has an image can tell whether it was asked for; nobody can read
 it out of a trace.
@@ -26,7 +26,7 @@ class What(IntEnum):
     OPENED = 4
     """The done hint was taken back."""
     PURGED = 5
-    """The image was purged; with ``image`` 0, everything was."""
+    """The image was purged; with ``image`` 0 all of its tenant's were, and with ``tenant`` 0 too everything."""
 
 
 EVENT = np.dtype(
@@ -36,7 +36,7 @@ EVENT = np.dtype(
         ("image", "<u8"),  # digest of tenant and image id: what the done hint and a purge speak of
         ("embedding", "<u8"),  # digest of the embedding that a mask needs when it is missing; an embedding's own key
         ("parent", "<u8"),  # digest of the prediction whose logits a mask was made from; 0 for none
-        ("cost", "<f4"),  # seconds that computing this entry takes, without what it needs
+        ("cost", "<f8"),  # seconds that computing this entry takes, without what it needs
         ("bytes", "<u4"),  # size of the entry
         ("beside", "<u4"),  # size of what is kept beside it: a mask's logits, an embedding's image file; 0: not known
         ("model", "<u4"),  # digest of the model's version
@@ -49,7 +49,7 @@ EVENT = np.dtype(
 )
 """One event, little-endian, as it stands in the file."""
 
-KINDS: tuple[Kind | None, ...] = (None, Kind.IMAGE, Kind.EMBEDDING, Kind.MASK, Kind.LOGITS)
+KINDS: tuple[Kind | None, ...] = (None, Kind.IMAGE, Kind.EMBEDDING, Kind.MASK, Kind.LOGITS, Kind.EVERYTHING)
 """The numbers of ``kind``; 0 where the event is an image's."""
 OUTCOMES: tuple[Outcome | None, ...] = (None, Outcome.HIT, Outcome.MISS, Outcome.JOINED, Outcome.RECOMPUTED)
 """The numbers of ``outcome``; 0 where nothing was asked."""

@@ -12,18 +12,14 @@ from labeling_ground.types import Entry, Kind
 
 _EMBEDDING = KINDS.index(Kind.EMBEDDING)
 _MASK = KINDS.index(Kind.MASK)
+_EVERYTHING = KINDS.index(Kind.EVERYTHING)
 
 
 @dataclass(frozen=True, slots=True)
 class Weight(Entry):
     """An entry without its bytes: all that a store asks of it is how many they are."""
 
-    weight: int = 0
-
-    @property
-    def size(self) -> int:
-        """Bytes that count against a tier's budget."""
-        return self.weight
+    size: int = 0
 
 
 _NOTHING = Weight(Kind.IMAGE, b"", 0.0, 0.0)
@@ -33,14 +29,14 @@ _NOTHING = Weight(Kind.IMAGE, b"", 0.0, 0.0)
 class Step:
     """One event, as a replay takes it. Keys have the server's shape, so that stores group them as they do there.
 
-    ``image`` is the file that is kept with an embedding, ``logits`` what is kept with a mask, and ``parent`` the step
-    whose logits the mask was made from.
+    ``is_derived`` says that it is not an embedding, but something made from one. ``image`` is the file that is kept
+    with an embedding, ``logits`` what is kept with a mask, and ``parent`` the step whose logits the mask was made from.
     """
 
     time: float
     what: What
     group: str
-    is_mask: bool = False
+    is_derived: bool = False
     key: str = ""
     entry: Entry = _NOTHING
     embedding: str = ""
@@ -80,15 +76,18 @@ def prepare(events: Events) -> Prepared:
     """
     asks = (events["what"] == What.ASKED) | (events["what"] == What.PREFETCHED)
     embeddings = _Table(events[asks & (events["kind"] == _EMBEDDING)], Kind.EMBEDDING)
-    masks = _Table(events[asks & (events["kind"] == _MASK)], Kind.MASK)
+    derived = {
+        number: _Table(events[asks & (events["kind"] == number)], kind)
+        for number, kind in ((_MASK, Kind.MASK), (_EVERYTHING, Kind.EVERYTHING))
+    }
     steps: list[Step] = []
     by_mask: dict[int, Step] = {}
-    without = {Kind.EMBEDDING: 0.0, Kind.MASK: 0.0}
-    columns = ("time", "what", "kind", "key", "image", "embedding", "parent", "model")
-    for time, what, kind, key, image, embedding, parent, model in zip(
+    without = {Kind.EMBEDDING: 0.0, Kind.MASK: 0.0, Kind.EVERYTHING: 0.0}
+    columns = ("time", "what", "kind", "key", "image", "embedding", "parent", "model", "tenant")
+    for time, what, kind, key, image, embedding, parent, model, tenant in zip(
         *(events[name].tolist() for name in columns), strict=True
     ):
-        group = f"{LAYOUT}/-/{image:x}/" if image else ""
+        group = f"{LAYOUT}/{tenant:x}/{image:x}/" if image else f"{LAYOUT}/{tenant:x}/" if tenant else ""
         if what not in (What.ASKED, What.PREFETCHED):
             steps.append(Step(time, What(what), group))
             continue
@@ -96,24 +95,24 @@ def prepare(events: Events) -> Prepared:
         without[Kind.EMBEDDING] += needed.cost
         names = f"{group}embedding/{embedding:x}", f"{group}image"
         file = Weight(Kind.IMAGE, b"", needed.cost, time, embeddings.beside(embedding, model))
-        if kind != _MASK:
+        if kind not in derived:
             steps.append(Step(time, What(what), group, False, names[0], needed, names[0], needed, names[1], file))
             continue
-        found = masks.entry(key, model, time)
-        without[Kind.MASK] += found.cost
+        found = derived[kind].entry(key, model, time)
+        without[found.kind] += found.cost
         step = Step(
             time,
             What(what),
             group,
             True,
-            f"{group}mask/{key:x}",
+            f"{group}{found.kind.value}/{key:x}",
             found,
             names[0],
             needed,
             names[1],
             file,
-            f"{group}logits/{key:x}",
-            Weight(Kind.LOGITS, b"", found.cost, time, masks.beside(key, model)),
+            f"{group}logits/{key:x}" if kind == _MASK else "",
+            Weight(Kind.LOGITS, b"", found.cost, time, derived[kind].beside(key, model)),
             by_mask.get(parent) if parent else None,
         )
         by_mask.setdefault(key, step)

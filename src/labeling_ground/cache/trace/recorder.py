@@ -1,0 +1,123 @@
+"""Records what a server is asked for, so that its own accesses can be replayed."""
+
+import asyncio
+import struct
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+from labeling_ground.cache.trace.events import KINDS, OUTCOMES, What, digest
+from labeling_ground.cache.trace.files import TraceWriter
+from labeling_ground.key import LAYOUT
+from labeling_ground.types import Entry, Kind, Outcome
+
+_EVENT = struct.Struct("<dQQQQdIIIIBBBB")
+"""The layout of ``events.EVENT``."""
+_NUMBER_OF_KIND = {kind: number for number, kind in enumerate(KINDS)}
+_NUMBER_OF_OUTCOME = {outcome: number for number, outcome in enumerate(OUTCOMES)}
+
+_digest = lru_cache(16_384)(digest)
+"""Images, embeddings and tenants come again and again; a mask's key mostly does not."""
+
+
+class Recorder:
+    """Turns asks, done hints and purges into events of a trace file. Belongs to one event loop.
+
+    A purge of one model is not recorded: what a replay would make of it depends on models that the trace cannot name.
+
+    Args:
+        writer: the file.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, writer: TraceWriter, clock: Callable[[], float] = time.time) -> None:
+        self.writer = writer
+        self._clock = clock
+        self._writing: asyncio.Future[None] | None = None
+
+    def asked(
+        self,
+        kind: Kind,
+        key: str,
+        entry: Entry,
+        outcome: Outcome,
+        *,
+        embedding: str,
+        parent: str | None = None,
+        beside: int = 0,
+        ahead: bool = False,
+    ) -> None:
+        """Somebody asked for a key, and this is the answer.
+
+        Args:
+            kind: what it is.
+            key: its key.
+            entry: the answer.
+            outcome: what the look-up came to.
+            embedding: key of the embedding that it needs when it is missing; an embedding's own key.
+            parent: key of the mask whose logits were put in.
+            beside: bytes of what was kept beside it: a mask's logits, an embedding's file; 0 where nothing was.
+            ahead: whether nobody waits for it (a prefetch).
+        """
+        _, tenant, image, _ = key.split("/", 3)
+        self._write(
+            _EVENT.pack(
+                self._clock(),
+                digest(key) if kind is Kind.MASK else _digest(key),
+                _digest(f"{LAYOUT}/{tenant}/{image}/"),
+                _digest(embedding),
+                digest(parent) if parent is not None else 0,
+                entry.cost,
+                entry.size,
+                beside,
+                _digest(embedding.rsplit("/", 1)[1]) & 0xFFFFFFFF,
+                _digest(tenant) & 0xFFFFFFFF,
+                What.PREFETCHED if ahead else What.ASKED,
+                _NUMBER_OF_KIND[kind],
+                _NUMBER_OF_OUTCOME[outcome],
+                0,
+            )
+        )
+
+    def marked(self, group: str, done: bool) -> None:
+        """The done hint was given for an image, or taken back."""
+        self._image(What.DONE if done else What.OPENED, group.split("/")[1], group)
+
+    def purged(self, tenant: str | None, image_id: str | None) -> None:
+        """An image was purged, or all of a tenant's, or everything."""
+        group = f"{LAYOUT}/{tenant}/{image_id}/" if image_id is not None and tenant is not None else None
+        self._image(What.PURGED, tenant, group)
+
+    async def flush(self) -> None:
+        """Write what was gathered."""
+        await asyncio.to_thread(self.writer.flush)
+
+    async def aclose(self) -> None:
+        """Write what was gathered and close the file."""
+        if self._writing is not None:
+            await self._writing
+        await asyncio.to_thread(self.writer.close)
+
+    def _image(self, what: What, tenant: str | None, group: str | None) -> None:
+        self._write(
+            _EVENT.pack(
+                self._clock(),
+                0,
+                _digest(group) if group is not None else 0,
+                0,
+                0,
+                0.0,
+                0,
+                0,
+                0,
+                _digest(tenant) & 0xFFFFFFFF if tenant is not None else 0,
+                what,
+                0,
+                0,
+                0,
+            )
+        )
+
+    def _write(self, event: bytes) -> None:
+        if self.writer.append(event) and (self._writing is None or self._writing.done()):
+            self._writing = asyncio.get_running_loop().run_in_executor(None, self.writer.flush)

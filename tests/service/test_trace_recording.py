@@ -1,0 +1,126 @@
+"""A server's own recording, replayed under its own settings, comes to the server's own figures."""
+
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tests.doubles import TENANT, Clock, ToyBackend, dice, image_bytes, memory_store, serving
+
+from labeling_ground import key as keys
+from labeling_ground.cache.choose import choose_policy
+from labeling_ground.cache.trace.events import EVENT, OUTCOMES, What
+from labeling_ground.cache.trace.files import TraceWriter, read
+from labeling_ground.cache.trace.prepared import prepare
+from labeling_ground.cache.trace.recorder import Recorder
+from labeling_ground.cache.trace.replay import SWEEP_EVERY_S, UNBOUNDED, Replay, Setup
+from labeling_ground.errors import NotFound
+from labeling_ground.service import segmenter as module
+from labeling_ground.service.segmenter import PromptAsk, Segmenter
+from labeling_ground.types import Kind, Outcome, Point
+
+pytestmark = pytest.mark.anyio
+
+FILES = [image_bytes(seed) for seed in range(14)]
+
+
+def recorder(path: Path, clock: Clock) -> Recorder:
+    return Recorder(TraceWriter(path, max_bytes=1 << 20, files=2), clock)
+
+
+async def work(segmenter: Segmenter, clock: Clock, seed: int, steps: int = 350) -> None:
+    """Two people label at random: new images, old ones, clicks, refinements, breaks, a purge now and then."""
+    rng = dice(seed)
+    current: dict[str, str] = {}
+    last: dict[str, str] = {}
+    sweep_at: float | None = None
+    for _ in range(steps):
+        time = clock.now + rng.choice([1.0, 5.0, 40.0, 400.0])
+        sweep_at = time + SWEEP_EVERY_S if sweep_at is None else sweep_at
+        while sweep_at <= time:
+            clock.now = sweep_at
+            await segmenter.store.sweep()
+            sweep_at += SWEEP_EVERY_S
+        clock.now = time
+        client = rng.choice(["ann", "bob"])
+        chance = rng.random()
+        if client not in current or chance < 0.25:
+            file = rng.choice(FILES)
+            answer = await segmenter.add_image(TENANT, file, keys.image_id(file), client=client)
+            current[client] = answer.image_id
+            last.pop(client, None)
+        elif chance < 0.27:
+            await segmenter.purge(TENANT, image_id=current.pop(client))
+        elif chance < 0.275:
+            await segmenter.purge(TENANT)
+            current.clear()
+        else:
+            point = Point(5.0 * rng.randrange(6), 15.0, 1)
+            parent = (last[client], 0) if client in last and rng.random() < 0.4 else None
+            ask = PromptAsk(points=[point], mask_input=parent)
+            try:
+                [mask] = await segmenter.masks(TENANT, current[client], [ask], client=client)
+                last[client] = mask.prediction_id
+            except NotFound:  # purged by the other one
+                current.pop(client)
+                last.pop(client, None)
+        await segmenter.store.drain()
+
+
+@pytest.mark.parametrize(("policy", "tiered"), [("lru", False), ("lru", True), ("gds", True)])
+@pytest.mark.parametrize("budget", [3_200_000, 4_000_000])
+async def test_a_replay_of_a_recording_agrees_exactly(
+    tmp_path: Path, policy: str, tiered: bool, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hits by kind, evictions by reason, bytes held, all to the last one."""
+    clock = Clock(1_000_000.0)
+    memory = memory_store(budget, policy=choose_policy(policy), clock=clock)
+    # The lower tier is one that forgets what is idle, as the disk does.
+    lower = [memory_store(1 << 40, clock=clock)] if tiered else []
+    async with serving(
+        ToyBackend(), *lower, memory=memory, clock=clock, wall_clock=clock, recorder=recorder(tmp_path / "t", clock)
+    ) as segmenter:
+        # What is computed again costs what it cost at first: a trace has one cost for a key.
+        ticks = count()
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+        segmenter.encode_lane.typical_s = 1.0
+        await work(segmenter, clock, seed=budget + tiered)
+        await segmenter.store.drain()
+        ledger = segmenter.ledger
+        held, evictions = memory.bytes, memory.evictions
+    trace = prepare(read([tmp_path / "t"]))
+    replay = Replay(Setup(policy, budget, UNBOUNDED if tiered else 0))
+    found = replay.run(trace)
+    assert found.evictions["memory"] == evictions
+    assert evictions["budget"] > 20
+    assert replay.memory.store.bytes == held
+    for kind in (Kind.EMBEDDING, Kind.MASK):
+        figures = ledger.kinds[kind]
+        assert (found.lookups[kind], found.hits[kind]) == (figures.lookups, figures.hits)
+        assert figures.hits > 10
+
+
+async def test_what_is_recorded_says_nothing_of_images_and_prompts(tmp_path: Path) -> None:
+    """Digests and numbers: no id, no name, no coordinate."""
+    clock = Clock(1_000_000.0)
+    async with serving(ToyBackend(), recorder=recorder(tmp_path / "t", clock)) as segmenter:
+        image_id = keys.image_id(FILES[0])
+        await segmenter.add_image(TENANT, FILES[0], image_id, client="ann")
+        for _ in range(2):
+            await segmenter.masks(TENANT, image_id, [PromptAsk(points=[Point(12.0, 13.0, 1)])], client="ann")
+        await segmenter.prefetch(TENANT, FILES[0], image_id, client="bob")
+    content = (tmp_path / "t").read_bytes()
+    for secret in (image_id, TENANT, "ann", "toy"):
+        assert secret.encode() not in content.split(b"\n", 1)[1]
+    assert bytes.fromhex(image_id) not in content
+    events = read([tmp_path / "t"])
+    assert [What(value).name for value in events["what"]] == ["ASKED", "OPENED", "ASKED", "ASKED", "PREFETCHED"]
+    asked = events[events["key"] != 0]
+    assert [OUTCOMES[value] for value in asked["outcome"]] == [
+        Outcome.MISS, Outcome.MISS, Outcome.HIT, Outcome.HIT,
+    ]  # fmt: skip
+    assert len(set(asked["embedding"].tolist())) == 1
+    assert asked["beside"][0] > len(FILES[0])
+    assert np.all(events["time"] == clock.now)
+    assert content.split(b"\n", 1)[1].__len__() == len(events) * EVENT.itemsize
