@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamps are what was installed from which pins: a changed pin installs again, an unchanged one costs nothing.
 $(VENV)/.run: requirements/run.txt pyproject.toml
@@ -70,3 +70,74 @@ pins: ## compile requirements/*.txt again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	  requirements/torchserve.in -c requirements/run.txt -c requirements/dev.txt -c requirements/engines.txt \
 	  -o requirements/torchserve.txt
+
+# --- containers: docs/compose.md says what each knob of .env does -------------------------------------------------------
+# What computes: `torchserve` (containers gpu and cpu run TorchServe), `own` (they run our own engine), `none` (there are
+# no such containers; the proxy computes by itself, without weights unless you gave it some).
+ENGINES ?= torchserve
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+FILES_torchserve := -f docker-compose.yml
+FILES_own  := -f docker-compose.yml -f docker-compose.engines.yml
+FILES_none := -f docker-compose.yml -f docker-compose.none.yml
+STACK = $(COMPOSE) $(or $(FILES_$(ENGINES)),$(error ENGINES is torchserve, own or none, not '$(ENGINES)'))
+SERVICES_none := redis proxy
+
+# A knob: from the shell, else from .env.
+knob = $(or $($(1)),$(shell sed -n 's/^$(1)=//p' .env))
+IMAGE = $(call knob,IMAGE_PREFIX)/$(1):$(call knob,IMAGE_TAG)
+# A build gets exactly the files that its image is made of, as a stream: a changed line never waits for gigabytes of
+# weights that lie in this folder too. BUILD_FLAGS go to `docker build`.
+BUILD_FLAGS ?=
+SOURCES := pyproject.toml README.md LICENSE requirements src docker
+build = tar -c --exclude=__pycache__ --owner=0 --group=0 $(3) | \
+  docker build --network $(call knob,BUILD_NETWORK) $(BUILD_FLAGS) -t $(call IMAGE,$(1)) $(2) -
+ARCHIVES ?= segment_anything/model-store
+build_gpu: ONNX = --build-arg ONNXRUNTIME='$(call knob,ENCODER_ONNXRUNTIME)'
+
+.PHONY: build_all build_proxy build_redis build_engine build_gpu build_cpu push_all c_up c_down c_logs c_ps test_compose
+build_all: $(if $(filter own,$(ENGINES)),build_proxy build_redis build_engine,build_proxy build_redis $(if $(filter none,$(ENGINES)),,build_gpu build_cpu)) ## build all images; ENGINES=torchserve (default), own or none says which those are
+
+build_proxy: ## build the image of the server
+	@$(call build,proxy,-f docker/server.Dockerfile --target proxy,$(SOURCES))
+
+build_redis: ## build the image of Redis
+	@$(call build,redis,-f docker/redis.Dockerfile,docker)
+
+build_engine: ## build the image of our own engine, for ENGINES=own
+	@$(call build,engine,-f docker/server.Dockerfile --target engine,$(SOURCES))
+
+$(ARCHIVES)/%.mar:
+	@echo "$@ is not here. Make it with:" >&2
+	@echo "  docker build -t sam-builder -f ./segment_anything/Dockerfile-build ." >&2
+	@echo "  docker run -d --name sam-builder1 sam-builder" >&2
+	@echo "  docker cp sam-builder1:/home/model-store ./segment_anything" >&2
+	@echo "  docker rm -f sam-builder1" >&2
+	@exit 1
+
+build_gpu: $(ARCHIVES)/sam_vit_h_encode.mar ## build the image of the encoder under TorchServe, with its archive
+	@$(call build,sam_encode,-f docker/serving.Dockerfile --build-arg ROLE=encode $(ONNX),$(SOURCES) segment_anything/config-encode.properties -C $(ARCHIVES) $(<F))
+
+build_cpu: $(ARCHIVES)/sam_vit_h_decode.mar ## build the image of the decoder under TorchServe, with its archive
+	@$(call build,sam_decode,-f docker/serving.Dockerfile --build-arg ROLE=decode $(ONNX),$(SOURCES) segment_anything/config-decode.properties -C $(ARCHIVES) $(<F))
+
+push_all: push_proxy push_redis $(if $(filter own,$(ENGINES)),push_engine,push_sam_encode push_sam_decode) ## push the images to where IMAGE_PREFIX says
+
+push_gpu: push_sam_encode
+push_cpu: push_sam_decode
+push_%:
+	@docker push $(call IMAGE,$*)
+
+c_up: ## start the containers; comes back when the service is ready, or says what is not and why
+	@COMPOSE="$(STACK)" $(PYTHON) scripts/c_up.py $(SERVICES_$(ENGINES))
+
+c_down: ## stop and remove the containers; what the disk tier holds stays
+	@$(STACK) down --remove-orphans
+
+c_logs: ## follow the logs of all containers
+	@$(STACK) logs -f --tail 100
+
+c_ps: ## list the containers and how they are
+	@$(STACK) ps
+
+test_compose: $(VENV)/.dev ## build the images, run the stack, break its parts and time it (needs a container engine; many minutes)
+	@LABELING_GROUND_TEST_COMPOSE=1 $(BIN)/python -m pytest -p no:randomly tests/compose $(ARGS)

@@ -1,0 +1,120 @@
+"""Compose files, images' recipes and ``.env`` agree with each other and with the settings. No container needed."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker.pins_of import pins_of
+from tests.needs import needs
+
+from labeling_ground.settings import ENV_PREFIX, Settings
+
+yaml = needs("yaml")
+
+ROOT = Path(__file__).parent.parent.parent
+FILES = sorted(ROOT.glob("docker-compose*.yml"))
+NOT_SETTINGS = {"THREADS"}
+"""Variables of the TorchServe handler, which is not configured by ``Settings``."""
+
+
+def services(file: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))["services"]
+    return loaded
+
+
+def knobs() -> dict[str, str]:
+    lines = (ROOT / ".env").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_compose_file_is_of_the_format_that_1_29_and_2_read(file: Path) -> None:
+    assert yaml.safe_load(file.read_text(encoding="utf-8"))["version"] == "2.3"
+
+
+def test_every_knob_is_used_and_every_knob_that_is_used_is_in_the_env_file() -> None:
+    used = set()
+    for file in FILES:
+        used |= set(re.findall(r"\$\{(\w+)\}", file.read_text(encoding="utf-8")))
+    makefile = set(re.findall(r"\$\(call knob,(\w+)\)", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    assert set(knobs()) == used | makefile | {"COMPOSE_PROJECT_NAME"}
+
+
+def test_every_knob_has_a_sentence_above_it() -> None:
+    lines = (ROOT / ".env").read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        if line and not line.startswith("#"):
+            assert lines[number - 1], f"{line} stands alone"
+
+
+def test_the_env_file_holds_no_secret() -> None:
+    assert not [name for name in knobs() if re.search("KEY|SECRET|PASSWORD|TOKEN", name)]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_service_is_given_only_settings_that_exist(file: Path) -> None:
+    for service in services(file).values():
+        for name in service.get("environment", {}):
+            if name.startswith(ENV_PREFIX) and name.removeprefix(ENV_PREFIX) not in NOT_SETTINGS:
+                assert name.removeprefix(ENV_PREFIX).lower() in Settings.model_fields
+
+
+def test_no_service_runs_with_more_rights_than_it_needs() -> None:
+    for name, service in services(ROOT / "docker-compose.yml").items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert {"mem_limit", "cpus", "pids_limit", "healthcheck", "restart", "stop_grace_period"} <= set(service), name
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+    for recipe in (ROOT / "docker").glob("*.Dockerfile"):
+        assert re.search(r"^USER (?!root)", recipe.read_text(encoding="utf-8"), re.MULTILINE), recipe.name
+
+
+def test_only_the_proxy_is_published_and_only_to_this_machine() -> None:
+    found = services(ROOT / "docker-compose.yml")
+    assert [name for name, service in found.items() if "ports" in service] == ["proxy"]
+    assert found["proxy"]["ports"] == ["${PROXY_ADDRESS}:${PROXY_PORT}:8000"]
+    assert knobs()["PROXY_ADDRESS"] == "127.0.0.1"
+    assert [name for name, service in found.items() if "front" in service["networks"]] == ["proxy"]
+
+
+def test_the_pins_of_a_package_come_with_those_of_what_it_needs() -> None:
+    text = (ROOT / "requirements" / "engines.txt").read_text(encoding="utf-8")
+    chosen = pins_of(text, ["onnxruntime"])
+    names = set(re.findall(r"^([a-z0-9-]+)==", chosen, re.MULTILINE))
+    assert {"onnxruntime", "numpy", "protobuf", "flatbuffers", "packaging"} == names
+    for pin in re.split(r"\n(?=[a-z])", chosen):
+        assert "--hash=sha256:" in pin
+        assert not pin.endswith("\\")
+
+
+def test_a_package_that_is_not_pinned_is_named() -> None:
+    with pytest.raises(SystemExit, match="not pinned: torch"):
+        pins_of("numpy==1.0 \\\n    --hash=sha256:00\n    # via scipy", ["numpy", "torch"])
+
+
+def test_images_are_built_from_pins_with_hashes_only() -> None:
+    for recipe in (ROOT / "docker").glob("*.Dockerfile"):
+        for line in re.findall(r"pip install[^\n&;]*", recipe.read_text(encoding="utf-8")):
+            assert "--require-hashes" in line or "--no-index" in line or '"$ONNXRUNTIME"' in line, line
+
+
+def make(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["make", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+
+
+def test_a_missing_archive_is_said_with_the_commands_that_make_it(tmp_path: Path) -> None:
+    done = make("build_gpu", f"ARCHIVES={tmp_path}", PATH="/usr/bin:/bin")
+    assert done.returncode != 0
+    assert "sam_vit_h_encode.mar is not here" in done.stderr
+    assert "docker build -t sam-builder -f ./segment_anything/Dockerfile-build ." in done.stderr
+
+
+def test_an_unknown_kind_of_engine_is_refused() -> None:
+    done = make("c_ps", "ENGINES=other", PATH="/usr/bin:/bin")
+    assert done.returncode != 0
+    assert "ENGINES is torchserve, own or none" in done.stderr
