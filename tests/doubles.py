@@ -176,6 +176,9 @@ class DictStore:
         """How often it was asked to do this."""
         return Counter(called for called, _ in self.calls)[verb]
 
+    async def open(self) -> None:
+        """See ``Store``."""
+
     async def get(self, key: str) -> Entry | None:
         """See ``Store``."""
         await self.work("get", key)

@@ -347,3 +347,30 @@ async def test_the_command_lines_purge_reaches_running_servers(valkey: tuple[Ser
         await until(lambda: heard(one) == 1)
         with pytest.raises(UnknownImage):
             await mask(one, image_id)
+
+
+async def test_what_a_new_process_keeps_is_not_purged_by_old_notices(url: str, tmp_path: Path) -> None:
+    """Its disk may hold what was purged while it was not running; what it is sent from now on stays."""
+    settings = Settings(redis_url=SecretStr(url), disk_bytes=ByteSize(1 << 24), cache_dir=tmp_path, model="classical")
+    file = image_bytes(3)
+    first = build_segmenter(settings, backend=ToyBackend())
+    await first.store.open()
+    image_id = await send(first, file)
+    await first.store.drain()
+    # The purge reaches Redis and its log; that disk was away.
+    other = build_segmenter(settings.model_copy(update={"cache_dir": tmp_path / "other"}), backend=ToyBackend())
+    await first.aclose()
+    await other.store.open()
+    await other.purge("public", image_id=image_id)
+    await other.aclose()
+
+    again = build_segmenter(settings, backend=ToyBackend())
+    await again.store.open()
+    with pytest.raises(UnknownImage):
+        await mask(again, image_id)
+    assert (await again.add_image("public", file, image_id)).outcome is Outcome.MISS
+    await asyncio.sleep(0.3)
+    await again.store.drain()
+    assert (await mask(again, image_id, click())).outcome is Outcome.MISS
+    assert (await again.add_image("public", file, image_id)).outcome is Outcome.HIT
+    await again.aclose()

@@ -101,6 +101,9 @@ class Framed:
         self.name = store.name
         self._store = store
 
+    async def open(self) -> None:
+        await self._store.open()
+
     async def get(self, key: str) -> Entry | None:
         found = await self._store.get(key)
         if found is None:

@@ -64,7 +64,7 @@ _KEYS = {
     "bearer": {
         "type": "http",
         "scheme": "bearer",
-        "description": "An API key, where the operator has set some.",
+        "description": "An API key, where the operator has set some; or the admin key.",
     },
     "header": {
         "type": "apiKey",
@@ -80,7 +80,7 @@ def create_app(parts: Parts) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await parts.segmenter.store.stats()  # opens the tiers: the first look-up shall not wait for that
+        await parts.segmenter.store.open()  # the first look-up shall not wait for that
         warming = asyncio.create_task(_warm_up(app, parts))
         sweeping = asyncio.create_task(_sweep(parts))
         try:
@@ -122,7 +122,7 @@ def create_app(parts: Parts) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Client-Id"],
             expose_headers=["Server-Timing", "X-Request-Id", "X-Outcome", "Retry-After"],
         )
@@ -174,9 +174,8 @@ async def _warm_up(app: FastAPI, parts: Parts) -> None:
 
 async def _sweep(parts: Parts) -> None:
     """Delete what was idle for too long, also where nobody asks for it any more."""
-    pause = min(30.0, max(0.25, parts.settings.idle_s / 60))
     while True:
-        await asyncio.sleep(pause)
+        await asyncio.sleep(min(30.0, max(0.25, parts.tuner.now.idle_s / 60)))
         await parts.segmenter.store.sweep()
         if parts.segmenter.recorder is not None:
             await parts.segmenter.recorder.flush()
@@ -196,6 +195,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             schemas.MasksRequest,
             schemas.EverythingRequest,
             schemas.EverythingLine,
+            schemas.CacheSettingsIn,
             schemas.SessionImage,
             schemas.SessionClick,
             schemas.SessionRect,
@@ -215,6 +215,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         for path, operations in schema["paths"].items():
             if path.startswith(("/v1/", "/api/")):
                 for operation in operations.values():
-                    operation["security"] = needs
+                    operation["security"] = operation.get("security", needs)
         app.openapi_schema = schema
     return app.openapi_schema

@@ -1,7 +1,10 @@
 """The port behind which every tier stands."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from types import EllipsisType
+from typing import Protocol, runtime_checkable
 
+from labeling_ground.cache.policy.port import Ranking
 from labeling_ground.types import Entry, StoreStats
 
 
@@ -15,6 +18,10 @@ class Store(Protocol):
 
     name: str
     """Short name in figures and logs: ``memory``, ``disk``, ``redis``."""
+
+    async def open(self) -> None:
+        """Make ready, before anything is asked for; without it the first ask does so."""
+        ...
 
     async def get(self, key: str) -> Entry | None:
         """The entry, or ``None``. A hit slides the idle timer."""
@@ -53,4 +60,30 @@ class Store(Protocol):
 
     async def aclose(self) -> None:
         """Write what is pending and give resources back."""
+        ...
+
+
+@runtime_checkable
+class Adjustable(Protocol):
+    """A tier below memory whose limits can change while it is in use. What it has no say in, it ignores."""
+
+    async def reconfigure(
+        self,
+        *,
+        budget_bytes: int | None = None,
+        idle_s: float | EllipsisType = ...,
+        ranking: Ranking | None = None,
+        uses: Sequence[tuple[str, float]] = (),
+    ) -> None:
+        """Change what is given; nothing goes but what the new limits force out.
+
+        Args:
+            budget_bytes: the new budget.
+            idle_s: the new idle time.
+            ranking: the new formula by which entries go.
+            uses: keys and when memory had them used last, seconds since 1970: what is in use there is in use here.
+
+        Raises:
+            StoreFailed: it could not be done; trying again is safe.
+        """
         ...

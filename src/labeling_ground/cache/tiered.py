@@ -1,20 +1,27 @@
 """The tiers as one: memory in front, slower and larger ones behind it."""
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from labeling_ground import key as keys
 from labeling_ground.breaker import Breaker
 from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.memory import MemoryStore
-from labeling_ground.cache.store import Store
+from labeling_ground.cache.policy.port import Policy, Ranking
+from labeling_ground.cache.store import Adjustable, Store
 from labeling_ground.errors import StoreFailed
 from labeling_ground.types import Entry, Kind, StoreStats
 
+log = logging.getLogger(__name__)
+
 _REMEMBERED_SLIDES = 100_000
 _REMEMBERED_PURGES = 1_000
+_SHRINK_STEP = 16 << 20
+"""Bytes by which memory's budget is lowered at once; between the steps others get their turn."""
 
 
 class TieredStore:
@@ -52,6 +59,7 @@ class TieredStore:
             for store in lower
         ]
         self._clock = clock
+        self._idle_s = idle_s
         self._slide_every = idle_s / 20
         self._slid: OrderedDict[str, float] = OrderedDict()
         self._purges: deque[tuple[int, Callable[[str], bool]]] = deque(maxlen=_REMEMBERED_PURGES)
@@ -69,6 +77,15 @@ class TieredStore:
     def p99_s(self) -> float:
         """99th percentile of the lower tiers' embedding look-ups, one after the other, in seconds."""
         return sum(guard.p99_s for guard in self.guards)
+
+    async def open(self, *, deadline_s: float = 2.0) -> None:
+        """Make the lower tiers ready. One that cannot be is treated as one that fails later: as if it held nothing."""
+        for guard in self.guards:
+            try:
+                async with asyncio.timeout(deadline_s):
+                    await guard.store.open()
+            except Exception as error:  # noqa: BLE001 -- whatever a tier's driver raises
+                log.warning("%s: not ready at start: %s", guard.store.name, str(error) or "it did not answer in time")
 
     def peek(self, key: str) -> Entry | None:
         """What is at hand without waiting: in memory, or on its way to a lower tier."""
@@ -180,6 +197,51 @@ class TieredStore:
         for guard in self.guards:
             await guard.sweep()
 
+    async def reconfigure(
+        self,
+        *,
+        budgets: Mapping[str, int] = MappingProxyType({}),
+        idle_s: float | None = None,
+        policy: Policy | None = None,
+        ranking: Ranking | None = None,
+        deadline_s: float = 60.0,
+    ) -> None:
+        """Change what is given in all tiers; nothing goes but what the new limits force out.
+
+        The lower tiers come first: only they can fail.
+
+        Args:
+            budgets: bytes, by the tier's name.
+            idle_s: the new idle time of all tiers.
+            policy: who goes first in memory; new and empty.
+            ranking: who goes first in a tier that keeps its order elsewhere.
+            deadline_s: how long the lower tiers may take together.
+
+        Raises:
+            StoreFailed: a tier did not do it, and memory is as it was; trying again is safe.
+        """
+        # Below a use is noted only once in a while, by the old idle time: too rarely for one that is much shorter.
+        uses = self.memory.uses(idle_s) if idle_s is not None and idle_s < self._idle_s and self.guards else ()
+        try:
+            async with asyncio.timeout(deadline_s):
+                for guard in self.guards:
+                    if isinstance(guard.store, Adjustable):
+                        await guard.store.reconfigure(
+                            budget_bytes=budgets.get(guard.store.name),
+                            idle_s=... if idle_s is None else idle_s,
+                            ranking=ranking,
+                            uses=uses,
+                        )
+        except TimeoutError as error:
+            raise StoreFailed("A cache tier did not take the new settings in time. Try again.") from error
+        self.memory.reconfigure(idle_s=... if idle_s is None else idle_s, policy=policy)
+        if idle_s is not None:
+            self._idle_s, self._slide_every = idle_s, idle_s / 20
+            self._slid.clear()  # so that each next use is noted below, where a timer may still run by the old time
+        budget = budgets.get(self.memory.name)
+        if budget is not None:
+            await self._set_memory_budget(budget)
+
     async def stats(self, *, deadline_s: float = 2.0) -> list[StoreStats]:
         """What each tier holds. Of a tier that does not answer only the name is known, and that it does not."""
         figures = [await self.memory.stats()]
@@ -201,6 +263,14 @@ class TieredStore:
         for guard in self.guards:
             await guard.aclose()
         await self.memory.aclose()
+
+    async def _set_memory_budget(self, budget: int) -> None:
+        step = self.memory.bytes - _SHRINK_STEP
+        while step > budget:
+            self.memory.reconfigure(budget_bytes=step)
+            await asyncio.sleep(0)
+            step = min(step, self.memory.bytes) - _SHRINK_STEP
+        self.memory.reconfigure(budget_bytes=budget)
 
     def _note_purge(self, pattern: str) -> None:
         match = keys.matcher(pattern)

@@ -27,9 +27,13 @@ class Lifetimes:
     """
 
     def __init__(self, idle_s: float, *, by_cost: bool) -> None:
-        self._idle_ms = max(1, int(idle_s * 1000))
+        self.set_idle(idle_s)
         self._by_cost = by_cost
         self._typical: OrderedDict[str, float] = OrderedDict()
+
+    def set_idle(self, idle_s: float) -> None:
+        """Go by another idle time from now on."""
+        self._idle_ms = max(1, int(idle_s * 1000))
 
     def ms(self, key: str) -> int:
         """Milliseconds for an entry with this key."""

@@ -69,6 +69,21 @@ class PurgeNotices:
         self._own: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._watcher: asyncio.Task[None] | None = None
 
+    async def begin(self) -> None:
+        """Read the log as far as it goes, then listen.
+
+        What lies on this machine's disk may have been purged while no process ran here; what is kept from now on was
+        not, so the old notices must be through before that.
+
+        Raises:
+            StoreFailed: the log cannot be read. It is tried again behind the caller's back.
+        """
+        try:
+            if self._watcher is None:
+                await self.catch_up()
+        finally:
+            self.start()
+
     def start(self) -> None:
         """Begin to listen, where that has not begun."""
         if self._watcher is None and self.on_purge is not None:

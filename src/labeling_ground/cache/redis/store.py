@@ -3,13 +3,14 @@
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import EllipsisType
 from typing import Any
 
 from redis.exceptions import NoPermissionError
 
 from labeling_ground import key as keys
-from labeling_ground.cache.policy.port import Reason
+from labeling_ground.cache.policy.port import Ranking, Reason
 from labeling_ground.cache.redis.connect import RedisConnection, ServerFull
 from labeling_ground.cache.redis.lifetime import Lifetimes
 from labeling_ground.cache.redis.notices import PurgeNotices
@@ -188,6 +189,29 @@ class RedisStore:
     async def sweep(self) -> int:
         """Nothing: Redis deletes what has expired by itself."""
         return 0
+
+    async def reconfigure(
+        self,
+        *,
+        budget_bytes: int | None = None,
+        idle_s: float | EllipsisType = ...,
+        ranking: Ranking | None = None,
+        uses: Sequence[tuple[str, float]] = (),
+    ) -> None:
+        """Take another idle time; each entry gets it at its next use. All else is the servers' own affair."""
+        if idle_s is not ...:
+            self._lifetimes.set_idle(idle_s)
+            if self.notices is not None:
+                self.notices.keep_s = max(self.notices.keep_s, 2 * idle_s)
+
+    async def open(self) -> None:
+        """Hear of the purges up to now, and listen for those to come.
+
+        Raises:
+            StoreFailed: Redis did not answer.
+        """
+        if self.notices is not None:
+            await self.notices.begin()
 
     async def stats(self) -> StoreStats:
         """What the servers hold: one ``INFO`` a server.
