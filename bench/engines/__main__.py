@@ -15,9 +15,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="figures instead of a table")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     parser.add_argument("--models", type=Path, help="folder of the exported models, kept for the next run")
+    parser.add_argument("--model", action="append", default=[], help="only this one; may be given several times")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes minutes")
     given = parser.parse_args()
     folder = given.models or Path(tempfile.mkdtemp(prefix="labeling-ground-bench-"))
-    result = run(folder, toy=given.toy)
+    result = run(folder, toy=given.toy, names=given.model, compiled=not given.no_compile)
     print(json.dumps(result, indent=2) if given.json else table(result))
     if given.out:
         given.out.write_text(f"# Engines\n\nMade by `python -m bench.engines`.\n\n{table(result)}\n", encoding="utf-8")

@@ -1,8 +1,9 @@
 """What is timed, and how the figures are shown."""
 
 import platform
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.serving.run import where
 from labeling_ground.inference.auto import sample
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.masks import paint
@@ -18,10 +20,9 @@ from labeling_ground.sam.preprocess import preprocess
 from labeling_ground.sam.prompts import PromptTensors, tensors
 from labeling_ground.types import Point, Prompt
 
-GFLOP = {"sam-vit-b": 972.0, "mobile-sam": 77.5, "decoder": 3.62}
-"""Arithmetic of one image, and of one click as the reference computes it."""
-
 Call = Callable[[], object]
+
+_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,15 @@ class Row:
 
 
 def interleaved(calls: Mapping[tuple[str, int], Call], rounds: int) -> dict[tuple[str, int], tuple[float, float]]:
-    """Shortest and median time of each call, in ms, after one warm-up, in rounds that run all of them in turn."""
+    """Shortest and median time of each call, in ms, after one warm-up, in rounds that run all of them in turn.
+
+    Between two calls there is a pause: threads of ONNX Runtime's defaults go on spinning after their turn, and would
+    take the cores from whatever comes next.
+    """
     taken: dict[tuple[str, int], list[float]] = {name: [] for name in calls}
     for index in range(rounds + 1):
         for name, call in calls.items():
+            time.sleep(_PAUSE_S)
             started = time.perf_counter()
             call()
             if index:
@@ -48,12 +54,12 @@ def interleaved(calls: Mapping[tuple[str, int], Call], rounds: int) -> dict[tupl
     return {name: (min(t), median(t)) for name, t in taken.items()}
 
 
-def gflops(threads: int) -> float:
-    """What a product of two 2048 × 2048 matrices reaches in fp32, the best of six, in GFLOP/s."""
+def gflops(threads: int, precision: str = "fp32") -> float:
+    """What a product of two 2048 × 2048 matrices reaches, the best of six, in GFLOP/s."""
     import torch
 
     torch.set_num_threads(threads)
-    a = torch.randn(2048, 2048)
+    a = torch.randn(2048, 2048, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     best = 0.0
     for _ in range(6):
         started = time.perf_counter()
@@ -83,70 +89,68 @@ def click(family: Family = Family.SAM) -> PromptTensors:
     return tensors(Prompt((Point(500.0, 350.0, 1),)), family.frame(768, 1024), family)
 
 
-def decoders(folder: Path, rounds: int, peaks: Mapping[int, float]) -> list[Row]:
+Peaks = Mapping[tuple[int, str], float]
+"""Threads and precision → GFLOP/s."""
+
+
+def decodes(name: str, folder: Path, rounds: int, peaks: Peaks, *, compiled: bool) -> list[Row]:
     """One click on an embedding that is there."""
-    import onnxruntime
+    import torch
 
     from bench.engines import models
-    from labeling_ground.inference.sam import decoder_inputs
+    from labeling_ground.inference.dialects import decoder_inputs
 
-    files = models.files("mobile-sam", folder)
-    official = models.official_decoder("mobile-sam", folder)
-    embedding = {"image_embeddings": np.random.default_rng(0).standard_normal((1, 256, 64, 64), np.float32)}
-    read = click()
+    model, files = models.MODELS[name], models.files(name, folder)
+    rng = np.random.default_rng(0)
+    embedding = {key: rng.standard_normal(shape, np.float32) for key, shape in model.family.embedding_shapes.items()}
+    in_torch = {key: torch.from_numpy(tensor) for key, tensor in embedding.items()}
+    read, module = click(model.family), model.reference()
+    # The references add the padding themselves. Made here: torch.compile cannot follow into a tensor made of an array.
+    points = torch.from_numpy(read.point_coords[:, :1].copy()), torch.from_numpy(read.point_labels[:, :1].copy())
+    graphs = {
+        "ONNX Runtime's defaults, official graph with masks of 1024 × 768": models.official_decoder(name, folder),
+        "ONNX Runtime's defaults, our plain graph": files["decoder_path"],
+    }
     calls: dict[tuple[str, int], Call] = {}
     for threads in (1, 2):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        for name, path in (
-            ("ONNX Runtime's defaults, official graph with masks of 1024 × 768", official),
-            ("ONNX Runtime's defaults, our plain graph", files["decoder_path"]),
-        ):
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        for how, path in graphs.items():
+            if path is None:
+                continue
+            session = _plain_session(path, threads)
             given = decoder_inputs(embedding, read, [entry.name for entry in session.get_inputs()])
             if "orig_im_size" in given:
                 given["orig_im_size"] = np.array([768.0, 1024.0], np.float32)
-            calls[name, threads] = partial(session.run, None, given)
-        for name, engine in engines(files, threads).items():
-            calls[f"ours: {name}", threads] = partial(engine.decode, embedding, read, alone=True)
-        calls["torch eager, the reference", threads] = torch_decode(models.reference("mobile-sam"), read, threads)
-    found = interleaved(calls, rounds)
-    return [
-        Row("one click", how, threads, *ms, GFLOP["decoder"] / ms[0] * 1e3 / peaks[threads])
-        for (how, threads), ms in found.items()
-    ]
+            calls[how, threads] = partial(session.run, None, given)
+        for how, engine in engines(files, threads).items():
+            calls[f"ours: {how}", threads] = partial(engine.decode, embedding, read, alone=True)
+        for how, call in _in_torch(partial(model.decode, module), threads, compiled=compiled).items():
+            calls[how, threads] = partial(call, in_torch, points)
+    return _rows(f"one click, {name}", calls, rounds, model.decode_gflop, peaks)
 
 
-def encoders(family: str, folder: Path, rounds: int, peaks: Mapping[int, float]) -> list[Row]:
+def encodes(name: str, folder: Path, peaks: Peaks, *, compiled: bool) -> list[Row]:
     """One image, on two threads."""
-    import onnxruntime
     import torch
 
     from bench.engines import models
 
-    files = models.files(family, folder)
-    square = preprocess(sample(), Family.SAM)
-    threads = 2
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    plain = onnxruntime.InferenceSession(str(files["encoder_path"]), options, providers=["CPUExecutionProvider"])
-    module = models.reference(family).image_encoder
-
-    def eager() -> object:
-        torch.set_num_threads(threads)
-        with torch.inference_mode():
-            return module(torch.from_numpy(square))
-
+    model, files, threads = models.MODELS[name], models.files(name, folder), 2
+    square, module = preprocess(sample(), model.family), model.reference()
+    plain = _plain_session(files["encoder_path"], threads)
     calls: dict[tuple[str, int], Call] = {
-        ("torch eager, the reference", threads): eager,
         ("ONNX Runtime's defaults", threads): lambda: plain.run(None, {"image": square}),
     }
-    for name, engine in engines(files, threads).items():
-        calls[f"ours: {name}", threads] = partial(engine.encode, sample())
-    found = interleaved(calls, rounds)
+    for how, call in _in_torch(partial(model.encode, module), threads, compiled=compiled).items():
+        calls[how, threads] = partial(call, torch.from_numpy(square))
+    for how, engine in engines(files, threads).items():
+        calls[f"ours: {how}", threads] = partial(engine.encode, sample())
+    return _rows(f"one image, {name}", calls, model.rounds, model.encode_gflop, peaks)
+
+
+def _rows(what: str, calls: Mapping[tuple[str, int], Call], rounds: int, gflop: float, peaks: Peaks) -> list[Row]:
     return [
-        Row(f"one image, {family}", how, threads, *ms, GFLOP[family] / ms[0] * 1e3 / peaks[threads])
-        for (how, threads), ms in found.items()
+        Row(what, how, threads, *ms, gflop / ms[0] * 1e3 / peaks[threads, "bf16" if "bf16" in how else "fp32"])
+        for (how, threads), ms in interleaved(calls, rounds).items()
     ]
 
 
@@ -161,42 +165,53 @@ def engines(files: Mapping[str, Any], threads: int) -> dict[str, Any]:
     return made
 
 
-def torch_decode(model: Any, read: PromptTensors, threads: int) -> Call:
-    """The reference's own decode, up to its low-res logits."""
+def _plain_session(path: Path, threads: int) -> Any:
+    """As one gets it who changes nothing but the number of threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _in_torch(function: Callable[..., object], threads: int, *, compiled: bool) -> dict[str, Callable[..., object]]:
+    """The reference as it stands and, if wanted, compiled."""
     import torch
 
-    embedding = torch.randn(1, 256, 64, 64)
-    coords, labels = torch.from_numpy(read.point_coords[:, :1]), torch.from_numpy(read.point_labels[:, :1])
+    def guarded(inner: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                return inner(*arguments)
 
-    def decode() -> object:
-        torch.set_num_threads(threads)
-        with torch.inference_mode():
-            sparse, dense = model.prompt_encoder((coords, labels), None, None)
-            return model.mask_decoder(
-                image_embeddings=embedding,
-                image_pe=model.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=True,
-            )
+        return call
 
-    return decode
+    made = {"torch eager, the reference": guarded(function)}
+    if compiled:
+        made["torch.compile, the reference"] = guarded(torch.compile(lambda *given: function(*given), dynamic=False))
+    return made
 
 
-def run(folder: Path, *, toy: bool) -> dict[str, Any]:
-    """Everything; at toy size only what needs no engine."""
+def run(folder: Path, *, toy: bool, names: Sequence[str] = (), compiled: bool = True) -> dict[str, Any]:
+    """Everything, or only the models named; at toy size only what needs no engine."""
     rows = parts(3 if toy else 15)
-    peaks: dict[int, float] = {}
+    peaks: dict[tuple[int, str], float] = {}
     if not toy:
         from bench.engines import models
+        from labeling_ground.inference import openvino
 
-        peaks = {threads: gflops(threads) for threads in (1, 2)}
-        rows += decoders(folder, 15, peaks)
-        for family, rounds in zip(models.FAMILIES, (2, 5), strict=True):
-            rows += encoders(family, folder, rounds, peaks)
+        peaks = {
+            (threads, precision): gflops(threads, precision) for threads in (1, 2) for precision in openvino.offered()
+        }
+        compiled = compiled and shutil.which("g++") is not None
+        for name in names or models.MODELS:
+            if models.MODELS[name].has_own_decoder:
+                rows += decodes(name, folder, 15, peaks, compiled=compiled)
+            rows += encodes(name, folder, peaks, compiled=compiled)
     return {
         "processor": platform.processor() or platform.machine(),
-        "peak_gflops": {str(threads): round(peak, 1) for threads, peak in peaks.items()},
+        "where": where(),
+        "peak_gflops": {f"{precision}, {threads}": round(peak, 1) for (threads, precision), peak in peaks.items()},
         "rows": [
             {
                 "what": row.what,
@@ -213,7 +228,21 @@ def run(folder: Path, *, toy: bool) -> dict[str, Any]:
 
 def table(result: Mapping[str, Any]) -> str:
     """The figures in Markdown."""
-    lines = ["| what | how | threads | min ms | median ms | of fp32 peak |", "| --- | --- | --- | --- | --- | --- |"]
+    peaks = ", ".join(f"{peak} GFLOP/s in {name} threads" for name, peak in result["peak_gflops"].items())
+    place = result["where"]
+    lines = [f"Machine: {place['machine']}; commit {place['commit']}; {place['date']}.", f"Measured peaks: {peaks}."]
+    if peaks:
+        lines.append(
+            "Clicks count what the reference computes (3.62 GFLOP for SAM); ours computes 2.04, so its share can pass "
+            "100 %. ViT-B has the decoder that MobileSAM has."
+        )
+    if peaks and "bf16" not in peaks:
+        lines.append("bf16 was not measured: this processor has none, and OpenVINO would compute fp32 under that name.")
+    lines += [
+        "",
+        "| what | how | threads | min ms | median ms | of the peak |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for row in result["rows"]:
         share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}"
         lines.append(

@@ -1,5 +1,6 @@
 """The server under test: a process of its own, started as a user starts it, on a cache of its own."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,17 @@ class Server:
         """User and system seconds that the process has used so far (Linux)."""
         fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory_mb(self, field: str) -> float:
+        """Resident memory in MB: ``VmRSS`` now, ``VmHWM`` at its peak (Linux)."""
+        lines = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii").splitlines()
+        kilobytes = next(line.split()[1] for line in lines if line.startswith(f"{field}:"))
+        return int(kilobytes) * 1024 / 1e6
+
+    def get(self, path: str) -> Any:
+        """A JSON answer."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
+            return json.load(answer)
 
 
 @contextmanager
@@ -49,7 +62,7 @@ def running(**settings: str) -> Iterator[Server]:
             process.wait(30)
 
 
-def _port(process: "subprocess.Popen[bytes]", said: Path, seconds: float = 60.0) -> int:
+def _port(process: "subprocess.Popen[bytes]", said: Path, seconds: float = 240.0) -> int:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = re.search(r"http://127\.0\.0\.1:(\d+)", said.read_text(encoding="utf-8"))

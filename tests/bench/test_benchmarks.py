@@ -1,16 +1,21 @@
 """Each benchmark also runs here, at toy size, so that none rots."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+from tests.needs import needs
+from tests.sam.references import exported, segment_anything
+
 ROOT = Path(__file__).parent.parent.parent
 
 
-def run(module: str) -> Any:
-    command = [sys.executable, "-m", module, "--toy", "--json"]
+def run(module: str, *arguments: str) -> Any:
+    command = [sys.executable, "-m", module, "--toy", "--json", *arguments]
     return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=300).stdout)
 
 
@@ -34,3 +39,56 @@ def test_the_engines_benchmark_runs() -> None:
 def test_the_segmentation_benchmark_runs() -> None:
     result = run("bench.segmentation")
     assert result
+
+
+def test_the_redis_benchmark_runs_and_finds_in_redis_what_memory_has_lost() -> None:
+    result = run("bench.cache_redis")
+    assert {row["way"] for row in result["reading"]} == {"nothing is read", "on the event loop (ours)", "in a thread"}
+    names = {row["name"] for row in result["clicking"]}
+    assert names == {
+        "new click, Redis in use",
+        "new click, Redis stopped",
+        "new click, no Redis",
+        "repeated click, found in Redis",
+    }
+    assert result["found_in_redis"] == result["repeated_clicks"] > 0
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_segment_anything_over_http_runs_and_clicks_on_what_it_says(tmp_path: Path) -> None:
+    for module in ("onnx", "onnxruntime"):
+        needs(module)
+    folder, _ = exported()
+    (tmp_path / "mobile-sam").mkdir()
+    for name in ("encoder", "decoder", "decoder-fast"):  # a smaller encoder in its place
+        shutil.copy(folder / f"{name}.onnx", tmp_path / "mobile-sam")
+    result = run("bench.serving.sam", "--models", str(tmp_path), "--engine", "onnx")
+    assert result["engine"].startswith("onnx in fp32")
+    assert result["clicks"] == 8
+    assert all(0.01 < share <= 0.1 for share in result["largest_share"].values())
+    assert all(ms > 0 for ms in result["p50_ms"].values())
+    assert result["resident_mb"] > 50
+
+
+def test_the_gpu_benchmark_computes_the_references_numbers_in_all_its_ways() -> None:
+    segment_anything()
+    rows = run("bench.engines.gpu")["rows"]["toy"]
+    assert [row["way"] for row in rows] == ["the reference, fp32", "ours, fp32, mask", "ours, fp32, head"]
+    assert all(row["rms_error"] < 1e-5 for row in rows)
+
+
+def test_the_benchmark_of_policies_runs_and_nothing_is_below_the_bound() -> None:
+    result = run("bench.policies")
+    policies = {"gds", "gds, no hint", "gdsf 0.5", "gdsf 1", "lru", "lfu", "s3fifo"}
+    assert len(result["labeling"]) == 24
+    for row in result["labeling"]:
+        assert 0 < row["bound"] <= min(row[policy] for policy in policies)
+        assert row["gds"] < 1.02 * row["lru"]
+    for row in result["public"]:
+        assert 0 < row["gds"] <= 1.02 * row["lru"] < 1.02
+    for row in result["compared"] or []:  # where libcachesim is installed
+        if row["policy"] == "lru":
+            assert row["ours"] == row["theirs"]
+        else:
+            assert row["ours"] == pytest.approx(row["theirs"], rel=0.1)
+    assert all(figure > 0 for figures in result["speed"].values() for figure in figures.values())

@@ -229,4 +229,4 @@ def _why(name: str, figures: Mapping[str, Figures], refused: Sequence[str], prec
     ]
     sentence = f"{name} in {precision}: an image took {won.encode:.2f} s and a click {won.decode * 1e3:.0f} ms here"
     rest = "; ".join([*others, *(f"not tried, {reason}" for reason in refused)])
-    return f"{sentence}; {rest}." if rest else f"{sentence}; no other engine is installed."
+    return f"{sentence}; {rest}." if rest else f"{sentence}; no other engine was tried."
