@@ -58,12 +58,6 @@ async def test_the_pages_need_no_network(server: "Running", page: str) -> None:
     assert "/openapi.json" in answer.text
 
 
-async def test_the_root_leads_to_the_documentation(server: "Running") -> None:
-    """Whoever types the address into a browser finds the page."""
-    answer = await server.client.get("/", follow_redirects=True)
-    assert (answer.status_code, str(answer.url)) == (200, "http://server/docs")
-
-
 @pytest.mark.parametrize(
     "name", ["nope.js", "..%2f__init__.py", "%2e%2e", "a" * 300 + ".js", "%00.js", "con", "a.js%00"]
 )

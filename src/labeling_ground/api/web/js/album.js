@@ -1,0 +1,179 @@
+// The images that are open, and what the server knows of them.
+
+import { sha256 } from "./sha256.js";
+import { Refused, pause, persistently } from "./server.js";
+
+const AHEAD = 2;
+const THUMB = 184; // pixels: twice its width on the page, for dense screens
+const IMAGE_NAME = /\.(jpe?g|png|webp|bmp|tiff?|gif|avif)$/i;
+
+export class Album {
+  images = []; // {id, name, width, height, file, thumb, order, state, objects}; state and objects are not stored
+  #preparing = null;
+
+  /** `storage` keeps them, `server` knows them, `trouble` hears of a server that does not answer, `changed()` of news. */
+  constructor({ storage, server, trouble, changed, kept }) {
+    Object.assign(this, { storage, server, trouble, changed, kept });
+  }
+
+  /** What was open before the page was closed. */
+  async restore() {
+    const [images, works] = await Promise.all([this.storage.all("images"), this.storage.all("work")]);
+    const counts = new Map(works.map((work) => [work.id, work.objects.length]));
+    images.sort((a, b) => a.order - b.order);
+    this.images = images.map((image) => ({ ...image, state: "new", objects: counts.get(image.id) ?? 0 }));
+  }
+
+  find(id) {
+    return this.images.find((image) => image.id === id);
+  }
+
+  /**
+   * Open files. `each(image)` is called for every one of them as it is there, also if it was there before. Returns the
+   * names of those that this browser cannot show.
+   */
+  async add(files, each, progress) {
+    const failed = [];
+    const photos = files.filter((file) => file.type.startsWith("image/") || IMAGE_NAME.test(file.name));
+    photos.sort((a, b) => pathOf(a).localeCompare(pathOf(b), undefined, { numeric: true }));
+    for (const [n, file] of photos.entries()) {
+      progress(n + 1, photos.length);
+      try {
+        const id = await sha256(new Uint8Array(await file.arrayBuffer()));
+        each(this.find(id) ?? (await this.#added(id, file)));
+      } catch {
+        failed.push(file.name);
+      }
+    }
+    progress(0, 0);
+    return { failed, many: photos.length };
+  }
+
+  async #added(id, file) {
+    const bitmap = await createImageBitmap(file);
+    const { width, height } = bitmap;
+    const thumb = await thumbnail(bitmap);
+    bitmap.close();
+    const there = this.find(id); // two drops at once
+    if (there) return there;
+    const order = (this.images.at(-1)?.order ?? 0) + 1;
+    const image = { id, name: pathOf(file), width, height, file, thumb, order };
+    const shown = { ...image, state: "new", objects: 0 };
+    this.images.push(shown);
+    this.kept(this.storage.put("images", image));
+    return shown;
+  }
+
+  async remove(id) {
+    this.images = this.images.filter((image) => image.id !== id);
+    await Promise.all([this.storage.delete("images", id), this.storage.delete("work", id)]);
+  }
+
+  /**
+   * Make sure that the server can answer clicks on an image: ask whether it knows it, and send it only if not.
+   * `report(kind, share)` hears what is being waited for: "checking", "uploading", "encoding".
+   */
+  async ready(image, signal, report) {
+    await persistently(
+      async () => {
+        report("checking");
+        if (await this.server.image(image.id, signal)) return;
+        this.#note(image, "sending");
+        report("uploading", 0);
+        await this.server.send(image.file, {
+          wait: true,
+          signal,
+          progress: (share) => (share < 1 ? report("uploading", share) : report("encoding")),
+        });
+      },
+      { server: this.server, signal, trouble: this.trouble },
+    ).catch((error) => {
+      this.#note(image, error instanceof Refused ? "failed" : "new");
+      throw error;
+    });
+    this.#note(image, "ready");
+  }
+
+  /** The server forgot it. */
+  forgotten(image) {
+    this.#note(image, "new");
+  }
+
+  /** Have the images after this one encoded while it is being labeled; calls off what was begun before. */
+  async prepare(index) {
+    this.stopPreparing();
+    const { signal } = (this.#preparing = new AbortController());
+    for (const image of this.images.slice(index + 1, index + 1 + AHEAD)) {
+      if (image.state !== "new") continue;
+      try {
+        await persistently(() => this.#queue(image, signal), { server: this.server, signal, trouble: () => {} });
+      } catch (error) {
+        if (error.name === "AbortError") {
+          if (image.state !== "ready") this.#note(image, "new");
+          return;
+        }
+        this.#note(image, "failed");
+      }
+    }
+  }
+
+  stopPreparing() {
+    this.#preparing?.abort();
+  }
+
+  async #queue(image, signal) {
+    const known = await this.server.image(image.id, signal);
+    if (!known) {
+      this.#note(image, "sending");
+      const answer = await this.server.send(image.file, { wait: false, signal });
+      this.#note(image, answer.queued ? "queued" : "ready");
+      while (image.state === "queued") {
+        await pause(1000, signal);
+        if ((await this.server.image(image.id, signal))?.encoded) this.#note(image, "ready");
+      }
+    } else {
+      this.#note(image, "ready");
+    }
+  }
+
+  #note(image, state) {
+    image.state = state;
+    this.changed();
+  }
+}
+
+function pathOf(file) {
+  return file.path ?? (file.webkitRelativePath || file.name);
+}
+
+async function thumbnail(bitmap) {
+  const scale = Math.min(1, THUMB / Math.max(bitmap.width, bitmap.height));
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+  canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.8));
+}
+
+/** The files of a drop or a paste, those inside folders too. */
+export async function filesOf(transfer) {
+  const entries = [...transfer.items].filter((item) => item.kind === "file").map((item) => item.webkitGetAsEntry?.());
+  if (!entries.some((entry) => entry?.isDirectory)) return [...transfer.files];
+  const found = [];
+  for (const entry of entries) if (entry) await walk(entry, found);
+  return found;
+}
+
+async function walk(entry, found) {
+  if (entry.isFile) {
+    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+    found.push(Object.assign(file, { path: entry.fullPath.replace(/^\//, "") }));
+    return;
+  }
+  const reader = entry.createReader();
+  for (;;) {
+    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (some.length === 0) return;
+    for (const one of some) await walk(one, found);
+  }
+}

@@ -1,0 +1,114 @@
+// Mouse, pen and fingers on the canvas, as what they mean: click, box, pan, zoom, hover.
+
+const DRAG = 5; // CSS pixels: less than that is a click by a hand that is not quite still
+const LONG_PRESS = 500; // milliseconds
+
+/**
+ * Calls `on.click(at, label)`, `on.boxing(a, b)` while a box is drawn, `on.box(a, b)` when it is, `on.pan(dx, dy)`,
+ * `on.zoom(at, factor)`, `on.hover(at or null)`. Points are CSS pixels of the canvas. `tool()` is the tool in hand.
+ */
+export function watch(canvas, tool, on) {
+  const fingers = new Map();
+  let hold = null; // what the first pointer does: {id, kind: "click" | "box" | "pan" | "done", from, at, label}
+  let spaceDown = false;
+  let timer = 0;
+
+  const place = (event) => {
+    const edge = canvas.getBoundingClientRect();
+    return { x: event.clientX - edge.left, y: event.clientY - edge.top };
+  };
+  const far = (a, b) => Math.hypot(a.x - b.x, a.y - b.y);
+
+  canvas.addEventListener("pointerdown", (event) => {
+    const at = place(event);
+    canvas.focus({ preventScroll: true });
+    canvas.setPointerCapture(event.pointerId);
+    fingers.set(event.pointerId, at);
+    clearTimeout(timer);
+    if (fingers.size > 1) {
+      if (hold?.kind === "box") on.boxing(null, null);
+      hold = { kind: "done" };
+      return;
+    }
+    on.hover(null);
+    const pans = event.button === 1 || spaceDown || (event.button === 0 && tool() === "pan");
+    const negative = event.button === 2 || event.altKey || tool() === "minus";
+    hold = { kind: pans ? "pan" : "click", from: at, at, label: negative ? 0 : 1, boxes: event.button === 0 && !negative };
+    canvas.classList.toggle("panning", pans);
+    if (event.pointerType === "touch" && !pans) {
+      timer = setTimeout(() => {
+        if (hold?.kind !== "click") return;
+        hold.kind = "done";
+        navigator.vibrate?.(20);
+        on.click(hold.from, 0);
+      }, LONG_PRESS);
+    }
+  });
+
+  canvas.addEventListener("pointermove", (event) => {
+    const at = place(event);
+    if (!fingers.has(event.pointerId)) {
+      if (event.pointerType !== "touch" && !spaceDown) on.hover(tool() === "pan" ? null : at);
+      return;
+    }
+    if (fingers.size === 2) {
+      pinch(event.pointerId, at);
+      return;
+    }
+    fingers.set(event.pointerId, at);
+    if (!hold) return;
+    if (hold.kind === "click" && far(at, hold.from) >= DRAG) {
+      clearTimeout(timer);
+      hold.kind = hold.boxes ? "box" : "done";
+    }
+    if (hold.kind === "pan") on.pan(at.x - hold.at.x, at.y - hold.at.y);
+    if (hold.kind === "box") on.boxing(hold.from, at);
+    hold.at = at;
+  });
+
+  function pinch(id, at) {
+    const [other] = [...fingers].filter(([key]) => key !== id).map(([, value]) => value);
+    const before = fingers.get(id);
+    fingers.set(id, at);
+    const middle = { x: (at.x + other.x) / 2, y: (at.y + other.y) / 2 };
+    on.pan((at.x - before.x) / 2, (at.y - before.y) / 2);
+    if (far(before, other) > 1) on.zoom(middle, far(at, other) / far(before, other));
+  }
+
+  const ended = (event) => {
+    clearTimeout(timer);
+    if (!fingers.delete(event.pointerId)) return;
+    canvas.classList.remove("panning");
+    const was = hold;
+    if (fingers.size === 0) hold = null;
+    if (!was || was.kind === "done" || was.kind === "pan") return;
+    if (event.type === "pointercancel") {
+      on.boxing(null, null);
+    } else if (was.kind === "box") {
+      on.box(was.from, place(event));
+    } else if (tool() !== "box") {
+      on.click(was.from, was.label);
+    }
+  };
+  canvas.addEventListener("pointerup", ended);
+  canvas.addEventListener("pointercancel", ended);
+  canvas.addEventListener("pointerleave", () => on.hover(null));
+  canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+  canvas.addEventListener(
+    "wheel",
+    (event) => {
+      event.preventDefault();
+      const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 16 : 1;
+      if (event.shiftKey) on.pan(-(event.deltaX || event.deltaY) * lines, 0);
+      else on.zoom(place(event), Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.002)));
+    },
+    { passive: false },
+  );
+  return {
+    /** Whether the space bar is held: then a drag moves the image. */
+    space(down) {
+      spaceDown = down;
+      canvas.classList.toggle("pan", down || tool() === "pan");
+    },
+  };
+}

@@ -1,0 +1,74 @@
+// The keyboard, as one table: it drives the page and fills the help.
+
+/**
+ * Rows of `[keys, word of the help or null, what is done(event)]`. A key is an `event.key`; `Mod+` is Control or
+ * Command. `shown` is what the help writes instead of the keys.
+ */
+export function table(page) {
+  const { desk } = page;
+  const arrow = (dx, dy) => (event) => desk.moveCross(dx, dy, event.shiftKey);
+  return [
+    { keys: ["Enter", "n"], shown: ["Enter", "N"], help: "helpFinish", run: () => page.finish() },
+    { keys: ["Escape"], help: "helpDiscard", shown: ["Esc"], run: () => desk.discard() },
+    { keys: ["Mod+z", "z"], shown: ["Ctrl Z", "Ctrl ⇧ Z"], help: "helpUndo", run: () => desk.undo() },
+    { keys: ["Mod+Z", "Mod+y", "Z"], run: () => desk.redo() },
+    { keys: ["c", "]"], shown: ["C", "⇧ C"], help: "helpCandidate", run: () => desk.candidate(1) },
+    { keys: ["C", "["], run: () => desk.candidate(-1) },
+    { keys: [..."123456789"], shown: ["1 … 9"], help: "helpClass", run: (event) => page.pickClass(Number(event.key) - 1) },
+    { keys: ["j"], shown: ["J", "K"], help: "helpObject", run: () => page.selectNext(1) },
+    { keys: ["k"], run: () => page.selectNext(-1) },
+    { keys: ["e"], shown: ["E", "H", "Del"], help: "helpEdit", run: () => desk.selected && desk.edit(desk.selected) },
+    { keys: ["h"], run: () => desk.selected && desk.hide(desk.selected) },
+    { keys: ["Delete", "Backspace"], run: () => desk.selected && desk.remove(desk.selected) },
+    { keys: ["d", "PageDown"], shown: ["D", "A"], help: "helpImage", run: () => page.go(1) },
+    { keys: ["a", "PageUp"], run: () => page.go(-1) },
+    { keys: ["Mod+Delete", "Mod+Backspace"], shown: ["Ctrl Del"], help: "takeOff", run: () => page.removeImage() },
+    { keys: ["q"], shown: ["Q", "W", "R", "T"], help: "helpTools", run: () => page.take("plus") },
+    { keys: ["w"], run: () => page.take("minus") },
+    { keys: ["r"], run: () => page.take("box") },
+    { keys: ["t"], run: () => page.take("pan") },
+    { keys: ["+", "="], shown: ["+", "−", "0"], help: "helpZoom", run: () => desk.zoom(1.25) },
+    { keys: ["-", "_"], run: () => desk.zoom(0.8) },
+    { keys: ["0"], run: () => desk.fit() },
+    { keys: [","], shown: [",", "."], help: "helpOpacity", run: () => page.opacity(-10) },
+    { keys: ["."], run: () => page.opacity(10) },
+    { keys: ["v"], shown: ["V"], help: "helpMasks", run: () => page.toggleMasks() },
+    { keys: ["p"], shown: ["P"], help: "helpHover", run: () => page.toggleHover() },
+    { keys: ["ArrowLeft"], shown: ["← ↑ ↓ →"], help: "helpCross", onCanvas: true, run: arrow(-1, 0) },
+    { keys: ["ArrowRight"], onCanvas: true, run: arrow(1, 0) },
+    { keys: ["ArrowUp"], onCanvas: true, run: arrow(0, -1) },
+    { keys: ["ArrowDown"], onCanvas: true, run: arrow(0, 1) },
+    { keys: [" "], shown: ["Space", "X", "B"], help: "helpCrossClick", onCanvas: true, run: () => page.clickAtCross(1) },
+    { keys: ["x"], onCanvas: true, run: () => page.clickAtCross(0) },
+    { keys: ["b"], onCanvas: true, run: () => desk.cornerAtCross() },
+    { keys: ["o"], shown: ["O", "S"], help: "helpOpen", run: () => page.openFiles() },
+    { keys: ["s"], run: () => page.openExport() },
+    { keys: ["?"], run: () => page.openHelp() },
+  ];
+}
+
+export function listen(rows, canvas) {
+  const found = new Map(rows.flatMap((row) => row.keys.map((key) => [key, row])));
+  document.addEventListener("keydown", (event) => {
+    if (event.isComposing || document.querySelector("dialog[open]")) return;
+    const mod = event.ctrlKey || event.metaKey;
+    if (event.altKey) return;
+    const row = found.get(mod ? `Mod+${event.key}` : event.key) ?? found.get(mod ? "" : byPlace(event));
+    if (!row || (row.onCanvas && document.activeElement !== canvas && document.activeElement !== document.body)) return;
+    if (takesText(event.target)) return;
+    if ((event.key === "Enter" || event.key === " ") && event.target.closest("button, a, select, input")) return;
+    event.preventDefault();
+    row.run(event);
+  });
+}
+
+// Under a Korean layout the C key types ㅊ: letters are then told by their place.
+function byPlace(event) {
+  if (/^[\u0020-\u007e]$/.test(event.key) || !event.code.startsWith("Key")) return "";
+  const letter = event.code.slice(3);
+  return event.shiftKey ? letter : letter.toLowerCase();
+}
+
+function takesText(target) {
+  return target.matches("textarea, select, input:not([type=checkbox], [type=radio], [type=range], [type=color])");
+}

@@ -1,0 +1,616 @@
+// Puts the page together.
+
+import { Album, filesOf } from "./album.js";
+import { Desk } from "./desk.js";
+import { FORMATS } from "./export/index.js";
+import { watch } from "./gestures.js";
+import { listen, table } from "./keys.js";
+import { Painter } from "./painter.js";
+import { drawClasses, drawObjects, drawThumbs, make } from "./panels.js";
+import { Server, pause } from "./server.js";
+import { Storage } from "./storage.js";
+import { LANGUAGES, speak, t } from "./words.js";
+import * as works from "./work.js";
+
+const COLOURS = ["#3ecf8e", "#ff7a59", "#4aa8ff", "#ffd23f", "#c77dff", "#ff5d8f", "#2fd6d6", "#a3d93d", "#ff9f1c"];
+const KEY = "labeling-ground-key";
+const $ = (id) => document.getElementById(id);
+
+class Page {
+  choices = {
+    language: navigator.language.startsWith("ko") ? "ko" : "en",
+    client: `page-${crypto.getRandomValues(new Uint32Array(1))[0].toString(16)}`,
+    classes: null,
+    classId: null,
+    opacity: 40,
+    hover: true,
+    prepare: true,
+    imageId: null,
+  };
+  tool = "plus";
+  trouble = null; // "gone" or "busy"
+  #storageTrouble = null;
+  #keyAsked = null;
+  #told = 0;
+  #drawAsked = false;
+
+  constructor() {
+    this.canvas = $("canvas");
+    this.storage = new Storage();
+    this.painter = new Painter(this.canvas, () => this.#scene());
+    this.server = new Server({
+      base: document.baseURI,
+      client: this.choices.client,
+      key: () => sessionStorage.getItem(KEY),
+    });
+    const trouble = (kind) => this.#trouble(kind);
+    const changed = () => this.draw();
+    const kept = (promise) => this.#kept(promise);
+    this.album = new Album({ storage: this.storage, server: this.server, trouble, changed, kept });
+    this.desk = new Desk({
+      album: this.album,
+      server: this.server,
+      trouble,
+      changed,
+      size: () => ({ width: this.canvas.clientWidth, height: this.canvas.clientHeight }),
+      redraw: () => this.painter.ask(),
+      paint: () => this.painter.now(),
+      keep: (id, work) => this.#kept(this.storage.put("work", { id, ...work })),
+      classId: () => this.choices.classId,
+    });
+  }
+
+  async start() {
+    try {
+      await this.storage.open();
+      Object.assign(this.choices, await this.storage.get("choices", "page"));
+      await this.album.restore();
+    } catch (error) {
+      this.#storageTrouble = error.message;
+    }
+    const { choices } = this;
+    this.server.client = choices.client;
+    speak(choices.language);
+    if (!choices.classes?.length) {
+      choices.classes = [{ id: "1", name: t("firstClass"), colour: COLOURS[0] }];
+      choices.classId = "1";
+    }
+    this.#connect();
+    this.#language();
+    this.draw();
+    const last = this.album.find(choices.imageId) ?? this.album.images[0];
+    if (last) this.open(last);
+    document.documentElement.dataset.started = "yes"; // for whoever drives the page from outside
+  }
+
+  // --- images ----------------------------------------------------------------------------------------------------------
+
+  async add(files) {
+    if (files.length === 0) return;
+    navigator.storage?.persist?.(); // asks the browser not to clear the work away when it runs short of space
+    let first = true;
+    const each = (image) => {
+      if (first) this.open(image);
+      first = false;
+      this.draw();
+    };
+    const { failed, many } = await this.album.add(files, each, (n, of) => {
+      this.adding = n ? { n, of } : null;
+      this.draw();
+    });
+    if (many === 0) this.tell(t("nothingToOpen"));
+    else if (failed.length) this.tell(t("notAnImage", { name: failed.join(", ") }));
+    this.#prepare();
+  }
+
+  async open(image) {
+    if (image === this.desk.image) return;
+    this.album.stopPreparing();
+    this.choose({ imageId: image.id });
+    this.desk.close();
+    const saved = await this.storage.get("work", image.id).catch(() => null);
+    if (this.choices.imageId !== image.id) return;
+    try {
+      await this.desk.open(image, saved);
+    } catch (error) {
+      this.tell(t("notAnImage", { name: `${image.name} (${error.message})` }));
+    }
+    if (this.choices.imageId === image.id) this.#prepare();
+  }
+
+  #prepare() {
+    this.album.stopPreparing();
+    const { image } = this.desk;
+    if (this.choices.prepare && image?.state === "ready") this.album.prepare(this.album.images.indexOf(image));
+  }
+
+  go(step) {
+    const next = this.album.images[this.album.images.indexOf(this.desk.image) + step];
+    if (next) this.open(next);
+  }
+
+  async removeImage() {
+    const { image } = this.desk;
+    if (!image || !(await this.#ask(t("removeImage", { name: image.name, n: image.objects }), t("remove")))) return;
+    const at = this.album.images.indexOf(image);
+    this.desk.close();
+    this.desk.forget(image.id);
+    await this.album.remove(image.id);
+    const next = this.album.images[at] ?? this.album.images[at - 1];
+    if (next) await this.open(next);
+    else this.desk.clear();
+    this.draw();
+  }
+
+  // --- classes ---------------------------------------------------------------------------------------------------------
+
+  /** A number key: the selected object's class, or the one of what comes next. */
+  pickClass(index) {
+    const one = this.choices.classes[index];
+    if (!one) return;
+    const { selected, work } = this.desk;
+    if (selected) this.desk.change(selected, { classId: one.id });
+    else if (work.editing) this.desk.change(work.editing, { classId: one.id });
+    this.choose({ classId: one.id });
+    this.draw();
+  }
+
+  addClass(name) {
+    const { classes } = this.choices;
+    const id = String(1 + Math.max(0, ...classes.map((one) => Number(one.id))));
+    const colour = COLOURS.find((value) => !classes.some((one) => one.colour === value)) ?? COLOURS[classes.length % COLOURS.length];
+    this.choose({ classes: [...classes, { id, name, colour }], classId: id });
+    this.draw();
+  }
+
+  async #removeClass(id) {
+    const name = this.choices.classes.find((one) => one.id === id).name;
+    if ((await this.#labeled()).some(({ objects }) => objects.some((object) => object.classId === id))) {
+      this.tell(t("classInUse", { name }));
+      return;
+    }
+    const classes = this.choices.classes.filter((one) => one.id !== id);
+    this.choose({ classes, classId: this.choices.classId === id ? classes[0].id : this.choices.classId });
+    this.draw();
+  }
+
+  #changeClass(id, change) {
+    this.choose({ classes: this.choices.classes.map((one) => (one.id === id ? { ...one, ...change } : one)) });
+    this.draw();
+  }
+
+  // --- commands --------------------------------------------------------------------------------------------------------
+
+  take(tool) {
+    this.tool = tool;
+    for (const button of document.querySelectorAll("[data-tool]")) {
+      button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
+    }
+    this.canvas.classList.toggle("pan", tool === "pan");
+    this.desk.unhover();
+  }
+
+  finish() {
+    if (works.hasPrompt(this.desk.work) && !this.desk.finish() && works.chosen(this.desk.work)) this.tell(t("emptyMask"));
+  }
+
+  clickAtCross(label) {
+    if (this.desk.cross) this.desk.click(this.desk.cross, label);
+  }
+
+  selectNext(step) {
+    const { objects } = this.desk.work;
+    if (objects.length === 0) return;
+    const at = objects.findIndex((one) => one.id === this.desk.selected);
+    this.desk.select(objects[(at + step + objects.length + (at < 0 && step < 0 ? 1 : 0)) % objects.length].id);
+  }
+
+  opacity(step) {
+    this.choose({ opacity: Math.min(100, Math.max(0, this.choices.opacity + step)) });
+    this.draw();
+  }
+
+  toggleMasks() {
+    this.desk.masksShown = !this.desk.masksShown;
+    this.draw();
+  }
+
+  toggleHover() {
+    this.choose({ hover: !this.choices.hover });
+    this.desk.unhover();
+    this.draw();
+  }
+
+  openFiles() {
+    $("files").click();
+  }
+
+  openHelp() {
+    $("help-dialog").showModal();
+  }
+
+  async openExport() {
+    if ($("export").disabled) return;
+    await this.#summarize();
+    $("export-dialog").showModal();
+  }
+
+  // --- export ----------------------------------------------------------------------------------------------------------
+
+  /** Every image with its objects; those that are not on the desk come from the storage. */
+  async #labeled() {
+    const found = [];
+    for (const image of this.album.images) {
+      const saved = this.desk.objectsOf(image.id) ?? (await this.storage.get("work", image.id).catch(() => null))?.objects;
+      found.push({ id: image.id, name: image.name, width: image.width, height: image.height, objects: saved ?? [] });
+    }
+    return found;
+  }
+
+  async #set() {
+    const images = await this.#labeled();
+    const wanted = $("export-one").checked ? images.filter(({ id }) => id === this.desk.image?.id) : images;
+    return { images: wanted, classes: this.choices.classes };
+  }
+
+  async #summarize() {
+    const { images } = await this.#set();
+    const objects = images.reduce((sum, image) => sum + image.objects.length, 0);
+    $("export-summary").textContent = t("summary", { objects, images: images.length });
+    $("download").disabled = objects === 0;
+  }
+
+  async #download() {
+    const format = FORMATS[document.querySelector("input[name=format]:checked").value];
+    const url = URL.createObjectURL(await format.make(await this.#set()));
+    make("a", { href: url, download: format.file }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+    $("export-dialog").close();
+  }
+
+  // --- what is told ----------------------------------------------------------------------------------------------------
+
+  /** A word that stands until the next step. */
+  tell(text) {
+    this.told = text;
+    clearTimeout(this.#told);
+    this.#told = setTimeout(() => {
+      this.told = null;
+      this.draw();
+    }, 8000);
+    this.draw();
+  }
+
+  choose(change) {
+    Object.assign(this.choices, change);
+    this.#kept(this.storage.put("choices", { ...this.choices }, "page"));
+  }
+
+  async #kept(promise) {
+    try {
+      await promise;
+    } catch (error) {
+      this.#storageTrouble = error?.message ?? String(error);
+      this.draw();
+    }
+  }
+
+  #trouble(kind) {
+    if (kind === "key") return this.#askForKey();
+    if (kind === "gone" && this.trouble !== "gone") this.#lookOut();
+    if (kind === "busy" && this.trouble === null) this.trouble = "busy";
+    if (kind === null && this.trouble === "busy") this.trouble = null;
+    this.draw();
+    return undefined;
+  }
+
+  /** Say that the server is gone until it is back, whether or not anything waits for it. */
+  async #lookOut() {
+    this.trouble = "gone";
+    do await pause(1000);
+    while (!(await this.server.isReady()));
+    this.trouble = null;
+    this.isBack = true;
+    this.draw();
+    await pause(3000);
+    this.isBack = false;
+    this.draw();
+  }
+
+  #askForKey() {
+    this.#keyAsked ??= new Promise((resolve) => {
+      const dialog = $("key-dialog");
+      dialog.addEventListener(
+        "close",
+        () => {
+          sessionStorage.setItem(KEY, $("key").value);
+          $("key").value = "";
+          this.#keyAsked = null;
+          resolve();
+        },
+        { once: true },
+      );
+      dialog.showModal();
+    });
+    return this.#keyAsked;
+  }
+
+  #ask(text, yes) {
+    return new Promise((resolve) => {
+      $("ask-text").textContent = text;
+      $("ask-yes").textContent = yes;
+      $("ask-dialog").returnValue = "no";
+      $("ask-dialog").addEventListener("close", () => resolve($("ask-dialog").returnValue === "yes"), { once: true });
+      $("ask-dialog").showModal();
+    });
+  }
+
+  // --- drawing ---------------------------------------------------------------------------------------------------------
+
+  #colourOf(classId) {
+    return this.choices.classes.find((one) => one.id === classId)?.colour ?? "#888888";
+  }
+
+  #scene() {
+    const { desk } = this;
+    const { work } = desk;
+    const opacity = this.choices.opacity / 100;
+    const editedClass = work.objects.find((one) => one.id === work.editing)?.classId;
+    const colour = this.#colourOf(editedClass ?? this.choices.classId);
+    const masks = [];
+    if (desk.masksShown) {
+      for (const object of work.objects) {
+        if (object.hidden || object.id === work.editing) continue;
+        masks.push({ rle: object.rle, colour: this.#colourOf(object.classId), opacity, strong: object.id === desk.selected });
+      }
+    }
+    const active = works.chosen(work);
+    if (active) masks.push({ rle: active.rle, colour, opacity: Math.max(0.2, opacity), strong: true });
+    else if (desk.stale) masks.push({ rle: desk.stale, colour, opacity: opacity * 0.6, strong: true, dashed: true });
+    else if (desk.preview) masks.push({ rle: desk.preview.rle, colour, opacity: opacity * 0.6, strong: true, dashed: true });
+    const { picture, view, cross } = desk;
+    return { picture, view, masks, cross, colour, points: work.points, box: desk.boxing ?? work.box };
+  }
+
+  /** Draw everything anew with the next frame. */
+  draw() {
+    this.painter.ask();
+    if (this.#drawAsked) return;
+    this.#drawAsked = true;
+    queueMicrotask(() => {
+      this.#drawAsked = false;
+      this.#drawLists();
+      this.#drawState();
+    });
+  }
+
+  #drawLists() {
+    const { desk, choices } = this;
+    const { images } = this.album;
+    drawClasses($("classes"), { classes: choices.classes, current: choices.classId }, {
+      pick: (id) => this.pickClass(choices.classes.findIndex((one) => one.id === id)),
+      change: (id, change) => this.#changeClass(id, change),
+      remove: (id) => this.#removeClass(id),
+    });
+    const { objects, editing } = desk.work;
+    drawObjects($("objects"), { objects, classes: choices.classes, selected: desk.selected, editing }, {
+      select: (id) => desk.select(id),
+      change: (id, change) => desk.change(id, change),
+      hide: (id) => desk.hide(id),
+      edit: (id) => desk.edit(id),
+      remove: (id) => desk.remove(id),
+    });
+    $("object-count").textContent = objects.length || "";
+    $("no-objects").hidden = objects.length > 0;
+    drawThumbs($("thumbs"), { images, current: desk.image?.id }, (image) => this.open(image));
+    $("strip").hidden = images.length < 2;
+    $("welcome").hidden = images.length > 0;
+    $("where").hidden = images.length === 0;
+    const at = images.indexOf(desk.image);
+    $("position").textContent = `${at + 1} / ${images.length}`;
+    $("image-name").textContent = desk.image?.name ?? "";
+    $("previous").disabled = at <= 0;
+    $("next").disabled = at < 0 || at >= images.length - 1;
+    $("export").disabled = images.length === 0;
+  }
+
+  #drawState() {
+    const { desk, choices } = this;
+    const { work, badge } = desk;
+    desk.hovering = choices.hover;
+    $("undo").disabled = !desk.canUndo;
+    $("redo").disabled = !desk.canRedo;
+    $("opacity").value = choices.opacity;
+    $("hover").checked = choices.hover;
+    $("prepare").checked = choices.prepare;
+    $("prompt-bar").hidden = !works.hasPrompt(work);
+    const active = works.chosen(work);
+    $("finish").disabled = !active;
+    const many = work.answer?.masks.length ?? 0;
+    $("candidate-previous").disabled = $("candidate-next").disabled = many < 2;
+    const values = active && { n: work.choice + 1, of: many, score: active.score.toFixed(2) };
+    $("candidate").textContent = active ? t("candidate", values) : "…";
+    $("candidate").title = active ? t("candidateTip", values) : "";
+    $("badge").hidden = !badge;
+    if (badge) {
+      $("badge").dataset.outcome = badge.outcome;
+      const [outcome, ms, model] = $("badge").children;
+      outcome.textContent = t(badge.outcome);
+      ms.textContent = `${badge.ms < 10 ? badge.ms.toFixed(1) : Math.round(badge.ms)} ms`;
+      model.textContent = badge.model;
+      $("badge").title = `${t("badgeTip", { ms: badge.ms.toFixed(1), server: badge.serverMs.toFixed(1) })}\n${badge.note}`;
+      $("model").textContent = `${t("model", { model: badge.model })}${badge.note ? ` – ${badge.note}` : ""}`;
+    }
+    this.#drawHint(work, active);
+    this.#drawBanner();
+    this.#drawWaiting();
+  }
+
+  #drawHint(work, active) {
+    let text = this.told ?? null;
+    if (this.desk.problem !== null) text = t("refused", { why: this.desk.problem });
+    else if (works.hasPrompt(work) && !works.isAskable(work)) text = t("needPositive");
+    else if (active?.area === 0) text = t("emptyMask");
+    $("hint").hidden = !text;
+    $("hint").textContent = text ?? "";
+  }
+
+  #drawBanner() {
+    const banner = $("banner");
+    let text = null;
+    if (this.trouble === "gone") text = t("gone");
+    else if (this.trouble === "busy") text = t("busy");
+    else if (this.isBack) text = t("back");
+    else if (this.#storageTrouble) text = t("notKept", { why: this.#storageTrouble });
+    banner.classList.toggle("good", text === t("back"));
+    banner.hidden = !text;
+    banner.textContent = text ?? "";
+  }
+
+  #drawWaiting() {
+    const { waiting } = this.desk;
+    clearTimeout(this.clock);
+    $("waiting").hidden = !waiting && !this.adding;
+    const bar = $("waiting").querySelector("progress");
+    bar.hidden = waiting?.kind !== "uploading";
+    if (waiting) {
+      const seconds = ((performance.now() - waiting.since) / 1000).toFixed(1);
+      $("waiting-text").textContent = t(waiting.kind, { s: seconds });
+      if (!bar.hidden) bar.value = waiting.share ?? 0;
+      this.clock = setTimeout(() => this.#drawWaiting(), 100);
+    } else if (this.adding) {
+      $("waiting-text").textContent = t("opening", this.adding);
+    }
+  }
+
+  // --- events ----------------------------------------------------------------------------------------------------------
+
+  #connect() {
+    const { desk } = this;
+    const click = (id, run) => $(id).addEventListener("click", run);
+    const files = (id) => $(id).addEventListener("change", async () => {
+      const chosen = [...$(id).files];
+      $(id).value = "";
+      await this.add(chosen);
+    });
+    files("files");
+    files("folder-files");
+    for (const id of ["open", "welcome-open"]) click(id, () => this.openFiles());
+    for (const id of ["open-folder", "welcome-folder"]) click(id, () => $("folder-files").click());
+    click("previous", () => this.go(-1));
+    click("next", () => this.go(1));
+    click("remove-image", () => this.removeImage());
+    click("undo", () => desk.undo());
+    click("redo", () => desk.redo());
+    click("zoom-in", () => desk.zoom(1.25));
+    click("zoom-out", () => desk.zoom(0.8));
+    click("zoom-fit", () => desk.fit());
+    click("candidate-previous", () => desk.candidate(-1));
+    click("candidate-next", () => desk.candidate(1));
+    click("discard", () => desk.discard());
+    click("finish", () => this.finish());
+    click("help", () => this.openHelp());
+    click("export", () => this.openExport());
+    click("download", () => this.#download());
+    click("panel-switch", () => {
+      const open = $("panel").classList.toggle("open");
+      $("panel-switch").setAttribute("aria-expanded", String(open));
+    });
+    for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => this.take(button.dataset.tool));
+    document.addEventListener("click", (event) => {
+      // After a click by mouse the keys go on with the image: Enter finishes, and does not press that button again.
+      const pressed = event.detail > 0 && event.target.closest("#tools button, #prompt-bar button, #where button, #thumbs button, .pick");
+      if (pressed && !document.querySelector("dialog[open]")) this.canvas.focus({ preventScroll: true });
+    });
+    $("export-one").addEventListener("change", () => this.#summarize());
+    $("add-class").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const field = event.target.elements.namedItem("name");
+      if (field.value.trim()) this.addClass(field.value.trim());
+      field.value = "";
+    });
+    $("opacity").addEventListener("input", () => this.opacity(Number($("opacity").value) - this.choices.opacity));
+    $("hover").addEventListener("change", () => this.toggleHover());
+    $("prepare").addEventListener("change", () => {
+      this.choose({ prepare: $("prepare").checked });
+      this.#prepare();
+    });
+    $("language").addEventListener("change", () => {
+      this.choose({ language: $("language").value });
+      this.#language();
+      this.draw();
+    });
+    this.#watchFiles();
+    const gestures = watch(this.canvas, () => this.tool, {
+      click: (at, label) => {
+        const pixel = desk.pixelAt(at);
+        desk.cross = null;
+        if (pixel) desk.click(pixel, label);
+      },
+      boxing: (a, b) => {
+        desk.boxing = a && desk.boxBetween(a, b);
+        desk.redraw();
+      },
+      box: (a, b) => desk.box(desk.boxBetween(a, b)),
+      pan: (dx, dy) => desk.pan(dx, dy),
+      zoom: (at, factor) => desk.zoom(factor, at),
+      hover: (at) => desk.hover(at && desk.pixelAt(at)),
+    });
+    this.rows = table(this);
+    listen(this.rows, this.canvas);
+    for (const [kind, down] of [["keydown", true], ["keyup", false]]) {
+      document.addEventListener(kind, (event) => event.key === " " && gestures.space(down));
+    }
+    addEventListener("blur", () => gestures.space(false));
+    let size = null;
+    new ResizeObserver(() => {
+      const now = `${this.canvas.clientWidth} ${this.canvas.clientHeight}`;
+      if (size !== now) desk.resized();
+      size = now;
+    }).observe(this.canvas);
+  }
+
+  #watchFiles() {
+    const carries = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+    document.addEventListener("dragover", (event) => {
+      if (!carries(event)) return;
+      event.preventDefault();
+      $("drop").hidden = false;
+    });
+    document.addEventListener("dragleave", (event) => {
+      if (!event.relatedTarget) $("drop").hidden = true;
+    });
+    document.addEventListener("drop", async (event) => {
+      if (!carries(event)) return;
+      event.preventDefault();
+      $("drop").hidden = true;
+      await this.add(await filesOf(event.dataTransfer));
+    });
+    document.addEventListener("paste", async (event) => {
+      if (event.clipboardData.files.length) await this.add([...event.clipboardData.files]);
+    });
+  }
+
+  #language() {
+    speak(this.choices.language);
+    $("language").value = LANGUAGES.includes(this.choices.language) ? this.choices.language : "en";
+    const mouse = [["keyClick", "helpClick"], ["keyAlt", "helpAlt"], ["keyDrag", "helpBox"], ["keyWheel", "helpWheel"],
+      ["keySpaceDrag", "helpPan"], ["keyPress", "helpAlt"],
+      ["keyFingers", "helpFingers"]].map(([key, help]) => helpRow([t(key)], t(help)));
+    const keys = this.rows.filter((row) => row.help).map((row) => helpRow(row.shown ?? row.keys, t(row.help)));
+    $("help-keys").replaceChildren(...mouse, ...keys);
+    const legend = $("formats").querySelector("legend");
+    const before = document.querySelector("input[name=format]:checked")?.value ?? Object.keys(FORMATS)[0];
+    $("formats").replaceChildren(legend, ...Object.keys(FORMATS).map((name) => make("label", {},
+      make("input", { type: "radio", name: "format", value: name, checked: name === before }),
+      make("span", {}, t(name)),
+      make("small", {}, t(`${name}-more`)))));
+  }
+}
+
+function helpRow(keys, text) {
+  const shown = keys.flatMap((key, i) => (i ? [" ", make("kbd", {}, key)] : [make("kbd", {}, key)]));
+  return make("div", {}, make("span", {}, text), make("span", {}, ...shown));
+}
+
+await new Page().start();

@@ -1,0 +1,149 @@
+// The lists beside and below the image. What users typed goes into text nodes and values only.
+
+import { t } from "./words.js";
+
+/** An element with properties, `aria` and `data` attributes, and children. */
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  const { aria = {}, data = {}, ...rest } = properties;
+  for (const [name, value] of Object.entries(aria)) element.setAttribute(`aria-${name}`, value);
+  Object.assign(element.dataset, data);
+  Object.assign(element, rest);
+  element.append(...children);
+  return element;
+}
+
+export function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  use.setAttribute("href", `#i-${name}`);
+  svg.append(use);
+  return svg;
+}
+
+function iconButton(name, label, onclick) {
+  return make("button", { className: "icon", type: "button", title: label, aria: { label }, onclick }, icon(name));
+}
+
+function textInput(value, label, placeholder, onchange) {
+  const input = make("input", { type: "text", value, placeholder, maxLength: 80, aria: { label }, autocomplete: "off" });
+  input.addEventListener("change", () => onchange(input.value.trim()));
+  input.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") input.blur();
+    if (event.key === "Escape") {
+      input.value = value;
+      input.blur();
+    }
+  });
+  return input;
+}
+
+// A list is made anew only when what it shows is another, so that focus and typing are not disturbed.
+const drawn = new WeakMap();
+
+function unlessDrawn(list, shown, draw) {
+  const text = JSON.stringify([document.documentElement.lang, shown]);
+  if (drawn.get(list) === text) return;
+  drawn.set(list, text);
+  const focus = focusIn(list);
+  list.replaceChildren(...draw());
+  focus?.();
+}
+
+function focusIn(list) {
+  const active = document.activeElement;
+  const row = active && [...list.children].findIndex((child) => child.contains(active));
+  if (row === null || row < 0) return null;
+  const inner = [...list.children[row].querySelectorAll("button, input, select")].indexOf(active);
+  return () => list.children[Math.min(row, list.children.length - 1)]?.querySelectorAll("button, input, select")[inner]?.focus();
+}
+
+export function drawClasses(list, { classes, current }, on) {
+  unlessDrawn(list, [classes, current], () =>
+    classes.map((one, i) => {
+      const colour = make("input", { type: "color", value: one.colour, aria: { label: t("classColour", one) } });
+      colour.addEventListener("change", () => on.change(one.id, { colour: colour.value }));
+      const pick = make(
+        "button",
+        { type: "button", className: "pick", title: t("pickClass", one), aria: { pressed: one.id === current } },
+        one.name,
+      );
+      pick.addEventListener("click", () => on.pick(one.id));
+      const row = make("li", { className: one.id === current ? "on" : "" }, colour, pick);
+      if (i < 9) row.append(make("kbd", {}, String(i + 1)));
+      const rename = iconButton("edit", t("renameClass", one), () => {
+        const save = (name) => (name && name !== one.name ? on.change(one.id, { name }) : input.replaceWith(pick));
+        const input = textInput(one.name, t("className"), "", save);
+        input.addEventListener("blur", () => input.value === one.name && input.replaceWith(pick));
+        pick.replaceWith(input);
+        input.select();
+      });
+      row.append(rename);
+      if (classes.length > 1) row.append(iconButton("delete", t("deleteClass", one), () => on.remove(one.id)));
+      return row;
+    }),
+  );
+}
+
+/** The name that an object shows while it has none of its own: its class and the place among those of it. */
+export function shownName(object, objects, classes) {
+  const alike = objects.filter((one) => one.classId === object.classId);
+  return `${classes.find((one) => one.id === object.classId)?.name ?? "?"} ${alike.indexOf(object) + 1}`;
+}
+
+export function drawObjects(list, { objects, classes, selected, editing }, on) {
+  const shown = objects.map(({ id, name, classId, hidden }) => [id, name, classId, hidden]);
+  unlessDrawn(list, [shown, classes], () =>
+    objects.map((object) => {
+      const colour = classes.find((one) => one.id === object.classId)?.colour ?? "#888888";
+      const name = textInput(object.name, t("objectName"), shownName(object, objects, classes), (text) =>
+        on.change(object.id, { name: text }),
+      );
+      const choice = make("select", { className: "chip", title: t("objectClass"), aria: { label: t("objectClass") } });
+      choice.style.setProperty("--colour", colour);
+      for (const one of classes) choice.append(make("option", { value: one.id, selected: one.id === object.classId }, one.name));
+      choice.addEventListener("change", () => on.change(object.id, { classId: choice.value }));
+      const row = make(
+        "li",
+        { className: object.hidden ? "off" : "", data: { id: object.id } },
+        choice,
+        name,
+        iconButton(object.hidden ? "hidden" : "eye", t(object.hidden ? "show" : "hide"), () => on.hide(object.id)),
+        iconButton("edit", t("edit"), () => on.edit(object.id)),
+        iconButton("delete", t("delete"), () => on.remove(object.id)),
+      );
+      row.addEventListener("pointerdown", () => on.select(object.id));
+      name.addEventListener("focus", () => on.select(object.id));
+      return row;
+    }),
+  );
+  for (const row of list.children) row.classList.toggle("on", row.dataset.id === selected || row.dataset.id === editing);
+}
+
+const addresses = new WeakMap(); // thumbnail → its address: made once
+
+function addressOf(blob) {
+  if (!addresses.has(blob)) addresses.set(blob, URL.createObjectURL(blob));
+  return addresses.get(blob);
+}
+
+const STATES = { new: "notSent", sending: "sending", queued: "queued", ready: "ready", failed: "failed" };
+
+export function drawThumbs(list, { images, current }, open) {
+  const shown = images.map(({ id, state, objects }) => [id, state, objects]);
+  unlessDrawn(list, [shown, current], () =>
+    images.map((image) => {
+      const label = t("thumb", { name: image.name, state: t(STATES[image.state]), n: image.objects });
+      const button = make(
+        "button",
+        { type: "button", title: label, aria: { label, current: image.id === current }, data: { state: image.state } },
+        make("img", { src: addressOf(image.thumb), alt: "", loading: "lazy" }),
+        make("span", { className: "dot" }),
+      );
+      if (image.objects) button.append(make("span", { className: "count" }, String(image.objects)));
+      button.addEventListener("click", () => open(image));
+      return make("li", {}, button);
+    }),
+  );
+  list.querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+}

@@ -1,0 +1,169 @@
+// The server's /v1, as the page needs it.
+
+/** The server did not answer at all. */
+export class Gone extends Error {}
+
+/** The server answered with an error. `retryAfter` is in seconds, or `null` if trying again is of no use. */
+export class Refused extends Error {
+  constructor(status, problem, retryAfter) {
+    super(problem?.detail ?? `HTTP ${status}`);
+    this.status = status;
+    this.type = problem?.type?.split(":").pop() ?? "";
+    this.retryAfter = retryAfter;
+  }
+}
+
+export class Server {
+  /** `key()` is the API key or `null`; `client` says who works here. */
+  constructor({ base, client, key }) {
+    this.base = base;
+    this.client = client;
+    this.key = key;
+  }
+
+  #headers() {
+    const key = this.key();
+    return { "X-Client-Id": this.client, ...(key ? { "X-API-Key": key } : {}) };
+  }
+
+  async #ask(path, options = {}) {
+    let response, body;
+    try {
+      response = await fetch(new URL(path, this.base), { ...options, headers: { ...this.#headers(), ...options.headers } });
+      body = await response.json();
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Gone(error.message);
+    }
+    if (!response.ok) throw refusal(response.status, body, response.headers.get("Retry-After"));
+    return { body, timing: serverTotal(response.headers.get("Server-Timing")) };
+  }
+
+  /** What the server knows of an image, or `null`. */
+  async image(id, signal) {
+    try {
+      return (await this.#ask(`v1/images/${id}`, { signal })).body;
+    } catch (error) {
+      if (error instanceof Refused && error.status === 404) return null;
+      throw error;
+    }
+  }
+
+  /**
+   * Send an image. `progress(share)` is called while it is on its way, with 1 when all of it is there. With `wait` the
+   * answer comes when it is encoded.
+   */
+  send(file, { wait, signal, progress }) {
+    return new Promise((resolve, reject) => {
+      const request = new XMLHttpRequest(); // fetch does not tell how far an upload is
+      const stop = () => request.abort();
+      request.open("POST", new URL(`v1/images${wait ? "" : "?wait=false"}`, this.base));
+      for (const [name, value] of Object.entries(this.#headers())) request.setRequestHeader(name, value);
+      request.setRequestHeader("Content-Type", "application/octet-stream");
+      request.upload.onprogress = (event) => progress?.(event.total ? event.loaded / event.total : 0);
+      request.upload.onload = () => progress?.(1);
+      request.onloadend = () => {
+        signal?.removeEventListener("abort", stop);
+        if (signal?.aborted) return reject(new DOMException("Called off.", "AbortError"));
+        if (request.status === 0) return reject(new Gone("The connection broke."));
+        const body = parsed(request.responseText);
+        if (request.status < 300 && body) return resolve(body);
+        return reject(refusal(request.status, body, request.getResponseHeader("Retry-After")));
+      };
+      if (signal?.aborted) return reject(new DOMException("Called off.", "AbortError"));
+      signal?.addEventListener("abort", stop);
+      request.send(file);
+    });
+  }
+
+  /** The masks for clicks and a box, best first, and how they came to be. */
+  async masks(id, { points, box }, signal) {
+    const started = performance.now();
+    const { body, timing } = await this.#ask(`v1/images/${id}/masks`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(box ? { points, box } : { points }),
+      signal,
+    });
+    return {
+      masks: body.masks.map(({ rle, score, area }) => ({ rle, score, area })),
+      outcome: body.outcome,
+      model: body.model,
+      note: body.note ?? "",
+      serverMs: timing ?? body.seconds * 1e3,
+      ms: performance.now() - started,
+    };
+  }
+
+  /** Whether the server is there and its model answers. */
+  async isReady() {
+    try {
+      const response = await fetch(new URL("health/ready", this.base), { cache: "no-store" });
+      return response.ok;
+    } catch {
+      return false;
+    }
+  }
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+function refusal(status, problem, retryAfter) {
+  return new Refused(status, problem, status === 503 ? Number(retryAfter) || 1 : null);
+}
+
+function serverTotal(header) {
+  const found = /total;dur=([\d.]+)/.exec(header ?? "");
+  return found ? Number(found[1]) : null;
+}
+
+/** Wait, unless `signal` calls it off. */
+export function pause(ms, signal) {
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      clearTimeout(timer);
+      reject(new DOMException("Called off.", "AbortError"));
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", stop);
+      resolve();
+    }, ms);
+    if (signal?.aborted) stop();
+    else signal?.addEventListener("abort", stop, { once: true });
+  });
+}
+
+/**
+ * Run `work` until it succeeds or fails for good: a server that is away, or busy, or wants a key, is waited for.
+ * `trouble(kind)` hears "gone", "key" (then its promise is waited for), or "busy", and `null` when that is over.
+ */
+export async function persistently(work, { server, signal, trouble }) {
+  for (let wait = 500; ; wait = Math.min(5000, wait * 1.5)) {
+    try {
+      return await work();
+    } catch (error) {
+      if (error instanceof Gone) {
+        trouble("gone");
+        do await pause(wait, signal);
+        while (!(await server.isReady()));
+      } else if (error instanceof Refused && error.retryAfter !== null) {
+        trouble("busy");
+        try {
+          await pause(error.retryAfter * 1e3, signal);
+        } finally {
+          trouble(null);
+        }
+      } else if (error instanceof Refused && error.status === 401) {
+        await trouble("key");
+      } else {
+        throw error;
+      }
+    }
+  }
+}

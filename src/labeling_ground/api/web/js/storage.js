@@ -1,0 +1,44 @@
+// What survives a reload: photos, work and choices, in IndexedDB.
+
+const STORES = { images: { keyPath: "id" }, work: { keyPath: "id" }, choices: {} };
+
+export class Storage {
+  #database = null;
+
+  async open(name = "labeling-ground") {
+    const request = indexedDB.open(name, 1);
+    request.onupgradeneeded = () => {
+      for (const [store, options] of Object.entries(STORES)) request.result.createObjectStore(store, options);
+    };
+    this.#database = await done(request);
+  }
+
+  async all(store) {
+    return done(this.#store(store).getAll());
+  }
+
+  async get(store, key) {
+    return done(this.#store(store).get(key));
+  }
+
+  async put(store, value, key) {
+    await done(this.#store(store, "readwrite").put(value, key));
+  }
+
+  async delete(store, key) {
+    await done(this.#store(store, "readwrite").delete(key));
+  }
+
+  #store(name, mode = "readonly") {
+    if (!this.#database) throw new Error("IndexedDB is not available");
+    return this.#database.transaction(name, mode).objectStore(name);
+  }
+}
+
+function done(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+    request.onblocked = () => reject(new Error("another tab holds an older version of this page"));
+  });
+}

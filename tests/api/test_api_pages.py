@@ -1,0 +1,89 @@
+"""The labeling page's files: how they are sent, and what they may do."""
+
+import gzip
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.api.conftest import Running
+
+pytestmark = pytest.mark.anyio
+
+
+async def names(server: "Running") -> list[str]:
+    """Every file that the page loads, scripts of scripts too."""
+    found = ["web/style.css", "web/icon.svg", "web/js/main.js"]
+    for name in found:
+        if name.endswith(".js"):
+            text = (await server.client.get(f"/{name}")).text
+            folder = name.rpartition("/")[0]
+            for target in re.findall(r'from "(\.[^"]+)"', text):
+                path = f"{folder}/{target}".replace("/./", "/")
+                path = re.sub(r"[^/]+/\.\./", "", path)
+                if path not in found:
+                    found.append(path)
+    return found
+
+
+async def test_the_root_is_the_labeling_page(server: "Running") -> None:
+    answer = await server.client.get("/")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "<title>Labeling Ground</title>" in answer.text
+    assert (await server.client.head("/")).status_code == 200
+
+
+async def test_every_file_is_there_with_its_kind(server: "Running") -> None:
+    kinds = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
+    found = await names(server)
+    assert len(found) > 20
+    for name in found:
+        answer = await server.client.get(f"/{name}")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, kinds[name.rpartition(".")[2]]), name
+
+
+async def test_the_policy_lets_nothing_of_others_run(server: "Running") -> None:
+    """No inline script or style, nothing from elsewhere, and the page has none of it."""
+    answer = await server.client.get("/")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)|(?:src|href)=\"(?:https?:)?//", answer.text)
+    for name in await names(server):
+        text = (await server.client.get(f"/{name}")).text
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
+            name
+        )
+
+
+async def test_what_the_browser_has_is_not_sent_again(server: "Running") -> None:
+    """Plain and compressed are two representations, each with its own tag."""
+    seen = set()
+    for encoding in ("gzip", "identity"):
+        first = await server.client.get("/web/js/main.js", headers={"Accept-Encoding": encoding})
+        assert first.headers.get("content-encoding", "identity") == encoding
+        assert first.headers["vary"] == "Accept-Encoding"
+        seen.add(first.headers["etag"])
+        asked = {"Accept-Encoding": encoding, "If-None-Match": f'"other", W/{first.headers["etag"]}'}
+        again = await server.client.get("/web/js/main.js", headers=asked)
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+        other = await server.client.get("/web/style.css", headers=asked)
+        assert other.status_code == 200
+    assert len(seen) == 2
+
+
+async def test_the_whole_page_is_light(server: "Running") -> None:
+    total = 0
+    for name in ["", *await names(server)]:
+        answer = await server.client.get(f"/{name}", headers={"Accept-Encoding": "gzip"})
+        assert answer.headers["content-encoding"] == "gzip"
+        total += len(gzip.compress(answer.content))
+    assert total <= 150 * 1024
+
+
+@pytest.mark.parametrize("name", ["nope.js", "..%2f__init__.py", "%2e%2e/app.py", "js", "js/", "", "index.html/x"])
+async def test_only_the_pages_own_files_are_served(server: "Running", name: str) -> None:
+    assert (await server.client.get(f"/web/{name}")).status_code == 404

@@ -1,0 +1,91 @@
+"""Reads what the page exports with the programs that it is for: each object's mask, by format."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_masks
+from pycocotools.coco import COCO
+from skimage.measure import grid_points_in_poly
+
+Pixels = NDArray[np.bool_]
+
+
+def coco(path: Path) -> list[Pixels]:
+    """With pycocotools, RLE or polygons."""
+    data = COCO(str(path))
+    return [np.asarray(data.annToMask(data.anns[key]), np.bool_) for key in sorted(data.anns)]
+
+
+def masks(path: Path) -> list[Pixels]:
+    """PNGs in a zip, in the order of its list."""
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        files = [one["file"] for one in json.loads(archive.read("masks.json"))]
+        images = [cv2.imdecode(np.frombuffer(archive.read(file), np.uint8), cv2.IMREAD_UNCHANGED) for file in files]
+    for image in images:
+        assert image is not None
+        assert set(np.unique(image)) <= {0, 255}
+    return [np.asarray(image, np.bool_) for image in images]
+
+
+def yolo(path: Path, size: tuple[int, int]) -> list[Pixels]:
+    """Polygons as shares of ``size`` (height, width), filled by even-odd at the pixels' middles."""
+    fill: Any = grid_points_in_poly  # not typed
+    found: list[Pixels] = []
+    height, width = size
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(name for name in archive.namelist() if name.startswith("labels/")):
+            for line in io.TextIOWrapper(archive.open(name), "utf-8"):
+                _, *numbers = line.split()
+                corners = np.array(numbers, float).reshape(-1, 2) * (width, height)
+                found.append(np.asarray(fill((height, width), corners[:, ::-1] - 0.5), np.bool_))
+    return found
+
+
+def label_studio(path: Path) -> list[Pixels]:
+    """Brush masks, by a decoder written from the format's description."""
+    found = []
+    for task in json.loads(path.read_text()):
+        for region in task["annotations"][0]["result"]:
+            assert region["value"]["format"] == "rle"
+            shape = (region["original_height"], region["original_width"], 4)
+            values = brush(region["value"]["rle"]).reshape(shape)
+            assert set(np.unique(values)) <= {0, 255}
+            found.append(values[:, :, 3] > 0)
+    return found
+
+
+def brush(packed: list[int]) -> NDArray[np.uint8]:
+    """Values of a brush RLE: a bit stream of runs, each with one value repeated or with all its values."""
+    bits = np.unpackbits(np.array(packed, np.uint8))
+    at = 0
+
+    def read(many: int) -> int:
+        nonlocal at
+        value = int("".join(map(str, bits[at : at + many])), 2)
+        at += many
+        return value
+
+    total, word = read(32), read(5) + 1
+    sizes = [read(4) + 1 for _ in range(4)]
+    out = np.zeros(total, np.uint8)
+    filled = 0
+    while filled < total:
+        repeats = read(1)
+        length = read(sizes[read(2)]) + 1
+        out[filled : filled + length] = read(word) if repeats else [read(word) for _ in range(length)]
+        filled += length
+    assert len(bits) - at < 8
+    return out
+
+
+def rle(pixels: Pixels) -> dict[str, Any]:
+    """A mask as the page holds it."""
+    packed = coco_masks.encode(np.asfortranarray(pixels, np.uint8))
+    return {"size": packed["size"], "counts": packed["counts"].decode("ascii")}

@@ -1,0 +1,153 @@
+"""An annotator at work, in a real browser against a real server."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pycocotools import mask as coco_masks
+from tests.web import formats
+from tests.web.conftest import Served
+from tests.web.labeler import Labeler
+
+# pycocotools decodes through a class that numpy 2 finds old-fashioned.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+COFFEE = (600, 400)
+COUNT_FLIGHTS = """
+    window.flights = {seen: 0, now: 0, most: 0};
+    const plain = window.fetch;
+    window.fetch = async (url, options) => {
+        if (!String(url).endsWith("/masks")) return plain(url, options);
+        flights.seen += 1;
+        flights.most = Math.max(flights.most, ++flights.now);
+        try { return await plain(url, options); } finally { flights.now -= 1; }
+    };
+"""
+CANVAS = "document.querySelector('#canvas').toDataURL()"
+
+
+def test_two_objects_are_labeled_by_clicks_and_a_box_and_exported(
+    served: Served, context: Any, photos: dict[str, Path], shots: Path, tmp_path: Path
+) -> None:
+    """Clicks on and off the object, undo and redo, a box, and the masks are in the file."""
+    labeler = Labeler(context.new_page(), served.url)
+    labeler.page.screenshot(path=shots / "welcome.png")
+    labeler.open(photos["coffee"])
+    labeler.click(300, 200, COFFEE)
+    assert labeler.page.locator("#badge").get_attribute("data-outcome") in ("miss", "recomputed", "hit", "joined")
+    labeler.click(420, 330, COFFEE, button="right")
+    labeler.page.screenshot(path=shots / "clicks.png")
+    labeler.page.keyboard.press("Control+z")
+    labeler.wait()
+    labeler.page.keyboard.press("Control+Shift+Z")
+    labeler.wait()
+    labeler.page.keyboard.press("Enter")
+    labeler.page.wait_for_selector("#objects li")
+    labeler.drag((380, 300, 560, 390), COFFEE)
+    labeler.page.screenshot(path=shots / "box.png")
+    labeler.finish()
+    assert labeler.objects() == 2
+    coco = labeler.coco(tmp_path)
+    assert [image["file_name"] for image in coco["images"]] == ["coffee.png"]
+    assert [annotation["category_id"] for annotation in coco["annotations"]] == [1, 1]
+    for annotation in coco["annotations"]:
+        assert coco_masks.area(annotation["segmentation"]) == annotation["area"] > 100
+        assert coco_masks.toBbox(annotation["segmentation"]).tolist() == annotation["bbox"]
+
+
+def test_the_work_survives_a_server_that_dies_and_a_page_that_is_reloaded(
+    served: Served, context: Any, photos: dict[str, Path], shots: Path, tmp_path: Path
+) -> None:
+    """A click on a dead server is answered when it is back; a reload brings all of it back, the open clicks too."""
+    labeler = Labeler(context.new_page(), served.url)
+    page = labeler.page
+    labeler.open(photos["coffee"])
+    labeler.click(300, 200, COFFEE)
+    labeler.finish()
+    served.kill()
+    labeler.click_only(450, 250, COFFEE)
+    page.wait_for_selector("#banner:has-text('does not answer')")
+    page.screenshot(path=shots / "gone.png")
+    assert page.locator("#prompt-bar").is_visible()
+    served.start()
+    page.wait_for_selector("#finish:enabled")
+    page.wait_for_selector("#banner:has-text('is back')")
+    labeler.finish()
+    before = labeler.coco(tmp_path)
+    labeler.click(100, 350, COFFEE)
+    page.reload()
+    labeler.wait_for_start()
+    labeler.wait()
+    page.wait_for_selector("#finish:enabled")
+    assert labeler.objects() == 2
+    assert labeler.coco(tmp_path) == before
+    assert len(before["annotations"]) == 2
+
+
+def test_every_format_holds_the_same_pixels(
+    served: Served, context: Any, photos: dict[str, Path], tmp_path: Path
+) -> None:
+    """What was labeled comes back from each file, read by the program that it is for."""
+    labeler = Labeler(context.new_page(), served.url)
+    labeler.open(photos["coffee"])
+    labeler.click(300, 200, COFFEE)
+    labeler.finish()
+    labeler.drag((370, 170, 460, 330), COFFEE)
+    labeler.finish()
+    wanted = formats.coco(labeler.export("coco-rle", tmp_path))
+    assert all(mask.any() for mask in wanted)
+    found = {
+        "coco-polygons": formats.coco(labeler.export("coco-polygons", tmp_path)),
+        "masks": formats.masks(labeler.export("masks", tmp_path)),
+        "yolo": formats.yolo(labeler.export("yolo", tmp_path), (COFFEE[1], COFFEE[0])),
+        "labelstudio": formats.label_studio(labeler.export("labelstudio", tmp_path)),
+    }
+    differ = {form: [int((a != b).sum()) for a, b in zip(masks, wanted, strict=True)] for form, masks in found.items()}
+    assert differ == {form: [0, 0] for form in found}
+
+
+def test_a_slow_way_to_the_server_costs_waiting_and_nothing_else(
+    served: Served, context: Any, photos: dict[str, Path], shots: Path
+) -> None:
+    """With 300 ms of latency a second click overtakes the first, and the newest answer is the one that stays."""
+    labeler = Labeler(context.new_page(), served.url)
+    page = labeler.page
+    labeler.open(photos["coffee"])
+    slow(context, page, 300)
+    labeler.click_only(300, 200, COFFEE)
+    labeler.click_only(320, 250, COFFEE)
+    page.wait_for_selector("#waiting:has-text('Computing')")
+    page.screenshot(path=shots / "waiting.png")
+    labeler.wait()
+    labeler.finish()
+    assert labeler.objects() == 1
+    *_, click = page.evaluate("performance.getEntriesByName('click-to-mask').map(e => e.duration)")
+    assert click >= 300
+
+
+def test_the_preview_asks_for_one_mask_at_a_time(served: Served, context: Any, photos: dict[str, Path]) -> None:
+    """However the pointer moves, one request is in flight at most, and what is under it is shown in the end."""
+    context.add_init_script(COUNT_FLIGHTS)
+    labeler = Labeler(context.new_page(), served.url)
+    page = labeler.page
+    labeler.open(photos["coffee"])
+    slow(context, page, 120)
+    blank = page.evaluate(CANVAS)
+    for step in range(14):
+        page.mouse.move(*labeler.place(200 + 10 * step, 200, COFFEE))
+        page.wait_for_timeout(75)
+    page.wait_for_function(f"blank => {CANVAS} !== blank", arg=blank)
+    seen, most = page.evaluate("[window.flights.seen, window.flights.most]")
+    assert seen >= 2
+    assert most == 1
+    page.keyboard.press("p")
+    page.wait_for_function(f"blank => {CANVAS} === blank", arg=blank)
+
+
+def slow(context: Any, page: Any, milliseconds: int) -> None:
+    """Add latency to every request of a page."""
+    session = context.new_cdp_session(page)
+    session.send("Network.enable")
+    session.send(
+        "Network.emulateNetworkConditions",
+        {"offline": False, "latency": milliseconds, "downloadThroughput": -1, "uploadThroughput": -1},
+    )

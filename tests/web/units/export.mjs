@@ -1,0 +1,12 @@
+// Writes every export of a data set, for other programs to read: node export.mjs set.json folder
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { load } from "./page.mjs";
+
+const { FORMATS } = await load("export/index.js");
+const [, , from, to] = process.argv;
+const set = JSON.parse(await readFile(from, "utf8"));
+for (const { file, make } of Object.values(FORMATS)) {
+  const blob = await make(set);
+  await writeFile(join(to, file), new Uint8Array(await blob.arrayBuffer()));
+}

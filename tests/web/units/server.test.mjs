@@ -1,0 +1,76 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { load } from "./page.mjs";
+
+const { Gone, Refused, Server, pause, persistently } = await load("server.js");
+
+const never = new AbortController().signal;
+
+/** Work that fails with each of the errors, then succeeds. */
+const failing = (...errors) => async () => {
+  if (errors.length) throw errors.shift();
+  return "done";
+};
+
+test("a server that is gone is waited for", async () => {
+  const heard = [];
+  let asked = 0;
+  const server = { isReady: async () => ++asked >= 2 };
+  const trouble = (kind) => heard.push(kind);
+  assert.equal(await persistently(failing(new Gone("x")), { server, signal: never, trouble }), "done");
+  assert.deepEqual([heard, asked], [["gone"], 2]);
+});
+
+test("a busy server is asked again after the time that it named", async () => {
+  const heard = [];
+  const busy = new Refused(503, { detail: "full" }, 0.05);
+  const started = performance.now();
+  await persistently(failing(busy, busy), { server: null, signal: never, trouble: (kind) => heard.push(kind) });
+  assert.ok(performance.now() - started >= 90);
+  assert.deepEqual(heard, ["busy", null, "busy", null]);
+});
+
+test("waiting can be called off, and then no trouble is left standing", async () => {
+  const heard = [];
+  const stop = new AbortController();
+  const waiting = persistently(failing(new Refused(503, null, 60)), {
+    server: null, signal: stop.signal, trouble: (kind) => heard.push(kind),
+  });
+  setTimeout(() => stop.abort(), 10);
+  await assert.rejects(waiting, { name: "AbortError" });
+  assert.deepEqual(heard, ["busy", null]);
+  await assert.rejects(pause(60_000, AbortSignal.abort()), { name: "AbortError" });
+});
+
+test("a key is asked for, and a refusal for good is passed on", async () => {
+  const heard = [];
+  const trouble = async (kind) => heard.push(kind);
+  const refused = new Refused(422, { type: "urn:labeling-ground:problem:bad-prompt", detail: "No." }, null);
+  const work = failing(new Refused(401, null, null), refused);
+  await assert.rejects(persistently(work, { server: null, signal: never, trouble }), { type: "bad-prompt", message: "No." });
+  assert.deepEqual(heard, ["key"]);
+});
+
+test("answers and refusals are read, and who asks is said", async (t) => {
+  const asked = [];
+  const answers = [
+    new Response(JSON.stringify({ masks: [{ rle: {}, score: 0.5, area: 3, bbox: [] }], outcome: "hit", model: "m", seconds: 1 }), {
+      headers: { "Server-Timing": "lookup;dur=0.10, total;dur=2.50" },
+    }),
+    new Response(JSON.stringify({ type: "urn:labeling-ground:problem:unknown-image", detail: "Send it." }), { status: 404 }),
+    new Response("{}", { status: 503, headers: { "Retry-After": "7" } }),
+    new Response("<html>a proxy's page", { status: 502 }),
+  ];
+  t.mock.method(globalThis, "fetch", async (url, options) => {
+    asked.push([String(url), options.headers]);
+    return answers.shift();
+  });
+  const server = new Server({ base: "http://host/sub/", client: "me", key: () => "k" });
+  const { serverMs, outcome, note, masks } = await server.masks("abc", { points: [], box: [1, 2, 3, 4] });
+  assert.deepEqual([serverMs, outcome, note, masks], [2.5, "hit", "", [{ rle: {}, score: 0.5, area: 3 }]]);
+  assert.equal(asked[0][0], "http://host/sub/v1/images/abc/masks");
+  assert.deepEqual([asked[0][1]["X-Client-Id"], asked[0][1]["X-API-Key"]], ["me", "k"]);
+  assert.equal(await server.image("abc"), null);
+  await assert.rejects(server.image("abc"), { status: 503, retryAfter: 7 });
+  await assert.rejects(server.image("abc"), Gone);
+});

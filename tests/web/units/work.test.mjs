@@ -1,0 +1,92 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { load } from "./page.mjs";
+
+const { History } = await load("history.js");
+const { Newest } = await load("newest.js");
+const works = await load("work.js");
+
+const answer = { masks: [{ rle: { size: [2, 2], counts: "04" }, score: 0.9, area: 4 }, { rle: {}, score: 0.5, area: 1 }] };
+const clicked = works.withPoint(works.EMPTY, { x: 1, y: 1, label: 1 });
+
+test("clicks off the object alone cannot be asked", () => {
+  assert.equal(works.isAskable(works.withPoint(works.EMPTY, { x: 0, y: 0, label: 0 })), false);
+  assert.equal(works.isAskable(clicked), true);
+  assert.equal(works.isAskable(works.withBox(works.EMPTY, [0, 0, 5, 5])), true);
+});
+
+test("a click makes the old answer void", () => {
+  const answered = works.stepped(works.withAnswer(clicked, answer), 1);
+  assert.equal(works.chosen(answered).score, 0.5);
+  const next = works.withPoint(answered, { x: 0, y: 0, label: 0 });
+  assert.equal(works.chosen(next), null);
+  assert.equal(next.choice, 0);
+});
+
+test("candidates go around", () => {
+  const answered = works.withAnswer(clicked, answer);
+  assert.equal(works.stepped(answered, -1).choice, 1);
+  assert.equal(works.stepped(works.stepped(answered, 1), 1).choice, 0);
+  assert.equal(works.stepped(clicked, 1), clicked);
+});
+
+test("without a mask there is nothing to finish", () => {
+  assert.equal(works.finished(clicked, { id: "a", classId: "1" }), null);
+  const empty = { masks: [{ rle: {}, score: 0, area: 0 }] };
+  assert.equal(works.finished(works.withAnswer(clicked, empty), { id: "a", classId: "1" }), null);
+});
+
+test("an object that is edited again keeps its place, id and name", () => {
+  let work = works.finished(works.withAnswer(clicked, answer), { id: "a", classId: "1" });
+  work = works.finished(works.withAnswer(works.withBox(work, [0, 0, 2, 2]), answer), { id: "b", classId: "1" });
+  work = works.editedAgain(works.changed(work, "a", { name: "cup" }), "a");
+  assert.deepEqual(work.points, [{ x: 1, y: 1, label: 1 }]);
+  assert.equal(works.chosen(work).area, 4);
+  work = works.finished(works.stepped(work, 1), { id: "c", classId: "1" });
+  assert.deepEqual(work.objects.map(({ id, name }) => [id, name]), [["a", "cup"], ["b", ""]]);
+  assert.equal(works.hasPrompt(work), false);
+});
+
+test("deleting what is being edited ends the editing", () => {
+  const work = works.finished(works.withAnswer(clicked, answer), { id: "a", classId: "1" });
+  assert.deepEqual(works.without(works.editedAgain(work, "a"), "a"), works.EMPTY);
+});
+
+test("undo and redo walk the same way, and a new step forgets the other one", () => {
+  const history = new History(0);
+  assert.equal(history.undo(), false);
+  [1, 2, 3].forEach((state) => history.push(state));
+  history.undo();
+  history.undo();
+  assert.equal(history.now, 1);
+  history.redo();
+  assert.equal(history.now, 2);
+  history.push(9);
+  assert.equal(history.redo(), false);
+  history.undo();
+  assert.equal(history.now, 2);
+});
+
+test("of many asks one is in flight, and the last one is answered", async () => {
+  const newest = new Newest();
+  let running = 0, most = 0;
+  const begun = [], ended = [];
+  const work = (name) => async (signal) => {
+    begun.push(name);
+    most = Math.max(most, ++running);
+    await new Promise((resolve) => {
+      const timer = setTimeout(resolve, 20);
+      signal.addEventListener("abort", () => (clearTimeout(timer), resolve()));
+    });
+    running--;
+    if (!signal.aborted) ended.push(name);
+  };
+  for (const name of ["a", "b", "c", "d"]) newest.ask(work(name));
+  while (newest.busy) await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.deepEqual([most, begun, ended], [1, ["a", "d"], ["d"]]);
+  newest.ask(work("e"));
+  newest.ask(work("f"));
+  newest.drop();
+  while (newest.busy) await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.deepEqual(ended, ["d"]);
+});
