@@ -12,6 +12,7 @@ def main() -> int:
     for module, arguments in (
         ("bench.serving", ["--out", str(RESULTS.relative_to(Path.cwd()) / "serving.md")]),
         ("bench.segmentation", []),
+        ("bench.policies", ["--out", str(RESULTS.relative_to(Path.cwd()) / "policies.md")]),
     ):
         print(f"\n# {module}\n", flush=True)
         code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode

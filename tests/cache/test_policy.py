@@ -7,25 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeling_ground.cache.choose import RANKINGS, choose_ranking
+from labeling_ground.cache.choose import POLICIES, choose_policy, choose_ranking
 from labeling_ground.cache.policy.gds import GreedyDualSize
+from labeling_ground.cache.policy.lfu import LeastFrequentlyUsed
 from labeling_ground.cache.policy.lru import LeastRecentlyUsed
-from labeling_ground.cache.policy.port import Policy, Ranking
+from labeling_ground.cache.policy.port import Item, Policy, Ranking
 from labeling_ground.cache.policy.ranked import RankedPolicy
+from labeling_ground.cache.policy.s3fifo import SmallMainGhost
 from labeling_ground.errors import BadSettings
 
 
 @dataclass
 class _Kept:
-    size: int
-    cost: float
+    item: Item
     base: float
-    done: bool
     use: int
 
 
 class Naive:
     """Every rank computed anew, the smallest found by looking at all: what is meant."""
+
+    makes_room = True
 
     def __init__(self, ranking: Ranking) -> None:
         self.ranking = ranking
@@ -34,48 +36,89 @@ class Naive:
         self.latest = 0.0
         self.uses = 0
 
-    def _base(self, now: float) -> float:
-        self.latest = max(self.latest, now)
+    def insert(self, item: Item) -> None:
+        self.kept[item.key] = _Kept(item, 0.0, 0)
+        self.hit(item)
+
+    def hit(self, item: Item) -> None:
+        self.latest = max(self.latest, item.used)
         self.uses += 1
-        return self.ranking.base(self.floor, self.latest)
+        self.kept[item.key] = _Kept(item, self.ranking.base(self.floor, self.latest), self.uses)
 
-    def insert(self, key: str, size: int, cost: float, now: float) -> None:
-        self.kept[key] = _Kept(size, cost, self._base(now), False, self.uses)
+    def mark(self, item: Item) -> None:
+        """The hint is read where it counts."""
 
-    def hit(self, key: str, now: float) -> None:
-        if key in self.kept:
-            kept = self.kept[key]
-            self.kept[key] = _Kept(kept.size, kept.cost, self._base(now), False, self.uses)
-
-    def mark(self, key: str, done: bool) -> None:
-        if key in self.kept:
-            self.kept[key].done = done
-
-    def remove(self, key: str) -> None:
-        self.kept.pop(key, None)
+    def remove(self, item: Item) -> None:
+        del self.kept[item.key]
 
     def _rank(self, key: str) -> float:
         kept = self.kept[key]
-        return self.ranking.rank(kept.base, kept.size, kept.cost, kept.done)
+        item = kept.item
+        return self.ranking.rank(kept.base, item.size, item.cost, item.done, item.uses)
 
-    def victim(self) -> str | None:
-        return min(self.kept, key=lambda key: (self._rank(key), self.kept[key].use), default=None)
+    def victim(self) -> Item | None:
+        found = min(self.kept, key=lambda key: (self._rank(key), self.kept[key].use), default=None)
+        return None if found is None else self.kept[found].item
+
+    def evict(self) -> Item | None:
+        item = self.victim()
+        if item is not None:
+            self.floor = max(self.floor, self._rank(item.key))
+            del self.kept[item.key]
+        return item
+
+
+class Keeper:
+    """Keeps the facts up to date, as a store does, and tells the policies."""
+
+    def __init__(self, *policies: Policy) -> None:
+        self.policies = policies
+        self.items: dict[str, list[Item]] = {}
+
+    def insert(self, key: str, size: int = 10, cost: float = 1.0, now: float = 1.0) -> None:
+        if key not in self.items:
+            self.items[key] = [Item(key, size, cost, now) for _ in self.policies]
+            for policy, item in zip(self.policies, self.items[key], strict=True):
+                policy.insert(item)
+
+    def hit(self, key: str, now: float = 1.0) -> None:
+        for policy, item in zip(self.policies, self.items.get(key, ()), strict=False):
+            item.used, item.uses, item.done = now, item.uses + 1, False
+            policy.hit(item)
+
+    def mark(self, key: str, done: bool) -> None:
+        for policy, item in zip(self.policies, self.items.get(key, ()), strict=False):
+            if item.done != done:
+                item.done = done
+                policy.mark(item)
+
+    def remove(self, key: str) -> None:
+        for policy, item in zip(self.policies, self.items.pop(key, ()), strict=False):
+            policy.remove(item)
 
     def evict(self) -> str | None:
-        key = self.victim()
+        gone = {None if item is None else item.key for item in [policy.evict() for policy in self.policies]}
+        assert len(gone) == 1, gone
+        key = gone.pop()
         if key is not None:
-            self.floor = max(self.floor, self._rank(key))
-            del self.kept[key]
+            del self.items[key]
         return key
 
+    def drain(self) -> list[str]:
+        order = []
+        while (key := self.evict()) is not None:
+            order.append(key)
+        assert self.items == {}
+        return order
 
-def drain(policy: Policy) -> list[str]:
-    order = []
-    while (key := policy.evict()) is not None:
-        order.append(key)
-    return order
 
-
+RANKINGS = {
+    "gds": GreedyDualSize(0.1),
+    "gdsf": GreedyDualSize(0.1, 1.0),
+    "gdsf half": GreedyDualSize(0.1, 0.5),
+    "lru": LeastRecentlyUsed(),
+    "lfu": LeastFrequentlyUsed(),
+}
 KEYS = st.sampled_from([f"k{i}" for i in range(8)])
 STEPS = st.lists(
     st.one_of(
@@ -90,35 +133,48 @@ STEPS = st.lists(
 )
 
 
-@pytest.mark.parametrize("ranking", [GreedyDualSize(0.1), LeastRecentlyUsed()], ids=["gds", "lru"])
+@pytest.mark.parametrize("ranking", RANKINGS.values(), ids=list(RANKINGS))
 @given(steps=STEPS)
 def test_the_heap_gives_the_order_of_the_naive_policy(ranking: Ranking, steps: list[tuple[object, ...]]) -> None:
     """Whatever happens, victims and their order are those of an argmin over all entries."""
     ours, naive = RankedPolicy(ranking), Naive(ranking)
+    keeper = Keeper(naive, ours)
     now = 100.0
-    policies: list[Policy] = [ours, naive]
     for verb, *rest in steps:
         match verb, rest:
             case "insert", [str(key), int(size), float(cost)]:
-                if key not in naive.kept:
-                    for policy in policies:
-                        policy.insert(key, size, cost, now)
+                keeper.insert(key, size, cost, now)
             case "hit", [str(key)]:
-                for policy in policies:
-                    policy.hit(key, now)
+                keeper.hit(key, now)
             case "mark", [str(key), bool(done)]:
-                for policy in policies:
-                    policy.mark(key, done)
+                keeper.mark(key, done)
             case "remove", [str(key)]:
-                for policy in policies:
-                    policy.remove(key)
+                keeper.remove(key)
             case "evict", []:
-                assert naive.evict() == ours.evict()
+                keeper.evict()
             case "tick", [int(seconds)]:
                 now += seconds
-        assert naive.victim() == ours.victim()
+        expected, found = naive.victim(), ours.victim()
+        assert (expected and expected.key) == (found and found.key)
         assert len(naive.kept) == len(ours)
-    assert drain(naive) == drain(ours)
+    keeper.drain()
+
+
+@pytest.mark.parametrize("ranking", RANKINGS.values(), ids=list(RANKINGS))
+def test_the_order_is_the_same_when_nobody_looks_in_between(ranking: Ranking) -> None:
+    """Places in the heap are given late, and in bulk: more come in and are marked than may wait."""
+    dice = random.Random(5)
+    keeper = Keeper(Naive(ranking), RankedPolicy(ranking))
+    for number in range(2500):
+        key = f"k{dice.randrange(1500)}"
+        keeper.insert(key, dice.randint(1, 9), dice.random(), number / 7)
+        keeper.hit(f"k{dice.randrange(1500)}", number / 7)
+        keeper.mark(f"k{dice.randrange(1500)}", dice.random() < 0.6)
+        if dice.random() < 0.2:
+            keeper.remove(f"k{dice.randrange(1500)}")
+    for _ in range(40):
+        keeper.evict()
+        keeper.mark(f"k{dice.randrange(1500)}", True)
 
 
 @pytest.mark.parametrize(
@@ -134,21 +190,21 @@ def test_the_heap_gives_the_order_of_the_naive_policy(ranking: Ranking, steps: l
 )
 def test_gds_keeps_what_costs_most_by_the_byte(entries: dict[str, tuple[int, float]], expected: list[str]) -> None:
     """Of two entries the one with less cost by the byte goes first; among equals the older."""
-    policy = RankedPolicy(GreedyDualSize())
+    keeper = Keeper(RankedPolicy(GreedyDualSize()))
     for key, (size, cost) in entries.items():
-        policy.insert(key, size, cost, 1.0)
-    assert expected == drain(policy)
+        keeper.insert(key, size, cost)
+    assert expected == keeper.drain()
 
 
 def test_gds_forgets_what_was_dear_long_ago() -> None:
     """A dear entry that nobody uses sinks below cheap ones that come in, since the floor rises."""
-    policy = RankedPolicy(GreedyDualSize())
-    policy.insert("dear", 1, 5.0, 1.0)
+    keeper = Keeper(RankedPolicy(GreedyDualSize()))
+    keeper.insert("dear", 1, 5.0)
     gone = []
     for number in range(20):
-        policy.insert(f"cheap {number}", 1, 1.0, 1.0)
+        keeper.insert(f"cheap {number}", 1)
         if number >= 2:
-            gone.append(policy.evict())
+            gone.append(keeper.evict())
     assert "dear" in gone
     assert gone.index("dear") > 3
 
@@ -156,62 +212,187 @@ def test_gds_forgets_what_was_dear_long_ago() -> None:
 def test_the_done_hint_puts_an_entry_first_and_a_hit_takes_it_back() -> None:
     """A finished image's entry goes before an equal one, until it is used again."""
     policy = RankedPolicy(GreedyDualSize(0.1))
+    keeper = Keeper(policy)
     for key in ("a", "b", "c"):
-        policy.insert(key, 10, 1.0, 1.0)
-    policy.mark("c", True)
-    assert policy.victim() == "c"
-    policy.hit("c", 2.0)
-    assert drain(policy) == ["a", "b", "c"]
+        keeper.insert(key)
+    keeper.mark("c", True)
+    first = policy.victim()
+    assert first is not None
+    assert first.key == "c"
+    keeper.hit("c", 2.0)
+    assert keeper.drain() == ["a", "b", "c"]
 
 
 def test_taking_the_hint_back_restores_the_rank() -> None:
-    """Marking and unmarking is no use: the order is what it was."""
+    """Marking and unmarking is no use: the order is what it was, even if a place was given in between."""
     policy = RankedPolicy(GreedyDualSize(0.1))
+    keeper = Keeper(policy)
     for key in ("a", "b"):
-        policy.insert(key, 10, 1.0, 1.0)
-    policy.mark("b", True)
-    policy.mark("b", False)
-    assert drain(policy) == ["a", "b"]
+        keeper.insert(key)
+    for done in (True, False, True, False):
+        keeper.mark("b", done)
+        assert policy.victim() is keeper.items["b" if done else "a"][0]
+    assert keeper.drain() == ["a", "b"]
+
+
+def test_uses_count_as_much_as_the_exponent_says() -> None:
+    """Four uses are worth twice as much under 0.5, four times under 1, nothing under 0."""
+    for exponent, first in ((0.0, "used"), (0.5, "used"), (1.0, "dear")):
+        keeper = Keeper(RankedPolicy(GreedyDualSize(0.1, exponent)))
+        keeper.insert("used", 10, 1.0)
+        for _ in range(3):
+            keeper.hit("used")
+        keeper.insert("dear", 10, 3.0)
+        assert keeper.evict() == first
+
+
+def test_lfu_goes_by_uses_and_then_by_last_use() -> None:
+    keeper = Keeper(RankedPolicy(LeastFrequentlyUsed()))
+    for key in ("a", "b", "c", "d"):
+        keeper.insert(key)
+    for key in ("a", "a", "c", "b"):
+        keeper.hit(key)
+    assert keeper.drain() == ["d", "c", "b", "a"]
 
 
 def test_lru_keeps_the_order_of_use_while_the_clock_stands_still() -> None:
     """Uses within one reading of the clock, or after it was set back, keep their order."""
-    policy = RankedPolicy(LeastRecentlyUsed())
+    keeper = Keeper(RankedPolicy(LeastRecentlyUsed()))
     for key in ("a", "b", "c"):
-        policy.insert(key, 1, 1.0, 50.0)
-    policy.hit("a", 50.0)
-    policy.hit("b", 10.0)
-    policy.mark("b", True)
-    assert drain(policy) == ["c", "a", "b"]
+        keeper.insert(key, now=50.0)
+    keeper.hit("a", 50.0)
+    keeper.hit("b", 10.0)
+    keeper.mark("b", True)
+    assert keeper.drain() == ["c", "a", "b"]
 
 
 def test_the_heap_stays_small() -> None:
-    """Hints back and forth do not let dead items pile up."""
+    """Hints back and forth do not let dead notes pile up."""
     policy = RankedPolicy(GreedyDualSize())
+    keeper = Keeper(policy)
     for number in range(100):
-        policy.insert(str(number), 1 + number, 1.0, 1.0)
+        keeper.insert(str(number), 1 + number)
     dice = random.Random(4)
     for _ in range(5000):
         key = str(dice.randrange(100))
-        policy.hit(key, 1.0)
-        policy.mark(key, True)
+        keeper.hit(key)
+        keeper.mark(key, True)
         if dice.random() < 0.2:
-            policy.remove(key)
-            policy.insert(key, 1 + int(key), 1.0, 1.0)
+            keeper.remove(key)
+            keeper.insert(key, 1 + int(key))
+        policy.victim()
     assert len(policy._heap) <= 2 * len(policy) + 64
-    assert len(drain(policy)) == 100
+    assert len(keeper.drain()) == 100
 
 
-@pytest.mark.parametrize("name", sorted(RANKINGS))
-def test_every_shipped_name_makes_a_ranking(name: str) -> None:
-    """The table of names leads to rankings."""
+def test_who_waits_is_bounded_too() -> None:
+    """What comes and goes while nothing is ever evicted leaves nothing behind."""
+    policy = RankedPolicy(GreedyDualSize())
+    keeper = Keeper(policy)
+    for number in range(5000):
+        keeper.insert(str(number))
+        keeper.remove(str(number))
+    assert len(policy._heap) + len(policy._waiting) < 1200
+    assert len(policy) == 0
+
+
+def s3fifo(*keys: str) -> tuple[SmallMainGhost, Keeper]:
+    policy = SmallMainGhost()
+    keeper = Keeper(policy)
+    for key in keys:
+        keeper.insert(key)
+    return policy, keeper
+
+
+def test_s3fifo_lets_what_was_used_once_go_first() -> None:
+    """A scan goes through the small queue; what was used twice goes on to the main queue."""
+    _, keeper = s3fifo("a", "b", "c", "d")
+    for key in ("b", "b", "c"):
+        keeper.hit(key)
+    assert keeper.evict() == "a"
+    assert keeper.evict() == "c"
+    keeper.insert("e")
+    assert keeper.drain() == ["d", "e", "b"]
+
+
+def test_s3fifo_knows_who_comes_back() -> None:
+    """What went a short while ago enters the main queue, and there it outlives what is new."""
+    _, keeper = s3fifo("a", "b", "c")
+    assert keeper.evict() == "a"
+    keeper.insert("a")
+    keeper.insert("d")
+    assert keeper.drain() == ["b", "c", "d", "a"]
+
+
+def test_s3fifo_gives_a_lap_for_each_use() -> None:
+    policy, keeper = s3fifo("a", "b")
+    for key in ("a", "b"):
+        keeper.evict()
+        keeper.insert(key)  # both are in the main queue now
+    assert len(policy) == 2
+    for _ in range(9):
+        keeper.hit("a")
+    keeper.hit("b")
+    assert keeper.drain() == ["b", "a"]
+
+
+@given(steps=STEPS)
+def test_s3fifo_counts_its_bytes(steps: list[tuple[object, ...]]) -> None:
+    """Whatever happens, each queue knows what it holds, and every item comes out once."""
+    policy, keeper = s3fifo()
+    for verb, *rest in steps:
+        match verb, rest:
+            case "insert", [str(key), int(size), float(cost)]:
+                keeper.insert(key, size, cost)
+            case "hit", [str(key)]:
+                keeper.hit(key)
+            case "remove", [str(key)]:
+                keeper.remove(key)
+            case "evict", []:
+                keeper.evict()
+        held = sum(items[0].size for items in keeper.items.values())
+        assert policy._small_bytes + policy._main_bytes == held
+        assert sum(policy._ghost.values()) == policy._ghost_bytes
+        assert len(policy) == len(keeper.items)
+    keeper.drain()
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_every_shipped_name_makes_a_policy(name: str) -> None:
+    """The table of names leads to policies, and to something that can be kept in SQL."""
+    assert isinstance(choose_policy(name), Policy)
     assert isinstance(choose_ranking(name), Ranking)
+
+
+def test_the_exponent_is_gdsfs_alone() -> None:
+    """``gds`` is without frequency, whatever the setting."""
+    assert choose_ranking("gdsf", frequency_exponent=0.5) == GreedyDualSize(0.1, 0.5)
+    assert choose_ranking("gds", frequency_exponent=0.5) == GreedyDualSize(0.1)
+    assert choose_ranking("gdsf").name == choose_ranking("gds").name
+    assert choose_ranking("gdsf", frequency_exponent=0.5).name != choose_ranking("gds").name
+
+
+@pytest.mark.parametrize("name", ["idle", "s3fifo"])
+def test_what_sql_cannot_keep_goes_by_last_use(name: str) -> None:
+    assert choose_ranking(name) == LeastRecentlyUsed()
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_only_idle_makes_no_room(name: str) -> None:
+    assert choose_policy(name).makes_room is (name != "idle")
 
 
 def test_a_user_may_bring_a_ranking() -> None:
     """A module:attribute of the user's own is taken, with the done weight handed over."""
     ranking = choose_ranking("labeling_ground.cache.policy.gds:GreedyDualSize", done_weight=0.5)
     assert ranking == GreedyDualSize(0.5)
+
+
+def test_a_user_may_bring_a_policy() -> None:
+    """As well as a ranking; on disk its place is taken by last use."""
+    name = "labeling_ground.cache.policy.s3fifo:make"
+    assert isinstance(choose_policy(name), SmallMainGhost)
+    assert choose_ranking(name) == LeastRecentlyUsed()
 
 
 @pytest.mark.parametrize(
@@ -233,13 +414,13 @@ def test_a_wrong_name_is_said_at_once(name: str) -> None:
 
 def test_a_wrong_name_lists_the_right_ones() -> None:
     """The sentence names what is shipped."""
-    with pytest.raises(BadSettings, match="gds, lru"):
+    with pytest.raises(BadSettings, match="gds, gdsf, idle, lfu, lru, s3fifo"):
         choose_ranking("gdsx")
 
 
 def test_what_makes_no_ranking_is_refused() -> None:
     """A callable of another kind is found out at start."""
-    with pytest.raises(BadSettings, match="no ranking"):
+    with pytest.raises(BadSettings, match="no ranking and no policy"):
         choose_ranking("builtins:dict")
 
 
@@ -248,3 +429,9 @@ def test_a_done_weight_lies_between_0_and_1(weight: float) -> None:
     """Anything else would turn the hint round."""
     with pytest.raises(BadSettings, match="between 0 and 1"):
         choose_ranking("gds", done_weight=weight)
+
+
+@pytest.mark.parametrize("exponent", [-0.1, 4.5, float("nan")])
+def test_a_frequency_exponent_is_no_penalty_and_no_overflow(exponent: float) -> None:
+    with pytest.raises(BadSettings, match="exponent"):
+        choose_policy("gdsf", frequency_exponent=exponent)

@@ -103,6 +103,13 @@ def test_a_lower_tier_keeps_what_memory_gave_up() -> None:
     assert tiered.peak_bytes["memory"] <= 900
 
 
+def test_what_memory_has_no_room_for_goes_down_again() -> None:
+    """The lower tier is the smaller one here: it has lost the first image by the time that memory must let it go."""
+    rows = [*(image(i, i + 1) for i in range(21)), image(21, 1), image(22, 2)]
+    found = replay(trace(*rows), memory=2000, lower_bytes=1000)
+    assert found.seconds[Kind.EMBEDDING] == 21
+
+
 def test_the_same_seed_gives_the_same_trace() -> None:
     assert np.array_equal(synthesise(1, SMALL), synthesise(1, SMALL))
     assert not np.array_equal(synthesise(1, SMALL)["key"][:50], synthesise(2, SMALL)["key"][:50])

@@ -1,4 +1,4 @@
-"""From the name of an eviction policy to its formula, once, at start.
+"""From the name of an eviction policy to the policy itself, once, at start.
 
 A table of strings, so that what is not chosen is never imported, and so that users may pass their
 own.
@@ -8,35 +8,68 @@ import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from labeling_ground.cache.policy.port import Ranking
+from labeling_ground.cache.policy.lru import LeastRecentlyUsed
+from labeling_ground.cache.policy.port import Policy, Ranking
+from labeling_ground.cache.policy.ranked import RankedPolicy
 from labeling_ground.errors import BadSettings
 
-RANKINGS: Mapping[str, str] = MappingProxyType(
+POLICIES: Mapping[str, str] = MappingProxyType(
     {
         "gds": "labeling_ground.cache.policy.gds:make",
+        "gdsf": "labeling_ground.cache.policy.gds:make_with_frequency",
+        "idle": "labeling_ground.cache.policy.lru:make_idle_only",
+        "lfu": "labeling_ground.cache.policy.lfu:make",
         "lru": "labeling_ground.cache.policy.lru:make",
+        "s3fifo": "labeling_ground.cache.policy.s3fifo:make",
     }
 )
-"""Short name → ``module:attribute`` of a callable: ``done_weight`` in, a ``Ranking`` out."""
+"""Short name → ``module:attribute`` of a callable: ``done_weight`` and ``frequency_exponent`` in, a ``Ranking`` or a
+``Policy`` out."""
 
 
-def choose_ranking(name: str, *, done_weight: float = 0.1) -> Ranking:
-    """The ranking that a short name, or a ``module:attribute`` of the user's own, stands for.
+def choose_policy(name: str, *, done_weight: float = 0.1, frequency_exponent: float = 0.0) -> Policy:
+    """A new, empty policy for a tier in memory.
 
     Args:
-        name: one of ``RANKINGS``, or ``package.module:attribute``.
+        name: one of ``POLICIES``, or ``package.module:attribute`` of the user's own.
         done_weight: what the done hint multiplies the worth of an entry by, 0 to 1.
+        frequency_exponent: how much uses count under ``gdsf``: 0 not at all, 1 in proportion.
 
     Raises:
-        BadSettings: no such name, it cannot be imported, or it makes no ranking.
+        BadSettings: no such name, it cannot be imported, or it makes neither a ranking nor a policy.
     """
+    made = _make(name, done_weight, frequency_exponent)
+    return RankedPolicy(made) if isinstance(made, Ranking) else made
+
+
+def choose_ranking(name: str, *, done_weight: float = 0.1, frequency_exponent: float = 0.0) -> Ranking:
+    """The ranking for a tier that keeps its order in SQL.
+
+    What is no ranking (``idle`` and ``s3fifo``) cannot be kept there: last use decides in its place. Uses are not
+    counted there either, so ``gdsf`` is ``gds``, and ``lfu`` goes by last use.
+
+    Args:
+        name: as for ``choose_policy``.
+        done_weight: as there.
+        frequency_exponent: as there.
+
+    Raises:
+        BadSettings: as there.
+    """
+    made = _make(name, done_weight, frequency_exponent)
+    return made if isinstance(made, Ranking) else LeastRecentlyUsed()
+
+
+def _make(name: str, done_weight: float, frequency_exponent: float) -> Ranking | Policy:
     if not 0.0 <= done_weight <= 1.0:
         raise BadSettings(f"The done weight is {done_weight}; it must lie between 0 and 1.")
-    target = RANKINGS.get(name, name)
+    if not 0.0 <= frequency_exponent <= 4.0:
+        raise BadSettings(f"The frequency exponent is {frequency_exponent}; it must lie between 0 and 4.")
+    target = POLICIES.get(name, name)
     module, _, attribute = target.partition(":")
     if not module or not attribute:
         raise BadSettings(
-            f"There is no eviction policy {name!r}. Choose one of {', '.join(sorted(RANKINGS))}, "
+            f"There is no eviction policy {name!r}. Choose one of {', '.join(sorted(POLICIES))}, "
             "or name your own as package.module:attribute."
         )
     try:
@@ -45,11 +78,14 @@ def choose_ranking(name: str, *, done_weight: float = 0.1) -> Ranking:
             found = getattr(found, part)
         if not callable(found):
             raise BadSettings(f"The eviction policy {name!r} is not callable.")
-        ranking = found(done_weight=done_weight)
+        made: object = found(done_weight=done_weight, frequency_exponent=frequency_exponent)
     except (ImportError, AttributeError, TypeError) as error:
         raise BadSettings(
-            f"The eviction policy {name!r} cannot be used: {error}. Shipped are {', '.join(sorted(RANKINGS))}."
+            f"The eviction policy {name!r} cannot be used: {error}. Shipped are {', '.join(sorted(POLICIES))}."
         ) from error
-    if not isinstance(ranking, Ranking):
-        raise BadSettings(f"The eviction policy {name!r} made no ranking: it needs name, base() and rank().")
-    return ranking
+    if not isinstance(made, Ranking | Policy):
+        raise BadSettings(
+            f"The eviction policy {name!r} made no ranking and no policy: it needs name, base() and rank(), or "
+            "insert(), hit(), mark(), remove(), evict() and makes_room."
+        )
+    return made

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from labeling_ground.cache.choose import RANKINGS, choose_ranking
+from labeling_ground.cache.choose import POLICIES, choose_policy
 from labeling_ground.cache.trace.events import KINDS, OUTCOMES, What
 from labeling_ground.cache.trace.files import read, write
 from labeling_ground.cache.trace.grid import Prices, Row, cheapest, peak_without_budget, read_trace, replay_all
@@ -91,7 +91,7 @@ def synth(seed: int, out: Path, mix: str, annotators: int, hours: float, days: i
 
 @click.command()
 @_TRACES
-@click.option("--policy", "policies", multiple=True, help=f"{', '.join(RANKINGS)} or module:attribute. Several times.")
+@click.option("--policy", "policies", multiple=True, help=f"{', '.join(POLICIES)} or module:attribute. Several times.")
 @click.option(
     "--budget",
     "budgets",
@@ -99,6 +99,13 @@ def synth(seed: int, out: Path, mix: str, annotators: int, hours: float, days: i
     help="Memory: bytes (2GiB), or a share (25%) of what idle time alone would need. Several times.",
 )
 @click.option("--idle", "idles", multiple=True, help="Idle time: seconds, or 30min, 2h, never. Several times.")
+@click.option(
+    "--frequency-exponent",
+    type=click.FloatRange(0, 4),
+    default=1.0,
+    show_default=True,
+    help="How much uses count under gdsf, in what is tried beside today's setting.",
+)
 @click.option("--lower-budget", default="0", help="A tier behind the memory, disk or Redis: bytes (20GiB).")
 @click.option("--price-memory", type=float, default=_PRICES.memory, show_default=True, help="Of a GiB for an hour.")
 @click.option("--price-lower", type=float, default=_PRICES.lower, show_default=True, help="Of a GiB for an hour.")
@@ -120,6 +127,7 @@ def simulate(
     policies: tuple[str, ...],
     budgets: tuple[str, ...],
     idles: tuple[str, ...],
+    frequency_exponent: float,
     lower_budget: str,
     price_memory: float,
     price_lower: float,
@@ -141,27 +149,31 @@ def simulate(
     needed = peak_without_budget(prepared, idle_times[0])
     lower = _size(lower_budget, needed)
     for policy in policies:
-        choose_ranking(policy)  # a wrong name is said before minutes of work
+        choose_policy(policy)  # a wrong name is said before minutes of work
+    watermarks = settings.memory_low_watermark, settings.memory_high_watermark
+
+    def setup(policy: str, memory_bytes: int, idle_s: float | None, exponent: float) -> Setup:
+        counted = 0.0 if policy in POLICIES and policy != "gdsf" else exponent
+        return Setup(policy, memory_bytes, lower, idle_s, settings.max_age_s, settings.done_weight, counted, watermarks)
+
     wanted = [
-        Setup(policy, _size(budget, needed), lower, idle, settings.max_age_s, settings.done_weight)
+        setup(policy, _size(budget, needed), idle, frequency_exponent)
         for policy, budget, idle in itertools.product(
-            policies or tuple(RANKINGS), budgets or ("10%", "25%", "50%", "100%"), idle_times
+            policies or tuple(POLICIES), budgets or ("10%", "25%", "50%", "100%"), idle_times
         )
     ]
-    today = Setup(
-        settings.policy, int(settings.memory_bytes), lower, settings.idle_s, settings.max_age_s, settings.done_weight
-    )
+    today = setup(settings.policy, int(settings.memory_bytes), settings.idle_s, settings.frequency_exponent)
     setups = list(dict.fromkeys([*wanted, today]))
     rows = replay_all(traces, setups, prices, bounds=bound, jobs=jobs)
     best = cheapest(rows)
     now = next(row for row in rows if row.replayed.setup == today)
-    reason = _reason(best, now)
+    reason = _reason(best, now, rows)
     facts = [
         f"{prepared.asks} asks over {prepared.seconds / 3600:.1f} hours; without a cache "
         f"{sum(prepared.without_cache.values()) / 3600:.1f} hours of computing.",
         f"Idle time alone, without a budget, would need {megabytes(needed)} of memory.",
         f"Prices: {price_memory:g} for a GiB of memory and {price_lower:g} for a GiB behind it for an hour, "
-        f"{price_encoder:g} for an hour of computing.",
+        f"{price_encoder:g} for an hour of computing. Days that the trace has begun count whole.",
     ]
     if html is not None:
         html.write_text(page(rows, best, reason, today=today, facts=facts, title="What the cache costs and saves"))
@@ -182,14 +194,20 @@ def simulate(
     say(f"Recommended: {name_of(best.replayed.setup)}. {reason}")
 
 
-def _reason(best: Row, now: Row) -> str:
+def _reason(best: Row, now: Row, rows: list[Row]) -> str:
     said = (
         f"{best.money:.2f} a day, {best.room:.2f} for room and {best.computing:.2f} for computing: the least of all "
         "that were tried (of those within half a per cent, the smallest)."
     )
     if best is now:
-        return f"{said} It is today's setting."
-    return f"{said} Today's setting, {name_of(now.replayed.setup)}, costs {now.money:.2f}."
+        said += " It is today's setting."
+    else:
+        said += f" Today's setting, {name_of(now.replayed.setup)}, costs {now.money:.2f}."
+    budgets = {row.replayed.setup.memory_bytes for row in rows}
+    if len(budgets) > 1 and best.replayed.setup.memory_bytes in (min(budgets), max(budgets)):
+        smaller = best.replayed.setup.memory_bytes == min(budgets)
+        said += f" No {'smaller' if smaller else 'larger'} budget was tried; one might be cheaper still: see --budget."
+    return said
 
 
 def _print(rows: list[Row], best: Row, now: Row) -> None:
@@ -217,6 +235,7 @@ def _described(row: Row) -> dict[str, Any]:
     replayed, setup = row.replayed, row.replayed.setup
     return {
         "policy": setup.policy,
+        "frequency_exponent": setup.frequency_exponent,
         "memory_bytes": None if setup.memory_bytes >= UNBOUNDED else setup.memory_bytes,
         "lower_bytes": setup.lower_bytes,
         "idle_seconds": setup.idle_s,

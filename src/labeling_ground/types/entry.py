@@ -14,6 +14,8 @@ class Kind(StrEnum):
     LOGITS = "logits"
     EVERYTHING = "everything"
 
+    __hash__ = str.__hash__  # an enum's own is a Python function, and every entry is counted by its kind
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from labeling_ground.cache.policy.port import Ranking
+from labeling_ground.cache.policy.port import Policy, Ranking
+from labeling_ground.cache.policy.ranked import RankedPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +24,20 @@ class LeastRecentlyUsed:
         """The time of use, seconds since 1970."""
         return now
 
-    def rank(self, base: float, size: int, cost: float, done: bool) -> float:
+    def rank(self, base: float, size: int, cost: float, done: bool, uses: int = 1) -> float:
         """The time of last use."""
         return base
 
 
-def make(*, done_weight: float) -> Ranking:
+def make(*, done_weight: float, frequency_exponent: float) -> Ranking:
     """The ranking that the name ``lru`` stands for."""
     return LeastRecentlyUsed()
+
+
+def make_idle_only(*, done_weight: float, frequency_exponent: float) -> Policy:
+    """The policy that the name ``idle`` stands for: entries go by idle time and age only.
+
+    While there is no room, what is new is not kept. The order is that of last use, for the case that the budget itself
+    is lowered.
+    """
+    return RankedPolicy(LeastRecentlyUsed(), makes_room=False)

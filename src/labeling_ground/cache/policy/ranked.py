@@ -3,120 +3,137 @@
 import heapq
 from itertools import count
 
-from labeling_ground.cache.policy.port import Ranking
+from labeling_ground.cache.policy.port import Item, Ranking
 
 _SLACK = 64
-"""Dead heap items that are not worth rebuilding a small heap for."""
-
-
-class _Item:
-    """One key's standing; ``queued`` is its one valid place in the heap, never above its rank."""
-
-    __slots__ = ("base", "cost", "done", "queued", "rank", "size", "use")
-
-    def __init__(self, size: int, cost: float) -> None:
-        self.size = size
-        self.cost = cost
-        self.done = False
-        self.base = 0.0
-        self.rank = 0.0
-        self.use = 0
-        self.queued: tuple[float, int, str] | None = None
+"""Dead heap notes that are not worth rebuilding a small heap for."""
+_MOST_WAITING = 1024
+"""So many items may wait for their place in the heap, which bounds what one eviction has to catch up on."""
 
 
 class RankedPolicy:
     """A ``Policy`` by a ``Ranking``. Not safe for threads.
 
-    A use only ever raises a rank, so a hit notes the new rank and leaves the heap alone: O(1). The
-    place in the heap is corrected when it comes to the top, which each hit can cause once at most:
-    O(log n) amortised. Only a rank that falls (the done hint) is queued anew, and the heap is
-    rebuilt once more than half of it is dead.
+    A use only ever raises a rank, so a hit notes when it was and leaves the heap alone: O(1), and no rank is worked
+    out. The note in the heap is corrected when it comes to the top, which each hit can cause once at most: O(log n)
+    amortised. What is new, and what was marked, waits for its place in the heap until somebody must go; many are gone
+    or marked again by then. The heap is rebuilt once more than half of it is dead.
+
+    Args:
+        ranking: the formula.
+        makes_room: whether entries go for new ones.
     """
 
-    def __init__(self, ranking: Ranking) -> None:
+    def __init__(self, ranking: Ranking, *, makes_room: bool = True) -> None:
         self.ranking = ranking
-        self._items: dict[str, _Item] = {}
-        self._heap: list[tuple[float, int, str]] = []
+        self.makes_room = makes_room
+        self._heap: list[tuple[float, int, Item]] = []
+        self._waiting: list[Item] = []
+        self._count = 0
+        self._dead = 0
         self._floor = 0.0
         self._latest = 0.0
-        self._uses = count(1)
+        self._turns = count(1)
 
     def __len__(self) -> int:
-        return len(self._items)
+        return self._count
 
-    def insert(self, key: str, size: int, cost: float, now: float) -> None:
-        """Take a key in; one that is here already starts anew."""
-        item = self._items[key] = _Item(size, cost)
-        self._use(item, now)
-        self._queue(key, item)
+    def insert(self, item: Item) -> None:
+        """Take an item in."""
+        if item.used > self._latest:
+            self._latest = item.used
+        item.floor = self._floor
+        item.latest = self._latest
+        item.turn = next(self._turns)
+        item.queued = None
+        item.waits = True
+        self._count += 1
+        self._waiting.append(item)
+        if len(self._waiting) > _MOST_WAITING:
+            self._queue()
 
-    def hit(self, key: str, now: float) -> None:
-        """Give the key the rank of one used now, and take a done hint back."""
-        item = self._items.get(key)
-        if item is None:
+    def hit(self, item: Item) -> None:
+        """Give the item the rank of one used now."""
+        # A wall clock may be set back; the order of use may not.
+        if item.used > self._latest:
+            self._latest = item.used
+        item.floor = self._floor
+        item.latest = self._latest
+        item.turn = next(self._turns)
+
+    def mark(self, item: Item) -> None:
+        """Its rank may have fallen: it needs a new place."""
+        if item.waits:
             return
-        item.done = False
-        self._use(item, now)
-        if item.queued is None or item.rank < item.queued[0]:
-            self._queue(key, item)
+        item.waits = True
+        self._waiting.append(item)
+        if len(self._waiting) > _MOST_WAITING:
+            self._queue()
 
-    def mark(self, key: str, done: bool) -> None:
-        """Set or take back the done hint."""
-        item = self._items.get(key)
-        if item is None or item.done == done:
-            return
-        item.done = done
-        item.rank = self.ranking.rank(item.base, item.size, item.cost, done)
-        if item.queued is None or item.rank < item.queued[0]:
-            self._queue(key, item)
+    def remove(self, item: Item) -> None:
+        """Forget the item; the floor stays, since nothing was learnt about what room is worth."""
+        if item.queued is not None:
+            item.queued = None
+            self._bury()
+        item.waits = False
+        self._count -= 1
 
-    def remove(self, key: str) -> None:
-        """Forget the key; the floor stays, since nothing was learnt about what room is worth."""
-        if self._items.pop(key, None) is not None:
-            self._compact()
-
-    def victim(self) -> str | None:
-        """The key with the smallest rank, and unused for longest among those."""
+    def victim(self) -> Item | None:
+        """The item with the smallest rank, and unused for longest among those."""
+        if self._waiting:
+            self._queue()
         heap = self._heap
         while heap:
             top = heap[0]
-            item = self._items.get(top[2])
-            if item is None or item.queued is not top:
+            item = top[2]
+            if item.queued is not top:
                 heapq.heappop(heap)
-            elif (item.rank, item.use) > (top[0], top[1]):
-                item.queued = (item.rank, item.use, top[2])
+                self._dead -= 1
+            elif item.turn != top[1]:
+                item.queued = (self._rank(item), item.turn, item)
                 heapq.heapreplace(heap, item.queued)
             else:
-                return top[2]
+                return item
         return None
 
-    def evict(self) -> str | None:
+    def evict(self) -> Item | None:
         """Take the victim out and raise the floor to its rank."""
-        key = self.victim()
-        if key is not None:
+        item = self.victim()
+        if item is not None:
+            rank = heapq.heappop(self._heap)[0]
+            item.queued = None
+            self._count -= 1
             # A done hint can lower a rank below the floor, and the floor never falls.
-            self._floor = max(self._floor, self._items.pop(key).rank)
-            heapq.heappop(self._heap)
-        return key
+            if rank > self._floor:
+                self._floor = rank
+        return item
 
-    def _use(self, item: _Item, now: float) -> None:
-        # A wall clock may be set back; the order of use may not.
-        if now > self._latest:
-            self._latest = now
-        item.base = self.ranking.base(self._floor, self._latest)
-        item.rank = self.ranking.rank(item.base, item.size, item.cost, item.done)
-        item.use = next(self._uses)
+    def _rank(self, item: Item) -> float:
+        ranking = self.ranking
+        return ranking.rank(ranking.base(item.floor, item.latest), item.size, item.cost, item.done, item.uses)
 
-    def _queue(self, key: str, item: _Item) -> None:
-        item.queued = (item.rank, item.use, key)
-        heapq.heappush(self._heap, item.queued)
-        self._compact()
+    def _queue(self) -> None:
+        """Give everyone who waits a place."""
+        waiting, self._waiting = self._waiting, []
+        heap, base, rank = self._heap, self.ranking.base, self.ranking.rank
+        for item in waiting:
+            if not item.waits:
+                continue
+            item.waits = False
+            if item.queued is not None:
+                self._dead += 1
+            worth = rank(base(item.floor, item.latest), item.size, item.cost, item.done, item.uses)
+            item.queued = (worth, item.turn, item)
+            heapq.heappush(heap, item.queued)
+        self._tidy()
 
-    def _compact(self) -> None:
-        if len(self._heap) <= 2 * len(self._items) + _SLACK:
+    def _bury(self) -> None:
+        self._dead += 1
+        self._tidy()
+
+    def _tidy(self) -> None:
+        if self._dead <= len(self._heap) // 2 + _SLACK // 2:
             return
-        self._heap = []
-        for key, item in self._items.items():
-            item.queued = (item.rank, item.use, key)
-            self._heap.append(item.queued)
+        self._heap = [note for note in self._heap if note[2].queued is note]
         heapq.heapify(self._heap)
+        self._dead = 0

@@ -1,6 +1,7 @@
 """Many replays of one trace, side by side, and what each would cost."""
 
 import gc
+import math
 import multiprocessing
 import os
 from collections.abc import Iterable, Sequence
@@ -41,7 +42,8 @@ class Row:
         replayed: the replay.
         ratio: seconds computed by seconds computed without a cache; 0 is best, 1 is no cache at all.
         room: money a day for the tiers' room: the budget, or the most that was held where there is no budget.
-        computing: money a day for computing.
+        computing: money a day for computing. Days that the trace has begun count whole, so a recording of the hours
+            in which people work is a day's work.
         bound: the ratio that no policy can beat with this budget; ``None`` where it was not worked out.
     """
 
@@ -113,19 +115,23 @@ class _Worker:
     @classmethod
     def begin(cls, paths: Sequence[Path]) -> None:
         cls.trace = read_trace(paths)
-        gc.freeze()  # the trace stays: no use in looking through it again and again
+        # The trace stays, and a replay leaves no garbage in cycles before its end: no use in looking for any meanwhile.
+        gc.freeze()
+        gc.disable()
 
     @classmethod
     def row(cls, work: tuple[Setup, bool], prices: Prices) -> Row:
         if cls.trace is None:
             raise AssertionError("the worker has no trace")
-        return _row(cls.trace, work[0], prices, with_bound=work[1])
+        row = _row(cls.trace, work[0], prices, with_bound=work[1])
+        gc.collect()
+        return row
 
 
 def _row(trace: Prepared, setup: Setup, prices: Prices, *, with_bound: bool) -> Row:
     replayed = Replay(setup).run(trace)
     without = sum(trace.without_cache.values())
-    days = max(trace.seconds, 1.0) / _DAY
+    days = max(1, math.ceil(trace.seconds / _DAY))
     memory = replayed.peak_bytes["memory"] if setup.memory_bytes >= UNBOUNDED else setup.memory_bytes
     room = 24 * (memory * prices.memory + setup.lower_bytes * prices.lower) / _GIB
     lowest = None

@@ -82,6 +82,7 @@ def prepare(events: Events) -> Prepared:
     }
     steps: list[Step] = []
     by_mask: dict[int, Step] = {}
+    images: dict[tuple[str, int], tuple[str, str, Weight, str, Weight]] = {}
     without = {Kind.EMBEDDING: 0.0, Kind.MASK: 0.0, Kind.EVERYTHING: 0.0}
     columns = ("time", "what", "kind", "key", "image", "embedding", "parent", "model", "tenant")
     for time, what, kind, key, image, embedding, parent, model, tenant in zip(
@@ -91,12 +92,16 @@ def prepare(events: Events) -> Prepared:
         if what not in (What.ASKED, What.PREFETCHED):
             steps.append(Step(time, What(what), group))
             continue
-        needed = embeddings.entry(embedding, model, time)
+        known = images.get((group, embedding))
+        if known is None:
+            needed = embeddings.entry(embedding, model, time)
+            file = Weight(Kind.IMAGE, b"", needed.cost, time, embeddings.beside(embedding, model))
+            # The group's text too is the one that the first step has: a trace is long, and a step is mostly text.
+            known = images[group, embedding] = group, f"{group}embedding/{embedding:x}", needed, f"{group}image", file
+        group, embedded, needed, image_key, file = known
         without[Kind.EMBEDDING] += needed.cost
-        names = f"{group}embedding/{embedding:x}", f"{group}image"
-        file = Weight(Kind.IMAGE, b"", needed.cost, time, embeddings.beside(embedding, model))
         if kind not in derived:
-            steps.append(Step(time, What(what), group, False, names[0], needed, names[0], needed, names[1], file))
+            steps.append(Step(time, What(what), group, False, embedded, needed, embedded, needed, image_key, file))
             continue
         found = derived[kind].entry(key, model, time)
         without[found.kind] += found.cost
@@ -107,9 +112,9 @@ def prepare(events: Events) -> Prepared:
             True,
             f"{group}{found.kind.value}/{key:x}",
             found,
-            names[0],
+            embedded,
             needed,
-            names[1],
+            image_key,
             file,
             f"{group}logits/{key:x}" if kind == _MASK else "",
             Weight(Kind.LOGITS, b"", found.cost, time, derived[kind].beside(key, model)),

@@ -1,20 +1,26 @@
 """Replay a trace through the tiers, with the very code that serves: no twin of a policy or of a tier."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
-from labeling_ground.cache.choose import choose_ranking
+from labeling_ground.cache.choose import choose_policy, choose_ranking
 from labeling_ground.cache.memory import MemoryStore
+from labeling_ground.cache.policy.port import Policy, Reason
 from labeling_ground.cache.policy.ranked import RankedPolicy
+from labeling_ground.cache.tiered import DEMOTED
 from labeling_ground.cache.trace.events import What
 from labeling_ground.cache.trace.prepared import Prepared, Step
 from labeling_ground.types import Entry, Kind
 
 UNBOUNDED = 1 << 62
 """A budget that nothing reaches."""
-_SWEEP_EVERY_S = 30.0
+_COMPUTED = (Kind.EMBEDDING, Kind.MASK, Kind.EVERYTHING)
+SWEEP_EVERY_S = 30.0
 """About as often as the server does."""
+_LOWER_WATERMARKS = 0.9, 1.0
+"""The defaults of ``DiskStore``."""
 _LONGEST_CHAIN = 16
 """As in ``service.segmenter``: so many predictions, each the mask input of the next, are computed again."""
 
@@ -30,6 +36,8 @@ class Setup:
         idle_s: seconds without use after which an entry goes.
         max_age_s: seconds after which it goes, used or not.
         done_weight: weight of an image's entries under the done hint.
+        frequency_exponent: how much uses count under ``gdsf``.
+        watermarks: low and high, of the memory tier.
     """
 
     policy: str
@@ -38,6 +46,8 @@ class Setup:
     idle_s: float | None = 1800.0
     max_age_s: float | None = None
     done_weight: float = 0.1
+    frequency_exponent: float = 0.0
+    watermarks: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclass(slots=True)
@@ -47,7 +57,7 @@ class Replayed:
     setup: Setup
     lookups: Counter[Kind] = field(default_factory=Counter)
     hits: Counter[Kind] = field(default_factory=Counter)
-    seconds: dict[Kind, float] = field(default_factory=lambda: {Kind.EMBEDDING: 0.0, Kind.MASK: 0.0})
+    seconds: dict[Kind, float] = field(default_factory=lambda: dict.fromkeys(_COMPUTED, 0.0))
     """Seconds computed."""
     evictions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Tier → reason → entries."""
@@ -63,33 +73,29 @@ class Replayed:
 
 
 class _Tier:
-    """A store with a note of the most it held."""
+    """A store, and its name in the figures."""
 
-    def __init__(self, name: str, budget: int, setup: Setup, clock: "_Clock") -> None:
+    def __init__(
+        self,
+        name: str,
+        budget: int,
+        setup: Setup,
+        policy: Policy,
+        watermarks: tuple[float, float],
+        clock: Callable[[], float],
+    ) -> None:
         self.name = name
         self.store = MemoryStore(
             budget_bytes=budget,
             idle_s=setup.idle_s,
             max_age_s=setup.max_age_s,
-            policy=RankedPolicy(choose_ranking(setup.policy, done_weight=setup.done_weight)),
+            policy=policy,
+            low_watermark=watermarks[0],
+            high_watermark=watermarks[1],
             clock=clock,
         )
         self.peek = self.store.peek
-        self.peak = 0
-
-    def insert(self, key: str, entry: Entry) -> None:
-        self.store.insert(key, entry)
-        self.peak = max(self.peak, self.store.bytes)
-
-
-class _Clock:
-    """The time of the event being replayed."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+        self.insert = self.store.insert
 
 
 class Replay:
@@ -100,9 +106,17 @@ class Replay:
     """
 
     def __init__(self, setup: Setup) -> None:
-        self._clock = _Clock()
-        self.memory = _Tier("memory", setup.memory_bytes, setup, self._clock)
-        self.lower = _Tier("lower", setup.lower_bytes, setup, self._clock) if setup.lower_bytes else None
+        self._now = 0.0
+        clock = partial(getattr, self, "_now")  # no function of Python's: it is read at every access
+        name, weight = setup.policy, setup.done_weight
+        policy = choose_policy(name, done_weight=weight, frequency_exponent=setup.frequency_exponent)
+        self.memory = _Tier("memory", setup.memory_bytes, setup, policy, setup.watermarks, clock)
+        self.lower = None
+        if setup.lower_bytes:
+            # As the disk tier: what it can keep of the policy, and its low watermark.
+            below = RankedPolicy(choose_ranking(name, done_weight=weight))
+            self.lower = _Tier("lower", setup.lower_bytes, setup, below, _LOWER_WATERMARKS, clock)
+            self.memory.store.on_evict = self._demote
         self._slide_every = (setup.idle_s or 1800.0) / 20
         self._slid: dict[str, float] = {}
         self._ages = setup.max_age_s is not None
@@ -110,14 +124,15 @@ class Replay:
 
     def run(self, trace: Prepared) -> Replayed:
         """Replay all steps."""
-        swept = 0.0
+        sweep_at = trace.steps[0].time + SWEEP_EVERY_S if trace.steps else 0.0
         for step in trace.steps:
-            self._clock.now = step.time
-            if step.time - swept >= _SWEEP_EVERY_S:
-                swept = step.time
+            while sweep_at <= step.time:
+                self._now = sweep_at
                 self._sweep()
+                sweep_at += SWEEP_EVERY_S
+            self._now = step.time
             if step.what in (What.ASKED, What.PREFETCHED):
-                if step.is_mask:
+                if step.is_derived:
                     self._mask(step)
                 else:
                     self._image(step)
@@ -132,7 +147,7 @@ class Replay:
         result = self.result
         tiers = [tier for tier in (self.memory, self.lower) if tier is not None]
         result.evictions = {tier.name: tier.store.evictions for tier in tiers}
-        result.peak_bytes = {tier.name: tier.peak for tier in tiers}
+        result.peak_bytes = {tier.name: tier.store.peak_bytes for tier in tiers}
         return result
 
     def _sweep(self) -> None:
@@ -148,9 +163,9 @@ class Replay:
     def _mask(self, step: Step) -> None:
         if step.parent is not None:
             self._logits(step.parent, 0)
-        self.result.lookups[Kind.MASK] += 1
+        self.result.lookups[step.entry.kind] += 1
         if self._find(step.key) is not None:
-            self.result.hits[Kind.MASK] += 1
+            self.result.hits[step.entry.kind] += 1
             self._slide(step.image)
             self._slide(step.embedding)
         else:
@@ -169,9 +184,10 @@ class Replay:
 
     def _decode(self, step: Step) -> None:
         self._embedding(step)
-        self.result.seconds[Kind.MASK] += step.entry.cost
+        self.result.seconds[step.entry.kind] += step.entry.cost
         self._keep(step.key, step.entry)
-        self._keep(step.logits, step.refined)
+        if step.logits:
+            self._keep(step.logits, step.refined)
 
     def _embedding(self, step: Step) -> bool:
         result = self.result
@@ -203,22 +219,27 @@ class Replay:
     def _keep(self, key: str, entry: Entry) -> None:
         self.result.accesses += 1
         if self._ages:
-            entry = replace(entry, created=self._clock.now)
+            entry = replace(entry, created=self._now)
         if entry.kind is Kind.LOGITS or self.lower is None:
             self.memory.insert(key, entry)
             return
-        self._slid[key] = self._clock.now
+        self._slid[key] = self._now
         if entry.kind is not Kind.IMAGE:
             self.memory.insert(key, entry)
         self.lower.insert(key, entry)
 
+    def _demote(self, key: str, entry: Entry, reason: str) -> None:
+        if self.lower is not None and reason == Reason.BUDGET and entry.kind in DEMOTED and key not in self.lower.store:
+            self.lower.insert(key, entry)
+
     def _slide(self, key: str) -> None:
+        self.result.accesses += 1
         if self.memory.peek(key) is None and self.lower is not None:
             self._slide_lower(key)
 
     def _slide_lower(self, key: str) -> None:
-        if self.lower is not None and self._clock.now - self._slid.get(key, -1e18) >= self._slide_every:
-            self._slid[key] = self._clock.now
+        if self.lower is not None and self._now - self._slid.get(key, -1e18) >= self._slide_every:
+            self._slid[key] = self._now
             self.lower.peek(key)
 
     def _mark(self, group: str, done: bool) -> None:

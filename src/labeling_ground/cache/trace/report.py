@@ -9,7 +9,10 @@ from labeling_ground.cache.trace.replay import Setup
 from labeling_ground.types import Kind
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 760, 380, 70, 50, 20, 150
-_COLOURS = ("#1f6feb", "#d1495b", "#2a9d8f", "#8d5fd3", "#e07a1f", "#4d4d4d", "#b08900", "#007a9c")
+_COLOURS = ("#3b82f6", "#d1495b", "#2a9d8f", "#9a6ce0", "#e07a1f", "#7d8794", "#b08900", "#0e8fb3")
+"""Each is legible on white and on black."""
+_TICK_PX = 44
+"""So far apart the numbers along the budget must be."""
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2127; --paper: #fff; --line: #d5dae1; --quiet: #5f6b7a; --mark: #fff5d6 }
@@ -23,7 +26,8 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line) }
 th:first-child, td:first-child { text-align: left }
 tr.best { background: var(--mark) } tr.today td:first-child::after { content: " (today)"; color: var(--quiet) }
-svg { max-width: 100%; height: auto } text { fill: var(--ink); font-size: 12px } .axis { stroke: var(--line) }
+svg { max-width: 100%; height: auto } text { font-size: 12px } text:not(.key) { fill: var(--ink) }
+.axis { stroke: var(--line) } .ring { fill: none; stroke: var(--ink); stroke-width: 1.5 }
 .quiet { color: var(--quiet) }
 """
 
@@ -49,70 +53,95 @@ def page(rows: Sequence[Row], best: Row, reason: str, *, today: Setup | None, fa
     )
     said = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
+        """content="default-src 'none'; style-src 'unsafe-inline'"><meta name="viewport" """
         f'content="width=device-width, initial-scale=1"><title>{escape(title)}</title><style>{_STYLE}</style></head>'
         f"<body><h1>{escape(title)}</h1><p><strong>{escape(name_of(best.replayed.setup))}</strong>: {escape(reason)}"
-        f"</p><ul class=quiet>{said}</ul>{drawn}<h2>All replays</h2>{_table(rows, best, today)}</body></html>\n"
+        f'</p><ul class="quiet">{said}</ul>{drawn}<h2>All replays</h2>{_table(rows, best, today)}</body></html>\n'
     )
 
 
 def name_of(setup: Setup) -> str:
     """A set-up in words."""
-    idle = "for ever" if setup.idle_s is None else f"{setup.idle_s / 60:g} min"
     lower = f" + {_bytes(setup.lower_bytes)}" if setup.lower_bytes else ""
-    return f"{setup.policy}, {_bytes(setup.memory_bytes)}{lower}, idle {idle}"
+    return f"{_policy(setup)}, {_bytes(setup.memory_bytes)}{lower}, idle {_idle(setup.idle_s)}"
+
+
+def _policy(setup: Setup) -> str:
+    return f"{setup.policy} {setup.frequency_exponent:g}" if setup.frequency_exponent else setup.policy
+
+
+def _idle(idle_s: float | None) -> str:
+    return "for ever" if idle_s is None else f"{idle_s / 60:g} min"
 
 
 def _plot(
     rows: Sequence[Row], best: Row, today: Setup | None, value: Callable[[Row], float], label: str, with_bound: bool
 ) -> str:
-    lines: dict[str, list[tuple[float, float, Row]]] = {}
-    idles = {row.replayed.setup.idle_s for row in rows}
-    for row in rows:
-        setup = row.replayed.setup
-        name = setup.policy if len(idles) == 1 else f"{setup.policy}, {(setup.idle_s or 0) / 60:g} min"
-        lines.setdefault(name, []).append((_gib(row), value(row), row))
-    if with_bound and any(row.bound is not None for row in rows):
-        lowest = {(_gib(row), row.bound, row.replayed.setup.idle_s): row for row in rows if row.bound is not None}
-        for idle in sorted({key[2] or 0.0 for key in lowest}):
-            name = "bound" if len(idles) == 1 else f"bound, {idle / 60:g} min"
-            lines[name] = [(x, y, row) for (x, y, at), row in lowest.items() if (at or 0.0) == idle and y is not None]
-    xs = [x for points in lines.values() for x, _, _ in points]
-    ys = [y for points in lines.values() for _, y, _ in points]
-    across = _scale(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT, log=True)
-    up = _scale(0.0, max(ys) * 1.08 or 1.0, _HEIGHT - _BOTTOM, _TOP)
+    lines = _lines(rows, value)
+    if with_bound:
+        lines |= _bounds(rows)
+    xs = sorted({x for points in lines.values() for x, _ in points})
+    ys = [y for points in lines.values() for _, y in points if y > 0]
+    ticks = _ticks(min(ys, default=1.0), max(ys, default=1.0))
+    across = _log_scale(xs[0], xs[-1], _LEFT, _WIDTH - _RIGHT)
+    up = _log_scale(ticks[0], ticks[-1], _HEIGHT - _BOTTOM, _TOP)
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)} against budget">']
-    for step in range(6):
-        y = max(ys) * 1.08 * step / 5
+    for y in ticks:
         parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up(y):.1f}" y2="{up(y):.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{up(y) + 4:.1f}" text-anchor="end">{y:.3g}</text>')
-    parts += [
-        f'<text x="{across(x):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{x:.3g}</text>'
-        for x in sorted(set(xs))
-    ]
-    parts.append(
-        f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 12}" text-anchor="middle">budget, GiB</text>'
-    )
+        parts.append(f'<text x="{_LEFT - 8}" y="{up(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
+    last = -math.inf
+    for x in xs:
+        if across(x) - last >= _TICK_PX:
+            last = across(x)
+            parts.append(f'<text x="{last:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{x:.3g}</text>')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{_HEIGHT - 12}" text-anchor="middle">budget, GiB</text>')
     for number, (name, points) in enumerate(lines.items()):
         colour = _COLOURS[number % len(_COLOURS)]
-        points.sort(key=lambda point: point[0])
         dashed = ' stroke-dasharray="5 4"' if name.startswith("bound") else ""
-        path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y, _ in points)
+        path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dashed}/>')
-        for x, y, row in points:
-            is_bound = name.startswith("bound")
-            marked = not is_bound and (row is best or row.replayed.setup == today)
+        for x, y in points:
             title = escape(f"{name}: {y:.4g} at {x:.3g} GiB")
             parts.append(
-                f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="{6 if marked else 3}" fill="{colour}">'
-                f"<title>{title}</title></circle>"
+                f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="3" fill="{colour}"><title>{title}</title></circle>'
             )
-            if marked:
-                word = "recommended" if row is best else "today"
-                parts.append(f'<text x="{across(x):.1f}" y="{up(y) - 10:.1f}" text-anchor="middle">{word}</text>')
         place = f'x="{_WIDTH - _RIGHT + 12}" y="{_TOP + 14 + 18 * number}"'
-        parts.append(f'<text {place} style="fill:{colour}">{escape(name)}</text>')
+        parts.append(f'<text class="key" {place} fill="{colour}">{escape(name)}</text>')
+    now = next((row for row in rows if row.replayed.setup == today), None)
+    for row, word in ((best, "recommended, today" if best is now else "recommended"), (now, "today")):
+        if row is not None and not (row is best and word == "today"):
+            x, y = across(_gib(row)), up(value(row))
+            anchor = "start" if x < middle else "end"
+            parts.append(f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="7"/>')
+            below = y + 24 if y < _HEIGHT - _BOTTOM - 30 else y - 14
+            parts.append(f'<text x="{x:.1f}" y="{below:.1f}" text-anchor="{anchor}">{word}</text>')
     return "".join(parts) + "</svg>"
+
+
+_Line = list[tuple[float, float]]
+
+
+def _lines(rows: Sequence[Row], value: Callable[[Row], float]) -> dict[str, _Line]:
+    """One line a policy, and where several idle times were tried, one for each of them; points by budget."""
+    several = len({row.replayed.setup.idle_s for row in rows}) > 1
+    lines: dict[str, _Line] = {}
+    for row in rows:
+        setup = row.replayed.setup
+        name = f"{_policy(setup)}, {_idle(setup.idle_s)}" if several else _policy(setup)
+        lines.setdefault(name, []).append((_gib(row), value(row)))
+    return {name: sorted(points) for name, points in lines.items()}
+
+
+def _bounds(rows: Sequence[Row]) -> dict[str, _Line]:
+    several = len({row.replayed.setup.idle_s for row in rows}) > 1
+    lines: dict[str, set[tuple[float, float]]] = {}
+    for row in rows:
+        if row.bound is not None:
+            name = f"bound, {_idle(row.replayed.setup.idle_s)}" if several else "bound"
+            lines.setdefault(name, set()).add((_gib(row), row.bound))
+    return {name: sorted(points) for name, points in lines.items()}
 
 
 def _table(rows: Sequence[Row], best: Row, today: Setup | None) -> str:
@@ -158,8 +187,25 @@ def _bytes(count: int) -> str:
     return f"{count / (1 << 30):.3g} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.3g} MiB"
 
 
-def _scale(low: float, high: float, start: float, end: float, *, log: bool = False) -> Callable[[float], float]:
-    if log and low > 0:
-        first, last = math.log(low), math.log(high)
-        return lambda value: start + (end - start) * ((math.log(value) - first) / ((last - first) or 1.0))
-    return lambda value: start + (end - start) * ((value - low) / ((high - low) or 1.0))
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten: the first not above ``low``, the last not below ``high``."""
+    steps = [
+        step * 10.0**power
+        for power in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+        for step in (1, 2, 5)
+    ]
+    first = max(number for number, step in enumerate(steps) if step <= low)
+    last = min(number for number, step in enumerate(steps) if step >= high and number > first)
+    return [float(f"{step:.3g}") for step in steps[first : last + 1]]
+
+
+def _log_scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """From a number to its place; what is not above 0 is put at the low end."""
+    first, last = math.log(max(low, 1e-12)), math.log(max(high, 1e-12))
+
+    def place(value: float) -> float:
+        if value <= 0 or first == last:
+            return start
+        return start + (end - start) * (math.log(value) - first) / (last - first)
+
+    return place

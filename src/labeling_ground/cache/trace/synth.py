@@ -64,10 +64,13 @@ class Work:
     """Images sent ahead of the one being labeled."""
     clicks: float = 7.0
     """Median number of clicks on an image; between 1 and 30."""
-    between_clicks: float = 12.0
+    between_clicks: float = 18.0
     """Mean pause between two clicks."""
     refine: float = 0.5
     """Share of clicks that refine the mask before them."""
+    beside: bool = True
+    """Whether to count what a server keeps beside: the logits of a mask, which are most of the bytes, and the file of
+    an image."""
     undo: float = 0.08
     """Share of clicks that are taken back: the prompt before is asked for again."""
     interrupted: float = 0.03
@@ -123,7 +126,8 @@ class _Team:
         for day in range(work.days):
             start = _FIRST_MORNING + day * 24 * _HOUR
             for person in range(work.annotators):
-                self._live(start + self.random.uniform(0, _HOUR), self._person(person, start))
+                arrives = self.random.uniform(0, min(1.0, work.hours / 8) * _HOUR)
+                self._live(start + arrives, self._person(person, start))
             if work.swap:
                 self._at(start + work.hours / 2 * _HOUR, self._swap)
             for number in range(work.bulk):
@@ -161,7 +165,7 @@ class _Team:
 
     def _person(self, person: int, start: float) -> Generator[float, float, None]:
         work, rng = self.work, self.random
-        end = start + work.hours * _HOUR - rng.uniform(0, 0.5 * _HOUR)
+        end = start + work.hours * _HOUR - rng.uniform(0, min(0.5, work.hours / 16) * _HOUR)
         lunch = start + rng.uniform(3.5, 4.5) * _HOUR
         project = self.projects[person % len(self.projects)]
         ahead: list[_Image] = []
@@ -260,9 +264,11 @@ class _Team:
         outcome = OUTCOMES.index(Outcome.HIT if key in self.known else Outcome.MISS)
         self.known.add(key)
         cost = model.decode_s if is_mask else model.encode_s
-        size, beside = (
-            (model.mask_bytes, model.logits_bytes) if is_mask else (model.embedding_bytes, model.embedding_bytes // 6)
-        )
+        size, beside = model.embedding_bytes, model.embedding_bytes // 6
+        if is_mask:
+            size, beside = model.mask_bytes, model.logits_bytes
+        if not self.work.beside:
+            beside = 0
         self.rows.append(
             (
                 now,

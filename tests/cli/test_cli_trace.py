@@ -1,0 +1,147 @@
+"""``cache trace info``, ``cache synth`` and ``cache simulate``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from labeling_ground.cache.trace.files import read, write
+from labeling_ground.cli import cli
+from labeling_ground.cli.trace import _seconds, _size
+from labeling_ground.errors import BadSettings, BadTrace
+
+SMALL = ["--annotators", "4", "--hours", "0.5"]
+
+
+def data_of(result: Result) -> Any:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def made(runner: CliRunner, tmp_path: Path) -> Path:
+    path = tmp_path / "t"
+    assert runner.invoke(cli, ["cache", "synth", "--seed", "3", "--out", str(path), *SMALL]).exit_code == 0
+    return path
+
+
+def test_the_same_seed_makes_the_same_file(runner: CliRunner, made: Path) -> None:
+    again, other = made.with_name("again"), made.with_name("other")
+    assert runner.invoke(cli, ["cache", "synth", "--seed", "3", "--out", str(again), *SMALL]).exit_code == 0
+    assert runner.invoke(cli, ["cache", "synth", "--seed", "4", "--out", str(other), *SMALL]).exit_code == 0
+    assert again.read_bytes() == made.read_bytes() != other.read_bytes()
+
+
+def test_synth_does_as_it_is_told(runner: CliRunner, tmp_path: Path) -> None:
+    options = ["--mix", "one", "--days", "2", "--bulk", "30", "--swap", *SMALL]
+    result = runner.invoke(cli, ["cache", "synth", "--out", str(tmp_path / "t"), *options])
+    events = read([tmp_path / "t"])
+    assert result.exit_code == 0
+    assert f"{len(events)} events" in result.stderr
+    assert result.stdout == ""
+    assert events["time"].max() - events["time"].min() > 23 * 3600
+    assert set(events["bytes"][events["kind"] == 2].tolist()) == {2_097_600}
+    assert len(set(events["model"].tolist()) - {0}) == 3  # two days, each with a new version at noon
+    assert runner.invoke(cli, ["cache", "synth", "--out", "x", "--mix", "other"]).exit_code == 2
+
+
+def test_info_counts_what_is_in_the_file(runner: CliRunner, made: Path) -> None:
+    events = read([made])
+    found = data_of(runner.invoke(cli, ["cache", "trace", "info", str(made), "--json"]))
+    assert found["events"] == len(events)
+    assert found["images"] == len(set(events["image"].tolist()))
+    assert found["done_hints"] == np.count_nonzero(events["what"] == 3)
+    assert found["purges"] == 0
+    assert set(found["kinds"]) == {"embedding", "mask"}
+    for kind in found["kinds"].values():
+        assert sum(kind["outcomes"].values()) == kind["asks"] >= kind["keys"] > 0
+    assert found["from"] < found["to"]
+    assert found["seconds_without_cache"] > 60
+    words = runner.invoke(cli, ["cache", "trace", "info", str(made)])
+    assert words.exit_code == 0
+    assert words.stdout == ""
+    assert f"{len(events)} events from 2026-01-05" in words.stderr
+
+
+def test_info_of_an_empty_trace(runner: CliRunner, made: Path) -> None:
+    write(made, read([made])[:0])
+    found = data_of(runner.invoke(cli, ["cache", "trace", "info", str(made), "--json"]))
+    assert (found["events"], found["from"], found["kinds"]) == (0, None, {})
+
+
+def test_simulate_tries_every_combination_and_todays_setting(
+    runner: CliRunner, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABELING_GROUND_MEMORY_BYTES", "48MiB")
+    monkeypatch.setenv("LABELING_GROUND_POLICY", "lru")
+    options = ["--policy", "gds", "--policy", "gdsf", "--budget", "25%", "--budget", "64MiB", "--idle", "10min"]
+    found = data_of(runner.invoke(cli, ["cache", "simulate", str(made), *options, "--jobs", "1", "--json"]))
+    rows = found["rows"]
+    assert [row["policy"] for row in rows] == ["gds", "gds", "gdsf", "gdsf", "lru"]
+    assert [row["frequency_exponent"] for row in rows] == [0, 0, 1, 1, 0]
+    assert rows[1]["memory_bytes"] == rows[3]["memory_bytes"] == 64 << 20
+    assert [row["idle_seconds"] for row in rows] == [600.0] * 4 + [1800.0]
+    assert found["today"]["memory_bytes"] == 48 << 20
+    assert found["recommended"]["money_a_day"]["total"] <= 1.005 * min(row["money_a_day"]["total"] for row in rows)
+    for row in rows:
+        assert 0 < row["bound"] <= row["ratio"] < 1
+        assert row["peak_bytes"]["memory"] <= row["memory_bytes"]
+        assert row["money_a_day"]["total"] == pytest.approx(
+            row["money_a_day"]["room"] + row["money_a_day"]["computing"]
+        )
+        assert set(row["evictions"]["memory"]) == {"idle", "age", "budget", "purge", "damaged"}
+
+
+def test_simulate_says_it_in_a_table_and_on_a_page(runner: CliRunner, made: Path) -> None:
+    html = made.with_name("page.html")
+    options = ["--policy", "gds", "--policy", "lru", "--budget", "25%", "--jobs", "1", "--html", str(html)]
+    result = runner.invoke(cli, ["cache", "simulate", str(made), *options, "--no-bound", "--lower-budget", "100MB"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    assert "Recommended: " in result.stderr
+    assert "(today)" in result.stderr
+    assert "+ 100 MiB" in result.stderr
+    assert "<svg" in html.read_text()
+    assert "Today&#x27;s setting" in html.read_text()
+
+
+def test_the_edge_of_what_was_tried_is_said(runner: CliRunner, made: Path) -> None:
+    """A smallest budget that is best is no answer yet."""
+    dear = ["--price-memory", "9", "--no-bound", "--jobs", "1", "--json", "--policy", "gds"]
+    found = data_of(runner.invoke(cli, ["cache", "simulate", str(made), "--budget", "50%", "--budget", "80%", *dear]))
+    assert "No smaller budget was tried" in found["recommended"]["reason"]
+
+
+@pytest.mark.parametrize("option", [["--budget", "much"], ["--budget", "-1"], ["--idle", "soon"], ["--idle", "0"]])
+def test_what_is_no_size_and_no_time_is_said(runner: CliRunner, made: Path, option: list[str]) -> None:
+    result = runner.invoke(cli, ["cache", "simulate", str(made), *option])
+    assert result.exit_code == 2
+    assert repr(option[1]) in result.stderr
+
+
+def test_a_wrong_policy_is_said_before_the_work(runner: CliRunner, made: Path) -> None:
+    result = runner.invoke(cli, ["cache", "simulate", str(made), "--policy", "best"])
+    assert isinstance(result.exception, BadSettings)
+
+
+def test_what_is_no_trace_is_said(runner: CliRunner, tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(b"something else")
+    for command in (["trace", "info"], ["simulate"]):
+        result = runner.invoke(cli, ["cache", *command, str(tmp_path / "t")])
+        assert isinstance(result.exception, BadTrace)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("2GiB", 2 << 30), ("500MB", 500 << 20), ("1.5 g", 3 << 29), ("1024", 1024), ("7k", 7168), ("25%", 250)],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert _size(text, 1000) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("90", 90), ("30min", 1800), ("2h", 7200), ("5 s", 5), ("never", None)])
+def test_times(text: str, expected: float | None) -> None:
+    assert _seconds(text) == expected
