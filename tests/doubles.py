@@ -194,6 +194,11 @@ class DictStore:
         await self.work("touch", key)
         return key in self.entries
 
+    async def has(self, key: str) -> bool:
+        """See ``Store``."""
+        await self.work("has", key)
+        return key in self.entries
+
     async def mark_done(self, group: str, done: bool) -> None:
         """See ``Store``."""
         await self.work("done" if done else "not done", group)

@@ -18,6 +18,7 @@ Nothing here knows HTTP: ``api/errors.py`` has the one table from these classes 
     │   ├── UnknownModel
     │   └── UnknownPrediction    a mask input refers to a prediction that is not kept any more
     ├── NotAllowed               an API key is missing, or it is not one of ours
+    │   └── Forbidden            the key is one of ours, but not for this
     ├── Overloaded               a queue is full; ``retry_after`` says when to come back
     ├── BackendFailed            the model did not answer, or answered nonsense
     ├── PullFailed               a model's files could not be had, or not be kept
@@ -88,6 +89,10 @@ class UnknownPrediction(NotFound):
 
 class NotAllowed(LabelingGroundError):  # noqa: N818
     """An API key is missing, or it is not one of ours."""
+
+
+class Forbidden(NotAllowed):
+    """The API key is one of ours, but not for this; or no key is."""
 
 
 class Overloaded(LabelingGroundError):  # noqa: N818

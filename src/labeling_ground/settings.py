@@ -79,8 +79,9 @@ class Settings(BaseSettings):
     """Keys, separated by commas, one of which every call must then carry (`Authorization: Bearer …` or `X-API-Key`).
     Each key has a namespace of its own in the cache. None by default: whoever reaches the port may use the server."""
     admin_key: SecretStr | None = None
-    """A key with which `DELETE /v1/cache` purges all namespaces. With `api_keys` set, each other key purges its own
-    namespace only; without them, nobody else purges everything at once."""
+    """A key with which `DELETE /v1/cache` purges all namespaces, and `PUT /v1/cache/settings` changes settings of the
+    cache; without it nobody changes them. With `api_keys` set, each other key purges its own namespace only; without
+    them, nobody else purges everything at once."""
     shutdown_grace_s: float = Field(30.0, ge=0)
     """Seconds that requests in flight have to finish after the server was told to stop."""
 
@@ -151,14 +152,28 @@ class Settings(BaseSettings):
     max_age_s: float | None = Field(None, gt=0)
     """Seconds after which an entry is deleted however much it is used; not set: never."""
     policy: str = "gds"
-    """Who goes first when the budget is reached: `gds` (GreedyDual-Size by cost density), `lru`, or your own
-    `module:attribute`."""
+    """Who goes first when the budget is reached: `gds` (GreedyDual-Size by cost density), `lru`, `gdsf`, `lfu`,
+    `s3fifo`, `idle` (nobody: what is new is not kept while there is no room), or your own `module:attribute`. On disk,
+    `idle`, `lfu` and `s3fifo` go by last use. See `docs/eviction.md`."""
+    frequency_exponent: float = Field(0.0, ge=0, le=4)
+    """How much the number of uses counts under `gdsf`, in memory: 0 not at all, which is `gds`; 1 in proportion."""
+    memory_high_watermark: float = Field(1.0, ge=0.125, le=1)
+    """Share of the memory budget above which room is made."""
+    memory_low_watermark: float = Field(1.0, ge=0.125, le=1)
+    """Share of the memory budget to evict down to then; not above the high one. By default just enough goes."""
     done_weight: float = Field(0.1, gt=0, le=1)
     """Weight, under `gds`, of the entries of an image that no client works on any more."""
     prefetch_per_client: int = Field(4, ge=0)
     """Images that one client's prefetches can hold before they were opened; older ones count as done."""
     precision: Literal["fp16", "fp32"] = "fp16"
     """How an embedding's floats are stored: `fp16` halves the bytes, `fp32` keeps every bit."""
+    trace_file: Path | None = None
+    """File to record accesses in (when, which key as a digest, bytes, cost; no image and no prompt), for
+    `labeling-ground cache simulate`. Not recorded by default. Each process needs a file of its own."""
+    trace_bytes: ByteSize = Field(ByteSize(64 << 20), ge=4096)
+    """Size at which that file is put aside (as `FILE.1`, `FILE.2`, …) and a new one begun; an access is 68 bytes."""
+    trace_files: int = Field(4, ge=1)
+    """How many of those files are kept, the newest among them."""
     mask_window_ms: float = Field(2.0, ge=0)
     """A queued mask prediction does not start before its look-up had this long to answer (or has answered)."""
     embedding_window_ms: float = Field(5.0, ge=0)

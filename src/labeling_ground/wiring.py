@@ -9,16 +9,20 @@ from functools import partial
 from labeling_ground.api.app import create_app
 from labeling_ground.api.engine import Desk
 from labeling_ground.api.state import Parts
-from labeling_ground.cache.choose import choose_ranking
+from labeling_ground.cache.choose import choose_policy, choose_ranking
 from labeling_ground.cache.disk import DiskStore
+from labeling_ground.cache.disk_keeper import DiskKeeper
+from labeling_ground.cache.ghost import Watch
 from labeling_ground.cache.memory import MemoryStore
-from labeling_ground.cache.policy.ranked import RankedPolicy
 from labeling_ground.cache.redis.connect import RedisConnection, Tls, connect
+from labeling_ground.cache.redis.keeper import RedisKeeper
 from labeling_ground.cache.redis.lease import RedisLeases
 from labeling_ground.cache.redis.notices import PurgeNotices
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.cache.store import Store
 from labeling_ground.cache.tiered import TieredStore
+from labeling_ground.cache.trace.files import TraceWriter
+from labeling_ground.cache.trace.recorder import Recorder
 from labeling_ground.errors import BadSettings
 from labeling_ground.inference.auto import ENGINES, Halves
 from labeling_ground.inference.auto import choose as choose_engine
@@ -39,8 +43,10 @@ from labeling_ground.observe import RequestMetrics
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.lane import Lane
 from labeling_ground.service.segmenter import Segmenter
+from labeling_ground.service.session_keeper import GuardedKeeper
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.service.shared_flight import SharedFlights
+from labeling_ground.service.tuning import Tuner, Tuning
 from labeling_ground.settings import Settings
 from labeling_ground.types import Kind
 
@@ -107,18 +113,26 @@ def build_store(settings: Settings) -> TieredStore:
     Raises:
         BadSettings: the policy's name is wrong, or the URL of Redis.
     """
-    ranking = choose_ranking(settings.policy, done_weight=settings.done_weight)
-    memory = MemoryStore(
-        budget_bytes=int(settings.memory_bytes),
-        idle_s=settings.idle_s,
-        max_age_s=settings.max_age_s,
-        policy=RankedPolicy(ranking),
-    )
+    budget = int(settings.memory_bytes)
+
+    def memory(budget_bytes: int) -> MemoryStore:
+        return MemoryStore(
+            budget_bytes=budget_bytes,
+            idle_s=settings.idle_s,
+            max_age_s=settings.max_age_s,
+            policy=choose_policy(
+                settings.policy, done_weight=settings.done_weight, frequency_exponent=settings.frequency_exponent
+            ),
+            high_watermark=settings.memory_high_watermark,
+            low_watermark=settings.memory_low_watermark,
+        )
+
     disk, redis = build_disk(settings), build_redis(settings)
     lower: list[Store] = [tier for tier in (disk, redis) if tier is not None]
     store = TieredStore(
-        memory,
+        memory(budget),
         lower,
+        watch=Watch(memory, budget_bytes=budget, idle_s=settings.idle_s),
         idle_s=settings.idle_s,
         deadline_s=settings.lookup_deadline_ms / 1e3,
         breaker_failures=settings.breaker_failures,
@@ -136,6 +150,17 @@ def build_shared_flights(settings: Settings, store: TieredStore) -> SharedFlight
         if isinstance(guard.store, RedisStore) and settings.leases != "none":
             leases = RedisLeases(guard.store.connection)
             return SharedFlights(leases, guard, kinds=kinds[settings.leases], lease_s=settings.lease_s)
+    return None
+
+
+def build_keeper(settings: Settings, store: TieredStore) -> GuardedKeeper | None:
+    """Where sessions outlive the process: in Redis, which all servers share; else by the disk tier; else nowhere."""
+    guards = {guard.store.name: guard for guard in store.guards}
+    redis, disk = guards.get(RedisStore.name), guards.get(DiskStore.name)
+    if redis is not None and isinstance(redis.store, RedisStore):
+        return GuardedKeeper(RedisKeeper(redis.store.connection), redis)
+    if disk is not None:
+        return GuardedKeeper(DiskKeeper(settings.cache_dir, most=settings.max_sessions), disk)
     return None
 
 
@@ -286,6 +311,17 @@ def _first_installed(weights: ModelStore) -> str:
     return "classical"
 
 
+def build_recorder(settings: Settings) -> Recorder | None:
+    """What records accesses, or ``None`` where that is not wanted.
+
+    Raises:
+        BadTrace: the file cannot be written, or is something else.
+    """
+    if settings.trace_file is None:
+        return None
+    return Recorder(TraceWriter(settings.trace_file, max_bytes=int(settings.trace_bytes), files=settings.trace_files))
+
+
 def build_segmenter(
     settings: Settings, *, store: TieredStore | None = None, backend: Backend | None = None
 ) -> Segmenter:
@@ -314,6 +350,7 @@ def build_segmenter(
         mask_window_s=settings.mask_window_ms / 1e3,
         embedding_window_s=settings.embedding_window_ms / 1e3,
         prefetch_per_client=settings.prefetch_per_client,
+        recorder=build_recorder(settings),
     )
 
 
@@ -323,12 +360,33 @@ def build_parts(settings: Settings, *, store: TieredStore | None = None, backend
     Raises:
         BadSettings: a name is wrong, or what it needs is not installed.
     """
-    sessions = Sessions(most=settings.max_sessions, idle_s=settings.idle_s, most_clicks=settings.max_points)
     chosen, why = (backend, "") if backend is not None else build_backend(settings)
     segmenter = build_segmenter(settings, store=store, backend=chosen)
+    sessions = Sessions(
+        most=settings.max_sessions,
+        idle_s=settings.idle_s,
+        most_clicks=settings.max_points,
+        keeper=build_keeper(settings, segmenter.store),
+        deadline_s=settings.lookup_deadline_ms / 1e3,
+    )
     grids = Lane("grids", settings.grids, settings.grid_queue)
     everything = Everything(segmenter, jobs=grids, workers=settings.grid_workers)
-    return Parts(settings, segmenter, sessions, RequestMetrics(), everything, why)
+    return Parts(
+        settings, segmenter, sessions, RequestMetrics(), everything, build_tuner(settings, segmenter, sessions), why
+    )
+
+
+def build_tuner(settings: Settings, segmenter: Segmenter, sessions: Sessions) -> Tuner:
+    """What changes settings of the cache while the server runs; at first they are as given."""
+    tuning = Tuning(
+        policy=settings.policy,
+        done_weight=settings.done_weight,
+        frequency_exponent=settings.frequency_exponent,
+        memory_bytes=int(settings.memory_bytes),
+        disk_bytes=int(settings.disk_bytes),
+        idle_s=settings.idle_s,
+    )
+    return Tuner(segmenter.store, sessions, tuning)
 
 
 def build_app(settings: Settings | None = None) -> object:

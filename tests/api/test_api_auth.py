@@ -20,8 +20,10 @@ CLOSED = [
     ("GET", f"/v1/images/{'0' * 64}/embedding"),
     ("DELETE", f"/v1/images/{'0' * 64}"),
     ("POST", f"/v1/images/{'0' * 64}/masks"),
+    ("POST", f"/v1/images/{'0' * 64}/everything"),
     ("GET", "/v1/cache"),
     ("DELETE", "/v1/cache"),
+    ("PUT", "/v1/cache/settings"),
     *[("POST", f"/api/sam/{verb}") for verb in ("image", "click", "rect", "undo", "finish_click")],
 ]
 OPEN = ["/health/live", "/health/ready", "/metrics", "/docs", "/redoc", "/openapi.json", "/docs/static/swagger-ui.css"]

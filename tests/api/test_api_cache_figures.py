@@ -48,6 +48,7 @@ async def work(server: "Running", make_image: "Callable[..., bytes]") -> None:
     await server.client.delete("/v1/cache?model=toy")
     await server.click(image_id, 5, 5)
     await server.click(image_id, 500, 5)
+    await server.parts.segmenter.store.drain()
 
 
 async def test_the_figures_add_up(server: "Running", make_image: "Callable[..., bytes]") -> None:
@@ -113,6 +114,7 @@ async def test_metrics_say_what_the_figures_say(server: "Running", make_image: "
         assert value("labeling_ground_entries_refused_total", tier=name) == tier["refused"]
         assert value("labeling_ground_lookups_skipped_total", tier=name) == tier["lookups_skipped"]
         assert value("labeling_ground_writes_pending", tier=name) == tier["writes_pending"]
+        assert value("labeling_ground_demoted_total", tier=name) == tier["demoted"]
         assert value("labeling_ground_oldest_entry_seconds", tier=name) == pytest.approx(
             tier["oldest_entry_seconds"], abs=5
         )
@@ -122,6 +124,44 @@ async def test_metrics_say_what_the_figures_say(server: "Running", make_image: "
     assert value("labeling_ground_requests_total", status="422", outcome="none", **masks) == 1
     assert value("labeling_ground_requests_total", status="200", outcome="hit", **masks) == 1
     assert value("labeling_ground_request_seconds_count", outcome="hit", **masks) == 1
+
+
+async def test_the_live_view_shows_what_another_budget_would_do(
+    start: "Start", make_image: "Callable[..., bytes]"
+) -> None:
+    """Regret, ghosts and the spread of ages, in the figures and in the metrics alike."""
+    async with start(disk_bytes=0, memory_bytes=4 << 20) as server:
+        image_id = await server.send_image(make_image())
+        for x in [*range(2, 26, 2), *range(2, 26, 2)]:  # 24 times 400 kB of logits, of which 10 fit
+            await server.click(image_id, x, 5)
+            answer = await server.click(image_id, x, 5)
+            body = {"mask_input": {"prediction_id": answer.json()["prediction_id"]}}
+            await server.click(image_id, x + 1, 5, **body)
+        now = await figures(server)
+        found = await samples(server)
+        assert now["regret"]["mask"]["entries"] > 0
+        assert now["regret"]["mask"]["seconds"] <= now["kinds"]["mask"]["seconds_computed"]
+        assert now["regret"]["embedding"] == {"entries": 0, "seconds": 0.0}
+        assert now["ghosts"]["sampled_share"] == 1.0
+        hits = {ghost["larger_by"]: ghost["hits"] for ghost in now["ghosts"]["budgets"]}
+        assert list(hits) == [0.25, 0.5, 1.0]
+        assert 0 < hits[1.0] <= now["regret"]["mask"]["entries"]
+        assert (
+            found["labeling_ground_regret_entries_total", frozenset({("kind", "mask")})]
+            == (now["regret"]["mask"]["entries"])
+        )
+        for ghost in now["ghosts"]["budgets"]:
+            by = frozenset({("larger_by", f"{ghost['larger_by']:g}")})
+            assert found["labeling_ground_ghost_hits", by] == ghost["hits"]
+            assert found["labeling_ground_ghost_seconds_saved", by] == pytest.approx(ghost["seconds_saved"], abs=1e-5)
+        entries = now["tiers"][0]["entries"]
+        for name, part in (("age", now["ages"]), ("idle", now["idle"])):
+            assert len(part["seconds"]) == len(part["entries"])
+            assert part["entries"][-1] == entries
+            assert part["entries"] == sorted(part["entries"])
+            family = f"labeling_ground_entry_{name}_seconds"
+            assert found[f"{family}_bucket", frozenset({("le", "+Inf")})] == entries
+            assert found[f"{family}_bucket", frozenset({("le", "60")})] <= entries
 
 
 async def test_labels_are_bounded(server: "Running") -> None:

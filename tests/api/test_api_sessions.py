@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 import pytest
+from tests.redis_servers import program, serving
 
 from labeling_ground.codec.mask import from_png
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from tests.api.conftest import Running, Start
+    from tests.redis_servers import Server as Redis
 
 pytestmark = pytest.mark.anyio
 
@@ -280,3 +282,98 @@ async def test_an_image_that_came_later_stays_though_the_earlier_one_took_longer
     assert (await earlier).status_code == 200
     click = await send(server, "click", points=[10, 10], labels=[1])
     assert click.json()["image_id"] == later
+
+
+async def test_a_session_outlives_its_server(start: "Start", make_image: "Callable[..., bytes]") -> None:
+    """Clicks, box and the mask that the next click refines: all is as if nothing had happened."""
+    file = make_image(64, 48)
+    async with start() as before:
+        for name in ("s", "same"):
+            await open_image(before, file, name)
+            await send(before, "rect", name, startX=10, startY=8, endX=54, endY=40)
+            await send(before, "click", name, points=[30, 20])
+        undisturbed = await send(before, "click", "same", points=[12, 10], labels=[0])
+    async with start() as after:
+        disturbed = await send(after, "click", points=[12, 10], labels=[0])
+        assert disturbed.json() == {**undisturbed.json(), "outcome": "hit"}
+        assert len((await send(after, "undo")).json()["points"]) == 1
+        await send(after, "finish_click")
+    async with start() as again:
+        assert (await send(again, "click", points=[30, 20])).json()["points"] == [{"x": 30, "y": 20, "label": 1}]
+        assert (await send(again, "click", "nobody", points=[30, 20])).status_code == 404
+
+
+async def test_without_a_lower_tier_a_session_ends_with_its_server(
+    start: "Start", make_image: "Callable[..., bytes]"
+) -> None:
+    async with start(disk_bytes=0) as before:
+        await open_image(before, make_image())
+        assert (await send(before, "click", points=[5, 5])).status_code == 200
+    async with start(disk_bytes=0) as after:
+        assert (await send(after, "click", points=[5, 5])).json()["type"].endswith("unknown-session")
+
+
+async def test_a_session_on_a_purged_image_is_told_so_after_a_restart_too(
+    start: "Start", make_image: "Callable[..., bytes]"
+) -> None:
+    async with start() as before:
+        opened = await open_image(before, make_image())
+        assert (await before.client.delete(f"/v1/images/{opened.json()['image_id']}")).status_code == 200
+        found = [await send(before, "click", points=[5, 5])]
+    async with start() as after:
+        found.append(await send(after, "click", points=[5, 5]))
+    assert [answer.status_code for answer in found] == [404, 404]
+    assert all(answer.json()["type"].endswith("unknown-image") for answer in found)
+
+
+async def test_two_servers_that_share_a_redis_share_sessions(
+    start: "Start", make_image: "Callable[..., bytes]", valkey: "tuple[Redis, str]"
+) -> None:
+    """Every click counts once, wherever it comes and however many come at the same moment."""
+    redis, url = valkey
+    redis.ask("FLUSHALL")
+    # What is tested is not how fast this machine is today.
+    given = {"redis_url": url, "disk_bytes": 0, "lookup_deadline_ms": 10_000}
+    async with start(**given) as one, start(**given) as other:
+        await open_image(one, make_image(64, 48))
+        wanted = {(x, y) for x in range(0, 50, 10) for y in range(0, 24, 4)}
+        asks = [send((one, other)[(x // 10 + y // 4) % 2], "click", points=[x, y]) for x, y in wanted]
+        answers = await asyncio.gather(*asks)
+        assert [answer.status_code for answer in answers] == [200] * 30
+        last = await send(other, "click", points=[60, 40])
+        assert {(p["x"], p["y"]) for p in last.json()["points"]} == wanted | {(60, 40)}
+        assert len(last.json()["points"]) == 31
+        await open_image(other, make_image(32, 24))
+        assert (await send(one, "click", points=[60, 40])).status_code == 422
+        assert mask_of(await send(one, "click", points=[9, 9])).shape == (24, 32)
+        assert len((await send(other, "undo")).json()["points"]) == 0
+        for server in (one, other):
+            assert (await server.client.get("/v1/cache")).json()["sessions_unkept"] == 0
+
+
+async def test_a_redis_that_is_frozen_or_gone_fails_no_click_of_a_session(
+    start: "Start", make_image: "Callable[..., bytes]"
+) -> None:
+    """What counted in memory only is kept once Redis is back, though nobody clicks any more."""
+    with serving(program()) as redis:
+        given = {"redis_url": redis.url, "disk_bytes": 0, "breaker_reset_s": 0.1, "idle_s": 30}
+        async with start(**given) as server:
+            await open_image(server, make_image(64, 48))
+            redis.freeze()
+            for x in (10, 20):
+                assert (await send(server, "click", points=[x, 10])).status_code == 200
+            redis.thaw()
+            redis.kill()
+            assert len((await send(server, "click", points=[30, 10])).json()["points"]) == 3
+            assert server.parts.sessions.unkept >= 2
+            redis.start()
+
+            async def kept() -> bool:
+                await server.parts.sessions.sweep()
+                return bool(redis.ask("KEYS", "lg.session:*"))
+
+            async with asyncio.timeout(20):
+                while not await kept():  # noqa: ASYNC110 -- what is waited for tells nobody
+                    await asyncio.sleep(0.05)
+            [name] = redis.ask("KEYS", "lg.session:*")
+            assert b"[30,10,1," in redis.ask("GET", name).replace(b".0,", b",")

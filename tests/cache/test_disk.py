@@ -580,5 +580,73 @@ async def test_the_budget_can_change_at_run_time(folder: Path, clock: Clock) -> 
     await store.aclose()
 
 
+async def test_a_much_smaller_budget_lets_others_have_their_turn(folder: Path, clock: Clock) -> None:
+    """It is come near batch by batch; what is put meanwhile does not wait for the end."""
+    store = build(folder, clock, budget=100_000)
+    for number in range(700):
+        await store.put(f"v1/public/{number}/image", entry(100))
+    seen: list[int] = []
+    shrinking = asyncio.create_task(store.reconfigure(budget_bytes=8_000))
+    while not shrinking.done():
+        await store.put(f"v1/public/new{len(seen)}/image", entry(100))
+        seen.append((await store.stats()).bytes)
+    await shrinking
+    assert [size for size in seen if 8_000 < size < 60_000]
+    last = await store.stats()
+    assert (last.budget, last.bytes <= 8_000) == (8_000, True)
+    assert await store.get(f"v1/public/new{len(seen) - 1}/image") is not None
+    await store.aclose()
+
+
+async def test_a_budget_that_cannot_be_reached_is_not_taken(folder: Path, clock: Clock) -> None:
+    """The directory is gone: the limits stay what they were, and the next try works."""
+    store = build(folder, clock, budget=800)
+    await store.put(A, entry(100))
+    away = await asyncio.to_thread(folder.rename, folder.with_name("elsewhere"))
+    await asyncio.to_thread(folder.write_bytes, b"")  # a file in its place
+    with pytest.raises(StoreFailed):
+        await store.reconfigure(budget_bytes=400, idle_s=5.0)
+    await asyncio.to_thread(folder.unlink)
+    await asyncio.to_thread(away.rename, folder)
+    assert (await store.stats()).budget == 800
+    clock.now += 50
+    assert await store.get(A) is not None
+    await store.reconfigure(budget_bytes=400)
+    assert (await store.stats()).budget == 400
+    await store.aclose()
+
+
+async def test_the_ranking_can_change_at_run_time(folder: Path, clock: Clock) -> None:
+    """Nothing goes by the change; who goes next follows the new formula, done hints included."""
+    store = build(folder, clock, budget=800, ranking=LeastRecentlyUsed(), low_watermark=1.0)
+    for number in range(8):
+        await store.put(f"v1/public/{number}/image", Entry(Kind.IMAGE, bytes(100), 8.0 - number, clock.now))
+        clock.now += 1
+    await store.mark_done("v1/public/0/", True)
+    await store.reconfigure(ranking=GreedyDualSize(0.01))
+    assert (await store.stats()).entries == 8
+    for key in (A, B):
+        await store.put(key, Entry(Kind.IMAGE, bytes(100), 100.0, clock.now))
+    left = {number for number in range(8) if await store.get(f"v1/public/{number}/image") is not None}
+    assert left == {1, 2, 3, 4, 5, 6}  # 0 is done, 7 was the cheapest; the oldest would have been 0 and 1
+    await store.aclose()
+
+
+async def test_uses_above_are_noted_before_the_idle_time_shrinks(folder: Path, clock: Clock) -> None:
+    """What a tier above had in use stays; what nobody used goes; a use that is older than the one noted is ignored."""
+    store = build(folder, clock)
+    other = "v1/public/other/image"
+    await store.put(A, entry(100))
+    await store.put(other, entry(100))
+    clock.now += 40.0
+    await store.reconfigure(idle_s=10.0, uses=[("v1/public/none/image", clock.now), (A, clock.now - 5.0)])
+    await store.sweep()
+    assert sql(folder, "SELECT key, used FROM entries") == [(A, clock.now - 5.0)]
+    await store.reconfigure(uses=[(A, clock.now - 8.0)])
+    assert sql(folder, "SELECT used FROM entries") == [(clock.now - 5.0,)]
+    assert await store.get(other) is None
+    await store.aclose()
+
+
 if __name__ == "__main__":
     asyncio.run(fill(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

@@ -1,13 +1,16 @@
 """What the memory tier does beyond the port."""
 
+import random
 import sys
 
 import pytest
 
+from labeling_ground.cache.choose import POLICIES, choose_policy
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policy.gds import GreedyDualSize
 from labeling_ground.cache.policy.lru import LeastRecentlyUsed
 from labeling_ground.cache.policy.ranked import RankedPolicy
+from labeling_ground.errors import BadSettings
 from labeling_ground.types import Entry, Kind
 
 pytestmark = pytest.mark.anyio
@@ -179,4 +182,132 @@ def test_book_keeping_stays_in_proportion() -> None:
     for number in range(5000):
         store.insert(f"v1/t/{number}/image", entry(clock))
     assert len(held(store)) == len(store._groups) == 80
-    assert len(store._ages) <= 2 * 80 + 64
+    assert len(store._ages) + len(store._ageless) <= 2 * 80 + 64 + 1
+
+
+def test_book_keeping_shrinks_with_what_is_held() -> None:
+    """Also when nothing comes in any more."""
+    clock = Clock()
+    store = build(clock, budget=80_000)
+    for number in range(5000):
+        store.insert(f"v1/t/{number}/image", entry(clock))
+    clock.now += 100
+    assert store.expire() == 5000
+    assert store._groups == {}
+    assert len(store._ages) + len(store._ageless) <= 64
+
+
+def test_the_most_that_was_held_is_known() -> None:
+    clock = Clock()
+    store = build(clock)
+    for key in "abc":
+        store.insert(key, entry(clock))
+    store.purge("*")
+    store.insert("d", entry(clock))
+    assert (store.bytes, store.peak_bytes) == (10, 30)
+
+
+def test_watermarks_make_room_ahead() -> None:
+    """Above the high one the store evicts down to the low one; in between it leaves things alone."""
+    clock = Clock()
+    store = MemoryStore(
+        budget_bytes=100,
+        idle_s=None,
+        max_age_s=None,
+        policy=lru(),
+        high_watermark=0.9,
+        low_watermark=0.5,
+        clock=clock,
+    )
+    for key in "abcdefghi":
+        store.insert(key, entry(clock))
+    assert held(store) == list("abcdefghi")
+    store.insert("j", entry(clock))
+    assert held(store) == list("fghij")
+    store.reconfigure(budget_bytes=200)
+    for key in "klmnopqrstuvw":
+        store.insert(key, entry(clock))
+    assert store.bytes == 180
+    store.insert("x", entry(clock))
+    assert store.bytes == 100
+
+
+def test_expired_entries_may_be_room_enough() -> None:
+    """Then nobody goes for the budget, whatever the low watermark says."""
+    clock = Clock()
+    store = MemoryStore(budget_bytes=100, idle_s=100.0, max_age_s=None, policy=lru(), low_watermark=0.5, clock=clock)
+    for key in "abcdefghij":
+        store.insert(key, entry(clock))
+        clock.now += 10
+    store.insert("k", entry(clock))
+    assert held(store) == list("bcdefghijk")
+    assert store.evictions == {"idle": 1, "age": 0, "budget": 0, "purge": 0, "damaged": 0}
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 1.0), (0.9, 0.8), (0.5, 1.1)])
+def test_watermarks_out_of_order_are_said(low: float, high: float) -> None:
+    with pytest.raises(BadSettings, match="watermarks"):
+        MemoryStore(budget_bytes=100, idle_s=None, max_age_s=None, policy=lru(), low_watermark=low, high_watermark=high)
+
+
+async def test_idle_alone_keeps_what_is_there_and_refuses_what_is_new() -> None:
+    """Nothing goes for the budget; only a smaller budget puts out what was unused for longest."""
+    clock = Clock()
+    store = MemoryStore(budget_bytes=80, idle_s=100.0, max_age_s=None, policy=choose_policy("idle"), clock=clock)
+    for key in "abcdefghij":
+        store.insert(key, entry(clock))
+        clock.now += 1
+    assert held(store) == list("abcdefgh")
+    assert (await store.stats()).refused == 2
+    assert store.peek("a") is not None
+    clock.now += 92
+    store.insert("k", entry(clock))  # b and c are idle by now
+    assert held(store) == list("defghak")
+    store.reconfigure(budget_bytes=32)
+    assert held(store) == list("hak")
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_no_policy_lets_the_bytes_exceed_the_budget(name: str) -> None:
+    """Whatever comes, is used, marked and purged: the books agree with what is held."""
+    clock = Clock()
+    store = MemoryStore(
+        budget_bytes=800,
+        idle_s=50.0,
+        max_age_s=200.0,
+        policy=choose_policy(name, frequency_exponent=1.0),
+        clock=clock,
+    )
+    dice = random.Random(3)
+    for _ in range(4000):
+        clock.now += dice.random()
+        group = f"v1/t/{dice.randrange(40)}/"
+        match dice.randrange(10):
+            case 0:
+                store.mark(group, dice.random() < 0.7)
+            case 1 if dice.random() < 0.1:
+                store.purge(f"{group}*")
+            case 2 | 3 | 4:
+                store.insert(f"{group}{dice.randrange(3)}", entry(clock, dice.randrange(1, 110), dice.random()))
+            case _:
+                store.peek(f"{group}{dice.randrange(3)}")
+        assert store.bytes <= 800
+        assert store.bytes == sum(record.size for record in store._records.values())
+    assert set(store.evictions) == {"idle", "age", "budget", "purge", "damaged"}
+    assert (store.evictions["budget"] > 0) is (name != "idle")
+    store.reconfigure(policy=choose_policy("gds"))
+    store.reconfigure(budget_bytes=0)
+    assert held(store) == []
+    assert store._groups == {}
+
+
+def test_uses_carry_over_to_a_policy_that_counts_them() -> None:
+    clock = Clock()
+    store = build(clock)
+    for key in "abcdefgh":
+        store.insert(key, entry(clock))
+    for key in "aab":
+        store.peek(key)
+    store.reconfigure(policy=choose_policy("lfu"))
+    store.reconfigure(budget_bytes=24)
+    assert sorted(held(store)) == ["a", "b"]

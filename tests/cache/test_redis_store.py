@@ -19,6 +19,7 @@ from labeling_ground import key as keys
 from labeling_ground.cache.redis.connect import RedisConnection, ServerFull, Tls, connect
 from labeling_ground.cache.redis.lifetime import Lifetimes
 from labeling_ground.cache.redis.names import Names
+from labeling_ground.cache.redis.notices import PurgeNotices
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.errors import DamagedEntry, StoreFailed
 from labeling_ground.types import Entry, Kind
@@ -269,6 +270,26 @@ async def test_expired_and_evicted_are_counted_since_the_first_look_and_over_a_r
     await asyncio.sleep(0.005)
     server.ask("GET", names.redis_key("a"))
     assert (await store.stats()).evictions["idle"] == 1
+
+
+async def test_another_idle_time_counts_from_the_next_use_on(
+    make: Callable[..., RedisStore], valkey: tuple[Server, str]
+) -> None:
+    """Nothing goes by the change itself; the log of purges reaches back as far as an entry now can."""
+    store, server = make(idle_s=60.0, notices=PurgeNotices(connect(valkey[1]), keep_s=120.0)), valkey[0]
+    key = IMAGES[0].image
+    await store.put(key, sealed(key))
+    await store.reconfigure(idle_s=600.0, budget_bytes=1)
+    assert 30_000 < left_ms(server, key) <= 60_000
+    assert await store.touch(key)
+    assert 300_000 < left_ms(server, key) <= 600_000
+    assert store.notices is not None
+    assert store.notices.keep_s == 1200.0
+    await store.reconfigure(idle_s=6.0)
+    assert left_ms(server, key) > 300_000
+    assert await store.get(key) == sealed(key)
+    assert left_ms(server, key) <= 6_000
+    assert store.notices.keep_s == 1200.0
 
 
 # --- the connection -------------------------------------------------------------------------------------------------

@@ -343,3 +343,127 @@ async def test_whoever_asks_is_told_of_every_purge(elsewhere: bool) -> None:
         else:
             await store.delete(pattern)
     assert told == [True, False]
+
+
+# --- demotion ---------------------------------------------------------------------------------------------------------
+
+OTHERS = [ImageKeys("public", letter * 64).embedding(TOY) for letter in "bcdefghijk"]
+
+
+async def squeezed(lower: Store, **options: Any) -> TieredStore:
+    """Tiers whose memory holds eight of the ten ``OTHERS``, after the first of them was kept."""
+    size = sealed(OTHERS[0], 4000).size
+    store = TieredStore(memory_store(8 * size + 100), [lower], **options)
+    store.keep(OTHERS[0], sealed(OTHERS[0], 4000, cost=0.5))
+    await store.drain()
+    return store
+
+
+def push_out(store: TieredStore, count: int = 8) -> None:
+    for key in OTHERS[1 : count + 1]:
+        store.memory.insert(key, sealed(key, 4000, cost=9.0))
+
+
+async def test_what_memory_has_no_room_for_goes_down_where_the_tier_below_has_lost_it() -> None:
+    lower = DictStore()
+    store = await squeezed(lower)
+    lower.entries.clear()
+    push_out(store)
+    assert OTHERS[0] not in store.memory
+    assert store.peek(OTHERS[0]) is not None, "on its way it is at hand"
+    await store.drain()
+    assert lower.entries == {OTHERS[0]: sealed(OTHERS[0], 4000, cost=0.5), OTHERS[1]: sealed(OTHERS[1], 4000, cost=9.0)}
+    assert store.guards[0].figures.demoted == 2, "it came up again and pushed out another"
+    await store.aclose()
+
+
+async def test_what_the_tier_below_still_has_is_not_written_again() -> None:
+    lower = DictStore()
+    store = await squeezed(lower)
+    push_out(store)
+    await store.drain()
+    assert (lower.count("has"), lower.count("put"), lower.count("touch")) == (1, 1, 0)
+    assert store.guards[0].figures.demoted == 0
+    await store.aclose()
+
+
+@pytest.mark.parametrize("kind", [Kind.MASK, Kind.LOGITS, Kind.IMAGE])
+async def test_only_what_is_worth_it_goes_down(kind: Kind) -> None:
+    """Masks are computed nearly as fast as they are read; nor does what cost less than ten reads."""
+    lower = SlowStore(0.01)
+    store = await squeezed(lower, deadline_s=5.0)
+    for _ in range(3):
+        await store.look_up(OTHERS[0])
+    other = KEYS.group + {Kind.MASK: "mask/x/y", Kind.LOGITS: "logits/x/y", Kind.IMAGE: "image"}[kind]
+    store.memory.insert(other, Entry(kind, bytes(4000), 0.1, 1.0))
+    cheap = ImageKeys("public", "f" * 64).embedding(TOY)
+    store.memory.insert(cheap, sealed(cheap, 4000, cost=0.05))
+    lower.entries.clear()
+    for key in OTHERS[1:]:
+        store.memory.insert(key, sealed(key, 4000, cost=9.0))
+    assert not [key for key in (OTHERS[0], other, cheap) if key in store.memory]
+    await store.drain()
+    assert set(lower.entries) <= {OTHERS[0], OTHERS[1]}
+    assert OTHERS[0] in lower.entries
+    await store.aclose()
+
+
+async def test_what_goes_for_another_reason_than_room_is_not_written_below() -> None:
+    lower = DictStore()
+    store = await squeezed(lower)
+    store.memory.insert(OTHERS[1], sealed(OTHERS[1], 4000))
+    lower.entries.clear()
+    store.memory.purge(OTHERS[0])
+    await store.memory.drop_damaged(OTHERS[1])
+    await store.drain()
+    assert lower.entries == {}
+    await store.aclose()
+
+
+async def test_a_purge_takes_what_is_on_its_way_down() -> None:
+    """Also the one that is just being looked for below; nothing comes back."""
+    lower = HangingStore(only=["has"])
+    store = await squeezed(lower)
+    lower.entries.clear()
+    push_out(store, 9)
+    await until(lambda: lower.count("has") == 1)
+    purging = asyncio.create_task(store.delete("v1/*"))
+    await until(lambda: store.guards[0].pending == 0)
+    lower.release.set()
+    await purging
+    await store.drain()
+    assert lower.entries == {}
+    await store.aclose()
+
+
+async def test_going_down_is_bounded_and_leaves_a_failing_tier_alone() -> None:
+    """Half of the queue at most; nothing while the breaker is open."""
+    lower = HangingStore(only=["has"])
+    store = await squeezed(lower)
+    lower.entries.clear()
+    guard = store.guards[0]
+    guard._pending_limit = 3 * sealed(OTHERS[0], 4000).size
+    push_out(store, 9)
+    assert guard.pending == 1
+    assert guard.figures.errors == {}
+    lower.release.set()
+    await store.drain()
+    for _ in range(9):
+        guard.breaker.failed()
+    store.memory.reconfigure(budget_bytes=0)
+    assert guard.pending == 0
+    await store.aclose()
+
+
+async def test_a_real_disk_gets_back_what_it_lost(tmp_path: Path) -> None:
+    """And the next look-up finds it there, and brings it up again."""
+    disk = DiskStore(tmp_path, budget_bytes=1 << 20, idle_s=None, max_age_s=None, ranking=choose_ranking("gds"))
+    store = await squeezed(disk, deadline_s=5.0)
+    await disk.drop_damaged(OTHERS[0])
+    push_out(store)
+    await store.drain()
+    assert store.guards[0].figures.demoted == 1
+    assert OTHERS[0] not in store.memory
+    assert await store.look_up(OTHERS[0]) == sealed(OTHERS[0], 4000, cost=0.5)
+    assert OTHERS[0] in store.memory
+    await store.aclose()

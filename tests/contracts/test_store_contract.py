@@ -119,6 +119,9 @@ class Framed:
     async def touch(self, key: str) -> bool:
         return await self._store.touch(key)
 
+    async def has(self, key: str) -> bool:
+        return await self._store.has(key)
+
     async def mark_done(self, group: str, done: bool) -> None:
         await self._store.mark_done(group, done)
 
@@ -284,6 +287,17 @@ async def test_use_slides_the_idle_timer(store: Store, clock: Clock) -> None:
     assert await store.get("v1/public/used/image") is None
     stats = await store.stats()
     assert (stats.entries, stats.evictions["idle"]) == (0, 2)
+
+
+async def test_asking_whether_a_key_is_there_is_no_use_of_it(store: Store, clock: Clock) -> None:
+    """The idle timer runs on; what has expired is not there."""
+    await store.put("v1/public/x/image", entry(clock))
+    clock.now += IDLE * 0.6
+    assert await store.has("v1/public/x/image") is True
+    assert await store.has("v1/public/y/image") is False
+    clock.now += IDLE * 0.6
+    assert await store.has("v1/public/x/image") is False
+    assert await store.get("v1/public/x/image") is None
 
 
 async def test_a_touch_slides_the_idle_timer(store: Store, clock: Clock) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from dataclasses import replace
 
 import pytest
 from tests.doubles import Clock
@@ -10,243 +11,243 @@ from labeling_ground.errors import BadPrompt, TooLarge, UnknownSession
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.types import Box, Point
 
+pytestmark = pytest.mark.anyio
+
 A, B = "a" * 64, "b" * 64
 GOOD = Point(5, 6, 1)
 
 
-def sessions(clock: Clock | None = None, *, most: int = 100, clicks: int = 100) -> Sessions:
+async def sessions(clock: Clock | None = None, *, most: int = 100, clicks: int = 100) -> Sessions:
     made = Sessions(most=most, idle_s=60.0, most_clicks=clicks, clock=clock or Clock())
-    made.open("t", "s", A, 40, 30, made.turn())
+    await made.open("t", "s", A, 40, 30, made.turn())
     return made
 
 
-@pytest.mark.anyio
 async def test_fifty_clicks_at_once_are_fifty_points() -> None:
-    state = sessions()
+    state = await sessions()
 
     async def click(number: int) -> int:
         await asyncio.sleep(0)
-        return len(state.click("t", "s", [Point(number % 40, 1, 1)]).clicks)
+        return len((await state.click("t", "s", [Point(number % 40, 1, 1)])).clicks)
 
     assert sorted(await asyncio.gather(*(click(number) for number in range(50)))) == list(range(1, 51))
 
 
-def test_clicks_add_up_in_the_order_in_which_they_came() -> None:
-    state = sessions()
-    state.click("t", "s", [GOOD])
-    snapshot = state.click("t", "s", [Point(1, 2, 0), Point(3, 4, 1)])
+async def test_clicks_add_up_in_the_order_in_which_they_came() -> None:
+    state = await sessions()
+    await state.click("t", "s", [GOOD])
+    snapshot = await state.click("t", "s", [Point(1, 2, 0), Point(3, 4, 1)])
     assert snapshot.clicks == (GOOD, Point(1, 2, 0), Point(3, 4, 1))
     assert (snapshot.image_id, snapshot.width, snapshot.height, snapshot.is_empty) == (A, 40, 30, False)
 
 
 @pytest.mark.parametrize("image_id", [A, B])
-def test_opening_an_image_starts_over(image_id: str) -> None:
-    state = sessions()
-    state.rect("t", "s", Box(0, 0, 5, 5))
-    state.click("t", "s", [GOOD])
-    state.open("t", "s", image_id, 8, 9, state.turn())
-    snapshot = state.click("t", "s", [Point(1, 1, 1)])
+async def test_opening_an_image_starts_over(image_id: str) -> None:
+    state = await sessions()
+    await state.rect("t", "s", Box(0, 0, 5, 5))
+    await state.click("t", "s", [GOOD])
+    await state.open("t", "s", image_id, 8, 9, state.turn())
+    snapshot = await state.click("t", "s", [Point(1, 1, 1)])
     assert (snapshot.image_id, snapshot.width, snapshot.clicks, snapshot.box) == (image_id, 8, (Point(1, 1, 1),), None)
 
 
-def test_sessions_of_two_tenants_or_names_have_nothing_in_common() -> None:
-    state = sessions()
-    state.open("t", "other", A, 40, 30, state.turn())
-    state.open("other", "s", A, 40, 30, state.turn())
-    state.click("t", "s", [GOOD])
-    assert state.finish("t", "other").is_empty
-    assert len(state.click("other", "s", [GOOD]).clicks) == 1
+async def test_sessions_of_two_tenants_or_names_have_nothing_in_common() -> None:
+    state = await sessions()
+    await state.open("t", "other", A, 40, 30, state.turn())
+    await state.open("other", "s", A, 40, 30, state.turn())
+    await state.click("t", "s", [GOOD])
+    assert (await state.finish("t", "other")).is_empty
+    assert len((await state.click("other", "s", [GOOD])).clicks) == 1
 
 
-def test_of_several_clicks_all_count_or_none() -> None:
-    state = sessions()
+async def test_of_several_clicks_all_count_or_none() -> None:
+    state = await sessions()
     with pytest.raises(BadPrompt):
-        state.click("t", "s", [GOOD, Point(40, 5, 1)])
-    assert len(state.click("t", "s", [GOOD]).clicks) == 1
+        await state.click("t", "s", [GOOD, Point(40, 5, 1)])
+    assert len((await state.click("t", "s", [GOOD])).clicks) == 1
 
 
 @pytest.mark.parametrize("point", [Point(-0.1, 5, 1), Point(5, 30, 1), Point(40, 5, 1), Point(math.nan, 5, 1)])
-def test_a_click_outside_the_image_is_refused(point: Point) -> None:
+async def test_a_click_outside_the_image_is_refused(point: Point) -> None:
     with pytest.raises(BadPrompt, match="outside"):
-        sessions().click("t", "s", [point])
+        await (await sessions()).click("t", "s", [point])
 
 
-def test_a_click_on_the_last_sliver_of_the_image_is_on_it() -> None:
-    assert sessions().click("t", "s", [Point(math.nextafter(40, 0), math.nextafter(30, 0), 1)]).clicks
+async def test_a_click_on_the_last_sliver_of_the_image_is_on_it() -> None:
+    assert (await (await sessions()).click("t", "s", [Point(math.nextafter(40, 0), math.nextafter(30, 0), 1)])).clicks
 
 
-def test_the_first_click_must_be_on_the_object_unless_there_is_a_box() -> None:
-    state = sessions()
+async def test_the_first_click_must_be_on_the_object_unless_there_is_a_box() -> None:
+    state = await sessions()
     with pytest.raises(BadPrompt, match="first click"):
-        state.click("t", "s", [Point(5, 6, 0)])
-    state.rect("t", "s", Box(0, 0, 5, 5))
-    assert state.click("t", "s", [Point(5, 6, 0)]).clicks == (Point(5, 6, 0),)
+        await state.click("t", "s", [Point(5, 6, 0)])
+    await state.rect("t", "s", Box(0, 0, 5, 5))
+    assert (await state.click("t", "s", [Point(5, 6, 0)])).clicks == (Point(5, 6, 0),)
 
 
-def test_a_box_replaces_the_clicks_and_later_ones_refine_it() -> None:
-    state = sessions()
-    state.click("t", "s", [GOOD])
-    assert state.rect("t", "s", Box(0, 0, 5, 5)).clicks == ()
-    snapshot = state.click("t", "s", [GOOD])
+async def test_a_box_replaces_the_clicks_and_later_ones_refine_it() -> None:
+    state = await sessions()
+    await state.click("t", "s", [GOOD])
+    assert (await state.rect("t", "s", Box(0, 0, 5, 5)))[1].clicks == ()
+    snapshot = await state.click("t", "s", [GOOD])
     assert (snapshot.clicks, snapshot.box) == ((GOOD,), Box(0, 0, 5, 5))
 
 
 @pytest.mark.parametrize("box", [Box(40, 0, 50, 9), Box(-5, 0, 0, 9), Box(0, 30, 5, 31), Box(math.nan, 0, 5, 5)])
-def test_a_box_beside_the_image_is_refused_and_changes_nothing(box: Box) -> None:
-    state = sessions()
-    state.click("t", "s", [GOOD])
+async def test_a_box_beside_the_image_is_refused_and_changes_nothing(box: Box) -> None:
+    state = await sessions()
+    await state.click("t", "s", [GOOD])
     with pytest.raises(BadPrompt):
-        state.rect("t", "s", box)
-    assert len(state.click("t", "s", [GOOD]).clicks) == 2
+        await state.rect("t", "s", box)
+    assert len((await state.click("t", "s", [GOOD])).clicks) == 2
 
 
-def test_a_box_over_the_edge_is_fine() -> None:
-    assert sessions().rect("t", "s", Box(-5, -5, 100, 100)).box == Box(-5, -5, 100, 100)
+async def test_a_box_over_the_edge_is_fine() -> None:
+    assert (await (await sessions()).rect("t", "s", Box(-5, -5, 100, 100)))[1].box == Box(-5, -5, 100, 100)
 
 
-def test_undo_takes_back_the_last_click_then_the_box_and_then_nothing() -> None:
-    state = sessions()
-    state.rect("t", "s", Box(0, 0, 5, 5))
-    state.click("t", "s", [GOOD])
-    state.click("t", "s", [Point(1, 2, 0)])
-    assert state.undo("t", "s").clicks == (GOOD,)
-    assert state.undo("t", "s").box == Box(0, 0, 5, 5)
-    assert state.undo("t", "s").is_empty
-    assert state.undo("t", "s").is_empty
+async def test_undo_takes_back_the_last_click_then_the_box_and_then_nothing() -> None:
+    state = await sessions()
+    await state.rect("t", "s", Box(0, 0, 5, 5))
+    await state.click("t", "s", [GOOD])
+    await state.click("t", "s", [Point(1, 2, 0)])
+    assert (await state.undo("t", "s"))[1].clicks == (GOOD,)
+    assert (await state.undo("t", "s"))[1].box == Box(0, 0, 5, 5)
+    assert (await state.undo("t", "s"))[1].is_empty
+    assert (await state.undo("t", "s"))[1].is_empty
 
 
-def test_undo_does_not_leave_clicks_that_only_say_where_the_object_is_not() -> None:
-    state = sessions()
-    state.click("t", "s", [Point(1, 2, 0), GOOD])
-    assert state.undo("t", "s").is_empty
+async def test_undo_does_not_leave_clicks_that_only_say_where_the_object_is_not() -> None:
+    state = await sessions()
+    await state.click("t", "s", [Point(1, 2, 0), GOOD])
+    assert (await state.undo("t", "s"))[1].is_empty
 
 
-def test_finish_forgets_clicks_and_box_and_keeps_the_image() -> None:
-    state = sessions()
-    state.rect("t", "s", Box(0, 0, 5, 5))
-    state.click("t", "s", [GOOD])
-    assert state.finish("t", "s").is_empty
-    assert state.click("t", "s", [GOOD]).image_id == A
+async def test_finish_forgets_clicks_and_box_and_keeps_the_image() -> None:
+    state = await sessions()
+    await state.rect("t", "s", Box(0, 0, 5, 5))
+    await state.click("t", "s", [GOOD])
+    assert (await state.finish("t", "s")).is_empty
+    assert (await state.click("t", "s", [GOOD])).image_id == A
 
 
-def test_take_back_removes_just_the_clicks_that_failed() -> None:
-    state = sessions()
+async def test_take_back_removes_just_the_clicks_that_failed() -> None:
+    state = await sessions()
     same = [Point(5, 6, 1), Point(5, 6, 1), Point(5, 6, 1)]
-    for point in same:
-        state.click("t", "s", [point])
-    state.take_back("t", "s", A, [same[1]])
-    kept = state.click("t", "s", [GOOD]).clicks
+    asked = [await state.click("t", "s", [point]) for point in same]
+    await state.take_back("t", "s", asked[1])
+    kept = (await state.click("t", "s", [GOOD])).clicks
     assert [id(point) for point in kept] == [id(same[0]), id(same[2]), id(GOOD)]
 
 
-def test_take_back_leaves_another_images_clicks_and_no_session_alone() -> None:
-    state = sessions()
-    state.click("t", "s", [GOOD])
-    state.take_back("t", "s", B, [GOOD])
-    state.take_back("t", "nobody", A, [GOOD])
-    assert len(state.click("t", "s", [GOOD]).clicks) == 2
+async def test_take_back_leaves_another_images_clicks_and_no_session_alone() -> None:
+    state = await sessions()
+    asked = await state.click("t", "s", [GOOD])
+    await state.take_back("t", "nobody", asked)
+    await state.take_back("t", "s", replace(asked, image_id=B))
+    assert len((await state.click("t", "s", [GOOD])).clicks) == 2
 
 
-def test_a_snapshot_does_not_change_with_later_clicks() -> None:
-    state = sessions()
-    before = state.click("t", "s", [GOOD])
-    state.click("t", "s", [GOOD])
+async def test_a_snapshot_does_not_change_with_later_clicks() -> None:
+    state = await sessions()
+    before = await state.click("t", "s", [GOOD])
+    await state.click("t", "s", [GOOD])
     assert len(before.clicks) == 1
 
 
-def test_a_session_holds_so_many_clicks_and_no_more() -> None:
-    state = sessions(clicks=3)
-    state.click("t", "s", [GOOD, GOOD])
+async def test_a_session_holds_so_many_clicks_and_no_more() -> None:
+    state = await sessions(clicks=3)
+    await state.click("t", "s", [GOOD, GOOD])
     with pytest.raises(TooLarge):
-        state.click("t", "s", [GOOD, GOOD])
-    assert len(state.click("t", "s", [GOOD]).clicks) == 3
+        await state.click("t", "s", [GOOD, GOOD])
+    assert len((await state.click("t", "s", [GOOD])).clicks) == 3
 
 
-def test_sessions_are_bounded_and_the_one_idle_for_longest_makes_room() -> None:
+async def test_sessions_are_bounded_and_the_one_idle_for_longest_makes_room() -> None:
     clock = Clock()
-    state = sessions(clock, most=2)
+    state = await sessions(clock, most=2)
     clock.now += 1
-    state.open("t", "second", A, 40, 30, state.turn())
+    await state.open("t", "second", A, 40, 30, state.turn())
     clock.now += 1
-    state.click("t", "s", [GOOD])
-    state.open("t", "third", A, 40, 30, state.turn())
+    await state.click("t", "s", [GOOD])
+    await state.open("t", "third", A, 40, 30, state.turn())
     assert len(state) == 2
     with pytest.raises(UnknownSession):
-        state.finish("t", "second")
-    state.finish("t", "s")
+        await state.finish("t", "second")
+    await state.finish("t", "s")
 
 
-def test_a_session_ends_when_it_is_idle_and_use_starts_the_time_anew() -> None:
+async def test_a_session_ends_when_it_is_idle_and_use_starts_the_time_anew() -> None:
     clock = Clock()
-    state = sessions(clock)
+    state = await sessions(clock)
     for _ in range(5):
         clock.now += 59
-        state.click("t", "s", [GOOD])
+        await state.click("t", "s", [GOOD])
     clock.now += 60
     assert len(state) == 0
     with pytest.raises(UnknownSession, match="idle"):
-        state.click("t", "s", [GOOD])
+        await state.click("t", "s", [GOOD])
 
 
 @pytest.mark.parametrize("ask", ["finish", "undo"])
-def test_a_session_that_never_was_is_unknown(ask: str) -> None:
+async def test_a_session_that_never_was_is_unknown(ask: str) -> None:
     with pytest.raises(UnknownSession):
-        getattr(sessions(), ask)("t", "nobody")
+        await getattr(await sessions(), ask)("t", "nobody")
 
 
-def test_an_image_that_came_later_stays_though_the_earlier_one_was_done_last() -> None:
-    state = sessions()
+async def test_an_image_that_came_later_stays_though_the_earlier_one_was_done_last() -> None:
+    state = await sessions()
     earlier, later = state.turn(), state.turn()
-    state.open("t", "s", B, 40, 30, later)
-    state.open("t", "s", A, 40, 30, earlier)
-    assert state.look("t", "s").image_id == B
+    await state.open("t", "s", B, 40, 30, later)
+    await state.open("t", "s", A, 40, 30, earlier)
+    assert (await state.look("t", "s")).image_id == B
 
 
-def test_a_change_whose_prediction_failed_is_undone_unless_something_happened_since() -> None:
-    state = sessions()
-    state.open("t", "s", A, 40, 30, state.turn())
-    state.click("t", "s", [Point(1, 1, 1)])
-    state.click("t", "s", [Point(2, 2, 1)])
-    before = state.look("t", "s")
-    after = state.undo("t", "s")
-    state.restore("t", "s", before, after)
-    assert state.look("t", "s") == before
-    after = state.rect("t", "s", Box(1, 1, 9, 9))
-    state.click("t", "s", [Point(3, 3, 0)])
-    state.restore("t", "s", before, after)
-    assert len(state.look("t", "s").clicks) == 1
+async def test_a_change_whose_prediction_failed_is_undone_unless_something_happened_since() -> None:
+    state = await sessions()
+    await state.open("t", "s", A, 40, 30, state.turn())
+    await state.click("t", "s", [Point(1, 1, 1)])
+    await state.click("t", "s", [Point(2, 2, 1)])
+    before = await state.look("t", "s")
+    after = (await state.undo("t", "s"))[1]
+    await state.restore("t", "s", before, after)
+    assert (await state.look("t", "s")) == before
+    after = (await state.rect("t", "s", Box(1, 1, 9, 9)))[1]
+    await state.click("t", "s", [Point(3, 3, 0)])
+    await state.restore("t", "s", before, after)
+    assert len((await state.look("t", "s")).clicks) == 1
 
 
-def test_a_click_refines_the_mask_of_the_clicks_before_it_and_undo_asks_as_before() -> None:
-    state = sessions()
-    first = state.click("t", "s", [GOOD])
+async def test_a_click_refines_the_mask_of_the_clicks_before_it_and_undo_asks_as_before() -> None:
+    state = await sessions()
+    first = await state.click("t", "s", [GOOD])
     assert first.parent is None
-    state.answered("t", "s", first, "one")
-    second = state.click("t", "s", [Point(1, 2, 0)])
+    await state.answered("t", "s", first, "one")
+    second = await state.click("t", "s", [Point(1, 2, 0)])
     assert second.parent == "one"
-    state.answered("t", "s", second, "two")
-    assert state.click("t", "s", [Point(3, 3, 1)]).parent == "two"
-    undone = state.undo("t", "s")
+    await state.answered("t", "s", second, "two")
+    assert (await state.click("t", "s", [Point(3, 3, 1)])).parent == "two"
+    undone = (await state.undo("t", "s"))[1]
     assert (undone.clicks, undone.parent) == (second.clicks, second.parent)
-    assert state.undo("t", "s").parent is None
-    assert state.undo("t", "s").is_empty
-    assert state.click("t", "s", [GOOD]).parent is None
+    assert (await state.undo("t", "s"))[1].parent is None
+    assert (await state.undo("t", "s"))[1].is_empty
+    assert (await state.click("t", "s", [GOOD])).parent is None
 
 
-def test_a_click_that_came_before_the_answer_to_the_last_one_has_nothing_to_refine() -> None:
-    state = sessions()
-    first = state.click("t", "s", [GOOD])
-    second = state.click("t", "s", [Point(1, 2, 0)])
-    state.answered("t", "s", first, "one")
+async def test_a_click_that_came_before_the_answer_to_the_last_one_has_nothing_to_refine() -> None:
+    state = await sessions()
+    first = await state.click("t", "s", [GOOD])
+    second = await state.click("t", "s", [Point(1, 2, 0)])
+    await state.answered("t", "s", first, "one")
     assert second.parent is None
-    state.finish("t", "s")
-    state.answered("t", "s", second, "late")
-    assert state.click("t", "s", [Point(9, 9, 1)]).parent is None
+    await state.finish("t", "s")
+    await state.answered("t", "s", second, "late")
+    assert (await state.click("t", "s", [Point(9, 9, 1)])).parent is None
 
 
-def test_a_first_click_after_a_box_refines_the_boxs_mask_and_a_new_box_forgets_it() -> None:
-    state = sessions()
-    state.answered("t", "s", state.rect("t", "s", Box(1, 1, 20, 20)), "box")
-    assert state.click("t", "s", [Point(2, 2, 0)]).parent == "box"
-    state.rect("t", "s", Box(2, 2, 20, 20))
-    assert state.click("t", "s", [Point(2, 2, 0)]).parent is None
+async def test_a_first_click_after_a_box_refines_the_boxs_mask_and_a_new_box_forgets_it() -> None:
+    state = await sessions()
+    await state.answered("t", "s", (await state.rect("t", "s", Box(1, 1, 20, 20)))[1], "box")
+    assert (await state.click("t", "s", [Point(2, 2, 0)])).parent == "box"
+    await state.rect("t", "s", Box(2, 2, 20, 20))
+    assert (await state.click("t", "s", [Point(2, 2, 0)])).parent is None

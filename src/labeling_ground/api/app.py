@@ -81,6 +81,7 @@ def create_app(parts: Parts) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await parts.segmenter.store.open()  # the first look-up shall not wait for that
+        await parts.sessions.sweep()  # nor the first click for the file that sessions are kept in
         warming = asyncio.create_task(_warm_up(app, parts))
         sweeping = asyncio.create_task(_sweep(parts))
         try:
@@ -90,6 +91,7 @@ def create_app(parts: Parts) -> FastAPI:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+            await parts.sessions.aclose()  # before the tiers: that is where sessions are kept
             await parts.segmenter.aclose()
 
     app = FastAPI(
@@ -177,6 +179,7 @@ async def _sweep(parts: Parts) -> None:
     while True:
         await asyncio.sleep(min(30.0, max(0.25, parts.tuner.now.idle_s / 60)))
         await parts.segmenter.store.sweep()
+        await parts.sessions.sweep()
         if parts.segmenter.recorder is not None:
             await parts.segmenter.recorder.flush()
 

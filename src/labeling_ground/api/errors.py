@@ -59,6 +59,7 @@ TABLE: dict[type[errors.LabelingGroundError], tuple[int, str, str]] = {
     errors.UnknownPrediction: (404, "unknown-prediction", "The prediction is not kept any more"),
     errors.NotFound: (404, "not-found", "Not found"),
     errors.NotAllowed: (401, "unauthorized", "An API key is needed"),
+    errors.Forbidden: (403, "forbidden", "This is not for everybody"),
     errors.Overloaded: (503, "overloaded", "Too much at once"),
     errors.BackendFailed: (503, "backend-failed", "The model did not answer"),
     errors.StoreFailed: (503, "store-failed", "The cache did not do it"),
@@ -233,6 +234,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     titles = {
         400: "The body or the image cannot be read",
         401: "An API key is needed",
+        403: "The key given is good, but not for this",
         404: "Not known here; the sentence says what to send first",
         408: "The body did not arrive in time",
         413: "Over a limit of this server",

@@ -344,6 +344,7 @@ class TierOut(BaseModel):
     errors: dict[str, int]
     lookups_skipped: int
     writes_pending: int
+    demoted: int = Field(description="Values that it was given again when memory had no more room for them.")
 
 
 class QueueOut(BaseModel):
@@ -370,11 +371,76 @@ class EngineOut(BaseModel):
     received_bytes: int
 
 
+class RegretOut(BaseModel):
+    """What was computed again after memory's budget had evicted it."""
+
+    entries: int
+    seconds: float
+
+
+class GhostOut(BaseModel):
+    """What a memory tier with a larger budget would have spared: estimates from the sampled images."""
+
+    larger_by: float = Field(description="0.25: a budget of 1.25 times the present one.", examples=[0.25])
+    hits: int = Field(description="So often it would have had what had to be computed.")
+    seconds_saved: float = Field(description="Computing that it would have spared, in all.")
+
+
+class GhostsOut(BaseModel):
+    """Shadows of the memory tier that hold no values, within 1 % of its budget (or half a MiB, if that is more)."""
+
+    sampled_share: float = Field(description="Share of all images that they see.", examples=[0.125])
+    budgets: list[GhostOut]
+
+
+class SpreadOut(BaseModel):
+    """How many entries in memory are not older, or not unused for longer, than so many seconds; by a sample."""
+
+    seconds: list[float] = Field(examples=[[10, 60]])
+    entries: list[int] = Field(description="One for each of `seconds`, each including the one before.")
+
+
+class CacheSettingsIn(_In):
+    """What shall change; what is left out stays as it is."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"policy": "gds", "memory_bytes": 1 << 30}]})
+
+    policy: str | None = Field(
+        None,
+        max_length=200,
+        description="`gds`, `gdsf`, `lru`, `lfu`, `s3fifo` or `idle`; or the one that the server was started with.",
+        examples=["gds"],
+    )
+    done_weight: float | None = Field(
+        None, gt=0, le=1, allow_inf_nan=False, description="Weight, under `gds`, of an image that nobody works on."
+    )
+    frequency_exponent: float | None = Field(
+        None, ge=0, le=4, allow_inf_nan=False, description="How much uses count under `gdsf`."
+    )
+    memory_bytes: int | None = Field(
+        None, ge=1 << 20, le=1 << 50, description="Budget of the memory tier.", examples=[1 << 30]
+    )
+    disk_bytes: int | None = Field(
+        None, ge=1 << 20, le=1 << 50, description="Budget of the disk tier, where there is one."
+    )
+    idle_seconds: float | None = Field(
+        None,
+        ge=1,
+        le=1e8,
+        allow_inf_nan=False,
+        description="Seconds without use after which an entry goes and a session ends.",
+    )
+
+
 class CacheSettingsOut(BaseModel):
-    """What decides over keeping."""
+    """What decides over keeping, as it is in effect now."""
 
     mode: str
     policy: str
+    done_weight: float
+    frequency_exponent: float
+    memory_bytes: int
+    disk_bytes: int = Field(description="0: there is no disk tier.")
     idle_seconds: float
     max_age_seconds: float | None
     precision: str
@@ -394,6 +460,16 @@ class CacheOut(LookupsOut):
     )
     flights: int = Field(description="Computations under way.")
     sessions: int
+    sessions_unkept: int = Field(
+        description="Changes of sessions that were answered before they were kept below memory: it was down or slow."
+    )
+    regret: dict[str, RegretOut] = Field(
+        description="By kind: what was computed again after memory's budget had evicted it. With a larger budget it "
+        "would have been a hit."
+    )
+    ghosts: GhostsOut
+    ages: SpreadOut = Field(description="Of the entries in memory, since they were computed.")
+    idle: SpreadOut = Field(description="Of the entries in memory, since their last use.")
     settings: CacheSettingsOut
     model: str
     model_version: str

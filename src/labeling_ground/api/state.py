@@ -8,11 +8,12 @@ from fastapi import Request
 from pydantic import SecretStr
 
 from labeling_ground import key as keys
-from labeling_ground.errors import NotAllowed
+from labeling_ground.errors import Forbidden, NotAllowed
 from labeling_ground.observe import RequestMetrics
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.segmenter import Segmenter, Timing
 from labeling_ground.service.sessions import Sessions
+from labeling_ground.service.tuning import Tuner
 from labeling_ground.settings import Settings
 from labeling_ground.types import Outcome
 
@@ -26,6 +27,7 @@ class Parts:
     sessions: Sessions
     metrics: RequestMetrics
     everything: Everything
+    tuner: Tuner
     engine: str = ""
     """What computes, and why that; empty where there is no choice."""
 
@@ -107,6 +109,25 @@ def caller_of(request: Request) -> Caller:
         )
     tenant = keys.tenant_of(given)
     return Caller(tenant, client or tenant, is_admin)
+
+
+def check_admin(request: Request) -> None:
+    """See that the operator asks.
+
+    Raises:
+        NotAllowed: no key was given, or a wrong one.
+        Forbidden: one was given that may not do this; or the server has no admin key.
+    """
+    settings = parts_of(request).settings
+    if caller_of(request).is_admin:
+        return
+    if settings.admin_key is None:
+        raise Forbidden(
+            "This takes the admin key, and this server has none. Start it with LABELING_GROUND_ADMIN_KEY to change "
+            "settings while it runs."
+        )
+    sentence = "This takes the admin key. Send it as 'Authorization: Bearer <key>' or as 'X-API-Key: <key>'."
+    raise Forbidden(sentence) if settings.api_keys else NotAllowed(sentence)
 
 
 def _given_key(request: Request) -> str:

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,9 @@ from labeling_ground.types import Entry, Kind, StoreStats
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_USES = 256
+"""Uses that are noted in one transaction."""
 
 
 class DiskStore:
@@ -125,6 +128,11 @@ class DiskStore:
             self._behind(partial(self._index.slide, key, now))
         return found.standing is Standing.HIT
 
+    async def has(self, key: str) -> bool:
+        """Whether the key is here; asking is no use of it."""
+        found = await self._read(partial(self._index.find, key, self._clock(), value=False))
+        return found.standing is Standing.HIT
+
     async def mark_done(self, group: str, done: bool) -> None:
         """Set or take back the done hint on all keys of an image.
 
@@ -153,16 +161,33 @@ class DiskStore:
         budget_bytes: int | None = None,
         idle_s: float | EllipsisType | None = ...,
         max_age_s: float | EllipsisType | None = ...,
+        ranking: Ranking | None = None,
+        uses: Sequence[tuple[str, float]] = (),
     ) -> None:
-        """Change what is given, for this process, and evict down to the new budget."""
+        """Change what is given, for this process, and evict down to the new budget.
+
+        Args:
+            budget_bytes: the new budget, or ``None`` for the present one.
+            idle_s: the new idle time, ``None`` to switch it off; left out, it stays.
+            max_age_s: the new greatest age, ``None`` to switch it off; left out, it stays.
+            ranking: a new formula. Other processes on the directory keep to theirs until they are
+            told as well.
+            uses: keys and when a tier above had them used last: those uses are noted first, so that
+            a shorter idle time takes nothing that is in use.
+
+        Raises:
+            StoreFailed: it could not be done; the budget and the idle time are what they were.
+        """
+        for start in range(0, len(uses), _USES):
+            await self._write(partial(self._index.note_uses, uses[start : start + _USES]))
+        if ranking is not None:
+            await self._write(partial(self._index.set_ranking, ranking))
         if budget_bytes is not None:
-            self._limits.budget = budget_bytes
-            self._limits.low = int(budget_bytes * self._watermark)
+            await self._set_budget(budget_bytes)
         if idle_s is not ...:
             self._limits.idle_s = idle_s
         if max_age_s is not ...:
             self._limits.max_age_s = max_age_s
-        await self._write(partial(self._index.make_room, self._clock()))
 
     async def stats(self) -> StoreStats:
         """What is held by all processes, and what this one evicted."""
@@ -183,6 +208,16 @@ class DiskStore:
     async def aclose(self) -> None:
         """Finish what was handed in and close the index. May be called twice."""
         await asyncio.to_thread(self._shut)
+
+    async def _set_budget(self, budget: int) -> None:
+        before = self._limits.budget, self._limits.low
+        low = int(budget * self._watermark)
+        try:
+            while not await self._write(partial(self._index.set_budget, budget, low, self._clock())):
+                pass  # others had their turn
+        except BaseException:
+            self._limits.budget, self._limits.low = before
+            raise
 
     def _shut(self) -> None:
         self._writes.shutdown()

@@ -391,10 +391,37 @@ class DiskIndex:
         self._db().execute(f"PRAGMA incremental_vacuum({4 * _BATCH})").fetchall()
         return gone
 
-    def make_room(self, now: float) -> None:
-        """Evict down to the budget, after it was lowered."""
+    def set_budget(self, budget: int, low: int, now: float) -> bool:
+        """Take a new budget and evict down to it; whether it is reached.
+
+        A much smaller one is come near by about a batch of entries a call, so that others get their
+        turn. Until it is reached, the budget is what is held then.
+        """
         with self._change() as change:
+            entries, held = change.db.execute(
+                "SELECT coalesce(sum(entries), 0), coalesce(sum(bytes), 0) FROM totals"
+            ).fetchone()
+            step = _BATCH * held // max(1, entries)
+            self.limits.budget = max(budget, held - max(1, step))
+            self.limits.low = low if self.limits.budget == budget else self.limits.budget
             self._make_room(change, 0, now)
+        return self.limits.budget == budget
+
+    def set_ranking(self, ranking: Ranking) -> None:
+        """Go by another formula from now on, and rank all entries anew under it."""
+        with self._change() as change:
+            _rank_anew(change.db, ranking)
+        self._ranking = ranking
+
+    def note_uses(self, uses: Iterable[tuple[str, float]]) -> None:
+        """Note when keys were used last, where that is later than what is noted here."""
+        with self._change() as change:
+            for key, used in uses:
+                row = change.db.execute(
+                    "SELECT id FROM entries WHERE key = ? AND state = 'ready' AND used < ?", (key, used)
+                ).fetchone()
+                if row is not None:
+                    self._note_use(change, row[0], used)
 
     # Steps of a change
 
@@ -661,18 +688,7 @@ class DiskIndex:
         """Bring all ranks under the present formula, if the last one was another."""
         db.execute("BEGIN IMMEDIATE")
         try:
-            known = db.execute("SELECT ranking FROM progress").fetchone()[0]
-            if known != self._ranking.name:
-                db.execute("UPDATE progress SET floor = 0.0, ranking = ?", (self._ranking.name,))
-                rows = db.execute("SELECT used, size, cost, done, id FROM entries").fetchall()
-                bases = [self._ranking.base(0.0, row[0]) for row in rows]
-                db.executemany(
-                    "UPDATE entries SET base = ?, rank = ? WHERE id = ?",
-                    [
-                        (base, self._ranking.rank(base, size, cost, bool(done)), number)
-                        for base, (_, size, cost, done, number) in zip(bases, rows, strict=True)
-                    ],
-                )
+            _rank_anew(db, self._ranking)
             db.execute("COMMIT")
         finally:
             if db.in_transaction:
@@ -698,6 +714,23 @@ class DiskIndex:
                 # Not counted: a kill between removing a victim's file and committing leaves these,
                 # and what that process had counted went with it.
                 self._forget(change, lost)
+
+
+def _rank_anew(db: sqlite3.Connection, ranking: Ranking) -> None:
+    """Bring all ranks under a formula, unless they are."""
+    known = db.execute("SELECT ranking FROM progress").fetchone()[0]
+    if known == ranking.name:
+        return
+    db.execute("UPDATE progress SET floor = 0.0, ranking = ?", (ranking.name,))
+    rows = db.execute("SELECT used, size, cost, done, id FROM entries").fetchall()
+    bases = [ranking.base(0.0, row[0]) for row in rows]
+    db.executemany(
+        "UPDATE entries SET base = ?, rank = ? WHERE id = ?",
+        [
+            (base, ranking.rank(base, size, cost, bool(done)), number)
+            for base, (_, size, cost, done, number) in zip(bases, rows, strict=True)
+        ],
+    )
 
 
 def _make(path: Path) -> None:

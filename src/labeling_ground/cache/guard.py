@@ -42,6 +42,8 @@ class GuardFigures:
     the breaker open)."""
     skipped: int = 0
     """Look-ups that were not tried while the breaker was open."""
+    demoted: int = 0
+    """Values written again when memory had no room for them, because the tier did not have them any more."""
 
 
 class Guard:
@@ -73,6 +75,7 @@ class Guard:
         self._pending: OrderedDict[str, Entry] = OrderedDict()
         self._pending_bytes = 0
         self._pending_limit = pending_bytes
+        self._demoted: set[str] = set()
         self._writing: str | None = None
         self._orders: deque[tuple[str, Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._closed = False
@@ -85,6 +88,12 @@ class Guard:
         """99th percentile of the recent embedding look-ups that were answered within the deadline, in seconds."""
         ordered = sorted(self._latencies)
         return ordered[int(0.99 * len(ordered))] if ordered else 0.0
+
+    @property
+    def typical_s(self) -> float:
+        """Median of the same."""
+        ordered = sorted(self._latencies)
+        return ordered[len(ordered) // 2] if ordered else 0.0
 
     @property
     def pending(self) -> int:
@@ -117,6 +126,17 @@ class Guard:
         self._pending[key] = entry
         self._pending_bytes += entry.size
         self._run()
+
+    def demote(self, key: str, entry: Entry) -> None:
+        """Queue a value that memory has no room for, to be written if the tier does not have it any more.
+
+        It can take up half of the queue; beyond that it is let go: what is new is dearer.
+        """
+        if key in self._pending or self._closed or self.breaker.state != "closed":
+            return
+        if self._pending_bytes + entry.size <= self._pending_limit // 2:
+            self._demoted.add(key)
+            self.write(key, entry)
 
     def touch(self, key: str) -> None:
         """Slide the tier's idle timer behind the caller's back."""
@@ -164,7 +184,9 @@ class Guard:
         gone = [key for key in self._pending if match(key)]
         for key in gone:
             self._pending_bytes -= self._pending.pop(key).size
-        never_written = sum(key != self._writing for key in gone)
+        # A value that was only to be written again is there as a rule, and counted there.
+        never_written = sum(key != self._writing and key not in self._demoted for key in gone)
+        self._demoted.difference_update(gone)
         purge = work or self.store.delete
         deleted: int = await self._order("purge", lambda: purge(pattern))
         return deleted + never_written
@@ -275,12 +297,19 @@ class Guard:
             self.figures.errors["dropped"] += 1
         else:
             self._writing = key
-            if await self._quietly(self.store.put(key, entry), "write"):
+            work = self._write_again(key, entry) if key in self._demoted else self.store.put(key, entry)
+            if await self._quietly(work, "write"):
                 self.breaker.succeeded()
             self._writing = None
+        self._demoted.discard(key)
         if self._pending.get(key) is entry:  # not where a purge came in between
             del self._pending[key]
             self._pending_bytes -= entry.size
+
+    async def _write_again(self, key: str, entry: Entry) -> None:
+        if not await self.store.has(key):
+            await self.store.put(key, entry)
+            self.figures.demoted += 1
 
     async def _carry_out(self, verb: str, work: Callable[[], Awaitable[Any]], future: asyncio.Future[Any]) -> None:
         try:

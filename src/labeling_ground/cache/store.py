@@ -35,6 +35,10 @@ class Store(Protocol):
         """Slide the idle timer without reading the value: a tier above had a hit. Whether the key is here."""
         ...
 
+    async def has(self, key: str) -> bool:
+        """Whether the key is here; asking is no use of it."""
+        ...
+
     async def mark_done(self, group: str, done: bool) -> None:
         """Hint that no client works on the image of these keys any more (or that one does again).
 

@@ -9,9 +9,10 @@ from types import MappingProxyType
 
 from labeling_ground import key as keys
 from labeling_ground.breaker import Breaker
+from labeling_ground.cache.ghost import Watch
 from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.memory import MemoryStore
-from labeling_ground.cache.policy.port import Policy, Ranking
+from labeling_ground.cache.policy.port import Policy, Ranking, Reason
 from labeling_ground.cache.store import Adjustable, Store
 from labeling_ground.errors import StoreFailed
 from labeling_ground.types import Entry, Kind, StoreStats
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 
 _REMEMBERED_SLIDES = 100_000
 _REMEMBERED_PURGES = 1_000
+DEMOTED = frozenset({Kind.EMBEDDING, Kind.EVERYTHING})
+"""Kinds that go down when memory has no room for them. A mask is computed again nearly as fast as it is read."""
+_WORTH_READS = 10.0
+"""So many times what reading it takes must a value have cost, to be written again below."""
 _SHRINK_STEP = 16 << 20
 """Bytes by which memory's budget is lowered at once; between the steps others get their turn."""
 
@@ -28,12 +33,16 @@ class TieredStore:
     """Memory, then the lower tiers in order.
 
     What is found below is promoted to memory. What is kept goes to memory at once and to the lower tiers behind the
-    caller's back. Where a kind lives: image files in the last tier only (the cheapest), logits in memory only (they
-    are large and cheap to make again), the rest everywhere.
+    caller's back. So what leaves memory for want of room is in the next tier already, as a rule; where it is not any
+    more, and is worth it, it is written there again, and its idle time there starts anew.
+
+    Where a kind lives: image files in the last tier only (the cheapest), logits in memory only (they are large and
+    cheap to make again), the rest everywhere.
 
     Args:
         memory: the first tier; asked without waiting.
         lower: the others, each of which gets a guard with a deadline and a breaker.
+        watch: follows what happens in memory, to tell what another budget would have done.
         idle_s: the idle time that all tiers keep; a hit above slides it below, at most once per a twentieth of it.
     """
 
@@ -42,6 +51,7 @@ class TieredStore:
         memory: MemoryStore,
         lower: Sequence[Store] = (),
         *,
+        watch: Watch | None = None,
         idle_s: float = 1800.0,
         deadline_s: float = 0.1,
         breaker_failures: int = 5,
@@ -58,6 +68,9 @@ class TieredStore:
             )
             for store in lower
         ]
+        self.watch = watch
+        self._demotes = True
+        memory.on_evict = self._evicted
         self._clock = clock
         self._idle_s = idle_s
         self._slide_every = idle_s / 20
@@ -89,7 +102,7 @@ class TieredStore:
 
     def peek(self, key: str) -> Entry | None:
         """What is at hand without waiting: in memory, or on its way to a lower tier."""
-        entry = self.memory.peek(key)
+        entry = self._use(key)
         if entry is not None:
             if self.guards:
                 self._slide(key)
@@ -132,31 +145,33 @@ class TieredStore:
         if purged is not None and self._purged_since(key, purged):
             return False
         if entry.kind is Kind.LOGITS or not self.guards:
-            self.memory.insert(key, entry)
+            self._insert(key, entry)
             return True
         self._note_slide(key)  # the write sets the timer
         if entry.kind is Kind.IMAGE:
             self.guards[-1].write(key, entry)
             return True
-        self.memory.insert(key, entry)
+        self._insert(key, entry)
         for guard in self.guards:
             guard.write(key, entry)
         return True
 
     async def touch(self, key: str) -> bool:
         """Slide an entry's idle time in whichever tier has it. Whether one has (a failing tier has not)."""
-        if self.memory.peek(key) is not None:
+        if self._use(key) is not None:
             return True
         return any([await guard.touched(key) for guard in self.guards])
 
     def slide(self, key: str) -> None:
         """Say that an entry is in use though nobody read it (an image whose embedding is being used)."""
-        if self.memory.peek(key) is None and self.guards:
+        if self._use(key) is None and self.guards:
             self._slide(key)
 
     def mark_done(self, group: str, done: bool) -> None:
         """Pass the done hint to all tiers."""
         self.memory.mark(group, done)
+        if self.watch is not None:
+            self.watch.marked(group, done)
         for guard in self.guards:
             guard.mark_done(group, done)
 
@@ -194,6 +209,8 @@ class TieredStore:
     async def sweep(self) -> None:
         """Delete what was idle, or is too old, in every tier that does not do so by itself."""
         await self.memory.sweep()
+        if self.watch is not None:
+            self.watch.sweep()
         for guard in self.guards:
             await guard.sweep()
 
@@ -202,7 +219,7 @@ class TieredStore:
         *,
         budgets: Mapping[str, int] = MappingProxyType({}),
         idle_s: float | None = None,
-        policy: Policy | None = None,
+        policy: Callable[[], Policy] | None = None,
         ranking: Ranking | None = None,
         deadline_s: float = 60.0,
     ) -> None:
@@ -213,7 +230,7 @@ class TieredStore:
         Args:
             budgets: bytes, by the tier's name.
             idle_s: the new idle time of all tiers.
-            policy: who goes first in memory; new and empty.
+            policy: makes what says who goes first in memory, new and empty.
             ranking: who goes first in a tier that keeps its order elsewhere.
             deadline_s: how long the lower tiers may take together.
 
@@ -234,7 +251,10 @@ class TieredStore:
                         )
         except TimeoutError as error:
             raise StoreFailed("A cache tier did not take the new settings in time. Try again.") from error
-        self.memory.reconfigure(idle_s=... if idle_s is None else idle_s, policy=policy)
+        new_policy = None if policy is None else policy()
+        self.memory.reconfigure(idle_s=... if idle_s is None else idle_s, policy=new_policy)
+        if self.watch is not None:
+            self.watch.reconfigure(budget_bytes=budgets.get(self.memory.name), idle_s=idle_s, policy=policy)
         if idle_s is not None:
             self._idle_s, self._slide_every = idle_s, idle_s / 20
             self._slid.clear()  # so that each next use is noted below, where a timer may still run by the old time
@@ -265,14 +285,40 @@ class TieredStore:
         await self.memory.aclose()
 
     async def _set_memory_budget(self, budget: int) -> None:
-        step = self.memory.bytes - _SHRINK_STEP
-        while step > budget:
-            self.memory.reconfigure(budget_bytes=step)
-            await asyncio.sleep(0)
-            step = min(step, self.memory.bytes) - _SHRINK_STEP
-        self.memory.reconfigure(budget_bytes=budget)
+        self._demotes = False  # what the operator has no room for must not push out what is in better use below
+        try:
+            step = self.memory.bytes - _SHRINK_STEP
+            while step > budget:
+                self.memory.reconfigure(budget_bytes=step)
+                await asyncio.sleep(0)
+                step = min(step, self.memory.bytes) - _SHRINK_STEP
+            self.memory.reconfigure(budget_bytes=budget)
+        finally:
+            self._demotes = True
+
+    def _use(self, key: str) -> Entry | None:
+        entry = self.memory.peek(key)
+        if entry is not None and self.watch is not None:
+            self.watch.used(key, entry, in_memory=True)
+        return entry
+
+    def _insert(self, key: str, entry: Entry) -> None:
+        """Take what was computed into memory."""
+        if self.watch is not None:
+            self.watch.kept(key, entry, held=key in self.memory)
+        self.memory.insert(key, entry)
+
+    def _evicted(self, key: str, entry: Entry, reason: str) -> None:
+        if self.watch is not None:
+            self.watch.evicted(key, reason)
+        if reason == Reason.BUDGET and self._demotes and self.guards and entry.kind in DEMOTED:
+            below = self.guards[0]
+            if entry.cost > _WORTH_READS * below.typical_s:
+                below.demote(key, entry)
 
     def _note_purge(self, pattern: str) -> None:
+        if self.watch is not None:
+            self.watch.purged(pattern)
         match = keys.matcher(pattern)
         self._purges.append((self.purged, match))
         self.purged += 1
@@ -281,6 +327,8 @@ class TieredStore:
 
     def _promote(self, key: str, entry: Entry) -> None:
         if entry.kind is not Kind.IMAGE:
+            if self.watch is not None:
+                self.watch.used(key, entry, in_memory=False)
             self.memory.insert(key, entry)
 
     def _slide(self, key: str) -> None:

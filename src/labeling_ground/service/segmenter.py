@@ -31,7 +31,7 @@ from labeling_ground.service.flight import Flights
 from labeling_ground.service.lane import Lane
 from labeling_ground.service.ledger import Fate, Ledger
 from labeling_ground.service.race import Gate, race
-from labeling_ground.service.sessions import check_box, check_point
+from labeling_ground.service.session_state import check_box, check_point
 from labeling_ground.service.shared_flight import SharedFlights
 from labeling_ground.types import (
     Box,

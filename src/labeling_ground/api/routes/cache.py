@@ -1,19 +1,20 @@
-"""``/v1/cache`` and ``/metrics``: what the cache holds, did and saved; and purging it."""
+"""``/v1/cache`` and ``/metrics``: what the cache holds, did and saved; purging it, and changing its settings."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeHistogramMetricFamily, GaugeMetricFamily, Metric
 
 from labeling_ground.api import answers
-from labeling_ground.api.errors import responses
-from labeling_ground.api.schemas import CacheOut, Purged
-from labeling_ground.api.state import caller_of, parts_of
-from labeling_ground.errors import NotAllowed
+from labeling_ground.api.body import read_json
+from labeling_ground.api.errors import BadBody, responses
+from labeling_ground.api.schemas import CacheOut, CacheSettingsIn, CacheSettingsOut, Purged
+from labeling_ground.api.state import Parts, caller_of, check_admin, parts_of
+from labeling_ground.errors import BadSettings, NotAllowed
 from labeling_ground.inference.elsewhere import EngineFigures
-from labeling_ground.service.figures import Figures, TierFigures, figures
+from labeling_ground.service.figures import SPREAD_S, Figures, TierFigures, figures
 from labeling_ground.service.ledger import KindFigures
 
 router = APIRouter(tags=["cache"])
@@ -27,7 +28,6 @@ async def cache_figures(request: Request) -> dict[str, Any]:
     parts = parts_of(request)
     caller_of(request)  # a key is needed where there are some
     now = await figures(parts.segmenter, parts.sessions, parts.everything.jobs)
-    settings = parts.settings
     return {
         **_kind(now.total),
         "kinds": {kind.value: _kind(found) for kind, found in now.kinds.items()},
@@ -45,13 +45,25 @@ async def cache_figures(request: Request) -> dict[str, Any]:
         "engines": [_engine(engine) for engine in now.engines],
         "flights": now.flights,
         "sessions": now.sessions,
-        "settings": {
-            "mode": settings.cache_mode,
-            "policy": settings.policy,
-            "idle_seconds": settings.idle_s,
-            "max_age_seconds": settings.max_age_s,
-            "precision": settings.precision,
+        "sessions_unkept": now.sessions_unkept,
+        "regret": {
+            kind.value: {"entries": found.entries, "seconds": round(found.seconds, 6)}
+            for kind, found in now.regret.items()
         },
+        "ghosts": {
+            "sampled_share": now.sampled,
+            "budgets": [
+                {
+                    "larger_by": ghost.larger_by,
+                    "hits": round(ghost.hits),
+                    "seconds_saved": round(ghost.seconds_saved, 6),
+                }
+                for ghost in now.ghosts
+            ],
+        },
+        "ages": {"seconds": SPREAD_S, "entries": now.ages.counts},
+        "idle": {"seconds": SPREAD_S, "entries": now.idle.counts},
+        "settings": _settings(parts),
         **answers.origin(parts.segmenter.backend),
     }
 
@@ -83,6 +95,39 @@ async def purge(
     return answers.as_json({"deleted": await parts.segmenter.purge(tenant, model=model)})
 
 
+@router.put(
+    "/v1/cache/settings",
+    summary="Change policy, budgets or idle time while the server runs",
+    response_model=CacheSettingsOut,
+    responses=responses(400, 401, 403, 413, 415, 422, 503),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/CacheSettingsIn"}}},
+        },
+        "security": [{"bearer": []}, {"header": []}],
+    },
+)
+async def change_settings(request: Request) -> dict[str, Any]:
+    """Takes effect at once, in all tiers of this process, and answers with what is in effect; only the admin key may.
+
+    What is left out stays. Nothing that is held goes but what the new limits force out. The change lasts until the
+    server stops: what it is started with counts again then, so put it there too. Other processes keep to theirs, also
+    where they share the disk tier. Redis keeps its own budget, and an entry there gets a new idle time at its next use.
+    """
+    check_admin(request)
+    parts = parts_of(request)
+    wanted = await read_json(request, CacheSettingsIn)
+    changes = wanted.model_dump(exclude_none=True)
+    if "idle_seconds" in changes:
+        changes["idle_s"] = changes.pop("idle_seconds")
+    try:
+        await parts.tuner.change(**changes)
+    except BadSettings as error:
+        raise BadBody(str(error)) from error
+    return _settings(parts)
+
+
 @router.get("/metrics", summary="Figures for Prometheus", response_class=Response, tags=["health"])
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
@@ -90,6 +135,21 @@ async def metrics(request: Request) -> Response:
     snapshot = _Snapshot(await figures(parts.segmenter, parts.sessions, parts.everything.jobs))
     content = generate_latest(parts.metrics.registry) + generate_latest(snapshot)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
+
+
+def _settings(parts: Parts) -> dict[str, Any]:
+    settings, now = parts.settings, parts.tuner.now
+    return {
+        "mode": settings.cache_mode,
+        "policy": now.policy,
+        "done_weight": now.done_weight,
+        "frequency_exponent": now.frequency_exponent,
+        "memory_bytes": now.memory_bytes,
+        "disk_bytes": now.disk_bytes,
+        "idle_seconds": now.idle_s,
+        "max_age_seconds": settings.max_age_s,
+        "precision": settings.precision,
+    }
 
 
 def _kind(found: KindFigures) -> dict[str, Any]:
@@ -130,6 +190,7 @@ def _tier(tier: TierFigures, at: float) -> dict[str, Any]:
         "errors": dict(tier.errors),
         "lookups_skipped": tier.skipped,
         "writes_pending": tier.pending,
+        "demoted": tier.demoted,
     }
 
 
@@ -191,6 +252,11 @@ class _Snapshot:
         )
         for (kind, fate), count in now.fates.items():
             predictions.add_metric([kind.value, fate.value], count)
+        unkept = CounterMetricFamily(
+            "labeling_ground_sessions_unkept",
+            "Changes of sessions that were answered before they were kept below memory.",
+            value=now.sessions_unkept,
+        )
         gauges = [
             GaugeMetricFamily("labeling_ground_flights", "Computations under way.", value=now.flights),
             GaugeMetricFamily("labeling_ground_sessions", "Sessions kept.", value=now.sessions),
@@ -201,10 +267,12 @@ class _Snapshot:
             computed,
             failed,
             predictions,
+            unkept,
             *gauges,
             *self._tiers(),
             *self._queues(),
             *self._engines(),
+            *self._watched(),
         ]
 
     def _tiers(self) -> list[Metric]:
@@ -223,6 +291,9 @@ class _Snapshot:
             "labeling_ground_lookups_skipped", "Look-ups that a tier left alone was spared.", labels=["tier"]
         )
         pending = GaugeMetricFamily("labeling_ground_writes_pending", "Writes that wait for a tier.", labels=["tier"])
+        demoted = CounterMetricFamily(
+            "labeling_ground_demoted", "Values given to a tier again when memory had no room.", labels=["tier"]
+        )
         oldest = GaugeMetricFamily(
             "labeling_ground_oldest_entry_seconds", "Age of the oldest entry held.", labels=["tier"]
         )
@@ -241,9 +312,10 @@ class _Snapshot:
             refused.add_metric([stats.tier], stats.refused)
             skipped.add_metric([stats.tier], tier.skipped)
             pending.add_metric([stats.tier], tier.pending)
+            demoted.add_metric([stats.tier], tier.demoted)
             if stats.oldest_created is not None:
                 oldest.add_metric([stats.tier], max(0.0, self._now.at - stats.oldest_created))
-        return [entries, held, budget, evictions, errors, is_open, refused, skipped, pending, oldest]
+        return [entries, held, budget, evictions, errors, is_open, refused, skipped, pending, demoted, oldest]
 
     def _queues(self) -> list[Metric]:
         running = GaugeMetricFamily("labeling_ground_running", "Computations running.", labels=["queue"])
@@ -254,6 +326,38 @@ class _Snapshot:
             waiting.add_metric([name], lane.waiting)
             refused.add_metric([name], lane.turned_away)
         return [running, waiting, refused]
+
+    def _watched(self) -> list[Metric]:
+        again = CounterMetricFamily(
+            "labeling_ground_regret_entries", "Computed again after memory's budget had evicted it.", labels=["kind"]
+        )
+        rued = CounterMetricFamily("labeling_ground_regret_seconds", "The seconds which that took.", labels=["kind"])
+        for kind, found in self._now.regret.items():
+            again.add_metric([kind.value], found.entries)
+            rued.add_metric([kind.value], found.seconds)
+        # Gauges: a larger budget can lose at times what it had gained.
+        hits = GaugeMetricFamily(
+            "labeling_ground_ghost_hits", "What a larger memory tier would have had.", labels=["larger_by"]
+        )
+        spared = GaugeMetricFamily(
+            "labeling_ground_ghost_seconds_saved", "Seconds that it would have spared.", labels=["larger_by"]
+        )
+        for ghost in self._now.ghosts:
+            hits.add_metric([f"{ghost.larger_by:g}"], ghost.hits)
+            spared.add_metric([f"{ghost.larger_by:g}"], ghost.seconds_saved)
+        sampled = GaugeMetricFamily(
+            "labeling_ground_ghost_sampled_share", "Share of the images that this is estimated from.", self._now.sampled
+        )
+        spreads = []
+        for name, text, spread in (
+            ("age", "Seconds since entries in memory were computed.", self._now.ages),
+            ("idle", "Seconds since entries in memory were used.", self._now.idle),
+        ):
+            family = GaugeHistogramMetricFamily(f"labeling_ground_entry_{name}_seconds", text)
+            buckets = [(f"{most:g}", float(count)) for most, count in zip(SPREAD_S, spread.counts, strict=True)]
+            family.add_metric([], [*buckets, ("+Inf", float(spread.total))], spread.seconds)
+            spreads.append(family)
+        return [again, rued, hits, spared, sampled, *spreads]
 
     def _engines(self) -> list[Metric]:
         is_open = GaugeMetricFamily(

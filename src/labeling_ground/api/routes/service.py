@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from labeling_ground.api import answers
 from labeling_ground.api.errors import responses
@@ -69,10 +69,6 @@ def install_docs(app: FastAPI) -> None:
     kinds = {".js": "text/javascript", ".css": "text/css", ".png": "image/png"}
     folder = resources.files("fastapi_offline") / "static"
     files = {file.name: file for file in folder.iterdir() if PurePosixPath(file.name).suffix in kinds}
-
-    @app.get("/", include_in_schema=False)
-    async def start() -> Response:
-        return RedirectResponse("docs")
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:

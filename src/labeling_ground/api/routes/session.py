@@ -27,7 +27,7 @@ from labeling_ground.api.state import Caller, Parts, caller_of, parts_of, record
 from labeling_ground.errors import BadPrompt, TooLarge, UnknownPrediction
 from labeling_ground.inference.backend import takes_mask_input
 from labeling_ground.service.segmenter import MaskAnswer, PromptAsk
-from labeling_ground.service.sessions import Snapshot
+from labeling_ground.service.session_state import Snapshot
 from labeling_ground.types import Box, Point
 
 router = APIRouter(prefix="/api/sam", tags=["sessions"])
@@ -71,7 +71,7 @@ async def open_image(request: Request) -> Response:
         parts.segmenter.add_image(caller.tenant, file, image_id, client=_client(body.session_id)),
     )
     record.note(answer.outcome, answer.timing)
-    parts.sessions.open(caller.tenant, body.session_id, image_id, answer.width, answer.height, turn)
+    await parts.sessions.open(caller.tenant, body.session_id, image_id, answer.width, answer.height, turn)
     return answers.as_json(
         {
             "message": "Images received successfully",
@@ -100,13 +100,13 @@ async def click(request: Request) -> Response:
     parts, caller = parts_of(request), caller_of(request)
     body = await read_json(request, SessionClick)
     points = _points(body, parts.settings.max_points)
-    snapshot = parts.sessions.click(caller.tenant, body.session_id, points)
+    snapshot = await parts.sessions.click(caller.tenant, body.session_id, points)
     try:
         return await _mask(request, parts, caller, body.session_id, snapshot)
     except ClientDisconnect:
         raise
     except BaseException:
-        parts.sessions.take_back(caller.tenant, body.session_id, snapshot.image_id, points)
+        await parts.sessions.take_back(caller.tenant, body.session_id, snapshot)
         raise
 
 
@@ -124,8 +124,7 @@ async def rect(request: Request) -> Response:
     box = keys.canonical(box=Box(body.startX, body.startY, body.endX, body.endY)).box
     if box is None:
         raise BadPrompt("The box has no area.")
-    before = parts.sessions.look(caller.tenant, body.session_id)
-    after = parts.sessions.rect(caller.tenant, body.session_id, box)
+    before, after = await parts.sessions.rect(caller.tenant, body.session_id, box)
     return await _mask_or_restore(request, parts, caller, body.session_id, before, after)
 
 
@@ -140,8 +139,7 @@ async def undo(request: Request) -> Response:
     """The mask for what is left: usually a hit. With nothing left the mask is empty."""
     parts, caller = parts_of(request), caller_of(request)
     body = await read_json(request, SessionOnly)
-    before = parts.sessions.look(caller.tenant, body.session_id)
-    after = parts.sessions.undo(caller.tenant, body.session_id)
+    before, after = await parts.sessions.undo(caller.tenant, body.session_id)
     return await _mask_or_restore(request, parts, caller, body.session_id, before, after)
 
 
@@ -156,7 +154,7 @@ async def finish_click(request: Request) -> Response:
     """Forget the clicks and the box, keep the image for the next object."""
     parts, caller = parts_of(request), caller_of(request)
     body = await read_json(request, SessionOnly)
-    parts.sessions.finish(caller.tenant, body.session_id)
+    await parts.sessions.finish(caller.tenant, body.session_id)
     return answers.as_json({"message": "Finish successfully", "points": []})
 
 
@@ -168,7 +166,7 @@ async def _mask_or_restore(
     except ClientDisconnect:
         raise
     except BaseException:
-        parts.sessions.restore(caller.tenant, session_id, before, after)
+        await parts.sessions.restore(caller.tenant, session_id, before, after)
         raise
 
 
@@ -191,7 +189,8 @@ async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str,
         empty = await asyncio.to_thread(answers.empty_png, snapshot.height, snapshot.width)
         return answers.as_json(state | {"masks": empty})
     answer = await while_connected(request, _ask(parts, caller, session_id, snapshot))
-    parts.sessions.answered(caller.tenant, session_id, snapshot, answer.prediction_id)
+    if _refines(parts):
+        await parts.sessions.answered(caller.tenant, session_id, snapshot, answer.prediction_id)
     record.note(answer.outcome, answer.timing)
     return answers.as_json(
         state
@@ -206,8 +205,7 @@ async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str,
 
 async def _ask(parts: Parts, caller: Caller, session_id: str, snapshot: Snapshot) -> MaskAnswer:
     segmenter, client = parts.segmenter, _client(session_id)
-    refines = parts.settings.session_refine and takes_mask_input(segmenter.backend)
-    parent = (snapshot.parent, 0) if snapshot.parent is not None and refines else None
+    parent = (snapshot.parent, 0) if snapshot.parent is not None and _refines(parts) else None
     ask = PromptAsk(points=snapshot.clicks, box=snapshot.box, mask_input=parent)
     try:
         [answer] = await segmenter.masks(caller.tenant, snapshot.image_id, [ask], client=client)
@@ -215,6 +213,10 @@ async def _ask(parts: Parts, caller: Caller, session_id: str, snapshot: Snapshot
         ask = PromptAsk(points=snapshot.clicks, box=snapshot.box)
         [answer] = await segmenter.masks(caller.tenant, snapshot.image_id, [ask], client=client)
     return answer
+
+
+def _refines(parts: Parts) -> bool:
+    return parts.settings.session_refine and takes_mask_input(parts.segmenter.backend)
 
 
 def _client(session_id: str) -> str:

@@ -2,17 +2,15 @@
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from redis.asyncio.client import PubSub
-from redis.exceptions import NoScriptError
 
 from labeling_ground.cache.lease import Claim
 from labeling_ground.cache.redis.connect import RedisConnection
+from labeling_ground.cache.redis.script import Script
 from labeling_ground.errors import StoreFailed
 
 log = logging.getLogger(__name__)
@@ -22,26 +20,9 @@ _SUBSCRIBED_WITHIN_S = 0.1
 _AGAIN_S = 0.5
 """Pause before a subscription that broke is tried again."""
 
-
-class _Script:
-    """A script that Redis knows by its digest, and is sent only where it does not know it yet."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-    async def run(self, redis: RedisConnection, keys: list[bytes], *arguments: str | bytes | int) -> Any:
-        try:
-            return await redis.execute("EVALSHA", self._digest, len(keys), *keys, *arguments)
-        except StoreFailed as error:
-            if not isinstance(error.__cause__, NoScriptError):
-                raise
-            return await redis.execute("EVAL", self._source, len(keys), *keys, *arguments)
-
-
 # A lease is a hash with the holder's token, and a mark where somebody waits. All keys of a script are about one image:
 # one slot. Nothing is written after a step that can fail, for Redis takes nothing back.
-_TAKE = _Script("""
+_TAKE = Script("""
 if redis.call('exists', KEYS[2]) == 1 then return 'kept' end
 if redis.call('exists', KEYS[1]) == 1 then
   redis.call('hset', KEYS[1], 'awaited', 1)
@@ -52,12 +33,12 @@ redis.call('pexpire', KEYS[1], ARGV[2])
 return 'granted'
 """)
 
-_RENEW = _Script("""
+_RENEW = Script("""
 if redis.call('hget', KEYS[1], 'token') ~= ARGV[1] then return 0 end
 return redis.call('pexpire', KEYS[1], ARGV[2])
 """)
 
-_RELEASE = _Script("""
+_RELEASE = Script("""
 if redis.call('hget', KEYS[1], 'token') ~= ARGV[1] then return 0 end
 local awaited = redis.call('hget', KEYS[1], 'awaited')
 redis.call('del', KEYS[1])

@@ -140,6 +140,14 @@ class RedisStore:
         name = self.connection.names.redis_key(key)
         return bool(await self.connection.execute("PEXPIRE", name, self._lifetimes.ms(key)))
 
+    async def has(self, key: str) -> bool:
+        """Whether the key is here; asking is no use of it.
+
+        Raises:
+            StoreFailed: Redis did not answer.
+        """
+        return bool(await self.connection.execute("EXISTS", self.connection.names.redis_key(key)))
+
     async def mark_done(self, group: str, done: bool) -> None:
         """Nothing: see the class."""
 

@@ -1,0 +1,140 @@
+"""States that outlive the process, in one SQLite file that all processes of the machine may share."""
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from labeling_ground.cache.keeper import Kept
+from labeling_ground.errors import StoreFailed
+
+T = TypeVar("T")
+
+_BUSY_S = 5.0
+"""How long to wait for another process's write lock. No transaction here takes longer than a sweep."""
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, version BLOB NOT NULL, value BLOB NOT NULL, ends REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS by_end ON kept (ends);
+"""
+
+
+class DiskKeeper:
+    """States in ``sessions.sqlite3``, which is apart from the cache's index: a purge or a new layout of that does not
+    touch it.
+
+    A change is with the operating system when it is answered: it outlives the process, however that ends, and may be
+    lost with the power. All work is done in one thread of the keeper's own, so what nobody waits for any more is still
+    carried to its end.
+
+    Args:
+        folder: made with mode 0700 if it is not there.
+        most: how many states are kept; the one unused for longest makes room.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, folder: Path, *, most: int, clock: Callable[[], float] = time.time) -> None:
+        self._path = folder / "sessions.sqlite3"
+        self._most = most
+        self._clock = clock
+        self._db: sqlite3.Connection | None = None
+        self._inode = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sessions")
+
+    async def load(self, name: str) -> Kept | None:
+        """See ``Keeper``."""
+        return await self._do(partial(self._load, name))
+
+    async def save(self, name: str, new: Kept, seen: bytes, idle_s: float) -> Kept | None:
+        """See ``Keeper``. There is always room, or ``StoreFailed``."""
+        return await self._do(partial(self._save, name, new, seen, idle_s))
+
+    async def sweep(self) -> None:
+        """See ``Keeper``."""
+        await self._do(self._sweep)
+
+    async def aclose(self) -> None:
+        """Finish what is under way and close the file."""
+        await asyncio.to_thread(self._thread.shutdown)
+        self._close()
+
+    async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            # Shielded, and so carried out, also where the one who asked has left.
+            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._work, work))
+        except RuntimeError as error:  # the thread takes nothing any more
+            raise StoreFailed("The file of sessions is closed.") from error
+
+    def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return work(self._open())
+        except (sqlite3.Error, OSError) as error:
+            self._close()
+            if type(error) is sqlite3.DatabaseError:  # it is damaged, or no database: start over
+                for end in ("", "-wal", "-shm"):
+                    with contextlib.suppress(OSError):
+                        self._path.with_name(self._path.name + end).unlink()
+            raise StoreFailed(f"The file of sessions {self._path} cannot be used: {error}.") from error
+
+    def _open(self) -> sqlite3.Connection:
+        if self._db is not None:
+            with contextlib.suppress(FileNotFoundError):
+                if self._path.stat().st_ino == self._inode:
+                    return self._db
+            self._close()  # somebody has cleared the folder
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path.touch(mode=0o600)
+        db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode = WAL").fetchall()
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.executescript(_TABLE)
+        except BaseException:
+            db.close()
+            raise
+        self._db, self._inode = db, self._path.stat().st_ino
+        return db
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _load(self, name: str, db: sqlite3.Connection) -> Kept | None:
+        row = db.execute(
+            "SELECT version, value FROM kept WHERE name = ? AND ends > ?", (name, self._clock())
+        ).fetchone()
+        return None if row is None else Kept(*row)
+
+    def _save(self, name: str, new: Kept, seen: bytes, idle_s: float, db: sqlite3.Connection) -> Kept:
+        now = self._clock()
+        with _transaction(db):
+            row = db.execute("SELECT version, value, ends FROM kept WHERE name = ?", (name,)).fetchone()
+            if row is not None and row[0] != seen and row[2] > now:
+                return Kept(row[0], row[1])
+            db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)", (name, new.version, new.value, now + idle_s))
+            if row is None:
+                excess = db.execute("SELECT count(*) FROM kept").fetchone()[0] - self._most
+                if excess > 0:
+                    oldest = "DELETE FROM kept WHERE name IN (SELECT name FROM kept ORDER BY ends LIMIT ?)"
+                    db.execute(oldest, (excess,))
+        return new
+
+    def _sweep(self, db: sqlite3.Connection) -> None:
+        db.execute("DELETE FROM kept WHERE ends <= ?", (self._clock(),))
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")

@@ -1,0 +1,221 @@
+"""What a session is: its image, its box, its clicks, and what can be done with them. No names, no time, no I/O.
+
+Each change either happens as a whole or raises and changes nothing, and depends on nothing but the state: so it can be
+done again on top of what another server did meanwhile.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from labeling_ground.errors import BadPrompt, TooLarge
+from labeling_ground.types import Box, Point
+
+_FORMAT = 1
+"""Number of the layout of the bytes. A state of another number is nobody's."""
+_WRITERS = 16
+"""Servers whose last change a state remembers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A session at one moment: its image, its box, and its clicks in the order in which they came.
+
+    ``parent`` is the prediction for the clicks before the last ones, if it was answered: the mask that is refined.
+    ``changes`` says of each click which change brought it.
+    """
+
+    image_id: str
+    width: int
+    height: int
+    clicks: tuple[Point, ...]
+    box: Box | None
+    parent: str | None = None
+    changes: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was pointed at yet."""
+        return not self.clicks and self.box is None
+
+
+@dataclass(slots=True)
+class SessionState:
+    """One session. The one without an image is none yet."""
+
+    image_id: str = ""
+    width: int = 0
+    height: int = 0
+    turn: tuple[str, int] = ("", 0)
+    """Which server opened the image, and as its how-manieth."""
+    box: Box | None = None
+    clicks: list[tuple[Point, str]] = field(default_factory=list)
+    """Each with the name of the change that brought it."""
+    answers: dict[int, str] = field(default_factory=dict)
+    """Prediction ids, by how many of the clicks they were for: what the next click can refine."""
+    seen: dict[str, int] = field(default_factory=dict)
+    """The number of the last change of each server that is in this state; the latest server stands last."""
+
+    def open(self, image_id: str, width: int, height: int, turn: tuple[str, int]) -> None:
+        """Start over with an image, unless the same server has opened one that came later."""
+        if self.turn[0] == turn[0] and self.turn[1] > turn[1]:
+            return
+        self.image_id, self.width, self.height, self.turn = image_id, width, height, turn
+        self.box, self.clicks, self.answers = None, [], {}
+
+    def click(self, points: Sequence[Point], change: str, most: int) -> Snapshot:
+        """Add clicks. All of them count or, if one is bad, none.
+
+        Raises:
+            BadPrompt: a click outside the image, or a first click that is not on an object.
+            TooLarge: there would be more clicks than ``most``.
+        """
+        for point in points:
+            check_point(point, self.width, self.height)
+        if len(self.clicks) + len(points) > most:
+            raise TooLarge(f"A session holds {most} clicks. Finish this object with /api/sam/finish_click.")
+        if self.box is None and not any(p.label == 1 for p in (*self._points(), *points)):
+            raise BadPrompt("The first click must be on the object (label 1), or draw a box first.")
+        parent = self.answers.get(len(self.clicks))
+        self.clicks.extend((point, change) for point in points)
+        return self.snapshot(parent)
+
+    def rect(self, box: Box) -> Snapshot:
+        """Set the box; the clicks so far are forgotten.
+
+        Raises:
+            BadPrompt: the box lies outside the image.
+        """
+        check_box(box, self.width, self.height)
+        self.box, self.clicks, self.answers = box, [], {}
+        return self.snapshot()
+
+    def undo(self) -> Snapshot:
+        """Take the last click back, or the box when there is no click."""
+        if self.clicks:
+            self.clicks.pop()
+        else:
+            self.box = None
+        if self.box is None and not any(point.label == 1 for point in self._points()):
+            self.clicks = []  # what is left says only where the object is not
+        self._forget_answers(above=len(self.clicks))
+        if self.box is None and not self.clicks:
+            self.answers = {}
+        # Ask just as it was asked before: then it is a hit.
+        return self.snapshot(self.answers.get(len(self.clicks) - 1))
+
+    def finish(self) -> Snapshot:
+        """Forget the clicks and the box, keep the image."""
+        self.box, self.clicks, self.answers = None, [], {}
+        return self.snapshot()
+
+    def answered(self, asked: Snapshot, prediction_id: str) -> bool:
+        """Note the prediction for a snapshot, unless it is one of clicks that are no more. Whether that is news."""
+        count = len(asked.clicks)
+        if (self.image_id, self.box) != (asked.image_id, asked.box) or self._points()[:count] != asked.clicks:
+            return False
+        if self.answers.get(count) == prediction_id:
+            return False
+        self.answers[count] = prediction_id
+        return True
+
+    def take_back(self, asked: Snapshot) -> bool:
+        """Remove just the clicks that made this snapshot, whatever came after them. Whether they were still there."""
+        if self.image_id != asked.image_id or not asked.changes:
+            return False
+        gone = asked.changes[-1]
+        first = next((index for index, (_, change) in enumerate(self.clicks) if change == gone), None)
+        if first is None:
+            return False
+        self._forget_answers(above=first)
+        self.clicks = [(point, change) for point, change in self.clicks if change != gone]
+        return True
+
+    def restore(self, before: Snapshot, after: Snapshot) -> bool:
+        """Go from one snapshot back to the one before it, unless something else has happened since. Whether it did."""
+        if (self.image_id, self._points(), self.box) != (after.image_id, after.clicks, after.box):
+            return False
+        self.clicks = list(zip(before.clicks, before.changes, strict=True))
+        self.box, self.answers = before.box, {}
+        return True
+
+    def snapshot(self, parent: str | None = None) -> Snapshot:
+        """The session as it is now."""
+        changes = tuple(change for _, change in self.clicks)
+        return Snapshot(self.image_id, self.width, self.height, self._points(), self.box, parent, changes)
+
+    def note(self, writer: str, number: int) -> None:
+        """Remember that this server's changes up to this number are in."""
+        self.seen.pop(writer, None)
+        self.seen[writer] = number
+        while len(self.seen) > _WRITERS:
+            del self.seen[next(iter(self.seen))]
+
+    def to_bytes(self) -> bytes:
+        """All of it, for ``from_bytes``."""
+        box = self.box
+        return json.dumps(
+            {
+                "format": _FORMAT,
+                "image": [self.image_id, self.width, self.height, *self.turn],
+                "box": None if box is None else [box.x0, box.y0, box.x1, box.y1],
+                "clicks": [[point.x, point.y, point.label, change] for point, change in self.clicks],
+                "answers": list(self.answers.items()),
+                "seen": self.seen,
+            },
+            separators=(",", ":"),
+        ).encode()
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> "SessionState | None":
+        """What ``to_bytes`` was called on; ``None`` where the bytes are something else."""
+        try:
+            read = json.loads(value)
+            if read["format"] != _FORMAT:
+                return None
+            image_id, width, height, writer, number = read["image"]
+            return cls(
+                image_id,
+                width,
+                height,
+                (writer, number),
+                None if read["box"] is None else Box(*read["box"]),
+                [(Point(x, y, label), change) for x, y, label, change in read["clicks"]],
+                dict(read["answers"]),
+                dict(read["seen"]),
+            )
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    def _points(self) -> tuple[Point, ...]:
+        return tuple(point for point, _ in self.clicks)
+
+    def _forget_answers(self, *, above: int) -> None:
+        self.answers = {count: answer for count, answer in self.answers.items() if count <= above}
+
+
+def check_point(point: Point, width: int, height: int) -> None:
+    """Refuse a point outside the image.
+
+    Raises:
+        BadPrompt: it is outside.
+    """
+    if not (0 <= point.x < width and 0 <= point.y < height):
+        raise BadPrompt(
+            f"The point ({point.x:g}, {point.y:g}) is outside the image, which is {width} × {height} pixels. "
+            "Coordinates are pixels of the original image, with (0, 0) at its top left."
+        )
+
+
+def check_box(box: Box, width: int, height: int) -> None:
+    """Refuse a box that does not overlap the image. One that reaches over the edge is fine: it is cut off there.
+
+    Raises:
+        BadPrompt: no part of it is on the image.
+    """
+    x0, x1 = sorted((box.x0, box.x1))
+    y0, y1 = sorted((box.y0, box.y1))
+    if not (x0 < width and y0 < height and x1 > 0 and y1 > 0):
+        raise BadPrompt(
+            f"The box ({x0:g}, {y0:g})–({x1:g}, {y1:g}) is outside the image, which is {width} × {height} pixels."
+        )

@@ -1,0 +1,86 @@
+"""What an operator can change of the cache while the server runs."""
+
+import asyncio
+import logging
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from labeling_ground.cache.choose import POLICIES, choose_policy, choose_ranking
+from labeling_ground.cache.tiered import TieredStore
+from labeling_ground.errors import BadSettings
+from labeling_ground.service.sessions import Sessions
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What decides over keeping.
+
+    Attributes:
+        policy: who goes first: a short name, or ``module:attribute``.
+        done_weight: weight of an image's entries under the done hint.
+        frequency_exponent: how much uses count under ``gdsf``.
+        memory_bytes: budget of the memory tier.
+        disk_bytes: budget of the disk tier; 0 where there is none.
+        idle_s: seconds without use after which an entry goes, and a session ends.
+    """
+
+    policy: str
+    done_weight: float
+    frequency_exponent: float
+    memory_bytes: int
+    disk_bytes: int
+    idle_s: float
+
+
+class Tuner:
+    """Puts a tuning into effect. What it changes is this process's, and lasts until the process ends.
+
+    Args:
+        store: the tiers.
+        sessions: they end after the same idle time.
+        tuning: what the tiers were made with.
+    """
+
+    def __init__(self, store: TieredStore, sessions: Sessions, tuning: Tuning) -> None:
+        self.now = tuning
+        """What is in effect."""
+        self._store = store
+        self._sessions = sessions
+        self._at_start = tuning
+        self._turn = asyncio.Lock()
+
+    async def change(self, **changes: Any) -> Tuning:
+        """Change some fields of the tuning; the others stay. What is in effect then.
+
+        Nothing that is held goes but what the new limits force out.
+
+        Raises:
+            BadSettings: there is no such policy, or no such tier; nothing was changed.
+            StoreFailed: a tier did not do it; trying again is safe.
+        """
+        async with self._turn:
+            old, new = self.now, replace(self.now, **changes)
+            if new.policy not in POLICIES and new.policy != self._at_start.policy:
+                # Code of the operator's own is loaded at start, and not by request.
+                raise BadSettings(f"There is no eviction policy {new.policy!r}. Choose one of {', '.join(POLICIES)}.")
+            if bool(new.disk_bytes) is not bool(old.disk_bytes):
+                raise BadSettings("There is no disk tier in this server. Start it with one to give it a budget.")
+            weight, exponent = new.done_weight, new.frequency_exponent
+            is_other = (new.policy, weight, exponent) != (old.policy, old.done_weight, old.frequency_exponent)
+            budgets = {"memory": (old.memory_bytes, new.memory_bytes), "disk": (old.disk_bytes, new.disk_bytes)}
+            policy = partial(choose_policy, new.policy, done_weight=weight, frequency_exponent=exponent)
+            policy()  # says what is wrong with it before anything is changed
+            await self._store.reconfigure(
+                budgets={tier: after for tier, (before, after) in budgets.items() if after != before},
+                idle_s=new.idle_s if new.idle_s != old.idle_s else None,
+                policy=policy if is_other else None,
+                ranking=choose_ranking(new.policy, done_weight=weight) if is_other else None,
+            )
+            self._sessions.idle_s = new.idle_s
+            self.now = new
+            if new != old:
+                log.info("cache settings: %s", ", ".join(f"{name} {value}" for name, value in asdict(new).items()))
+            return new

@@ -1,0 +1,130 @@
+"""The file that sessions outlive the process in: bounded, private, and no reason to fail when it is damaged."""
+
+import asyncio
+import shutil
+import sqlite3
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.doubles import Clock
+
+from labeling_ground.cache.disk_keeper import DiskKeeper
+from labeling_ground.cache.keeper import Kept
+from labeling_ground.errors import StoreFailed
+
+pytestmark = pytest.mark.anyio
+
+VALUE = Kept.new(b"value")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def keeper(tmp_path: Path, clock: Clock) -> AsyncIterator[DiskKeeper]:
+    """One that keeps three states."""
+    made = DiskKeeper(tmp_path / "cache", most=3, clock=clock)
+    yield made
+    await made.aclose()
+
+
+def rows(folder: Path) -> int:
+    db = sqlite3.connect(folder / "sessions.sqlite3")
+    try:
+        return int(db.execute("SELECT count(*) FROM kept").fetchone()[0])
+    finally:
+        db.close()
+
+
+async def test_only_its_owner_can_read_it(keeper: DiskKeeper, tmp_path: Path) -> None:
+    await keeper.save("a", VALUE, b"", 60)
+    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
+    for file in (tmp_path / "cache").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+
+
+async def test_the_one_unused_for_longest_makes_room(keeper: DiskKeeper, tmp_path: Path, clock: Clock) -> None:
+    for name in "abc":
+        await keeper.save(name, VALUE, b"", 60)
+        clock.now += 1
+    again = Kept.new(b"again")
+    await keeper.save("a", again, VALUE.version, 60)
+    await keeper.save("d", VALUE, b"", 60)
+    assert [await keeper.load(name) for name in "abcd"] == [again, None, VALUE, VALUE]
+    assert rows(tmp_path / "cache") == 3
+
+
+async def test_what_has_run_out_is_deleted(keeper: DiskKeeper, tmp_path: Path, clock: Clock) -> None:
+    await keeper.save("a", VALUE, b"", 60)
+    await keeper.save("b", VALUE, b"", 61)
+    clock.now += 60
+    await keeper.sweep()
+    assert rows(tmp_path / "cache") == 1
+    assert await keeper.load("b") == VALUE
+
+
+async def test_it_outlives_its_process_without_being_closed(keeper: DiskKeeper, tmp_path: Path, clock: Clock) -> None:
+    await keeper.save("a", VALUE, b"", 60)
+    other = DiskKeeper(tmp_path / "cache", most=3, clock=clock)
+    assert await other.load("a") == VALUE
+    await other.aclose()
+
+
+async def test_a_damaged_file_fails_once_and_is_begun_anew(tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / "sessions.sqlite3").write_bytes(b"no database" * 1000)
+    keeper = DiskKeeper(tmp_path, most=3, clock=clock)
+    with pytest.raises(StoreFailed):
+        await keeper.load("a")
+    assert await keeper.load("a") is None
+    assert await keeper.save("a", VALUE, b"", 60) == VALUE
+    await keeper.aclose()
+
+
+async def test_a_folder_that_somebody_cleared_is_made_anew(keeper: DiskKeeper, tmp_path: Path) -> None:
+    await keeper.save("a", VALUE, b"", 60)
+    shutil.rmtree(tmp_path / "cache")
+    assert await keeper.load("a") is None
+    assert await keeper.save("a", VALUE, b"", 60) == VALUE
+    assert rows(tmp_path / "cache") == 1
+
+
+async def test_a_folder_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    keeper = DiskKeeper(tmp_path / "file" / "cache", most=3)
+    with pytest.raises(StoreFailed, match=r"sessions\.sqlite3"):
+        await keeper.save("a", VALUE, b"", 60)
+    await keeper.aclose()
+
+
+async def test_a_closed_one_fails_like_any_other(tmp_path: Path) -> None:
+    keeper = DiskKeeper(tmp_path, most=3)
+    await keeper.aclose()
+    with pytest.raises(StoreFailed, match="closed"):
+        await keeper.load("a")
+
+
+async def test_two_processes_lose_no_change(tmp_path: Path) -> None:
+    """Each adds one to a number, over and over, and again where the other came before it."""
+    keepers = [DiskKeeper(tmp_path, most=3) for _ in range(2)]
+
+    async def count(keeper: DiskKeeper) -> None:
+        for _ in range(30):
+            seen = await keeper.load("a")
+            while True:
+                value = b"1" if seen is None else str(int(seen.value) + 1).encode()
+                new = Kept.new(value)
+                found = await keeper.save("a", new, b"" if seen is None else seen.version, 60)
+                if found == new:
+                    break
+                seen = found
+
+    await asyncio.gather(*(count(keeper) for keeper in keepers))
+    found = await keepers[0].load("a")
+    assert found is not None
+    assert found.value == b"60"
+    for keeper in keepers:
+        await keeper.aclose()

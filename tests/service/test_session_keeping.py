@@ -1,0 +1,426 @@
+"""Sessions outlive the process: with any restart in between, and on any number of servers, they are as on one."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.doubles import Clock, DictStore, dice, now, patient, virtually
+
+from labeling_ground.breaker import Breaker
+from labeling_ground.cache.guard import Guard
+from labeling_ground.cache.keeper import Kept
+from labeling_ground.errors import BadPrompt, LabelingGroundError, StoreFailed, UnknownSession
+from labeling_ground.service.session_keeper import GuardedKeeper
+from labeling_ground.service.session_state import SessionState, Snapshot
+from labeling_ground.service.sessions import Sessions
+from labeling_ground.types import Box, Point
+
+A, B = "a" * 64, "b" * 64
+GOOD = Point(5, 6, 1)
+DEADLINE_S = 0.1
+
+
+@dataclass
+class DictKeeper:
+    """What all servers share. Takes its time, and does what it is told not to do: ``mood`` has its next answers."""
+
+    kept: dict[str, Kept] = field(default_factory=dict)
+    takes_s: float = 0.0
+    mood: list[str] = field(default_factory=list)
+    loads: int = 0
+    saves: int = 0
+
+    async def load(self, name: str) -> Kept | None:
+        self.loads += 1
+        await asyncio.sleep(self.takes_s)
+        if self.mood and self.mood[0] == "down":
+            raise StoreFailed("It is down.")
+        return self.kept.get(name)
+
+    async def save(self, name: str, new: Kept, seen: bytes, idle_s: float) -> Kept | None:
+        assert idle_s > 0
+        self.saves += 1
+        mood = self.mood.pop(0) if self.mood else "well"
+        if mood == "down":
+            raise StoreFailed("It is down.")
+        if mood == "full":
+            return None
+        await asyncio.sleep(self.takes_s)
+        there = self.kept.get(name)
+        if there is None or there.version == seen:
+            self.kept[name] = there = new
+        if mood == "lost":
+            raise StoreFailed("It was done, and nobody heard of it.")
+        return there
+
+    async def sweep(self) -> None:
+        """Nothing runs out."""
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+def server(keeper: DictKeeper | None, **options: Any) -> Sessions:
+    """One process."""
+    guarded = None
+    if keeper is not None:
+        breaker = Breaker(options.pop("failures", 1000), 5.0, now)
+        guarded = GuardedKeeper(keeper, Guard(DictStore(), deadline_s=DEADLINE_S, breaker=breaker, clock=now))
+    given: dict[str, Any] = {"most": 100, "idle_s": 60.0, "most_clicks": 6, "clock": now}
+    return Sessions(keeper=guarded, deadline_s=DEADLINE_S, **(given | options))
+
+
+Step = tuple[str, Any]
+
+points = st.builds(Point, st.integers(-1, 11), st.floats(0, 9, width=32), st.integers(0, 1))
+boxes = st.tuples(st.integers(0, 8), st.integers(0, 8)).map(lambda at: Box(at[0], at[1], at[0] + 3, at[1] + 3.5))
+steps = st.one_of(
+    st.tuples(st.just("click"), st.lists(points, min_size=1, max_size=2)),
+    st.tuples(st.just("rect"), boxes),
+    st.tuples(st.sampled_from(["undo", "undo", "finish", "fail"]), st.none()),
+    st.tuples(st.just("open"), st.sampled_from([A, B])),
+)
+
+
+async def do(sessions: Sessions, step: Step, number: int) -> Any:
+    """What a client sees of it: a snapshot, or the error."""
+    verb, what = step
+    try:
+        if verb == "open":
+            await sessions.open("t", "s", what, 10, 10, sessions.turn())
+            return None
+        if verb == "finish":
+            return await sessions.finish("t", "s")
+        if verb == "undo":
+            before, found = await sessions.undo("t", "s")
+            if found.is_empty:
+                return before, found
+        elif verb == "rect":
+            before, found = await sessions.rect("t", "s", what)
+        else:
+            before, found = None, await sessions.click("t", "s", what or [GOOD])
+        if verb == "fail":
+            await sessions.take_back("t", "s", found)
+        elif before is not None and number % 5 == 0:
+            await sessions.restore("t", "s", before, found)
+        else:
+            await sessions.answered("t", "s", found, f"prediction {number}")
+    except LabelingGroundError as error:
+        return type(error), str(error)
+    return before, found
+
+
+@patient
+@given(st.lists(steps, max_size=12), st.data())
+def test_a_restart_between_any_two_changes_is_not_seen(sequence: list[Step], data: st.DataObject) -> None:
+    restarts = data.draw(st.lists(st.booleans(), min_size=len(sequence), max_size=len(sequence)))
+
+    async def main() -> None:
+        keeper, alone = DictKeeper(), server(None)
+        restarted = server(keeper)
+        for number, (step, restart) in enumerate(zip(sequence, restarts, strict=True)):
+            if restart:
+                restarted = server(keeper)
+            assert await do(restarted, step, number) == await do(alone, step, number)
+        assert restarted.unkept == 0
+
+    virtually(main)
+
+
+@patient
+@given(st.lists(st.tuples(steps, st.integers(0, 2)), max_size=15))
+def test_it_does_not_matter_to_which_of_several_servers_a_change_comes(sequence: list[tuple[Step, int]]) -> None:
+    async def main() -> None:
+        keeper, alone = DictKeeper(), server(None)
+        servers = [server(keeper) for _ in range(3)]
+        for number, (step, which) in enumerate(sequence):
+            assert await do(servers[which], step, number) == await do(alone, step, number)
+
+    virtually(main)
+
+
+@patient
+@given(st.lists(steps, max_size=12), st.lists(st.sampled_from(["well", "down", "lost", "full"]), max_size=30))
+def test_a_keeper_that_fails_changes_no_answer_and_has_everything_once_it_is_back(
+    sequence: list[Step], mood: list[str]
+) -> None:
+    """Also where a save was carried out though its answer was lost: nothing is done twice."""
+
+    async def main() -> None:
+        keeper, alone = DictKeeper(), server(None)
+        failing = server(keeper)
+        await do(failing, ("open", A), 0)
+        await do(alone, ("open", A), 0)
+        keeper.mood = list(mood)
+        for number, step in enumerate(sequence):
+            if keeper.mood and keeper.mood[0] == "down" and step[0] == "click":
+                keeper.mood.pop(0)  # a bad click looks whether it knows the newest state: that may fail as well
+            assert await do(failing, step, number) == await do(alone, step, number)
+        keeper.mood.clear()
+        await failing.sweep()
+        assert await look(server(keeper)) == await look(alone)
+
+    virtually(main)
+
+
+async def look(sessions: Sessions) -> Snapshot:
+    return await sessions.look("t", "s")
+
+
+def clicks_of(snapshot: Snapshot) -> list[float]:
+    return sorted(point.x for point in snapshot.clicks)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_clicks_at_the_same_moment_on_several_servers_count_once_each(seed: int) -> None:
+    """Though the keeper loses saves, and answers to saves that it carried out."""
+
+    async def main() -> None:
+        keeper, chance = DictKeeper(takes_s=0.01), dice(seed)
+        servers = [server(keeper, most_clicks=200) for _ in range(3)]
+        await servers[0].open("t", "s", A, 100, 10, servers[0].turn())
+        for one in servers:
+            await one.look("t", "s")
+        keeper.mood = chance.choices(["well", "down", "lost"], [6, 2, 2], k=40)
+
+        async def click(x: int) -> None:
+            await asyncio.sleep(chance.random() / 5)
+            snapshot = await chance.choice(servers).click("t", "s", [Point(x, 1, 1)])
+            assert x in clicks_of(snapshot)
+
+        await asyncio.gather(*(click(x) for x in range(60)))
+        keeper.mood.clear()
+        for one in servers:
+            await one.sweep()
+        assert clicks_of(await look(server(keeper))) == list(range(60))
+        assert clicks_of(await servers[1].click("t", "s", [Point(60, 1, 1)])) == list(range(61))
+
+    virtually(main)
+
+
+def test_two_clicks_that_reach_two_servers_at_the_same_moment_are_in_the_later_ones_mask() -> None:
+    async def main() -> None:
+        keeper = DictKeeper(takes_s=0.01)
+        one, other = server(keeper), server(keeper)
+        await one.open("t", "s", A, 10, 10, one.turn())
+        await other.look("t", "s")
+        answers = await asyncio.gather(one.click("t", "s", [Point(1, 1, 1)]), other.click("t", "s", [Point(2, 2, 1)]))
+        assert sorted(len(answer.clicks) for answer in answers) == [1, 2]
+
+    virtually(main)
+
+
+def test_a_click_that_an_older_copy_would_refuse_is_judged_by_the_newest() -> None:
+    async def main() -> None:
+        keeper = DictKeeper()
+        one, other = server(keeper), server(keeper)
+        await one.open("t", "s", A, 10, 10, one.turn())
+        await other.open("t", "s", B, 99, 99, other.turn())
+        assert (await one.click("t", "s", [Point(50, 50, 1)])).image_id == B
+        with pytest.raises(BadPrompt, match="99 × 99"):
+            await one.click("t", "s", [Point(100, 50, 1)])
+        await one.open("t", "s", A, 10, 10, one.turn())
+        with pytest.raises(BadPrompt, match="10 × 10"):
+            await other.click("t", "s", [Point(50, 50, 1)])
+
+    virtually(main)
+
+
+def test_a_click_on_an_image_that_was_left_meanwhile_is_not_done_again_on_the_next_one() -> None:
+    async def main() -> None:
+        keeper = DictKeeper()
+        one, other = server(keeper), server(keeper)
+        await one.open("t", "s", A, 10, 10, one.turn())
+        keeper.mood = ["down"]
+        await one.click("t", "s", [GOOD])
+        await other.open("t", "s", B, 10, 10, other.turn())
+        assert (await one.click("t", "s", [Point(1, 1, 1)])).clicks == (Point(1, 1, 1),)
+
+    virtually(main)
+
+
+# --- a keeper that is away -----------------------------------------------------------------------------------------
+
+
+def test_a_keeper_that_hangs_delays_a_change_by_the_deadline_and_no_more() -> None:
+    async def main() -> None:
+        keeper = DictKeeper()
+        sessions = server(keeper, failures=3)
+        await sessions.open("t", "s", A, 10, 10, sessions.turn())
+        keeper.takes_s = 1000.0
+        began = now()
+        await asyncio.gather(*(sessions.click("t", "s", [GOOD]) for _ in range(3)))
+        assert now() - began == pytest.approx(DEADLINE_S)
+        for _ in range(2):
+            await sessions.undo("t", "s")
+        began = now()
+        assert len((await sessions.click("t", "s", [GOOD])).clicks) == 2
+        assert now() == began, "the breaker is open"
+        assert sessions.unkept == 6
+
+    virtually(main)
+
+
+def test_a_session_that_is_not_known_here_is_not_called_unknown_while_the_keeper_is_away() -> None:
+    async def main() -> None:
+        keeper = DictKeeper()
+        first = server(keeper)
+        await first.open("t", "s", A, 10, 10, first.turn())
+        keeper.mood = ["down"]
+        second = server(keeper)
+        with pytest.raises(StoreFailed, match="Try again"):
+            await second.click("t", "s", [GOOD])
+        keeper.mood.clear()
+        assert (await second.click("t", "s", [GOOD])).clicks == (GOOD,)
+        with pytest.raises(UnknownSession):
+            await second.click("t", "nobody", [GOOD])
+
+    virtually(main)
+
+
+def test_a_session_that_is_not_known_here_is_asked_for_again_where_the_first_answer_was_late() -> None:
+    async def main() -> None:
+        keeper = DictKeeper()
+        first = server(keeper)
+        await first.open("t", "s", A, 10, 10, first.turn())
+        keeper.takes_s = 1000.0
+        asyncio.get_running_loop().call_later(1.5 * DEADLINE_S, setattr, keeper, "takes_s", 0.0)
+        began = now()
+        assert (await look(server(keeper))).image_id == A
+        assert now() - began == pytest.approx(2 * DEADLINE_S)
+        keeper.takes_s = 1000.0
+        began = now()
+        with pytest.raises(StoreFailed):
+            await look(server(keeper))
+        assert now() - began == pytest.approx(3 * DEADLINE_S)
+
+    virtually(main)
+
+
+def test_what_nobody_could_keep_is_kept_when_the_server_shuts_down() -> None:
+    async def main() -> None:
+        keeper = DictKeeper()
+        first = server(keeper)
+        await first.open("t", "s", A, 10, 10, first.turn())
+        keeper.mood = ["down"]
+        await first.click("t", "s", [GOOD])
+        assert first.unkept == 1
+        await first.aclose()
+        assert (await look(server(keeper))).clicks == (GOOD,)
+
+    virtually(main)
+
+
+# --- economy -------------------------------------------------------------------------------------------------------
+
+
+def test_many_clicks_at_once_travel_together_and_many_askers_load_once() -> None:
+    async def main() -> None:
+        keeper = DictKeeper(takes_s=0.01)
+        sessions = server(keeper, most_clicks=100)
+        await sessions.open("t", "s", A, 10, 10, sessions.turn())
+        await asyncio.gather(*(sessions.click("t", "s", [GOOD]) for _ in range(50)))
+        assert keeper.saves <= 3
+        again = server(keeper, most_clicks=100)
+        keeper.loads = 0
+        snapshots = await asyncio.gather(*(again.click("t", "s", [GOOD]) for _ in range(20)))
+        assert keeper.loads == 1
+        assert sorted(len(snapshot.clicks) for snapshot in snapshots) == list(range(51, 71))
+
+    virtually(main)
+
+
+def test_what_changes_nothing_is_not_saved() -> None:
+    async def main() -> None:
+        keeper = DictKeeper()
+        sessions = server(keeper)
+        await sessions.open("t", "s", A, 10, 10, sessions.turn())
+        asked = await sessions.click("t", "s", [GOOD])
+        await sessions.answered("t", "s", asked, "one")
+        saves = keeper.saves
+        await sessions.answered("t", "s", asked, "one")
+        await sessions.finish("t", "s")
+        await sessions.take_back("t", "s", asked)
+        assert keeper.saves == saves + 1
+
+    virtually(main)
+
+
+def test_a_session_that_made_room_in_memory_is_still_known() -> None:
+    async def main() -> None:
+        sessions = server(DictKeeper(), most=1)
+        for name in ("one", "other"):
+            await sessions.open("t", name, A, 10, 10, sessions.turn())
+            await sessions.click("t", name, [GOOD])
+        assert len(sessions) == 1
+        assert len((await sessions.click("t", "one", [GOOD])).clicks) == 2
+
+    virtually(main)
+
+
+# --- what is kept --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"\x00\xff", b"[]", b"{}", b'{"format":2}', b'{"format":1,"image":[1]}', b"null", b"7"]
+)
+def test_bytes_that_are_no_session_are_none_and_are_replaced(value: bytes) -> None:
+    async def main() -> None:
+        assert SessionState.from_bytes(value) is None
+        keeper = DictKeeper()
+        sessions = server(keeper)
+        await sessions.open("t", "s", A, 10, 10, sessions.turn())
+        [name] = keeper.kept
+        keeper.kept[name] = Kept.new(value)
+        with pytest.raises(UnknownSession):
+            await server(keeper).click("t", "s", [GOOD])
+        await sessions.click("t", "s", [GOOD])
+        assert (await look(server(keeper))).clicks == (GOOD,)
+
+    virtually(main)
+
+
+def test_neither_tenant_nor_name_stands_in_what_it_is_kept_under() -> None:
+    async def main() -> None:
+        keeper = DictKeeper()
+        sessions = server(keeper)
+        names: Sequence[tuple[str, str]] = [
+            ("t", "a/b"),
+            ("t", "a\nb"),
+            ("t2", "a/b"),
+            ("t", "\ud800"),
+            ("t", "x" * 512),
+        ]
+        for tenant, name in names:
+            await sessions.open(tenant, name, A, 10, 10, sessions.turn())
+        assert len(keeper.kept) == len(names)
+        assert all(len(name) == 64 and name.isalnum() for name in keeper.kept)
+
+    virtually(main)
+
+
+def test_a_state_remembers_a_bounded_number_of_servers() -> None:
+    state = SessionState()
+    for number in range(100):
+        state.note(f"server {number}", 1)
+    state.note("server 99", 2)
+    assert len(state.seen) <= 16
+    assert state.seen["server 99"] == 2
+
+
+def test_an_older_copy_ends_with_its_idle_time_and_the_kept_one_is_taken() -> None:
+    clock, keeper = Clock(), DictKeeper()
+
+    async def main() -> None:
+        one, other = server(keeper, clock=clock), server(keeper)
+        await one.open("t", "s", A, 10, 10, one.turn())
+        await other.click("t", "s", [GOOD])
+        clock.now += 61
+        assert len(one) == 0
+        assert (await one.look("t", "s")).clicks == (GOOD,)
+
+    virtually(main)
