@@ -90,7 +90,7 @@ def chromium() -> Iterator[Any]:
 def context(chromium: Any) -> Iterator[Any]:
     """A fresh profile; what goes wrong in a page's console fails the test."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(90_000)
     errors: list[str] = []
     context.on("weberror", lambda error: errors.append(str(error.error)))
     context.on("console", lambda message: errors.append(message.text) if _matters(message) else None)
