@@ -48,8 +48,10 @@ def disc_files() -> dict[str, Any]:
     """The same model with masks that are discs around the first point, in place of the noise of random weights."""
     needs("onnx")
     made = files()
+    folder = made["encoder_path"].parent / "discs"  # apart: what an export consists of is tested, too
+    folder.mkdir(exist_ok=True)
     for part in ("decoder_path", "fast_decoder_path"):
-        target = made[part].with_name(f"{made[part].stem}-discs.onnx")
+        target = folder / made[part].name
         add_discs(made[part], target)
         made[part] = target
     return made
