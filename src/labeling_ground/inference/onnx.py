@@ -1,20 +1,15 @@
 """Segment Anything by ONNX Runtime, on the CPU, in fp32, in this process."""
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from labeling_ground.errors import BadSettings
 from labeling_ground.inference import sam
-from labeling_ground.inference.graphs import FloatArray, Precision, agree, not_here
-from labeling_ground.inference.onnx_halves import OnnxDecoder, OnnxEncoder
-from labeling_ground.sam.prompts import PromptTensors
+from labeling_ground.inference.graphs import Precision
+from labeling_ground.inference.onnx_halves import OnnxDecoder, OnnxEncoder, OnnxHalves
 
 
-class OnnxEngine:
+class OnnxEngine(OnnxHalves):
     """Both halves in one process, or one alone.
 
     Args:
@@ -41,24 +36,10 @@ class OnnxEngine:
     ) -> None:
         if precision != "fp32":
             raise BadSettings(f"ONNX Runtime computes in fp32 on a processor, not in {precision}.")
-        self._encoder = OnnxEncoder(encoder, encode_threads) if encoder else None
-        self._decoder = OnnxDecoder(decoder, fast_decoder, decode_threads) if decoder else None
-        halves = {"encoder": self._encoder, "decoder": self._decoder}
-        self.family = agree({name: half.metadata for name, half in halves.items() if half is not None})
-
-    def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
-        """RGB ``uint8 [height, width, 3]`` → the embedding's tensors."""
-        if self._encoder is None:
-            raise not_here("encoder")
-        return self._encoder.encode(pixels)
-
-    def decode(
-        self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
-    ) -> tuple[FloatArray, FloatArray]:
-        """One prompt → logits ``float32 [candidates, 256, 256]`` and scores ``float32 [candidates]``."""
-        if self._decoder is None:
-            raise not_here("decoder")
-        return self._decoder.decode(embedding, prompt, alone=alone)
+        super().__init__(
+            OnnxEncoder(encoder, encode_threads) if encoder else None,
+            OnnxDecoder(decoder, fast_decoder, decode_threads) if decoder else None,
+        )
 
 
 create = partial(sam.create, OnnxEngine)

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from labeling_ground.errors import BadSettings
 from labeling_ground.inference import sam
 from labeling_ground.inference.dialects import decoder_inputs
-from labeling_ground.inference.graphs import FAST_TOKENS, FloatArray, Precision, agree, not_here
+from labeling_ground.inference.graphs import FAST_TOKENS, FloatArray, Precision
 from labeling_ground.inference.held import Held
-from labeling_ground.inference.onnx_halves import CPU, CUDA, OnnxDecoder, OnnxEncoder, Provider
+from labeling_ground.inference.onnx_halves import CPU, CUDA, OnnxDecoder, OnnxEncoder, OnnxHalves, Provider
 from labeling_ground.sam.geometry import LOW_RES
 from labeling_ground.sam.prompts import PromptTensors
 
@@ -68,7 +67,7 @@ def providers(device: str, number: int, most_bytes: int) -> tuple[Provider, ...]
     return ((CUDA, options), CPU)
 
 
-class OnnxCudaEngine:
+class OnnxCudaEngine(OnnxHalves):
     """Both halves on one GPU, or one alone.
 
     Args:
@@ -104,33 +103,18 @@ class OnnxCudaEngine:
         if device == "cuda" and CUDA not in onnxruntime.get_available_providers():
             raise BadSettings("this ONNX Runtime has no CUDA: install onnxruntime-gpu in place of onnxruntime.")
         parts = shares(gpu_bytes, 1 + (fast_decoder is not None))
-        self._encoder = self._decoder = None
+        encoding = decoding = None
         if encoder is not None:
             graph = encoder if precision == "fp32" else in_fp16(encoder)
-            self._encoder = OnnxEncoder(graph, 1, providers(device, number, parts.encoder))
+            encoding = OnnxEncoder(graph, 1, providers(device, number, parts.encoder))
         if decoder is not None:
             chosen = providers(device, number, parts.decoder)
-            self._decoder = DeviceDecoder(decoder, fast_decoder, chosen, f"{device}:{number}", parts.embeddings)
-        halves = {"encoder": self._encoder, "decoder": self._decoder}
-        for name, half in halves.items():
+            decoding = DeviceDecoder(decoder, fast_decoder, chosen, f"{device}:{number}", parts.embeddings)
+        for name, half in (("encoder", encoding), ("decoder", decoding)):
             if half is not None and device == "cuda" and half.computed_by != CUDA:
                 # ONNX Runtime only writes a warning and goes on with the processor.
                 raise BadSettings(f"ONNX Runtime could not load the {name} onto the GPU: are CUDA and cuDNN installed?")
-        self.family = agree({name: half.metadata for name, half in halves.items() if half is not None})
-
-    def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
-        """RGB ``uint8 [height, width, 3]`` → the embedding's tensors."""
-        if self._encoder is None:
-            raise not_here("encoder")
-        return self._encoder.encode(pixels)
-
-    def decode(
-        self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
-    ) -> tuple[FloatArray, FloatArray]:
-        """One prompt → logits ``float32 [candidates, 256, 256]`` and scores ``float32 [candidates]``."""
-        if self._decoder is None:
-            raise not_here("decoder")
-        return self._decoder.decode(embedding, prompt, alone=alone)
+        super().__init__(encoding, decoding)
 
 
 create = partial(sam.create, OnnxCudaEngine)

@@ -16,7 +16,7 @@ from labeling_ground.inference.dialects import (
     described,
     embedding_outputs,
 )
-from labeling_ground.inference.graphs import FAST_TOKENS, FloatArray, agree, encoder_input
+from labeling_ground.inference.graphs import FAST_TOKENS, FloatArray, agree, encoder_input, not_here
 from labeling_ground.sam.geometry import LOW_RES
 from labeling_ground.sam.prompts import PromptTensors
 
@@ -104,6 +104,33 @@ class OnnxDecoder:
         names = [entry.name for entry in session.get_inputs()]
         logits, scores = session.run(self._outputs, decoder_inputs(embedding, prompt, names))
         return np.asarray(logits).reshape(-1, LOW_RES, LOW_RES), np.asarray(scores).reshape(-1)
+
+
+class OnnxHalves:
+    """An engine of whichever halves there are.
+
+    Raises:
+        BadSettings: the files do not belong together.
+    """
+
+    def __init__(self, encoder: OnnxEncoder | None, decoder: OnnxDecoder | None) -> None:
+        self._encoder, self._decoder = encoder, decoder
+        halves = {"encoder": encoder, "decoder": decoder}
+        self.family = agree({name: half.metadata for name, half in halves.items() if half is not None})
+
+    def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
+        """RGB ``uint8 [height, width, 3]`` → the embedding's tensors."""
+        if self._encoder is None:
+            raise not_here("encoder")
+        return self._encoder.encode(pixels)
+
+    def decode(
+        self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        """One prompt → logits ``float32 [candidates, 256, 256]`` and scores ``float32 [candidates]``."""
+        if self._decoder is None:
+            raise not_here("decoder")
+        return self._decoder.decode(embedding, prompt, alone=alone)
 
 
 def providers(gpu: int | None) -> tuple[Provider, ...]:
