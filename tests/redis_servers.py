@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +19,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from tests.needs import needs
+from tests.ports import free_port
 
 STARTS_WITHIN_S = 20.0
 
@@ -172,7 +172,7 @@ def clustered(command: str, *options: str, primaries: int = 3, replicas: bool = 
     """A cluster."""
     count = primaries * 2 if replicas else primaries
     own = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0")
-    servers = [Server(command, *own, *options, port=free_port(most=50_000)) for _ in range(count)]
+    servers = [Server(command, *own, *options) for _ in range(count)]
     try:
         for server in servers:
             server.start()
@@ -241,16 +241,6 @@ def redis_cluster() -> Iterator[tuple[Cluster, str]]:
     """The same with a cluster of three primaries."""
     with clustered(program()) as cluster:
         yield cluster, cluster.url
-
-
-def free_port(most: int = 65_535) -> int:
-    """A port that nobody uses, and whose number leaves room for the cluster's bus, 10,000 above it."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port <= most:
-            return port
 
 
 def until(condition: Any, what: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,9 +42,7 @@ def create(**chosen):
 def serving(folder: Path, **settings: str) -> "Iterator[tuple[subprocess.Popen[bytes], str]]":
     """The command itself, in a process of its own, ready."""
     (folder / "slow_engine.py").write_text(SLOW_ENGINE)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     chosen = {"cache_dir": str(folder / "cache"), "memory_bytes": "64MiB", "log_format": "json", **settings}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LABELING_GROUND_")}
     environment |= {f"LABELING_GROUND_{name.upper()}": value for name, value in chosen.items()}

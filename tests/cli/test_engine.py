@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from click.testing import CliRunner
 from tests.inference.engines import disc_files
 from tests.inference.test_remote_backend import PROMPTS, image, same
 from tests.needs import needs
+from tests.ports import free_port
 
 from labeling_ground.cli import cli
 from labeling_ground.errors import BadSettings, UnknownModel
@@ -44,13 +44,6 @@ def weights(tmp_path: Path) -> Path:
     return store.folder
 
 
-def free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
-
-
 @contextlib.contextmanager
 def command(*words: str, ready: str, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LABELING_GROUND_")}
@@ -75,7 +68,7 @@ def command(*words: str, ready: str, **settings: object) -> Iterator[subprocess.
 @contextlib.contextmanager
 def half(role: str, weights: Path, kept: Path) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
     """One half's address, that of its management, and its process."""
-    port, management = free_ports()
+    port, management = free_port(), free_port()
     words = ["engine", "--role", role, "--model", "my-sam", "--port", str(port), "--management-port", str(management)]
     url, told = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{management}"
     chosen = {"models_dir": weights, "engine": "onnx", "kept_dir": kept, "decode_workers": 2, "log_format": "json"}

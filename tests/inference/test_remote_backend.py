@@ -22,6 +22,7 @@ from tests.inference.toy_engine import (
     remote,
     served,
 )
+from tests.ports import free_port
 
 from labeling_ground.codec.records import open_embedding, seal_embedding
 from labeling_ground.codec.tensors import pack
@@ -385,12 +386,6 @@ async def test_an_ask_that_was_called_off_spoils_no_later_one(tmp_path: Path) ->
 
 
 # --- engines that die ------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with listener() as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 async def clicking(

@@ -25,6 +25,7 @@ from tests.models.weights_server import (
     model_of,
     wait_until,
 )
+from tests.ports import free_port
 
 from labeling_ground.errors import BadSettings, PullFailed, UnknownModel
 from labeling_ground.models.catalogue import CatalogueModel, Format, Role
@@ -345,9 +346,7 @@ def test_a_web_page_does_not_cost_what_is_here(server: WeightsServer, model: Cat
 
 
 def test_offline_is_said_at_once_and_says_what_to_do(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     model = model_of(artifact_of(Role.CHECKPOINT, f"http://127.0.0.1:{port}{FILE}", CONTENT))
     pauses: list[float] = []
     with pytest.raises(PullFailed) as said:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.needs import needs_program
+from tests.ports import free_port
 
 SETTINGS = Path(__file__).parents[2] / "segment_anything"
 """Where the settings are that we ship."""
@@ -87,7 +87,7 @@ def torchserve(
     """
     program = needs_program("torchserve")
     needs_program("java")
-    inference, management, metrics, grpc_inference, grpc_management = free_ports(5)
+    inference, management, metrics, grpc_inference, grpc_management = (free_port() for _ in range(5))
     # Workers and their server meet at Unix sockets of fixed names in TEMP, and such a path is at most 107 bytes long.
     with tempfile.TemporaryDirectory(prefix="ts-") as temporary:
         given = {
@@ -124,15 +124,6 @@ def torchserve(
             yield running
         finally:
             assert _stop(process), f"processes of TorchServe (group {process.pid}) had to be killed"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _wait(running: TorchServe, process: subprocess.Popen[bytes], models: Mapping[str, int]) -> None:

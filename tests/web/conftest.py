@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.needs import needs, needs_program
+from tests.ports import free_port
 
 PLAIN = "labeling.test"
 """A name for this machine that the browser does not take for safe, as an office's server on plain http."""
@@ -29,9 +29,7 @@ class Served:
     """The server at one address: it can be killed and started again there, with the same cache or a new one."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         self._log = folder / "server.log"
         self._settings = {"LABELING_GROUND_CACHE_DIR": str(folder / "cache"), **settings}

@@ -91,7 +91,7 @@ class DiskKeeper:
         self._path.touch(mode=0o600)
         db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
-            db.execute("PRAGMA journal_mode = WAL").fetchall()
+            _log_ahead(db)
             db.execute("PRAGMA synchronous = NORMAL")
             db.executescript(_TABLE)
         except BaseException:
@@ -127,6 +127,19 @@ class DiskKeeper:
 
     def _sweep(self, db: sqlite3.Connection) -> None:
         db.execute("DELETE FROM kept WHERE ends <= ?", (self._clock(),))
+
+
+def _log_ahead(db: sqlite3.Connection) -> None:
+    """Go over to the write-ahead log. Of two that do so at once SQLite refuses one at once, busy time-out or not."""
+    limit = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL").fetchall()
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > limit:
+                raise
+            time.sleep(0.01)
 
 
 @contextlib.contextmanager
