@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import threading
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -219,13 +220,18 @@ def test_ready_made_graphs_get_what_they_ask_for() -> None:
 # -- the choice ------------------------------------------------------------------------------------------------------
 
 
+TRIED: list["weakref.ref[SamBackend]"] = []
+
+
 def slow(encode_threads: int, decode_threads: int, **given: Any) -> SamBackend:
     class Slow(FakeEngine):
         def decode(self, *arguments: Any, **named: Any) -> Any:
             threading.Event().wait(0.05)
             return super().decode(*arguments, **named)
 
-    return SamBackend(Slow(), ModelVersion("m", "ab" * 32), "", decode_threads=1)
+    made = SamBackend(Slow(), ModelVersion("m", "ab" * 32), "", decode_threads=1)
+    TRIED.append(weakref.ref(made))
+    return made
 
 
 def quick(encode_threads: int, decode_threads: int, **given: Any) -> SamBackend:
@@ -251,6 +257,14 @@ def test_the_fastest_engine_is_chosen_and_the_reason_given() -> None:
     assert choice.why.startswith("quick in fp32: an image took")
     assert "slow took" in choice.why
     assert "absent" in choice.why
+
+
+@pytest.mark.parametrize("names", [("slow", "quick"), ("quick", "slow")])
+def test_what_lost_is_let_go(names: tuple[str, ...]) -> None:
+    TRIED.clear()
+    choice = choose(1, 1, **PATHS, engines={name: f"{HERE}:{name}" for name in names})
+    assert choice.engine == "quick"
+    assert [tried() for tried in TRIED] == [None]
 
 
 def test_where_a_gpu_works_the_processor_is_not_tried_and_each_engine_is_told_its_own_options() -> None:

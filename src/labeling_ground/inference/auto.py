@@ -1,5 +1,8 @@
 """The fastest engine of those that are installed, found by trying them on this machine."""
 
+import contextlib
+import ctypes
+import gc
 import importlib
 import time
 from collections.abc import Mapping, Sequence
@@ -140,6 +143,7 @@ def choose(
         backend.note = (
             f"{backend.note} {_difference(backend, halves, engines[name], encode_threads, decode_threads, given)}"
         )
+    _give_back()
     return Choice(backend, name, _why(name, figures, refused, precision), figures)
 
 
@@ -196,6 +200,13 @@ def _build(target: str, encode_threads: int, decode_threads: int, files: Mapping
     module, _, attribute = target.partition(":")
     backend: SamBackend = getattr(importlib.import_module(module), attribute)(encode_threads, decode_threads, **files)
     return backend
+
+
+def _give_back() -> None:
+    """Return what the engines that lost have held. The C library keeps freed memory for its process unless told."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _difference(
