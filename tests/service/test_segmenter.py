@@ -696,6 +696,16 @@ async def test_evicted_logits_are_computed_again_along_the_whole_chain_of_refere
         assert backend.decodes == before + 4
 
 
+async def test_a_reference_is_followed_where_memory_has_no_room_for_logits() -> None:
+    answers = []
+    for memory in (memory_store(), memory_store(8)):
+        async with serving(ToyBackend(), DictStore(), memory=memory) as segmenter:
+            await upload(segmenter)
+            first = await mask(segmenter, ID)
+            answers.append(await mask(segmenter, ID, PromptAsk([Point(9, 9, 1)], mask_input=(first.prediction_id, 0))))
+    assert same(*answers)
+
+
 async def test_a_reference_that_leads_nowhere_says_so() -> None:
     async with serving(ToyBackend(), DictStore()) as segmenter:
         await upload(segmenter)

@@ -525,13 +525,15 @@ class Segmenter:
         async def predict(gate: Gate) -> _Made:
             await gate.wait()
             gate.begun = True
-            return await self._decode(image_keys, digest, prompt, parent)
+            made, _ = await self._decode(image_keys, digest, prompt, parent)
+            return made
 
         return await self._race(Kind.MASK, image_keys.mask(self.backend.version, digest), predict, self._mask_window_s)
 
     async def _decode(
         self, image_keys: ImageKeys, digest: str, prompt: Prompt, parent: tuple[str, int] | None
-    ) -> _Made:
+    ) -> tuple[_Made, Entry]:
+        """The masks, and the entry of their logits: the store need not have had room for it."""
         version = self.backend.version
         purged = self.store.purged
         embedded = await self._embedding(image_keys)
@@ -552,7 +554,7 @@ class Segmenter:
         self.store.keep(mask_key, entry, purged)
         self.store.keep(logits_key, logits, purged)
         outcome = Outcome.RECOMPUTED if embedded.outcome is Outcome.RECOMPUTED else Outcome.MISS
-        return _Made(entry, outcome, Timing(encode=embedded.timing.encode, decode=cost), logits.size)
+        return _Made(entry, outcome, Timing(encode=embedded.timing.encode, decode=cost), logits.size), logits
 
     async def _settle_prompt(
         self, image_keys: ImageKeys, ask: PromptAsk, depth: int = 0
@@ -590,14 +592,12 @@ class Segmenter:
                 )
             again = PromptAsk(origin.points, origin.box, origin.parent, origin.multimask)
             prompt, parent = await self._settle_prompt(image_keys, again, depth + 1)
-            await self._obtain(
-                Kind.MASK,
-                logits_key,
-                lambda: self._decode(image_keys, prediction_id, prompt, parent),
-            )
-            entry = self.store.peek(logits_key)
-            if entry is None:
-                raise UnknownPrediction(f"The logits of prediction {prediction_id} do not fit into the cache.")
+
+            async def once_more() -> _Made:
+                made, logits = await self._decode(image_keys, prediction_id, prompt, parent)
+                return dataclasses.replace(made, entry=logits)
+
+            entry = (await self._obtain(Kind.MASK, logits_key, once_more)).entry
         candidates = records.open_logits(entry, logits_key)
         if not 0 <= index < len(candidates):
             raise BadPrompt(f"Prediction {prediction_id} has {len(candidates)} candidates; {index} is not one of them.")
