@@ -208,6 +208,18 @@ async def test_what_was_begun_before_a_purge_is_not_kept_after_it_and_what_began
     await store.aclose()
 
 
+async def test_more_purges_than_are_remembered_count_as_having_meant_everything() -> None:
+    store = tiers(DictStore())
+    before = store.purged
+    await store.delete(KEYS.group + "*")
+    for _ in range(1_000):
+        await store.delete("v1/another/*")
+    assert not store.keep(EMBEDDING, sealed(EMBEDDING), before)
+    await store.delete("v1/another/*")
+    assert store.keep(EMBEDDING, sealed(EMBEDDING), store.purged - 1), "all that came since are remembered"
+    await store.aclose()
+
+
 async def test_what_a_look_up_finds_that_began_before_a_purge_is_not_promoted_after_it() -> None:
     class Forgetful(HangingStore):
         async def get(self, key: str) -> Entry | None:

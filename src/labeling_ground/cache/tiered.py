@@ -346,4 +346,6 @@ class TieredStore:
             self._slid.popitem(last=False)
 
     def _purged_since(self, key: str, purged: int) -> bool:
+        if self._purges and self._purges[0][0] > purged:
+            return True  # there were more than are remembered: one of those may have meant it
         return any(match(key) for serial, match in self._purges if serial >= purged)
