@@ -1,27 +1,7 @@
-"""``python -m bench.serving``: run, print the table, and optionally write the figures down."""
+"""``python -m bench.serving``."""
 
-import argparse
-import json
-from pathlib import Path
-
+from bench.command import benchmark
 from bench.serving.run import FULL, TOY, run, table
 
-
-def main() -> None:
-    """Parse, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--toy", action="store_true", help="a few seconds, to see that it works")
-    parser.add_argument("--json", action="store_true", help="figures instead of a table")
-    parser.add_argument("--out", type=Path, help="also write the table to this file")
-    given = parser.parse_args()
-    result = run(TOY if given.toy else FULL)
-    print(json.dumps(result, indent=2) if given.json else table(result))
-    if given.out:
-        given.out.write_text(
-            f"# Serving\n\nMade by `python -m bench.serving --out {given.out.as_posix()}`.\n\n{table(result)}\n",
-            encoding="utf-8",
-        )
-
-
 if __name__ == "__main__":
-    main()
+    benchmark("bench.serving", "Serving", run, table, FULL, TOY)
