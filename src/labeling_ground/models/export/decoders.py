@@ -123,24 +123,6 @@ class PlainDecoder(nn.Module):
         return _upscale(self.decoder, image, _hyper(self.decoder, hidden), finer), _scores(self.decoder, hidden)
 
 
-class PlainDecoder2(PlainDecoder):
-    """SAM 2's, in the reference's order of computation."""
-
-    def forward(  # type: ignore[override]
-        self,
-        image_embeddings: Tensor,
-        high_res_features_0: Tensor,
-        high_res_features_1: Tensor,
-        point_coords: Tensor,
-        point_labels: Tensor,
-        mask_input: Tensor,
-        has_mask: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Decode; arguments and results are those of ``PlainDecoder``, and the finer features."""
-        finer = high_res_features_0, high_res_features_1
-        return self._decode(image_embeddings, finer, point_coords, point_labels, mask_input, has_mask)
-
-
 class FastDecoder(nn.Module):
     """The same function with the projections of the image places folded into the tokens; for short prompts.
 
@@ -196,10 +178,10 @@ class FastDecoder(nn.Module):
         return _upscale_places(self.decoder, image, hyper), scores
 
 
-class FastDecoder2(FastDecoder):
-    """SAM 2's, with the projections folded."""
+class _TakesFiner:
+    """SAM 2's inputs: its encoder gives two maps of finer features too."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         image_embeddings: Tensor,
         high_res_features_0: Tensor,
@@ -209,9 +191,19 @@ class FastDecoder2(FastDecoder):
         mask_input: Tensor,
         has_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Decode; arguments and results are those of ``PlainDecoder2``."""
+        """Decode; arguments and results are those of ``PlainDecoder``, and the finer features."""
         finer = high_res_features_0, high_res_features_1
-        return self._decode(image_embeddings, finer, point_coords, point_labels, mask_input, has_mask)
+        decode = self._decode  # type: ignore[attr-defined]
+        made: tuple[Tensor, Tensor] = decode(image_embeddings, finer, point_coords, point_labels, mask_input, has_mask)
+        return made
+
+
+class PlainDecoder2(_TakesFiner, PlainDecoder):  # type: ignore[misc]
+    """SAM 2's, in the reference's order of computation."""
+
+
+class FastDecoder2(_TakesFiner, FastDecoder):  # type: ignore[misc]
+    """SAM 2's, with the projections folded."""
 
 
 def _tokens(decoder: Any, sparse: Tensor) -> Tensor:
