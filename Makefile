@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamps are what was installed from which pins: a changed pin installs again, an unchanged one costs nothing.
 $(VENV)/.run: requirements/run.txt pyproject.toml
@@ -19,9 +19,10 @@ $(VENV)/.run: requirements/run.txt pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/label-studio.txt
 	@echo "installing the test tools into $(VENV) (once; about a minute)" >&2
 	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --no-deps --require-hashes -r requirements/label-studio.txt
 	@touch $@
 
 # torch comes on its own: with engines.txt it would have to be pinned to one of its many builds.
@@ -32,13 +33,16 @@ $(VENV)/.engines: $(VENV)/.dev requirements/engines.txt requirements/torchserve.
 	@$(PIP) install --require-hashes -r requirements/engines.txt -r requirements/torchserve.txt
 	@touch $@
 
-.PHONY: setup engines run test check bench docs format pins
+.PHONY: setup engines run browser_decoder test check bench docs screenshots format pins
 setup: $(VENV)/.dev ## make .venv with the server, the test tools and the benchmarks' needs
 
 engines: $(VENV)/.engines ## add what serves, exports and compares Segment Anything models (large: brings torch)
 
 run: $(VENV)/.run ## start the server: HOST=127.0.0.1 PORT=8000 unless you say otherwise
 	@exec $(BIN)/labeling-ground serve --host $(HOST) --port $(PORT)
+
+browser_decoder: $(VENV)/.run ## get what the labeling page needs to decode in the browser (14 MB, by npm)
+	@$(BIN)/labeling-ground browser-decoder
 
 test: $(VENV)/.dev ## run the tests: STRICT=1 fails where a component is missing instead of skipping, ARGS="-k disk" goes to pytest
 	@$(if $(STRICT),LABELING_GROUND_TEST_STRICT=1) $(BIN)/python -m pytest $(ARGS)
@@ -55,6 +59,9 @@ bench: $(VENV)/.dev ## time the server and judge the masks, side by side in one 
 
 docs: $(VENV)/.dev ## write docs/settings.md from the settings' own words
 	@$(BIN)/python -m labeling_ground.settings > docs/settings.md
+
+screenshots: $(VENV)/.dev ## take the pictures of docs/screenshots anew, from a running server (needs Chromium, and a Korean font)
+	@$(BIN)/python -m scripts.screenshots
 
 format: $(VENV)/.dev ## put the code in shape
 	@$(BIN)/ruff format .

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 WAIT_S = float(os.environ.get("WAIT_S", "420"))
-"""Longest time until all services are ready. ViT-H under TorchServe takes a minute and a half on a quiet machine."""
+"""Longest time until all services are ready, the first encode included. ViT-H under TorchServe takes a minute and
+a half when it is alone on two cores, three where others work beside it."""
 CRASHES = 2
 """A container that was restarted so often is not going to come up."""
 LOG_LINES = 15

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from tests.redis_servers import _valkey, redis_cluster, system_redis, valkey, valkey_socket
+from tests.redis_servers import _valkey, redis_cluster, redis_sentinels, system_redis, valkey, valkey_socket
 
-__all__ = ["_valkey", "redis_cluster", "system_redis", "valkey", "valkey_socket"]  # fixtures for all tests
+# Fixtures for all tests.
+__all__ = ["_valkey", "redis_cluster", "redis_sentinels", "system_redis", "valkey", "valkey_socket"]
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ class DictStore:
         await self.work("get", key)
         return self.entries.get(key)
 
-    async def put(self, key: str, entry: Entry) -> None:
+    async def put(self, key: str, entry: Entry, used: float | None = None) -> None:
         """See ``Store``."""
         await self.work("put", key)
         self.entries.setdefault(key, entry)

@@ -34,6 +34,15 @@ def needs_program(name: str) -> str:
     return found if found is not None else _absent(f"the program {name} is neither installed here nor on PATH")
 
 
+def needs_browser_runtime() -> Path:
+    """The folder with ONNX Runtime Web where ``make browser_decoder`` put it; otherwise the same."""
+    from labeling_ground.api import browser_runtime
+    from labeling_ground.settings import Settings
+
+    folder = Settings().browser_runtime_dir
+    return folder if browser_runtime.find(folder) else _absent("ONNX Runtime Web is not here: make browser_decoder")
+
+
 def _absent(reason: str) -> NoReturn:
     if os.environ.get(STRICT) == "1":
         pytest.fail(f"{reason} ({STRICT}=1 forbids to skip)", pytrace=False)

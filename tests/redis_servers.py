@@ -185,11 +185,12 @@ def clustered(command: str, *options: str, primaries: int = 3, replicas: bool = 
 
 
 @contextlib.contextmanager
-def watched(command: str, *options: str) -> Iterator[tuple[str, Server, Server]]:
+def watched(command: str, *options: str, lost_after_ms: int = 400) -> Iterator[tuple[str, Server, Server]]:
     """A primary with a replica, and three sentinels that watch them: the URL, the primary, the replica."""
     primary = Server(command, *options)
     replica = Server(command, "--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0", *options)
-    watch = f"sentinel monitor lg 127.0.0.1 {primary.port} 2\nsentinel down-after-milliseconds lg 400\n"
+    watch = f"sentinel monitor lg 127.0.0.1 {primary.port} 2\n"
+    watch += f"sentinel down-after-milliseconds lg {lost_after_ms}\n"
     watch += "sentinel failover-timeout lg 2000\n"
     sentinels = [Server(command, sentinel=watch) for _ in range(3)]
     try:
@@ -241,6 +242,14 @@ def redis_cluster() -> Iterator[tuple[Cluster, str]]:
     """The same with a cluster of three primaries."""
     with clustered(program()) as cluster:
         yield cluster, cluster.url
+
+
+@pytest.fixture(scope="session")
+def redis_sentinels() -> Iterator[tuple[Server, str]]:
+    """The same with servers that sentinels watch: the primary, and how it is found."""
+    # Where no fail-over is wanted, a busy machine must not cause one.
+    with watched(program(), lost_after_ms=60_000) as (url, primary, _):
+        yield primary, url
 
 
 def until(condition: Any, what: str) -> None:

@@ -213,14 +213,14 @@ class Down(DiskStore):
     async def get(self, key: str) -> Entry | None:
         raise StoreFailed("down")
 
-    async def put(self, key: str, entry: Entry) -> None:
+    async def put(self, key: str, entry: Entry, used: float | None = None) -> None:
         raise OSError("down")
 
 
 class Full(DiskStore):
     """A disk that takes nothing more."""
 
-    async def put(self, key: str, entry: Entry) -> None:
+    async def put(self, key: str, entry: Entry, used: float | None = None) -> None:
         raise StoreFailed("full")
 
 

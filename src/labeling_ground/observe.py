@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 access = logging.getLogger("labeling_ground.access")
 """One line a request; the fields are in ``record.fields``."""
 
-_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Seconds by which the times of requests are told apart."""
 
 
 class RequestMetrics:
@@ -29,7 +30,7 @@ class RequestMetrics:
             "labeling_ground_request_seconds",
             "Seconds from a request's first byte to its answer's last, by route and outcome of the look-up.",
             ["route", "outcome"],
-            buckets=_BUCKETS,
+            buckets=BUCKETS_S,
             registry=self.registry,
         )
 

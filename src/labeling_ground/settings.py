@@ -51,6 +51,11 @@ def _default_models_dir() -> Path:
     return Path(base).expanduser() / "labeling-ground" / "models"
 
 
+def _default_browser_runtime_dir() -> Path:
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "labeling-ground" / "browser"
+
+
 def _default_workers() -> int:
     return max(1, (os.cpu_count() or 1) // 2)
 
@@ -82,6 +87,12 @@ class Settings(BaseSettings):
     """A key with which `DELETE /v1/cache` purges all namespaces, and `PUT /v1/cache/settings` changes settings of the
     cache; without it nobody changes them. With `api_keys` set, each other key purges its own namespace only; without
     them, nobody else purges everything at once."""
+    browser_runtime_dir: Path = Field(default_factory=_default_browser_runtime_dir)
+    """Folder of what the labeling page needs to decode in the browser; `labeling-ground browser-decoder` fills it.
+    Without it the page has every mask computed by the server."""
+    share_decoder: bool = True
+    """Whether clients may have the model's decoder, to decode themselves. Switch it off for weights that shall not
+    leave the server."""
     shutdown_grace_s: float = Field(30.0, ge=0)
     """Seconds that requests in flight have to finish after the server was told to stop."""
 
@@ -137,6 +148,9 @@ class Settings(BaseSettings):
     lease_s: float = Field(3.0, ge=0.3, le=300)
     """Seconds for which a lease is taken, and renewed every third of them. So long the others wait for a server that
     died in the middle of its work."""
+    lease_patience_ms: float = Field(1000.0, gt=0)
+    """How long to wait for an answer about the lease on an embedding, and for the embedding that another server has
+    made: computing it takes longer. For masks it is `lookup_deadline_ms`."""
 
     # --- the cache ---------------------------------------------------------------------------------------------------
     cache_mode: Literal["parallel", "first"] = "parallel"
@@ -284,6 +298,7 @@ _MADE_AT_START = {
     "disk_bytes": "`8GiB`; `0` where `redis_url` is set",
     "cache_dir": "`~/.cache/labeling-ground`",
     "models_dir": "`~/.local/share/labeling-ground/models`",
+    "browser_runtime_dir": "`~/.local/share/labeling-ground/browser`",
     "encode_workers": "half of the cores",
     "decode_workers": "all cores",
     "grid_workers": "half of `decode_workers`",

@@ -149,7 +149,9 @@ def build_shared_flights(settings: Settings, store: TieredStore) -> SharedFlight
     for guard in store.guards:
         if isinstance(guard.store, RedisStore) and settings.leases != "none":
             leases = RedisLeases(guard.store.connection)
-            return SharedFlights(leases, guard, kinds=kinds[settings.leases], lease_s=settings.lease_s)
+            patience_s = settings.lease_patience_ms / 1e3
+            covered = kinds[settings.leases]
+            return SharedFlights(leases, guard, kinds=covered, lease_s=settings.lease_s, patience_s=patience_s)
     return None
 
 

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.anyio
 ORIGIN = "https://label.example"
 CLOSED = [
     ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model}/decoder"),
     ("POST", "/v1/images"),
     ("GET", f"/v1/images/{'0' * 64}"),
     ("GET", f"/v1/images/{'0' * 64}/embedding"),

@@ -1,6 +1,7 @@
 """Figures, metrics and log lines: one truth, told three times."""
 
 import asyncio
+import base64
 import json
 import logging
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from labeling_ground.api.routes import cache
 from labeling_ground.observe import JsonFormatter, TextFormatter
 
 if TYPE_CHECKING:
@@ -162,6 +164,109 @@ async def test_the_live_view_shows_what_another_budget_would_do(
             family = f"labeling_ground_entry_{name}_seconds"
             assert found[f"{family}_bucket", frozenset({("le", "+Inf")})] == entries
             assert found[f"{family}_bucket", frozenset({("le", "60")})] <= entries
+
+
+async def test_latency_is_told_by_what_was_asked_for_and_how_it_came_to_be(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """The routes that ask for the same thing are taken together, and all of it is in the histogram of the metrics."""
+    before = (await figures(server))["latency"]
+    assert before["rows"] == []
+    await work(server, make_image)
+    body = {"session_id": "s", "points": [7, 7]}
+    image = base64.b64encode(make_image()).decode()
+    await server.client.post("/api/sam/image", json={"session_id": "s", "image": image})
+    await server.client.post("/api/sam/click", json=body)
+    latency = (await figures(server))["latency"]
+    assert latency["seconds"] == sorted(before["seconds"])
+    rows = {(row["kind"], row["outcome"]): row for row in latency["rows"]}
+    counts = {name: row["answers"][-1] for name, row in rows.items()}
+    assert counts == {
+        ("embedding", "miss"): 2,
+        ("mask", "miss"): 3,
+        ("mask", "hit"): 1,
+        ("mask", "joined"): 1,
+        ("mask", "recomputed"): 1,
+        ("everything", "miss"): 1,
+    }
+    for row in rows.values():
+        assert len(row["answers"]) == len(latency["seconds"]) + 1
+        assert row["answers"] == sorted(row["answers"])
+        assert row["total_seconds"] > 0
+    found = await samples(server)
+    for bound, count in zip(latency["seconds"], rows["mask", "hit"]["answers"], strict=False):
+        labels = {"route": "/v1/images/{image_id}/masks", "outcome": "hit", "le": f"{bound}"}
+        assert found["labeling_ground_request_seconds_bucket", frozenset(labels.items())] == count
+
+
+async def test_every_route_that_answers_with_an_outcome_is_in_the_latency(server: "Running") -> None:
+    """A route that is added has to say what it asks for."""
+    schema = (await server.client.get("/openapi.json")).json()
+    with_outcome = {
+        path
+        for path, operations in schema["paths"].items()
+        for operation in operations.values()
+        if "outcome" in _properties(schema, operation)
+    }
+    assert len(with_outcome) > 5
+    assert with_outcome <= set(cache.ASKED_FOR)
+    assert set(cache.ASKED_FOR) <= set(schema["paths"])
+
+
+def _properties(schema: dict[str, Any], operation: dict[str, Any]) -> set[str]:
+    """The fields of an operation's good answer."""
+    content = operation["responses"].get("200", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    names = [content.get("$ref", ""), *(one.get("$ref", "") for one in content.get("anyOf", []))]
+    known = schema["components"]["schemas"]
+    return {field for name in names for field in known.get(name.rpartition("/")[2], {}).get("properties", {})}
+
+
+async def test_the_figures_say_how_the_server_is(start: "Start") -> None:
+    """As ``/health/ready`` does; for how long it runs, and what can be changed of it."""
+    async with start() as server:
+        now = await figures(server)
+        assert (
+            now["health"]
+            == (await server.client.get("/health/ready")).json()
+            == {
+                "status": "ok",
+                "checks": {"model": "ok", "disk": "ok"},
+            }
+        )
+        assert 0 < now["uptime_seconds"] <= (await figures(server))["uptime_seconds"]
+        assert now["has_admin_key"] is False
+        assert now["settings"]["policy"] in now["policies"]
+        server.app.state.model_check = "failing: it is on holiday"
+        assert (await figures(server))["health"]["status"] == "failing"
+    async with start(admin_key="root", policy="labeling_ground.cache.policy.gds:make") as server:
+        now = await figures(server)
+        assert now["has_admin_key"] is True
+        assert now["policies"][-1] == now["settings"]["policy"] == "labeling_ground.cache.policy.gds:make"
+
+
+async def test_one_image_is_purged_in_the_namespaces_of_who_asks(
+    start: "Start", make_image: "Callable[..., bytes]"
+) -> None:
+    """A key purges it for itself, the admin key for all; other images stay."""
+    async with start(api_keys=("one", "two"), admin_key="root") as server:
+        file, one, two, root = make_image(), {"X-API-Key": "one"}, {"X-API-Key": "two"}, {"X-API-Key": "root"}
+        for key in (one, two):
+            image_id = await server.send_image(file, **key)
+            other_id = await server.send_image(make_image(), **key)
+        await server.parts.segmenter.store.drain()
+
+        async def status(**key: str) -> int:
+            return (await server.client.get(f"/v1/images/{image_id}", headers=key)).status_code
+
+        purge = f"/v1/cache?image_id={image_id}"
+        assert (await server.client.delete(purge, headers=one)).json()["deleted"] > 0
+        assert (await status(**one), await status(**two)) == (404, 200)
+        await server.send_image(file, **one)
+        await server.parts.segmenter.store.drain()
+        assert (await server.client.delete(purge, headers=root)).json()["deleted"] > 0
+        assert (await status(**one), await status(**two)) == (404, 404)
+        assert (await server.client.get(f"/v1/images/{other_id}", headers=two)).status_code == 200
+        assert (await server.client.delete("/v1/cache?image_id=*", headers=root)).status_code == 422
 
 
 async def test_labels_are_bounded(server: "Running") -> None:

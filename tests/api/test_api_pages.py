@@ -1,4 +1,4 @@
-"""The labeling page's files: how they are sent, and what they may do."""
+"""The files of the labeling page and of the operator's: how they are sent, and what they may do."""
 
 import gzip
 import re
@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.api.conftest import Running
+    from tests.api.conftest import Running, Start
 
 pytestmark = pytest.mark.anyio
 
 
-async def names(server: "Running") -> list[str]:
-    """Every file that the page loads, scripts of scripts too."""
-    found = ["web/style.css", "web/icon.svg", "web/js/main.js"]
+PAGES = ["", "cache"]
+
+
+async def names(server: "Running", page: str) -> list[str]:
+    """Every file that a page loads, scripts of scripts too."""
+    html = (await server.client.get(f"/{page}")).text
+    found = list(dict.fromkeys(re.findall(r'(?:src|href)="(web/[^"]+)"', html)))
     for name in found:
         if name.endswith(".js"):
             text = (await server.client.get(f"/{name}")).text
@@ -35,24 +39,36 @@ async def test_the_root_is_the_labeling_page(server: "Running") -> None:
     assert (await server.client.head("/")).status_code == 200
 
 
-async def test_every_file_is_there_with_its_kind(server: "Running") -> None:
+async def test_the_operators_page_is_open_where_its_figures_are_not(start: "Start") -> None:
+    async with start(api_keys=("one",)) as server:
+        answer = await server.client.get("/cache")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert "<title>Labeling Ground: cache</title>" in answer.text
+        assert (await server.client.head("/cache")).status_code == 200
+        assert (await server.client.get("/v1/cache")).status_code == 401
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_every_file_is_there_with_its_kind(server: "Running", page: str) -> None:
     kinds = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
-    found = await names(server)
-    assert len(found) > 20
+    found = await names(server, page)
+    assert len(found) > 12
     for name in found:
         answer = await server.client.get(f"/{name}")
         assert (answer.status_code, answer.headers["content-type"]) == (200, kinds[name.rpartition(".")[2]]), name
 
 
-async def test_the_policy_lets_nothing_of_others_run(server: "Running") -> None:
+@pytest.mark.parametrize("page", PAGES)
+async def test_the_policy_lets_nothing_of_others_run(server: "Running", page: str) -> None:
     """No inline script or style, nothing from elsewhere, and the page has none of it."""
-    answer = await server.client.get("/")
+    answer = await server.client.get(f"/{page}")
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert "http" not in policy
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)|(?:src|href)=\"(?:https?:)?//", answer.text)
-    for name in await names(server):
+    for name in await names(server, page):
         text = (await server.client.get(f"/{name}")).text
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
             name
@@ -75,9 +91,10 @@ async def test_what_the_browser_has_is_not_sent_again(server: "Running") -> None
     assert len(seen) == 2
 
 
-async def test_the_whole_page_is_light(server: "Running") -> None:
+@pytest.mark.parametrize("page", PAGES)
+async def test_the_whole_page_is_light(server: "Running", page: str) -> None:
     total = 0
-    for name in ["", *await names(server)]:
+    for name in [page, *await names(server, page)]:
         answer = await server.client.get(f"/{name}", headers={"Accept-Encoding": "gzip"})
         assert answer.headers["content-encoding"] == "gzip"
         total += len(gzip.compress(answer.content))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.needs import needs
+from tests.needs import needs, needs_browser_runtime, needs_program
 from tests.sam.references import exported, segment_anything
 
 ROOT = Path(__file__).parent.parent.parent
@@ -68,6 +68,22 @@ def test_the_benchmark_of_segment_anything_over_http_runs_and_clicks_on_what_it_
     assert all(0.01 < share <= 0.1 for share in result["largest_share"].values())
     assert all(ms > 0 for ms in result["p50_ms"].values())
     assert result["resident_mb"] > 50
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_decoding_in_the_browser_runs_and_finds_the_servers_masks(tmp_path: Path) -> None:
+    for module in ("onnx", "onnxruntime", "playwright"):
+        needs(module)
+    needs_program("chromium")
+    needs_browser_runtime()
+    folder, _ = exported()
+    (tmp_path / "mobile-sam").mkdir()
+    for name in ("encoder", "decoder", "decoder-fast"):  # a smaller encoder in its place
+        shutil.copy(folder / f"{name}.onnx", tmp_path / "mobile-sam")
+    result = run("bench.browser", "--models", str(tmp_path))
+    assert list(result["clicks"]) == ["new, 0 ms", "repeated, 0 ms", "new, 100 ms", "repeated, 100 ms"]
+    assert all(each[switch]["min_ms"] > 0 for each in result["clicks"].values() for switch in ("off", "on"))
+    assert all(each["masks"] == 6 and each["largest"] < 1e-4 for each in result["differences"].values())
 
 
 def test_the_gpu_benchmark_computes_the_references_numbers_in_all_its_ways() -> None:

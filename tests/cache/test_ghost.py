@@ -103,7 +103,7 @@ def test_all_of_it_stays_within_a_hundredth_of_the_budget() -> None:
         for number in range(8_000):
             key = image(number).mask(TOY, f"{number:032x}")
             watch.kept(key, Weight(Kind.MASK, b"", 0.02, clock.now, 4 * KIB), held=False)
-            watch.evicted(image(-number).mask(TOY, f"{number:032x}"), "budget")
+            watch.evicted(image(-number).mask(TOY, f"{number:032x}"), "budget", clock.now)
             clock.now += 0.01
         gc.collect()
         taken = tracemalloc.get_traced_memory()[0] - before
@@ -134,6 +134,27 @@ def test_regret_is_what_is_computed_again_after_the_budget_evicted_it() -> None:
     clock.now += 1800.0
     ask(store, keys[2], embedding(3.0))
     assert watch.regret.entries[Kind.EMBEDDING] == 1, "it would have been idle for too long"
+
+
+def test_it_is_no_regret_where_idle_time_would_have_taken_it_as_well() -> None:
+    """Idle time counts from the last use, not from when the budget evicted it."""
+    clock = Clock(1e9)
+    store, watch = watched(clock, MIB)
+    keys = [image(number).embedding(TOY) for number in range(30)]
+    ask(store, keys[0], embedding())
+    clock.now += 1700.0
+    for key in keys[1:12]:
+        ask(store, key, embedding())
+    assert keys[0] not in store.memory
+    clock.now += 100.0
+    ask(store, keys[0], embedding())
+    assert watch.regret.entries == {}
+    clock.now += 1700.0
+    for key in keys[12:23]:
+        ask(store, key, embedding())
+    clock.now += 99.0
+    ask(store, keys[0], embedding())
+    assert watch.regret.entries == {Kind.EMBEDDING: 1}
 
 
 async def test_what_a_lower_tier_has_is_no_regret_and_no_ghost_hit() -> None:

@@ -1,5 +1,6 @@
 """What the memory tier does beyond the port."""
 
+import asyncio
 import random
 import sys
 
@@ -39,7 +40,7 @@ def build(
         budget_bytes=budget,
         idle_s=idle_s,
         max_age_s=max_age_s,
-        policy=policy or lru(),
+        policy=lru() if policy is None else policy,
         clock=clock,
     )
 
@@ -58,9 +59,11 @@ async def test_evictions_are_told_with_their_reason() -> None:
     clock = Clock()
     store = build(clock, max_age_s=1000.0)
     heard: list[tuple[str, int, str]] = []
+    last_used = dict.fromkeys("abcdefghi", clock.now)
 
-    def listen(key: str, entry: Entry, reason: str) -> None:
+    def listen(key: str, entry: Entry, reason: str, used: float) -> None:
         assert key not in held(store)
+        assert used == last_used[key]
         heard.append((key, entry.size, reason))
 
     store.on_evict = listen
@@ -70,11 +73,13 @@ async def test_evictions_are_told_with_their_reason() -> None:
     await store.drop_damaged("c")
     clock.now += 99
     assert store.peek("d") is not None
+    last_used["d"] = clock.now
     clock.now += 1
     assert store.peek("e") is None
     for _ in range(10):
         clock.now += 95
-        store.peek("d")
+        if store.peek("d") is not None:
+            last_used["d"] = clock.now
     assert heard[:4] == [
         ("a", 10, "budget"),
         ("b", 10, "purge"),
@@ -143,9 +148,23 @@ async def test_limits_can_change_at_run_time() -> None:
     clock.now += 499
     assert store.peek("g") is not None
     clock.now += 1
-    store.reconfigure()
+    assert await store.sweep() == 4
     assert held(store) == []
     assert (await store.stats()).evictions["age"] == 4
+
+
+async def test_a_shorter_idle_time_is_in_effect_before_anything_is_swept() -> None:
+    """What it makes expire is not served, and goes before what is in use when there must be room."""
+    clock = Clock()
+    store = build(clock)
+    for key in "abcd":
+        store.insert(key, entry(clock))
+        clock.now += 10
+    store.reconfigure(idle_s=25.0)
+    assert store.peek("a") is None
+    store.reconfigure(budget_bytes=20)
+    assert held(store) == ["c", "d"]
+    assert store.evictions == {"idle": 2, "age": 0, "budget": 0, "purge": 0, "damaged": 0}
 
 
 async def test_a_new_policy_learns_the_order_of_use_and_the_hints() -> None:
@@ -154,9 +173,10 @@ async def test_a_new_policy_learns_the_order_of_use_and_the_hints() -> None:
     store = build(clock)
     for group in "abcdefgh":
         store.insert(f"v1/t/{group}/image", entry(clock))
+    clock.now += 1
     store.peek("v1/t/a/image")
     await store.mark_done("v1/t/f/", True)
-    store.reconfigure(policy=RankedPolicy(GreedyDualSize()))
+    store.adopt_at_once(RankedPolicy(GreedyDualSize()))
     for group in "ij":
         store.insert(f"v1/t/{group}/image", entry(clock))
     assert [key[5] for key in held(store)] == list("cdeghaij")
@@ -295,7 +315,7 @@ def test_no_policy_lets_the_bytes_exceed_the_budget(name: str) -> None:
         assert store.bytes == sum(record.size for record in store._records.values())
     assert set(store.evictions) == {"idle", "age", "budget", "purge", "damaged"}
     assert (store.evictions["budget"] > 0) is (name != "idle")
-    store.reconfigure(policy=choose_policy("gds"))
+    store.adopt_at_once(choose_policy("gds"))
     store.reconfigure(budget_bytes=0)
     assert held(store) == []
     assert store._groups == {}
@@ -308,6 +328,91 @@ def test_uses_carry_over_to_a_policy_that_counts_them() -> None:
         store.insert(key, entry(clock))
     for key in "aab":
         store.peek(key)
-    store.reconfigure(policy=choose_policy("lfu"))
+    store.adopt_at_once(choose_policy("lfu"))
     store.reconfigure(budget_bytes=24)
     assert sorted(held(store)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["gds", "lru", "s3fifo"])
+async def test_a_policy_is_adopted_in_slices_and_nothing_is_lost(name: str) -> None:
+    """Others get their turn all the time, use the store, and find it in order."""
+    clock = Clock()
+    count, turns = 20_000, 0
+    store = build(clock, budget=10 * count, idle_s=1e6)
+    keys = [f"v1/t/{number // 5}/{number}" for number in range(count)]
+    for key in keys:
+        clock.now += 0.01
+        store.insert(key, entry(clock, cost=clock.now % 7))
+    adopting = asyncio.ensure_future(store.adopt(choose_policy(name)))
+    rng = random.Random(1)
+    fresh = 0
+    while not adopting.done():
+        await asyncio.sleep(0)
+        turns += 1
+        clock.now += 1.0
+        store.peek(rng.choice(keys))
+        store.mark(f"v1/t/{rng.randrange(count // 5)}/", True)
+        store.purge(f"v1/t/{rng.randrange(count // 5)}/*")
+        for _ in range(20):
+            store.insert(f"v1/new/{fresh}/0", entry(clock))
+            fresh += 1
+        assert store.bytes == 10 * store.entries <= 10 * count
+    await adopting
+    assert turns >= 2 * count // 2000 - 2, "sorted and told in parts"
+    if name == "lru":
+        for key in rng.sample(keys, 500):
+            store.peek(key)
+        order = list(store._records)
+        store.reconfigure(budget_bytes=8000)
+        assert held(store) == order[-800:]
+    store.reconfigure(budget_bytes=0)
+    assert held(store) == []
+
+
+async def test_who_leaves_in_the_middle_leaves_a_whole_policy() -> None:
+    clock = Clock()
+    store = build(clock, budget=100_000, idle_s=1e6)
+    for number in range(9000):
+        store.insert(f"v1/t/{number}/0", entry(clock))
+        clock.now += 1
+    adopting = asyncio.ensure_future(store.adopt(lru()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    adopting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await adopting
+    store.reconfigure(budget_bytes=80)
+    assert held(store) == [f"v1/t/{number}/0" for number in range(8992, 9000)]
+
+
+@pytest.mark.parametrize("strange", ["", "x", "v1/x", "v1/t/x"])
+def test_a_strange_key_takes_no_other_into_its_group(strange: str) -> None:
+    clock = Clock()
+    store = build(clock, policy=RankedPolicy(GreedyDualSize()))
+    store.insert(strange, entry(clock))
+    for group in "abcdefg":
+        store.insert(f"v1/t/{group}/image", entry(clock))
+    store.mark("v1/t/d/", True)
+    store.insert("v1/t/h/image", entry(clock))
+    assert "v1/t/d/image" not in store
+    assert store.purge("v1/t/a/*") == 1
+
+
+def test_what_comes_from_a_tier_above_is_as_old_as_its_last_use() -> None:
+    """It is not new because it came: its idle time goes on, and the order of use is the true one."""
+    clock = Clock()
+    store = build(clock)
+    for key in "abcdefg":
+        store.insert(key, entry(clock))
+        clock.now += 10
+    store.insert("x", entry(clock), used=1025.0)
+    store.insert("h", entry(clock))
+    store.insert("i", entry(clock))
+    store.insert("j", entry(clock))
+    assert sorted(held(store)) == sorted("defghijx")
+    store.insert("k", entry(clock))
+    assert "x" not in store
+    store.insert("y", entry(clock), used=1025.0)
+    clock.now = 1125.0
+    assert store.peek("y") is None
+    assert store.peek("k") is not None

@@ -1,14 +1,18 @@
 """Eviction order: by table, and against the plainest implementation there is."""
 
+import math
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.doubles import patient
 
 from labeling_ground.cache.choose import POLICIES, choose_policy, choose_ranking
 from labeling_ground.cache.policy.gds import GreedyDualSize
+from labeling_ground.cache.policy.handover import Handover
 from labeling_ground.cache.policy.lfu import LeastFrequentlyUsed
 from labeling_ground.cache.policy.lru import LeastRecentlyUsed
 from labeling_ground.cache.policy.port import Item, Policy, Ranking
@@ -137,7 +141,7 @@ STEPS = st.lists(
 @given(steps=STEPS)
 def test_the_heap_gives_the_order_of_the_naive_policy(ranking: Ranking, steps: list[tuple[object, ...]]) -> None:
     """Whatever happens, victims and their order are those of an argmin over all entries."""
-    ours, naive = RankedPolicy(ranking), Naive(ranking)
+    ours, naive = RankedPolicy(ranking, near=3), Naive(ranking)  # so that there are stacks of what is not near
     keeper = Keeper(naive, ours)
     now = 100.0
     for verb, *rest in steps:
@@ -160,11 +164,12 @@ def test_the_heap_gives_the_order_of_the_naive_policy(ranking: Ranking, steps: l
     keeper.drain()
 
 
+@pytest.mark.parametrize("near", [7, 100, 4096])
 @pytest.mark.parametrize("ranking", RANKINGS.values(), ids=list(RANKINGS))
-def test_the_order_is_the_same_when_nobody_looks_in_between(ranking: Ranking) -> None:
-    """Places in the heap are given late, and in bulk: more come in and are marked than may wait."""
+def test_the_order_is_the_same_when_nobody_looks_in_between(ranking: Ranking, near: int) -> None:
+    """Places are given late, and in bulk: more come in and are marked than may wait."""
     dice = random.Random(5)
-    keeper = Keeper(Naive(ranking), RankedPolicy(ranking))
+    keeper = Keeper(Naive(ranking), RankedPolicy(ranking, near=near))
     for number in range(2500):
         key = f"k{dice.randrange(1500)}"
         keeper.insert(key, dice.randint(1, 9), dice.random(), number / 7)
@@ -266,8 +271,77 @@ def test_lru_keeps_the_order_of_use_while_the_clock_stands_still() -> None:
     assert keeper.drain() == ["c", "a", "b"]
 
 
-def test_the_heap_stays_small() -> None:
-    """Hints back and forth do not let dead notes pile up."""
+def notes(policy: RankedPolicy) -> int:
+    """Dead or alive."""
+    return len(policy._near) + sum(map(len, policy._stacks))
+
+
+@pytest.mark.parametrize("ranking", RANKINGS.values(), ids=list(RANKINGS))
+def test_many_entries_go_in_the_order_of_their_ranks(ranking: Ranking) -> None:
+    """More than are kept in order, used and marked between evictions; against all of them, sorted."""
+    dice = random.Random(7)
+    policy = RankedPolicy(ranking, near=256)
+    keeper = Keeper(policy)
+    for now in range(6):
+        for number in range(2000):
+            keeper.insert(f"{now} {number}", dice.randint(1, 99), dice.random(), now)
+        for _ in range(1500):
+            key = f"{dice.randrange(now + 1)} {dice.randrange(2000)}"
+            keeper.hit(key, now)
+            keeper.mark(f"{dice.randrange(now + 1)} {dice.randrange(2000)}", dice.random() < 0.8)
+        for _ in range(200):
+            keeper.remove(f"{dice.randrange(now + 1)} {dice.randrange(2000)}")
+        alive = [items[0] for items in keeper.items.values()]
+
+        def order(item: Item) -> tuple[float, int]:
+            base = ranking.base(item.floor, item.latest)
+            return ranking.rank(base, item.size, item.cost, item.done, item.uses), item.turn
+
+        expected = sorted(alive, key=order)[:1200]
+        assert [keeper.evict() for _ in range(1200)] == [item.key for item in expected]
+        assert len(policy) == len(keeper.items)
+        assert policy._stacks
+
+
+def test_the_stacks_are_in_order_and_of_bounded_size() -> None:
+    policy = RankedPolicy(GreedyDualSize(), near=100)
+    keeper = Keeper(policy)
+    dice = random.Random(8)
+    for number in range(6000):
+        keeper.insert(str(number), dice.randint(1, 99), dice.random())
+    keeper.evict()
+    assert len(policy._stacks) > 20
+    assert all(len(stack) < 1024 for stack in policy._stacks)
+    edges = [(-math.inf, 0), *policy._bounds, (math.inf, 0)]
+    for (low, high), held in zip(pairwise(edges), [policy._near, *policy._stacks], strict=True):
+        assert all(low <= note[:2] < high for note in held)
+    for number in range(6000):
+        keeper.remove(str(number))
+    assert notes(policy) <= 64
+
+
+def test_what_comes_from_a_tier_above_is_ranked_by_its_last_use() -> None:
+    """Not as one that was just used: it goes before what was used since."""
+    for ranking in (LeastRecentlyUsed(), GreedyDualSize()):
+        policy = RankedPolicy(ranking)
+        keeper = Keeper(policy)
+        for number in range(4):
+            keeper.insert(f"gone {number}", 10, 1.0 + number, now=100.0 * number)
+        for number in range(4):  # each eviction raises the floor
+            if number == 1:
+                keeper.insert("before", 4, 9.0, now=1100.0)
+            keeper.insert(f"tick {number}", 1, 9.0, now=1000.0 + 100.0 * number)
+            assert keeper.evict() == f"gone {number}"
+        keeper.insert("since", 4, 9.0, now=2000.0)
+        came = Item("from above", 4, 9.0, 1150.0)
+        came.uses = 0
+        keeper.items["from above"] = [came]
+        policy.insert(came)
+        assert [key for key in keeper.drain() if "tick" not in str(key)] == ["before", "from above", "since"]
+
+
+def test_dead_notes_do_not_pile_up() -> None:
+    """Hints back and forth leave nothing behind for long."""
     policy = RankedPolicy(GreedyDualSize())
     keeper = Keeper(policy)
     for number in range(100):
@@ -281,7 +355,7 @@ def test_the_heap_stays_small() -> None:
             keeper.remove(key)
             keeper.insert(key, 1 + int(key))
         policy.victim()
-    assert len(policy._heap) <= 2 * len(policy) + 64
+    assert notes(policy) <= 2 * len(policy) + 64
     assert len(keeper.drain()) == 100
 
 
@@ -292,7 +366,7 @@ def test_who_waits_is_bounded_too() -> None:
     for number in range(5000):
         keeper.insert(str(number))
         keeper.remove(str(number))
-    assert len(policy._heap) + len(policy._waiting) < 1200
+    assert notes(policy) + len(policy._waiting) < 100
     assert len(policy) == 0
 
 
@@ -435,3 +509,91 @@ def test_a_done_weight_lies_between_0_and_1(weight: float) -> None:
 def test_a_frequency_exponent_is_no_penalty_and_no_overflow(exponent: float) -> None:
     with pytest.raises(BadSettings, match="exponent"):
         choose_policy("gdsf", frequency_exponent=exponent)
+
+
+# --- from one policy to another ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("new", ["gds", "gdsf", "lru", "lfu", "s3fifo", "idle"])
+@pytest.mark.parametrize("slices", [1, 7, 1000])
+def test_a_new_policy_that_was_told_in_parts_goes_on_as_if_told_at_once(new: str, slices: int) -> None:
+    """Nothing happened in between: the same order as when all had come in by their last use."""
+    dice = random.Random(2)
+    straight, told = choose_policy(new), choose_policy(new)
+    items = [Item(f"k{number}", dice.randint(1, 9), dice.random(), dice.random()) for number in range(200)]
+    old = choose_policy("gds")
+    for item in items:
+        item.done = dice.random() < 0.3
+        old.insert(item)
+    facts = [Item(item.key, item.size, item.cost, item.used) for item in sorted(items, key=lambda item: item.used)]
+    done = {item.key for item in items if item.done}
+    for item in facts:
+        straight.insert(item)
+        if item.key in done:
+            item.done = True
+            straight.mark(item)
+    handover = Handover(old, told, list(items))
+    while handover.tell(slices):
+        pass
+    assert drained(told) == drained(straight)
+
+
+def drained(policy: Policy) -> list[str]:
+    keys = []
+    while (item := policy.evict()) is not None:
+        keys.append(item.key)
+    return keys
+
+
+@pytest.mark.parametrize("new", ["gds", "lru", "lfu", "s3fifo"])
+@given(steps=STEPS, slices=st.integers(1, 5))
+@patient
+def test_whatever_happens_during_a_handover_every_item_goes_once(
+    new: str, steps: list[tuple[object, ...]], slices: int
+) -> None:
+    """Told in parts while entries come, are used, are marked and go: none is lost and none comes back."""
+    old = RankedPolicy(GreedyDualSize(), near=3)
+    keeper = Keeper(old)
+    for number in range(5):
+        keeper.insert(f"k{number}", 10 + number, 1.0, float(number))
+    handover = Handover(old, choose_policy(new), [items[0] for items in keeper.items.values()])
+    keeper.policies = (handover,)
+    for step, (verb, *rest) in enumerate(steps):
+        now = 100.0 + step
+        match verb, rest:
+            case "insert", [str(key), int(size), float(cost)]:
+                keeper.insert(key, size, cost, now)
+            case "hit", [str(key)]:
+                keeper.hit(key, now)
+            case "mark", [str(key), bool(done)]:
+                keeper.mark(key, done)
+            case "remove", [str(key)]:
+                keeper.remove(key)
+            case "evict", []:
+                expected = bool(keeper.items)
+                assert (keeper.evict() is not None) is expected
+            case "tick", _:
+                handover.tell(slices)
+    while handover.tell(slices):
+        pass
+    held = set(keeper.items)
+    keeper.policies = (handover.new,)
+    assert set(keeper.drain()) == held
+
+
+def test_lru_is_lru_again_after_a_handover() -> None:
+    """What was used in the middle of it is the last to go."""
+    old = choose_policy("gds")
+    keeper = Keeper(old)
+    for number, key in enumerate("abcdef"):
+        keeper.insert(key, 10, 6.0 - number, float(number))
+    handover = Handover(old, choose_policy("lru"), [items[0] for items in keeper.items.values()])
+    keeper.policies = (handover,)
+    for _ in range(4):  # two to sort, two that tell
+        handover.tell(3)
+    keeper.hit("a", 10.0)
+    keeper.insert("g", now=11.0)
+    while handover.tell(2):
+        pass
+    keeper.policies = (handover.new,)
+    assert keeper.drain() == list("bcdefag")

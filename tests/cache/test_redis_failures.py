@@ -13,7 +13,11 @@ from tests.doubles import TOY, ToyBackend, click, forget, image_bytes, keys_of, 
 from tests.redis_servers import Server, clustered, program, serving, watched
 
 from labeling_ground import key as keys
+from labeling_ground.cache.keeper import Kept
+from labeling_ground.cache.lease import Claim
 from labeling_ground.cache.redis.connect import connect
+from labeling_ground.cache.redis.keeper import RedisKeeper
+from labeling_ground.cache.redis.lease import RedisLeases
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.errors import LabelingGroundError, StoreFailed
 from labeling_ground.service.segmenter import Segmenter
@@ -259,4 +263,32 @@ async def test_the_sentinels_choice_is_followed() -> None:
                     await asyncio.sleep(0.1)
         assert replica.ask("GET", "k") == b"w"
         assert await connection.each("DBSIZE") == [1]
+        await connection.aclose()
+
+
+@pytest.mark.slow
+async def test_sessions_and_leases_follow_the_sentinels_choice() -> None:
+    """What was saved before the fail-over is known after it, and both are taken and replaced there as before."""
+    name, key = "5" * 64, keys_of(image_bytes(1)).embedding(TOY)
+    with watched(program()) as (url, primary, replica):
+        connection = connect(url, timeout_s=0.5)
+        keeper, leases = RedisKeeper(connection), RedisLeases(connection)
+        first, second = Kept.new(b"first"), Kept.new(b"second")
+        assert await keeper.save(name, first, b"", 600.0) == first
+        assert await leases.take(key, "a", 600.0) is Claim.GRANTED
+        await until(lambda: bool(replica.ask("DBSIZE") == 2), most_s=30)
+        primary.kill()
+        saved = None
+        async with asyncio.timeout(30):
+            while saved is None:
+                try:
+                    saved = await keeper.save(name, second, first.version, 600.0)
+                except StoreFailed:
+                    await asyncio.sleep(0.1)
+        assert saved == second, "the version before was there"
+        assert await leases.take(key, "b", 600.0) is Claim.TAKEN, "the lease was there"
+        assert await leases.release(key, "a")
+        assert await leases.take(key, "b", 600.0) is Claim.GRANTED
+        assert replica.ask("DBSIZE") == 2
+        await leases.aclose()
         await connection.aclose()

@@ -59,9 +59,14 @@ async def test_each_kind_lives_where_it_belongs() -> None:
 async def test_without_lower_tiers_memory_keeps_everything() -> None:
     store = tiers()
     assert not store.has_lower
-    for key in (EMBEDDING, MASK, LOGITS, IMAGE):
+    for key in (EMBEDDING, MASK, LOGITS):
         store.keep(key, entry(key))
         assert store.peek(key) == entry(key)
+    store.keep(IMAGE, entry(IMAGE))
+    kept = store.peek(IMAGE)
+    assert kept is not None
+    assert kept.value == entry(IMAGE).value
+    assert kept.cost < 0.001 < entry(IMAGE).cost, "what sending it again takes, not what encoding it does"
     assert await store.touch(IMAGE)
     assert await store.look_up("v1/public/x/mask") is None
 
@@ -386,6 +391,23 @@ async def test_what_memory_has_no_room_for_goes_down_where_the_tier_below_has_lo
     await store.drain()
     assert lower.entries == {OTHERS[0]: sealed(OTHERS[0], 4000, cost=0.5), OTHERS[1]: sealed(OTHERS[1], 4000, cost=9.0)}
     assert store.guards[0].figures.demoted == 2, "it came up again and pushed out another"
+    await store.aclose()
+
+
+async def test_what_goes_down_is_as_old_there_as_its_last_use_here() -> None:
+    clock = Clock(1e6)
+    lower = memory_store(1 << 20, clock=clock, idle_s=100.0)
+    size = sealed(OTHERS[0], 4000).size
+    store = TieredStore(memory_store(8 * size + 100, clock=clock, idle_s=100.0), [lower], clock=clock, idle_s=100.0)
+    store.memory.insert(OTHERS[0], sealed(OTHERS[0], 4000, cost=0.5))
+    clock.now += 60.0
+    push_out(store)
+    await store.drain()
+    assert store.guards[0].figures.demoted == 1
+    clock.now += 39.0
+    assert await lower.has(OTHERS[0])
+    clock.now += 1.0
+    assert not await lower.has(OTHERS[0])
     await store.aclose()
 
 

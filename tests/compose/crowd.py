@@ -22,6 +22,9 @@ from PIL import Image as Pillow
 
 CLIENTS = 8
 PROMPTS = 4
+CHURNING = 2
+"""So many of them have an image encoded at the same time. On a busy machine one encode takes ten seconds, and it is not
+tested how long a queue of eight takes."""
 SIZE = (512, 384)
 HANGS_S = 90.0
 """No answer takes so long: the stack under test has 60 s for an encode, 15 s for a decode, and an ask may need both."""
@@ -98,6 +101,7 @@ class Crowd:
         ]
         self._truth: dict[tuple[str, int], Any] = {}
         self._steps: list[list[Any]] = []
+        self._churning = 0
         self.report = Report()
 
     async def learn(self) -> None:
@@ -142,8 +146,12 @@ class Crowd:
             if kind < 0.6:
                 mine = self._photos[(number + (rng.random() < 0.3)) % CLIENTS]
                 await self._check(http, mine, rng.randrange(PROMPTS))
-            elif kind < 0.7:
-                await self._churn(http, self._churned[number], rng.randrange(PROMPTS))
+            elif kind < 0.7 and self._churning < CHURNING:
+                self._churning += 1
+                try:
+                    await self._churn(http, self._churned[number], rng.randrange(PROMPTS))
+                finally:
+                    self._churning -= 1
             else:
                 await self._clicks(http, number, f"client-{number}")
 
@@ -173,7 +181,11 @@ class Crowd:
         )
 
     async def _clicks(self, http: aiohttp.ClientSession, number: int, name: str) -> list[Any]:
-        """A session: open, three clicks, each adding to those before. An acknowledged click is never forgotten."""
+        """A session: open, three clicks, each adding to those before. An acknowledged click is never forgotten.
+
+        A click that is not acknowledged is made again, like a person would. Whether it counted the first time nobody
+        knows, so from then on it may stand there twice.
+        """
         encoded = base64.b64encode(self._photos[number].file).decode()
         opened = await self._send(
             http, "open", "POST", "/api/sam/image", json={"image": encoded, "session_id": f"{name}-{number}"}
@@ -181,22 +193,39 @@ class Crowd:
         if opened.status != 200:
             return []
         answers: list[Any] = []
-        clicks: list[tuple[int, int]] = []
+        acknowledged: list[tuple[int, int]] = []
+        certain = True
         for step in range(3):
             point = self._prompts[step]["points"][0]
-            clicks.append((point["x"], point["y"]))
-            body = {"points": list(clicks[-1]), "labels": [1], "session_id": f"{name}-{number}"}
-            seen, answer = await self._exchange(http, "click", "POST", "/api/sam/click", json=body)
-            if seen.status != 200:
-                break  # what became of this click is unknown, so nothing can be said about the next ones
+            click = (point["x"], point["y"])
+            body = {"points": list(click), "labels": [1], "session_id": f"{name}-{number}"}
+            tries, answer = await self._click(http, body)
+            if answer is None:
+                return []
             kept = [(int(p["x"]), int(p["y"])) for p in answer["points"]]
             answers.append(answer["masks"])
-            if kept != clicks:
-                self._wrong(f"session has {kept}, acknowledged were {clicks}")
-            elif self._steps and len(self._steps) > number and self._steps[number][step] != answer["masks"]:
+            new = kept[len(acknowledged) :]
+            if kept[: len(acknowledged)] != acknowledged or set(new) != {click} or len(new) > tries:
+                self._wrong(f"session has {kept}, acknowledged were {acknowledged}, then came {click}, {tries} times")
+                return []
+            acknowledged, certain = kept, certain and len(new) == 1
+            if certain and len(self._steps) > number and self._steps[number][step] != answer["masks"]:
                 self._wrong(f"session mask after {step + 1} clicks, outcome {answer['outcome']}")
         await self._send(http, "finish", "POST", "/api/sam/finish_click", json={"session_id": f"{name}-{number}"})
         return answers
+
+    async def _click(self, http: aiohttp.ClientSession, body: Any) -> tuple[int, Any]:
+        """Make a click until it is acknowledged: how often, and the answer; ``None`` where its image was lost."""
+        until, tries = time.monotonic() + HANGS_S, 0
+        while True:
+            tries += 1
+            seen, answer = await self._exchange(http, "click", "POST", "/api/sam/click", json=body)
+            if seen.status == 200:
+                return tries, answer
+            if seen.status == 404 and str(answer.get("type", "")).endswith("unknown-session"):
+                self._wrong(f"the session of {body} was forgotten")
+            if seen.status not in (503, -1) or time.monotonic() > until:
+                return tries, None
 
     def _wrong(self, text: str) -> None:
         self.report.seen.append(Seen(text, time.monotonic(), 0.0, 200, right=False))

@@ -19,7 +19,7 @@ LONG_S = 60.0
 Pair = tuple[Keeper, Keeper]
 
 
-@pytest.fixture(params=["disk", "valkey", "valkey_socket", "system_redis", "redis_cluster"])
+@pytest.fixture(params=["disk", "valkey", "valkey_socket", "system_redis", "redis_cluster", "redis_sentinels"])
 async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
     """Two processes' ways to the same states."""
     if request.param == "disk":

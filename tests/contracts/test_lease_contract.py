@@ -20,7 +20,7 @@ OTHER = keys_of(image_bytes(2)).embedding(TOY)
 LONG_S = 60.0
 
 
-@pytest.fixture(params=["dict", "valkey", "valkey_socket", "system_redis", "redis_cluster"])
+@pytest.fixture(params=["dict", "valkey", "valkey_socket", "system_redis", "redis_cluster", "redis_sentinels"])
 async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Leases, Leases, Store]]:
     """Two processes' leases, and the tier that both share."""
     if request.param == "dict":

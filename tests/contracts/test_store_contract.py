@@ -90,7 +90,7 @@ def disk(setup: Setup) -> Store:
 
 MAKERS: dict[str, Callable[[Setup], Store]] = {"memory": memory, "disk": disk}
 
-SERVERS = ("valkey", "valkey_socket", "system_redis", "redis_cluster")
+SERVERS = ("valkey", "valkey_socket", "system_redis", "redis_cluster", "redis_sentinels")
 """Fixtures of ``redis_servers``."""
 
 
@@ -112,9 +112,10 @@ class Framed:
         value = frame.unseal(found.value, key).tensors["value"].tobytes()
         return Entry(found.kind, value, found.cost, found.created)
 
-    async def put(self, key: str, entry: Entry) -> None:
+    async def put(self, key: str, entry: Entry, used: float | None = None) -> None:
         value = {"value": np.frombuffer(entry.value, np.uint8)}
-        await self._store.put(key, frame.seal(key, entry.kind, cost=entry.cost, created=entry.created, tensors=value))
+        sealed = frame.seal(key, entry.kind, cost=entry.cost, created=entry.created, tensors=value)
+        await self._store.put(key, sealed, used)
 
     async def touch(self, key: str) -> bool:
         return await self._store.touch(key)
@@ -317,6 +318,20 @@ async def test_putting_again_slides_the_idle_timer(store: Store, clock: Clock) -
         await store.put("v1/public/x/image", entry(clock))
         clock.now += IDLE * 0.6
     assert await store.get("v1/public/x/image") is not None
+
+
+async def test_what_a_tier_above_gave_up_is_as_old_as_its_last_use(store: Store, clock: Clock) -> None:
+    """Its idle time goes on where it was; a use here starts it anew, as ever."""
+    await store.put("v1/public/x/image", entry(clock), clock.now - IDLE * 0.6)
+    await store.put("v1/public/y/image", entry(clock, 50_000), clock.now - IDLE * 0.6)
+    await store.put("v1/public/used/image", entry(clock), clock.now - IDLE * 0.6)
+    await store.put("v1/public/long ago/image", entry(clock), clock.now - IDLE * 1.1)
+    assert await store.get("v1/public/long ago/image") is None
+    assert await store.get("v1/public/used/image") is not None
+    clock.now += IDLE * 0.6
+    assert await store.has("v1/public/x/image") is False
+    assert await store.has("v1/public/y/image") is False
+    assert await store.get("v1/public/used/image") is not None
 
 
 async def test_an_expired_entry_can_be_put_anew(store: Store, clock: Clock) -> None:

@@ -245,9 +245,11 @@ def test_engines_that_are_not_there_are_waited_for_and_then_named(tmp_path: Path
 # --- engines that misbehave ------------------------------------------------------------------------------------------
 
 
-def http(body: bytes, *, status: str = "200 OK", kind: str = wire.MEDIA_TYPE, length: int | None = None) -> bytes:
+def http(
+    body: bytes, *, status: str = "200 OK", kind: str = wire.MEDIA_TYPE, length: int | None = None, more: str = ""
+) -> bytes:
     size = len(body) if length is None else length
-    return f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {size}\r\n\r\n".encode() + body
+    return f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {size}\r\n{more}\r\n".encode() + body
 
 
 def decoded(**chosen: object) -> bytes:
@@ -355,6 +357,69 @@ async def test_a_full_queue_is_no_failure(status: str) -> None:
             with pytest.raises(Overloaded, match="The queue is full"):
                 await backend.decode(embedding, [CLICK])
         assert not backend.troubles()
+
+
+async def test_an_engine_that_is_too_busy_for_a_probe_is_left_in_peace_for_a_while() -> None:
+    """Where TorchServe computes for minutes, probes that nobody waits for any more would fill its queue."""
+    probes = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
+            body = await reader.readexactly(int(fields.get(b"content-length", b"0")))
+            if wire.is_describe(body):
+                probes.append(body)
+                await reader.read()  # until the asker has gone
+            elif body:
+                writer.write(http(decoded()))
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    clients = []
+    for role in (Role.ENCODER, Role.DECODER):
+        clients.append(client(role, url))
+        clients[-1].description = wire.Description(VERSION, Family.SAM, "fp32", role)
+    backend = RemoteBackend(*clients, encode_workers=1, decode_workers=2, poll_s=0.02, reset_s=0.02)
+    embedding = Embedding(ToyEngine().encode(image().pixels), 211, 307)
+    await backend.decode(embedding, [CLICK])
+
+    async def both_owe() -> bool:
+        return all(one.owes_an_answer for one in clients)
+
+    await soon(both_owe, 30.0)
+    assert len(probes) == 2
+    for _ in range(50):
+        await asyncio.sleep(0.02)
+        if not await both_owe():
+            break
+        assert len(probes) == 2
+    await backend.decode(embedding, [CLICK])
+    assert not clients[1].owes_an_answer, "it has answered something"
+    assert not backend.troubles()
+    await backend.aclose()
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("7", 7), ("0", 1), ("86400", 60), ("-3", 1), ("", 1), ("Wed, 21 Oct 2026 07:28:00 GMT", 1), ("9" * 5000, 1)],
+    ids=["seconds", "none at all", "a day", "less than none", "nothing", "a date", "a number without end"],
+)
+async def test_a_full_engine_says_itself_when_to_come_back_within_reason(said: str, seconds: int) -> None:
+    embedding = Embedding(ToyEngine().encode(image().pixels), 211, 307)
+    busy = http(
+        wire.write_problem(503, "Too much at once", "The queue is full."),
+        status="503 Service Unavailable",
+        kind=wire.PROBLEM_TYPE,
+        more=f"retry-after: {said}\r\n",
+    )
+    async with with_decoder(lambda _: busy) as backend:
+        with pytest.raises(Overloaded) as refused:
+            await backend.decode(embedding, [CLICK])
+    assert refused.value.retry_after == seconds
 
 
 async def test_a_connection_that_breaks_is_tried_again() -> None:

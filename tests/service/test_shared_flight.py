@@ -105,7 +105,7 @@ async def cluster(
     """So many processes; each may have a tier of its own behind the shared one."""
     store = DictStore() if store is None else store
     leases = DictLeases(store.entries) if leases is None else leases
-    shared = {name: options.pop(name) for name in ("kinds", "lease_s", "most_wait_s") if name in options}
+    shared = {name: options.pop(name) for name in ("kinds", "lease_s", "most_wait_s", "patience_s") if name in options}
     clock = asyncio.get_running_loop().time
     async with AsyncExitStack() as stack:
         nodes = []
@@ -236,6 +236,22 @@ def test_the_file_is_kept_by_all_who_sent_it_where_the_last_tier_is_each_ones_ow
             await asyncio.gather(*(node.send() for node in three))
             await asyncio.sleep(0.1)
         assert [keys_of(FILE).image in store.entries for store in own] == [True] * 3
+
+    virtually(main)
+
+
+@pytest.mark.parametrize(("patience_s", "computed"), [(None, (4, 4)), (1.0, (1, 4))])
+def test_a_tier_slower_than_its_deadline_is_waited_for_where_computing_takes_longer(
+    patience_s: float | None, computed: tuple[int, int]
+) -> None:
+    async def main() -> None:
+        store = SlowStore(0.3)
+        leases = DictLeases(store.entries)
+        leases.delay_s = 0.3
+        async with cluster(4, store, leases, deadline_s=0.1, patience_s=patience_s) as four:
+            await asyncio.gather(*(node.send() for node in four for _ in range(10)))
+            await asyncio.gather(*(mask(node.segmenter, ID) for node in four))
+            assert (four.encodes, four.decodes) == computed, "a mask is computed meanwhile"
 
     virtually(main)
 

@@ -94,7 +94,7 @@ async def test_a_replay_of_a_recording_agrees_exactly(
     found = replay.run(trace)
     assert found.evictions["memory"] == evictions
     assert evictions["budget"] > 20
-    assert replay.memory.store.bytes == held
+    assert replay.memory.bytes == held
     for kind in (Kind.EMBEDDING, Kind.MASK):
         figures = ledger.kinds[kind]
         assert (found.lookups[kind], found.hits[kind]) == (figures.lookups, figures.hits)

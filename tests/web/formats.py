@@ -1,5 +1,6 @@
 """Reads what the page exports with the programs that it is for: each object's mask, by format."""
 
+import importlib.util
 import io
 import json
 import zipfile
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from skimage.measure import grid_points_in_poly
+from tests.needs import needs
 
 Pixels = NDArray[np.bool_]
 
@@ -59,6 +61,30 @@ def label_studio(path: Path) -> list[Pixels]:
             assert set(np.unique(values)) <= {0, 255}
             found.append(values[:, :, 3] > 0)
     return found
+
+
+def label_studio_by_itself(path: Path) -> dict[str, Pixels]:
+    """Brush masks, by Label Studio's own converter: by tag, label, and how many with these came before."""
+    brushes = _label_studios_brushes()
+    found: dict[str, Pixels] = {}
+    for number, task in enumerate(json.loads(path.read_text())):
+        regions = task["annotations"][0]["result"]
+        # As its converter flattens them before it comes to brushes.
+        flat = [{**{key: region[key] for key in region if key != "value"}, **region["value"]} for region in regions]
+        layers = brushes.decode_from_annotation("tag", flat)
+        found |= {f"{number} {name}": np.asarray(layer > 0, np.bool_) for name, layer in layers.items()}
+    return found
+
+
+def _label_studios_brushes() -> Any:
+    """Its module on brushes, loaded alone: it needs NumPy and Pillow, and the rest of the package 70 packages more."""
+    package: Any = importlib.util.find_spec("label_studio_sdk") or needs("label_studio_sdk")
+    spec = importlib.util.spec_from_file_location("brush", Path(package.origin).parent / "converter" / "brush.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def brush(packed: list[int]) -> NDArray[np.uint8]:

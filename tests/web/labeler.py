@@ -5,13 +5,41 @@ from pathlib import Path
 from typing import Any
 
 
+def go(page: Any, url: str) -> None:
+    """Open an address.
+
+    When the machine's network changes, as it does when a container starts, Chromium drops what is on its way, also on
+    loopback: then the page is opened again.
+    """
+    for _ in range(5):
+        dropped: list[str] = []
+
+        def note(request: Any, dropped: list[str] = dropped) -> None:
+            if "ERR_NETWORK_CHANGED" in (request.failure or ""):
+                dropped.append(request.url)
+
+        page.on("requestfailed", note)
+        try:
+            page.goto(url)  # until it is loaded, its modules too
+        except Exception as error:
+            if "ERR_NETWORK_CHANGED" not in str(error):
+                raise
+            dropped.append(url)
+        page.remove_listener("requestfailed", note)
+        if not dropped:
+            return
+    raise AssertionError(f"the network changed each time: {dropped}")
+
+
 class Labeler:
     """Works on one page. Points are pixels of the image that is open."""
 
-    def __init__(self, page: Any, url: str) -> None:
+    def __init__(self, page: Any, url: str | None) -> None:
+        """Open the address, unless the page is open already (``None``)."""
         self.page = page
-        page.goto(url)
-        self.wait_for_start()
+        if url is not None:
+            go(page, url)
+            self.wait_for_start()
 
     def wait_for_start(self) -> None:
         """Until the page has restored what it kept."""

@@ -88,6 +88,13 @@ def test_label_studio_brushes_are_the_same_pixels(exported: Path, hard: list[for
     same(formats.label_studio(exported / "label-studio.json"), hard)
 
 
+def test_label_studios_own_converter_reads_the_same_pixels(exported: Path, hard: list[formats.Pixels]) -> None:
+    found = formats.label_studio_by_itself(exported / "label-studio.json")
+    classes = ["cup", 'a "b": ü']
+    assert list(found) == [f"{n // 4} tag-{classes[n % 2]}-{n % 4 // 2}" for n in range(len(hard))]
+    same(list(found.values()), hard)
+
+
 def test_yolo_polygons_fill_the_same_pixels(exported: Path, hard: list[formats.Pixels]) -> None:
     same(formats.yolo(exported / "yolo.zip", SIZE), hard)
 

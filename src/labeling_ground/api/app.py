@@ -16,9 +16,9 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import ClientDisconnect
 
 from labeling_ground import __version__
-from labeling_ground.api import errors, schemas
+from labeling_ground.api import browser_runtime, errors, schemas
 from labeling_ground.api.middleware import Limit, Observe
-from labeling_ground.api.routes import cache, everything, images, pages, service, session
+from labeling_ground.api.routes import cache, decoder, everything, images, pages, service, session
 from labeling_ground.api.state import Parts
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.types import Image, Point, Prompt
@@ -106,10 +106,12 @@ def create_app(parts: Parts) -> FastAPI:
     )
     app.state.parts = parts
     app.state.model_check = "starting"
-    for router in (images.router, everything.router, session.router, service.router, cache.router):
+    for router in (images.router, everything.router, session.router, service.router, decoder.router, cache.router):
         app.include_router(router)
     service.install_docs(app)
-    pages.install(app)
+    runtime = browser_runtime.find(parts.settings.browser_runtime_dir)
+    decoder.install_runtime(app, runtime)
+    pages.install(app, runs_wasm=runtime is not None)
     errors.install(app)
     app.add_exception_handler(ClientDisconnect, _gone)
     settings = parts.settings

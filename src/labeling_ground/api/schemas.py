@@ -400,6 +400,36 @@ class SpreadOut(BaseModel):
     entries: list[int] = Field(description="One for each of `seconds`, each including the one before.")
 
 
+class LatencyRow(BaseModel):
+    """How long answers of one kind and outcome took."""
+
+    kind: Literal["embedding", "mask", "everything"] = Field(
+        description="What was asked for: an image to be encoded, masks, or all masks of an image."
+    )
+    outcome: Literal["hit", "joined", "recomputed", "miss"]
+    answers: list[int] = Field(
+        description="How many took at most each of `seconds`, each including the one before; then how many in all."
+    )
+    total_seconds: float = Field(description="Of all of them together.")
+
+
+class LatencyOut(BaseModel):
+    """Seconds from a request's first byte to its answer's last, upload included, since the server started."""
+
+    seconds: list[float] = Field(examples=[[0.001, 0.0025]])
+    rows: list[LatencyRow] = Field(description="Only what was asked for.")
+
+
+class Health(BaseModel):
+    """Alive or ready, and if not, why."""
+
+    status: Literal["ok", "degraded", "starting", "failing"] = Field(
+        description="`ok`. `degraded`: a cache tier fails; answers are right, only slower. `starting`: the model is "
+        "being tried out. `failing`: the model does not answer."
+    )
+    checks: dict[str, str] = Field(default_factory=dict, examples=[{"model": "ok", "disk": "ok"}])
+
+
 class CacheSettingsIn(_In):
     """What shall change; what is left out stays as it is."""
 
@@ -470,10 +500,27 @@ class CacheOut(LookupsOut):
     ghosts: GhostsOut
     ages: SpreadOut = Field(description="Of the entries in memory, since they were computed.")
     idle: SpreadOut = Field(description="Of the entries in memory, since their last use.")
+    latency: LatencyOut
+    health: Health
+    uptime_seconds: float = Field(description="Since the server started.")
     settings: CacheSettingsOut
+    policies: list[str] = Field(
+        description="What `PUT /v1/cache/settings` takes as a policy.", examples=[["gds", "lru"]]
+    )
+    has_admin_key: bool = Field(description="Whether the settings can be changed while the server runs.")
     model: str
     model_version: str
     note: str | None = None
+
+
+class DecoderOut(BaseModel):
+    """A decoder that a client can run itself, on an image's embedding."""
+
+    family: Literal["sam", "sam2", "efficient-sam"] = Field(
+        description="Which prompts it reads, and how its logits lie over the image."
+    )
+    sha256: str = Field(description="Digest of the file.")
+    bytes: int = Field(examples=[16501323])
 
 
 class ModelOut(BaseModel):
@@ -483,6 +530,9 @@ class ModelOut(BaseModel):
     version: str = Field(examples=["classical@3f786850e387550f"])
     default: bool
     engine: str | None = Field(None, description="What computes it and why that, where there was a choice.")
+    decoder: DecoderOut | None = Field(
+        None, description="What `GET /v1/models/{model}/decoder` gives; not there for models without such a file."
+    )
     note: str | None = None
 
 
@@ -490,16 +540,6 @@ class ModelsOut(BaseModel):
     """All models that are served."""
 
     models: list[ModelOut]
-
-
-class Health(BaseModel):
-    """Alive or ready, and if not, why."""
-
-    status: Literal["ok", "degraded", "starting", "failing"] = Field(
-        description="`ok`. `degraded`: a cache tier fails; answers are right, only slower. `starting`: the model is "
-        "being tried out. `failing`: the model does not answer."
-    )
-    checks: dict[str, str] = Field(default_factory=dict, examples=[{"model": "ok", "disk": "ok"}])
 
 
 # --- session style: lenient about extra fields, which existing pages send ---------------------------------------

@@ -1,6 +1,7 @@
 """What the routes are handed: the parts of one server, and who is asking."""
 
 import hmac
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,8 @@ class Parts:
     tuner: Tuner
     engine: str = ""
     """What computes, and why that; empty where there is no choice."""
+    started: float = field(default_factory=time.monotonic)
+    """When counting began, on the monotonic clock."""
 
 
 @dataclass

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import logging
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,8 +37,8 @@ class DiskStore:
     a minute): a reader then costs a writer once in a while and not every time. The idle timer may
     run out that much too early.
 
-    ``evictions``, ``errors`` and ``refused`` count what this object did; entries and bytes are what
-    all processes on the directory hold together.
+    ``evictions`` and ``refused`` count what this object did; entries and bytes are what all processes
+    on the directory hold together.
 
     Args:
         directory: made with mode 0700 if it is not there; its contents are the store's.
@@ -73,8 +72,6 @@ class DiskStore:
         self._reads = ThreadPoolExecutor(2, thread_name_prefix="disk-read")
         # One, so that this process never waits for its own lock, and its writes keep their order.
         self._writes = ThreadPoolExecutor(1, thread_name_prefix="disk-write")
-        self._count = threading.Lock()
-        self._errors = 0
         self._refused = 0
 
     async def open(self) -> None:
@@ -102,9 +99,9 @@ class DiskStore:
             self._behind(partial(self._index.slide, key, now))
         return found.entry
 
-    async def put(self, key: str, entry: Entry) -> None:
+    async def put(self, key: str, entry: Entry, used: float | None = None) -> None:
         """Keep the entry, making room first; above an eighth of the budget it is refused and
-        counted.
+        counted. With ``used`` it is ranked as one that was used last then.
 
         Raises:
             StoreFailed: the value is not kept; nothing of it is left behind.
@@ -115,7 +112,9 @@ class DiskStore:
             return
         if self._limits.max_age_s is not None and now - entry.created >= self._limits.max_age_s:
             return
-        await self._write(partial(self._index.store, key, entry, now))
+        if used is not None and self._limits.broken(entry.created, used, now):
+            return
+        await self._write(partial(self._index.store, key, entry, now, used))
 
     async def touch(self, key: str) -> bool:
         """Slide the idle timer without reading the value. Whether the key is here."""
@@ -201,7 +200,6 @@ class DiskStore:
             evictions={reason.value: self._index.evictions[reason] for reason in Reason},
             entries_by_kind={kind.value: totals.entries_by_kind.get(kind, 0) for kind in Kind},
             bytes_by_kind={kind.value: totals.bytes_by_kind.get(kind, 0) for kind in Kind},
-            errors=self._errors,
             refused=self._refused,
         )
 
@@ -231,7 +229,7 @@ class DiskStore:
         return await asyncio.wrap_future(self._submit(self._writes, work))
 
     def _behind(self, work: Callable[[], None]) -> None:
-        """Write without making anybody wait; a failure is counted and logged."""
+        """Write without making anybody wait; a failure is logged."""
         self._submit(self._writes, work).add_done_callback(_complain)
 
     def _submit(self, executor: ThreadPoolExecutor, work: Callable[[], T]) -> Future[T]:
@@ -243,11 +241,7 @@ class DiskStore:
     def _run(self, work: Callable[[], T]) -> T:
         try:
             return work()
-        except (StoreFailed, OSError, sqlite3.Error) as error:
-            with self._count:
-                self._errors += 1
-            if isinstance(error, StoreFailed):
-                raise
+        except (OSError, sqlite3.Error) as error:
             if isinstance(error, sqlite3.Error):
                 self._index.suspect(error)
             raise StoreFailed(_sentence(error, self._index.folder)) from error

@@ -272,17 +272,23 @@ class DiskIndex:
 
     # Writing
 
-    def store(self, key: str, entry: Entry, now: float) -> None:
+    def store(self, key: str, entry: Entry, now: float, last_used: float | None = None) -> None:
         """Keep an entry. One that is here already, or that another process is just writing, is left
-        as it is.
+        as it is. ``last_used`` is given where that is not now.
 
         Raises:
             StoreFailed: there is no room, because all of it is taken by values that are being
             written.
         """
         name = name_for(key) if entry.size > INLINE_BYTES else None
-        if not self._reserve(key, entry, name, now) or name is None:
+        if not self._reserve(key, entry, name, now):
             return
+        if name is not None:
+            self._fill(name, entry)
+        if last_used is not None:
+            self._date_back(key, last_used)
+
+    def _fill(self, name: str, entry: Entry) -> None:
         try:
             self.files.write(name, entry.value)
         except BaseException:
@@ -424,6 +430,24 @@ class DiskIndex:
                     self._note_use(change, row[0], used)
 
     # Steps of a change
+
+    def _date_back(self, key: str, used: float) -> None:
+        """Rank an entry that has just come in as if it had been used last at an earlier time: like its neighbour."""
+        with self._change() as change:
+            row = change.db.execute(
+                "SELECT id, size, cost, done FROM entries WHERE key = ? AND state = 'ready' AND used > ?", (key, used)
+            ).fetchone()
+            if row is None:
+                return
+            number, size, cost, done = row
+            floor, use = change.db.execute(
+                "SELECT base, use FROM entries WHERE state = 'ready' AND used <= ? ORDER BY used DESC LIMIT 1", (used,)
+            ).fetchone() or (0.0, 0)
+            base = self._ranking.base(floor, used)
+            change.db.execute(
+                "UPDATE entries SET used = ?, base = ?, rank = ?, use = ? WHERE id = ?",
+                (used, base, self._ranking.rank(base, size, cost, bool(done)), use, number),
+            )
 
     def _reserve(self, key: str, entry: Entry, name: str | None, now: float) -> bool:
         with self._change() as change:

@@ -9,7 +9,7 @@ made smaller whenever there are too many entries in it.
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from labeling_ground import key as keys
@@ -21,7 +21,7 @@ from labeling_ground.types import Entry, Kind
 LARGER_BY = (0.25, 0.5, 1.0)
 """By what share the ghosts' budgets are larger than the memory tier's."""
 
-_RECORD_BYTES = 2100
+_RECORD_BYTES = 1200
 """What an entry of a ghost takes, measured: its keys, its part of dicts, and what heaps still hold of dead ones."""
 _LEAST_RECORDS = 256
 """So many entries the ghosts may have together, however small the budget: half a MiB."""
@@ -29,6 +29,10 @@ _DIGEST_BYTES = 200
 """What a remembered eviction takes."""
 _REGRET_PART = 0.2
 """The part of the share that remembers evictions."""
+_MOST_RECORDS = 60_000
+"""So many at the most, however large: more would tell nothing new, and thinning them out would hold others up."""
+_THINNER = 0.8
+"""What the sample is made smaller by, whenever it has grown too large."""
 _HEX = 8
 """Digits of an image id that decide whether it is in the sample."""
 _REMEMBERED_PURGES = 1_000
@@ -93,7 +97,8 @@ class Watch:
         self._idle_s = idle_s
         self._share = share
         self._below = "g"  # above all hex digits: every image is in the sample
-        # Evictions by digest, in two generations: the older one is forgotten when the younger is full.
+        # Evictions by digest, with the last use before, in two generations: the older one is forgotten when the younger
+        # is full.
         self._young: dict[int, float] = {}
         self._old: dict[int, float] = {}
         # Of the sampled images: when what memory holds was computed, and when it was used.
@@ -102,11 +107,11 @@ class Watch:
         self._decoded = ""  # key of the logits that come with the last mask: one computation, which counts once
         self._set_budget(budget_bytes)
 
-    def evicted(self, key: str, reason: str) -> None:
-        """An entry left the memory tier."""
+    def evicted(self, key: str, reason: str, used: float) -> None:
+        """An entry left the memory tier, which had been used last at a time."""
         self._held.pop(key, None)
         if reason == Reason.BUDGET:
-            self._young[hash(key)] = self._clock()
+            self._young[hash(key)] = used
             if len(self._young) >= self._most_digests // 2:
                 self._old, self._young = self._young, {}
 
@@ -115,11 +120,11 @@ class Watch:
         if not self._in_sample(key):
             return
         self._held[key] = entry.created, self._clock()
-        for ghost in self.ghosts:
-            if ghost.store.peek(key) is None:
-                if in_memory and entry.kind is not Kind.IMAGE:
-                    ghost.seconds_saved -= entry.cost / self.sampled
-                self._insert(ghost, key, entry)
+        without = [ghost for ghost in self.ghosts if ghost.store.peek(key) is None]
+        if in_memory and entry.kind is not Kind.IMAGE:
+            for ghost in without:
+                ghost.seconds_saved -= entry.cost / self.sampled
+        self._insert(without, key, entry)
 
     def kept(self, key: str, entry: Entry, *, held: bool) -> None:
         """An entry was computed and comes into memory; ``held``: it was there already, and something else was missing.
@@ -130,15 +135,13 @@ class Watch:
         if not self._in_sample(key):
             return
         self._held[key] = entry.created, self._clock()
-        for ghost in self.ghosts:
-            had = ghost.store.peek(key) is not None
-            if not had:
-                self._insert(ghost, key, entry)
-            if entry.kind is Kind.IMAGE or held or (entry.kind is Kind.LOGITS and self._decoded == key):
-                continue
-            if had:
-                ghost.hits += 1 / self.sampled
-                ghost.seconds_saved += entry.cost / self.sampled
+        without = [ghost for ghost in self.ghosts if ghost.store.peek(key) is None]
+        if not (entry.kind is Kind.IMAGE or held or (entry.kind is Kind.LOGITS and self._decoded == key)):
+            for ghost in self.ghosts:
+                if ghost not in without:
+                    ghost.hits += 1 / self.sampled
+                    ghost.seconds_saved += entry.cost / self.sampled
+        self._insert(without, key, entry)
 
     def marked(self, group: str, done: bool) -> None:
         """The done hint of an image changed."""
@@ -163,7 +166,7 @@ class Watch:
         for ghost in self.ghosts:
             ghost.store.expire()
 
-    def reconfigure(
+    async def reconfigure(
         self,
         *,
         budget_bytes: int | None = None,
@@ -174,9 +177,9 @@ class Watch:
         if idle_s is not None:
             self._idle_s = idle_s
         for ghost in self.ghosts:
-            ghost.store.reconfigure(
-                idle_s=... if idle_s is None else idle_s, policy=None if policy is None else policy()
-            )
+            ghost.store.reconfigure(idle_s=... if idle_s is None else idle_s)
+            if policy is not None:
+                await ghost.store.adopt(policy())
         if budget_bytes is not None:
             self._set_budget(budget_bytes)
             self._thin_out()
@@ -184,7 +187,8 @@ class Watch:
     def _set_budget(self, budget: int) -> None:
         self._budget = budget
         self._most_digests = max(2, int(budget * self._share * _REGRET_PART / _DIGEST_BYTES))
-        self._most_records = max(_LEAST_RECORDS, int(budget * self._share * (1 - _REGRET_PART) / _RECORD_BYTES))
+        fitting = int(budget * self._share * (1 - _REGRET_PART) / _RECORD_BYTES)
+        self._most_records = min(_MOST_RECORDS, max(_LEAST_RECORDS, fitting))
         for ghost in self.ghosts:
             ghost.store.reconfigure(budget_bytes=int(budget * (1 + ghost.larger_by) * self.sampled))
 
@@ -208,15 +212,17 @@ class Watch:
         start = key.find("/", len(keys.LAYOUT) + 1) + 1
         return key[start : start + _HEX] < self._below
 
-    def _insert(self, ghost: Ghost, key: str, entry: Entry) -> None:
-        ghost.store.insert(key, Weight(entry.kind, b"", entry.cost, entry.created, entry.size))
-        if ghost is self.ghosts[-1]:  # the largest holds the most
+    def _insert(self, ghosts: Sequence[Ghost], key: str, entry: Entry) -> None:
+        if ghosts:
+            weight = Weight(entry.kind, b"", entry.cost, entry.created, entry.size)
+            for ghost in ghosts:
+                ghost.store.insert(key, weight)
             self._thin_out()
 
     def _thin_out(self) -> None:
-        """Halve the sample until it fits: keep the same images that a smaller sample would have had from the start."""
+        """Make the sample smaller until it fits, to those images that it would have had if it had begun so."""
         while sum(ghost.store.entries for ghost in self.ghosts) > self._most_records:
-            self.sampled /= 2
+            self.sampled *= _THINNER
             self._below = f"{int(self.sampled * 16**_HEX):0{_HEX}x}"
             for ghost in self.ghosts:
                 for key, _ in ghost.store.uses(math.inf):

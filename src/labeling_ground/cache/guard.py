@@ -75,7 +75,7 @@ class Guard:
         self._pending: OrderedDict[str, Entry] = OrderedDict()
         self._pending_bytes = 0
         self._pending_limit = pending_bytes
-        self._demoted: set[str] = set()
+        self._demoted: dict[str, float] = {}
         self._writing: str | None = None
         self._orders: deque[tuple[str, Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._closed = False
@@ -127,15 +127,17 @@ class Guard:
         self._pending_bytes += entry.size
         self._run()
 
-    def demote(self, key: str, entry: Entry) -> None:
+    def demote(self, key: str, entry: Entry, used: float) -> None:
         """Queue a value that memory has no room for, to be written if the tier does not have it any more.
+
+        ``used`` is when it was used last, seconds since 1970.
 
         It can take up half of the queue; beyond that it is let go: what is new is dearer.
         """
         if key in self._pending or self._closed or self.breaker.state != "closed":
             return
         if self._pending_bytes + entry.size <= self._pending_limit // 2:
-            self._demoted.add(key)
+            self._demoted[key] = used
             self.write(key, entry)
 
     def touch(self, key: str) -> None:
@@ -149,14 +151,14 @@ class Guard:
             return True
         return await self.ask("touch", lambda: self.store.touch(key)) or False
 
-    async def ask(self, what: str, work: Callable[[], Awaitable[T]]) -> T | None:
-        """Ask for something else that this tier does: same deadline, same breaker, counted alike.
+    async def ask(self, what: str, work: Callable[[], Awaitable[T]], deadline_s: float | None = None) -> T | None:
+        """Ask for something else that this tier does: same deadline unless told, same breaker, counted alike.
 
         ``None`` if it does not answer in time. What is past its deadline, or whose asker left, is left to finish.
         """
         if not self.breaker.allows():
             return None
-        return await self._within(self._deadline_s, self._asked(what, work))
+        return await self._within(deadline_s or self._deadline_s, self._asked(what, work))
 
     async def written(self, key: str) -> None:
         """Write a value ahead of all others; wait until it is there, or was given up."""
@@ -186,7 +188,8 @@ class Guard:
             self._pending_bytes -= self._pending.pop(key).size
         # A value that was only to be written again is there as a rule, and counted there.
         never_written = sum(key != self._writing and key not in self._demoted for key in gone)
-        self._demoted.difference_update(gone)
+        for key in gone:
+            self._demoted.pop(key, None)
         purge = work or self.store.delete
         deleted: int = await self._order("purge", lambda: purge(pattern))
         return deleted + never_written
@@ -297,18 +300,19 @@ class Guard:
             self.figures.errors["dropped"] += 1
         else:
             self._writing = key
-            work = self._write_again(key, entry) if key in self._demoted else self.store.put(key, entry)
+            used = self._demoted.get(key)
+            work = self.store.put(key, entry) if used is None else self._write_again(key, entry, used)
             if await self._quietly(work, "write"):
                 self.breaker.succeeded()
             self._writing = None
-        self._demoted.discard(key)
+        self._demoted.pop(key, None)
         if self._pending.get(key) is entry:  # not where a purge came in between
             del self._pending[key]
             self._pending_bytes -= entry.size
 
-    async def _write_again(self, key: str, entry: Entry) -> None:
+    async def _write_again(self, key: str, entry: Entry, used: float) -> None:
         if not await self.store.has(key):
-            await self.store.put(key, entry)
+            await self.store.put(key, entry, used)
             self.figures.demoted += 1
 
     async def _carry_out(self, verb: str, work: Callable[[], Awaitable[Any]], future: asyncio.Future[Any]) -> None:

@@ -1,20 +1,26 @@
 """The memory tier: a dict with a byte budget."""
 
+import asyncio
 import heapq
 import math
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
-from itertools import count, takewhile
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from types import EllipsisType
 
 from labeling_ground import key as keys
+from labeling_ground.cache.policy.handover import Handover
 from labeling_ground.cache.policy.port import Item, Policy, Reason
 from labeling_ground.errors import BadSettings
 from labeling_ground.types import Entry, Kind, StoreStats
 
 _SLACK = 64
 """Dead items that are not worth rebuilding a small heap for."""
+_SLICE = 1000
+"""Entries that a change of policy looks at before others get their turn: a few milliseconds."""
+_EXPIRED_AT_ONCE = 64
+"""Expired entries that go at once for one that comes in; more of them only where that is too little room."""
 _GONE = Entry(Kind.IMAGE, b"", 0.0, 0.0)
 """In place of what was evicted, where a record of it is still noted somewhere."""
 
@@ -29,14 +35,27 @@ class _Tally:
         self.bytes = 0
 
 
+class _Group:
+    """The entries of one image. Those that went stay in the list until there are more of them than of the others."""
+
+    __slots__ = ("alive", "name", "records")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.records: list[_Record] = []
+        self.alive = 0
+
+    def members(self) -> list["_Record"]:
+        """Those that are there."""
+        return [record for record in self.records if record.entry is not _GONE]
+
+
 class _Record(Item):
     """An entry, and what the store and its policy know of it: one object, for the sake of speed."""
 
     __slots__ = ("entry", "group", "tally")
 
-    def __init__(
-        self, key: str, group: dict[str, "_Record"], entry: Entry, size: int, tally: _Tally, used: float
-    ) -> None:
+    def __init__(self, key: str, group: _Group, entry: Entry, size: int, tally: _Tally, used: float) -> None:
         # Not by way of ``super()``: a call is a good part of what taking an entry in costs.
         self.key = key
         self.size = size
@@ -47,6 +66,9 @@ class _Record(Item):
         self.group = group
         self.entry = entry
         self.tally = tally
+
+
+_NOWHERE = _Group("")
 
 
 class MemoryStore:
@@ -67,8 +89,8 @@ class MemoryStore:
         high_watermark: share of the budget above which room is made.
         low_watermark: share of the budget to evict down to then; by default just enough goes.
         clock: seconds since 1970.
-        on_evict: told of every entry after it went, with its key and ``Reason``. It must neither
-            raise nor call back into the store. The attribute may be set later.
+        on_evict: told of every entry after it went: its key, itself, the ``Reason``, when it was used last. It must
+            neither raise nor call back into the store. The attribute may be set later.
 
     Raises:
         BadSettings: the watermarks are not in order, or so low that what is admitted might not fit.
@@ -86,7 +108,7 @@ class MemoryStore:
         high_watermark: float = 1.0,
         low_watermark: float = 1.0,
         clock: Callable[[], float] = time.time,
-        on_evict: Callable[[str, Entry, str], None] | None = None,
+        on_evict: Callable[[str, Entry, str, float], None] | None = None,
     ) -> None:
         if not 0.125 <= low_watermark <= high_watermark <= 1.0:
             raise BadSettings(
@@ -98,22 +120,23 @@ class MemoryStore:
         """The most bytes held so far."""
         self._watermarks = low_watermark, high_watermark
         self._set_budget(budget_bytes)
-        self._idle_s = idle_s
+        self._set_idle(idle_s)
         self._max_age_s = max_age_s
         self._policy = policy
         self._clock = clock
         self._records: OrderedDict[str, _Record] = OrderedDict()  # by last use, the longest ago first
-        self._groups: dict[str, dict[str, _Record]] = {}
+        self._groups: dict[str, _Group] = {}
+        self._group = _NOWHERE  # that of the entry that came in last
         # By creation, which is not the order of coming in: an entry may come up from a tier below. Those that came in
-        # since the oldest was last asked for are not in the heap yet: without a greatest age hardly anybody asks.
+        # since the oldest was last asked for are not in the heap yet; before the first time that it is, nobody is.
+        self._knows_ages = False
         self._ages: list[tuple[float, int, _Record]] = []
         self._ageless: list[_Record] = []
         self._most_ageless = _SLACK
-        self._idle_from = -math.inf  # before this, nothing has expired that has not gone
         self._serial = count()
         self._bytes = 0
         self._refused = 0
-        self._evictions: Counter[Reason] = Counter()
+        self._evictions = dict.fromkeys(Reason, 0)
         self._tallies: dict[Kind, _Tally] = {kind: _Tally() for kind in Kind}
 
     def peek(self, key: str) -> Entry | None:
@@ -123,7 +146,7 @@ class MemoryStore:
             return None
         now = self._clock()
         # Written out rather than called, as in ``_use``: this is what a server does most.
-        if self._max_age_s is not None or (self._idle_s is not None and now - record.used >= self._idle_s):
+        if now - record.used >= self._idle_limit or self._max_age_s is not None:
             reason = self._expired(record, now)
             if reason is not None:
                 self._remove(record, reason)
@@ -135,11 +158,16 @@ class MemoryStore:
         self._policy.hit(record)
         return record.entry
 
-    def insert(self, key: str, entry: Entry) -> None:
+    def insert(self, key: str, entry: Entry, used: float | None = None) -> None:
         """Keep the entry, making room first; a key that is here already counts as used.
 
         Above an eighth of the budget it is refused and counted, and so it is where there is no room and the policy
         makes none. One past ``max_age_s`` is left out.
+
+        Args:
+            key: its key.
+            entry: the entry.
+            used: when it was used last, where that is not now: it comes from a tier above, which has no room for it.
         """
         now = self._clock()
         record = self._records.get(key)
@@ -157,22 +185,30 @@ class MemoryStore:
             return
         if self._bytes + size > self._high:
             # What has expired goes first, under its own reason.
-            if now >= self._idle_from or self._max_age_s is not None:
-                self._expire(now)
+            while (now >= self._idle_from or self._max_age_s is not None) and self._expire(now, _EXPIRED_AT_ONCE):
+                if self._bytes + size <= self._high:
+                    break
             if self._bytes + size > self._high:
                 if not self._policy.makes_room:
                     self._refused += 1
                     return
                 self._make_room(self._low - size)
-        name = keys.group_of(key)
-        group = self._groups.get(name)
-        if group is None:
-            group = self._groups[name] = {}
+        group = self._group
+        if not group.alive or not key.startswith(group.name):  # mostly it is the image of the last one
+            name = keys.group_of(key)
+            group = self._groups.get(name) or self._groups.setdefault(name, _Group(name))
+            # Keys of another form than ours share what other keys may start with, too.
+            self._group = group if name.count("/") == 3 else _NOWHERE
         tally = self._tallies[entry.kind]
-        record = self._records[key] = group[key] = _Record(key, group, entry, size, tally, now)
-        self._ageless.append(record)
-        if len(self._ageless) > self._most_ageless:
-            self._tidy()
+        record = self._records[key] = _Record(key, group, entry, size, tally, now)
+        if used is not None:
+            record.used, record.uses = used, 0
+        group.records.append(record)
+        group.alive += 1
+        if self._knows_ages:
+            self._ageless.append(record)
+            if len(self._ageless) > self._most_ageless:
+                self._tidy()
         self._bytes += size
         if self._bytes > self.peak_bytes:
             self.peak_bytes = self._bytes
@@ -202,31 +238,41 @@ class MemoryStore:
         budget_bytes: int | None = None,
         idle_s: float | EllipsisType | None = ...,
         max_age_s: float | EllipsisType | None = ...,
-        policy: Policy | None = None,
     ) -> None:
-        """Change what is given and keep all entries but those that the new limits force out.
+        """Change what is given and keep all entries but those that a smaller budget forces out.
+
+        What a shorter time makes expire goes in the next sweeps; nobody is given it meanwhile.
 
         Args:
             budget_bytes: the new budget, or ``None`` for the present one.
             idle_s: the new idle time, ``None`` to switch it off; left out, it stays.
             max_age_s: the new greatest age, ``None`` to switch it off; left out, it stays.
-            policy: a new, empty policy; it is told all entries in the order of their last use.
         """
         if budget_bytes is not None:
             self._set_budget(budget_bytes)
         if idle_s is not ...:
-            self._idle_s = idle_s
-            self._idle_from = -math.inf
+            self._set_idle(idle_s)
         if max_age_s is not ...:
             self._max_age_s = max_age_s
-        if policy is not None:
-            self._policy = policy
-            for record in self._records.values():
-                policy.insert(record)
-                if record.done:
-                    policy.mark(record)
-        self._expire(self._clock())
+        while self._bytes > self._budget and self._expire(self._clock(), _EXPIRED_AT_ONCE):
+            pass
         self._make_room(self._budget)
+
+    async def adopt(self, policy: Policy) -> None:
+        """Go by another policy, new and empty, from now on. It is told of all entries; none goes.
+
+        That takes a while with many of them, in which others get their turn.
+        """
+        handover = self._begin_handover(policy)
+        try:
+            while handover.tell(_SLICE):  # noqa: ASYNC110 -- each turn does a part of the work
+                await asyncio.sleep(0)
+        finally:  # where the caller left in the middle, the rest is done at once
+            self._end_handover(handover)
+
+    def adopt_at_once(self, policy: Policy) -> None:
+        """See ``adopt``, for stores of few entries."""
+        self._end_handover(self._begin_handover(policy))
 
     async def open(self) -> None:
         """There is nothing to make ready."""
@@ -235,9 +281,9 @@ class MemoryStore:
         """See ``peek``."""
         return self.peek(key)
 
-    async def put(self, key: str, entry: Entry) -> None:
+    async def put(self, key: str, entry: Entry, used: float | None = None) -> None:
         """See ``insert``."""
-        self.insert(key, entry)
+        self.insert(key, entry, used)
 
     async def touch(self, key: str) -> bool:
         """Slide the idle timer. Whether the key is here."""
@@ -253,7 +299,7 @@ class MemoryStore:
 
         A hit on a key takes it back too.
         """
-        for record in self._groups.get(group, {}).values():
+        for record in self._members(group):
             if record.done is not done:
                 record.done = done
                 self._policy.mark(record)
@@ -262,14 +308,13 @@ class MemoryStore:
         """See ``mark``."""
         self.mark(group, done)
 
-    def uses(self, within_s: float) -> list[tuple[str, float]]:
-        """The keys that were used within so many seconds, and when, in the order of their last use."""
+    def uses(self, within_s: float) -> Iterator[tuple[str, float]]:
+        """The keys that were used within so many seconds, and when, in any order.
+
+        It may be gone through a part at a time, with other things in between.
+        """
         since = self._clock() - within_s
-        found = [
-            (key, record.used)
-            for key, record in takewhile(lambda item: item[1].used > since, reversed(self._records.items()))
-        ]
-        return found[::-1]
+        return ((record.key, record.used) for record in self._all() if record.used > since)
 
     def __contains__(self, key: str) -> bool:
         """Whether the key is held, which is no use of it; it may have expired."""
@@ -288,7 +333,7 @@ class MemoryStore:
     @property
     def evictions(self) -> dict[str, int]:
         """Entries that went, by reason."""
-        return {reason.value: self._evictions[reason] for reason in Reason}
+        return {reason.value: count for reason, count in self._evictions.items()}
 
     async def delete(self, pattern: str) -> int:
         """See ``purge``."""
@@ -333,6 +378,29 @@ class MemoryStore:
 
         The entries stay until the store is forgotten.
         """
+
+    def _all(self) -> list[_Record]:
+        """All records, in the order in which they came in.
+
+        An ordered dictionary looks every key up while one goes through it, which takes fifty times as long.
+        """
+        return list(dict.values(self._records))
+
+    def _begin_handover(self, policy: Policy) -> Handover:
+        groups = list(self._groups.values())  # far fewer than entries, which are looked at later, a part at a time
+        items = (record for group in groups for record in group.members())
+        handover = self._policy = Handover(self._policy, policy, items)
+        return handover
+
+    def _end_handover(self, handover: Handover) -> None:
+        while handover.tell(_SLICE):
+            pass
+        self._policy = handover.new
+
+    def _set_idle(self, idle_s: float | None) -> None:
+        self._idle_s = idle_s
+        self._idle_limit = math.inf if idle_s is None else idle_s
+        self._idle_from = -math.inf  # before this, nothing has expired that has not gone
 
     def _set_budget(self, budget_bytes: int) -> None:
         low, high = self._watermarks
@@ -379,7 +447,8 @@ class MemoryStore:
         return gone
 
     def _make_room(self, highest: int) -> None:
-        while self._bytes > highest and (item := self._policy.evict()) is not None:
+        evict = self._policy.evict
+        while self._bytes > highest and (item := evict()) is not None:
             self._forget(item.key, Reason.BUDGET)
 
     def _remove(self, record: _Record, reason: Reason) -> None:
@@ -390,24 +459,29 @@ class MemoryStore:
         """Take out what the policy knows no more."""
         record = self._records.pop(key)
         entry, group, size = record.entry, record.group, record.size
-        del group[key]
-        if not group:
-            del self._groups[keys.group_of(key)]
+        record.entry, record.group = _GONE, _NOWHERE  # lists may still hold the record, but nothing else with it
+        group.alive -= 1
+        if not group.alive:
+            del self._groups[group.name]
+        elif len(group.records) > 2 * group.alive + 16:
+            group.records = group.members()
         self._bytes -= size
         tally = record.tally
         tally.entries -= 1
         tally.bytes -= size
-        record.entry = _GONE  # heaps may still hold the record, but no value
         self._evictions[reason] += 1
         if self.on_evict is not None:
-            self.on_evict(key, entry, reason)
+            self.on_evict(key, entry, reason, record.used)
 
     def _tidy(self) -> None:
         """Leave out of the heap of ages, and of those on their way into it, what is gone."""
-        self._ageless, self._ages = list(self._records.values()), []
+        self._ageless, self._ages = self._all(), []
         self._most_ageless = 2 * len(self._ageless) + _SLACK
 
     def _oldest_created(self) -> float | None:
+        if not self._knows_ages:
+            self._knows_ages = True
+            self._tidy()
         new = [(r.entry.created, next(self._serial), r) for r in self._ageless if r.entry is not _GONE]
         self._ageless.clear()
         if len(new) > 16:
@@ -420,8 +494,12 @@ class MemoryStore:
             heapq.heappop(self._ages)
         return self._ages[0][0] if self._ages else None
 
+    def _members(self, group: str) -> list[_Record]:
+        found = self._groups.get(group)
+        return [] if found is None else found.members()
+
     def _candidates(self, pattern: str) -> Iterable[_Record]:
         literal = pattern.split("*", 1)[0]
         if literal.count("/") >= 3:  # tenant and image are given in full
-            return self._groups.get(keys.group_of(literal), {}).values()
-        return self._records.values()
+            return self._members(keys.group_of(literal))
+        return self._all()

@@ -27,8 +27,12 @@ class Store(Protocol):
         """The entry, or ``None``. A hit slides the idle timer."""
         ...
 
-    async def put(self, key: str, entry: Entry) -> None:
-        """Keep the entry, making room first. An entry above an eighth of the budget is not admitted."""
+    async def put(self, key: str, entry: Entry, used: float | None = None) -> None:
+        """Keep the entry, making room first. An entry above an eighth of the budget is not admitted.
+
+        ``used`` is when it was used last, seconds since 1970, where that is not now: a tier above has no room for it.
+        Its idle time goes on from there, and it goes before what was used since.
+        """
         ...
 
     async def touch(self, key: str) -> bool:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 
 from labeling_ground import key as keys
@@ -13,6 +14,7 @@ from labeling_ground.cache.ghost import Watch
 from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policy.port import Policy, Ranking, Reason
+from labeling_ground.cache.rules import goes_down, weighed_in_memory
 from labeling_ground.cache.store import Adjustable, Store
 from labeling_ground.errors import StoreFailed
 from labeling_ground.types import Entry, Kind, StoreStats
@@ -21,12 +23,9 @@ log = logging.getLogger(__name__)
 
 _REMEMBERED_SLIDES = 100_000
 _REMEMBERED_PURGES = 1_000
-DEMOTED = frozenset({Kind.EMBEDDING, Kind.EVERYTHING})
-"""Kinds that go down when memory has no room for them. A mask is computed again nearly as fast as it is read."""
-_WORTH_READS = 10.0
-"""So many times what reading it takes must a value have cost, to be written again below."""
-_SHRINK_STEP = 16 << 20
+_SHRINK_STEP = 4 << 20
 """Bytes by which memory's budget is lowered at once; between the steps others get their turn."""
+_USES_AT_ONCE = 5_000
 
 
 class TieredStore:
@@ -34,7 +33,7 @@ class TieredStore:
 
     What is found below is promoted to memory. What is kept goes to memory at once and to the lower tiers behind the
     caller's back. So what leaves memory for want of room is in the next tier already, as a rule; where it is not any
-    more, and is worth it, it is written there again, and its idle time there starts anew.
+    more, and is worth it, it is written there again, as what was used last when it was here.
 
     Where a kind lives: image files in the last tier only (the cheapest), logits in memory only (they are large and
     cheap to make again), the rest everywhere.
@@ -145,7 +144,7 @@ class TieredStore:
         if purged is not None and self._purged_since(key, purged):
             return False
         if entry.kind is Kind.LOGITS or not self.guards:
-            self._insert(key, entry)
+            self._insert(key, weighed_in_memory(entry))
             return True
         self._note_slide(key)  # the write sets the timer
         if entry.kind is Kind.IMAGE:
@@ -208,7 +207,7 @@ class TieredStore:
 
     async def sweep(self) -> None:
         """Delete what was idle, or is too old, in every tier that does not do so by itself."""
-        await self.memory.sweep()
+        await self._sweep_memory()
         if self.watch is not None:
             self.watch.sweep()
         for guard in self.guards:
@@ -238,7 +237,8 @@ class TieredStore:
             StoreFailed: a tier did not do it, and memory is as it was; trying again is safe.
         """
         # Below a use is noted only once in a while, by the old idle time: too rarely for one that is much shorter.
-        uses = self.memory.uses(idle_s) if idle_s is not None and idle_s < self._idle_s and self.guards else ()
+        is_shorter = idle_s is not None and idle_s < self._idle_s
+        uses = await self._uses(idle_s) if idle_s is not None and is_shorter and self.guards else ()
         try:
             async with asyncio.timeout(deadline_s):
                 for guard in self.guards:
@@ -251,16 +251,19 @@ class TieredStore:
                         )
         except TimeoutError as error:
             raise StoreFailed("A cache tier did not take the new settings in time. Try again.") from error
-        new_policy = None if policy is None else policy()
-        self.memory.reconfigure(idle_s=... if idle_s is None else idle_s, policy=new_policy)
-        if self.watch is not None:
-            self.watch.reconfigure(budget_bytes=budgets.get(self.memory.name), idle_s=idle_s, policy=policy)
+        if policy is not None:
+            await self.memory.adopt(policy())
         if idle_s is not None:
+            self.memory.reconfigure(idle_s=idle_s)
             self._idle_s, self._slide_every = idle_s, idle_s / 20
             self._slid.clear()  # so that each next use is noted below, where a timer may still run by the old time
+        if self.watch is not None:
+            await self.watch.reconfigure(budget_bytes=budgets.get(self.memory.name), idle_s=idle_s, policy=policy)
         budget = budgets.get(self.memory.name)
         if budget is not None:
             await self._set_memory_budget(budget)
+        if is_shorter:
+            await self._sweep_memory()
 
     async def stats(self, *, deadline_s: float = 2.0) -> list[StoreStats]:
         """What each tier holds. Of a tier that does not answer only the name is known, and that it does not."""
@@ -283,6 +286,19 @@ class TieredStore:
         for guard in self.guards:
             await guard.aclose()
         await self.memory.aclose()
+
+    async def _sweep_memory(self) -> None:
+        while await self.memory.sweep():  # noqa: ASYNC110 -- each turn does a part of the work
+            await asyncio.sleep(0)
+
+    async def _uses(self, within_s: float) -> list[tuple[str, float]]:
+        """What memory had used within so many seconds, gathered a part at a time."""
+        found: list[tuple[str, float]] = []
+        uses = self.memory.uses(within_s)
+        while part := list(islice(uses, _USES_AT_ONCE)):
+            found += part
+            await asyncio.sleep(0)
+        return found
 
     async def _set_memory_budget(self, budget: int) -> None:
         self._demotes = False  # what the operator has no room for must not push out what is in better use below
@@ -308,13 +324,13 @@ class TieredStore:
             self.watch.kept(key, entry, held=key in self.memory)
         self.memory.insert(key, entry)
 
-    def _evicted(self, key: str, entry: Entry, reason: str) -> None:
+    def _evicted(self, key: str, entry: Entry, reason: str, used: float) -> None:
         if self.watch is not None:
-            self.watch.evicted(key, reason)
-        if reason == Reason.BUDGET and self._demotes and self.guards and entry.kind in DEMOTED:
+            self.watch.evicted(key, reason, used)
+        if reason == Reason.BUDGET and self._demotes and self.guards:
             below = self.guards[0]
-            if entry.cost > _WORTH_READS * below.typical_s:
-                below.demote(key, entry)
+            if goes_down(entry, below.typical_s):
+                below.demote(key, entry, used)
 
     def _note_purge(self, pattern: str) -> None:
         if self.watch is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from labeling_ground import __version__
+from labeling_ground.cli.browser import browser_decoder
 from labeling_ground.cli.cache import cache
 from labeling_ground.cli.doctor import doctor
 from labeling_ground.cli.engine import engine
@@ -25,7 +26,7 @@ def cli() -> None:
     """
 
 
-for _command in (serve, engine, warm, cache, models, doctor):
+for _command in (serve, engine, warm, cache, models, browser_decoder, doctor):
     cli.add_command(_command)
 
 

@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labeling_ground import key as keys
+from labeling_ground.cache.rules import LONGEST_CHAIN
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.cache.trace.recorder import Recorder
 from labeling_ground.codec import image as image_codec
@@ -47,8 +49,6 @@ from labeling_ground.types import (
 
 T = TypeVar("T")
 
-_LONGEST_CHAIN = 16
-"""So many predictions, each the mask input of the next, are computed again for one ask, and no more."""
 _IMAGE_DEADLINE_S = 5.0
 """A kept image file is worth waiting for: without it the client must send it again."""
 
@@ -580,9 +580,9 @@ class Segmenter:
                     f"The prediction {prediction_id} is not kept any more. Ask for its prompt again, then refer to it."
                 )
             origin = records.open_prediction(kept, mask_key).origin
-            if depth == _LONGEST_CHAIN:
+            if depth == LONGEST_CHAIN:
                 raise UnknownPrediction(
-                    f"The logits of prediction {prediction_id} and of the {_LONGEST_CHAIN} that refine it are not kept "
+                    f"The logits of prediction {prediction_id} and of the {LONGEST_CHAIN} that refine it are not kept "
                     "any more. Ask for the prompt without a mask_input."
                 )
             if not origin.repeatable:
@@ -648,14 +648,15 @@ class Segmenter:
             self.ledger.fate(kind, Fate.USED)
             return made
 
-        async def look_up(outcome: Outcome = Outcome.HIT) -> _Made | None:
-            entry = await self.store.look_up(key)
+        async def look_up(outcome: Outcome = Outcome.HIT, deadline_s: float | None = None) -> _Made | None:
+            entry = await self.store.look_up(key, deadline_s=deadline_s)
             return None if entry is None else _Made(entry, outcome, Timing())
 
         async def in_turn(gate: Gate) -> _Made:
             if self.shared is None or not self.shared.covers(kind):
                 return await predict(gate)
-            return await self.shared.fly(key, gate, predict, look_up)
+            patience_s = self.shared.patience_s(kind)
+            return await self.shared.fly(key, gate, predict, partial(look_up, deadline_s=patience_s), patience_s)
 
         def settle(fate: Fate) -> None:
             self.ledger.fate(kind, fate)

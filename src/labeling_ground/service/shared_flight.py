@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 0.5
 """Who waits looks again after 50 to 100 ms, whatever it hears; then half as much later each time, up to the longest."""
+_COSTLY = frozenset({Kind.EMBEDDING, Kind.EVERYTHING})
+"""What takes so long to compute that it is worth some patience with those who may have it."""
 _LOOKS = 2
 """So often a value is looked for that is said to be kept; then it is computed."""
 
@@ -34,6 +36,8 @@ class _Turn:
     """One ask's lease, from the first try to take it on."""
 
     key: str
+    patience_s: float | None = None
+    """The deadline for answers about it, where that is not the tier's."""
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the lease is not needed, or not any more. One that is granted after that is released at once."""
@@ -51,6 +55,8 @@ class SharedFlights:
         kinds: what is worth a lease.
         lease_s: seconds for which a lease is taken; it is renewed every third of them. A process that dies holds the
             others up for so long.
+        patience_s: deadline, in seconds, for answers about what is costly to compute, and for reading it when another
+            process has made it; by default the tier's, as for everything else.
         most_wait_s: after so many seconds of waiting compute all the same.
     """
 
@@ -61,12 +67,14 @@ class SharedFlights:
         *,
         kinds: frozenset[Kind] = frozenset(Kind),
         lease_s: float = 3.0,
+        patience_s: float | None = None,
         most_wait_s: float = 120.0,
     ) -> None:
         self._leases = leases
         self._guard = guard
         self._kinds = kinds
         self._lease_s = lease_s
+        self._patience_s = patience_s
         self._most_wait_s = most_wait_s
         self._answers = True
         """Whether the last answer came in time. If not, nobody waits for the next."""
@@ -77,12 +85,17 @@ class SharedFlights:
         """Whether values of this kind are computed under a lease."""
         return kind in self._kinds
 
+    def patience_s(self, kind: Kind) -> float | None:
+        """The deadline for what concerns values of this kind; ``None`` for the tier's."""
+        return self._patience_s if kind in _COSTLY else None
+
     async def fly(
         self,
         key: str,
         gate: Gate,
         predict: Callable[[Gate], Awaitable[T]],
         look_up: Callable[[Outcome], Awaitable[T | None]],
+        patience_s: float | None = None,
     ) -> T:
         """Predict, unless another process does or did meanwhile: then wait, and look up what it made.
 
@@ -94,11 +107,12 @@ class SharedFlights:
             gate: where the prediction waits for the look-up that runs beside it.
             predict: makes the result and keeps it in the tiers.
             look_up: finds it there, and calls it what it is told: a hit, or joined after waiting for another process.
+            patience_s: the deadline for answers about the lease, where that is not the tier's.
 
         Raises:
             Exception: what ``predict`` raised. Errors are not shared between processes.
         """
-        turn = _Turn(key)
+        turn = _Turn(key, patience_s)
         self._turns.add(turn)
         try:
             found = await self._wait_for(turn, gate, look_up)
@@ -158,7 +172,7 @@ class SharedFlights:
         return None
 
     async def _ask(self, turn: _Turn) -> Claim | None:
-        claim = await self._guard.ask("lease", lambda: self._take(turn))
+        claim = await self._guard.ask("lease", lambda: self._take(turn), turn.patience_s)
         self._answers = claim is not None
         return claim
 

@@ -52,6 +52,12 @@ class Tuner:
         self._at_start = tuning
         self._turn = asyncio.Lock()
 
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The policies to choose from; code of the operator's own is loaded at start, and not by request."""
+        given = self._at_start.policy
+        return (*POLICIES, *(() if given in POLICIES else (given,)))
+
     async def change(self, **changes: Any) -> Tuning:
         """Change some fields of the tuning; the others stay. What is in effect then.
 
@@ -63,9 +69,9 @@ class Tuner:
         """
         async with self._turn:
             old, new = self.now, replace(self.now, **changes)
-            if new.policy not in POLICIES and new.policy != self._at_start.policy:
-                # Code of the operator's own is loaded at start, and not by request.
-                raise BadSettings(f"There is no eviction policy {new.policy!r}. Choose one of {', '.join(POLICIES)}.")
+            if new.policy not in self.policies:
+                choices = ", ".join(self.policies)
+                raise BadSettings(f"There is no eviction policy {new.policy!r}. Choose one of {choices}.")
             if bool(new.disk_bytes) is not bool(old.disk_bytes):
                 raise BadSettings("There is no disk tier in this server. Start it with one to give it a budget.")
             weight, exponent = new.done_weight, new.frequency_exponent

@@ -54,7 +54,6 @@ class StoreStats:
     evictions: Mapping[str, int] = field(default_factory=dict)
     entries_by_kind: Mapping[str, int] = field(default_factory=dict)
     bytes_by_kind: Mapping[str, int] = field(default_factory=dict)
-    errors: int = 0
     answers: bool = True
     """Whether the tier told all this; if not, the numbers are unknown and stand at 0."""
     refused: int = 0

@@ -3,25 +3,49 @@ import { readFile, readdir } from "node:fs/promises";
 import { test } from "node:test";
 import { load } from "./page.mjs";
 
-const { words } = await load("words.js");
+const { learn, languageFor, words } = await load("words.js");
+const { CACHE_WORDS } = await load("cache/words.js");
+const own = { ...words }; // before the operator's page adds its own
 const web = new URL("../../../src/labeling_ground/api/web/", import.meta.url);
 
 test("every word is there in both languages, with the same blanks", () => {
   const blanks = (text) => [...text.matchAll(/\{(\w+)\}/g)].map(([, name]) => name).sort();
-  for (const [name, all] of Object.entries(words)) {
+  for (const [name, all] of [...Object.entries(own), ...Object.entries(CACHE_WORDS)]) {
     assert.equal(all.length, 2, name);
     assert.deepEqual(blanks(all[0]), blanks(all[1]), name);
     assert.ok(all.every((text) => text.trim()), name);
   }
 });
 
-test("the page uses no word that is not there", async () => {
-  const page = await readFile(new URL("index.html", web), "utf8");
-  const used = [...page.matchAll(/data-(?:t|tip|label|placeholder)="(\w+)"/g)].map(([, name]) => name);
-  assert.ok(used.length > 40);
-  for (const file of (await readdir(new URL("js/", web))).filter((name) => name.endsWith(".js"))) {
-    const text = await readFile(new URL(`js/${file}`, web), "utf8");
-    used.push(...[...text.matchAll(/\bt\("([\w-]+)"/g), ...text.matchAll(/help: "(\w+)"/g)].map(([, name]) => name));
+/** The words that a page and its scripts name. */
+async function used(page, folders) {
+  const found = [...(await readFile(new URL(page, web), "utf8")).matchAll(/data-(?:t|tip|label|placeholder)="(\w+)"/g)];
+  for (const folder of folders) {
+    const files = (await readdir(new URL(folder, web))).filter((name) => name.endsWith(".js"));
+    for (const file of files) {
+      const text = await readFile(new URL(folder + file, web), "utf8");
+      found.push(...text.matchAll(/\bt\("([\w-]+)"/g), ...text.matchAll(/help: "(\w+)"/g));
+    }
   }
-  assert.deepEqual(used.filter((name) => !(name in words)), []);
+  return found.map(([, name]) => name);
+}
+
+test("the labeling page uses no word that is not there", async () => {
+  const found = await used("index.html", ["js/"]);
+  assert.ok(found.length > 60);
+  assert.deepEqual(found.filter((name) => !(name in own)), []);
+});
+
+test("nor does the operator's page, and its own words are other ones", async () => {
+  assert.deepEqual(Object.keys(CACHE_WORDS).filter((name) => name in own), []);
+  learn(CACHE_WORDS);
+  const found = await used("cache.html", ["js/cache/"]);
+  assert.ok(found.length > 60);
+  assert.deepEqual(found.filter((name) => !(name in words)), []);
+});
+
+test("the chosen language goes before the browser's, and English is for all others", () => {
+  assert.equal(languageFor("ko", "en-US"), "ko");
+  assert.equal(languageFor(null, "ko-KR"), "ko");
+  assert.equal(languageFor("xx", "fr"), "en");
 });

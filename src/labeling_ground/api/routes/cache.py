@@ -1,5 +1,7 @@
 """``/v1/cache`` and ``/metrics``: what the cache holds, did and saved; purging it, and changing its settings."""
 
+import time
+from bisect import bisect_left
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -10,14 +12,29 @@ from prometheus_client.core import CounterMetricFamily, GaugeHistogramMetricFami
 from labeling_ground.api import answers
 from labeling_ground.api.body import read_json
 from labeling_ground.api.errors import BadBody, responses
+from labeling_ground.api.routes.service import health_of
 from labeling_ground.api.schemas import CacheOut, CacheSettingsIn, CacheSettingsOut, Purged
 from labeling_ground.api.state import Parts, caller_of, check_admin, parts_of
 from labeling_ground.errors import BadSettings, NotAllowed
 from labeling_ground.inference.elsewhere import EngineFigures
+from labeling_ground.observe import BUCKETS_S, RequestMetrics
 from labeling_ground.service.figures import SPREAD_S, Figures, TierFigures, figures
 from labeling_ground.service.ledger import KindFigures
+from labeling_ground.types import Kind, Outcome
 
 router = APIRouter(tags=["cache"])
+
+ASKED_FOR = {
+    "/v1/images": Kind.EMBEDDING,
+    "/v1/images/{image_id}/embedding": Kind.EMBEDDING,
+    "/api/sam/image": Kind.EMBEDDING,
+    "/v1/images/{image_id}/masks": Kind.MASK,
+    "/api/sam/click": Kind.MASK,
+    "/api/sam/rect": Kind.MASK,
+    "/api/sam/undo": Kind.MASK,
+    "/v1/images/{image_id}/everything": Kind.EVERYTHING,
+}
+"""What each route that answers with an outcome asks for."""
 
 
 @router.get(
@@ -63,14 +80,19 @@ async def cache_figures(request: Request) -> dict[str, Any]:
         },
         "ages": {"seconds": SPREAD_S, "entries": now.ages.counts},
         "idle": {"seconds": SPREAD_S, "entries": now.idle.counts},
+        "latency": _latency(parts.metrics),
+        "health": health_of(request),
+        "uptime_seconds": round(time.monotonic() - parts.started, 3),
         "settings": _settings(parts),
+        "policies": parts.tuner.policies,
+        "has_admin_key": parts.settings.admin_key is not None,
         **answers.origin(parts.segmenter.backend),
     }
 
 
 @router.delete(
     "/v1/cache",
-    summary="Purge everything, or one model",
+    summary="Purge everything, one model, or one image",
     response_model=Purged,
     responses=responses(401, 422, 503),
 )
@@ -83,6 +105,9 @@ async def purge(
             description="Only this model's embeddings and masks, in all its versions.",
         ),
     ] = None,
+    image_id: Annotated[
+        str | None, Query(pattern="^[0-9a-f]{64}$", description="Only this image: its file, embeddings and masks.")
+    ] = None,
 ) -> Response:
     """In the namespace of the API key that asks; the admin key purges all namespaces.
 
@@ -92,7 +117,7 @@ async def purge(
     if parts.settings.admin_key is not None and not parts.settings.api_keys and not caller.is_admin:
         raise NotAllowed("Only the admin key may purge here. Send it as 'Authorization: Bearer <key>' or 'X-API-Key'.")
     tenant = None if caller.is_admin else caller.tenant
-    return answers.as_json({"deleted": await parts.segmenter.purge(tenant, model=model)})
+    return answers.as_json({"deleted": await parts.segmenter.purge(tenant, image_id=image_id, model=model)})
 
 
 @router.put(
@@ -206,6 +231,30 @@ def _engine(engine: EngineFigures) -> dict[str, Any]:
         "asks": engine.asks,
         "sent_bytes": engine.sent_bytes,
         "received_bytes": engine.received_bytes,
+    }
+
+
+def _latency(metrics: RequestMetrics) -> dict[str, Any]:
+    """The histogram of `/metrics`, with all routes that ask for the same thing taken together."""
+    answers_by: dict[tuple[Kind, Outcome], list[int]] = {}
+    seconds_by: dict[tuple[Kind, Outcome], float] = {}
+    for family in metrics.seconds.collect():
+        for sample in family.samples:
+            kind, outcome = ASKED_FOR.get(sample.labels["route"]), sample.labels["outcome"]
+            if kind is None or outcome == "none":
+                continue
+            row = kind, Outcome(outcome)
+            if "le" in sample.labels:
+                counts = answers_by.setdefault(row, [0] * (len(BUCKETS_S) + 1))
+                counts[bisect_left(BUCKETS_S, float(sample.labels["le"]))] += int(sample.value)
+            elif sample.name.endswith("_sum"):
+                seconds_by[row] = seconds_by.get(row, 0.0) + sample.value
+    return {
+        "seconds": BUCKETS_S,
+        "rows": [
+            {"kind": kind, "outcome": outcome, "answers": counts, "total_seconds": round(seconds_by[kind, outcome], 6)}
+            for (kind, outcome), counts in sorted(answers_by.items())
+        ],
     }
 
 

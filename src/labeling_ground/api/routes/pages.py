@@ -1,8 +1,9 @@
-"""``/``: the page to label on. Plain files of this package, read once when the app is made."""
+"""``/``, the page to label on, and ``/cache``, the operator's. Plain files, read when the app is made."""
 
 import gzip
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import PurePosixPath
@@ -38,6 +39,15 @@ _HEADERS = {
     "Vary": "Accept-Encoding",
     "X-Content-Type-Options": "nosniff",
 }
+WASM_HEADERS = {
+    "Content-Security-Policy": _POLICY.replace("script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'"),
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "X-Content-Type-Options": "nosniff",
+}
+"""What a worker that computes with WebAssembly may do, and its scripts: a worker has its own policy, not its page's."""
+_ISOLATED = {"Cross-Origin-Embedder-Policy": "require-corp", "Cross-Origin-Opener-Policy": "same-origin"}
+"""A page that shares nothing with pages of other origins may have memory that its threads share."""
+_WORKER = "js/decode/worker.js"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,34 +58,47 @@ class _Asset:
     plain: bytes
     packed: bytes
     tag: str
+    more: Mapping[str, str] = field(default_factory=dict)
 
-    def answer(self, request: Request) -> Response:
+    def answer(self, request: Request, more: Mapping[str, str] | None = None) -> Response:
         packs = "gzip" in request.headers.get("accept-encoding", "")
         tag = f'"{self.tag}-gzip"' if packs else f'"{self.tag}"'
-        headers = {**_HEADERS, "ETag": tag}
-        if _matches(request.headers.get("if-none-match", ""), tag):
+        headers = {**_HEADERS, **self.more, **(more or {}), "ETag": tag}
+        if matches(request.headers.get("if-none-match", ""), tag):
             return Response(status_code=304, headers=headers)
         if packs:
             headers["Content-Encoding"] = "gzip"
         return Response(self.packed if packs else self.plain, headers=headers, media_type=self.kind)
 
 
-def install(app: FastAPI) -> None:
-    """Serve the page at ``/`` and its files under ``/web``."""
+def install(app: FastAPI, *, runs_wasm: bool) -> None:
+    """Serve the pages at ``/`` and ``/cache``, and their files under ``/web``.
+
+    Args:
+        app: where.
+        runs_wasm: whether there is WebAssembly for the labeling page's worker to run.
+    """
     assets = dict(_walk(resources.files("labeling_ground.api") / "web", ""))
-    page = assets["index.html"]
+    if runs_wasm:
+        assets[_WORKER] = replace(assets[_WORKER], more=WASM_HEADERS)
 
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def labeling_page(request: Request) -> Response:
-        return page.answer(request)
+        # On plain http from another machine browsers do not isolate, and write an error about the wish.
+        return assets["index.html"].answer(request, _ISOLATED if runs_wasm and _is_trustworthy(request) else None)
+
+    @app.head("/cache", include_in_schema=False)
+    @app.get("/cache", include_in_schema=False)
+    async def operators_page(request: Request) -> Response:
+        return assets["cache.html"].answer(request)
 
     @app.head("/web/{name:path}", include_in_schema=False)
     @app.get("/web/{name:path}", include_in_schema=False)
     async def asset(request: Request, name: str) -> Response:
         found = assets.get(name)
         if found is None:
-            raise NotFound("There is no such file among those of the labeling page.")
+            raise NotFound("There is no such file among those of the pages.")
         return found.answer(request)
 
 
@@ -92,5 +115,11 @@ def _walk(folder: Traversable, prefix: str) -> list[tuple[str, _Asset]]:
     return found
 
 
-def _matches(asked: str, tag: str) -> bool:
+def _is_trustworthy(request: Request) -> bool:
+    host = request.url.hostname or ""
+    return request.url.scheme == "https" or host in ("localhost", "127.0.0.1", "::1")
+
+
+def matches(asked: str, tag: str) -> bool:
+    """Whether an ``If-None-Match`` header names this tag."""
     return tag in (one.strip().removeprefix("W/") for one in asked.split(","))

@@ -1,7 +1,10 @@
 """``/v1/models``, ``/health``, and the documentation pages, which work without a network."""
 
+import asyncio
+import contextlib
 from importlib import resources
 from pathlib import PurePosixPath
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
@@ -9,6 +12,7 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from labeling_ground.api import answers
 from labeling_ground.api.errors import responses
+from labeling_ground.api.routes.decoder import find_decoder
 from labeling_ground.api.schemas import Health, ModelsOut
 from labeling_ground.api.state import caller_of, parts_of
 from labeling_ground.errors import NotFound
@@ -30,6 +34,9 @@ async def models(request: Request) -> Response:
     parts = parts_of(request)
     version, note = parts.segmenter.backend.version, parts.segmenter.backend.note
     model = {"id": version.model, "version": str(version), "default": True, "engine": parts.engine, "note": note}
+    with contextlib.suppress(NotFound):
+        found = await asyncio.to_thread(find_decoder, parts)
+        model["decoder"] = {"family": found.family, "sha256": found.sha256, "bytes": found.bytes}
     return answers.as_json({"models": [{name: value for name, value in model.items() if value != ""}]})
 
 
@@ -50,6 +57,12 @@ async def live() -> Response:
 )
 async def ready(request: Request) -> Response:
     """200 with `ok`; 200 with `degraded` while a cache tier fails (answers are right, only slower); else 503."""
+    health = health_of(request)
+    return answers.as_json(health, status=200 if health["status"] in ("ok", "degraded") else 503)
+
+
+def health_of(request: Request) -> dict[str, Any]:
+    """How the server that this request came to is, as `Health` says it."""
     parts = parts_of(request)
     model, backend = request.app.state.model_check, parts.segmenter.backend
     troubles = backend.troubles() if isinstance(backend, Elsewhere) else {}
@@ -58,10 +71,9 @@ async def ready(request: Request) -> Response:
         state = guard.breaker.state
         checks[guard.store.name] = "ok" if state == "closed" else f"failing (breaker {state})"
     if model != "ok" or troubles:
-        status = "starting" if model == "starting" else "failing"
-        return answers.as_json({"status": status, "checks": checks}, status=503)
+        return {"status": "starting" if model == "starting" else "failing", "checks": checks}
     healthy = all(check == "ok" for check in checks.values())
-    return answers.as_json({"status": "ok" if healthy else "degraded", "checks": checks})
+    return {"status": "ok" if healthy else "degraded", "checks": checks}
 
 
 def install_docs(app: FastAPI) -> None:

@@ -29,18 +29,18 @@ class Item:
         size: bytes.
         cost: seconds that computing it took.
         used: when it came in or was used last, seconds since 1970.
-        uses: how often it was used, its coming in counted.
+        uses: how often it was used, its coming in counted; 0 if it came from a tier above and was not used here yet.
+            Only then may ``used`` lie before the last use that the policy was told of.
         done: the done hint: nobody works on this key's image any more.
-        floor, latest, turn, queued, waits: the policy's own notes. They stand here so that an entry is one object.
+        floor, latest, turn, queued: the policy's own notes. They stand here so that an entry is one object.
     """
 
-    __slots__ = ("cost", "done", "floor", "key", "latest", "queued", "size", "turn", "used", "uses", "waits")
+    __slots__ = ("cost", "done", "floor", "key", "latest", "queued", "size", "turn", "used", "uses")
 
     floor: float
     latest: float
     turn: int
     queued: Optional[tuple[float, int, "Item"]]  # noqa: UP045 -- «|» does not take a name in quotes
-    waits: bool
 
     def __init__(self, key: str, size: int, cost: float, used: float) -> None:
         self.key = key

@@ -104,8 +104,8 @@ class RedisStore:
             await self.connection.execute("PEXPIRE", name, left)
         return entry
 
-    async def put(self, key: str, entry: Entry) -> None:
-        """Keep the entry.
+    async def put(self, key: str, entry: Entry, used: float | None = None) -> None:
+        """Keep the entry; it expires as if it had been written when it was ``used`` last.
 
         What is above an eighth of a server's memory, or finds the server full and evicting nothing, is refused and
         counted.
@@ -123,6 +123,8 @@ class RedisStore:
         lifetime, left = self._lifetimes.ms(key), self._left_ms(entry)
         if left is not None:
             lifetime = min(lifetime, left)
+        if used is not None:
+            lifetime -= max(0, int(1000 * (self._clock() - used)))
         if lifetime <= 0:
             return
         self._note_write(key)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from labeling_ground.cache.rules import weighed_in_memory
 from labeling_ground.cache.trace.events import KINDS, Events, What
 from labeling_ground.key import LAYOUT
 from labeling_ground.types import Entry, Kind
@@ -29,8 +30,9 @@ _NOTHING = Weight(Kind.IMAGE, b"", 0.0, 0.0)
 class Step:
     """One event, as a replay takes it. Keys have the server's shape, so that stores group them as they do there.
 
-    ``is_derived`` says that it is not an embedding, but something made from one. ``image`` is the file that is kept
-    with an embedding, ``logits`` what is kept with a mask, and ``parent`` the step whose logits the mask was made from.
+    ``is_derived`` says that it is not an embedding, but something made from one. ``image`` is the key of the file that
+    is kept with an embedding, ``file`` the file, and ``alone`` the same as memory weighs it where it is the only tier;
+    ``logits`` and ``refined`` are what is kept with a mask, and ``parent`` is the step whose logits it was made from.
     """
 
     time: float
@@ -43,6 +45,7 @@ class Step:
     embedded: Entry = _NOTHING
     image: str = ""
     file: Entry = _NOTHING
+    alone: Entry = _NOTHING
     logits: str = ""
     refined: Entry = _NOTHING
     parent: "Step | None" = None
@@ -82,7 +85,7 @@ def prepare(events: Events) -> Prepared:
     }
     steps: list[Step] = []
     by_mask: dict[int, Step] = {}
-    images: dict[tuple[str, int], tuple[str, str, Weight, str, Weight]] = {}
+    images: dict[tuple[str, int], tuple[str, str, Weight, str, Weight, Entry]] = {}
     without = {Kind.EMBEDDING: 0.0, Kind.MASK: 0.0, Kind.EVERYTHING: 0.0}
     columns = ("time", "what", "kind", "key", "image", "embedding", "parent", "model", "tenant")
     for time, what, kind, key, image, embedding, parent, model, tenant in zip(
@@ -97,11 +100,20 @@ def prepare(events: Events) -> Prepared:
             needed = embeddings.entry(embedding, model, time)
             file = Weight(Kind.IMAGE, b"", needed.cost, time, embeddings.beside(embedding, model))
             # The group's text too is the one that the first step has: a trace is long, and a step is mostly text.
-            known = images[group, embedding] = group, f"{group}embedding/{embedding:x}", needed, f"{group}image", file
-        group, embedded, needed, image_key, file = known
+            known = images[group, embedding] = (
+                group,
+                f"{group}embedding/{embedding:x}",
+                needed,
+                f"{group}image",
+                file,
+                weighed_in_memory(file),
+            )
+        group, embedded, needed, image_key, file, alone = known
         without[Kind.EMBEDDING] += needed.cost
         if kind not in derived:
-            steps.append(Step(time, What(what), group, False, embedded, needed, embedded, needed, image_key, file))
+            steps.append(
+                Step(time, What(what), group, False, embedded, needed, embedded, needed, image_key, file, alone)
+            )
             continue
         found = derived[kind].entry(key, model, time)
         without[found.kind] += found.cost
@@ -116,6 +128,7 @@ def prepare(events: Events) -> Prepared:
             needed,
             image_key,
             file,
+            alone,
             f"{group}logits/{key:x}" if kind == _MASK else "",
             Weight(Kind.LOGITS, b"", found.cost, time, derived[kind].beside(key, model)),
             by_mask.get(parent) if parent else None,

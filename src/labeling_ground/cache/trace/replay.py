@@ -9,7 +9,7 @@ from labeling_ground.cache.choose import choose_policy, choose_ranking
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policy.port import Policy, Reason
 from labeling_ground.cache.policy.ranked import RankedPolicy
-from labeling_ground.cache.tiered import DEMOTED
+from labeling_ground.cache.rules import LONGEST_CHAIN, goes_down
 from labeling_ground.cache.trace.events import What
 from labeling_ground.cache.trace.prepared import Prepared, Step
 from labeling_ground.types import Entry, Kind
@@ -21,8 +21,7 @@ SWEEP_EVERY_S = 30.0
 """About as often as the server does."""
 _LOWER_WATERMARKS = 0.9, 1.0
 """The defaults of ``DiskStore``."""
-_LONGEST_CHAIN = 16
-"""As in ``service.segmenter``: so many predictions, each the mask input of the next, are computed again."""
+_ASKED, _PREFETCHED, _DONE, _PURGED = What.ASKED, What.PREFETCHED, What.DONE, What.PURGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,7 @@ class Setup:
         done_weight: weight of an image's entries under the done hint.
         frequency_exponent: how much uses count under ``gdsf``.
         watermarks: low and high, of the memory tier.
+        lower_read_s: seconds that reading an embedding from below takes, by which a server decides what goes down.
     """
 
     policy: str
@@ -48,6 +48,7 @@ class Setup:
     done_weight: float = 0.1
     frequency_exponent: float = 0.0
     watermarks: tuple[float, float] = (1.0, 1.0)
+    lower_read_s: float = 0.002
 
 
 @dataclass(slots=True)
@@ -72,32 +73,6 @@ class Replayed:
         return sum(self.seconds.values())
 
 
-class _Tier:
-    """A store, and its name in the figures."""
-
-    def __init__(
-        self,
-        name: str,
-        budget: int,
-        setup: Setup,
-        policy: Policy,
-        watermarks: tuple[float, float],
-        clock: Callable[[], float],
-    ) -> None:
-        self.name = name
-        self.store = MemoryStore(
-            budget_bytes=budget,
-            idle_s=setup.idle_s,
-            max_age_s=setup.max_age_s,
-            policy=policy,
-            low_watermark=watermarks[0],
-            high_watermark=watermarks[1],
-            clock=clock,
-        )
-        self.peek = self.store.peek
-        self.insert = self.store.insert
-
-
 class Replay:
     """One trace through one set-up.
 
@@ -110,62 +85,70 @@ class Replay:
         clock = partial(getattr, self, "_now")  # no function of Python's: it is read at every access
         name, weight = setup.policy, setup.done_weight
         policy = choose_policy(name, done_weight=weight, frequency_exponent=setup.frequency_exponent)
-        self.memory = _Tier("memory", setup.memory_bytes, setup, policy, setup.watermarks, clock)
-        self.lower = None
+        self.memory = _store(setup.memory_bytes, setup, policy, setup.watermarks, clock)
+        self.lower: MemoryStore | None = None
         if setup.lower_bytes:
             # As the disk tier: what it can keep of the policy, and its low watermark.
             below = RankedPolicy(choose_ranking(name, done_weight=weight))
-            self.lower = _Tier("lower", setup.lower_bytes, setup, below, _LOWER_WATERMARKS, clock)
-            self.memory.store.on_evict = self._demote
+            self.lower = _store(setup.lower_bytes, setup, below, _LOWER_WATERMARKS, clock)
+            self.memory.on_evict = self._demote
+        self._peek, self._insert = self.memory.peek, self.memory.insert
+        self._read_s = setup.lower_read_s
         self._slide_every = (setup.idle_s or 1800.0) / 20
         self._slid: dict[str, float] = {}
         self._ages = setup.max_age_s is not None
+        self._accesses = 0
         self.result = Replayed(setup)
+        self._seconds, self._lookups, self._hits = self.result.seconds, self.result.lookups, self.result.hits
 
     def run(self, trace: Prepared) -> Replayed:
         """Replay all steps."""
         sweep_at = trace.steps[0].time + SWEEP_EVERY_S if trace.steps else 0.0
         for step in trace.steps:
-            while sweep_at <= step.time:
+            now = step.time
+            while sweep_at <= now:
                 self._now = sweep_at
                 self._sweep()
                 sweep_at += SWEEP_EVERY_S
-            self._now = step.time
-            if step.what in (What.ASKED, What.PREFETCHED):
+            self._now = now
+            what = step.what
+            if what is _ASKED or what is _PREFETCHED:
                 if step.is_derived:
                     self._mask(step)
                 else:
                     self._image(step)
-            elif step.what is What.PURGED:
+            elif what is _PURGED:
                 self._purge(step.group)
             else:
-                self._mark(step.group, step.what is What.DONE)
+                self._mark(step.group, what is _DONE)
         return self.finish()
 
     def finish(self) -> Replayed:
         """The figures so far."""
         result = self.result
-        tiers = [tier for tier in (self.memory, self.lower) if tier is not None]
-        result.evictions = {tier.name: tier.store.evictions for tier in tiers}
-        result.peak_bytes = {tier.name: tier.store.peak_bytes for tier in tiers}
+        result.accesses = self._accesses
+        tiers = {"memory": self.memory} if self.lower is None else {"memory": self.memory, "lower": self.lower}
+        result.evictions = {name: store.evictions for name, store in tiers.items()}
+        result.peak_bytes = {name: store.peak_bytes for name, store in tiers.items()}
         return result
 
     def _sweep(self) -> None:
-        self.memory.store.expire()
+        self.memory.expire()
         if self.lower is not None:
-            self.lower.store.expire()
+            self.lower.expire()
 
     def _image(self, step: Step) -> None:
         hit = self._embedding(step)
         if hit and self._find(step.image) is None:  # the client has just sent the file
-            self._keep(step.image, step.file)
+            self._keep(step.image, step.alone if self.lower is None else step.file)
 
     def _mask(self, step: Step) -> None:
         if step.parent is not None:
             self._logits(step.parent, 0)
-        self.result.lookups[step.entry.kind] += 1
+        kind = step.entry.kind
+        self._lookups[kind] += 1
         if self._find(step.key) is not None:
-            self.result.hits[step.entry.kind] += 1
+            self._hits[kind] += 1
             self._slide(step.image)
             self._slide(step.embedding)
         else:
@@ -173,68 +156,69 @@ class Replay:
 
     def _logits(self, step: Step, depth: int) -> None:
         """See to it that the logits of an earlier prediction are there."""
-        self.result.accesses += 1
-        if self.memory.peek(step.logits) is not None:
+        self._accesses += 1
+        if self._peek(step.logits) is not None:
             return
         self._find(step.key)
-        if step.parent is not None and depth < _LONGEST_CHAIN:
+        if step.parent is not None and depth < LONGEST_CHAIN:
             self._logits(step.parent, depth + 1)
-        self.result.lookups[Kind.MASK] += 1
+        self._lookups[Kind.MASK] += 1
         self._decode(step)
 
     def _decode(self, step: Step) -> None:
         self._embedding(step)
-        self.result.seconds[step.entry.kind] += step.entry.cost
-        self._keep(step.key, step.entry)
+        entry = step.entry
+        self._seconds[entry.kind] += entry.cost
+        self._keep(step.key, entry)
         if step.logits:
             self._keep(step.logits, step.refined)
 
     def _embedding(self, step: Step) -> bool:
-        result = self.result
-        result.lookups[Kind.EMBEDDING] += 1
+        self._lookups[Kind.EMBEDDING] += 1
         if self._find(step.embedding) is not None:
-            result.hits[Kind.EMBEDDING] += 1
+            self._hits[Kind.EMBEDDING] += 1
             self._slide(step.image)
             return True
         if self._find(step.image) is None:
-            self._keep(step.image, step.file)
-        result.seconds[Kind.EMBEDDING] += step.embedded.cost
+            self._keep(step.image, step.alone if self.lower is None else step.file)
+        self._seconds[Kind.EMBEDDING] += step.embedded.cost
         self._keep(step.embedding, step.embedded)
         return False
 
     def _find(self, key: str) -> Entry | None:
-        self.result.accesses += 1
-        entry = self.memory.peek(key)
-        if entry is not None:
-            if self.lower is not None:
-                self._slide_lower(key)
-            return entry
+        self._accesses += 1
+        entry = self._peek(key)
         if self.lower is None:
-            return None
+            return entry
+        if entry is not None:
+            self._slide_lower(key)
+            return entry
         entry = self.lower.peek(key)
         if entry is not None and entry.kind is not Kind.IMAGE:
-            self.memory.insert(key, entry)
+            self._insert(key, entry)
         return entry
 
     def _keep(self, key: str, entry: Entry) -> None:
-        self.result.accesses += 1
+        self._accesses += 1
         if self._ages:
             entry = replace(entry, created=self._now)
-        if entry.kind is Kind.LOGITS or self.lower is None:
-            self.memory.insert(key, entry)
+        kind = entry.kind
+        if self.lower is None or kind is Kind.LOGITS:
+            self._insert(key, entry)
             return
         self._slid[key] = self._now
-        if entry.kind is not Kind.IMAGE:
-            self.memory.insert(key, entry)
+        if kind is not Kind.IMAGE:
+            self._insert(key, entry)
         self.lower.insert(key, entry)
 
-    def _demote(self, key: str, entry: Entry, reason: str) -> None:
-        if self.lower is not None and reason == Reason.BUDGET and entry.kind in DEMOTED and key not in self.lower.store:
-            self.lower.insert(key, entry)
+    def _demote(self, key: str, entry: Entry, reason: str, used: float) -> None:
+        below = self.lower
+        if below is not None and reason == Reason.BUDGET and goes_down(entry, self._read_s) and key not in below:
+            below.insert(key, entry, used)
 
     def _slide(self, key: str) -> None:
-        self.result.accesses += 1
-        if self.memory.peek(key) is None and self.lower is not None:
+        self._accesses += 1
+        if self._peek(key) is None and self.lower is not None:
             self._slide_lower(key)
 
     def _slide_lower(self, key: str) -> None:
@@ -243,11 +227,25 @@ class Replay:
             self.lower.peek(key)
 
     def _mark(self, group: str, done: bool) -> None:
-        self.memory.store.mark(group, done)
+        self.memory.mark(group, done)
         if self.lower is not None:
-            self.lower.store.mark(group, done)
+            self.lower.mark(group, done)
 
     def _purge(self, group: str) -> None:
-        for tier in (self.memory, self.lower):
-            if tier is not None:
-                tier.store.purge(f"{group}*")
+        self.memory.purge(f"{group}*")
+        if self.lower is not None:
+            self.lower.purge(f"{group}*")
+
+
+def _store(
+    budget: int, setup: Setup, policy: Policy, watermarks: tuple[float, float], clock: Callable[[], float]
+) -> MemoryStore:
+    return MemoryStore(
+        budget_bytes=budget,
+        idle_s=setup.idle_s,
+        max_age_s=setup.max_age_s,
+        policy=policy,
+        low_watermark=watermarks[0],
+        high_watermark=watermarks[1],
+        clock=clock,
+    )

@@ -279,7 +279,8 @@ class RemoteBackend:
         await asyncio.wait({self._refreshing})
 
     async def _describe_both(self) -> None:
-        await asyncio.gather(*(_quietly(client.describe()) for client in (self._encoder, self._decoder)))
+        clients = [client for client in (self._encoder, self._decoder) if not client.owes_an_answer]
+        await asyncio.gather(*(_quietly(client.describe()) for client in clients))
         try:
             serving = agreed(self._encoder.description, self._decoder.description, self._model)
         except BadSettings as error:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -28,7 +29,11 @@ CONNECTIONS = 100
 """Most connections to one engine. How many asks it is sent at once is bounded before, by its workers."""
 PROBE_S = 2.0
 """How long «what do you serve?» may take, of an engine that had failed."""
+PROBES_APART_S = 10.0
+"""Longest pause between two probes of an engine that is too busy to answer them."""
 _MANAGEMENT_S = 2.0
+_LONGEST_PAUSE_S = 60
+"""Nobody is sent away for longer, whatever an engine says."""
 _PIECE = 256 * 1024
 _BUSY = frozenset({429, 503})
 
@@ -114,6 +119,7 @@ class EngineClient:
         self._engine_s: float | None = None
         self._round_trip_s: float | None = None
         self._sent = self._received = self._asks = 0
+        self._probe_pause_s = self._probe_after = 0.0
 
     @property
     def half(self) -> str:
@@ -124,6 +130,15 @@ class EngineClient:
     def trouble(self) -> str:
         """Why it is left alone now, as a sentence; empty if it is not."""
         return "" if self.breaker.state == "closed" else f"The {self.half} does not answer: {self._reason}."
+
+    @property
+    def owes_an_answer(self) -> bool:
+        """Whether it has let a probe wait of late, and should be left in peace for a while.
+
+        TorchServe queues a probe like any ask, and keeps it when nobody waits for it any more: behind an encode of two
+        minutes the probes of a few proxies would take all the places in its queue.
+        """
+        return time.monotonic() < self._probe_after
 
     @property
     def figures(self) -> EngineFigures:
@@ -176,7 +191,7 @@ class EngineClient:
     async def look(self) -> None:
         """See how many workers there are and how many asks wait. One that does not tell is no failure."""
         try:
-            status, body = await self._fetch("GET", self.address.management, None, _MANAGEMENT_S)
+            status, body, _ = await self._fetch("GET", self.address.management, None, _MANAGEMENT_S)
         except (aiohttp.ClientError, OSError, BackendFailed):
             status, body = 0, b""
         self.workers, self.queue = read_management(body) if status == 200 else (None, None)
@@ -211,12 +226,18 @@ class EngineClient:
         pauses = iter(RETRIES)
         while True:
             try:
-                status, answer = await self._fetch("POST", self.address.predictions, body, until - time.monotonic())
+                found = await self._fetch("POST", self.address.predictions, body, until - time.monotonic())
             except TimeoutError as error:
                 if is_probe:
+                    if not isinstance(
+                        error, aiohttp.ConnectionTimeoutError
+                    ):  # it was connected, so the probe is queued
+                        self._probe_pause_s = min(max(PROBE_S, 2 * self._probe_pause_s), PROBES_APART_S)
+                        self._probe_after = time.monotonic() + self._probe_pause_s
                     raise BackendFailed(f"The {self.half} has not answered within {deadline_s:g} s.") from error
                 raise self.failed(f"no answer within {deadline_s:g} s") from None
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+                self._owes_nothing()  # whatever it had in its queue is gone
                 pause = next(pauses, None)
                 if pause is None or time.monotonic() + pause >= until:
                     raise self.failed(_words(error)) from error
@@ -224,9 +245,13 @@ class EngineClient:
             except aiohttp.ClientError as error:  # no HTTP, or a broken one
                 raise self.failed(_words(error)) from error
             else:
-                return self._judge(status, answer)
+                return self._judge(*found)
 
-    def _judge(self, status: int, body: bytes) -> Answer:
+    def _owes_nothing(self) -> None:
+        self._probe_pause_s = self._probe_after = 0.0
+
+    def _judge(self, status: int, body: bytes, retry_after: str) -> Answer:
+        self._owes_nothing()
         if status == 200:
             return Answer(status, body)  # a success once it was read
         if status in (409, 424):
@@ -236,15 +261,17 @@ class EngineClient:
         sentence = said.get("detail", "")[:300] or f"it answered with status {status}"
         if status in _BUSY:
             self.breaker.succeeded()  # it is there
-            raise Overloaded(f"The {self.half} has too much to do: {sentence}")
+            raise Overloaded(f"The {self.half} has too much to do: {sentence}", _seconds(retry_after))
         if "title" in said:  # it is one of ours, and answers: this ask was its trouble
             self.breaker.succeeded()
             log.warning("the %s refused an ask: %d, %s", self.half, status, sentence)
             raise BackendFailed(f"The {self.half} failed: {sentence}")
         raise self.failed(sentence)
 
-    async def _fetch(self, method: str, url: str, body: bytes | None, seconds: float) -> tuple[int, bytes]:
-        timeout = aiohttp.ClientTimeout(total=max(0.001, seconds), sock_connect=self._limits.connect_s)
+    async def _fetch(self, method: str, url: str, body: bytes | None, seconds: float) -> tuple[int, bytes, str]:
+        """Status, body, and what the answer says about trying again (``Retry-After``, empty without one)."""
+        seconds = max(0.001, seconds)
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=min(self._limits.connect_s, seconds / 2))
         headers = {"Accept": wire.MEDIA_TYPE}
         data: bytes | AsyncIterator[memoryview] | None = body
         if body is not None:
@@ -267,7 +294,7 @@ class EngineClient:
                 if total > self._limits.most_bytes:
                     raise self.failed(f"its answer has more than {self._limits.most_bytes} bytes")
                 pieces.append(piece)
-            return response.status, b"".join(pieces)
+            return response.status, b"".join(pieces), response.headers.get("Retry-After", "")
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -327,6 +354,11 @@ async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
     view = memoryview(body)
     for start in range(0, len(body), _PIECE):
         yield view[start : start + _PIECE]
+
+
+def _seconds(retry_after: str) -> float:
+    """An engine's own word on when to come back, within reason; a second where it has none, or a date."""
+    return float(min(max(1, int(retry_after)), _LONGEST_PAUSE_S)) if re.fullmatch("[0-9]{1,9}", retry_after) else 1.0
 
 
 def _smoothed(before: float | None, now: float) -> float:

@@ -36,8 +36,8 @@ export class Desk {
   #toFinish = null;
 
   /** `size()` is the canvas's; `redraw()` paints soon, `paint()` now; `changed()` redraws everything; `keep(id, work)` stores. */
-  constructor({ album, server, trouble, size, redraw, paint, changed, keep, classId }) {
-    Object.assign(this, { album, server, trouble, size, redraw, paint, changed, keep, classId });
+  constructor({ album, server, decoder, trouble, size, redraw, paint, changed, keep, classId }) {
+    Object.assign(this, { album, server, decoder, trouble, size, redraw, paint, changed, keep, classId });
   }
 
   get work() {
@@ -81,6 +81,7 @@ export class Desk {
     this.#opening?.abort();
     this.#asking.drop();
     this.unhover();
+    this.decoder.close();
     this.picture?.close();
     Object.assign(this, { picture: null, waiting: null, badge: null, stale: null, boxing: null, cross: null, corner: null,
       selected: null, problem: null, image: null });
@@ -106,6 +107,7 @@ export class Desk {
     try {
       await this.album.ready(image, signal, (kind, share) => this.#wait(kind, share));
       this.#wait(null);
+      this.decoder.open(image.id);
       return true;
     } catch (error) {
       if (error.name !== "AbortError") this.#fail(error);
@@ -260,6 +262,8 @@ export class Desk {
       if (!(await this.#ready)) throw new DOMException("The image is not ready.", "AbortError");
       signal.throwIfAborted(); // called off while the image was on its way: nothing is to be waited for any more
       begun();
+      const here = await this.decoder.masks(image.id, prompt, signal);
+      if (here) return here;
       try {
         const ask = () => this.server.masks(image.id, prompt, signal);
         return await persistently(ask, { server: this.server, signal, trouble: this.trouble });
@@ -299,7 +303,9 @@ export class Desk {
   #look(image, pixel) {
     this.#looking.ask(async (signal) => {
       try {
-        const { masks } = await this.server.masks(image.id, { points: [{ ...pixel, label: 1 }], box: null }, signal);
+        const prompt = { points: [{ ...pixel, label: 1 }], box: null };
+        const here = await this.decoder.masks(image.id, prompt, signal, { preview: true });
+        const { masks } = here ?? (await this.server.masks(image.id, prompt, signal));
         if (this.image !== image || this.#pixel !== pixel) return;
         this.preview = { rle: masks[0].rle };
         this.redraw();

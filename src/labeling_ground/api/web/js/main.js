@@ -1,30 +1,34 @@
 // Puts the page together.
 
 import { Album, filesOf } from "./album.js";
+import { Decoder } from "./decode/decoder.js";
 import { Desk } from "./desk.js";
+import { KEY, askForKey, confirmed } from "./dialogs.js";
+import { make } from "./elements.js";
 import { FORMATS } from "./export/index.js";
 import { watch } from "./gestures.js";
 import { listen, table } from "./keys.js";
 import { Painter } from "./painter.js";
-import { drawClasses, drawObjects, drawThumbs, make } from "./panels.js";
+import { drawClasses, drawObjects, drawThumbs } from "./panels.js";
 import { Server, pause } from "./server.js";
-import { Storage } from "./storage.js";
-import { LANGUAGES, speak, t } from "./words.js";
+import { Storage, notes } from "./storage.js";
+import { ourTurn } from "./turn.js";
+import { languageFor, speak, t } from "./words.js";
 import * as works from "./work.js";
 
 const COLOURS = ["#3ecf8e", "#ff7a59", "#4aa8ff", "#ffd23f", "#c77dff", "#ff5d8f", "#2fd6d6", "#a3d93d", "#ff9f1c"];
-const KEY = "labeling-ground-key";
 const $ = (id) => document.getElementById(id);
 
 class Page {
   choices = {
-    language: navigator.language.startsWith("ko") ? "ko" : "en",
+    language: languageFor(notes.get("language"), navigator.language),
     client: `page-${crypto.getRandomValues(new Uint32Array(1))[0].toString(16)}`,
     classes: null,
     classId: null,
     opacity: 40,
     hover: true,
     prepare: true,
+    decodeHere: false,
     imageId: null,
   };
   tool = "plus";
@@ -47,9 +51,16 @@ class Page {
     const changed = () => this.draw();
     const kept = (promise) => this.#kept(promise);
     this.album = new Album({ storage: this.storage, server: this.server, trouble, changed, kept });
+    this.decoder = new Decoder({
+      server: this.server,
+      makeWorker: () => new Worker(new URL("decode/worker.js", import.meta.url), { type: "module" }),
+      trouble,
+      changed,
+    });
     this.desk = new Desk({
       album: this.album,
       server: this.server,
+      decoder: this.decoder,
       trouble,
       changed,
       size: () => ({ width: this.canvas.clientWidth, height: this.canvas.clientHeight }),
@@ -61,6 +72,8 @@ class Page {
   }
 
   async start() {
+    speak(this.choices.language);
+    await this.#turn();
     try {
       await this.storage.open();
       Object.assign(this.choices, await this.storage.get("choices", "page"));
@@ -70,6 +83,7 @@ class Page {
     }
     const { choices } = this;
     this.server.client = choices.client;
+    choices.language = languageFor(notes.get("language"), choices.language);
     speak(choices.language);
     if (!choices.classes?.length) {
       choices.classes = [{ id: "1", name: t("firstClass"), colour: COLOURS[0] }];
@@ -77,10 +91,30 @@ class Page {
     }
     this.#connect();
     this.#language();
+    this.decoder.turn(choices.decodeHere);
     this.draw();
     const last = this.album.find(choices.imageId) ?? this.album.images[0];
     if (last) this.open(last);
     document.documentElement.dataset.started = "yes"; // for whoever drives the page from outside
+  }
+
+  /** Our turn to write, or, while another tab is at it, the word that it is. */
+  async #turn() {
+    const dialog = $("elsewhere-dialog");
+    const tell = (takeOver) => {
+      $("take-over").onclick = takeOver;
+      dialog.onclose = () => dialog.showModal(); // Escape does not make it our turn
+      dialog.showModal();
+    };
+    await ourTurn({
+      elsewhere: tell,
+      lost: (takeBack) => {
+        this.storage.retire();
+        tell(() => takeBack().then(() => location.reload())); // what the other tab did is read anew
+      },
+    });
+    dialog.onclose = null;
+    dialog.close();
   }
 
   // --- images ----------------------------------------------------------------------------------------------------------
@@ -131,7 +165,7 @@ class Page {
 
   async removeImage() {
     const { image } = this.desk;
-    if (!image || !(await this.#ask(t("removeImage", { name: image.name, n: image.objects }), t("remove")))) return;
+    if (!image || !(await confirmed(t("removeImage", { name: image.name, n: image.objects }), t("remove")))) return;
     const at = this.album.images.indexOf(image);
     this.desk.close();
     this.desk.forget(image.id);
@@ -318,31 +352,12 @@ class Page {
   }
 
   #askForKey() {
-    this.#keyAsked ??= new Promise((resolve) => {
-      const dialog = $("key-dialog");
-      dialog.addEventListener(
-        "close",
-        () => {
-          sessionStorage.setItem(KEY, $("key").value);
-          $("key").value = "";
-          this.#keyAsked = null;
-          resolve();
-        },
-        { once: true },
-      );
-      dialog.showModal();
+    const refused = sessionStorage.getItem(KEY) ? t("keyRefused") : "";
+    this.#keyAsked ??= askForKey({ trouble: refused }).then((key) => {
+      sessionStorage.setItem(KEY, key ?? "");
+      this.#keyAsked = null;
     });
     return this.#keyAsked;
-  }
-
-  #ask(text, yes) {
-    return new Promise((resolve) => {
-      $("ask-text").textContent = text;
-      $("ask-yes").textContent = yes;
-      $("ask-dialog").returnValue = "no";
-      $("ask-dialog").addEventListener("close", () => resolve($("ask-dialog").returnValue === "yes"), { once: true });
-      $("ask-dialog").showModal();
-    });
   }
 
   // --- drawing ---------------------------------------------------------------------------------------------------------
@@ -423,6 +438,11 @@ class Page {
     $("opacity").value = choices.opacity;
     $("hover").checked = choices.hover;
     $("prepare").checked = choices.prepare;
+    $("decode-here").checked = choices.decodeHere;
+    const why = this.#whyNotHere();
+    $("decode-state").hidden = !this.decoder.isOn;
+    $("decode-state").dataset.state = this.decoder.state;
+    $("decode-state").textContent = why || t(`decode-${this.decoder.state}`);
     $("prompt-bar").hidden = !works.hasPrompt(work);
     const active = works.chosen(work);
     $("finish").disabled = !active;
@@ -438,12 +458,20 @@ class Page {
       outcome.textContent = t(badge.outcome);
       ms.textContent = `${badge.ms < 10 ? badge.ms.toFixed(1) : Math.round(badge.ms)} ms`;
       model.textContent = badge.model;
-      $("badge").title = `${t("badgeTip", { ms: badge.ms.toFixed(1), server: badge.serverMs.toFixed(1) })}\n${badge.note}`;
+      const times = { ms: badge.ms.toFixed(1), server: badge.serverMs?.toFixed(1) };
+      const tip = t(badge.outcome === "here" ? "hereTip" : "badgeTip", times);
+      $("badge").title = [tip, why, badge.note].filter(Boolean).join("\n");
       $("model").textContent = `${t("model", { model: badge.model })}${badge.note ? ` – ${badge.note}` : ""}`;
     }
     this.#drawHint(work, active);
     this.#drawBanner();
     this.#drawWaiting();
+  }
+
+  /** Why the server decodes although the page should, as a sentence. */
+  #whyNotHere() {
+    const { trouble } = this.decoder;
+    return trouble ? t("notHere", { why: t(trouble.word, trouble.values) }) : "";
   }
 
   #drawHint(work, active) {
@@ -535,8 +563,13 @@ class Page {
       this.choose({ prepare: $("prepare").checked });
       this.#prepare();
     });
+    $("decode-here").addEventListener("change", () => {
+      this.choose({ decodeHere: $("decode-here").checked });
+      this.decoder.turn(this.choices.decodeHere);
+    });
     $("language").addEventListener("change", () => {
       this.choose({ language: $("language").value });
+      notes.set("language", this.choices.language);
       this.#language();
       this.draw();
     });
@@ -593,7 +626,7 @@ class Page {
 
   #language() {
     speak(this.choices.language);
-    $("language").value = LANGUAGES.includes(this.choices.language) ? this.choices.language : "en";
+    $("language").value = this.choices.language;
     const mouse = [["keyClick", "helpClick"], ["keyAlt", "helpAlt"], ["keyDrag", "helpBox"], ["keyWheel", "helpWheel"],
       ["keySpaceDrag", "helpPan"], ["keyPress", "helpAlt"],
       ["keyFingers", "helpFingers"]].map(([key, help]) => helpRow([t(key)], t(help)));

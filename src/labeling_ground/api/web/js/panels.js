@@ -1,25 +1,7 @@
-// The lists beside and below the image. What users typed goes into text nodes and values only.
+// The lists beside and below the image.
 
+import { icon, make, unlessDrawn } from "./elements.js";
 import { t } from "./words.js";
-
-/** An element with properties, `aria` and `data` attributes, and children. */
-export function make(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  const { aria = {}, data = {}, ...rest } = properties;
-  for (const [name, value] of Object.entries(aria)) element.setAttribute(`aria-${name}`, value);
-  Object.assign(element.dataset, data);
-  Object.assign(element, rest);
-  element.append(...children);
-  return element;
-}
-
-export function icon(name) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-  use.setAttribute("href", `#i-${name}`);
-  svg.append(use);
-  return svg;
-}
 
 function iconButton(name, label, onclick) {
   return make("button", { className: "icon", type: "button", title: label, aria: { label }, onclick }, icon(name));
@@ -36,26 +18,6 @@ function textInput(value, label, placeholder, onchange) {
     }
   });
   return input;
-}
-
-// A list is made anew only when what it shows is another, so that focus and typing are not disturbed.
-const drawn = new WeakMap();
-
-function unlessDrawn(list, shown, draw) {
-  const text = JSON.stringify([document.documentElement.lang, shown]);
-  if (drawn.get(list) === text) return;
-  drawn.set(list, text);
-  const focus = focusIn(list);
-  list.replaceChildren(...draw());
-  focus?.();
-}
-
-function focusIn(list) {
-  const active = document.activeElement;
-  const row = active && [...list.children].findIndex((child) => child.contains(active));
-  if (row === null || row < 0) return null;
-  const inner = [...list.children[row].querySelectorAll("button, input, select")].indexOf(active);
-  return () => list.children[Math.min(row, list.children.length - 1)]?.querySelectorAll("button, input, select")[inner]?.focus();
 }
 
 export function drawClasses(list, { classes, current }, on) {

@@ -26,17 +26,17 @@ export class Server {
     return { "X-Client-Id": this.client, ...(key ? { "X-API-Key": key } : {}) };
   }
 
-  async #ask(path, options = {}) {
+  async #ask(path, options = {}, read = asJson) {
     let response, body;
     try {
       response = await fetch(new URL(path, this.base), { ...options, headers: { ...this.#headers(), ...options.headers } });
-      body = await response.json();
+      body = await (response.ok ? read : asJson)(response);
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Gone(error.message);
     }
     if (!response.ok) throw refusal(response.status, body, response.headers.get("Retry-After"));
-    return { body, timing: serverTotal(response.headers.get("Server-Timing")) };
+    return { body, timing: serverTotal(response.headers.get("Server-Timing")), headers: response.headers };
   }
 
   /** What the server knows of an image, or `null`. */
@@ -95,6 +95,45 @@ export class Server {
     };
   }
 
+  /** What the cache holds, did and saved. */
+  async figures(signal) {
+    return (await this.#ask("v1/cache", { signal })).body;
+  }
+
+  /** Purge everything, or one model or image; how many entries went. `key` is the one that may, `null` for our own. */
+  async purge(what, key) {
+    const query = new URLSearchParams(what);
+    const { body } = await this.#ask(`v1/cache?${query}`, { method: "DELETE", headers: keyed(key) });
+    return body.deleted;
+  }
+
+  /** Change settings of the cache; what is in effect then. */
+  async change(settings, key) {
+    const headers = { "Content-Type": "application/json", ...keyed(key) };
+    return (await this.#ask("v1/cache/settings", { method: "PUT", headers, body: JSON.stringify(settings) })).body;
+  }
+
+  /** What is served. */
+  async models(signal) {
+    return (await this.#ask("v1/models", { signal })).body.models;
+  }
+
+  /** A model's decoder, an ONNX file. */
+  async decoder(model, sha256, signal) {
+    return (await this.#ask(`v1/models/${encodeURIComponent(model)}/decoder?sha256=${sha256}`, { signal }, asBytes)).body;
+  }
+
+  /** What runs a decoder in a browser, `{version, module}`, or `null` where the operator did not install it. */
+  async runtime(signal) {
+    return (await this.#ask("web/decoder.json", { signal })).body.runtime ?? null;
+  }
+
+  /** An image's embedding, a safetensors file, and the version of the model that made it. */
+  async embedding(id, signal) {
+    const { body, headers } = await this.#ask(`v1/images/${id}/embedding`, { signal }, asBytes);
+    return { embedding: body, version: headers.get("X-Model-Version") };
+  }
+
   /** Whether the server is there and its model answers. */
   async isReady() {
     try {
@@ -105,6 +144,13 @@ export class Server {
     }
   }
 }
+
+function keyed(key) {
+  return key === null ? {} : { "X-API-Key": key };
+}
+
+const asJson = (response) => response.json();
+const asBytes = (response) => response.arrayBuffer();
 
 function parsed(text) {
   try {

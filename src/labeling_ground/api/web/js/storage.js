@@ -1,9 +1,10 @@
-// What survives a reload: photos, work and choices, in IndexedDB.
+// What survives a reload: photos, work and choices, in IndexedDB; and small choices that our pages share.
 
 const STORES = { images: { keyPath: "id" }, work: { keyPath: "id" }, choices: {} };
 
 export class Storage {
   #database = null;
+  #retired = false;
 
   async open(name = "labeling-ground") {
     const request = indexedDB.open(name, 1);
@@ -11,6 +12,11 @@ export class Storage {
       for (const [store, options] of Object.entries(STORES)) request.result.createObjectStore(store, options);
     };
     this.#database = await done(request);
+  }
+
+  /** Write nothing any more: another tab does. */
+  retire() {
+    this.#retired = true;
   }
 
   async all(store) {
@@ -22,11 +28,11 @@ export class Storage {
   }
 
   async put(store, value, key) {
-    await done(this.#store(store, "readwrite").put(value, key));
+    if (!this.#retired) await done(this.#store(store, "readwrite").put(value, key));
   }
 
   async delete(store, key) {
-    await done(this.#store(store, "readwrite").delete(key));
+    if (!this.#retired) await done(this.#store(store, "readwrite").delete(key));
   }
 
   #store(name, mode = "readonly") {
@@ -34,6 +40,24 @@ export class Storage {
     return this.#database.transaction(name, mode).objectStore(name);
   }
 }
+
+/** Small choices. A browser that is told to keep nothing forgets them with the page. */
+export const notes = {
+  get(name) {
+    try {
+      return localStorage.getItem(`labeling-ground-${name}`);
+    } catch {
+      return null;
+    }
+  },
+  set(name, text) {
+    try {
+      localStorage.setItem(`labeling-ground-${name}`, text);
+    } catch {
+      // not kept
+    }
+  },
+};
 
 function done(request) {
   return new Promise((resolve, reject) => {

@@ -1,4 +1,4 @@
-// The page's words, in English and Korean.
+// The labeling page's words, in English and Korean; and what other pages say in theirs.
 
 const WORDS = {
   open: ["Open photos", "사진 열기"],
@@ -35,8 +35,8 @@ const WORDS = {
   welcomeMore: ["or paste them, or open files or a whole folder. They stay in this browser and on your server.",
     "붙여넣거나, 파일 또는 폴더를 열 수도 있습니다. 사진은 이 브라우저와 여러분의 서버에만 남습니다."],
   stepClick: ["Click an object – its mask appears.", "객체를 클릭하면 마스크가 나타납니다."],
-  stepFix: ["Alt-click or right-click what does not belong; or drag a box.",
-    "제외할 부분은 Alt+클릭 또는 오른쪽 클릭, 상자는 드래그."],
+  stepFix: ["Alt-click, right-click or long-press what does not belong; or drag a box.",
+    "제외할 부분은 Alt+클릭, 오른쪽 클릭 또는 길게 누르기. 상자는 드래그."],
   stepFinish: ["Enter finishes the object.", "Enter로 객체를 완료합니다."],
   classes: ["Classes", "클래스"],
   newClass: ["New class", "새 클래스"],
@@ -59,6 +59,16 @@ const WORDS = {
   opacity: ["Mask opacity", "마스크 불투명도"],
   hover: ["Preview under the pointer", "포인터 아래 미리보기"],
   prepare: ["Prepare the next images", "다음 이미지 미리 준비"],
+  decodeHere: ["Decode in the browser", "브라우저에서 디코딩"],
+  "decode-loading": ["Getting the decoder; until then the server decodes.", "디코더를 받는 중이며, 그동안은 서버에서 디코딩합니다."],
+  "decode-fetching": ["Getting this image's embedding.", "이 이미지의 임베딩을 받는 중입니다."],
+  "decode-ready": ["Clicks need no server.", "클릭이 서버 없이 처리됩니다."],
+  notHere: ["The server decodes: {why}", "서버에서 디코딩합니다: {why}"],
+  noRuntime: ["ONNX Runtime Web is not installed there.", "서버에 ONNX Runtime Web이 설치되어 있지 않습니다."],
+  noDecoder: ["{model} has no decoder that a browser can run.", "{model}에는 브라우저에서 실행할 수 있는 디코더가 없습니다."],
+  noEmbedding: ["it gave no embedding ({why})", "임베딩을 받지 못했습니다 ({why})"],
+  oldBrowser: ["this browser knows no WebAssembly.", "이 브라우저는 WebAssembly를 지원하지 않습니다."],
+  decoderBroke: ["the decoder here failed ({why}).", "브라우저 디코더가 실패했습니다 ({why})."],
   model: ["Model: {model}", "모델: {model}"],
   close: ["Close", "닫기"],
   cancel: ["Cancel", "취소"],
@@ -83,6 +93,12 @@ const WORDS = {
   key: ["API key", "API 키"],
   keyMore: ["It is kept until this tab is closed. The operator of the server hands keys out.",
     "이 탭을 닫을 때까지 보관됩니다. 키는 서버 운영자에게 받으세요."],
+  keyRefused: ["The server did not accept that key.", "서버가 그 키를 받아들이지 않았습니다."],
+  elsewhereTitle: ["This page is open in another tab", "이 페이지가 다른 탭에서 열려 있습니다"],
+  elsewhere: ["Two tabs at once would overwrite each other's work. Go on there, or here: then that one stops.",
+    "두 탭에서 동시에 작업하면 서로의 작업을 덮어씁니다. 그 탭에서 계속하거나, 여기서 계속하세요. 여기서 계속하면 그 탭은 멈춥니다."],
+  goOnHere: ["Go on here", "여기서 계속"],
+  cachePage: ["What the cache does", "캐시 현황"],
   useKey: ["Use this key", "이 키 사용"],
   checking: ["Asking for the image", "이미지 확인 중"],
   uploading: ["Uploading", "업로드 중"],
@@ -104,6 +120,8 @@ const WORDS = {
   joined: ["joined", "함께 계산"],
   miss: ["computed", "계산"],
   recomputed: ["computed again", "다시 계산"],
+  here: ["in the browser", "브라우저"],
+  hereTip: ["{ms} ms from the click to the answer, all of it in this browser", "클릭부터 응답까지 {ms} ms, 모두 이 브라우저에서"],
   badgeTip: ["{ms} ms from the click to the answer, {server} ms of it in the server", "클릭부터 응답까지 {ms} ms, 서버에서 {server} ms"],
   notSent: ["not sent yet", "아직 보내지 않음"],
   sending: ["being sent", "보내는 중"],
@@ -147,6 +165,16 @@ const WORDS = {
 
 export const LANGUAGES = ["en", "ko"];
 let column = 0;
+
+/** The language to speak: the chosen one if there is one, else the browser's own if we know it. */
+export function languageFor(chosen, browser) {
+  return [chosen, browser.slice(0, 2)].find((one) => LANGUAGES.includes(one)) ?? LANGUAGES[0];
+}
+
+/** Add a page's own words. */
+export function learn(more) {
+  Object.assign(WORDS, more);
+}
 
 /** The words in the page's language, `{name}` filled in from `values`. */
 export function t(name, values = {}) {

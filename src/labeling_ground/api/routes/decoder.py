@@ -1,0 +1,147 @@
+"""For clients that decode by themselves: the model's decoder, and what the labeling page runs it with."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, get_args
+
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import Path as InPath
+from fastapi.responses import FileResponse, Response
+
+from labeling_ground.api import answers, browser_runtime
+from labeling_ground.api.errors import responses
+from labeling_ground.api.routes.images import segmenter_for
+from labeling_ground.api.routes.pages import WASM_HEADERS, matches
+from labeling_ground.api.state import Parts, caller_of, parts_of
+from labeling_ground.errors import NotFound
+from labeling_ground.inference.graphs import Precision, version_from
+from labeling_ground.inference.sam import SamBackend
+from labeling_ground.models.catalogue import Role
+from labeling_ground.models.store import ModelStore
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+_FOR_EVER = "max-age=31536000, immutable"
+_ROLES = (Role.ENCODER, Role.DECODER, Role.FAST_DECODER)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderFile:
+    """A decoder that a client can run.
+
+    Attributes:
+        path: the ONNX file.
+        sha256: of its bytes, hex.
+        bytes: its size.
+        family: ``sam``, ``sam2`` or ``efficient-sam``: which prompts it reads, and how its logits lie over the image.
+    """
+
+    path: Path
+    sha256: str
+    bytes: int
+    family: str
+
+
+def find_decoder(parts: Parts) -> DecoderFile:
+    """The decoder of the model version that is served: to embeddings of another one it would answer with noise.
+
+    It is the one for prompts of few tokens where there are two, as it takes any prompt and most have few. Reads a
+    manifest, so it is for a thread.
+
+    Raises:
+        NotFound: the model has none, it is not here, or clients may not have it.
+    """
+    backend = parts.segmenter.backend
+    name = backend.version.model
+    if not parts.settings.share_decoder:
+        raise NotFound("This server keeps its decoders to itself: ask for masks instead.")
+    store = ModelStore(parts.settings.models_dir)
+    noted, here = store.noted(name), store.get(name)
+    files = here.files if here is not None else {}
+    role = Role.FAST_DECODER if Role.FAST_DECODER in files else Role.DECODER
+    if noted is None or role not in files:
+        raise NotFound(
+            f"The decoder of {name} is no file of this server, so only the server can run it: ask for masks instead."
+        )
+    digests = [noted.files[part].sha256 for part in _ROLES if part in noted.files]
+    if backend.version not in (version_from(name, digests, precision) for precision in get_args(Precision)):
+        raise NotFound(f"The files of {name} on this server are not those of the version that is served.")
+    if isinstance(backend, SamBackend):
+        family: str | None = backend.engine.family.value
+    else:
+        family = store.known.model(name).family if name in store.known else noted.family
+    if family is None:
+        raise NotFound(f"Of which family {name} is stands nowhere, so nobody could tell how to run its decoder.")
+    return DecoderFile(store.blob(files[role].sha256), files[role].sha256, files[role].bytes, family)
+
+
+@router.head("/{model}/decoder", include_in_schema=False)
+@router.get(
+    "/{model}/decoder",
+    summary="The model's decoder",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "An ONNX file. Its `ETag` is its SHA-256.",
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        304: {"description": "The client has it (`If-None-Match`)"},
+        **responses(401, 404, 422),
+    },
+)
+async def decoder(
+    request: Request,
+    model: Annotated[str, InPath(description="A model id of `/v1/models`.", examples=["mobile-sam"])],
+    sha256: Annotated[
+        str | None,
+        Query(
+            pattern="^[0-9a-f]{64}$",
+            description="Its digest, from `/v1/models`: the answer is then this file, for ever, or 404.",
+        ),
+    ] = None,
+) -> Response:
+    """For clients that run it on the image's embedding themselves. 404 for a model whose decoder is no such file.
+
+    Embedding and decoder must be of one `model_version`: the `X-Model-Version` of both answers is the same.
+    """
+    caller_of(request)
+    parts = parts_of(request)
+    version = str(segmenter_for(parts, model).backend.version)
+    found = await asyncio.to_thread(find_decoder, parts)
+    if sha256 not in (None, found.sha256):
+        raise NotFound(f"{model} has another decoder by now. Ask /v1/models for its digest.")
+    headers = {
+        "ETag": f'"{found.sha256}"',
+        "Cache-Control": f"private, {_FOR_EVER if sha256 else 'no-cache'}",
+        "X-Model-Version": version,
+    }
+    if matches(request.headers.get("if-none-match", ""), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return FileResponse(found.path, headers=headers, media_type="application/octet-stream")
+
+
+def install_runtime(app: FastAPI, runtime: Path | None) -> None:
+    """Serve ONNX Runtime Web to the labeling page, or tell it that there is none.
+
+    Args:
+        app: before the pages' own files are installed in it, which have the rest of ``/web``.
+        runtime: what ``browser_runtime.find`` found.
+    """
+    version = browser_runtime.VERSION
+    told = {"version": version, "module": f"web/runtime/{version}/{browser_runtime.MODULE}"} if runtime else None
+
+    @app.get("/web/decoder.json", include_in_schema=False)
+    async def what_there_is() -> Response:
+        answer = answers.as_json({"runtime": told})
+        answer.headers["Cache-Control"] = "no-cache"
+        return answer
+
+    @app.head("/web/runtime/{of}/{name}", include_in_schema=False)
+    @app.get("/web/runtime/{of}/{name}", include_in_schema=False)
+    async def file(of: str, name: str) -> Response:
+        known = browser_runtime.FILES.get(name)
+        if runtime is None or known is None or of != version:
+            raise NotFound("ONNX Runtime Web is not here: get it with 'labeling-ground browser-decoder'.")
+        headers = {**WASM_HEADERS, "Cache-Control": f"public, {_FOR_EVER}", "ETag": f'"{known.sha256}"'}
+        return FileResponse(runtime / name, headers=headers, media_type=known.media_type)

@@ -1,0 +1,36 @@
+// From clicks and a box to what a decoder reads. The rules are those of the server's `sam/prompts.py` and
+// `sam/geometry.py`: a click there and a click here must be the same numbers.
+
+export const SIDE = 1024; // the square that encoders read
+export const LOW_RES = 256; // the decoder's logits cover the same square
+
+/** The tensors of an embedding, by the model's family. Other families are left to the server. */
+export const EMBEDDINGS = {
+  sam: ["image_embeddings"],
+  sam2: ["image_embeddings", "high_res_features_0", "high_res_features_1"],
+};
+
+/** How the square lies over an image: SAM 1 keeps the aspect, and what is right or below is padding; SAM 2 stretches. */
+export function frameOf(family, { width, height }) {
+  if (family === "sam2") return { width, height, innerWidth: SIDE, innerHeight: SIDE };
+  const scale = SIDE / Math.max(width, height);
+  const inner = (length) => Math.max(1, Math.floor(length * scale + 0.5));
+  return { width, height, innerWidth: inner(width), innerHeight: inner(height) };
+}
+
+/**
+ * Coordinates in the square and labels, `[1, tokens, 2]` and `[1, tokens]`: 1 on the object, 0 off it, 2 and 3 for a
+ * box's corners, -1 for padding. The order of the clicks is of no meaning: they are sorted, as the server sorts them.
+ */
+export function tokensOf({ points, box }, frame, family) {
+  const place = (x, y, label) => [x * (frame.innerWidth / frame.width), y * (frame.innerHeight / frame.height), label];
+  const clicks = [...points].sort((a, b) => a.x - b.x || a.y - b.y || a.label - b.label).map((p) => place(p.x, p.y, p.label));
+  const corners = box ? [place(box[0], box[1], 2), place(box[2], box[3], 3)] : [];
+  const rows = family === "sam2" ? [...corners, ...clicks] : [...clicks, ...corners];
+  if (family === "sam2" || !box) rows.push([0, 0, -1]);
+  return {
+    tokens: rows.length,
+    coords: Float32Array.from(rows.flatMap(([x, y]) => [x, y])),
+    labels: Float32Array.from(rows, (row) => row[2]),
+  };
+}
