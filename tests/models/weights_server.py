@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import re
+import signal
 import sys
 import threading
 import time
@@ -207,4 +208,6 @@ def _main(url: str, sha256: str, size: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
+    # Whoever is started in the background by a shell without job control ignores it from the start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _main(*sys.argv[1:])

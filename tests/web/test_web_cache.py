@@ -1,5 +1,6 @@
 """The operator's page in a real browser: what it shows, what it changes, and whom it asks first."""
 
+import contextlib
 import hashlib
 import json
 import urllib.error
@@ -47,13 +48,29 @@ def work(server: Served, photo: Path, **headers: str) -> str:
     return image_id
 
 
+@contextlib.contextmanager
+def administered(folder: Path) -> Iterator[Served]:
+    """A server with an admin key, and open otherwise."""
+    server = Served(folder, LABELING_GROUND_ADMIN_KEY=ADMIN)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with an admin key, and open otherwise."""
-    server = Served(tmp_path_factory.mktemp("kept"), LABELING_GROUND_ADMIN_KEY=ADMIN)
-    server.start()
-    yield server
-    server.kill()
+    """One for all tests that leave its settings alone."""
+    with administered(tmp_path_factory.mktemp("kept")) as server:
+        yield server
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Iterator[Served]:
+    """One whose settings a test changes."""
+    with administered(tmp_path) as server:
+        yield server
 
 
 class Operator:
@@ -67,6 +84,18 @@ class Operator:
     def sees(self, selector: str, text: str) -> None:
         """Wait until something says so."""
         self.page.locator(selector).filter(has_text=text).first.wait_for()
+
+    def figures(self) -> Any:
+        """The server's figures, once they stand still and the page shows them: it asks again after showing them."""
+        shown = None
+        for _ in range(30):
+            with self.page.expect_response("**/v1/cache") as answered:
+                figures = answered.value.json()
+            told = figures["kinds"], [(tier["entries"], tier["bytes_by_kind"]) for tier in figures["tiers"]]
+            if told == shown:
+                return figures
+            shown = told
+        raise AssertionError(f"the figures do not come to rest: {shown}")
 
     def confirm(self, *words: str) -> None:
         """Say yes to what is asked, after a look at it."""
@@ -92,8 +121,7 @@ def test_the_figures_are_the_servers(kept: Served, context: Any, photos: dict[st
     operator = Operator(context.new_page(), kept)
     page = operator.page
     operator.sees("#state", "live")
-    with page.expect_response("**/v1/cache") as answered:
-        figures = answered.value.json()
+    figures = operator.figures()
     assert figures["kinds"]["mask"]["hits"] >= 2
     operator.sees("#hit-ratio", f"{figures['hit_ratio'] * 100:.0f} %")
     for kind, found in figures["kinds"].items():
@@ -189,13 +217,13 @@ def test_a_purge_asks_first_and_takes_the_admin_key(
     assert sum(tier["entries"] for tier in ask(kept, "v1/cache")["tiers"]) == 0
 
 
-def test_settings_are_changed_as_they_are_typed(kept: Served, context: Any, shots: Path) -> None:
+def test_settings_are_changed_as_they_are_typed(changed: Served, context: Any, shots: Path) -> None:
     """Only what was changed is asked about and sent; what is being typed is not overwritten by new figures."""
-    operator = Operator(context.new_page(), kept)
+    operator = Operator(context.new_page(), changed)
     page = operator.page
     page.wait_for_selector("#settings [name=policy]:enabled")
     operator.gave_key()
-    before = ask(kept, "v1/cache")["settings"]
+    before = ask(changed, "v1/cache")["settings"]
     assert page.locator("#settings .primary").is_disabled()
     page.fill("#settings [name=memory_bytes]", "77.5")
     with page.expect_response("**/v1/cache"):
@@ -211,7 +239,7 @@ def test_settings_are_changed_as_they_are_typed(kept: Served, context: Any, shot
     assert sent.value.post_data_json == {"policy": "lru", "memory_bytes": round(77.5 * MIB)}
     operator.sees("#settings-told", "Changed.")
     assert page.locator("#settings .primary").is_disabled()
-    after = ask(kept, "v1/cache")["settings"]
+    after = ask(changed, "v1/cache")["settings"]
     assert after == {**before, "policy": "lru", "memory_bytes": round(77.5 * MIB)}
     operator.sees("#tiers [data-tier=memory]", "77.5 MiB")
     page.fill("#settings [name=idle_seconds]", "5")
