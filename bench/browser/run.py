@@ -92,7 +92,8 @@ class Page:
 
 
 @contextmanager
-def _chromium() -> Iterator[Any]:
+def chromium() -> Iterator[Any]:
+    """The browser, without a window."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as started:
@@ -113,7 +114,7 @@ def _serving(files: dict[str, Any]) -> Iterator[Server]:
             yield server
 
 
-def _places(count: int, seed: int) -> list[tuple[int, int]]:
+def places(count: int, seed: int) -> list[tuple[int, int]]:
     """Where to click: far enough from the rim that a disc is whole, and never twice at the same pixel."""
     rng = random.Random(seed)
     inner = [range(int(0.25 * size), int(0.75 * size)) for size in SIZE]
@@ -123,15 +124,15 @@ def _places(count: int, seed: int) -> list[tuple[int, int]]:
 def _times(pages: dict[str, Page], plan: Plan) -> dict[str, dict[str, list[float]]]:
     taken: dict[str, dict[str, list[float]]] = {}
     for page in pages.values():
-        page.click(*_places(1, 0)[0])  # the first run of a graph is its slowest
+        page.click(*places(1, 0)[0])  # the first run of a graph is its slowest
     for latency in LATENCIES_MS:
         for kind in ("new", "repeated"):
             taken[f"{kind}, {latency} ms"] = {switch: [] for switch in SWITCHES}
         for page in pages.values():
             page.delay(latency)
-        places = _places(plan.clicks, latency + 1)
+        spots = places(plan.clicks, latency + 1)
         for kind in ("new", "repeated"):
-            for x, y in places:
+            for x, y in spots:
                 for switch, page in pages.items():
                     ms, outcome = page.click(x, y)
                     expected = "here" if switch == "on" else {"new": "miss", "repeated": "hit"}[kind]
@@ -146,7 +147,7 @@ def _difference(page: Any, plan: Plan) -> dict[str, float]:
     """How far the masks are apart: shares of the image's pixels, over all candidates of all prompts."""
     prompts = [
         {"points": [{"x": x, "y": y, "label": 1}], "box": None if i % 2 else [x - 150, y - 120, x + 160, y + 140]}
-        for i, (x, y) in enumerate(_places(plan.compared, 99))
+        for i, (x, y) in enumerate(places(plan.compared, 99))
     ]
     got = both_ways(page, prompts)
     assert got["trouble"] is None, got["trouble"]
@@ -172,7 +173,7 @@ def run(plan: Plan, folder: Path) -> dict[str, Any]:
 
     needs_browser_runtime()
     result: dict[str, Any] = {"where": where(), "runtime": browser_runtime.VERSION}
-    with tempfile.TemporaryDirectory() as home, _chromium() as browser:
+    with tempfile.TemporaryDirectory() as home, chromium() as browser:
         photo = Path(home) / "photo.jpg"
         photo.write_bytes(jpeg(0))
         result["chromium"] = browser.version

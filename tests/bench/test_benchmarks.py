@@ -86,6 +86,15 @@ def test_the_benchmark_of_decoding_in_the_browser_runs_and_finds_the_servers_mas
     assert all(each["masks"] == 6 and each["largest"] < 1e-4 for each in result["differences"].values())
 
 
+def test_the_benchmark_of_painting_times_both_pages_and_both_outcomes() -> None:
+    needs("playwright")
+    needs_program("chromium")
+    result = run("bench.browser.painting")
+    assert sorted(result["paints"]) == ["/", "/cache"]
+    assert all(ms > 0 for taken in result["paints"].values() for ms in taken)
+    assert [click["outcome"] for click in result["clicks"]] == ["miss", "miss", "hit", "hit"]
+
+
 def test_the_gpu_benchmark_computes_the_references_numbers_in_all_its_ways() -> None:
     segment_anything()
     rows = run("bench.engines.gpu")["rows"]["toy"]
