@@ -100,6 +100,20 @@ class Keeper:
         for policy, item in zip(self.policies, self.items.pop(key, ()), strict=False):
             policy.remove(item)
 
+    def take(self, verb: object, rest: list[object], now: float) -> None:
+        """One of the ``STEPS`` in which nobody goes for room."""
+        match verb, rest:
+            case "insert", [str(key), int(size), float(cost)]:
+                self.insert(key, size, cost, now)
+            case "hit", [str(key)]:
+                self.hit(key, now)
+            case "mark", [str(key), bool(done)]:
+                self.mark(key, done)
+            case "remove", [str(key)]:
+                self.remove(key)
+            case _:
+                raise AssertionError((verb, rest))
+
     def evict(self) -> str | None:
         gone = {None if item is None else item.key for item in [policy.evict() for policy in self.policies]}
         assert len(gone) == 1, gone
@@ -146,18 +160,12 @@ def test_the_heap_gives_the_order_of_the_naive_policy(ranking: Ranking, steps: l
     now = 100.0
     for verb, *rest in steps:
         match verb, rest:
-            case "insert", [str(key), int(size), float(cost)]:
-                keeper.insert(key, size, cost, now)
-            case "hit", [str(key)]:
-                keeper.hit(key, now)
-            case "mark", [str(key), bool(done)]:
-                keeper.mark(key, done)
-            case "remove", [str(key)]:
-                keeper.remove(key)
             case "evict", []:
                 keeper.evict()
             case "tick", [int(seconds)]:
                 now += seconds
+            case _:
+                keeper.take(verb, rest, now)
         expected, found = naive.victim(), ours.victim()
         assert (expected and expected.key) == (found and found.key)
         assert len(naive.kept) == len(ours)
@@ -561,19 +569,13 @@ def test_whatever_happens_during_a_handover_every_item_goes_once(
     for step, (verb, *rest) in enumerate(steps):
         now = 100.0 + step
         match verb, rest:
-            case "insert", [str(key), int(size), float(cost)]:
-                keeper.insert(key, size, cost, now)
-            case "hit", [str(key)]:
-                keeper.hit(key, now)
-            case "mark", [str(key), bool(done)]:
-                keeper.mark(key, done)
-            case "remove", [str(key)]:
-                keeper.remove(key)
             case "evict", []:
                 expected = bool(keeper.items)
                 assert (keeper.evict() is not None) is expected
             case "tick", _:
                 handover.tell(slices)
+            case _:
+                keeper.take(verb, rest, now)
     while handover.tell(slices):
         pass
     held = set(keeper.items)

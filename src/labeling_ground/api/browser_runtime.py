@@ -54,7 +54,7 @@ def find(folder: Path) -> Path | None:
     home = folder / VERSION
     for name, file in FILES.items():
         try:
-            found = _sha256((home / name).read_bytes())
+            found = hashlib.sha256((home / name).read_bytes()).hexdigest()
         except OSError:
             return None
         if found != file.sha256:
@@ -91,7 +91,3 @@ def unpack(archive: bytes, folder: Path, *, integrity: str = INTEGRITY) -> Path:
     except OSError as error:
         raise PullFailed(f"The files cannot be written to {home}: {error.strerror}.") from error
     return home
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
