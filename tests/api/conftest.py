@@ -88,7 +88,8 @@ class ToyBackend:
                     if point.label == label:
                         disc = (columns - point.x) ** 2 + (rows - point.y) ** 2 <= radius**2
                         pixels = pixels | disc if label else pixels & ~disc
-            logits = np.full((256, 256), 1.0 + index, np.float32)
+            refined = 0.0 if prompt.mask_input is None else float(prompt.mask_input.mean()) / 2
+            logits = np.full((256, 256), 1.0 + index + refined, np.float32)
             masks.append(Mask(pixels, 0.9 - 0.1 * index, logits))
         return Prediction(tuple(masks))
 

@@ -55,6 +55,7 @@ async def test_a_prefetch_is_taken_on_and_the_click_joins_it(
     assert (202, True, image_id) == (queued.status_code, queued.json()["queued"], queued.json()["image_id"])
     state = (await server.client.get(f"/v1/images/{image_id}")).json()
     assert (state["known"], state["encoded"], state["width"], state["height"]) == (True, False, 64, 48)
+    assert state["encoding"]
     click = asyncio.create_task(server.click(image_id, 30, 20))
     await asyncio.sleep(0.02)
     server.backend.encode_may_go_on.set()
@@ -72,6 +73,7 @@ async def test_an_upload_is_skipped_when_the_id_is_known(server: "Running", make
     await server.send_image(file)
     state = (await server.client.get(f"/v1/images/{image_id}")).json()
     assert (state["known"], state["encoded"], state["width"], state["height"]) == (True, True, 40, 30)
+    assert not state["encoding"]
     assert (await server.click(image_id, 5, 5)).status_code == 200
 
 
@@ -140,8 +142,14 @@ async def test_an_evicted_embedding_is_computed_again_from_the_kept_file(
     await server.parts.segmenter.store.drain()
     assert (await server.client.delete("/v1/cache?model=toy")).json()["deleted"] > 0
     state = (await server.client.get(f"/v1/images/{image_id}")).json()
-    assert not state["encoded"]
-    assert (await server.click(image_id, 9, 9)).json()["outcome"] == "recomputed"
+    assert (state["encoded"], state["encoding"]) == (False, False)
+    server.backend.encode_may_go_on.clear()
+    click = asyncio.create_task(server.click(image_id, 9, 9))
+    await server.until(lambda: server.backend.encodes == 2)
+    state = (await server.client.get(f"/v1/images/{image_id}")).json()
+    assert (state["encoded"], state["encoding"]) == (False, True)
+    server.backend.encode_may_go_on.set()
+    assert (await click).json()["outcome"] == "recomputed"
     assert server.backend.encodes == 2
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.redis_servers import program, serving
 
+from labeling_ground import key as keys
 from labeling_ground.codec.mask import from_png
 
 if TYPE_CHECKING:
@@ -255,17 +256,52 @@ async def test_a_second_click_refines_the_first_ones_mask_unless_that_is_switche
         assert (undone.json()["outcome"], undone.json()["prediction_id"]) == ("hit", first.json()["prediction_id"])
 
 
-async def test_a_click_is_answered_though_the_mask_it_refines_is_purged(
-    server: "Running", make_image: "Callable[..., bytes]"
+@pytest.mark.parametrize("box", [False, True])
+async def test_a_click_refines_the_same_mask_though_that_and_all_before_it_are_purged(
+    server: "Running", make_image: "Callable[..., bytes]", box: bool
 ) -> None:
-    """Then the clicks alone are the prompt."""
+    """They are predicted again, each from its own clicks."""
     file = make_image()
-    await open_image(server, file)
-    await send(server, "click", points=[10, 10], labels=[1])
+    for name in ("same", "s"):
+        await open_image(server, file, name)
+        if box:
+            await send(server, "rect", name, startX=2, startY=2, endX=60, endY=44)
+        for x in (10, 20):
+            await send(server, "click", name, points=[x, 10], labels=[1])
+    undisturbed = await send(server, "click", "same", points=[30, 20], labels=[1])
     assert (await server.client.delete("/v1/cache")).json()["deleted"] > 0
     await server.send_image(file)
     again = await send(server, "click", points=[30, 20], labels=[1])
-    assert (again.status_code, len(again.json()["points"])) == (200, 2)
+    assert again.json() == undisturbed.json()
+    undone = await send(server, "undo")
+    assert undone.json()["outcome"] == "hit"
+
+
+async def clicked(server: "Running", name: str, count: int) -> None:
+    """Wait until so many clicks of a session have come."""
+    while len((await server.parts.sessions.look(keys.PUBLIC, name)).clicks) < count:  # noqa: ASYNC110 -- sets no event
+        await asyncio.sleep(0)
+
+
+async def test_clicks_that_did_not_wait_for_each_other_are_predicted_again_as_they_were(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """The second had nothing to refine, and the third refines the second."""
+    file = make_image()
+    server.backend.decode_may_go_on.clear()
+    clicks = []
+    for name in ("same", "s"):
+        await open_image(server, file, name)
+        for x in (10, 20):
+            clicks.append(asyncio.create_task(send(server, "click", name, points=[x, 10], labels=[1])))
+            await clicked(server, name, x // 10)
+    server.backend.decode_may_go_on.set()
+    await asyncio.gather(*clicks)
+    undisturbed = await send(server, "click", "same", points=[30, 20], labels=[1])
+    assert (await server.client.delete("/v1/cache")).json()["deleted"] > 0
+    await server.send_image(file)
+    again = await send(server, "click", points=[30, 20], labels=[1])
+    assert again.json() == undisturbed.json()
 
 
 async def test_an_image_that_came_later_stays_though_the_earlier_one_took_longer(

@@ -165,6 +165,10 @@ async def test_full(policy: str, tmp_path: Path) -> None:
         async with service(server.url, tmp_path) as segmenter:
             for number in range(100):  # some 25 KB each; a server alone takes 2 MB
                 await send(segmenter, image_bytes(number, width=90, height=90, form="BMP"))
+            if policy == "noeviction":  # no room for a lease either
+                server.ask("CONFIG", "SET", "maxmemory", 1)
+                for number in range(100, 110):
+                    await send(segmenter, image_bytes(number))
             await segmenter.store.drain()
             [_, stats] = await segmenter.store.stats()
             guard = redis_of(segmenter)

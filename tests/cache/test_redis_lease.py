@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from redis.crc import key_slot
 from tests.doubles import TENANT, TOY, ToyBackend, image_bytes, keys_of, mask, serving, until
-from tests.redis_servers import Cluster, Server, program
+from tests.redis_servers import Cluster, Server, program, system_program
 from tests.redis_servers import serving as redis_serving
 
 from labeling_ground import key as keys
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.anyio
 FILE = image_bytes(1)
 ID = keys.image_id(FILE)
 KEY = keys_of(FILE).embedding(TOY)
+OTHER_KEY = keys_of(image_bytes(2)).embedding(TOY)
 LEASE = Names().beside(KEY, "lease")
 LONG_S = 60.0
 
@@ -107,6 +108,22 @@ async def test_of_a_lease_that_nobody_waits_for_nobody_is_told(server: Server) -
         await other.take(KEY, "b", LONG_S)
         await one.release(KEY, "a")
         assert "cmdstat_publish" in server.ask("INFO", "commandstats")
+
+
+@pytest.mark.parametrize("which", [program, system_program])
+async def test_a_server_that_is_full_gives_no_lease_and_that_is_no_failure(which: Callable[[], str]) -> None:
+    with redis_serving(which()) as server:
+        async with leases_at(server.url) as one, leases_at(server.url) as other:
+            assert await one.take(KEY, "a", LONG_S) is Claim.GRANTED
+            server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", 1)
+            assert await other.take(OTHER_KEY, "b", LONG_S) is Claim.FULL
+            assert await other.take(KEY, "b", LONG_S) is Claim.TAKEN
+            assert await one.renew(KEY, "a", LONG_S)
+            assert await one.release(KEY, "a")
+            assert server.ask("DBSIZE") == 0
+            assert await one.take(KEY, "a", LONG_S) is Claim.FULL
+            server.ask("CONFIG", "SET", "maxmemory", 0)
+            assert await one.take(KEY, "a", LONG_S) is Claim.GRANTED
 
 
 async def test_a_purge_leaves_leases_alone(server: Server) -> None:

@@ -151,6 +151,7 @@ class ImageStateOut(BaseModel):
     image_id: str
     known: Literal[True] = True
     encoded: bool = Field(description="Whether the next click needs no encoder.")
+    encoding: bool = Field(description="Whether it is being encoded by this server now, or waits for its turn.")
     width: int
     height: int
     model: str

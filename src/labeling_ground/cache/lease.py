@@ -15,6 +15,8 @@ class Claim(StrEnum):
     """Somebody else holds it, and will tell when it is released."""
     KEPT = "kept"
     """The shared tier has the value already: there is nothing to compute."""
+    FULL = "full"
+    """The shared tier has no room for a lease: whoever asked computes without one."""
 
 
 class Leases(Protocol):

@@ -99,6 +99,8 @@ class ImageState:
     height: int
     encoded: bool
     version: ModelVersion
+    encoding: bool = False
+    """Whether it is being encoded here, or waits for its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,12 +268,12 @@ class Segmenter:
             return ImageState(image_id, embedding.width, embedding.height, True, version)
         arriving = self._arriving.get(key)
         if arriving is not None:
-            return ImageState(image_id, arriving.header.width, arriving.header.height, False, version)
+            return ImageState(image_id, arriving.header.width, arriving.header.height, False, version, encoding=True)
         kept_entry = await self._kept(image_keys)
         if kept_entry is None:
             raise UnknownImage(image_id)
         _, width, height = records.open_image(kept_entry, image_keys.image)
-        return ImageState(image_id, width, height, False, version)
+        return ImageState(image_id, width, height, False, version, encoding=key in self.flights)
 
     async def embedding(self, tenant: str, image_id: str) -> tuple[Embedding, ImageAnswer]:
         """The embedding of a known image, computed again from the kept file where it was evicted.

@@ -22,7 +22,8 @@ class Snapshot:
     """A session at one moment: its image, its box, and its clicks in the order in which they came.
 
     ``parent`` is the prediction for the clicks before the last ones, if it was answered: the mask that is refined.
-    ``changes`` says of each click which change brought it.
+    ``answers`` are that one and those before it, each with how many of the clicks it was for. ``changes`` says of each
+    click which change brought it.
     """
 
     image_id: str
@@ -31,6 +32,7 @@ class Snapshot:
     clicks: tuple[Point, ...]
     box: Box | None
     parent: str | None = None
+    answers: tuple[tuple[int, str], ...] = field(default=(), compare=False, repr=False)
     changes: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -76,9 +78,9 @@ class SessionState:
             raise TooLarge(f"A session holds {most} clicks. Finish this object with /api/sam/finish_click.")
         if self.box is None and not any(p.label == 1 for p in (*self._points(), *points)):
             raise BadPrompt("The first click must be on the object (label 1), or draw a box first.")
-        parent = self.answers.get(len(self.clicks))
+        refined = len(self.clicks)
         self.clicks.extend((point, change) for point in points)
-        return self.snapshot(parent)
+        return self.snapshot(refined)
 
     def rect(self, box: Box) -> Snapshot:
         """Set the box; the clicks so far are forgotten.
@@ -102,7 +104,7 @@ class SessionState:
         if self.box is None and not self.clicks:
             self.answers = {}
         # Ask just as it was asked before: then it is a hit.
-        return self.snapshot(self.answers.get(len(self.clicks) - 1))
+        return self.snapshot(len(self.clicks) - 1)
 
     def finish(self) -> Snapshot:
         """Forget the clicks and the box, keep the image."""
@@ -139,10 +141,14 @@ class SessionState:
         self.box, self.answers = before.box, {}
         return True
 
-    def snapshot(self, parent: str | None = None) -> Snapshot:
-        """The session as it is now."""
+    def snapshot(self, refined: int = -1) -> Snapshot:
+        """The session as it is now, refining the answer to the first ``refined`` clicks, if there is one."""
+        parent = self.answers.get(refined)
+        answers = sorted(answer for answer in self.answers.items() if parent is not None and answer[0] <= refined)
         changes = tuple(change for _, change in self.clicks)
-        return Snapshot(self.image_id, self.width, self.height, self._points(), self.box, parent, changes)
+        return Snapshot(
+            self.image_id, self.width, self.height, self._points(), self.box, parent, tuple(answers), changes
+        )
 
     def note(self, writer: str, number: int) -> None:
         """Remember that this server's changes up to this number are in."""

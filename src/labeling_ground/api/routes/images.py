@@ -128,6 +128,7 @@ async def image_state(request: Request, image_id: ImageId, model: Model = None) 
             "image_id": image_id,
             "known": True,
             "encoded": state.encoded,
+            "encoding": state.encoding,
             "width": state.width,
             "height": state.height,
             **answers.origin(segmenter.backend),

@@ -24,9 +24,9 @@ from labeling_ground.api.schemas import (
     SessionRect,
 )
 from labeling_ground.api.state import Caller, Parts, caller_of, parts_of, record_of
-from labeling_ground.errors import BadPrompt, TooLarge, UnknownPrediction
+from labeling_ground.errors import BadPrompt, TooLarge
 from labeling_ground.inference.backend import takes_mask_input
-from labeling_ground.service.segmenter import MaskAnswer, PromptAsk
+from labeling_ground.service.session_masks import mask_of
 from labeling_ground.service.session_state import Snapshot
 from labeling_ground.types import Box, Point
 
@@ -188,8 +188,12 @@ async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str,
     if snapshot.is_empty:
         empty = await asyncio.to_thread(answers.empty_png, snapshot.height, snapshot.width)
         return answers.as_json(state | {"masks": empty})
-    answer = await while_connected(request, _ask(parts, caller, session_id, snapshot))
-    if _refines(parts):
+    refine = parts.settings.session_refine and takes_mask_input(parts.segmenter.backend)
+    answer = await while_connected(
+        request,
+        mask_of(parts.segmenter, caller.tenant, snapshot, client=_client(session_id), refine=refine),
+    )
+    if refine:
         await parts.sessions.answered(caller.tenant, session_id, snapshot, answer.prediction_id)
     record.note(answer.outcome, answer.timing)
     return answers.as_json(
@@ -201,22 +205,6 @@ async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str,
             "prediction_id": answer.prediction_id,
         }
     )
-
-
-async def _ask(parts: Parts, caller: Caller, session_id: str, snapshot: Snapshot) -> MaskAnswer:
-    segmenter, client = parts.segmenter, _client(session_id)
-    parent = (snapshot.parent, 0) if snapshot.parent is not None and _refines(parts) else None
-    ask = PromptAsk(points=snapshot.clicks, box=snapshot.box, mask_input=parent)
-    try:
-        [answer] = await segmenter.masks(caller.tenant, snapshot.image_id, [ask], client=client)
-    except UnknownPrediction:  # the last mask is not kept any more; the clicks alone say enough
-        ask = PromptAsk(points=snapshot.clicks, box=snapshot.box)
-        [answer] = await segmenter.masks(caller.tenant, snapshot.image_id, [ask], client=client)
-    return answer
-
-
-def _refines(parts: Parts) -> bool:
-    return parts.settings.session_refine and takes_mask_input(parts.segmenter.backend)
 
 
 def _client(session_id: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from redis.asyncio.client import PubSub
 
 from labeling_ground.cache.lease import Claim
-from labeling_ground.cache.redis.connect import RedisConnection
+from labeling_ground.cache.redis.connect import RedisConnection, ServerFull
 from labeling_ground.cache.redis.script import Script
 from labeling_ground.errors import StoreFailed
 
@@ -21,11 +21,12 @@ _AGAIN_S = 0.5
 """Pause before a subscription that broke is tried again."""
 
 # A lease is a hash with the holder's token, and a mark where somebody waits. All keys of a script are about one image:
-# one slot. Nothing is written after a step that can fail, for Redis takes nothing back.
+# one slot. Nothing is written after a step that can fail, for Redis takes nothing back. A full server may refuse the
+# mark: then who waits is not told, and looks again now and then.
 _TAKE = Script("""
 if redis.call('exists', KEYS[2]) == 1 then return 'kept' end
 if redis.call('exists', KEYS[1]) == 1 then
-  redis.call('hset', KEYS[1], 'awaited', 1)
+  redis.pcall('hset', KEYS[1], 'awaited', 1)
   return 'taken'
 end
 redis.call('hset', KEYS[1], 'token', ARGV[1])
@@ -70,7 +71,10 @@ class RedisLeases:
     async def take(self, key: str, token: str, seconds: float) -> Claim:
         """See ``Leases``."""
         names = [self._name(key), self._redis.names.redis_key(key)]
-        answer: bytes = await _TAKE.run(self._redis, names, token, _milliseconds(seconds))
+        try:
+            answer: bytes = await _TAKE.run(self._redis, names, token, _milliseconds(seconds))
+        except ServerFull:  # it still serves what it has: no reason to leave it alone
+            return Claim.FULL
         return Claim(answer.decode())
 
     async def renew(self, key: str, token: str, seconds: float) -> bool:

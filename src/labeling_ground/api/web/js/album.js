@@ -4,12 +4,15 @@ import { sha256 } from "./sha256.js";
 import { Refused, pause, persistently } from "./server.js";
 
 const AHEAD = 2;
+const PATIENCE = 5; // asks after a queued image, a second apart, to which nobody says any more that it is being encoded
+const SOON = 150; // milliseconds between two asks after an image that somebody waits for
 const THUMB = 184; // pixels: twice its width on the page, for dense screens
 const IMAGE_NAME = /\.(jpe?g|png|webp|bmp|tiff?|gif|avif)$/i;
 
 export class Album {
   images = []; // {id, name, width, height, file, thumb, order, state, objects}; state and objects are not stored
-  #preparing = null;
+  #ahead = []; // the images to prepare, the nearest first
+  #preparing = null; // {image, calledOff}: the one that is being prepared
 
   /** `storage` keeps them, `server` knows them, `trouble` hears of a server that does not answer, `changed()` of news. */
   constructor({ storage, server, trouble, changed, kept }) {
@@ -77,7 +80,13 @@ export class Album {
     await persistently(
       async () => {
         report("checking");
-        if (await this.server.image(image.id, signal)) return;
+        let found = await this.server.image(image.id, signal);
+        while (found?.encoding) {
+          report("encoding");
+          await pause(SOON, signal);
+          found = await this.server.image(image.id, signal);
+        }
+        if (found) return;
         this.#note(image, "sending");
         report("uploading", 0);
         await this.server.send(image.file, {
@@ -99,40 +108,52 @@ export class Album {
     this.#note(image, "new");
   }
 
-  /** Have the images after this one encoded while it is being labeled; calls off what was begun before. */
-  async prepare(index) {
-    this.stopPreparing();
-    const { signal } = (this.#preparing = new AbortController());
-    for (const image of this.images.slice(index + 1, index + 1 + AHEAD)) {
-      if (image.state !== "new") continue;
+  /** Have the images after this one encoded while it is being labeled; calls off what is not wanted any more. */
+  prepare(index) {
+    this.#ahead = this.images.slice(index + 1, index + 1 + AHEAD);
+    if (this.#preparing === null) this.#prepareAll();
+    else if (!this.#ahead.includes(this.#preparing.image)) this.#preparing.calledOff.abort();
+  }
+
+  stopPreparing() {
+    this.#ahead = [];
+    this.#preparing?.calledOff.abort();
+  }
+
+  /** One after the other, until none is left; which ones, and in what order, may change meanwhile. */
+  async #prepareAll() {
+    for (;;) {
+      const image = this.#ahead.find(({ state }) => state === "new");
+      if (!image) return;
+      const calledOff = new AbortController();
+      this.#preparing = { image, calledOff };
+      const { signal } = calledOff;
       try {
-        await persistently(() => this.#queue(image, signal), { server: this.server, signal, trouble: () => {} });
+        const trouble = (kind) => (kind === "key" ? this.trouble(kind) : undefined); // all else, nobody waits for yet
+        await persistently(() => this.#queue(image, signal), { server: this.server, signal, trouble });
       } catch (error) {
-        if (error.name === "AbortError") {
-          if (image.state !== "ready") this.#note(image, "new");
-          return;
-        }
-        this.#note(image, "failed");
+        const again = error.name === "AbortError"; // it may be wanted again; anything else will not get better
+        if (image.state !== "ready") this.#note(image, again ? "new" : "failed");
+      } finally {
+        this.#preparing = null;
       }
     }
   }
 
-  stopPreparing() {
-    this.#preparing?.abort();
-  }
-
   async #queue(image, signal) {
-    const known = await this.server.image(image.id, signal);
-    if (!known) {
+    let queued = (await this.server.image(image.id, signal))?.encoding; // undefined where it is not known
+    if (queued === undefined) {
       this.#note(image, "sending");
-      const answer = await this.server.send(image.file, { wait: false, signal });
-      this.#note(image, answer.queued ? "queued" : "ready");
-      while (image.state === "queued") {
-        await pause(1000, signal);
-        if ((await this.server.image(image.id, signal))?.encoded) this.#note(image, "ready");
-      }
-    } else {
-      this.#note(image, "ready");
+      ({ queued } = await this.server.send(image.file, { wait: false, signal }));
+    }
+    this.#note(image, queued ? "queued" : "ready");
+    let doubts = 0; // several servers may stand behind one address, and not all know what one of them is doing
+    while (image.state === "queued") {
+      await pause(1000, signal);
+      const found = await this.server.image(image.id, signal);
+      if (found?.encoded) this.#note(image, "ready");
+      else if (found?.encoding) doubts = 0;
+      else if (++doubts === PATIENCE) throw new Error("The server has given the image up.");
     }
   }
 

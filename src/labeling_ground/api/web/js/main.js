@@ -153,9 +153,9 @@ class Page {
   }
 
   #prepare() {
-    this.album.stopPreparing();
     const { image } = this.desk;
     if (this.choices.prepare && image?.state === "ready") this.album.prepare(this.album.images.indexOf(image));
+    else this.album.stopPreparing();
   }
 
   go(step) {

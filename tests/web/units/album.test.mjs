@@ -1,0 +1,136 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { load } from "./page.mjs";
+
+const { Album } = await load("album.js");
+const { Refused } = await load("server.js");
+
+/** As much of the server as the album asks. `hold(id)` keeps an upload on its way until `release(id)`. */
+class Server {
+  sent = [];
+  calledOff = [];
+  states = new Map(); // by image: what GET answers; a function is asked anew each time
+  #held = new Map();
+
+  hold(id) {
+    let release;
+    this.#held.set(id, { done: new Promise((resolve) => (release = resolve)), release: () => release() });
+  }
+
+  release(id) {
+    this.#held.get(id).release();
+    this.#held.delete(id);
+  }
+
+  async image(id) {
+    const state = this.states.get(id) ?? null;
+    return typeof state === "function" ? state() : state;
+  }
+
+  async send(file, { signal }) {
+    const id = file.name;
+    this.sent.push(id);
+    const off = new Promise((_, reject) => {
+      signal.addEventListener("abort", () => {
+        this.calledOff.push(id);
+        reject(new DOMException("Called off.", "AbortError"));
+      });
+    });
+    await Promise.race([this.#held.get(id)?.done, off]);
+    if (this.refuses === id) throw new Refused(422, { detail: "No image." }, null);
+    if (!this.states.has(id)) this.states.set(id, { encoded: true, encoding: false });
+    return { queued: !(await this.image(id)).encoded };
+  }
+}
+
+const albumOf = (...ids) => {
+  const server = new Server();
+  const album = new Album({ storage: {}, server, trouble: () => {}, changed: () => {}, kept: () => {} });
+  album.images = ids.map((id) => ({ id, file: { name: id }, state: "new" }));
+  const states = () => album.images.map(({ state }) => state).join(" ");
+  return { album, server, states };
+};
+
+const until = async (holds) => {
+  const end = performance.now() + 20_000;
+  while (!holds()) {
+    assert.ok(performance.now() < end, "it took too long");
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+};
+
+test("the next two images are prepared, one after the other", async () => {
+  const { album, server, states } = albumOf("a", "b", "c", "d");
+  album.prepare(0);
+  await until(() => states() === "new ready ready new");
+  assert.deepEqual(server.sent, ["b", "c"]);
+});
+
+test("an image that is being sent when preparing begins anew is sent to its end, and none is left out", async () => {
+  const { album, server, states } = albumOf("a", "b");
+  server.hold("b");
+  album.prepare(0);
+  await until(() => server.sent.length === 1);
+  album.images.push({ id: "c", file: { name: "c" }, state: "new" }); // the third file of a drop has been read
+  album.prepare(0);
+  server.release("b");
+  await until(() => states() === "new ready ready");
+  assert.deepEqual([server.sent, server.calledOff], [["b", "c"], []]);
+});
+
+test("what is not wanted any more is called off, and prepared when it is wanted again", async () => {
+  const { album, server, states } = albumOf("a", "b", "c", "d", "e");
+  server.hold("b");
+  album.prepare(0);
+  await until(() => server.sent.length === 1);
+  album.prepare(2);
+  await until(() => states() === "new new new ready ready");
+  assert.deepEqual(server.calledOff, ["b"]);
+  server.release("b");
+  album.prepare(0);
+  await until(() => states() === "new ready ready ready ready");
+  album.stopPreparing();
+});
+
+test("stopped and begun again at once, the same image is prepared", async () => {
+  const { album, server, states } = albumOf("a", "b");
+  server.hold("b");
+  album.prepare(0);
+  await until(() => server.sent.length === 1);
+  album.stopPreparing();
+  album.prepare(0);
+  await until(() => server.sent.length === 2);
+  server.release("b");
+  await until(() => states() === "new ready");
+});
+
+test("a queued image is waited for, though another server answers that it knows nothing", async () => {
+  const { album, server, states } = albumOf("a", "b");
+  const answers = [null, { encoded: false, encoding: true }, null, { encoded: true, encoding: false }];
+  server.states.set("b", () => (answers.length > 1 ? answers.shift() : answers[0]));
+  album.prepare(0);
+  await until(() => states() === "new queued");
+  await until(() => states() === "new ready");
+});
+
+test("an image that the server gave up, or refuses, holds up no other", async () => {
+  const { album, server, states } = albumOf("a", "b", "c", "d");
+  server.refuses = "b";
+  album.prepare(0);
+  await until(() => states() === "new failed ready new");
+  const answers = [null];
+  server.states.set("d", () => (answers.length ? answers.shift() : { encoded: false, encoding: false }));
+  album.images.push({ id: "e", file: { name: "e" }, state: "new" });
+  album.prepare(2);
+  await until(() => states() === "new failed ready failed ready");
+  assert.deepEqual(server.sent, ["b", "c", "d", "e"]);
+});
+
+test("an image that somebody else has queued is not sent, and is ready when it is encoded", async () => {
+  const { album, server, states } = albumOf("a");
+  const answers = [{ encoded: false, encoding: true }, { encoded: false, encoding: true }];
+  server.states.set("a", () => answers.shift() ?? { encoded: true, encoding: false });
+  const heard = [];
+  await album.ready(album.images[0], new AbortController().signal, (kind) => heard.push(kind));
+  assert.deepEqual([states(), server.sent, heard], ["ready", [], ["checking", "encoding", "encoding"]]);
+});
