@@ -3,7 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.redis_servers import _valkey, redis_cluster, redis_sentinels, system_redis, valkey, valkey_socket
+
+# What properties say does not depend on how fast this machine is today.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # Fixtures for all tests.
 __all__ = ["_valkey", "redis_cluster", "redis_sentinels", "system_redis", "valkey", "valkey_socket"]

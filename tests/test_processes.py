@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,27 +22,39 @@ from labeling_ground.types import Embedding, Image, Outcome, Prediction
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 ENCODE_S = 1.0
-LEASE_S = 5.0
+LEASE_S = 6.0
 """So long that no server on this machine, busy as it may be with other things, stands still in between."""
-NOISE_S = 5.0
-"""So much later than it should may something happen there."""
+MOST_S = 60.0
+"""So late may something happen there; who waits for another server in vain waits for twice as long."""
 ENCODED_AT = "LABELING_GROUND_TEST_ENCODES"
+HELD_WHILE = "LABELING_GROUND_TEST_HELD_WHILE"
 
 
 class NotingBackend(ToyBackend):
-    """Takes its time, and notes each call in a file, so that calls of processes that were killed are counted too."""
+    """Takes its time, and longer while there is a file that says so; and notes each call in another, so that calls of
+    processes that were killed are counted too."""
 
     async def encode(self, image: Image) -> Embedding:
         self._note("encode")
+        await self._held()
         return await super().encode(image)
 
     async def decode(self, embedding: Embedding, prompts: Any) -> list[Prediction]:
         self._note("decode")
+        await self._held()
         return await super().decode(embedding, prompts)
+
+    async def _held(self) -> None:
+        while _is_held():  # noqa: ASYNC110 -- another process ends it
+            await asyncio.sleep(0.01)
 
     def _note(self, what: str) -> None:
         with Path(os.environ[ENCODED_AT]).open("a", encoding="ascii") as file:
             file.write(f"{what} {os.getpid()}\n")
+
+
+def _is_held() -> bool:
+    return Path(os.environ[HELD_WHILE]).exists()
 
 
 def create(*, encode_threads: int, decode_threads: int) -> ToyBackend:
@@ -51,11 +63,16 @@ def create(*, encode_threads: int, decode_threads: int) -> ToyBackend:
     return NotingBackend(encode_s=ENCODE_S, decode_s=ENCODE_S / 5)
 
 
+def held_while(notes: Path) -> Path:
+    return notes.with_name("held")
+
+
 class Farm:
     """Some servers and their clients."""
 
     def __init__(self, servers: list[Server], notes: Path, http: aiohttp.ClientSession) -> None:
         self.servers = servers
+        self._held_while = held_while(notes)
         self._notes = notes
         self._http = http
 
@@ -74,6 +91,23 @@ class Farm:
         prompt = {"points": [{"x": x, "y": 15, "label": 1}]}
         path = f"/v1/images/{keys.image_id(file)}/masks"
         return await self._post(f"http://127.0.0.1:{server.port}{path}", json=prompt)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The model gives nothing meanwhile."""
+        self._held_while.touch()
+        try:
+            yield
+        finally:
+            self._held_while.unlink()
+
+    async def until_asked(self, servers: Sequence[Server], flights: int) -> None:
+        """Wait until so many computations are under way at each server, and for a while more: each has many askers."""
+        async with asyncio.timeout(MOST_S):
+            for server in servers:
+                while (await asyncio.to_thread(server.get, "/v1/cache"))["flights"] < flights:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        await asyncio.sleep(1.0)
 
     async def figures(self, kind: str) -> Counter[str]:
         """What all servers have counted, in sum."""
@@ -103,10 +137,14 @@ def started(count: int, redis_url: str, notes: Path) -> Iterator[list[Server]]:
         "model": "tests.test_processes:create",
         "redis_url": redis_url,
         "lease_s": str(LEASE_S),
-        "lookup_deadline_ms": "5000",  # what is tested is not how fast this machine is today
+        # What is tested is not how fast this machine is today.
+        "lookup_deadline_ms": str(1e3 * MOST_S),
+        "lease_patience_ms": str(1e3 * MOST_S),
+        "redis_timeout_s": str(MOST_S),
     }
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack, ThreadPoolExecutor(count) as pool:
         patch.setenv(ENCODED_AT, str(notes))
+        patch.setenv(HELD_WHILE, str(held_while(notes)))
         contexts = [running(**given) for _ in range(count)]
         servers = list(pool.map(lambda context: context.__enter__(), contexts))
         for context in contexts:
@@ -153,14 +191,20 @@ async def test_four_processes_with_ten_clients_each_make_one_encode_of_a_new_ima
     before = len(farm.noted("encode")), len(farm.noted("decode"))
     figures = {kind: await farm.figures(kind) for kind in ("embedding", "mask")}
 
-    asks = [farm.upload(server, file) for file in files for _ in range(10) for server in farm.servers]
-    sent = await asyncio.gather(*asks)
+    with farm.held():
+        uploads = [farm.upload(server, file) for file in files for _ in range(10) for server in farm.servers]
+        sending = asyncio.gather(*uploads)
+        await farm.until_asked(farm.servers, len(files))
+    sent = await sending
     assert len(farm.noted("encode")) == before[0] + 3, await farm.errors()
     assert Counter(answer["outcome"] for answer in sent) == {Outcome.MISS: 3, Outcome.JOINED: 117}
     assert await farm.figures("embedding") - figures["embedding"] == {"misses": 3, "joined": 117}
 
-    asks = [farm.click(server, file) for file in files for _ in range(10) for server in farm.servers]
-    answers = await asyncio.gather(*asks)
+    with farm.held():
+        clicks = [farm.click(server, file) for file in files for _ in range(10) for server in farm.servers]
+        clicking = asyncio.gather(*clicks)
+        await farm.until_asked(farm.servers, len(files))
+    answers = await clicking
     assert len(farm.noted("encode")) == before[0] + 3
     assert len(farm.noted("decode")) == before[1] + 3, await farm.errors()
     assert Counter(answer["outcome"] for answer in answers) == {Outcome.MISS: 3, Outcome.JOINED: 117}
@@ -175,12 +219,13 @@ async def test_a_server_that_is_killed_in_the_middle_of_an_encode_is_succeeded_w
 ) -> None:
     file, victim, others = image_bytes(9), five[0][4], farm.servers[:2]
     before = farm.noted("encode")
-    first = asyncio.create_task(farm.upload(victim, file))
-    await until(lambda: farm.noted("encode") == [*before, victim.pid], most_s=20.0)
-    waiting = [asyncio.create_task(farm.upload(server, file)) for server in others for _ in range(5)]
-    await asyncio.sleep(ENCODE_S / 4)
-    os.kill(victim.pid, signal.SIGKILL)
-    async with asyncio.timeout(LEASE_S + ENCODE_S + 1.0 + NOISE_S):
+    with farm.held():
+        first = asyncio.create_task(farm.upload(victim, file))
+        await until(lambda: farm.noted("encode") == [*before, victim.pid])
+        waiting = [asyncio.create_task(farm.upload(server, file)) for server in others for _ in range(5)]
+        await farm.until_asked(others, 1)
+        os.kill(victim.pid, signal.SIGKILL)
+    async with asyncio.timeout(LEASE_S + ENCODE_S + MOST_S):
         sent = await asyncio.gather(*waiting)
     with pytest.raises(aiohttp.ClientError):
         await first

@@ -21,7 +21,7 @@ CLICKS = ([20, 15, 1], [30, 20, 1], [5, 5, 0])
 def ask(server: Server, verb: str, session: str = "s", **body: Any) -> dict[str, Any]:
     """An answer, which must be a success."""
     address = f"http://127.0.0.1:{server.port}/api/sam/{verb}"
-    answer = httpx.post(address, json={"session_id": session, **body}, timeout=30)
+    answer = httpx.post(address, json={"session_id": session, **body}, timeout=120)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -47,7 +47,8 @@ def test_clicks_that_were_answered_outlive_a_kill(lower: str, valkey: tuple[Redi
     """The answers are those of a session that nothing happened to, masks included."""
     valkey[0].ask("FLUSHALL")
     # What is tested is not how fast this machine is today.
-    given = {"model": "classical", "cache_dir": str(tmp_path / "cache"), "lookup_deadline_ms": "10000"}
+    given = {"model": "classical", "cache_dir": str(tmp_path / "cache"), "redis_timeout_s": "60"}
+    given |= dict.fromkeys(("lookup_deadline_ms", "lease_patience_ms"), "60000")
     if lower == "redis":
         given["redis_url"] = valkey[1]
     image = base64.b64encode(image_bytes(1)).decode()

@@ -119,5 +119,9 @@ class StoreFailed(LabelingGroundError):  # noqa: N818
     """A tier did not do what was asked of it. To the caller this is a miss."""
 
 
+class StoreFull(StoreFailed):
+    """A tier has no room and makes none. It still serves what it has: no reason to leave it alone."""
+
+
 class BadSettings(LabelingGroundError):  # noqa: N818
     """The configuration cannot work."""

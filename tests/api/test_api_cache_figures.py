@@ -42,7 +42,7 @@ async def work(server: "Running", make_image: "Callable[..., bytes]") -> None:
     await server.click(image_id, 5, 5)
     server.backend.decode_may_go_on.clear()
     both = [asyncio.create_task(server.click(image_id, 6, 6)) for _ in range(2)]
-    await asyncio.sleep(0.05)
+    await server.until_asked(2)
     server.backend.decode_may_go_on.set()
     await asyncio.gather(*both)
     await server.client.post(f"/v1/images/{image_id}/everything", json={"points_per_side": 1})

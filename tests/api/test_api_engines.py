@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.inference.toy_engine import NAMES, OTHER, VERSION, Served, ToyEngine, desk, served
+from tests.ports import free_port
 
 from labeling_ground.inference.remote.wire import Role
 
@@ -70,7 +71,7 @@ async def test_without_engines_the_cache_goes_on_and_the_rest_is_told_to_come_ba
 ) -> None:
     with contextlib.ExitStack() as stack:
         running = stack.enter_context(contextlib.ExitStack())
-        engines = running.enter_context(both(tmp_path / "kept"))
+        engines = running.enter_context(both(tmp_path / "kept", free_port()))
         async with start(**using(engines)) as server:
             image_id = await server.send_image(make_image())
             first = (await server.click(image_id, 9, 9)).json()

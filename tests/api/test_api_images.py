@@ -1,8 +1,10 @@
 """Images go in once, and are known by their digest."""
 
 import asyncio
+import errno
 import hashlib
 import io
+import tempfile
 from typing import TYPE_CHECKING
 
 import httpx
@@ -44,6 +46,22 @@ async def test_a_form_means_the_same_as_a_raw_body(server: "Running", make_image
     assert (image_id, "hit") == (answer.json()["image_id"], answer.json()["outcome"])
 
 
+async def test_a_form_for_which_the_disk_has_no_room_is_asked_to_come_again(
+    server: "Running", make_image: "Callable[..., bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large forms go through a temporary file. The raw body does not."""
+
+    def no_room(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", no_room)
+    file = make_image(1200, 600, "BMP")
+    answer = await server.client.post("/v1/images", files={"photo": ("a.bmp", file)})
+    assert (answer.status_code, int(answer.headers["retry-after"]) > 0) == (503, True)
+    assert "raw body" in answer.json()["detail"]
+    assert (await server.client.post("/v1/images", content=file)).status_code == 200
+
+
 async def test_a_prefetch_is_taken_on_and_the_click_joins_it(
     server: "Running", make_image: "Callable[..., bytes]"
 ) -> None:
@@ -57,7 +75,7 @@ async def test_a_prefetch_is_taken_on_and_the_click_joins_it(
     assert (state["known"], state["encoded"], state["width"], state["height"]) == (True, False, 64, 48)
     assert state["encoding"]
     click = asyncio.create_task(server.click(image_id, 30, 20))
-    await asyncio.sleep(0.02)
+    await server.until_asked(2)
     server.backend.encode_may_go_on.set()
     assert (await click).status_code == 200
     assert server.backend.encodes == 1
@@ -84,7 +102,7 @@ async def test_ten_clients_with_the_same_new_image_cost_one_encode(
     file = make_image()
     server.backend.encode_may_go_on.clear()
     posts = [asyncio.create_task(server.client.post("/v1/images", content=file)) for _ in range(10)]
-    await asyncio.sleep(0.05)
+    await server.until_asked(10)
     server.backend.encode_may_go_on.set()
     outcomes = sorted([(await post).json()["outcome"] for post in posts])
     assert outcomes == ["joined"] * 9 + ["miss"]

@@ -124,7 +124,7 @@ async def test_fifty_identical_asks_at_once_are_one_computation(
     image_id = await server.send_image(make_image())
     server.backend.decode_may_go_on.clear()
     asks = [asyncio.create_task(server.click(image_id, 9, 9)) for _ in range(50)]
-    await asyncio.sleep(0.1)
+    await server.until_asked(50)
     server.backend.decode_may_go_on.set()
     outcomes = [(await ask).json()["outcome"] for ask in asks]
     assert outcomes.count("miss") == 1

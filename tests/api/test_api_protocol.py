@@ -18,7 +18,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     environment = os.environ | {
         "LABELING_GROUND_CACHE_DIR": str(folder / "cache"),
         "LABELING_GROUND_MAX_HEADER_BYTES": "16384",
-        "LABELING_GROUND_RECEIVE_TIMEOUT_S": "1",
+        "LABELING_GROUND_RECEIVE_TIMEOUT_S": "4",
     }
     said = folder / "stderr"
     with said.open("wb") as stderr:
@@ -28,11 +28,11 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield _port(process, said)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def _port(process: "subprocess.Popen[bytes]", said: Path) -> int:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         found = re.search(r"http://127\.0\.0\.1:(\d+)", said.read_text())
         if found:
@@ -41,7 +41,7 @@ def _port(process: "subprocess.Popen[bytes]", said: Path) -> int:
     raise AssertionError(said.read_text())
 
 
-def exchange(port: int, *pieces: bytes, timeout: float = 15.0) -> bytes:
+def exchange(port: int, *pieces: bytes, timeout: float = 60.0) -> bytes:
     """Send, then read until the server closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
         try:
@@ -75,7 +75,7 @@ def test_ordinary_requests_one_after_the_other_on_one_connection_are_not_counted
     last = one.replace(b"Host: x", b"Host: x\r\nConnection: close")
     body = b'{"points":[{"x":1,"y":1}],"box":null' + b" " * 50_000 + b"}"
     post = b"POST /v1/images/%s/masks HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (b"0" * 64, len(body))
-    with socket.create_connection(("127.0.0.1", port), timeout=15) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         for request, status in ((one, b"200"), (post + body, b"404"), (one, b"200"), (one, b"200")):
             connection.sendall(request)
             head, length = b"", 0

@@ -28,14 +28,14 @@ def real(start_real: "StartReal") -> "Iterator[RealServer]":
     """A server that knows the image of the examples, under a session too."""
     with start_real(max_points_per_side=4) as server:  # a fine grid is long work, and says nothing more
         image = {"image": schemas.EXAMPLE_IMAGE, "session_id": "s"}
-        assert httpx.post(f"{server.url}/api/sam/image", json=image).status_code == 200
+        assert httpx.post(f"{server.url}/api/sam/image", json=image, timeout=60).status_code == 200
         yield server
 
 
 @pytest.fixture
 def client(real: "RealServer") -> "Iterator[httpx.Client]":
     """One connection: a new one for each example would cost more than the example."""
-    with httpx.Client(base_url=real.url, timeout=10) as one:
+    with httpx.Client(base_url=real.url, timeout=60) as one:
         yield one
 
 

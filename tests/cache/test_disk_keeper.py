@@ -84,6 +84,19 @@ async def test_a_damaged_file_fails_once_and_is_begun_anew(tmp_path: Path, clock
     await keeper.aclose()
 
 
+async def test_where_there_is_no_room_nothing_is_saved_and_what_there_is_can_be_loaded(keeper: DiskKeeper) -> None:
+    await keeper.save("a", VALUE, b"", 60)
+    assert keeper._db is not None
+    pages = keeper._db.execute("PRAGMA page_count").fetchone()[0]
+    keeper._db.execute(f"PRAGMA max_page_count = {pages}").fetchall()  # as full as a disk: it answers the same
+    large = Kept.new(bytes(100_000))
+    assert await keeper.save("b", large, b"", 60) is None
+    assert await keeper.load("a") == VALUE
+    assert await keeper.load("b") is None
+    keeper._db.execute("PRAGMA max_page_count = 1000000").fetchall()
+    assert await keeper.save("b", large, b"", 60) == large
+
+
 async def test_a_folder_that_somebody_cleared_is_made_anew(keeper: DiskKeeper, tmp_path: Path) -> None:
     await keeper.save("a", VALUE, b"", 60)
     shutil.rmtree(tmp_path / "cache")

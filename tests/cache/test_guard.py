@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.doubles import (
+    LONG_S,
     TOY,
     BrokenStore,
     Clock,
@@ -22,7 +23,7 @@ from tests.doubles import (
 
 from labeling_ground.breaker import Breaker
 from labeling_ground.cache.guard import Guard
-from labeling_ground.errors import StoreFailed
+from labeling_ground.errors import StoreFailed, StoreFull
 from labeling_ground.key import ImageKeys
 from labeling_ground.types import Entry
 
@@ -127,7 +128,7 @@ async def test_whatever_a_tier_raises_is_a_miss_and_is_counted(error: Exception)
 @pytest.mark.parametrize("size", [10, 400_000])
 async def test_damaged_bytes_are_a_miss_and_are_thrown_away_and_counted(size: int) -> None:
     store = DamagingStore({key(): sealed(key(), size)})
-    guarded = guard(store)
+    guarded = guard(store, deadline_s=LONG_S)  # what is large is checked by a thread
     found: list[Entry] = []
     assert await ask(guarded, 0, found) is None
     assert found == []
@@ -416,6 +417,48 @@ async def test_whatever_else_is_asked_has_the_same_deadline_breaker_and_counters
     assert await guarded.ask("thing", answer) is None
     hanging.set()
     await guarded.aclose()
+
+
+async def test_a_tier_that_is_full_is_not_left_alone() -> None:
+    guarded = guard(DictStore(filled()))
+
+    async def refuse(*_: str) -> int:
+        raise StoreFull("no room")
+
+    for _ in range(10):
+        assert await guarded.ask("thing", refuse) is None
+        with pytest.raises(StoreFailed):
+            await guarded.delete("v1/*", refuse)
+    assert guarded.figures.errors == {"failed": 20}
+    assert guarded.breaker.state == "closed"
+    assert await ask(guarded) is not None
+    await guarded.aclose()
+
+
+def test_an_ask_with_a_longer_deadline_is_judged_by_that() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        guarded = guard(DictStore(), loop.time, deadline_s=0.05)
+
+        async def fail() -> None:
+            await asyncio.sleep(0.3)
+            raise OSError("gone")
+
+        for _ in range(5):
+            await guarded.ask("thing", fail, 1.0)
+        assert guarded.breaker.state == "open"
+        await asyncio.sleep(5.0)
+
+        async def answer() -> str:
+            await asyncio.sleep(0.3)
+            return "yes"
+
+        assert await guarded.ask("thing", answer, 1.0) == "yes"
+        assert guarded.breaker.state == "closed"
+        assert guarded.figures.errors == {"failed": 5}
+        await guarded.aclose()
+
+    virtually(main)
 
 
 async def test_a_purge_spares_what_it_does_not_mean() -> None:

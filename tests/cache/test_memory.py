@@ -217,6 +217,25 @@ def test_book_keeping_shrinks_with_what_is_held() -> None:
     assert len(store._ages) + len(store._ageless) <= 64
 
 
+async def test_while_many_are_purged_others_get_their_turn() -> None:
+    clock = Clock()
+    store = build(clock, budget=80_000)
+    for number in range(5000):
+        store.insert(f"v1/t/{number}/image", entry(clock))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while store.entries:
+            turns += 1
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(others())
+    assert await store.delete("v1/*") == 5000
+    await watching
+    assert turns >= 4
+
+
 def test_the_most_that_was_held_is_known() -> None:
     clock = Clock()
     store = build(clock)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from tests.doubles import TOY, ToyBackend, click, forget, image_bytes, keys_of, mask, send, until
+from tests.ports import free_port
 from tests.redis_servers import Server, clustered, program, serving, watched
 
 from labeling_ground import key as keys
@@ -27,8 +28,15 @@ from labeling_ground.wiring import build_segmenter
 
 pytestmark = pytest.mark.anyio
 
-MOST_S = 10.0
+MOST_S = 60.0
 """No ask takes longer, whatever happens. On an idle machine none takes a second; this one may be busy."""
+PATIENT: dict[str, Any] = {
+    "redis_timeout_s": MOST_S,
+    "lookup_deadline_ms": 1e3 * MOST_S,
+    "lease_patience_ms": 1e3 * MOST_S,
+    "cache_mode": "first",
+}
+"""Where nothing goes wrong but in the server, nothing shall go wrong because this machine is busy."""
 
 
 @asynccontextmanager
@@ -110,12 +118,14 @@ async def test_killed_and_started_again_under_load(server: Server, tmp_path: Pat
     async with service(server.url, tmp_path) as segmenter:
 
         async def trouble() -> None:
+            errors = redis_of(segmenter).figures.errors
+            before = errors["failed"]
             server.kill()
             await asyncio.sleep(0.5)
-            server.start()
+            await until(lambda: errors["failed"] > before)
+            await asyncio.to_thread(server.start)
 
         await under_load(segmenter, trouble)
-        assert redis_of(segmenter).figures.errors["failed"] > 0
         await works_again(segmenter)
 
 
@@ -123,14 +133,15 @@ async def test_frozen_for_a_while_under_load(server: Server, tmp_path: Path) -> 
     async with service(server.url, tmp_path) as segmenter:
 
         async def trouble() -> None:
+            figures = redis_of(segmenter).figures
+            before = figures.errors["deadline"], figures.skipped
             server.freeze()
             await asyncio.sleep(1.5)
+            await until(lambda: figures.errors["deadline"] > before[0])
+            await until(lambda: figures.skipped > before[1])  # the breaker spares most asks the wait
             server.thaw()
 
         await under_load(segmenter, trouble)
-        figures = redis_of(segmenter).figures
-        assert figures.errors["deadline"] > 0
-        assert figures.skipped > 0, "the breaker spares most asks the wait"
         await works_again(segmenter)
 
 
@@ -148,7 +159,7 @@ async def test_gone_from_the_start_everything_still_works(tmp_path: Path) -> Non
 
 async def test_one_that_never_answers_costs_each_ask_no_more_than_its_deadline(server: Server, tmp_path: Path) -> None:
     async with service(server.url, tmp_path, breaker_failures=1000, cache_mode="first") as segmenter:
-        await segmenter.store.stats()
+        await segmenter.store.stats(deadline_s=MOST_S)
         server.freeze()
         started = time.monotonic()
         image_id = await send(segmenter, image_bytes(1))
@@ -162,7 +173,7 @@ async def test_one_that_never_answers_costs_each_ask_no_more_than_its_deadline(s
 @pytest.mark.parametrize("policy", ["volatile-ttl", "noeviction"])
 async def test_full(policy: str, tmp_path: Path) -> None:
     with serving(program(), "--maxmemory", "3mb", "--maxmemory-policy", policy) as server:
-        async with service(server.url, tmp_path) as segmenter:
+        async with service(server.url, tmp_path, **PATIENT) as segmenter:
             for number in range(100):  # some 25 KB each; a server alone takes 2 MB
                 await send(segmenter, image_bytes(number, width=90, height=90, form="BMP"))
             if policy == "noeviction":  # no room for a lease either
@@ -170,7 +181,7 @@ async def test_full(policy: str, tmp_path: Path) -> None:
                 for number in range(100, 110):
                     await send(segmenter, image_bytes(number))
             await segmenter.store.drain()
-            [_, stats] = await segmenter.store.stats()
+            [_, stats] = await segmenter.store.stats(deadline_s=MOST_S)
             guard = redis_of(segmenter)
             assert guard.breaker.state == "closed", "a server that is full is not one that is down"
             assert dict(guard.figures.errors) == {}
@@ -184,7 +195,7 @@ async def test_full(policy: str, tmp_path: Path) -> None:
 
 
 async def test_damaged_values_are_thrown_away_and_computed_again(server: Server, tmp_path: Path) -> None:
-    async with service(server.url, tmp_path) as segmenter:
+    async with service(server.url, tmp_path, **PATIENT) as segmenter:
         image_id = await send(segmenter, image_bytes(1))
         right = await ask(segmenter, image_id, 5.0)
         await segmenter.store.drain()
@@ -199,10 +210,54 @@ async def test_damaged_values_are_thrown_away_and_computed_again(server: Server,
         assert await ask(segmenter, image_id, 5.0) == right
         await segmenter.store.drain()
         assert redis_of(segmenter).figures.errors["damaged"] >= 2
-        [_, stats] = await segmenter.store.stats()
+        [_, stats] = await segmenter.store.stats(deadline_s=MOST_S)
         assert stats.evictions["damaged"] == redis_of(segmenter).figures.errors["damaged"]
         key = keys_of(image_bytes(1)).embedding(TOY)
         assert await segmenter.store.look_up(key) is not None, "it was replaced"
+
+
+@asynccontextmanager
+async def address(port: Callable[[], int]) -> AsyncIterator[str]:
+    """An address behind which another server can come to stand, as a managed Redis has it; old connections stay."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass  # one of the ends has closed
+        finally:
+            writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", port())
+        for ends in ((reader, there[1]), (there[0], writer)):
+            tasks.add(asyncio.create_task(pass_on(*ends)))
+
+    listening = await asyncio.start_server(connected, "127.0.0.1", free_port())
+    try:
+        yield f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}/0"
+    finally:
+        listening.close()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+async def test_another_primary_behind_the_same_address_is_found(server: Server, tmp_path: Path) -> None:
+    """The old one goes on as its replica, and says no to every write."""
+    with serving(program()) as other:
+        standing = server.port
+        async with address(lambda: standing) as url, service(url, tmp_path) as segmenter:
+            await asyncio.gather(*(send(segmenter, image_bytes(number)) for number in range(8)))
+            await segmenter.store.drain()
+            standing = other.port
+            server.ask("REPLICAOF", "127.0.0.1", other.port)
+            await works_again(segmenter)
+            assert other.ask("DBSIZE") > 0
 
 
 async def test_a_wrong_password_is_a_tier_that_fails(tmp_path: Path) -> None:
@@ -210,13 +265,13 @@ async def test_a_wrong_password_is_a_tier_that_fails(tmp_path: Path) -> None:
         async with service(f"redis://:falsch@127.0.0.1:{server.port}", tmp_path) as segmenter:
             image_id = await send(segmenter, image_bytes(1))
             assert await ask(segmenter, image_id, 5.0)
-            assert redis_of(segmenter).figures.errors["failed"] > 0
+            await until(lambda: redis_of(segmenter).figures.errors["failed"] > 0)
 
 
 @pytest.mark.slow
 async def test_a_lost_primary_takes_its_third_and_no_more_until_its_replica_takes_over(tmp_path: Path) -> None:
     with clustered(program(), replicas=True) as cluster:
-        connection = connect(cluster.url, timeout_s=0.5)
+        connection = connect(cluster.url, timeout_s=10.0)
         store = RedisStore(connection, idle_s=600.0, budget_bytes=1 << 30)
         images = [keys.ImageKeys(keys.PUBLIC, keys.image_id(bytes([number]))) for number in range(30)]
         for of in images:
@@ -236,7 +291,7 @@ async def test_a_lost_primary_takes_its_third_and_no_more_until_its_replica_take
             return here
 
         cluster.primaries[0].kill()
-        limit = time.monotonic() + 30
+        limit = time.monotonic() + 2 * MOST_S
         best: set[Any] = set()
         while len(best) < len(images) and time.monotonic() < limit:
             best = await found()
@@ -251,14 +306,11 @@ async def test_a_lost_primary_takes_its_third_and_no_more_until_its_replica_take
 @pytest.mark.slow
 async def test_the_sentinels_choice_is_followed() -> None:
     with watched(program()) as (url, primary, replica):
-        connection = connect(url, timeout_s=0.5)
+        connection = connect(url, timeout_s=10.0)
         await connection.execute("SET", "k", b"v")
-        until_there = time.monotonic() + 10
-        while replica.ask("GET", "k") != b"v":
-            assert time.monotonic() < until_there
-            await asyncio.sleep(0.01)
+        await until(lambda: bool(replica.ask("GET", "k") == b"v"))
         primary.kill()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(2 * MOST_S):
             while True:
                 try:
                     await connection.execute("SET", "k", b"w")
@@ -275,15 +327,15 @@ async def test_sessions_and_leases_follow_the_sentinels_choice() -> None:
     """What was saved before the fail-over is known after it, and both are taken and replaced there as before."""
     name, key = "5" * 64, keys_of(image_bytes(1)).embedding(TOY)
     with watched(program()) as (url, primary, replica):
-        connection = connect(url, timeout_s=0.5)
+        connection = connect(url, timeout_s=10.0)
         keeper, leases = RedisKeeper(connection), RedisLeases(connection)
         first, second = Kept.new(b"first"), Kept.new(b"second")
         assert await keeper.save(name, first, b"", 600.0) == first
         assert await leases.take(key, "a", 600.0) is Claim.GRANTED
-        await until(lambda: bool(replica.ask("DBSIZE") == 2), most_s=30)
+        await until(lambda: bool(replica.ask("DBSIZE") == 2))
         primary.kill()
         saved = None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(2 * MOST_S):
             while saved is None:
                 try:
                     saved = await keeper.save(name, second, first.version, 600.0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.doubles import LONG_S
 from tests.redis_servers import Cluster, Server, program, serving
 
 from labeling_ground.cache.redis.connect import connect
@@ -61,7 +62,7 @@ async def test_a_cluster_is_looked_at_as_a_whole_and_nothing_is_left_behind(redi
     cluster, url = redis_cluster
     for server in cluster.servers:
         server.ask("FLUSHALL")
-    connection = connect(url)
+    connection = connect(url, timeout_s=LONG_S)
     text, remarks = await examine(connection)
     await connection.aclose()
     assert "3 primaries" in text
@@ -75,11 +76,11 @@ async def test_a_cluster_is_looked_at_as_a_whole_and_nothing_is_left_behind(redi
 async def test_a_cluster_that_is_none_and_a_node_that_is_of_one(
     valkey: tuple[Server, str], redis_cluster: tuple[Cluster, str]
 ) -> None:
-    connection = connect(valkey[1].replace("redis://", "redis+cluster://").removesuffix("/0"))
+    connection = connect(valkey[1].replace("redis://", "redis+cluster://").removesuffix("/0"), timeout_s=LONG_S)
     with pytest.raises(StoreFailed, match=r"[Cc]luster"):
         await examine(connection)
     await connection.aclose()
-    connection = connect(redis_cluster[0].servers[0].url)
+    connection = connect(redis_cluster[0].servers[0].url, timeout_s=LONG_S)
     _, remarks = await examine(connection)
     await connection.aclose()
     assert [remark.text for remark in remarks if remark.fatal] == [
@@ -89,6 +90,7 @@ async def test_a_cluster_that_is_none_and_a_node_that_is_of_one(
 
 def finding(url: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> tuple[int, dict[str, Any]]:
     monkeypatch.setenv("LABELING_GROUND_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("LABELING_GROUND_REDIS_TIMEOUT_S", str(LONG_S))
     if url is not None:
         monkeypatch.setenv("LABELING_GROUND_REDIS_URL", url)
     result = CliRunner().invoke(cli, ["doctor", "--json"])

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from pydantic import ByteSize, SecretStr
-from tests.doubles import TOY, Clock, ToyBackend, click, image_bytes, keys_of, mask, sealed, send, until
-from tests.redis_servers import Cluster, Server, program, serving
+from tests.doubles import LONG_S, TOY, Clock, ToyBackend, click, image_bytes, keys_of, mask, sealed, send, until
+from tests.redis_servers import Cluster, Server, program, serving, system_program
 
 from labeling_ground import key as keys
 from labeling_ground.cache.redis.connect import connect
@@ -28,13 +28,20 @@ from labeling_ground.wiring import build_segmenter
 pytestmark = pytest.mark.anyio
 
 KEY, OTHER = (keys_of(image_bytes(number)).embedding(TOY) for number in (1, 2))
+PATIENT: dict[str, Any] = {
+    "redis_timeout_s": LONG_S,
+    "lookup_deadline_ms": 1e3 * LONG_S,
+    "lease_patience_ms": 1e3 * LONG_S,
+    "cache_mode": "first",
+}
+"""What is a hit and what a miss says nothing here of how fast this machine is today."""
 
 
 class Listener:
     """One process's end of the log, and what it was told."""
 
-    def __init__(self, url: str, **given: Any) -> None:
-        self.connection = connect(url, timeout_s=0.5)
+    def __init__(self, url: str, *, timeout_s: float = LONG_S, **given: Any) -> None:
+        self.connection = connect(url, timeout_s=timeout_s)
         self.notices = PurgeNotices(self.connection, **({"wait_s": 0.5, "retry_s": 0.02} | given))
         self.told: list[str] = []
         self.fails = 0
@@ -106,6 +113,39 @@ async def test_a_notice_that_could_not_be_applied_is_applied_later(
     await one.notices.announce("a*")
     await until(lambda: other.told == ["a*"])
     assert other.notices.heard == 1
+
+
+async def test_a_notice_that_cannot_be_applied_holds_up_no_other(
+    valkey: tuple[Server, str], listen: Callable[..., Listener]
+) -> None:
+    """Nor is one applied again that has been."""
+    valkey[0].ask("FLUSHALL")
+    one, other = listen(valkey[1]), listen(valkey[1])
+    other.fails = 1
+    for pattern in ("a*", "b*", "c*"):
+        await one.notices.announce(pattern)
+    with pytest.raises(StoreFailed):
+        await other.notices.catch_up()
+    assert other.told == ["b*", "c*"]
+    await other.notices.catch_up()
+    await other.notices.catch_up()
+    assert other.told == ["b*", "c*", "a*"]
+    assert other.notices.heard == 3
+
+
+@pytest.mark.parametrize("which", [program, system_program])
+async def test_a_server_that_is_full_takes_notices_all_the_same(
+    which: Callable[[], str], listen: Callable[..., Listener]
+) -> None:
+    with serving(which()) as server:
+        one, other = listen(server.url), listen(server.url)
+        server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", 1)
+        for pattern in ("a*", "b*"):
+            await one.notices.announce(pattern)
+        await other.notices.catch_up()
+        assert other.told == ["a*", "b*"]
+        await one.aclose()
+        await other.aclose()
 
 
 async def test_who_was_away_for_longer_than_the_log_reaches_forgets_everything(
@@ -197,7 +237,7 @@ async def test_who_cannot_tell_the_others_says_so_and_does_not_do_it_later(liste
 
 async def test_listening_goes_on_when_the_server_comes_back(listen: Callable[..., Listener]) -> None:
     with serving(program()) as server:
-        one, other = listen(server.url), listen(server.url)
+        one, other = listen(server.url, timeout_s=0.5), listen(server.url, timeout_s=0.5)
         for listener in (one, other):
             listener.notices.start()
         await insist(one, "a*")
@@ -216,7 +256,7 @@ async def test_listening_goes_on_when_the_server_comes_back(listen: Callable[...
 
 async def insist(listener: Listener, pattern: str) -> None:
     """As whoever purges is told to: try again."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LONG_S):
         while True:
             try:
                 return await listener.notices.announce(pattern)
@@ -232,9 +272,9 @@ async def two(url: str, folder: Path, **given: Any) -> AsyncIterator[tuple[Segme
     """Two servers' hearts, each with a memory and perhaps a disk of its own."""
     made = []
     for name in ("a", "b"):
-        settings = Settings(redis_url=SecretStr(url), cache_dir=folder / name, **given)
+        settings = Settings(redis_url=SecretStr(url), cache_dir=folder / name, **(PATIENT | given))
         made.append(build_segmenter(settings, backend=ToyBackend()))
-        await made[-1].store.stats()  # as the app does it at start
+        await made[-1].store.stats(deadline_s=LONG_S)  # as the app does it at start
     try:
         yield made[0], made[1]
     finally:
@@ -287,11 +327,11 @@ async def test_the_others_disk_is_purged_too(valkey: tuple[Server, str], tmp_pat
         await mask(other, await send(other, image_bytes(2)))
         for segmenter in (one, other):
             await segmenter.store.drain()
-        [_, disk, _] = await other.store.stats()
+        [_, disk, _] = await other.store.stats(deadline_s=LONG_S)
         assert (disk.tier, disk.entries) == ("disk", 2)
         await one.purge(None)
         await until(lambda: heard(other) == 1)
-        assert [(tier.tier, tier.entries) for tier in await other.store.stats()] == [
+        assert [(tier.tier, tier.entries) for tier in await other.store.stats(deadline_s=LONG_S)] == [
             ("memory", 0),
             ("disk", 0),
             ("redis", 1),  # the log of purges
@@ -338,10 +378,11 @@ async def test_the_command_lines_purge_reaches_running_servers(valkey: tuple[Ser
         image_id = await send(one, image_bytes(1))
         await one.store.drain()
         command = [sys.executable, "-m", "labeling_ground", "cache", "purge", "--yes", "--json"]
+        environment = {"LABELING_GROUND_REDIS_URL": url, "LABELING_GROUND_REDIS_TIMEOUT_S": str(LONG_S)}
         process = await asyncio.create_subprocess_exec(
-            *command, env=os.environ | {"LABELING_GROUND_REDIS_URL": url}, stdout=asyncio.subprocess.PIPE
+            *command, env=os.environ | environment, stdout=asyncio.subprocess.PIPE
         )
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(4 * LONG_S):
             out, _ = await process.communicate()
         assert json.loads(out) == {"deleted": 2}
         await until(lambda: heard(one) == 1)
@@ -351,21 +392,23 @@ async def test_the_command_lines_purge_reaches_running_servers(valkey: tuple[Ser
 
 async def test_what_a_new_process_keeps_is_not_purged_by_old_notices(url: str, tmp_path: Path) -> None:
     """Its disk may hold what was purged while it was not running; what it is sent from now on stays."""
-    settings = Settings(redis_url=SecretStr(url), disk_bytes=ByteSize(1 << 24), cache_dir=tmp_path, model="classical")
+    settings = Settings(
+        redis_url=SecretStr(url), disk_bytes=ByteSize(1 << 24), cache_dir=tmp_path, model="classical", **PATIENT
+    )
     file = image_bytes(3)
     first = build_segmenter(settings, backend=ToyBackend())
-    await first.store.open()
+    await first.store.open(deadline_s=LONG_S)
     image_id = await send(first, file)
     await first.store.drain()
     # The purge reaches Redis and its log; that disk was away.
     other = build_segmenter(settings.model_copy(update={"cache_dir": tmp_path / "other"}), backend=ToyBackend())
     await first.aclose()
-    await other.store.open()
+    await other.store.open(deadline_s=LONG_S)
     await other.purge("public", image_id=image_id)
     await other.aclose()
 
     again = build_segmenter(settings, backend=ToyBackend())
-    await again.store.open()
+    await again.store.open(deadline_s=LONG_S)
     with pytest.raises(UnknownImage):
         await mask(again, image_id)
     assert (await again.add_image("public", file, image_id)).outcome is Outcome.MISS

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -81,25 +82,51 @@ def test_warm_refuses_an_empty_folder_with_a_sentence(runner: CliRunner, tmp_pat
     assert "there is no JPEG" in result.stderr
 
 
+SLOW_ENGINE = '''
+"""The weight-free engine, in slow motion where it is told so."""
+import asyncio
+import os
+from labeling_ground.inference.classical import create as classical
+
+def create(**chosen):
+    backend = classical(**chosen)
+    encode = backend.encode
+    async def slow(image):
+        embedding = await encode(image)
+        await asyncio.sleep(float(os.environ.get("SLOW_S", "0")))
+        return embedding
+    backend.encode = slow
+    return backend
+'''
+
+
 def test_warm_stops_cleanly_at_ctrl_c_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     for index in range(40):
         (folder / f"{index:02}.png").write_bytes(photo(index, (320, 240)))
-    environment = os.environ | {"LABELING_GROUND_CACHE_DIR": str(tmp_path / "cache")}
+    (tmp_path / "slow_engine.py").write_text(SLOW_ENGINE)
+    environment = os.environ | {
+        "LABELING_GROUND_CACHE_DIR": str(tmp_path / "cache"),
+        "LABELING_GROUND_MODEL": "slow_engine:create",
+        "LABELING_GROUND_ENCODE_WORKERS": "1",
+        "PYTHONPATH": str(tmp_path),
+    }
     command = [sys.executable, "-m", "labeling_ground", "warm", str(folder), "--json"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, env=environment | {"SLOW_S": "0.5"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     stored = tmp_path / "cache"
     while process.poll() is None and not list(stored.rglob("*.bin")):
-        pass  # until the first embedding is on disk
+        time.sleep(0.005)  # until the first embedding is on disk
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err.decode()
     assert b"Traceback" not in err
     first = json.loads(out)
     assert first["interrupted"] is True
     assert 0 < first["computed"] < 40
-    again = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=True)
+    again = subprocess.run(command, env=environment, capture_output=True, timeout=300, check=True)
     second = json.loads(again.stdout)
     assert second["hit"] == first["computed"]
     assert second["computed"] == 40 - first["computed"]

@@ -62,7 +62,7 @@ def command(*words: str, ready: str, **settings: object) -> Iterator[subprocess.
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 @contextlib.contextmanager
@@ -79,12 +79,12 @@ def half(role: str, weights: Path, kept: Path) -> Iterator[tuple[str, str, subpr
 def check_surface(url: str, management: str) -> None:
     """It tells its workers, refuses what is too large, and has nothing else to see."""
     name = NAMES["decoder"]
-    status = httpx.get(f"{management}/models/{name}").json()[0]
+    status = httpx.get(f"{management}/models/{name}", timeout=60).json()[0]
     assert [worker["status"] for worker in status["workers"]] == ["READY", "READY"]
     for address in (f"{url}/models/{name}", f"{url}/docs", f"{url}/openapi.json", f"{management}/predictions/{name}"):
-        assert httpx.get(address).status_code == 404
-    assert httpx.get(f"{url}/predictions/{name}").status_code == 405
-    assert httpx.post(f"{url}/predictions/{name}", content=bytes(65 << 20)).status_code == 413
+        assert httpx.get(address, timeout=60).status_code == 404
+    assert httpx.get(f"{url}/predictions/{name}", timeout=60).status_code == 405
+    assert httpx.post(f"{url}/predictions/{name}", content=bytes(65 << 20), timeout=60).status_code == 413
 
 
 @pytest.mark.slow
@@ -110,7 +110,7 @@ async def test_two_processes_with_a_half_each_give_the_masks_of_one_with_both(we
         await remote.aclose()
         for process in (encoding, decoding):
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(120) == 0
     await whole.aclose()
 
 

@@ -29,7 +29,7 @@ async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
             await keeper.aclose()
         return
     _, url = request.getfixturevalue(request.param)
-    connections = [connect(url), connect(url)]
+    connections = [connect(url, timeout_s=LONG_S) for _ in range(2)]
     await connections[0].each("FLUSHALL")
     yield RedisKeeper(connections[0]), RedisKeeper(connections[1])
     for connection in connections:

@@ -162,7 +162,7 @@ def redis(server: Server | Cluster, url: str) -> Callable[[Setup], Store]:
         assert setup.idle_s is not None
         return Framed(
             RedisStore(
-                connect(url),
+                connect(url, timeout_s=60.0),
                 idle_s=setup.idle_s,
                 max_age_s=setup.max_age_s,
                 by_cost=False,  # else the suite's idle time would not be everybody's
@@ -352,9 +352,9 @@ async def test_max_age_is_absolute(make: Callable[[Setup], Store], clock: Clock,
         clock.now += 400
         await store.put("v1/public/old/image", old)
         await store.put("v1/public/new/image", entry(clock))
-        clock.now += 599
+        clock.now += 540  # a server's time goes on: it has a minute for what comes next
         assert await store.get("v1/public/old/image") == old
-        clock.now += 1
+        clock.now += 60
         assert await store.get("v1/public/old/image") is None
         assert await store.get("v1/public/new/image") is not None
         await store.put("v1/public/old/image", old)
@@ -541,7 +541,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=STEPS)
 async def test_the_figures_are_true(
     make_bookkeeper: Callable[[Setup], Store],

@@ -189,9 +189,9 @@ async def test_who_joins_late_is_told_what_stands_and_then_the_rest() -> None:
         await until(lambda: backend.decodes == 1)
         for _ in range(9):
             before = backend.decodes
-            backend.hold.set()
-            await until(lambda before=before: backend.decodes > before)  # type: ignore[misc]
+            backend.hold.set()  # for the one that waits, and for no other
             backend.hold.clear()
+            await until(lambda before=before: backend.decodes > before)  # type: ignore[misc]
         async with aclosing(path.follow(TENANT, ID, GRID)) as late:
             assert await anext(late) == Begun(40, 30, 16)
             step = await anext(late)

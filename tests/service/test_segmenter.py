@@ -1,6 +1,7 @@
 """The main path: what is answered, from where, at which price, and what happens when something goes wrong."""
 
 import asyncio
+import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from tests.doubles import (
     mask,
     memory_store,
     now,
+    send,
     serving,
     until,
     virtually,
@@ -52,6 +54,8 @@ pytestmark = pytest.mark.anyio
 
 FILE = image_bytes(1)
 ID = keys.image_id(FILE)
+SHORT: dict[str, Any] = {"mask_window_s": 0.002, "embedding_window_s": 0.005}
+"""Windows for predictions that shall begin though a tier hangs."""
 
 
 def same(one: MaskAnswer, other: MaskAnswer) -> bool:
@@ -146,7 +150,7 @@ async def test_who_joined_is_told_so_and_is_not_charged_with_the_leaders_time() 
         leader = asyncio.create_task(segmenter.add_image(TENANT, FILE, ID))
         await backend.begun.wait()
         follower = asyncio.create_task(segmenter.embedding(TENANT, ID))
-        await asyncio.sleep(0.01)
+        await until(lambda: segmenter.flights._flights[keys_of(FILE).embedding(TOY)].askers == 2)
         backend.hold.set()
         first, (_, second) = await leader, await follower
     assert (first.outcome, second.outcome) == (Outcome.MISS, Outcome.JOINED)
@@ -199,7 +203,7 @@ async def test_who_asks_for_an_unknown_image_learns_so_without_queueing_for_the_
 async def test_a_tier_that_hangs_over_a_kept_file_holds_no_place_at_the_encoder() -> None:
     backend = ToyBackend()
     lower = HangingStore(only=["get"])
-    async with serving(backend, lower, slots=1) as segmenter:
+    async with serving(backend, lower, slots=1, **SHORT) as segmenter:
         waiting = asyncio.create_task(mask(segmenter, "0" * 64))
         await until(lambda: lower.calls.count(("get", f"v1/{TENANT}/{'0' * 64}/image")) == 1)
         assert await upload(segmenter) is Outcome.MISS
@@ -242,7 +246,7 @@ async def test_an_upload_that_races_with_an_ask_for_the_same_unknown_image_does_
 async def test_an_ask_that_still_looks_for_the_file_gets_the_one_that_is_sent_meanwhile() -> None:
     backend = ToyBackend()
     lower = HangingStore(only=["get"])
-    async with serving(backend, lower) as segmenter:
+    async with serving(backend, lower, **SHORT) as segmenter:
         asking = asyncio.create_task(segmenter.embedding(TENANT, ID))
         await until(lambda: ("get", keys_of(FILE).image) in lower.calls)
         sending = asyncio.create_task(upload(segmenter))
@@ -299,12 +303,35 @@ async def test_a_prefetch_is_joined_by_the_click_that_comes_before_it_is_done() 
         assert (state.width, state.encoded) == (40, False)
         clicking = asyncio.create_task(mask(segmenter, ID))
         await backend.begun.wait()
+        await until(lambda: segmenter.flights._flights[keys_of(FILE).embedding(TOY)].askers == 2)
         backend.hold.set()
         assert (await clicking).outcome is Outcome.MISS
         assert not await segmenter.prefetch(TENANT, FILE, ID)
         figures = segmenter.ledger.kinds[Kind.EMBEDDING]
         assert (figures.misses, figures.joined) == (1, 1)
     assert backend.encodes == 1
+
+
+async def test_every_prefetch_that_was_taken_on_is_encoded() -> None:
+    """Also if many come before the first has reached the queue, and others fill that meanwhile."""
+    backend = ToyBackend()
+    backend.hold = asyncio.Event()
+    lower = HangingStore(only=["get"])
+    async with serving(backend, lower, slots=1, queue=4) as segmenter:
+        files = [image_bytes(number) for number in range(30)]
+        taken = 0
+        for file in files:
+            with contextlib.suppress(Overloaded):
+                await segmenter.prefetch(TENANT, file, keys.image_id(file))
+                taken += 1
+        assert taken == 5, "one at work and four that wait"
+        lower.release.set()
+        with pytest.raises(Overloaded):
+            await asyncio.gather(*(send(segmenter, image_bytes(number)) for number in range(30, 40)))
+        backend.hold.set()
+        await until(lambda: all(segmenter.store.peek(keys_of(file).embedding(TOY)) for file in files[:taken]))
+        await until(lambda: not segmenter.flights)
+        assert await segmenter.prefetch(TENANT, files[-1], keys.image_id(files[-1])), "there is room again"
 
 
 async def test_a_prefetch_that_fails_harms_nobody() -> None:
@@ -779,8 +806,7 @@ async def test_closing_tells_who_waits_writes_what_is_pending_and_leaves_no_task
         await segmenter.aclose()
         with pytest.raises(BackendFailed, match="Try again"):
             await waiting
-        await asyncio.sleep(0.01)
-        assert asyncio.all_tasks() == before
+        await until(lambda: asyncio.all_tasks() == before)
     assert keys_of(FILE).embedding(TOY) in lower.entries
 
 
@@ -835,7 +861,26 @@ async def test_an_upload_after_a_purge_is_kept_though_an_older_one_is_under_way(
         assert (await segmenter.image_state(TENANT, ID)).encoded
 
 
-async def test_an_upload_never_hears_that_the_image_is_unknown() -> None:
+async def test_an_upload_before_a_purge_is_not_kept_for_who_asks_after_it() -> None:
+    """He is answered all the same: the file is at hand."""
+    backend = ToyBackend()
+    backend.hold = asyncio.Event()
+    lower = DictStore()
+    async with serving(backend, lower) as segmenter:
+        before = asyncio.create_task(upload(segmenter))
+        await backend.begun.wait()
+        await segmenter.purge(TENANT, image_id=ID)
+        after = asyncio.create_task(mask(segmenter, ID))
+        await until(lambda: backend.encodes == 2 or segmenter.encode_lane.waiting > 0)
+        backend.hold.set()
+        assert (await before, (await after).outcome) == (Outcome.MISS, Outcome.MISS)
+        await segmenter.store.drain()
+        assert lower.entries == {}
+        with pytest.raises(UnknownImage):
+            await segmenter.image_state(TENANT, ID)
+
+
+def test_an_upload_never_hears_that_the_image_is_unknown() -> None:
     """Not even when it joins an ask that had looked for the file in vain, while a slow look-up was still out."""
 
     class SlowForEmbeddings(DictStore):
@@ -844,10 +889,14 @@ async def test_an_upload_never_hears_that_the_image_is_unknown() -> None:
                 await asyncio.sleep(0.06)
             return await super().get(key)
 
-    async with serving(ToyBackend(), SlowForEmbeddings()) as segmenter:
-        asking = asyncio.create_task(segmenter.embedding(TENANT, ID))
-        await asyncio.sleep(0.03)
-        assert await upload(segmenter) in (Outcome.MISS, Outcome.JOINED)
-        with pytest.raises(UnknownImage):
-            await asking
-        assert (await segmenter.image_state(TENANT, ID)).encoded
+    async def main() -> None:
+        clock = asyncio.get_running_loop().time
+        async with serving(ToyBackend(), SlowForEmbeddings(), clock=clock) as segmenter:
+            asking = asyncio.create_task(segmenter.embedding(TENANT, ID))
+            await asyncio.sleep(0.03)
+            assert await upload(segmenter) in (Outcome.MISS, Outcome.JOINED)
+            with pytest.raises(UnknownImage):
+                await asking
+            assert (await segmenter.image_state(TENANT, ID)).encoded
+
+    virtually(main)

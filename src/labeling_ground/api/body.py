@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
 from labeling_ground.api.errors import BadBody, EncodedBody, explain
-from labeling_ground.errors import TooLarge
+from labeling_ground.errors import Overloaded, TooLarge
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -71,15 +72,20 @@ async def read_image(request: Request, max_bytes: int) -> tuple[bytes, str]:
 
 
 async def _read_form(request: Request, max_bytes: int) -> tuple[bytes, str]:
-    async with request.form(max_files=1, max_fields=16) as form:
-        for value in form.values():
-            if isinstance(value, UploadFile):
-                data = await value.read()
-                if len(data) > max_bytes:
-                    raise _too_large(max_bytes)
-                if not data:
-                    break
-                return data, (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
+    try:
+        async with request.form(max_files=1, max_fields=16) as form:
+            for value in form.values():
+                if isinstance(value, UploadFile):
+                    data = await value.read()
+                    if len(data) > max_bytes:
+                        raise _too_large(max_bytes)
+                    if not data:
+                        break
+                    return data, (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
+    except OSError as error:  # forms above 1 MiB go through a temporary file
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Overloaded("There is no room for a form of this size. Send the image as the raw body.") from error
     raise BadBody(
         "The form has no file in it. Add the image as a file field, for instance 'file'.",
         malformed=True,

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import EllipsisType
 from typing import TypeVar
 
+from labeling_ground.cache.disk_files import says_full
 from labeling_ground.cache.disk_index import DiskIndex, Limits, Standing
 from labeling_ground.cache.policy.port import Ranking, Reason
-from labeling_ground.errors import StoreFailed
+from labeling_ground.errors import StoreFailed, StoreFull
 from labeling_ground.types import Entry, Kind, StoreStats
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 _USES = 256
 """Uses that are noted in one transaction."""
+_COMPLAIN_EVERY_S = 60.0
 
 
 class DiskStore:
@@ -73,6 +75,7 @@ class DiskStore:
         # One, so that this process never waits for its own lock, and its writes keep their order.
         self._writes = ThreadPoolExecutor(1, thread_name_prefix="disk-write")
         self._refused = 0
+        self._complained: float | None = None
 
     async def open(self) -> None:
         """Make the directory ready, and clear away what a killed process left.
@@ -100,8 +103,8 @@ class DiskStore:
         return found.entry
 
     async def put(self, key: str, entry: Entry, used: float | None = None) -> None:
-        """Keep the entry, making room first; above an eighth of the budget it is refused and
-        counted. With ``used`` it is ranked as one that was used last then.
+        """Keep the entry, making room first. With ``used`` it is ranked as one that was used last
+        then. What is above an eighth of the budget, or finds the disk full, is refused and counted.
 
         Raises:
             StoreFailed: the value is not kept; nothing of it is left behind.
@@ -114,7 +117,11 @@ class DiskStore:
             return
         if used is not None and self._limits.broken(entry.created, used, now):
             return
-        await self._write(partial(self._index.store, key, entry, now, used))
+        try:
+            await self._write(partial(self._index.store, key, entry, now, used))
+        except StoreFull as error:
+            self._refused += 1
+            self._complain(error)
 
     async def touch(self, key: str) -> bool:
         """Slide the idle timer without reading the value. Whether the key is here."""
@@ -217,6 +224,12 @@ class DiskStore:
             self._limits.budget, self._limits.low = before
             raise
 
+    def _complain(self, error: StoreFull) -> None:
+        now = time.monotonic()
+        if self._complained is None or now - self._complained >= _COMPLAIN_EVERY_S:
+            self._complained = now
+            log.warning("disk: a value was not kept: %s", error)
+
     def _shut(self) -> None:
         self._writes.shutdown()
         self._reads.shutdown()
@@ -244,7 +257,8 @@ class DiskStore:
         except (OSError, sqlite3.Error) as error:
             if isinstance(error, sqlite3.Error):
                 self._index.suspect(error)
-            raise StoreFailed(_sentence(error, self._index.folder)) from error
+            failed = StoreFull if says_full(error) else StoreFailed
+            raise failed(_sentence(error, self._index.folder)) from error
 
 
 def _complain(future: Future[None]) -> None:
@@ -254,18 +268,16 @@ def _complain(future: Future[None]) -> None:
 
 def _sentence(error: OSError | sqlite3.Error, folder: Path) -> str:
     """What was wrong, for an operator."""
+    if says_full(error):
+        return f"The disk under the cache directory {folder} is full."
     if isinstance(error, OSError):
         code = error.errno
-        if code in (errno.ENOSPC, errno.EDQUOT):
-            return f"The disk under the cache directory {folder} is full."
         if code in (errno.EROFS, errno.EACCES, errno.EPERM):
             return f"The cache directory {folder} cannot be written: {error.strerror}."
         if code in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
             return f"The cache directory {folder} is gone, or is no directory."
         return f"The cache directory {folder} failed: {error}."
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return f"The disk under the cache directory {folder} is full."
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return f"The index in the cache directory {folder} cannot be opened for writing: {error}."
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

@@ -1,9 +1,11 @@
 """The files of the disk tier: one value, one file, complete or not there."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,13 @@ GRACE_S = 60.0
 
 Writing a value takes milliseconds.
 """
+
+
+def says_full(error: OSError | sqlite3.Error) -> bool:
+    """Whether the disk has no room: what lies on it can be read all the same."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
 
 
 def name_for(key: str) -> str:

@@ -641,6 +641,7 @@ class DiskIndex:
         path = self.folder / "lock.sqlite3"
         _make(path)
         with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)) as lock:
+            lock.execute("PRAGMA journal_mode = MEMORY").fetchall()  # the lock must be had on a full disk, too
             lock.execute("BEGIN EXCLUSIVE")
             yield
             lock.execute("ROLLBACK")

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from labeling_ground.cache.disk_files import says_full
 from labeling_ground.cache.keeper import Kept
-from labeling_ground.errors import StoreFailed
+from labeling_ground.errors import StoreFailed, StoreFull
 
 T = TypeVar("T")
 
@@ -51,8 +52,11 @@ class DiskKeeper:
         return await self._do(partial(self._load, name))
 
     async def save(self, name: str, new: Kept, seen: bytes, idle_s: float) -> Kept | None:
-        """See ``Keeper``. There is always room, or ``StoreFailed``."""
-        return await self._do(partial(self._save, name, new, seen, idle_s))
+        """See ``Keeper``. There is no room where the disk is full."""
+        try:
+            return await self._do(partial(self._save, name, new, seen, idle_s))
+        except StoreFull:
+            return None
 
     async def sweep(self) -> None:
         """See ``Keeper``."""
@@ -74,6 +78,8 @@ class DiskKeeper:
         try:
             return work(self._open())
         except (sqlite3.Error, OSError) as error:
+            if says_full(error):  # what is open stays open: to open it anew may take room
+                raise StoreFull(f"There is no room for the file of sessions {self._path}.") from error
             self._close()
             if type(error) is sqlite3.DatabaseError:  # it is damaged, or no database: start over
                 for end in ("", "-wal", "-shm"):
@@ -147,7 +153,8 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
+        db.execute("COMMIT")
     except BaseException:
-        db.execute("ROLLBACK")
+        if db.in_transaction:  # a full disk has ended it
+            db.execute("ROLLBACK")
         raise
-    db.execute("COMMIT")

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 from labeling_ground import key as keys
 from labeling_ground.breaker import Breaker
 from labeling_ground.cache.store import Store
+from labeling_ground.cache.tasks import stop
 from labeling_ground.codec import records
-from labeling_ground.errors import DamagedEntry, StoreFailed
+from labeling_ground.errors import DamagedEntry, StoreFailed, StoreFull
 from labeling_ground.types import Entry, Kind
 
 T = TypeVar("T")
@@ -158,7 +159,8 @@ class Guard:
         """
         if not self.breaker.allows():
             return None
-        return await self._within(deadline_s or self._deadline_s, self._asked(what, work))
+        limit = deadline_s or self._deadline_s
+        return await self._within(limit, self._asked(what, work, limit))
 
     async def written(self, key: str) -> None:
         """Write a value ahead of all others; wait until it is there, or was given up."""
@@ -210,8 +212,7 @@ class Guard:
             await asyncio.wait_for(self.drain(), grace_s)
         self._closed = True
         if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.wait({self._writer})
+            await stop(self._writer)
         if self._loose:
             await asyncio.wait(self._loose, timeout=grace_s)
         await self._quietly(self.store.aclose(), "close")
@@ -246,14 +247,14 @@ class Guard:
         else:
             records.check(entry, key)
 
-    async def _asked(self, what: str, work: Callable[[], Awaitable[T]]) -> T | None:
+    async def _asked(self, what: str, work: Callable[[], Awaitable[T]], limit: float) -> T | None:
         started = self._clock()
         try:
             answer = await work()
         except Exception as error:  # noqa: BLE001 -- see _fetch
-            self._failed(what, error, late=self._clock() - started > self._deadline_s)
+            self._failed(what, error, late=self._clock() - started > limit)
             return None
-        if self._clock() - started <= self._deadline_s:
+        if self._clock() - started <= limit:
             self.breaker.succeeded()
         return answer
 
@@ -339,7 +340,8 @@ class Guard:
         if self.figures.errors["failed"] == 0 or self.breaker.state == "closed":
             log.warning("%s: a %s failed: %s", self.store.name, what, error)
         self.figures.errors["failed"] += 1
-        if not late:  # the deadline has counted it already
+        # The deadline has counted it already; one that is full still serves what it has.
+        if not late and not isinstance(error, StoreFull):
             self.breaker.failed()
 
     def _keep(self, task: asyncio.Task[Any]) -> None:

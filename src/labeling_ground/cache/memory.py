@@ -5,7 +5,7 @@ import heapq
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from types import EllipsisType
 
@@ -18,7 +18,7 @@ from labeling_ground.types import Entry, Kind, StoreStats
 _SLACK = 64
 """Dead items that are not worth rebuilding a small heap for."""
 _SLICE = 1000
-"""Entries that a change of policy looks at before others get their turn: a few milliseconds."""
+"""Entries that a change of policy, or a purge, looks at before others get their turn: a few milliseconds."""
 _EXPIRED_AT_ONCE = 64
 """Expired entries that go at once for one that comes in; more of them only where that is too little room."""
 _GONE = Entry(Kind.IMAGE, b"", 0.0, 0.0)
@@ -336,22 +336,31 @@ class MemoryStore:
         return {reason.value: count for reason, count in self._evictions.items()}
 
     async def delete(self, pattern: str) -> int:
-        """See ``purge``."""
-        return self.purge(pattern)
+        """See ``purge``; in between others get their turn."""
+        gone = 0
+        for part in self._purge(pattern):
+            gone += part
+            await asyncio.sleep(0)
+        return gone
 
     def purge(self, pattern: str) -> int:
         """Purge all keys that match.
 
         One image costs what it holds, anything wider a look at all keys.
         """
-        if "*" in pattern:
-            matches = keys.matcher(pattern)
-            gone = [record for record in self._candidates(pattern) if matches(record.key)]
-        else:
-            gone = [self._records[pattern]] if pattern in self._records else []
-        for record in gone:
-            self._remove(record, Reason.PURGE)
-        return len(gone)
+        return sum(self._purge(pattern))
+
+    def _purge(self, pattern: str) -> Iterator[int]:
+        """A part at a time; how many went in each. What comes in meanwhile stays."""
+        matches = keys.matcher(pattern)
+        records = self._candidates(pattern)
+        for start in range(0, len(records), _SLICE):
+            gone = 0
+            for record in records[start : start + _SLICE]:
+                if record.entry is not _GONE and matches(record.key):
+                    self._remove(record, Reason.PURGE)
+                    gone += 1
+            yield gone
 
     async def drop_damaged(self, key: str) -> None:
         """Remove an entry whose bytes turned out to be damaged, and count it so."""
@@ -498,7 +507,10 @@ class MemoryStore:
         found = self._groups.get(group)
         return [] if found is None else found.members()
 
-    def _candidates(self, pattern: str) -> Iterable[_Record]:
+    def _candidates(self, pattern: str) -> list[_Record]:
+        """All records that may match, or a few more."""
+        if "*" not in pattern:
+            return [self._records[pattern]] if pattern in self._records else []
         literal = pattern.split("*", 1)[0]
         if literal.count("/") >= 3:  # tenant and image are given in full
             return self._members(keys.group_of(literal))

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from types import MappingProxyType
 
@@ -75,10 +76,12 @@ class TieredStore:
         self._slide_every = idle_s / 20
         self._slid: OrderedDict[str, float] = OrderedDict()
         self._purges: deque[tuple[int, Callable[[str], bool]]] = deque(maxlen=_REMEMBERED_PURGES)
+        self._purging: list[Callable[[str], bool]] = []
         self.purged = 0
-        """How many purges there were: what ``keep`` compares, to know whether one came in between."""
+        """How often a purge began or ended: what ``keep`` compares, to know whether one came in between."""
         self.on_purge: Callable[[Callable[[str], bool]], None] | None = None
-        """Told of every purge, here or elsewhere, before anything is deleted, with a test for the keys it means."""
+        """Told of every purge, here or elsewhere, with a test for the keys it means: before anything is deleted, and
+        again when all is, for what was begun meanwhile may know what is gone now."""
 
     @property
     def has_lower(self) -> bool:
@@ -141,7 +144,7 @@ class TieredStore:
             purged: ``purged`` as it was when the computation began. A result whose image or model was purged since
                 then is not kept: the purge meant it too.
         """
-        if purged is not None and self._purged_since(key, purged):
+        if (purged is not None and self._purged_since(key, purged)) or self._is_being_purged(key):
             return False
         if entry.kind is Kind.LOGITS or not self.guards:
             self._insert(key, weighed_in_memory(entry))
@@ -177,16 +180,18 @@ class TieredStore:
     async def delete(self, pattern: str, *, deadline_s: float = 30.0) -> int:
         """Purge from all tiers. How many keys went, each counted once per tier.
 
+        That takes a while, in which nothing that it means is kept.
+
         Raises:
             StoreFailed: a tier did not do it. The others did, and trying again is safe.
         """
-        self._note_purge(pattern)
-        gone = await self.memory.delete(pattern)
-        try:
-            async with asyncio.timeout(deadline_s):
-                counts = await asyncio.gather(*(guard.delete(pattern) for guard in self.guards))
-        except TimeoutError as error:
-            raise StoreFailed("A cache tier did not purge in time. Try again.") from error
+        with self._purge(pattern):
+            gone = await self.memory.delete(pattern)
+            try:
+                async with asyncio.timeout(deadline_s):
+                    counts = await asyncio.gather(*(guard.delete(pattern) for guard in self.guards))
+            except TimeoutError as error:
+                raise StoreFailed("A cache tier did not purge in time. Try again.") from error
         return gone + sum(counts)
 
     async def purged_elsewhere(self, pattern: str, source: Store, work: Callable[[str], Awaitable[int]]) -> None:
@@ -200,10 +205,10 @@ class TieredStore:
         Raises:
             StoreFailed: a tier did not do it; trying again is safe.
         """
-        self._note_purge(pattern)
-        await self.memory.delete(pattern)
-        for guard in self.guards:
-            await guard.delete(pattern, work if guard.store is source else None)
+        with self._purge(pattern):
+            await self.memory.delete(pattern)
+            for guard in self.guards:
+                await guard.delete(pattern, work if guard.store is source else None)
 
     async def sweep(self) -> None:
         """Delete what was idle, or is too old, in every tier that does not do so by itself."""
@@ -327,22 +332,36 @@ class TieredStore:
     def _evicted(self, key: str, entry: Entry, reason: str, used: float) -> None:
         if self.watch is not None:
             self.watch.evicted(key, reason, used)
-        if reason == Reason.BUDGET and self._demotes and self.guards:
+        if reason == Reason.BUDGET and self._demotes and self.guards and not self._is_being_purged(key):
             below = self.guards[0]
             if goes_down(entry, below.typical_s):
                 below.demote(key, entry, used)
 
-    def _note_purge(self, pattern: str) -> None:
+    @contextmanager
+    def _purge(self, pattern: str) -> Iterator[None]:
+        """While a purge goes through the tiers, nothing that it means may come into any of them."""
         if self.watch is not None:
             self.watch.purged(pattern)
         match = keys.matcher(pattern)
+        self._purging.append(match)
+        self._note_purge(match)
+        try:
+            yield
+        finally:
+            self._purging.remove(match)
+            self._note_purge(match)  # what was looked up or begun meanwhile is meant, too
+
+    def _is_being_purged(self, key: str) -> bool:
+        return any(match(key) for match in self._purging)
+
+    def _note_purge(self, match: Callable[[str], bool]) -> None:
         self._purges.append((self.purged, match))
         self.purged += 1
         if self.on_purge is not None:
             self.on_purge(match)
 
     def _promote(self, key: str, entry: Entry) -> None:
-        if entry.kind is not Kind.IMAGE:
+        if entry.kind is not Kind.IMAGE and not self._is_being_purged(key):
             if self.watch is not None:
                 self.watch.used(key, entry, in_memory=False)
             self.memory.insert(key, entry)

@@ -32,17 +32,22 @@ class Lane:
         self.typical_s: float | None = None
         """Moving average of how long one takes, in seconds; ``None`` before the first."""
 
-    def check_room(self) -> None:
+    def check_room(self, promised: int = 0) -> None:
         """Refuse now what would be refused in the queue.
+
+        Args:
+            promised: places that others were promised, who may not be in the queue yet.
 
         Raises:
             Overloaded: the queue is full.
         """
-        if self._semaphore.locked() and self.waiting >= self.queue:
+        is_full = self._semaphore.locked() and self.waiting >= self.queue
+        if is_full or promised >= self.slots + self.queue:
             self.turned_away += 1
+            waiting = max(self.waiting, promised - self.slots)
             raise Overloaded(
-                f"{self.waiting} requests already wait for the {self.name}. Try again in a moment.",
-                retry_after=max(1.0, (self.typical_s or 0.0) * self.waiting / self.slots),
+                f"{waiting} requests already wait for the {self.name}. Try again in a moment.",
+                retry_after=max(1.0, (self.typical_s or 0.0) * waiting / self.slots),
             )
 
     @asynccontextmanager

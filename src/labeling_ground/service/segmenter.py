@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,8 @@ class _Upload:
 
     file: bytes
     header: image_codec.ImageHeader
+    purged: int
+    """How many purges there had been when it came: a later one means it, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,9 @@ class _Made:
     timing: Timing
     beside: int = 0
     """Bytes of what was kept beside it: a mask's logits, an embedding's image file."""
+    since: int = sys.maxsize
+    """How many purges there had been when the image came that it was made of, where that may be long ago: a later one
+    means also what is made of this."""
 
 
 class Segmenter:
@@ -190,6 +196,7 @@ class Segmenter:
         self._wall_clock = wall_clock
         self._background: set[asyncio.Task[None]] = set()
         self._arriving: dict[str, _Upload] = {}
+        self._ahead = 0  # prefetches that were taken on and are not encoded yet
 
     # --- images -------------------------------------------------------------------------------------------------
 
@@ -211,13 +218,14 @@ class Segmenter:
         started = time.perf_counter()
         key = image_keys.embedding(self.backend.version)
         # A header is cheap to read: what cannot be used is refused before it takes a place in a queue.
+        purged = self.store.purged
         upload = await self._upload(file) if self.store.peek(key) is None else None
         made = await self._embedding(image_keys, upload)
         self._record(Kind.EMBEDDING, image_keys, key, made)
         if client is not None:
             self.clients.opened(f"{tenant}/{client}", image_keys.group)
         if made.outcome is Outcome.HIT:
-            self._in_background(self._keep_file(image_keys, file, made.entry, self.store.purged))
+            self._in_background(self._keep_file(image_keys, file, made.entry, purged))
         return self._image_answer(image_keys, made, started)
 
     async def prefetch(self, tenant: str, file: bytes, image_id: str, *, client: str | None = None) -> bool:
@@ -228,23 +236,29 @@ class Segmenter:
             Overloaded: too many images wait already.
         """
         image_keys = ImageKeys(tenant, image_id)
-        if client is not None:
-            self.clients.fetched_ahead(f"{tenant}/{client}", image_keys.group)
         key = image_keys.embedding(self.backend.version)
         known = self.store.peek(key)
+        upload = None
+        if known is None:
+            upload = await self._upload(file)
+            # What is taken on here finds a place in the queue later, also if that has filled meanwhile.
+            self.encode_lane.check_room(promised=self._ahead)
+        if client is not None:
+            self.clients.fetched_ahead(f"{tenant}/{client}", image_keys.group)
         if known is not None:
             self._record(Kind.EMBEDDING, image_keys, key, _Made(known, Outcome.HIT, Timing()), ahead=True)
             self._in_background(self._keep_file(image_keys, file, known, self.store.purged))
             return False
-        upload = await self._upload(file)
-        self.encode_lane.check_room()
         purged = self.store.purged
+        self._ahead += 1
 
         async def fetch() -> None:
             try:
-                made = await self._embedding(image_keys, upload)
+                made = await self._embedding(image_keys, upload, patient=True)
             except LabelingGroundError:
                 return  # counted where it happened; whoever opens the image will be told
+            finally:
+                self._ahead -= 1
             self._record(Kind.EMBEDDING, image_keys, key, made, ahead=True)
             if made.outcome is Outcome.HIT:
                 await self._keep_file(image_keys, file, made.entry, purged)
@@ -359,7 +373,7 @@ class Segmenter:
             embedded = await self._embedding(image_keys)
             embedding = records.open_embedding(embedded.entry, image_keys.embedding(self.backend.version))
             entry = await make(embedding)
-            self.store.keep(key, entry, purged)
+            self.store.keep(key, entry, min(purged, embedded.since))
             outcome = Outcome.RECOMPUTED if embedded.outcome is Outcome.RECOMPUTED else Outcome.MISS
             return _Made(entry, outcome, Timing(encode=embedded.timing.encode, decode=entry.cost))
 
@@ -431,18 +445,18 @@ class Segmenter:
             ahead=ahead,
         )
 
-    async def _embedding(self, image_keys: ImageKeys, upload: _Upload | None = None) -> _Made:
+    async def _embedding(self, image_keys: ImageKeys, upload: _Upload | None = None, *, patient: bool = False) -> _Made:
         key = image_keys.embedding(self.backend.version)
         if upload is not None:
             self._arriving[key] = upload  # also for a flight that set off without a file
         try:
-            made = await self._obtain(Kind.EMBEDDING, key, lambda: self._make_embedding(image_keys))
+            made = await self._obtain(Kind.EMBEDDING, key, lambda: self._make_embedding(image_keys, patient))
         except UnknownImage:
             if upload is None:
                 raise
             # It joined a flight that had looked for the file in vain before this upload came.
             self._arriving[key] = upload
-            made = await self._obtain(Kind.EMBEDDING, key, lambda: self._make_embedding(image_keys))
+            made = await self._obtain(Kind.EMBEDDING, key, lambda: self._make_embedding(image_keys, patient))
         finally:
             if key not in self.flights:
                 self._arriving.pop(key, None)
@@ -450,7 +464,7 @@ class Segmenter:
             self.store.slide(image_keys.image)
         return made
 
-    async def _make_embedding(self, image_keys: ImageKeys) -> _Made:
+    async def _make_embedding(self, image_keys: ImageKeys, patient: bool) -> _Made:
         key = image_keys.embedding(self.backend.version)
         purged = self.store.purged
 
@@ -459,12 +473,12 @@ class Segmenter:
             # not hold a place that others could use.
             if key not in self._arriving:
                 await gate.wait()
-            file, outcome = await self._file(image_keys)
-            async with self.encode_lane.slot():
+            file, outcome, since = await self._file(image_keys, purged)
+            async with self.encode_lane.slot(patient=patient):
                 await gate.wait()
                 gate.begun = True
                 async with self.encode_lane.timed():
-                    return await self._encode(image_keys, file, purged, outcome)
+                    return await self._encode(image_keys, file, since, outcome)
 
         window = max(self._embedding_window_s, self.store.p99_s)
         if self.encode_lane.typical_s is not None:
@@ -472,8 +486,8 @@ class Segmenter:
         made = await self._race(Kind.EMBEDDING, key, predict, window)
         if made.outcome is Outcome.JOINED and key in self._arriving:
             # Whoever computed it has kept the file where only its own machine may find it.
-            file = self._arriving[key].file
-            self._in_background(self._keep_file(image_keys, file, made.entry, purged))
+            arrived = self._arriving[key]
+            self._in_background(self._keep_file(image_keys, arrived.file, made.entry, min(purged, arrived.purged)))
         return made
 
     async def _encode(self, image_keys: ImageKeys, file: bytes, purged: int, outcome: Outcome) -> _Made:
@@ -503,7 +517,7 @@ class Segmenter:
             precision=self._precision,
         )
         self.store.keep(key, entry, purged)
-        return _Made(entry, outcome, Timing(encode=cost), beside)
+        return _Made(entry, outcome, Timing(encode=cost), beside, purged)
 
     async def _mask(self, image_keys: ImageKeys, ask: PromptAsk) -> MaskAnswer:
         started = time.perf_counter()
@@ -539,6 +553,7 @@ class Segmenter:
         version = self.backend.version
         purged = self.store.purged
         embedded = await self._embedding(image_keys)
+        purged = min(purged, embedded.since)
         embedding = records.open_embedding(embedded.entry, image_keys.embedding(version))
         fitted = _fit(prompt, embedding.width, embedding.height)
         async with self.decode_lane.slot(), self.decode_lane.timed():
@@ -606,7 +621,9 @@ class Segmenter:
         return candidates[index]
 
     async def _upload(self, file: bytes) -> _Upload:
-        return _Upload(file, await asyncio.to_thread(image_codec.read_header, file, max_pixels=self._max_pixels))
+        purged = self.store.purged
+        header = await asyncio.to_thread(image_codec.read_header, file, max_pixels=self._max_pixels)
+        return _Upload(file, header, purged)
 
     async def _sealed_file(self, image_keys: ImageKeys, file: bytes, width: int, height: int, cost: float) -> Entry:
         return await asyncio.to_thread(
@@ -631,16 +648,18 @@ class Segmenter:
             image_keys.image, deadline_s=_IMAGE_DEADLINE_S
         )
 
-    async def _file(self, image_keys: ImageKeys) -> tuple[bytes, Outcome]:
-        """The file to encode, and what encoding it will have been: a miss, or recomputed from a kept file."""
+    async def _file(self, image_keys: ImageKeys, purged: int) -> tuple[bytes, Outcome, int]:
+        """The file to encode; what encoding it will have been: a miss, or recomputed from a kept file; and since which
+        purge, ``purged`` or an earlier one, it has been here."""
         key = image_keys.embedding(self.backend.version)
         if key not in self._arriving:
             entry = await self._kept(image_keys)
             if entry is not None:
-                return records.open_image(entry, image_keys.image)[0], Outcome.RECOMPUTED
+                return records.open_image(entry, image_keys.image)[0], Outcome.RECOMPUTED, purged
         if key not in self._arriving:  # it may have been sent meanwhile
             raise UnknownImage(image_keys.image_id)
-        return self._arriving[key].file, Outcome.MISS
+        arrived = self._arriving[key]
+        return arrived.file, Outcome.MISS, min(purged, arrived.purged)
 
     async def _race(
         self, kind: Kind, key: str, predict: Callable[[Gate], Awaitable[_Made]], window_s: float | None
@@ -678,7 +697,7 @@ class Segmenter:
                 self.ledger.failure(kind)
                 raise
             if joined and made.outcome is not Outcome.HIT:
-                made = _Made(made.entry, Outcome.JOINED, Timing())
+                made = _Made(made.entry, Outcome.JOINED, Timing(), since=made.since)
         self.ledger.outcome(kind, made.outcome, made.entry.cost)
         return made
 

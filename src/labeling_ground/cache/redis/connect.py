@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 
 from labeling_ground.cache.redis.address import RedisAddress, Shape, parse
 from labeling_ground.cache.redis.names import Names
-from labeling_ground.errors import BadSettings, StoreFailed
+from labeling_ground.errors import BadSettings, StoreFailed, StoreFull
 
 _READ_SIZE = 256 * 1024
 """Bytes asked of the socket at once."""
@@ -26,10 +26,6 @@ _CLIENT_NAME = "labeling-ground"
 _ERRORS = (driver.RedisError, driver.RedisClusterException, OSError)
 
 Argument = bytes | str | int | float
-
-
-class ServerFull(StoreFailed):
-    """Redis has reached ``maxmemory`` and its policy lets it evict nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,7 @@ class RedisConnection:
     used here.
 
     Every call raises ``StoreFailed`` when Redis is not there, does not answer in time, or answers an error, and
-    ``ServerFull`` (which is one) where it is out of memory. No message holds a password.
+    ``StoreFull`` (which is one) where it is out of memory and evicts nothing. No message holds a password.
 
     Belongs to the event loop that it is first used in.
 
@@ -122,7 +118,7 @@ class RedisConnection:
             await self._know()
             await self.client.initialize()
         except _ERRORS as error:
-            raise self._failed(error) from error
+            raise await self._failed(error) from error
         return self.client.get_primaries()
 
     async def execute_at(self, node: ClusterNode | None, *command: Argument) -> Any:
@@ -147,7 +143,7 @@ class RedisConnection:
                 pipeline.execute_command(*command)  # queued, not sent
             return list(await pipeline.execute())
         except _ERRORS as error:
-            raise self._failed(error) from error
+            raise await self._failed(error) from error
         finally:
             self._slots.release()
 
@@ -170,7 +166,7 @@ class RedisConnection:
                 return await self.client.execute_command(*command)
             return _of_one(await self.client.execute_command(*command, target_nodes=node))
         except _ERRORS as error:
-            raise self._failed(error) from error
+            raise await self._failed(error) from error
         finally:
             self._slots.release()
 
@@ -225,10 +221,14 @@ class RedisConnection:
         master: Redis = self._sentinel.master_for(address.service, db=address.db, **common, **encrypted)
         return master
 
-    def _failed(self, error: Exception) -> StoreFailed:
+    async def _failed(self, error: Exception) -> StoreFailed:
         where = f"Redis at {self.address}"
+        if isinstance(error, driver.ReadOnlyError) and isinstance(self.client, Redis):
+            # Behind one address another server may be the primary by now, to which only a new connection leads.
+            await self.client.connection_pool.disconnect(inuse_connections=False)
+            return StoreFailed(f"{where} is a replica, which takes no writes; connections to it are made anew.")
         if isinstance(error, driver.OutOfMemoryError):
-            return ServerFull(f"{where} is full and evicts nothing: its maxmemory-policy should be volatile-ttl.")
+            return StoreFull(f"{where} is full and evicts nothing: its maxmemory-policy should be volatile-ttl.")
         if isinstance(error, driver.AuthenticationError | driver.AuthorizationError):
             return StoreFailed(f"{where} does not accept the user or the password in redis_url.")
         if isinstance(error, driver.NoPermissionError):
@@ -255,17 +255,6 @@ def connect(
         if file is not None and not file.is_file():
             raise BadSettings(f"There is no file {file}, which a setting redis_…_file names.")
     return RedisConnection(parse(url), Names(prefix), timeout_s=timeout_s, connections=connections, tls=tls)
-
-
-async def stop(task: asyncio.Task[Any]) -> None:
-    """End a task that talks to Redis.
-
-    Where a cancellation comes in the moment in which a command has just been sent, Python 3.11's ``asyncio.wait_for``,
-    which the driver sends with, takes it for done and goes on. So it is cancelled until it hears.
-    """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=0.05)
 
 
 def _of_one(answer: Any) -> Any:

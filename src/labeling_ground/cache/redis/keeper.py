@@ -1,8 +1,9 @@
 """States that all servers share, in Redis."""
 
 from labeling_ground.cache.keeper import VERSION_BYTES, Kept
-from labeling_ground.cache.redis.connect import RedisConnection, ServerFull
+from labeling_ground.cache.redis.connect import RedisConnection
 from labeling_ground.cache.redis.script import Script
+from labeling_ground.errors import StoreFull
 
 # What lies there is the version and then the value.
 _REPLACE = Script(f"""
@@ -35,7 +36,7 @@ class RedisKeeper:
             other: bytes | None = await _REPLACE.run(
                 self._redis, [self._name(name)], seen, new.version + new.value, milliseconds
             )
-        except ServerFull:  # it still serves what it has: no reason to leave it alone
+        except StoreFull:
             return None
         return new if other is None else _kept(other)
 

@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from redis.asyncio.client import PubSub
 
 from labeling_ground.cache.lease import Claim
-from labeling_ground.cache.redis.connect import RedisConnection, ServerFull
+from labeling_ground.cache.redis.connect import RedisConnection
 from labeling_ground.cache.redis.script import Script
-from labeling_ground.errors import StoreFailed
+from labeling_ground.cache.tasks import stop
+from labeling_ground.errors import StoreFailed, StoreFull
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class RedisLeases:
         names = [self._name(key), self._redis.names.redis_key(key)]
         try:
             answer: bytes = await _TAKE.run(self._redis, names, token, _milliseconds(seconds))
-        except ServerFull:  # it still serves what it has: no reason to leave it alone
+        except StoreFull:
             return Claim.FULL
         return Claim(answer.decode())
 
@@ -106,8 +107,7 @@ class RedisLeases:
     async def aclose(self) -> None:
         """See ``Leases``."""
         if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.wait({self._reader})
+            await stop(self._reader)
 
     def _name(self, key: str) -> bytes:
         return self._redis.names.beside(key, "lease")

@@ -14,10 +14,21 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from labeling_ground import key as keys
-from labeling_ground.cache.redis.connect import RedisConnection, stop
+from labeling_ground.cache.redis.connect import RedisConnection
+from labeling_ground.cache.redis.script import Script
+from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import StoreFailed
 
 log = logging.getLogger(__name__)
+
+# By Redis' own clock, which gives the entries their places. A script that has written something is not stopped for want
+# of memory: after the trimming, a server that is full takes the notice, too.
+_ADD = Script("""
+local now = redis.call('time')
+local oldest = math.max(0, now[1] * 1000 - ARGV[1])
+redis.call('xtrim', KEYS[1], 'MINID', '~', string.format('%d', oldest))
+return redis.call('xadd', KEYS[1], '*', 'notice', ARGV[2], 'pattern', ARGV[3])
+""")
 
 _START = "-"
 _MOST = 1000
@@ -163,12 +174,20 @@ class PurgeNotices:
         return await self._read(_START)
 
     async def _take(self, entries: list[tuple[str, str, str]]) -> None:
+        failed: Exception | None = None
         for place, notice, pattern in entries:
             if notice not in self._seen:
-                await self._apply(pattern)
+                try:
+                    await self._apply(pattern)
+                except Exception as error:  # noqa: BLE001 -- the others' turn must come; this one's comes again
+                    failed = failed or error
+                    continue
                 self._seen[notice] = self._clock()
                 self.heard += 1
-            self._last = place
+            if failed is None:
+                self._last = place
+        if failed is not None:
+            raise failed
 
     async def _apply(self, pattern: str) -> None:
         if self.on_purge is not None:
@@ -184,9 +203,7 @@ class PurgeNotices:
             start = f"({found[-1][0]}"
 
     async def _write(self, notice: str, pattern: str) -> None:
-        place: bytes = await self._connection.execute("XADD", self._stream, "*", "notice", notice, "pattern", pattern)
-        oldest = int(place.split(b"-")[0]) - int(self.keep_s * 1000)  # by Redis' clock, which wrote the entry
-        await self._connection.execute("XTRIM", self._stream, "MINID", "~", max(0, oldest))
+        await _ADD.run(self._connection, [self._stream], int(self.keep_s * 1000), notice, pattern)
 
     def _forget(self) -> None:
         oldest = self._clock() - 2 * self.keep_s

@@ -11,11 +11,11 @@ from redis.exceptions import NoPermissionError
 
 from labeling_ground import key as keys
 from labeling_ground.cache.policy.port import Ranking, Reason
-from labeling_ground.cache.redis.connect import RedisConnection, ServerFull
+from labeling_ground.cache.redis.connect import RedisConnection
 from labeling_ground.cache.redis.lifetime import Lifetimes
 from labeling_ground.cache.redis.notices import PurgeNotices
 from labeling_ground.codec import frame
-from labeling_ground.errors import StoreFailed
+from labeling_ground.errors import StoreFailed, StoreFull
 from labeling_ground.types import Entry, StoreStats
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class RedisStore:
         self._lifetimes.learn(key, entry)
         left = self._left_ms(entry)
         if left is not None and left <= 0:
-            self._evictions[Reason.AGE] += await self.connection.execute("UNLINK", name)
+            await self._unlink([name], Reason.AGE)
             return None
         if left is not None and left < lifetime:
             await self.connection.execute("PEXPIRE", name, left)
@@ -132,7 +132,7 @@ class RedisStore:
         try:
             if not await self.connection.execute("SET", name, entry.value, "PX", lifetime, "NX"):
                 await self.connection.execute("PEXPIRE", name, lifetime)
-        except ServerFull as error:  # it still serves what it has: no reason to leave it alone
+        except StoreFull as error:
             self._refused += 1
             self._complain(error)
 
@@ -194,7 +194,7 @@ class RedisStore:
 
     async def drop_damaged(self, key: str) -> None:
         """Remove an entry whose bytes turned out to be damaged, and count it so."""
-        self._evictions[Reason.DAMAGED] += await self.connection.execute("UNLINK", self.connection.names.redis_key(key))
+        await self._unlink([self.connection.names.redis_key(key)], Reason.DAMAGED)
 
     async def sweep(self) -> int:
         """Nothing: Redis deletes what has expired by itself."""
@@ -268,17 +268,19 @@ class RedisStore:
             went = (int(info.get("expired_keys", 0)), int(info.get("evicted_keys", 0)))
             # One that started since the last look counts from 0; one that was a replica until then, from what it says.
             before = self._servers.get(run, (0, 0) if info.get("uptime_in_seconds", 0) < since else went)
+            if went[0] < before[0] or went[1] < before[1]:  # somebody had it count anew
+                before = (0, 0)
             self._evictions[Reason.IDLE] += went[0] - before[0]
             self._evictions[Reason.BUDGET] += went[1] - before[1]
             self._servers[run] = went
         self._looked = now
         return servers
 
-    async def _unlink(self, names: list[bytes]) -> int:
+    async def _unlink(self, names: list[bytes], reason: Reason = Reason.PURGE) -> int:
         gone = 0
         if names:
             gone = sum(await self.connection.together([("UNLINK", name) for name in names]))
-            self._evictions[Reason.PURGE] += gone
+            self._evictions[reason] += gone  # not in one line with the waiting: others count meanwhile
         return gone
 
     def _left_ms(self, entry: Entry) -> int | None:
@@ -292,7 +294,7 @@ class RedisStore:
         if len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
 
-    def _complain(self, error: ServerFull) -> None:
+    def _complain(self, error: StoreFull) -> None:
         now = self._clock()
         if self._complained is None or now - self._complained >= _COMPLAIN_EVERY_S:
             self._complained = now

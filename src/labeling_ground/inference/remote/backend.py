@@ -226,7 +226,8 @@ class RemoteBackend:
         if asked.key in self._known:
             answer = await self._ask(self._decoder, wire.write_ask(ask))
             if answer.status == 200:
-                self._known.move_to_end(asked.key)
+                if asked.key in self._known:  # another prompt may have been told meanwhile that it was dropped
+                    self._known.move_to_end(asked.key)
                 return answer
             self._known.pop(asked.key, None)  # it was dropped, or the decoder was started anew
         if not self._keeps:
