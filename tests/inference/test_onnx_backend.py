@@ -130,7 +130,7 @@ class FakeEngine:
         self.alone: list[bool] = []
 
     def encode(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        assert self.go.wait(20)
+        assert self.go.wait(120)
         return {"image_embeddings": np.zeros((1, 256, 64, 64), np.float32)}
 
     def decode(
@@ -155,7 +155,7 @@ async def test_a_decode_never_waits_behind_encodes() -> None:
     engine, backend = fake()
     engine.go.clear()
     encodes = [asyncio.ensure_future(backend.encode(Image("0" * 64, np.zeros((4, 4, 3), np.uint8)))) for _ in range(5)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         [made] = await backend.decode(HALF, [CLICK])
     assert made.masks[0].pixels.shape == (30, 40)
     assert not any(task.done() for task in encodes)

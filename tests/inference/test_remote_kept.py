@@ -143,7 +143,7 @@ def test_many_writers_and_readers_see_whole_values_within_the_bound(tmp_path: Pa
     for one in everyone:
         one.start()
     for one in everyone:
-        one.join(60)
+        one.join(180)
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert wrong.value == 0
     assert held(tmp_path) <= 4 * FILE

@@ -35,6 +35,14 @@ from labeling_ground.types import ModelVersion
 VERSION = ModelVersion("toy-sam", "a" * 64)
 OTHER = ModelVersion("toy-sam", "b" * 64)
 NAMES = {Role.ENCODER: "toy_encode", Role.DECODER: "toy_decode"}
+LONG_S = 60.0
+"""So long is waited for what certainly happens: a busy machine may stand still for seconds."""
+
+
+def _set() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
 
 
 @dataclass
@@ -44,6 +52,7 @@ class ToyEngine:
     Attributes:
         family: whose shapes.
         decode_s: how long a decode takes.
+        go: no decode ends before it is set.
         seed: another one is another model.
     """
 
@@ -54,6 +63,7 @@ class ToyEngine:
     decodes: int = 0
     most_at_once: int = 0
     at_once: int = 0
+    go: threading.Event = field(default_factory=_set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
@@ -77,6 +87,7 @@ class ToyEngine:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         time.sleep(self.decode_s)
+        self.go.wait(LONG_S)
         seen = np.mean([x.astype(np.float64).mean(axis=(0, 1)).mean() for x in embedding.values()])
         image = embedding["image_embeddings"][0, 7].repeat(4, 0).repeat(4, 1)
         y, x = np.mgrid[0:LOW_RES, 0:LOW_RES].astype(np.float32)
@@ -125,12 +136,12 @@ def served(*desks: Desk, port: int = 0) -> Iterator[Served]:
     """Serve from a thread."""
     sockets = [listener(port), listener()]
     ports = [made.getsockname()[1] for made in sockets]
-    app = create_engine_app(desks, management_port=ports[1], most_bytes=32 << 20, most_held=256 << 20, silence_s=5.0)
+    app = create_engine_app(desks, management_port=ports[1], most_bytes=32 << 20, most_held=256 << 20, silence_s=LONG_S)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": sockets})
     thread.start()
     try:
-        until = time.monotonic() + 10
+        until = time.monotonic() + LONG_S
         while not server.started:
             assert thread.is_alive()
             assert time.monotonic() < until
@@ -138,17 +149,26 @@ def served(*desks: Desk, port: int = 0) -> Iterator[Served]:
         yield Served(ports[0], ports[1], list(desks))
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(LONG_S)
         assert not thread.is_alive()
 
 
-def client(role: Role, url: str, management_url: str = "", **limits: float) -> EngineClient:
-    chosen = {"connect_s": 2.0, "deadline_s": 60.0, "most_bytes": 32 << 20, "reset_s": 0.1, **limits}
-    return EngineClient(Address(role.value, url, NAMES[role], management_url), Limits(**chosen))  # type: ignore[arg-type]
+class Patient(EngineClient):
+    """Waits for the answers to its probes as long as for any other: a machine that stands still is no busy engine."""
+
+    async def describe(self, deadline_s: float = LONG_S) -> Description:
+        return await super().describe(deadline_s)
+
+
+def client(
+    role: Role, url: str, management_url: str = "", kind: type[EngineClient] = Patient, **limits: float
+) -> EngineClient:
+    chosen = {"connect_s": LONG_S, "deadline_s": 2 * LONG_S, "most_bytes": 32 << 20, "reset_s": 0.1, **limits}
+    return kind(Address(role.value, url, NAMES[role], management_url), Limits(**chosen))  # type: ignore[arg-type]
 
 
 def backend_of(encoder: EngineClient, decoder: EngineClient, **chosen: float) -> RemoteBackend:
-    connect(encoder, decoder, model="", wait_s=60.0)
+    connect(encoder, decoder, model="", wait_s=LONG_S)
     settings = {"encode_workers": 1, "decode_workers": 2, "poll_s": 60.0, "reset_s": 0.1, **chosen}
     return RemoteBackend(encoder, decoder, **settings)  # type: ignore[arg-type]
 
@@ -182,7 +202,7 @@ def process(role: Role, kept: Path, port: int, *, digest: str = VERSION.digest) 
     command = [sys.executable, "-m", "tests.inference.toy_engine", role.value, str(kept), str(port), digest]
     started = subprocess.Popen(command)
     try:
-        until = time.monotonic() + 30
+        until = time.monotonic() + LONG_S
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
@@ -198,7 +218,7 @@ def process(role: Role, kept: Path, port: int, *, digest: str = VERSION.digest) 
 def main() -> None:
     role, kept, port, digest = Role(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     one = desk(role, ToyEngine(decode_s=0.02), kept, version=ModelVersion("toy-sam", digest))
-    app = create_engine_app([one], management_port=0, most_bytes=32 << 20, most_held=256 << 20, silence_s=5.0)
+    app = create_engine_app([one], management_port=0, most_bytes=32 << 20, most_held=256 << 20, silence_s=LONG_S)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     server.run(sockets=[listener(port)])
 

@@ -111,7 +111,7 @@ def test_the_first_step_needs_nothing_but_the_files_that_it_is_given(tmp_path: P
         env={"PYTHONPATH": str(tmp_path / "src"), "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 1

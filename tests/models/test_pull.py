@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 from tests.models.weights_server import (
+    LONG_S,
     Answer,
     WeightsServer,
     artifact_of,
@@ -53,7 +53,7 @@ def store(tmp_path: Path, model: CatalogueModel) -> ModelStore:
 
 
 def quick(model: CatalogueModel, store: ModelStore, **other: Any) -> InstalledModel:
-    given: dict[str, Any] = {"timeout_s": 5, "sleep": lambda _s: None}
+    given: dict[str, Any] = {"timeout_s": LONG_S, "sleep": lambda _s: None}
     return pull(model, store, **(given | other))
 
 
@@ -151,7 +151,14 @@ def test_a_stalled_server_is_left_and_asked_again(
 
 def test_a_slow_server_is_waited_for(server: WeightsServer, model: CatalogueModel, store: ModelStore) -> None:
     server.default = Answer(pause_per_chunk=0.05)  # in all three times the timeout
-    quick(model, store, timeout_s=0.3, attempts=1)
+    for _ in range(10):
+        try:
+            quick(model, store, timeout_s=0.3, attempts=1)
+            break
+        except PullFailed:
+            wait_until(lambda: server.longest_gap > 0.25)  # this machine stood still: that proves nothing
+            server.longest_gap = 0.0
+            part_of(model, store).unlink(missing_ok=True)
     assert_installed(model, store)
 
 
@@ -441,7 +448,11 @@ def test_a_disk_that_refuses_a_write_is_a_sentence(
         "_main(*sys.argv[1:])\n"
     )
     found = subprocess.run(
-        [sys.executable, "-c", code, *arguments(model, tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *arguments(model, tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LONG_S,
     )
     assert "PullFailed" in found.stderr
     assert "cannot be used: File too large" in found.stderr
@@ -573,13 +584,28 @@ def process(model: CatalogueModel, folder: Path) -> subprocess.Popen[str]:
 def test_of_two_processes_one_downloads_and_one_waits(
     server: WeightsServer, model: CatalogueModel, store: ModelStore
 ) -> None:
-    server.default = Answer(pause_per_chunk=0.15)
+    server.default = Answer(hold_after=150_000)
     both = [process(model, store.folder) for _ in range(2)]
-    said = [one.communicate(timeout=60) for one in both]
-    assert [one.returncode for one in both] == [0, 0], said
+    said: list[list[str]] = [[], []]
+
+    def listen(one: subprocess.Popen[str], lines: list[str]) -> None:
+        assert one.stdout is not None
+        lines.extend(line.strip() for line in iter(one.stdout.readline, ""))
+
+    listeners = [threading.Thread(target=listen, args=given) for given in zip(both, said, strict=True)]
+    for listener in listeners:
+        listener.start()
+    try:
+        wait_until(lambda: any("waiting" in lines for lines in said))
+    finally:
+        server.go_on.set()
+        for listener in listeners:
+            listener.join(LONG_S)
+        problems = [one.communicate(timeout=LONG_S)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], problems
     assert len(server.seen) == 1
-    assert sorted("waiting" in out for out, _ in said) == [False, True]
-    assert all(out.splitlines()[-1] == "done" for out, _ in said)
+    assert sorted("waiting" in lines for lines in said) == [False, True]
+    assert [lines[-1] for lines in said] == ["done", "done"]
     assert_installed(model, store)
 
 
@@ -590,7 +616,7 @@ def test_threads_do_not_fight_either(server: WeightsServer, model: CatalogueMode
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=LONG_S)
     assert len(found) == 4
     assert len(server.seen) == 1
 
@@ -599,9 +625,9 @@ def _killed(server: WeightsServer, model: CatalogueModel, store: ModelStore, how
     server.script = [Answer(stall_after=150_000)]
     one = process(model, store.folder)
     part = part_of(model, store)
-    wait_until(lambda: part.exists() and part.stat().st_size == 150_000, limit_s=30)
+    wait_until(lambda: part.exists() and part.stat().st_size == 150_000)
     one.send_signal(how)
-    _, said = one.communicate(timeout=30)
+    _, said = one.communicate(timeout=LONG_S)
     assert one.returncode != 0, said
     return part.stat().st_size
 
@@ -613,9 +639,9 @@ def test_after_a_sudden_end_it_goes_on_and_nobody_holds_the_lock(
 ) -> None:
     here = _killed(server, model, store, getattr(signal, how))
     assert store.installed() == {}
-    started = time.monotonic()
-    quick(model, store)
-    assert time.monotonic() - started < 5
+    steps: list[Step] = []
+    quick(model, store, progress=steps.append)
+    assert State.WAITING not in {step.state for step in steps}
     assert server.ranges_asked() == [None, f"bytes={here}-"]
     assert server.seen[1][1]["If-Range"] == '"one"'
     assert_installed(model, store)
@@ -624,12 +650,12 @@ def test_after_a_sudden_end_it_goes_on_and_nobody_holds_the_lock(
 def test_remove_does_not_pull_the_file_from_under_a_pull(
     server: WeightsServer, model: CatalogueModel, store: ModelStore
 ) -> None:
-    server.script = [Answer(stall_after=150_000)]
+    server.script = [Answer(hold_after=150_000)]
     problems: list[BaseException] = []
 
     def one() -> None:
         try:
-            quick(model, store, timeout_s=1.0)
+            quick(model, store)
         except BaseException as error:  # noqa: BLE001 -- asserted below
             problems.append(error)
 
@@ -638,7 +664,8 @@ def test_remove_does_not_pull_the_file_from_under_a_pull(
     wait_until(lambda: part_of(model, store).exists() and part_of(model, store).stat().st_size > 0)
     with pytest.raises(PullFailed, match="is being pulled by another process"):
         store.remove(model.name)
-    thread.join(timeout=30)
+    server.go_on.set()
+    thread.join(timeout=LONG_S)
     assert problems == []
     assert_installed(model, store)
 

@@ -18,15 +18,24 @@ from labeling_ground.models.download import Step
 from labeling_ground.models.pull import pull
 from labeling_ground.models.store import ModelStore
 
+LONG_S = 120.0
+"""So long is waited for what certainly happens: a busy machine may stand still for seconds."""
+
 
 @dataclass(frozen=True)
 class Answer:
-    """How to answer one request. Sizes in bytes, of what this answer sends; times in seconds."""
+    """How to answer one request. Sizes in bytes, of what this answer sends; times in seconds.
+
+    Attributes:
+        stall_after: send no more than so much, ever.
+        hold_after: send the rest when the server's ``go_on`` is set.
+    """
 
     status: int = 200
     ranges: bool = True
     cut_after: int | None = None
     stall_after: int | None = None
+    hold_after: int | None = None
     stall_before_headers: bool = False
     body: bytes | None = None
     claim_length: int | None = None
@@ -50,6 +59,9 @@ class WeightsServer:
         self.default = GOOD
         self.seen: list[tuple[str, dict[str, str]]] = []
         self.closing = threading.Event()
+        self.go_on = threading.Event()
+        self.longest_gap = 0.0
+        """Seconds between two chunks of an answer: more than it was told to pause where this machine stood still."""
         self._lock = threading.Lock()
         outer = self
 
@@ -84,6 +96,7 @@ class WeightsServer:
 
     def close(self) -> None:
         self.closing.set()
+        self.go_on.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -94,7 +107,7 @@ def _give(request: BaseHTTPRequestHandler, answer: Answer, server: WeightsServer
     if content is None and request.path.startswith("http"):
         content = next(iter(server.files.values()))  # asked as a proxy
     if answer.stall_before_headers:
-        server.closing.wait(20)
+        server.closing.wait(LONG_S)
         return
     status, start = answer.status, 0
     if content is None and status == 200:
@@ -131,12 +144,17 @@ def _send(request: BaseHTTPRequestHandler, body: bytes, answer: Answer, server: 
         request.wfile.write(b"\0" * 65536)
     stops = [stop for stop in (answer.cut_after, answer.stall_after) if stop is not None]
     body = body[: min(stops)] if stops else body
+    before = time.monotonic()
     for at in range(0, len(body), 16384):
+        now = time.monotonic()
+        server.longest_gap, before = max(server.longest_gap, now - before), now
+        if answer.hold_after is not None and at >= answer.hold_after:
+            server.go_on.wait(LONG_S)
         request.wfile.write(body[at : at + 16384])
         if answer.pause_per_chunk:
             server.closing.wait(answer.pause_per_chunk)
     if answer.stall_after is not None:
-        server.closing.wait(20)
+        server.closing.wait(LONG_S)
 
 
 def bytes_of(seed: int, size: int) -> bytes:
@@ -187,7 +205,7 @@ def weights_server() -> Iterator[WeightsServer]:
         server.close()
 
 
-def wait_until(holds: Callable[[], bool], limit_s: float = 10.0) -> None:
+def wait_until(holds: Callable[[], bool], limit_s: float = LONG_S) -> None:
     end = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < end, "it did not happen in time"
@@ -204,7 +222,7 @@ def _main(url: str, sha256: str, size: str, folder: str) -> None:
         sys.stdout.write(f"{step.state}\n")
         sys.stdout.flush()
 
-    pull(model, ModelStore(Path(folder), catalogue_of(model)), progress=report, timeout_s=10, backoff_s=0.1)
+    pull(model, ModelStore(Path(folder), catalogue_of(model)), progress=report, timeout_s=LONG_S, backoff_s=0.1)
 
 
 if __name__ == "__main__":

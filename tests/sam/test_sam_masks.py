@@ -92,9 +92,9 @@ def test_a_small_object_of_a_large_photograph_costs_little() -> None:
     def seconds(logits: NDArray[np.float32]) -> float:
         taken = []
         for _ in range(5):
-            started = time.perf_counter()
+            started = time.thread_time()  # of this thread alone, however busy the machine is
             paint(logits, frame, Family.SAM)
-            taken.append(time.perf_counter() - started)
+            taken.append(time.thread_time() - started)
         return min(taken)
 
     assert seconds(small) < seconds(large) / 2

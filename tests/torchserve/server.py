@@ -52,7 +52,7 @@ class TorchServe:
 
     def about(self, model: str) -> dict[str, Any]:
         """What the management API says of a model."""
-        with urllib.request.urlopen(f"{self.management}/models/{model}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.management}/models/{model}", timeout=60) as answer:
             (found,) = json.load(answer)
         return dict(found)
 
@@ -61,7 +61,7 @@ def post(url: str, body: bytes, media_type: str) -> Answer:
     """Post; a status of 4xx or 5xx is an answer, too."""
     request = urllib.request.Request(url, body, {"Content-Type": media_type}, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return Answer(answer.status, _lower(answer.headers), answer.read())
     except urllib.error.HTTPError as error:
         with error:
@@ -145,14 +145,14 @@ def _stop(process: subprocess.Popen[bytes]) -> bool:
     """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and _members(process.pid):
         process.poll()
         time.sleep(0.1)
     gone = not _members(process.pid)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)
+    process.wait(60)
     return gone
 
 

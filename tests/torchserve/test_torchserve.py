@@ -193,10 +193,10 @@ def test_workers_and_queue_can_be_read(server: TorchServe, archives: Archives) -
 def test_models_can_be_neither_added_nor_removed(server: TorchServe, method: str, path: str) -> None:
     request = urllib.request.Request(f"{server.management}{path}", method=method)
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=10)
+        urllib.request.urlopen(request, timeout=60)
     with refused.value as error:
         assert error.code in (403, 405)
-    with urllib.request.urlopen(f"{server.management}/models", timeout=10) as answer:
+    with urllib.request.urlopen(f"{server.management}/models", timeout=60) as answer:
         names = {model["modelName"] for model in json.load(answer)["models"]}
     assert names == {ENCODER, DECODER, BATCHED}
 
@@ -207,7 +207,7 @@ def test_a_worker_imports_no_more_than_it_needs() -> None:
         "import sys, labeling_ground.inference.remote.torchserve\n"
         f"print(*[name for name in {heavy} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=180)
     assert done.stdout.split() == []
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.inference.engines import HEIGHT, PROMPTS, WIDTH, image, through_the_cache
+from tests.inference.toy_engine import Patient
 from tests.torchserve.conftest import DECODER, ENCODER, MODEL, THREADS, Archives
 from tests.torchserve.server import TorchServe
 
@@ -20,17 +21,20 @@ from labeling_ground.types import Embedding, Prediction
 
 pytestmark = pytest.mark.anyio
 
-LIMITS = Limits(connect_s=2.0, deadline_s=60.0, most_bytes=64 << 20, reset_s=1.0)
+LIMITS = Limits(connect_s=60.0, deadline_s=120.0, most_bytes=64 << 20, reset_s=1.0)
 
 
 def client(server: TorchServe, half: str, name: str) -> EngineClient:
-    return EngineClient(Address(half, server.inference, name, server.management), LIMITS)
+    return Patient(Address(half, server.inference, name, server.management), LIMITS)
 
 
 @contextlib.asynccontextmanager
 async def remote(server: TorchServe) -> AsyncIterator[tuple[RemoteBackend, EngineClient]]:
     encoder, decoder = client(server, "encoder", ENCODER), client(server, "decoder", DECODER)
-    connect(encoder, decoder, model=MODEL, wait_s=20.0)
+    for _ in range(20):  # a busy machine may not tell its workers in the time that connecting gives it
+        connect(encoder, decoder, model=MODEL, wait_s=120.0)
+        if encoder.workers is not None and decoder.workers is not None:
+            break
     backend = RemoteBackend(encoder, decoder, model=MODEL, encode_workers=7, decode_workers=7, poll_s=60.0, reset_s=1.0)
     try:
         yield backend, decoder

@@ -17,6 +17,10 @@ from tests.ports import free_port
 
 PLAIN = "labeling.test"
 """A name for this machine that the browser does not take for safe, as an office's server on plain http."""
+START_S = 240
+"""A server, or a browser, starts in a few seconds on idle cores, and in many times that beside other work."""
+PATIENCE_S = 180
+"""So long is waited for what a page should show."""
 _FLAGS = [
     "--no-sandbox",
     "--disable-background-networking",
@@ -40,7 +44,7 @@ class Served:
         command = [sys.executable, "-m", "labeling_ground", "serve", "--port", str(self.port)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env={**os.environ, **self._settings}, stdout=log, stderr=log)
-        give_up = time.monotonic() + 90
+        give_up = time.monotonic() + START_S
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > give_up:
                 pytest.fail(f"the server did not start:\n{self._log.read_text()}")
@@ -50,7 +54,7 @@ class Served:
         """As a crash would."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def _is_ready(self) -> bool:
@@ -79,16 +83,22 @@ def chromium() -> Iterator[Any]:
     playwright = needs("playwright.sync_api")
     path = needs_program("chromium")
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=_FLAGS)
+        browser = started.chromium.launch(executable_path=path, args=_FLAGS, timeout=START_S * 1e3)
         yield browser
         browser.close()
+
+
+def profile(chromium: Any, **how: Any) -> Any:
+    """A browser context that waits long enough for a busy machine."""
+    made = chromium.new_context(**how)
+    made.set_default_timeout(PATIENCE_S * 1e3)
+    return made
 
 
 @pytest.fixture
 def context(chromium: Any) -> Iterator[Any]:
     """A fresh profile; what goes wrong in a page's console fails the test."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
-    context.set_default_timeout(90_000)
+    context = profile(chromium, viewport={"width": 1280, "height": 800}, locale="en-US")
     errors: list[str] = []
     context.on("weberror", lambda error: errors.append(str(error.error)))
     context.on("console", lambda message: errors.append(message.text) if _matters(message) else None)

@@ -1,34 +1,90 @@
 """An annotator's hands: what the browser tests do to the page."""
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+_NOTE = """selector => {
+    const element = document.querySelector(selector);
+    const said = (window.said ??= {})[selector] = [];
+    const note = () => said.push(element.textContent);
+    new MutationObserver(note).observe(element, {subtree: true, childList: true, characterData: true});
+}"""
 
-def go(page: Any, url: str) -> None:
-    """Open an address.
+
+@contextlib.contextmanager
+def dropped(page: Any) -> Iterator[list[str]]:
+    """What the browser drops of what the page asks for in the block.
 
     When the machine's network changes, as it does when a container starts, Chromium drops what is on its way, also on
-    loopback: then the page is opened again.
+    loopback.
     """
-    for _ in range(5):
-        dropped: list[str] = []
+    found: list[str] = []
 
-        def note(request: Any, dropped: list[str] = dropped) -> None:
-            if "ERR_NETWORK_CHANGED" in (request.failure or ""):
-                dropped.append(request.url)
+    def note(request: Any) -> None:
+        if was_dropped(request):
+            found.append(request.url)
 
-        page.on("requestfailed", note)
-        try:
-            page.goto(url)  # until it is loaded, its modules too
-        except Exception as error:
-            if "ERR_NETWORK_CHANGED" not in str(error):
-                raise
-            dropped.append(url)
+    page.on("requestfailed", note)
+    try:
+        yield found
+    finally:
         page.remove_listener("requestfailed", note)
-        if not dropped:
+
+
+def was_dropped(request: Any) -> bool:
+    """Whether the browser dropped it; see ``dropped``."""
+    return "ERR_NETWORK_CHANGED" in (request.failure or "")
+
+
+def requests(page: Any, wanted: Callable[[Any], bool]) -> list[str]:
+    """The addresses that a page asks from now on; the list grows. What the browser drops is not among them."""
+    sent: list[Any] = []
+    addresses: list[str] = []
+
+    def note(request: Any) -> None:
+        if wanted(request):
+            sent.append(request)
+            addresses.append(request.url)
+
+    def forget(request: Any) -> None:
+        if request in sent and was_dropped(request):
+            del addresses[sent.index(request)]
+            sent.remove(request)
+
+    page.on("request", note)
+    page.on("requestfailed", forget)
+    return addresses
+
+
+def go(page: Any, url: str) -> None:
+    """Open an address."""
+    arrive(page, lambda: page.goto(url), url)  # until it is loaded, its modules too
+
+
+def reload(page: Any) -> None:
+    """Open the same address again."""
+    arrive(page, page.reload, page.url)
+
+
+def arrive(page: Any, leave: Callable[[], Any], url: str) -> None:
+    """Do what leads to an address and waits for it, and go there again where something was dropped on its way."""
+    for again in range(5):
+        with dropped(page) as missing:
+            try:
+                if again:
+                    page.goto(url)
+                else:
+                    leave()
+            except Exception as error:
+                if "ERR_NETWORK_CHANGED" not in str(error):
+                    raise
+                missing.append(url)
+        if not missing:
             return
-    raise AssertionError(f"the network changed each time: {dropped}")
+    raise AssertionError(f"the network changed each time: {missing}")
 
 
 class Labeler:
@@ -54,6 +110,15 @@ class Labeler:
     def wait(self) -> None:
         """Until nothing is being waited for."""
         self.page.wait_for_selector("#waiting", state="hidden")
+
+    def note(self, selector: str) -> None:
+        """From now on note what an element says, however short the time for which it says it."""
+        self.page.evaluate(_NOTE, selector)
+
+    def said(self, selector: str, text: str) -> None:
+        """Wait until an element that is noted has said something."""
+        has = "([selector, text]) => window.said[selector].some((one) => one.includes(text))"
+        self.page.wait_for_function(has, arg=[selector, text])
 
     def place(self, x: float, y: float, size: tuple[int, int]) -> tuple[float, float]:
         """Where a pixel of an image of ``size`` (width, height) is on the screen, before anybody zoomed."""

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.web.conftest import Served
-from tests.web.labeler import go
+from tests.web.conftest import PATIENCE_S, Served, profile
+from tests.web.labeler import arrive, go, reload
 
 ADMIN = "the operator's own"
 MIB = 1 << 20
@@ -33,7 +34,7 @@ HIDE = """hidden => {
 def ask(server: Served, path: str, body: bytes | None = None, method: str = "GET", **headers: str) -> Any:
     """The server's answer to a program."""
     request = urllib.request.Request(server.url + path, data=body, method=method, headers=headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         return json.loads(answer.read())
 
 
@@ -46,6 +47,15 @@ def work(server: Served, photo: Path, **headers: str) -> str:
         click = json.dumps({"points": [{"x": x, "y": 200}]}).encode()
         ask(server, f"v1/images/{image_id}/masks", click, "POST", **{"Content-Type": "application/json", **headers})
     return image_id
+
+
+def until_the_disk_has(server: Served, kind: str) -> Any:
+    """Entries of the disk tier by kind, once it has some of that kind: it is written behind the answer."""
+    give_up = time.monotonic() + PATIENCE_S
+    while not (held := ask(server, "v1/cache")["tiers"][1]["entries_by_kind"]).get(kind, 0):
+        assert time.monotonic() < give_up, held
+        time.sleep(0.1)
+    return held
 
 
 @contextlib.contextmanager
@@ -147,7 +157,7 @@ def test_the_figures_are_the_servers(kept: Served, context: Any, photos: dict[st
     saved = page.locator("#money-saved").inner_text().replace(",", "")
     assert float(saved) == pytest.approx(figures["seconds_saved"] * 2, abs=0.02)
     page.screenshot(path=shots / "cache.png", full_page=True)
-    page.reload()
+    reload(page)
     operator.sees("#state", "live")
     assert page.input_value("#price") == "7200"
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(243, 245, 248)"
@@ -208,8 +218,7 @@ def test_a_purge_asks_first_and_takes_the_admin_key(
     page.click("#purge-model .danger")
     operator.confirm("classical", "image files stay")
     operator.sees("#purge-told", "Deleted: ")
-    held = ask(kept, "v1/cache")["tiers"][1]["entries_by_kind"]
-    assert held.get("image", 0) > 0
+    held = until_the_disk_has(kept, "image")
     assert held.get("mask", 0) == held.get("embedding", 0) == 0
     page.click("#purge-all button")
     operator.confirm()
@@ -329,7 +338,7 @@ def test_without_an_admin_key_settings_stay_and_purging_is_open(
 def test_it_fits_a_phone_in_both_languages(kept: Served, chromium: Any, photos: dict[str, Path], shots: Path) -> None:
     """360 pixels wide, nothing to be scrolled sideways; and the language is that of the labeling page."""
     work(kept, photos["coffee"])
-    phone = chromium.new_context(viewport={"width": 360, "height": 740}, device_scale_factor=2, locale="ko-KR")
+    phone = profile(chromium, viewport={"width": 360, "height": 740}, device_scale_factor=2, locale="ko-KR")
     try:
         operator = Operator(phone.new_page(), kept)
         page = operator.page
@@ -344,7 +353,12 @@ def test_it_fits_a_phone_in_both_languages(kept: Served, chromium: Any, photos: 
             "[...document.querySelectorAll('main *')].filter((one) => one.getBoundingClientRect().right > 361).length"
         )
         assert page.evaluate(wide) == 0
-        page.click("header a.button")
+
+        def leave() -> None:
+            with page.expect_navigation():
+                page.click("header a.button")
+
+        arrive(page, leave, kept.url)
         page.wait_for_selector("html[data-started=yes] #welcome", state="attached")
         assert page.locator("html").get_attribute("lang") == "en"
         page.click("#help")

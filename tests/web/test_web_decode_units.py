@@ -91,7 +91,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
             ask["scores"] = their_scores.tolist()
         (folder / "asks.json").write_text(json.dumps(asks | ({"prompts": []} if which else {})))
         done = subprocess.run(
-            [node, str(UNITS / "decode.mjs"), str(folder)], capture_output=True, text=True, timeout=300
+            [node, str(UNITS / "decode.mjs"), str(folder)], capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stderr
         answers.append(json.loads(done.stdout))

@@ -7,19 +7,26 @@ import pytest
 from pycocotools import mask as coco_masks
 from tests.web import formats
 from tests.web.conftest import Served
-from tests.web.labeler import Labeler
+from tests.web.labeler import Labeler, reload
 
 # pycocotools decodes through a class that numpy 2 finds old-fashioned.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 COFFEE = (600, 400)
 COUNT_FLIGHTS = """
-    window.flights = {seen: 0, now: 0, most: 0};
+    window.flights = {seen: 0, now: 0, most: 0, lost: 0};
     const plain = window.fetch;
     window.fetch = async (url, options) => {
         if (!String(url).endsWith("/masks")) return plain(url, options);
         flights.seen += 1;
         flights.most = Math.max(flights.most, ++flights.now);
-        try { return await plain(url, options); } finally { flights.now -= 1; }
+        try {
+            return await plain(url, options);
+        } catch (error) {
+            if (error.name !== "AbortError") flights.lost += 1;
+            throw error;
+        } finally {
+            flights.now -= 1;
+        }
     };
 """
 CANVAS = "document.querySelector('#canvas').toDataURL()"
@@ -67,14 +74,15 @@ def test_the_work_survives_a_server_that_dies_and_a_page_that_is_reloaded(
     labeler.click_only(450, 250, COFFEE)
     page.wait_for_selector("#banner:has-text('does not answer')")
     page.screenshot(path=shots / "gone.png")
+    labeler.note("#banner")  # the good news stands there for three seconds only
     assert page.locator("#prompt-bar").is_visible()
     served.start()
     page.wait_for_selector("#finish:enabled")
-    page.wait_for_selector("#banner:has-text('is back')")
+    labeler.said("#banner", "is back")
     labeler.finish()
     before = labeler.coco(tmp_path)
     labeler.click(100, 350, COFFEE)
-    page.reload()
+    reload(page)
     labeler.wait_for_start()
     labeler.wait()
     page.wait_for_selector("#finish:enabled")
@@ -113,10 +121,11 @@ def test_a_slow_way_to_the_server_costs_waiting_and_nothing_else(
     page = labeler.page
     labeler.open(photos["coffee"])
     slow(context, page, 300)
+    labeler.note("#waiting")
     labeler.click_only(300, 200, COFFEE)
     labeler.click_only(320, 250, COFFEE)
-    page.wait_for_selector("#waiting:has-text('Computing')")
     page.screenshot(path=shots / "waiting.png")
+    labeler.said("#waiting", "Computing")
     labeler.wait()
     labeler.finish()
     assert labeler.objects() == 1
@@ -131,11 +140,20 @@ def test_the_preview_asks_for_one_mask_at_a_time(served: Served, context: Any, p
     page = labeler.page
     labeler.open(photos["coffee"])
     slow(context, page, 120)
+    page.evaluate("new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))")  # the image is drawn
     blank = page.evaluate(CANVAS)
-    for step in range(14):
-        page.mouse.move(*labeler.place(200 + 10 * step, 200, COFFEE))
+    for step in range(400):
+        page.mouse.move(*labeler.place(200 + 10 * (step % 14), 200, COFFEE))
         page.wait_for_timeout(75)
-    page.wait_for_function(f"blank => {CANVAS} !== blank", arg=blank)
+        if step >= 13 and page.evaluate("window.flights.seen") >= 2:
+            break
+    shown = f"([blank, lost]) => window.flights.lost > lost || (window.flights.now === 0 && {CANVAS} !== blank)"
+    for x in range(335, 350):
+        lost = page.evaluate("window.flights.lost")
+        page.mouse.move(*labeler.place(x, 200, COFFEE))
+        page.wait_for_function(shown, arg=[blank, lost])
+        if page.evaluate("window.flights.lost") == lost:
+            break
     seen, most = page.evaluate("[window.flights.seen, window.flights.most]")
     assert seen >= 2
     assert most == 1

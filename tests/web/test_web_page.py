@@ -11,8 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tests.web.conftest import PLAIN, Served
-from tests.web.labeler import Labeler
+from tests.web.conftest import PLAIN, Served, profile
+from tests.web.labeler import Labeler, reload, requests
 
 COFFEE = (600, 400)
 HAND_OVER = """([kind, data, name]) => {
@@ -29,9 +29,7 @@ READY = "#thumbs [data-state=ready]"
 
 def uploads(page: Any) -> list[str]:
     """The images that a page sends from now on; the list grows."""
-    sent: list[str] = []
-    page.on("request", lambda request: sent.append(request.url) if _is_upload(request) else None)
-    return sent
+    return requests(page, _is_upload)
 
 
 def _is_upload(request: Any) -> bool:
@@ -59,7 +57,7 @@ def test_the_next_images_are_prepared_and_no_known_image_is_sent_again(
     page.keyboard.press("a")
     labeler.wait()
     assert labeler.objects() == 1
-    other = chromium.new_context()
+    other = profile(chromium)
     try:
         page = other.new_page()
         sent = uploads(page)
@@ -111,8 +109,9 @@ def test_objects_are_named_classed_hidden_edited_and_deleted(
     assert labeler.objects() == 1
     page.keyboard.press("Control+z")
     assert labeler.objects() == 2
+    labeler.note("#hint")
     page.get_by_role("button", name="Delete the class cup").click()
-    page.wait_for_selector("#hint:has-text('still has objects')")
+    labeler.said("#hint", "still has objects")
     assert page.locator("#classes li").count() == 3
 
 
@@ -151,7 +150,7 @@ def test_an_object_can_be_labeled_without_a_mouse(
 
 def test_the_page_speaks_korean_and_helps(served: Served, chromium: Any, photos: dict[str, Path], shots: Path) -> None:
     """By the browser's language, or as chosen; the choice stays."""
-    korean = chromium.new_context(viewport={"width": 1280, "height": 800}, locale="ko-KR")
+    korean = profile(chromium, viewport={"width": 1280, "height": 800}, locale="ko-KR")
     try:
         labeler = Labeler(korean.new_page(), served.url)
         page = labeler.page
@@ -165,7 +164,7 @@ def test_the_page_speaks_korean_and_helps(served: Served, chromium: Any, photos:
         page.keyboard.press("Escape")
         page.select_option("#language", "en")
         assert page.locator("#finish").inner_text().startswith("Finish")
-        page.reload()
+        reload(page)
         labeler.wait_for_start()
         assert page.locator("html").get_attribute("lang") == "en"
         labeler.wait()
@@ -181,14 +180,18 @@ def test_the_page_speaks_korean_and_helps(served: Served, chromium: Any, photos:
 
 def test_a_phone_can_label(served: Served, chromium: Any, photos: dict[str, Path], shots: Path) -> None:
     """Taps, a long press for what does not belong, and the lists behind a button."""
-    phone = chromium.new_context(viewport={"width": 390, "height": 780}, device_scale_factor=2, has_touch=True)
+    phone = profile(chromium, viewport={"width": 390, "height": 780}, device_scale_factor=2, has_touch=True)
     try:
         labeler = Labeler(phone.new_page(), served.url)
         page = labeler.page
         page.screenshot(path=shots / "phone-welcome.png")
         labeler.open(photos["coffee"])
-        page.touchscreen.tap(*labeler.place(300, 200, COFFEE))
-        labeler.wait()
+        for _ in range(10):
+            page.touchscreen.tap(*labeler.place(300, 200, COFFEE))
+            labeler.wait()
+            if page.locator("#finish").is_enabled():
+                break
+            page.tap("#undo")  # where this machine stood still, the tap became a long press
         page.wait_for_selector("#finish:enabled")
         page.screenshot(path=shots / "phone.png")
         page.tap("#finish")
@@ -269,8 +272,9 @@ def test_what_is_no_photo_is_said_and_harms_nothing(
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image at all")
     labeler = Labeler(context.new_page(), served.url)
+    labeler.note("#hint")  # it is said for eight seconds, and encoding may take longer
     labeler.open(broken, photos["coffee"])
-    labeler.page.wait_for_selector("#hint:has-text('broken.png')")
+    labeler.said("#hint", "broken.png")
     assert labeler.page.locator("#position").inner_text() == "1 / 1"
 
 
@@ -300,7 +304,7 @@ def test_an_image_that_the_server_forgot_is_sent_again(served: Served, context: 
     sent = uploads(labeler.page)
     image_id = hashlib.sha256(photos["rocket"].read_bytes()).hexdigest()
     with urllib.request.urlopen(
-        urllib.request.Request(f"{served.url}v1/images/{image_id}", method="DELETE"), timeout=10
+        urllib.request.Request(f"{served.url}v1/images/{image_id}", method="DELETE"), timeout=60
     ) as answer:
         assert answer.status == 200
     labeler.click(320, 250, (640, 427))
@@ -325,7 +329,7 @@ def test_a_fast_annotator_finishes_before_the_mask_is_there(
     page.click("#remove-image")
     page.click("#ask-yes")
     page.wait_for_selector("#welcome", state="visible")
-    page.reload()
+    reload(page)
     labeler.wait_for_start()
     assert page.locator("#welcome").is_visible()
 
@@ -385,12 +389,13 @@ def test_a_slow_upload_is_seen(served: Served, context: Any, tmp_path: Path, sho
     page = labeler.page
     session = context.new_cdp_session(page)
     session.send("Network.enable")
-    limits = {"offline": False, "latency": 5, "downloadThroughput": -1, "uploadThroughput": 700_000}
+    limits = {"offline": False, "latency": 5, "downloadThroughput": -1, "uploadThroughput": 40_000}
     session.send("Network.emulateNetworkConditions", limits)
     page.set_input_files("#files", str(photo))
     page.wait_for_selector("#waiting:has-text('Uploading') progress")
     labeler.click_only(330, 260, (900, 700))
     page.screenshot(path=shots / "uploading.png")
+    session.send("Network.emulateNetworkConditions", {**limits, "uploadThroughput": -1})
     page.wait_for_selector("#finish:enabled")
     labeler.wait()
     labeler.finish()

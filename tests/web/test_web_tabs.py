@@ -1,10 +1,11 @@
 """Two tabs at one address: one of them works, the other says so."""
 
+import time
 from pathlib import Path
 from typing import Any
 
-from tests.web.conftest import Served
-from tests.web.labeler import Labeler, go
+from tests.web.conftest import PATIENCE_S, Served
+from tests.web.labeler import Labeler, arrive, go, reload
 
 COFFEE = (600, 400)
 ELSEWHERE = "#elsewhere-dialog[open]"
@@ -35,8 +36,12 @@ def test_the_second_tab_waits_and_takes_over_when_asked(
     second.click(100, 350, COFFEE)
     second.finish()
     first.page.bring_to_front()
-    with first.page.expect_navigation():
-        first.page.click("#take-over")
+
+    def take_back() -> None:
+        with first.page.expect_navigation():
+            first.page.click("#take-over")
+
+    arrive(first.page, take_back, served.url)
     first.wait_for_start()
     first.wait()
     assert first.objects() == 2
@@ -49,7 +54,7 @@ def test_the_second_tab_goes_on_by_itself_when_the_first_is_closed(
     """And a tab that is alone is asked nothing."""
     first = Labeler(context.new_page(), served.url)
     first.open(photos["coffee"])
-    first.page.reload()
+    reload(first.page)
     first.wait_for_start()
     assert not first.page.locator(ELSEWHERE).is_visible()
     page = context.new_page()
@@ -58,4 +63,22 @@ def test_the_second_tab_goes_on_by_itself_when_the_first_is_closed(
     first.page.close()
     page.wait_for_selector("html[data-started=yes]", state="attached")
     assert not page.locator(ELSEWHERE).is_visible()
-    assert page.locator("#image-name").inner_text() == "coffee.png"
+    page.locator("#image-name", has_text="coffee.png").wait_for()
+
+
+def test_the_last_step_before_a_tab_dies_is_kept(served: Served, context: Any, photos: dict[str, Path]) -> None:
+    """Also where the page comes to nothing more after it: here it does not give up the processor, and is closed."""
+    labeler = Labeler(context.new_page(), served.url)
+    labeler.open(photos["coffee"])
+    labeler.click(300, 200, COFFEE)
+    labeler.page.wait_for_selector("#finish:enabled")
+    last = "document.querySelector('#finish').click(); document.cookie = 'finished=yes'; for (;;);"
+    labeler.page.evaluate(f"setTimeout(() => {{ {last} }}, 0)")
+    give_up = time.monotonic() + PATIENCE_S
+    while not context.cookies():  # asks the browser: the page answers nothing any more
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+    labeler.page.close()
+    again = Labeler(context.new_page(), served.url)
+    again.wait()
+    assert again.objects() == 1

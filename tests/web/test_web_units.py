@@ -20,7 +20,7 @@ def test_the_modules_pass_their_own_tests() -> None:
     node = needs_program("node")
     tests = sorted(str(path) for path in UNITS.glob("*.test.mjs"))
     assert len(tests) >= 6
-    done = subprocess.run([node, "--test", *tests], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([node, "--test", *tests], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -64,7 +64,7 @@ def exported(hard: list[formats.Pixels], tmp_path_factory: pytest.TempPathFactor
         [node, str(UNITS / "export.mjs"), str(folder / "set.json"), str(folder)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return folder

@@ -31,10 +31,12 @@ class Server {
     const id = file.name;
     this.sent.push(id);
     const off = new Promise((_, reject) => {
-      signal.addEventListener("abort", () => {
+      const stop = () => {
         this.calledOff.push(id);
         reject(new DOMException("Called off.", "AbortError"));
-      });
+      };
+      if (signal.aborted) stop();
+      signal.addEventListener("abort", stop);
     });
     await Promise.race([this.#held.get(id)?.done, off]);
     if (this.refuses === id) throw new Refused(422, { detail: "No image." }, null);
@@ -133,4 +135,17 @@ test("an image that somebody else has queued is not sent, and is ready when it i
   const heard = [];
   await album.ready(album.images[0], new AbortController().signal, (kind) => heard.push(kind));
   assert.deepEqual([states(), server.sent, heard], ["ready", [], ["checking", "encoding", "encoding"]]);
+});
+
+test("an image that is ready stays so when looking for it is called off", async () => {
+  const { album, server, states } = albumOf("a", "b");
+  album.images[0].state = "ready"; // it was prepared
+  const stop = new AbortController();
+  const off = () => Promise.reject(new DOMException("Called off.", "AbortError"));
+  server.states.set("a", () => (stop.abort(), off()));
+  await assert.rejects(album.ready(album.images[0], stop.signal, () => {}), { name: "AbortError" });
+  server.hold("b");
+  const sending = album.ready(album.images[1], stop.signal, () => {});
+  await assert.rejects(sending, { name: "AbortError" });
+  assert.equal(states(), "ready new");
 });

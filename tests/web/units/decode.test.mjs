@@ -218,6 +218,17 @@ test("a click that is called off is called off, and no trouble", async () => {
   decoder.turn(false);
 });
 
+test("switched off while it decodes, it has no trouble and the server is asked", async () => {
+  const decoder = decoderOf(served(), [new Fake({ load: null, image: null })]);
+  decoder.turn(true);
+  decoder.open("a");
+  await until(() => decoder.state === "ready");
+  const asked = decoder.masks("a", prompt, never);
+  decoder.turn(false);
+  assert.equal(await asked, null);
+  assert.deepEqual([decoder.state, decoder.trouble], ["off", null]);
+});
+
 test("another model's embedding makes it get that model's decoder", async () => {
   let version = "my-sam@1";
   const workers = [1, 2].map(() => new Fake({ load: null, image: null, masks: MASKS }));

@@ -74,3 +74,17 @@ test("answers and refusals are read, and who asks is said", async (t) => {
   await assert.rejects(server.image("abc"), { status: 503, retryAfter: 7 });
   await assert.rejects(server.image("abc"), Gone);
 });
+
+test("a server that is asked whether it is ready and says nothing is not ready", async (t) => {
+  t.mock.method(globalThis, "fetch", (_, { signal } = {}) => new Promise((_resolve, reject) => {
+    const given = setTimeout(reject, 20_000, new Error("nobody gave up")); // else nothing would keep this process
+    signal?.addEventListener("abort", () => {
+      clearTimeout(given);
+      reject(signal.reason);
+    });
+  }));
+  const server = new Server({ base: "http://host/", client: "me", key: () => null });
+  const started = performance.now();
+  assert.equal(await server.isReady(20), false);
+  assert.ok(performance.now() - started < 19_000);
+});

@@ -97,7 +97,8 @@ export class Album {
       },
       { server: this.server, signal, trouble: this.trouble },
     ).catch((error) => {
-      this.#note(image, error instanceof Refused ? "failed" : "new");
+      if (error instanceof Refused) this.#note(image, "failed");
+      else if (image.state !== "ready") this.#note(image, "new"); // called off; what the server had, it has still
       throw error;
     });
     this.#note(image, "ready");

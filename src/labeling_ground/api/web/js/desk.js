@@ -79,6 +79,7 @@ export class Desk {
   /** Put the image away: another one comes. */
   close() {
     this.#opening?.abort();
+    this.#ready = null; // of the next image nothing is known
     this.#asking.drop();
     this.unhover();
     this.decoder.close();
@@ -153,10 +154,14 @@ export class Desk {
 
   finish() {
     if (!this.work.answer && works.isAskable(this.work)) {
-      this.#toFinish = this.work; // fast hands: it is finished as soon as there is a mask
+      this.#toFinish = { work: this.work, classId: this.classId() }; // fast hands: finished as soon as there is a mask
       return true;
     }
-    const classId = this.work.objects.find((one) => one.id === this.work.editing)?.classId ?? this.classId();
+    return this.#finish(this.classId());
+  }
+
+  #finish(chosen) {
+    const classId = this.work.objects.find((one) => one.id === this.work.editing)?.classId ?? chosen;
     const next = works.finished(this.work, { id: crypto.getRandomValues(new Uint32Array(2)).join("-"), classId });
     if (next) this.#step(next);
     return next !== null;
@@ -245,7 +250,7 @@ export class Desk {
         this.stale = null;
         if (this.work === work) {
           this.#amend(works.withAnswer(work, answer));
-          if (this.#toFinish === work) this.finish();
+          if (this.#toFinish?.work === work) this.#finish(this.#toFinish.classId);
         }
         this.paint();
         performance.measure("click-to-mask", { start: asked, detail: { outcome: answer.outcome, serverMs: answer.serverMs } });

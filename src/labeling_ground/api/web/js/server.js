@@ -134,10 +134,11 @@ export class Server {
     return { embedding: body, version: headers.get("X-Model-Version") };
   }
 
-  /** Whether the server is there and its model answers. */
-  async isReady() {
+  /** Whether the server is there and its model answers, within `patience` milliseconds: one that vanished says nothing. */
+  async isReady(patience = 10_000) {
     try {
-      const response = await fetch(new URL("health/ready", this.base), { cache: "no-store" });
+      const signal = AbortSignal.timeout(patience);
+      const response = await fetch(new URL("health/ready", this.base), { cache: "no-store", signal });
       return response.ok;
     } catch {
       return false;

@@ -28,11 +28,23 @@ export class Storage {
   }
 
   async put(store, value, key) {
-    if (!this.#retired) await done(this.#store(store, "readwrite").put(value, key));
+    if (!this.#retired) await this.#write(store, (target) => target.put(value, key));
   }
 
   async delete(store, key) {
-    if (!this.#retired) await done(this.#store(store, "readwrite").delete(key));
+    if (!this.#retired) await this.#write(store, (target) => target.delete(key));
+  }
+
+  /** Committed at once, as the tab may be closed in the next moment; what the disk refuses shows only at the end. */
+  async #write(name, work) {
+    const store = this.#store(name, "readwrite");
+    work(store);
+    const { transaction } = store;
+    transaction.commit?.();
+    await new Promise((resolve, reject) => {
+      transaction.oncomplete = resolve;
+      transaction.onabort = () => reject(transaction.error);
+    });
   }
 
   #store(name, mode = "readonly") {

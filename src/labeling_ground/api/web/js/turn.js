@@ -29,6 +29,7 @@ export function ourTurn({ elsewhere, lost }, locks = navigator.locks) {
       resolve();
     };
     const takeOver = () => {
+      if (waiting.signal.aborted) return; // a double click: the second would take it from the first
       waiting.abort();
       ask({ steal: true }).then(begin);
     };

@@ -86,12 +86,13 @@ export class Decoder {
     if (this.#held !== id || this.state !== "ready") return null;
     const started = performance.now();
     const { id: model, note = "" } = this.#model;
+    const helper = this.#helper;
     try {
-      const masks = await this.#helper.ask("masks", { points, box }, { signal, last: preview });
+      const masks = await helper.ask("masks", { points, box }, { signal, last: preview });
       return { masks, outcome: "here", model, note, serverMs: null, ms: performance.now() - started };
     } catch (error) {
       signal?.throwIfAborted();
-      this.#fail(error);
+      if (helper === this.#helper) this.#fail(error); // otherwise it was switched off meanwhile, which is no trouble
       return null;
     }
   }
