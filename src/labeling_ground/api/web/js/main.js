@@ -199,7 +199,8 @@ class Page {
 
   async #removeClass(id) {
     const name = this.choices.classes.find((one) => one.id === id).name;
-    if ((await this.#labeled()).some(({ objects }) => objects.some((object) => object.classId === id))) {
+    const isUsed = ({ objects }) => objects.some((object) => object.classId === id);
+    if ((await this.#labeled()).some(isUsed) || isUsed(this.desk.work)) { // the latter may be new since the former
       this.tell(t("classInUse", { name }));
       return;
     }
