@@ -9,6 +9,7 @@ from functools import partial
 from labeling_ground.api.app import create_app
 from labeling_ground.api.engine import Desk
 from labeling_ground.api.state import Parts
+from labeling_ground.breaker import Breaker
 from labeling_ground.cache.choose import choose_policy, choose_ranking
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.disk_keeper import DiskKeeper
@@ -162,7 +163,9 @@ def build_keeper(settings: Settings, store: TieredStore) -> GuardedKeeper | None
     if redis is not None and isinstance(redis.store, RedisStore):
         return GuardedKeeper(RedisKeeper(redis.store.connection), redis)
     if disk is not None:
-        return GuardedKeeper(DiskKeeper(settings.cache_dir, most=settings.max_sessions), disk)
+        # A file of sessions that cannot be used is no reason to leave the cache alone.
+        beside = disk.beside(Breaker(settings.breaker_failures, settings.breaker_reset_s))
+        return GuardedKeeper(DiskKeeper(settings.cache_dir, most=settings.max_sessions), beside)
     return None
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -347,6 +348,21 @@ async def test_without_a_lower_tier_a_session_ends_with_its_server(
         assert (await send(before, "click", points=[5, 5])).status_code == 200
     async with start(disk_bytes=0) as after:
         assert (await send(after, "click", points=[5, 5])).json()["type"].endswith("unknown-session")
+
+
+async def test_sessions_that_cannot_be_kept_leave_the_cache_alone(
+    start: "Start", make_image: "Callable[..., bytes]", tmp_path: Path
+) -> None:
+    """A file of sessions that is none costs no look-up its answer."""
+    (tmp_path / "cache" / "sessions.sqlite3").mkdir(parents=True)
+    async with start(cache_dir=tmp_path / "cache", breaker_reset_s=1000) as server:
+        await open_image(server, make_image())
+        for _ in range(10):
+            assert (await send(server, "click", points=[5, 5])).status_code == 200
+        assert server.parts.sessions.unkept >= 10
+        [guard] = server.parts.segmenter.store.guards
+        assert guard.breaker.state == "closed"
+        assert guard.figures.errors["failed"] >= 5
 
 
 async def test_a_session_on_a_purged_image_is_told_so_after_a_restart_too(

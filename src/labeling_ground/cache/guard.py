@@ -101,6 +101,15 @@ class Guard:
         """Values that wait to be written."""
         return len(self._pending)
 
+    def beside(self, breaker: Breaker) -> "Guard":
+        """A guard for what lies in the same place and fails by itself: same deadline and figures, a breaker of its own.
+
+        It is for ``ask``; the tier's writes, and its closing, stay with this one.
+        """
+        other = Guard(self.store, deadline_s=self._deadline_s, breaker=breaker, clock=self._clock)
+        other.figures = self.figures
+        return other
+
     def waiting(self, key: str) -> Entry | None:
         """A value that is on its way into this tier: as good as being there."""
         return self._pending.get(key)
