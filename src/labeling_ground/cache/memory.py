@@ -352,7 +352,7 @@ class MemoryStore:
 
     def _purge(self, pattern: str) -> Iterator[int]:
         """A part at a time; how many went in each. What comes in meanwhile stays."""
-        matches = keys.matcher(pattern)
+        matches = keys.matcher(pattern) if "*" in pattern else pattern.__eq__
         records = self._candidates(pattern)
         for start in range(0, len(records), _SLICE):
             gone = 0
