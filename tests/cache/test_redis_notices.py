@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import ByteSize, SecretStr
-from tests.doubles import LONG_S, TOY, Clock, ToyBackend, click, image_bytes, keys_of, mask, sealed, send, until
+from tests.doubles import LONG_S, TENANT, TOY, Clock, ToyBackend, click, image_bytes, keys_of, mask, sealed, send, until
 from tests.redis_servers import Cluster, Server, program, serving, system_program
 
 from labeling_ground import key as keys
@@ -21,9 +21,10 @@ from labeling_ground.cache.redis.notices import PurgeNotices
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.errors import StoreFailed, UnknownImage
 from labeling_ground.service.segmenter import Segmenter
+from labeling_ground.service.sessions import Sessions
 from labeling_ground.settings import Settings
 from labeling_ground.types import Outcome
-from labeling_ground.wiring import build_segmenter
+from labeling_ground.wiring import build_keeper, build_segmenter
 
 pytestmark = pytest.mark.anyio
 
@@ -131,6 +132,38 @@ async def test_a_notice_that_cannot_be_applied_holds_up_no_other(
     await other.notices.catch_up()
     assert other.told == ["b*", "c*", "a*"]
     assert other.notices.heard == 3
+
+
+@pytest.mark.parametrize("which", [program, system_program])
+async def test_the_user_that_the_docs_describe_may_do_all_that_is_done(
+    which: Callable[[], str], tmp_path: Path
+) -> None:
+    """Images, masks, leases, sessions, purges, figures: nothing is refused."""
+    text = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
+    rights = text.partition("`ACL SETUSER`")[2].partition("\n\n")[0]
+    rules = [rule for span in rights.split("`")[1::2] for rule in span.split() if rule[0] in "~&+"]
+    assert len(rules) > 8
+    with serving(which()) as server:
+        server.ask("ACL", "SETUSER", "lg", "on", ">secret", *rules)
+        url = server.url.replace("//", "//lg:secret@")
+        settings = Settings(redis_url=SecretStr(url), cache_dir=tmp_path, **PATIENT)
+        segmenter = build_segmenter(settings, backend=ToyBackend())
+        keeper = build_keeper(settings, segmenter.store)
+        sessions = Sessions(most=9, idle_s=60.0, most_clicks=9, keeper=keeper, deadline_s=LONG_S)
+        try:
+            image_id = await send(segmenter, image_bytes(1))
+            await mask(segmenter, image_id)
+            await sessions.open("t", "s", image_id, 4, 3, 1)
+            assert sessions.unkept == 0
+            await segmenter.store.drain()
+            assert await segmenter.purge(TENANT, image_id=image_id) > 0
+            assert await segmenter.purge(None) == 0
+            [_, figures] = await segmenter.store.stats(deadline_s=LONG_S)
+            assert figures.answers
+            assert dict(segmenter.store.guards[-1].figures.errors) == {}
+        finally:
+            await sessions.aclose()
+            await segmenter.aclose()
 
 
 @pytest.mark.parametrize("which", [program, system_program])

@@ -375,6 +375,21 @@ async def test_what_a_purge_means_comes_in_nowhere_while_it_goes_through(elsewhe
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
+async def test_where_one_tier_cannot_purge_the_others_do_and_that_is_waited_for(elsewhere: bool) -> None:
+    first = BrokenStore(entries={EMBEDDING: sealed(EMBEDDING)}, name="first")
+    last = HangingStore({EMBEDDING: sealed(EMBEDDING)}, only=["delete"])
+    store = tiers(first, last)
+    work = store.purged_elsewhere("v1/*", DictStore(), last.delete) if elsewhere else store.delete("v1/*")
+    purging = asyncio.create_task(work)
+    await until(lambda: last.count("delete") == 1)
+    assert not purging.done()
+    last.release.set()
+    with pytest.raises(StoreFailed):
+        await purging
+    assert last.entries == {}
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
 async def test_whoever_asks_is_told_of_every_purge(elsewhere: bool) -> None:
     shared = DictStore()
     store = tiers(shared)

@@ -334,6 +334,30 @@ async def test_every_prefetch_that_was_taken_on_is_encoded() -> None:
         assert await segmenter.prefetch(TENANT, files[-1], keys.image_id(files[-1])), "there is room again"
 
 
+async def test_a_prefetch_that_joins_somebody_who_is_turned_away_is_encoded_all_the_same() -> None:
+    lower = HangingStore(only=["get"])
+    async with serving(ToyBackend(), lower, slots=1, queue=1) as segmenter:
+        asking = asyncio.create_task(
+            segmenter.embedding(TENANT, ID)
+        )  # without a file: it waits for what the tier knows
+        await until(lambda: lower.count("get") >= 1)
+        assert await segmenter.prefetch(TENANT, FILE, ID)
+        over = asyncio.Event()
+
+        async def occupy() -> None:
+            async with segmenter.encode_lane.slot():
+                await over.wait()
+
+        others = [asyncio.create_task(occupy()) for _ in range(2)]
+        await until(lambda: segmenter.encode_lane.waiting == 1)
+        lower.release.set()
+        with pytest.raises(Overloaded):
+            await asking
+        over.set()
+        await asyncio.gather(*others)
+        await until(lambda: segmenter.store.peek(keys_of(FILE).embedding(TOY)) is not None)
+
+
 async def test_a_prefetch_that_fails_harms_nobody() -> None:
     backend = ToyBackend()
     backend.error = BackendFailed("no")
@@ -878,6 +902,26 @@ async def test_an_upload_before_a_purge_is_not_kept_for_who_asks_after_it() -> N
         assert lower.entries == {}
         with pytest.raises(UnknownImage):
             await segmenter.image_state(TENANT, ID)
+
+
+async def test_an_upload_after_a_purge_is_kept_though_it_joins_a_flight_with_an_older_file() -> None:
+    backend = ToyBackend()
+    backend.hold = asyncio.Event()
+    lower = DictStore()
+    async with serving(backend, lower) as segmenter:
+        before = asyncio.create_task(upload(segmenter))
+        await backend.begun.wait()
+        await segmenter.purge(TENANT, image_id=ID)
+        between = asyncio.create_task(mask(segmenter, ID))
+        await until(lambda: backend.encodes == 2)
+        after = asyncio.create_task(upload(segmenter))
+        await until(lambda: segmenter.flights._flights[keys_of(FILE).embedding(TOY)].askers == 2)
+        backend.hold.set()
+        await asyncio.gather(before, between, after)
+        await until(lambda: not segmenter._background)
+        await segmenter.store.drain()
+        assert {keys_of(FILE).image, keys_of(FILE).embedding(TOY)} <= set(lower.entries)
+        assert (await segmenter.image_state(TENANT, ID)).encoded
 
 
 def test_an_upload_never_hears_that_the_image_is_unknown() -> None:

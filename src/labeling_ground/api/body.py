@@ -83,7 +83,7 @@ async def _read_form(request: Request, max_bytes: int) -> tuple[bytes, str]:
                         break
                     return data, (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
     except OSError as error:  # forms above 1 MiB go through a temporary file
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOENT):  # the last: no usable folder
             raise
         raise Overloaded("There is no room for a form of this size. Send the image as the raw body.") from error
     raise BadBody(

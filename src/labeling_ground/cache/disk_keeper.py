@@ -52,7 +52,7 @@ class DiskKeeper:
         return await self._do(partial(self._load, name))
 
     async def save(self, name: str, new: Kept, seen: bytes, idle_s: float) -> Kept | None:
-        """See ``Keeper``. There is no room where the disk is full."""
+        """See ``Keeper``: ``None`` where the disk is full."""
         try:
             return await self._do(partial(self._save, name, new, seen, idle_s))
         except StoreFull:

@@ -349,8 +349,11 @@ class Guard:
         if self.figures.errors["failed"] == 0 or self.breaker.state == "closed":
             log.warning("%s: a %s failed: %s", self.store.name, what, error)
         self.figures.errors["failed"] += 1
-        # The deadline has counted it already; one that is full still serves what it has.
-        if not late and not isinstance(error, StoreFull):
+        if late:
+            return  # the deadline has counted it already
+        if isinstance(error, StoreFull):  # it still serves what it has
+            self.breaker.succeeded()
+        else:
             self.breaker.failed()
 
     def _keep(self, task: asyncio.Task[Any]) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from types import MappingProxyType
@@ -23,7 +23,7 @@ from labeling_ground.types import Entry, Kind, StoreStats
 log = logging.getLogger(__name__)
 
 _REMEMBERED_SLIDES = 100_000
-_REMEMBERED_PURGES = 1_000
+_REMEMBERED_PURGES = 2_000
 _SHRINK_STEP = 4 << 20
 """Bytes by which memory's budget is lowered at once; between the steps others get their turn."""
 _USES_AT_ONCE = 5_000
@@ -189,7 +189,7 @@ class TieredStore:
             gone = await self.memory.delete(pattern)
             try:
                 async with asyncio.timeout(deadline_s):
-                    counts = await asyncio.gather(*(guard.delete(pattern) for guard in self.guards))
+                    counts = await self._each(guard.delete(pattern) for guard in self.guards)
             except TimeoutError as error:
                 raise StoreFailed("A cache tier did not purge in time. Try again.") from error
         return gone + sum(counts)
@@ -207,8 +207,7 @@ class TieredStore:
         """
         with self._purge(pattern):
             await self.memory.delete(pattern)
-            for guard in self.guards:
-                await guard.delete(pattern, work if guard.store is source else None)
+            await self._each(guard.delete(pattern, work if guard.store is source else None) for guard in self.guards)
 
     async def sweep(self) -> None:
         """Delete what was idle, or is too old, in every tier that does not do so by itself."""
@@ -350,6 +349,15 @@ class TieredStore:
         finally:
             self._purging.remove(match)
             self._note_purge(match)  # what was looked up or begun meanwhile is meant, too
+
+    @staticmethod
+    async def _each(works: Iterable[Awaitable[int]]) -> list[int]:
+        """All results; where one fails, it is raised when the others are done."""
+        results = await asyncio.gather(*works, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [result for result in results if not isinstance(result, BaseException)]
 
     def _is_being_purged(self, key: str) -> bool:
         return any(match(key) for match in self._purging)

@@ -11,7 +11,8 @@ from labeling_ground.errors import Overloaded
 class Lane:
     """So many at a time, so many waiting, first come first served; one more is turned away at once.
 
-    Encodes and decodes have a lane each, so a click never waits behind a queue of new images.
+    Only work that was promised a place before waits beyond that. Encodes and decodes have a lane each, so a click never
+    waits behind a queue of new images.
 
     Args:
         name: what waits here, for the error's sentence.

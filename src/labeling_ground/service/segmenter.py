@@ -24,6 +24,7 @@ from labeling_ground.errors import (
     BackendFailed,
     BadPrompt,
     LabelingGroundError,
+    Overloaded,
     UnknownImage,
     UnknownPrediction,
 )
@@ -238,7 +239,6 @@ class Segmenter:
         image_keys = ImageKeys(tenant, image_id)
         key = image_keys.embedding(self.backend.version)
         known = self.store.peek(key)
-        upload = None
         if known is None:
             upload = await self._upload(file)
             # What is taken on here finds a place in the queue later, also if that has filled meanwhile.
@@ -249,7 +249,6 @@ class Segmenter:
             self._record(Kind.EMBEDDING, image_keys, key, _Made(known, Outcome.HIT, Timing()), ahead=True)
             self._in_background(self._keep_file(image_keys, file, known, self.store.purged))
             return False
-        purged = self.store.purged
         self._ahead += 1
 
         async def fetch() -> None:
@@ -261,7 +260,7 @@ class Segmenter:
                 self._ahead -= 1
             self._record(Kind.EMBEDDING, image_keys, key, made, ahead=True)
             if made.outcome is Outcome.HIT:
-                await self._keep_file(image_keys, file, made.entry, purged)
+                await self._keep_file(image_keys, file, made.entry, upload.purged)
 
         self._in_background(fetch())
         await asyncio.sleep(0)  # the flight is under way before the caller can ask about it
@@ -450,16 +449,27 @@ class Segmenter:
         if upload is not None:
             self._arriving[key] = upload  # also for a flight that set off without a file
         try:
-            made = await self._obtain(Kind.EMBEDDING, key, lambda: self._make_embedding(image_keys, patient))
-        except UnknownImage:
-            if upload is None:
-                raise
-            # It joined a flight that had looked for the file in vain before this upload came.
-            self._arriving[key] = upload
-            made = await self._obtain(Kind.EMBEDDING, key, lambda: self._make_embedding(image_keys, patient))
+            while True:
+                try:
+                    made = await self._obtain(Kind.EMBEDDING, key, lambda: self._make_embedding(image_keys, patient))
+                    break
+                except UnknownImage:
+                    if upload is None:
+                        raise
+                    # It joined a flight that had looked for the file in vain before this upload came.
+                    self._arriving[key] = upload
+                except Overloaded:
+                    if upload is None or not patient:
+                        raise
+                    # It joined a flight of somebody who was turned away.
+                    self._arriving[key] = upload
         finally:
             if key not in self.flights:
                 self._arriving.pop(key, None)
+        if upload is not None and made.since < upload.purged:
+            # It joined a flight with a file from before a purge, which is not kept. This one came after it.
+            self.store.keep(key, made.entry, upload.purged)
+            self._in_background(self._keep_file(image_keys, upload.file, made.entry, upload.purged))
         if made.outcome is Outcome.HIT:
             self.store.slide(image_keys.image)
         return made

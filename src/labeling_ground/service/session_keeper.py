@@ -9,11 +9,11 @@ from labeling_ground.errors import StoreFailed
 
 
 class GuardedKeeper:
-    """A keeper behind the guard of the tier that it lies in: same deadline, same breaker, failures counted there.
+    """A keeper behind the guard of the tier that it lies in, or one beside that: same deadline, failures counted there.
 
     Args:
         keeper: where states are kept; closed with this object.
-        guard: of the tier, which its owner closes.
+        guard: of the tier, which its owner closes, or made by ``Guard.beside``.
     """
 
     def __init__(self, keeper: Keeper, guard: Guard) -> None:

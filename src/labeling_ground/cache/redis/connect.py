@@ -1,6 +1,7 @@
 """One way to talk to Redis, whether it is one server, a cluster, or servers that sentinels watch."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,9 +226,11 @@ class RedisConnection:
         where = f"Redis at {self.address}"
         if isinstance(error, driver.ReadOnlyError) and isinstance(self.client, Redis):
             # Behind one address another server may be the primary by now, to which only a new connection leads.
-            await self.client.connection_pool.disconnect(inuse_connections=False)
+            with contextlib.suppress(*_ERRORS):
+                await self.client.connection_pool.disconnect(inuse_connections=False)
             return StoreFailed(f"{where} is a replica, which takes no writes; connections to it are made anew.")
-        if isinstance(error, driver.OutOfMemoryError):
+        # Redis before 7 wraps what a script was refused up in words of its own.
+        if isinstance(error, driver.OutOfMemoryError) or "-OOM command not allowed" in str(error):
             return StoreFull(f"{where} is full and evicts nothing: its maxmemory-policy should be volatile-ttl.")
         if isinstance(error, driver.AuthenticationError | driver.AuthorizationError):
             return StoreFailed(f"{where} does not accept the user or the password in redis_url.")

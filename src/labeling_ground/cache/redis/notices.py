@@ -21,17 +21,19 @@ from labeling_ground.errors import StoreFailed
 
 log = logging.getLogger(__name__)
 
-# By Redis' own clock, which gives the entries their places. A script that has written something is not stopped for want
-# of memory: after the trimming, a server that is full takes the notice, too.
+# A script that has written something is not stopped for want of memory: after the first trimming, which takes nothing
+# away, a server that is full takes the notice, too. Too old is what is so by Redis' clock, which gives the places.
 _ADD = Script("""
-local now = redis.call('time')
-local oldest = math.max(0, now[1] * 1000 - ARGV[1])
+redis.call('xtrim', KEYS[1], 'MINID', 0)
+local place = redis.call('xadd', KEYS[1], '*', 'notice', ARGV[2], 'pattern', ARGV[3])
+local oldest = math.max(0, string.match(place, '^%d+') - ARGV[1])
 redis.call('xtrim', KEYS[1], 'MINID', '~', string.format('%d', oldest))
-return redis.call('xadd', KEYS[1], '*', 'notice', ARGV[2], 'pattern', ARGV[3])
+return place
 """)
 
 _START = "-"
 _MOST = 1000
+_LONGEST_PAUSE_S = 30.0
 
 
 class PurgeNotices:
@@ -43,14 +45,14 @@ class PurgeNotices:
     * Redis lost the log (it restarted empty, or a fail-over lost its end): whoever made the lost entries writes them
       again, and everybody reads the new log from its beginning. Only what a process announced and died, while another
       was cut off, is beyond help.
-    * Applying a notice fails: it is tried again until it is done.
+    * Applying a notice fails: it is tried again until it is done, more and more rarely; the later ones go on meanwhile.
 
     Args:
         connection: for announcing; a second one, to the same place, waits at the log's end.
         keep_s: how far the log reaches back, in seconds; at least the idle time, so that what a process finds on its
             disk after a longer absence has expired.
         wait_s: how long to wait at the log's end before looking whether the log is still the same.
-        retry_s: pause after a failure.
+        retry_s: pause after a failure; after further ones it grows, up to half a minute.
         clock: monotonic seconds.
     """
 
@@ -136,22 +138,22 @@ class PurgeNotices:
             await self._apply(keys.pattern())
             for _, notice, _ in entries:
                 self._seen[notice] = started
-        await self._take(entries)
         self._checked = started
         self._forget()
+        await self._take(entries)
 
     async def _watch(self) -> None:
-        failing = False
+        failures = 0
         while True:
             try:
                 await self.catch_up()
-                failing = False
+                failures = 0
                 await self._take(await self._next())
             except Exception as error:  # noqa: BLE001 -- whatever it is, listening must go on
-                if not failing:
-                    log.warning("redis: purges by others are not heard of for now: %s", error)
-                failing = True
-                await asyncio.sleep(self._retry_s)
+                if not failures:
+                    log.warning("redis: purges by others are not heard of, or not carried out, for now: %s", error)
+                await asyncio.sleep(min(self._retry_s * 2.0**failures, _LONGEST_PAUSE_S))
+                failures = min(failures + 1, 16)
 
     async def _next(self) -> list[tuple[str, str, str]]:
         """Wait at the end of the log; nothing if nothing came for a while."""

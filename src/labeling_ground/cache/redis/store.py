@@ -1,5 +1,6 @@
 """The Redis tier: shared by all processes and machines, bounded by the server's ``maxmemory``."""
 
+import asyncio
 import logging
 import time
 from collections import Counter, OrderedDict
@@ -76,6 +77,7 @@ class RedisStore:
         self._clock = clock
         self._largest: int | None = None
         self._looked: float | None = None
+        self._looking = asyncio.Lock()
         self._servers: dict[str, tuple[int, int]] = {}
         self._evictions: Counter[Reason] = Counter()
         self._refused = 0
@@ -249,8 +251,12 @@ class RedisStore:
     async def _look(self) -> list[Mapping[str, Any]]:
         """Ask the servers for their figures; take note of the largest value to admit, and of what they evicted.
 
-        None, where the user in ``redis_url`` may not ask.
+        None, where the user in ``redis_url`` may not ask. One look at a time: what they counted is booked in its order.
         """
+        async with self._looking:
+            return await self._look_now()
+
+    async def _look_now(self) -> list[Mapping[str, Any]]:
         servers: list[Mapping[str, Any]] = []
         try:
             servers = await self.connection.each("INFO")

@@ -12,6 +12,7 @@ const IMAGE_NAME = /\.(jpe?g|png|webp|bmp|tiff?|gif|avif)$/i;
 export class Album {
   images = []; // {id, name, width, height, file, thumb, order, state, objects}; state and objects are not stored
   #ahead = []; // the images to prepare, the nearest first
+  #givenUp = new Set(); // ids of what the server took on and never encoded
   #preparing = null; // {image, calledOff}: the one that is being prepared
 
   /** `storage` keeps them, `server` knows them, `trouble` hears of a server that does not answer, `changed()` of news. */
@@ -124,7 +125,7 @@ export class Album {
   /** One after the other, until none is left; which ones, and in what order, may change meanwhile. */
   async #prepareAll() {
     for (;;) {
-      const image = this.#ahead.find(({ state }) => state === "new");
+      const image = this.#ahead.find(({ id, state }) => state === "new" && !this.#givenUp.has(id));
       if (!image) return;
       const calledOff = new AbortController();
       this.#preparing = { image, calledOff };
@@ -133,8 +134,9 @@ export class Album {
         const trouble = (kind) => (kind === "key" ? this.trouble(kind) : undefined); // all else, nobody waits for yet
         await persistently(() => this.#queue(image, signal), { server: this.server, signal, trouble });
       } catch (error) {
-        const again = error.name === "AbortError"; // it may be wanted again; anything else will not get better
-        if (image.state !== "ready") this.#note(image, again ? "new" : "failed");
+        // Called off, it may be wanted again. Given up, only whoever opens it tries again, and hears why.
+        if (!(error instanceof Refused) && error.name !== "AbortError") this.#givenUp.add(image.id);
+        if (image.state !== "ready") this.#note(image, error instanceof Refused ? "failed" : "new");
       } finally {
         this.#preparing = null;
       }

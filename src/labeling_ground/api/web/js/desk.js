@@ -48,6 +48,11 @@ export class Desk {
     return this.image ? this.#histories.get(this.image.id) : null;
   }
 
+  /** The class under which the present prompt will be finished as soon as there is a mask, or `null`. */
+  get promised() {
+    return this.#toFinish?.work === this.work ? this.#toFinish.classId : null;
+  }
+
   get canUndo() {
     return this.#history?.canUndo ?? false;
   }

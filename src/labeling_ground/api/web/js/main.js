@@ -102,7 +102,10 @@ class Page {
   async #turn() {
     const dialog = $("elsewhere-dialog");
     const tell = (takeOver) => {
-      $("take-over").onclick = takeOver;
+      $("take-over").onclick = () => {
+        $("take-over").onclick = null; // a second click would take it from the first
+        takeOver();
+      };
       dialog.onclose = () => dialog.showModal(); // Escape does not make it our turn
       dialog.showModal();
     };
@@ -200,7 +203,8 @@ class Page {
   async #removeClass(id) {
     const name = this.choices.classes.find((one) => one.id === id).name;
     const isUsed = ({ objects }) => objects.some((object) => object.classId === id);
-    if ((await this.#labeled()).some(isUsed) || isUsed(this.desk.work)) { // the latter may be new since the former
+    const isUsedNow = () => isUsed(this.desk.work) || this.desk.promised === id; // perhaps since the others were asked
+    if ((await this.#labeled()).some(isUsed) || isUsedNow()) {
       this.tell(t("classInUse", { name }));
       return;
     }
