@@ -4,8 +4,10 @@ import asyncio
 import gc
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from hashlib import sha256
+from multiprocessing import get_context
 
 import pytest
 from tests.doubles import TOY, Clock, DictStore, dice, memory_store
@@ -91,10 +93,9 @@ def test_a_sample_says_nearly_the_same() -> None:
         assert ghost.seconds_saved > 0.5 * (seconds - other)
 
 
-def test_all_of_it_stays_within_a_hundredth_of_the_budget() -> None:
-    """Thousands of small entries and their evictions, measured."""
+def measured(budget: int) -> tuple[float, int]:
+    """Thousands of small entries and their evictions: the share that is sampled then, and what it takes in bytes."""
     clock = Clock(1e9)
-    budget = 128 * MIB
     gc.collect()
     tracemalloc.start()
     try:
@@ -106,10 +107,17 @@ def test_all_of_it_stays_within_a_hundredth_of_the_budget() -> None:
             watch.evicted(image(-number).mask(TOY, f"{number:032x}"), "budget", clock.now)
             clock.now += 0.01
         gc.collect()
-        taken = tracemalloc.get_traced_memory()[0] - before
+        return watch.sampled, tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert watch.sampled < 0.2
+
+
+def test_all_of_it_stays_within_a_hundredth_of_the_budget() -> None:
+    budget = 128 * MIB
+    # Alone in a process: here, threads that other tests have left behind take memory as well.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        sampled, taken = alone.submit(measured, budget).result(120)
+    assert sampled < 0.2
     assert 0.004 * budget < taken <= 0.01 * budget
 
 
