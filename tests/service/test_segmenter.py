@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import numpy as np
@@ -871,32 +871,36 @@ async def test_a_long_chain_of_references_whose_logits_are_gone_ends_in_a_senten
             await segmenter.masks(TENANT, ID, [PromptAsk(points=[Point(3, 3, 1)], mask_input=parent)])
 
 
-async def test_an_upload_after_a_purge_is_kept_though_an_older_one_is_under_way() -> None:
+@contextlib.asynccontextmanager
+async def purged_while_encoding(
+    lower: DictStore,
+) -> AsyncIterator[tuple[Segmenter, ToyBackend, asyncio.Event, asyncio.Task[Outcome]]]:
+    """An upload is being encoded, held up until the event is set, and the image has been purged since it came."""
     backend = ToyBackend()
-    backend.hold = asyncio.Event()
-    async with serving(backend, DictStore()) as segmenter:
+    backend.hold = hold = asyncio.Event()
+    async with serving(backend, lower) as segmenter:
         before = asyncio.create_task(upload(segmenter))
         await backend.begun.wait()
         await segmenter.purge(TENANT, image_id=ID)
+        yield segmenter, backend, hold, before
+
+
+async def test_an_upload_after_a_purge_is_kept_though_an_older_one_is_under_way() -> None:
+    async with purged_while_encoding(DictStore()) as (segmenter, backend, hold, before):
         after = asyncio.create_task(upload(segmenter))
         await until(lambda: backend.encodes == 2 or segmenter.encode_lane.waiting > 0)
-        backend.hold.set()
+        hold.set()
         assert (await before, await after) == (Outcome.MISS, Outcome.MISS)
         assert (await segmenter.image_state(TENANT, ID)).encoded
 
 
 async def test_an_upload_before_a_purge_is_not_kept_for_who_asks_after_it() -> None:
     """He is answered all the same: the file is at hand."""
-    backend = ToyBackend()
-    backend.hold = asyncio.Event()
     lower = DictStore()
-    async with serving(backend, lower) as segmenter:
-        before = asyncio.create_task(upload(segmenter))
-        await backend.begun.wait()
-        await segmenter.purge(TENANT, image_id=ID)
+    async with purged_while_encoding(lower) as (segmenter, backend, hold, before):
         after = asyncio.create_task(mask(segmenter, ID))
         await until(lambda: backend.encodes == 2 or segmenter.encode_lane.waiting > 0)
-        backend.hold.set()
+        hold.set()
         assert (await before, (await after).outcome) == (Outcome.MISS, Outcome.MISS)
         await segmenter.store.drain()
         assert lower.entries == {}
@@ -905,18 +909,13 @@ async def test_an_upload_before_a_purge_is_not_kept_for_who_asks_after_it() -> N
 
 
 async def test_an_upload_after_a_purge_is_kept_though_it_joins_a_flight_with_an_older_file() -> None:
-    backend = ToyBackend()
-    backend.hold = asyncio.Event()
     lower = DictStore()
-    async with serving(backend, lower) as segmenter:
-        before = asyncio.create_task(upload(segmenter))
-        await backend.begun.wait()
-        await segmenter.purge(TENANT, image_id=ID)
+    async with purged_while_encoding(lower) as (segmenter, backend, hold, before):
         between = asyncio.create_task(mask(segmenter, ID))
         await until(lambda: backend.encodes == 2)
         after = asyncio.create_task(upload(segmenter))
         await until(lambda: segmenter.flights._flights[keys_of(FILE).embedding(TOY)].askers == 2)
-        backend.hold.set()
+        hold.set()
         await asyncio.gather(before, between, after)
         await until(lambda: not segmenter._background)
         await segmenter.store.drain()

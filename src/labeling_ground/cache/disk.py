@@ -12,6 +12,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import TypeVar
 
+from labeling_ground.cache.complaint import Complaint
 from labeling_ground.cache.disk_files import says_full
 from labeling_ground.cache.disk_index import DiskIndex, Limits, Standing
 from labeling_ground.cache.policy.port import Ranking, Reason
@@ -24,7 +25,6 @@ T = TypeVar("T")
 
 _USES = 256
 """Uses that are noted in one transaction."""
-_COMPLAIN_EVERY_S = 60.0
 
 
 class DiskStore:
@@ -75,7 +75,7 @@ class DiskStore:
         # One, so that this process never waits for its own lock, and its writes keep their order.
         self._writes = ThreadPoolExecutor(1, thread_name_prefix="disk-write")
         self._refused = 0
-        self._complained: float | None = None
+        self._complaint = Complaint(log, self.name)
 
     async def open(self) -> None:
         """Make the directory ready, and clear away what a killed process left.
@@ -121,7 +121,7 @@ class DiskStore:
             await self._write(partial(self._index.store, key, entry, now, used))
         except StoreFull as error:
             self._refused += 1
-            self._complain(error)
+            self._complaint.make(error)
 
     async def touch(self, key: str) -> bool:
         """Slide the idle timer without reading the value. Whether the key is here."""
@@ -223,12 +223,6 @@ class DiskStore:
         except BaseException:
             self._limits.budget, self._limits.low = before
             raise
-
-    def _complain(self, error: StoreFull) -> None:
-        now = time.monotonic()
-        if self._complained is None or now - self._complained >= _COMPLAIN_EVERY_S:
-            self._complained = now
-            log.warning("disk: a value was not kept: %s", error)
 
     def _shut(self) -> None:
         self._writes.shutdown()

@@ -446,23 +446,19 @@ class Segmenter:
 
     async def _embedding(self, image_keys: ImageKeys, upload: _Upload | None = None, *, patient: bool = False) -> _Made:
         key = image_keys.embedding(self.backend.version)
-        if upload is not None:
-            self._arriving[key] = upload  # also for a flight that set off without a file
         try:
             while True:
+                if upload is not None:
+                    self._arriving[key] = upload  # also for a flight that set off without a file
                 try:
                     made = await self._obtain(Kind.EMBEDDING, key, lambda: self._make_embedding(image_keys, patient))
                     break
                 except UnknownImage:
-                    if upload is None:
+                    if upload is None:  # else it joined a flight that had looked for the file before this upload came
                         raise
-                    # It joined a flight that had looked for the file in vain before this upload came.
-                    self._arriving[key] = upload
                 except Overloaded:
-                    if upload is None or not patient:
+                    if not patient:  # else it joined a flight of somebody who was turned away
                         raise
-                    # It joined a flight of somebody who was turned away.
-                    self._arriving[key] = upload
         finally:
             if key not in self.flights:
                 self._arriving.pop(key, None)

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { load } from "./page.mjs";
+import { load, until } from "./page.mjs";
 
 const { Album } = await load("album.js");
 const { Refused } = await load("server.js");
@@ -51,14 +51,6 @@ const albumOf = (...ids) => {
   album.images = ids.map((id) => ({ id, file: { name: id }, state: "new" }));
   const states = () => album.images.map(({ state }) => state).join(" ");
   return { album, server, states };
-};
-
-const until = async (holds) => {
-  const end = performance.now() + 20_000;
-  while (!holds()) {
-    assert.ok(performance.now() < end, "it took too long");
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
 };
 
 test("the next two images are prepared, one after the other", async () => {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { load } from "./page.mjs";
+import { load, until } from "./page.mjs";
 
 let pictures = Promise.resolve(); // until then none is decoded
 globalThis.createImageBitmap = async () => {
@@ -39,14 +39,6 @@ const deskOf = () => {
 };
 
 const imageOf = (id) => ({ id, file: {}, state: "new", objects: 0 });
-
-const until = async (holds) => {
-  const end = performance.now() + 20_000;
-  while (!holds()) {
-    assert.ok(performance.now() < end, "it took too long");
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-};
 
 test("an object that was finished before its mask was there has the class of that moment", async () => {
   const { desk, asked, page } = deskOf();

@@ -1,6 +1,17 @@
 // Where the page's modules are, for the tests of this folder.
+import assert from "node:assert/strict";
+
 const root = new URL("../../../src/labeling_ground/api/web/js/", import.meta.url);
 export const load = (name) => import(new URL(name, root));
+
+/** Wait for what tells nobody. */
+export async function until(holds) {
+  const end = performance.now() + 20_000;
+  while (!holds()) {
+    assert.ok(performance.now() < end, "it took too long");
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
 
 /** A row-major mask of rows such as "..##". */
 export function drawn(...rows) {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { load } from "./page.mjs";
+import { load, until } from "./page.mjs";
 
 const { ourTurn } = await load("turn.js");
 
@@ -25,14 +25,6 @@ class Locks {
     });
   }
 }
-
-const until = async (holds) => {
-  const end = performance.now() + 20_000;
-  while (!holds()) {
-    assert.ok(performance.now() < end, "it took too long");
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-};
 
 test("a tab takes over once, however often that is clicked, and keeps its turn", async () => {
   const locks = new Locks();

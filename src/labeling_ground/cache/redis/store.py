@@ -11,6 +11,7 @@ from typing import Any
 from redis.exceptions import NoPermissionError
 
 from labeling_ground import key as keys
+from labeling_ground.cache.complaint import Complaint
 from labeling_ground.cache.policy.port import Ranking, Reason
 from labeling_ground.cache.redis.connect import RedisConnection
 from labeling_ground.cache.redis.lifetime import Lifetimes
@@ -25,7 +26,6 @@ _SCAN = 1000
 """Keys that Redis looks at in one step of a purge: some 0.3 ms in which it serves nobody else."""
 _RECENT_S = 60.0
 _RECENT = 10_000
-_COMPLAIN_EVERY_S = 60.0
 
 
 class RedisStore:
@@ -81,7 +81,7 @@ class RedisStore:
         self._servers: dict[str, tuple[int, int]] = {}
         self._evictions: Counter[Reason] = Counter()
         self._refused = 0
-        self._complained: float | None = None
+        self._complaint = Complaint(log, self.name, clock)
         self._recent: OrderedDict[str, float] = OrderedDict()
 
     async def get(self, key: str) -> Entry | None:
@@ -136,7 +136,7 @@ class RedisStore:
                 await self.connection.execute("PEXPIRE", name, lifetime)
         except StoreFull as error:
             self._refused += 1
-            self._complain(error)
+            self._complaint.make(error)
 
     async def touch(self, key: str) -> bool:
         """Start an entry's idle time anew without reading it. Whether the key is here."""
@@ -299,12 +299,6 @@ class RedisStore:
         self._recent.move_to_end(key)
         if len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
-
-    def _complain(self, error: StoreFull) -> None:
-        now = self._clock()
-        if self._complained is None or now - self._complained >= _COMPLAIN_EVERY_S:
-            self._complained = now
-            log.warning("redis: a value was not kept: %s", error)
 
     def _listen(self) -> None:
         if self.notices is not None:
