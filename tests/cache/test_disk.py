@@ -19,7 +19,7 @@ from labeling_ground.cache.disk_files import GRACE_S, ObjectFiles
 from labeling_ground.cache.policy.gds import GreedyDualSize
 from labeling_ground.cache.policy.lru import LeastRecentlyUsed
 from labeling_ground.cache.policy.port import Ranking
-from labeling_ground.errors import StoreFailed
+from labeling_ground.errors import StoreFailed, StoreFull
 from labeling_ground.types import Entry, Kind
 
 pytestmark = pytest.mark.anyio
@@ -422,9 +422,33 @@ async def test_a_full_disk_refuses_values_and_serves_what_it_has(
     assert await store.get(A) == entry()
     stats = await store.stats()
     assert (stats.entries, stats.bytes, stats.refused) == (1, LARGE, 3)
+    assert store.trouble == f"The disk under the cache directory {folder} is full."
     assert [record.message for record in caplog.records] == [
         f"disk: a value was not kept: The disk under the cache directory {folder} is full."
     ]
+    store._index.files = ObjectFiles(folder / "objects")
+    await store.put(B, entry())
+    assert store.trouble == ""
+    await store.aclose()
+
+
+async def test_an_index_that_cannot_be_made_is_no_tier_that_is_merely_full(
+    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk at the start: nothing is served, so look-ups fail, and the tier says why."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = build(folder, clock)
+    with monkeypatch.context() as patched:
+        patched.setattr("labeling_ground.cache.disk_index._make", full)
+        for work in (store.open(), store.get(A), store.put(A, entry()), store.touch(A)):
+            with pytest.raises(StoreFailed, match="is full") as failed:
+                await work
+            assert not isinstance(failed.value, StoreFull)
+    await store.put(A, entry())
+    assert await store.get(A) == entry()
     await store.aclose()
 
 

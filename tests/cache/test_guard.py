@@ -520,3 +520,53 @@ async def test_a_sweep_that_hangs_is_not_waited_for_without_end() -> None:
     await guarded.sweep(deadline_s=0.001)
     store.release.set()
     await guarded.aclose()
+
+
+async def test_a_value_kept_again_after_a_purge_is_written_though_its_first_write_was_under_way() -> None:
+    store = DictStore()
+    hold, begun = asyncio.Event(), asyncio.Event()
+    put = store.put
+
+    async def slow(key: str, entry: Entry, used: float | None = None) -> None:
+        begun.set()
+        await hold.wait()
+        await put(key, entry, used)
+
+    store.put = slow  # type: ignore[method-assign]
+    guarded, value = guard(store), sealed(key())
+    guarded.write(key(), value)
+    await begun.wait()
+    purging = asyncio.create_task(guarded.delete(key()))
+    await asyncio.sleep(0)
+    guarded.write(key(), value)  # the very same
+    hold.set()
+    await purging
+    await guarded.drain()
+    assert store.entries == {key(): value}
+    assert guarded.pending == 0
+    await guarded.aclose()
+
+
+async def test_a_tier_that_failed_at_the_start_says_so_until_it_works() -> None:
+    class Dead(DictStore):
+        dead = True
+
+        async def open(self) -> None:
+            if self.dead:
+                raise StoreFailed("The disk is full.")
+
+        async def get(self, key: str) -> Entry | None:
+            await self.open()
+            return await super().get(key)
+
+    store = Dead()
+    guarded = guard(store)
+    assert guarded.trouble == ""
+    await guarded.open(60.0)
+    assert guarded.trouble == "The disk is full."
+    assert await ask(guarded) is None
+    assert guarded.trouble == "The disk is full."
+    store.dead = False
+    assert await ask(guarded) is None
+    assert guarded.trouble == ""
+    await guarded.aclose()

@@ -75,6 +75,8 @@ class DiskStore:
         # One, so that this process never waits for its own lock, and its writes keep their order.
         self._writes = ThreadPoolExecutor(1, thread_name_prefix="disk-write")
         self._refused = 0
+        self.trouble = ""
+        """Why the last value was not kept; empty once one is again."""
         self._complaint = Complaint(log, self.name)
 
     async def open(self) -> None:
@@ -121,7 +123,10 @@ class DiskStore:
             await self._write(partial(self._index.store, key, entry, now, used))
         except StoreFull as error:
             self._refused += 1
+            self.trouble = str(error)
             self._complaint.make(error)
+        else:
+            self.trouble = ""
 
     async def touch(self, key: str) -> bool:
         """Slide the idle timer without reading the value. Whether the key is here."""
@@ -251,7 +256,8 @@ class DiskStore:
         except (OSError, sqlite3.Error) as error:
             if isinstance(error, sqlite3.Error):
                 self._index.suspect(error)
-            failed = StoreFull if says_full(error) else StoreFailed
+            # Where there is no index, nothing that is there can be served: that is worse than full.
+            failed = StoreFull if says_full(error) and self._index.is_connected else StoreFailed
             raise failed(_sentence(error, self._index.folder)) from error
 
 

@@ -221,6 +221,11 @@ class DiskIndex:
                 held.db.close()
             self._held.clear()
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the calling thread has a connection to the index."""
+        return getattr(self._local, "held", None) is not None
+
     def suspect(self, error: sqlite3.Error) -> None:
         """Start over with an empty index if the error says that this one is broken."""
         held: _Held | None = getattr(self._local, "held", None)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from labeling_ground import key as keys
 from labeling_ground.breaker import Breaker
-from labeling_ground.cache.store import Store
+from labeling_ground.cache.store import Store, Troubled
 from labeling_ground.cache.tasks import stop
 from labeling_ground.codec import records
 from labeling_ground.errors import DamagedEntry, StoreFailed, StoreFull
@@ -32,6 +32,15 @@ _EMBEDDING = f"/{Kind.EMBEDDING}/"
 
 _TURNS = 8
 """Turns of the loop that an answer is given after its deadline: where the loop was held up, it is there already."""
+
+
+@dataclass(eq=False, slots=True)
+class _Pending:
+    """One order to write a value: kept again after a purge, the very same value is another order."""
+
+    entry: Entry
+    demoted: float | None = None
+    """When it was used last, where the tier may have it still: seconds since 1970."""
 
 
 @dataclass
@@ -73,11 +82,11 @@ class Guard:
         self._clock = clock
         self._deadline_s = deadline_s
         self._latencies: deque[float] = deque(maxlen=256)
-        self._pending: OrderedDict[str, Entry] = OrderedDict()
+        self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._pending_bytes = 0
         self._pending_limit = pending_bytes
-        self._demoted: dict[str, float] = {}
-        self._writing: str | None = None
+        self._writing: _Pending | None = None
+        self._trouble = ""
         self._orders: deque[tuple[str, Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._closed = False
         self._wake = asyncio.Event()
@@ -101,6 +110,16 @@ class Guard:
         """Values that wait to be written."""
         return len(self._pending)
 
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the tier at present, in a sentence; empty where nothing is.
+
+        It failed at the start, or at what was last asked of it; or it takes no more values.
+        """
+        if self._trouble:
+            return self._trouble
+        return self.store.trouble if isinstance(self.store, Troubled) else ""
+
     def beside(self, breaker: Breaker) -> "Guard":
         """A guard for what lies in the same place and fails by itself: same deadline and figures, a breaker of its own.
 
@@ -112,7 +131,18 @@ class Guard:
 
     def waiting(self, key: str) -> Entry | None:
         """A value that is on its way into this tier: as good as being there."""
-        return self._pending.get(key)
+        pending = self._pending.get(key)
+        return None if pending is None else pending.entry
+
+    async def open(self, deadline_s: float) -> None:
+        """Make the tier ready. One that cannot be, or not in time, has failed like one that fails later."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self.store.open()
+        except Exception as error:  # noqa: BLE001 -- see _fetch
+            self._failed("start", error if str(error) else StoreFailed("It did not answer in time."))
+        else:
+            self._succeeded()
 
     async def look_up(self, key: str, found: Callable[[Entry], None], deadline_s: float | None = None) -> Entry | None:
         """Ask the tier; ``None`` if it does not know, does not answer in time, or answers damaged bytes.
@@ -133,9 +163,7 @@ class Guard:
         if self._pending_bytes + entry.size > self._pending_limit:
             self.figures.errors["dropped"] += 1
             return
-        self._pending[key] = entry
-        self._pending_bytes += entry.size
-        self._run()
+        self._queue(key, _Pending(entry))
 
     def demote(self, key: str, entry: Entry, used: float) -> None:
         """Queue a value that memory has no room for, to be written if the tier does not have it any more.
@@ -147,8 +175,7 @@ class Guard:
         if key in self._pending or self._closed or self.breaker.state != "closed":
             return
         if self._pending_bytes + entry.size <= self._pending_limit // 2:
-            self._demoted[key] = used
-            self.write(key, entry)
+            self._queue(key, _Pending(entry, used))
 
     def touch(self, key: str) -> None:
         """Slide the tier's idle timer behind the caller's back."""
@@ -194,13 +221,10 @@ class Guard:
             StoreFailed: the tier did not do it; what should be gone may still be there.
         """
         match = keys.matcher(pattern)
-        gone = [key for key in self._pending if match(key)]
-        for key in gone:
-            self._pending_bytes -= self._pending.pop(key).size
+        gone = [self._pending.pop(key) for key in [key for key in self._pending if match(key)]]
+        self._pending_bytes -= sum(pending.entry.size for pending in gone)
         # A value that was only to be written again is there as a rule, and counted there.
-        never_written = sum(key != self._writing and key not in self._demoted for key in gone)
-        for key in gone:
-            self._demoted.pop(key, None)
+        never_written = sum(pending is not self._writing and pending.demoted is None for pending in gone)
         purge = work or self.store.delete
         deleted: int = await self._order("purge", lambda: purge(pattern))
         return deleted + never_written
@@ -242,7 +266,7 @@ class Guard:
             return None
         seconds = self._clock() - started
         if seconds <= limit:  # an answer that nobody waited for is no sign of health, nor a measure for the window
-            self.breaker.succeeded()
+            self._succeeded()
             if _EMBEDDING in key:
                 self._latencies.append(seconds)
         if entry is not None:
@@ -264,7 +288,7 @@ class Guard:
             self._failed(what, error, late=self._clock() - started > limit)
             return None
         if self._clock() - started <= limit:
-            self.breaker.succeeded()
+            self._succeeded()
         return answer
 
     async def _within(self, limit: float, work: Coroutine[Any, Any, T]) -> T | None:
@@ -305,18 +329,22 @@ class Guard:
                 if self._pending:
                     await self._write(*next(iter(self._pending.items())))
 
-    async def _write(self, key: str, entry: Entry) -> None:
+    def _queue(self, key: str, pending: _Pending) -> None:
+        self._pending[key] = pending
+        self._pending_bytes += pending.entry.size
+        self._run()
+
+    async def _write(self, key: str, pending: _Pending) -> None:
+        entry, used = pending.entry, pending.demoted
         if self.breaker.state == "open":
             self.figures.errors["dropped"] += 1
         else:
-            self._writing = key
-            used = self._demoted.get(key)
+            self._writing = pending
             work = self.store.put(key, entry) if used is None else self._write_again(key, entry, used)
             if await self._quietly(work, "write"):
-                self.breaker.succeeded()
+                self._succeeded()
             self._writing = None
-        self._demoted.pop(key, None)
-        if self._pending.get(key) is entry:  # not where a purge came in between
+        if self._pending.get(key) is pending:  # not where a purge came in between
             del self._pending[key]
             self._pending_bytes -= entry.size
 
@@ -333,6 +361,8 @@ class Guard:
             if not future.done():
                 future.set_exception(StoreFailed(f"The {self.store.name} cache failed to {verb}. Try again."))
         else:
+            if work is not _nothing:
+                self._trouble = ""
             if not future.done():
                 future.set_result(result)
 
@@ -349,12 +379,17 @@ class Guard:
         if self.figures.errors["failed"] == 0 or self.breaker.state == "closed":
             log.warning("%s: a %s failed: %s", self.store.name, what, error)
         self.figures.errors["failed"] += 1
+        self._trouble = str(error) or f"The {self.store.name} cache failed: {type(error).__name__}."
         if late:
             return  # the deadline has counted it already
         if isinstance(error, StoreFull):  # it still serves what it has
             self.breaker.succeeded()
         else:
             self.breaker.failed()
+
+    def _succeeded(self) -> None:
+        self._trouble = ""
+        self.breaker.succeeded()
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         self._loose.add(task)

@@ -95,3 +95,11 @@ class Adjustable(Protocol):
             StoreFailed: it could not be done; trying again is safe.
         """
         ...
+
+
+@runtime_checkable
+class Troubled(Protocol):
+    """A tier that knows of a trouble which makes no request fail, such as a full disk."""
+
+    trouble: str
+    """What keeps the tier from taking values at present, in a sentence; empty where nothing does."""

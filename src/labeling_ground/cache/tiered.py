@@ -1,7 +1,6 @@
 """The tiers as one: memory in front, slower and larger ones behind it."""
 
 import asyncio
-import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,8 +18,6 @@ from labeling_ground.cache.rules import goes_down, weighed_in_memory
 from labeling_ground.cache.store import Adjustable, Store
 from labeling_ground.errors import StoreFailed
 from labeling_ground.types import Entry, Kind, StoreStats
-
-log = logging.getLogger(__name__)
 
 _REMEMBERED_SLIDES = 100_000
 _REMEMBERED_PURGES = 2_000
@@ -96,11 +93,7 @@ class TieredStore:
     async def open(self, *, deadline_s: float = 2.0) -> None:
         """Make the lower tiers ready. One that cannot be is treated as one that fails later: as if it held nothing."""
         for guard in self.guards:
-            try:
-                async with asyncio.timeout(deadline_s):
-                    await guard.store.open()
-            except Exception as error:  # noqa: BLE001 -- whatever a tier's driver raises
-                log.warning("%s: not ready at start: %s", guard.store.name, str(error) or "it did not answer in time")
+            await guard.open(deadline_s)
 
     def peek(self, key: str) -> Entry | None:
         """What is at hand without waiting: in memory, or on its way to a lower tier."""
