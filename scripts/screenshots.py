@@ -109,7 +109,7 @@ def labeling(stack: contextlib.ExitStack, browser: Any, server: Served, language
     labeler.wait()
     labeler.click(*SPOON, COFFEE)
     labeler.click(*NOT_SPOON, COFFEE, button="right")
-    page.wait_for_selector("#finish:enabled")
+    page.wait_for_selector("#prompt-bar[data-mask=yes]")
     page.mouse.move(5, 600)
     return bytes(page.screenshot())
 
@@ -144,7 +144,7 @@ def on_phone(page: Any, server: Served) -> bytes:
     labeler.open(PHOTOS[0])
     page.touchscreen.tap(*labeler.place(300, 150, COFFEE))
     labeler.wait()
-    page.wait_for_selector("#finish:enabled")
+    page.wait_for_selector("#prompt-bar[data-mask=yes]")
     shots = [page.screenshot()]
     go(page, f"{server.url}cache")
     page.wait_for_selector("#state[data-state=live]")

@@ -148,7 +148,7 @@ class Labeler:
 
     def finish(self) -> None:
         """Finish the object that has a mask."""
-        self.page.wait_for_selector("#finish:enabled")
+        self.page.wait_for_selector("#prompt-bar[data-mask=yes]")
         self.page.click("#finish")
         self.page.wait_for_selector("#prompt-bar", state="hidden")
 

@@ -77,7 +77,7 @@ def test_the_work_survives_a_server_that_dies_and_a_page_that_is_reloaded(
     labeler.note("#banner")  # the good news stands there for three seconds only
     assert page.locator("#prompt-bar").is_visible()
     served.start()
-    page.wait_for_selector("#finish:enabled")
+    page.wait_for_selector("#prompt-bar[data-mask=yes]")
     labeler.said("#banner", "is back")
     labeler.finish()
     before = labeler.coco(tmp_path)
@@ -85,7 +85,7 @@ def test_the_work_survives_a_server_that_dies_and_a_page_that_is_reloaded(
     reload(page)
     labeler.wait_for_start()
     labeler.wait()
-    page.wait_for_selector("#finish:enabled")
+    page.wait_for_selector("#prompt-bar[data-mask=yes]")
     assert labeler.objects() == 2
     assert labeler.coco(tmp_path) == before
     assert len(before["annotations"]) == 2
@@ -161,6 +161,32 @@ def test_the_preview_asks_for_one_mask_at_a_time(served: Served, context: Any, p
     page.wait_for_function(f"blank => {CANVAS} === blank", arg=blank)
 
 
+def test_a_proxys_time_outs_cost_waiting_and_nothing_else(
+    served: Served, context: Any, photos: dict[str, Path], tmp_path: Path
+) -> None:
+    """Each request of the page is answered 504 at first, as by a proxy in front of a slow server."""
+    refused: set[str] = set()
+
+    def refuse_once(route: Any) -> None:
+        asked = f"{route.request.method} {route.request.url.split('/v1/')[1][:6]} {route.request.url[-6:]}"
+        if asked in refused:
+            route.continue_()
+        else:
+            refused.add(asked)
+            route.fulfill(status=504, content_type="text/html", body="<h1>504 Gateway Time-out</h1>")
+
+    labeler = Labeler(context.new_page(), served.url)
+    labeler.page.route("**/v1/images**", refuse_once)
+    labeler.page.route("**/v1/images/**", refuse_once)
+    photo = tmp_path / "new.jpg"
+    photo.write_bytes(photos["rocket"].read_bytes() + b"so that no server has seen it")
+    labeler.open(photo)
+    labeler.click(320, 250, (640, 427))
+    labeler.finish()
+    assert labeler.objects() == 1
+    assert "POST images =false" in refused
+
+
 def slow(context: Any, page: Any, milliseconds: int) -> None:
     """Add latency to every request of a page."""
     session = context.new_cdp_session(page)
@@ -169,3 +195,63 @@ def slow(context: Any, page: Any, milliseconds: int) -> None:
         "Network.emulateNetworkConditions",
         {"offline": False, "latency": milliseconds, "downloadThroughput": -1, "uploadThroughput": -1},
     )
+
+
+def test_fast_hands_lose_no_label(
+    served: Served, context: Any, photos: dict[str, Path], shots: Path, tmp_path: Path
+) -> None:
+    """At 800 ms of latency: click, Enter, click, Enter, next image at once; each object gets its own mask."""
+    labeler = Labeler(context.new_page(), served.url)
+    page = labeler.page
+    labeler.open(photos["coffee"], photos["rocket"])
+    alone = []
+    for x, y in ((300, 200), (100, 350)):
+        labeler.click(x, y, COFFEE)
+        labeler.finish()
+        [annotation] = labeler.coco(tmp_path)["annotations"]
+        alone.append(annotation["area"])
+        page.locator("#objects li").get_by_role("button", name="Delete").click()
+    slow(context, page, 800)
+    for x, y in ((300, 200), (100, 350)):
+        labeler.click_only(x, y, COFFEE)
+        page.keyboard.press("Enter")
+    assert labeler.objects() == 2
+    page.screenshot(path=shots / "fast-hands.png")
+    page.keyboard.press("d")
+    page.locator("#position", has_text="2 / 2").wait_for()
+    page.locator("#thumbs li").nth(0).locator(".count", has_text="2").wait_for()
+    page.keyboard.press("a")
+    page.locator("#position", has_text="1 / 2").wait_for()
+    page.wait_for_selector("#objects .spinner", state="detached")
+    assert [one["area"] for one in labeler.coco(tmp_path)["annotations"]] == alone
+
+
+def test_a_reload_keeps_early_finishes_and_the_chosen_candidate(
+    served: Served, context: Any, photos: dict[str, Path], tmp_path: Path
+) -> None:
+    """What was finished before its mask was there gets the mask after a reload; a chosen candidate stays chosen."""
+    labeler = Labeler(context.new_page(), served.url)
+    page = labeler.page
+    labeler.open(photos["coffee"])
+    labeler.click(300, 200, COFFEE)
+    page.keyboard.press("c")
+    chosen = page.locator("#candidate").inner_text()
+    reload(page)
+    labeler.wait_for_start()
+    page.locator("#candidate", has_text=chosen).wait_for()
+    labeler.finish()
+    before = labeler.coco(tmp_path)["annotations"][0]
+    page.locator("#objects li").get_by_role("button", name="Edit again").click()
+    reload(page)
+    labeler.wait_for_start()
+    labeler.finish()
+    assert labeler.coco(tmp_path)["annotations"][0] == before
+    page.route("**/masks", lambda _route: None)  # no answer comes any more
+    labeler.click_only(100, 350, COFFEE)
+    page.keyboard.press("Enter")
+    page.locator("#objects .spinner").wait_for()
+    page.unroute("**/masks")
+    reload(page)
+    labeler.wait_for_start()
+    page.wait_for_selector("#objects .spinner", state="detached")
+    assert len(labeler.coco(tmp_path)["annotations"]) == 2

@@ -71,7 +71,7 @@ def test_the_last_step_before_a_tab_dies_is_kept(served: Served, context: Any, p
     labeler = Labeler(context.new_page(), served.url)
     labeler.open(photos["coffee"])
     labeler.click(300, 200, COFFEE)
-    labeler.page.wait_for_selector("#finish:enabled")
+    labeler.page.wait_for_selector("#prompt-bar[data-mask=yes]")
     last = "document.querySelector('#finish').click(); document.cookie = 'finished=yes'; for (;;);"
     labeler.page.evaluate(f"setTimeout(() => {{ {last} }}, 0)")
     give_up = time.monotonic() + PATIENCE_S

@@ -9,6 +9,7 @@ const { Refused } = await load("server.js");
 class Server {
   sent = [];
   calledOff = [];
+  waited = []; // sent to be answered only when encoded
   states = new Map(); // by image: what GET answers; a function is asked anew each time
   #held = new Map();
 
@@ -27,9 +28,10 @@ class Server {
     return typeof state === "function" ? state() : state;
   }
 
-  async send(file, { signal }) {
+  async send(file, { signal, wait }) {
     const id = file.name;
     this.sent.push(id);
+    if (wait) this.waited.push(id);
     const off = new Promise((_, reject) => {
       const stop = () => {
         this.calledOff.push(id);
@@ -140,4 +142,36 @@ test("an image that is ready stays so when looking for it is called off", async 
   const sending = album.ready(album.images[1], stop.signal, () => {});
   await assert.rejects(sending, { name: "AbortError" });
   assert.equal(states(), "ready new");
+});
+
+test("an image that takes long to encode is asked after again and again, and no request waits for it", async () => {
+  const { album, server, states } = albumOf("a");
+  const answers = [null, ...Array(3).fill({ encoded: false, encoding: true })];
+  server.states.set("a", () => (answers.length ? answers.shift() : { encoded: true, encoding: false }));
+  const heard = [];
+  await album.ready(album.images[0], new AbortController().signal, (kind) => heard.push(kind));
+  assert.deepEqual([states(), server.sent, server.waited], ["ready", ["a"], []]);
+  assert.deepEqual(heard.slice(0, 3), ["checking", "uploading", "encoding"]);
+});
+
+test("an image that the server took on and gave up is sent once more, to hear why", async () => {
+  const { album, server } = albumOf("a");
+  const answers = [null];
+  server.states.set("a", () => (answers.length ? answers.shift() : { encoded: false, encoding: false }));
+  await album.ready(album.images[0], new AbortController().signal);
+  assert.deepEqual([server.sent, server.waited], [["a", "a"], ["a"]]);
+});
+
+test("two who wait for one image send it once, and one of them may leave", async () => {
+  const { album, server, states } = albumOf("a");
+  server.hold("a");
+  const leaver = new AbortController();
+  const left = album.ready(album.images[0], leaver.signal);
+  const stays = album.ready(album.images[0], new AbortController().signal);
+  await until(() => server.sent.length === 1);
+  leaver.abort();
+  await assert.rejects(left, { name: "AbortError" });
+  server.release("a");
+  await stays;
+  assert.deepEqual([states(), server.sent, server.calledOff], ["ready", ["a"], []]);
 });

@@ -60,6 +60,8 @@ test("answers and refusals are read, and who asks is said", async (t) => {
     new Response(JSON.stringify({ type: "urn:labeling-ground:problem:unknown-image", detail: "Send it." }), { status: 404 }),
     new Response("{}", { status: 503, headers: { "Retry-After": "7" } }),
     new Response("<html>a proxy's page", { status: 502 }),
+    ...[502, 504, 429].map((status) => Response.json({}, { status })),
+    Response.json({}, { status: 413 }),
   ];
   t.mock.method(globalThis, "fetch", async (url, options) => {
     asked.push([String(url), options.headers]);
@@ -73,6 +75,8 @@ test("answers and refusals are read, and who asks is said", async (t) => {
   assert.equal(await server.image("abc"), null);
   await assert.rejects(server.image("abc"), { status: 503, retryAfter: 7 });
   await assert.rejects(server.image("abc"), Gone);
+  for (const status of [502, 504, 429]) await assert.rejects(server.image("abc"), { status, retryAfter: 1 });
+  await assert.rejects(server.image("abc"), { status: 413, retryAfter: null });
 });
 
 test("a server that is asked whether it is ready and says nothing is not ready", async (t) => {

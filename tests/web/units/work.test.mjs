@@ -30,10 +30,38 @@ test("candidates go around", () => {
   assert.equal(works.stepped(clicked, 1), clicked);
 });
 
-test("without a mask there is nothing to finish", () => {
-  assert.equal(works.finished(clicked, { id: "a", classId: "1" }), null);
+test("an empty mask, or a prompt that can have none, is not finished", () => {
   const empty = { masks: [{ rle: {}, score: 0, area: 0 }] };
   assert.equal(works.finished(works.withAnswer(clicked, empty), { id: "a", classId: "1" }), null);
+  const off = works.withPoint(works.EMPTY, { x: 0, y: 0, label: 0 });
+  assert.equal(works.finished(off, { id: "a", classId: "1" }), null);
+});
+
+test("what is finished before its mask is there gets that mask later, in every state", () => {
+  const early = works.finished(clicked, { id: "a", classId: "1", pending: "p" });
+  assert.deepEqual([early.objects[0].rle, early.objects[0].pending, works.hasPrompt(early)], [null, "p", false]);
+  const next = works.withPoint(early, { x: 0, y: 0, label: 1 });
+  const settled = works.settled(next, "p", answer.masks[0]);
+  assert.deepEqual([settled.objects[0].area, settled.objects[0].pending, settled.points], [4, null, next.points]);
+  assert.ok(works.samePrompt(settled, next));
+  assert.equal(works.settled(next, "another", answer.masks[0]), next);
+});
+
+test("an object that gets no mask keeps its clicks, to be edited again", () => {
+  const early = works.finished(clicked, { id: "a", classId: "1", pending: "p" });
+  const failed = works.settled(early, "p", null, "No room.");
+  assert.deepEqual([failed.objects[0].trouble, failed.objects[0].pending], ["No room.", null]);
+  assert.equal(works.settled(early, "p", { rle: {}, score: 0, area: 0 }).objects[0].trouble, "");
+  const again = works.editedAgain(failed, "a");
+  assert.deepEqual([again.points, again.answer], [clicked.points, null]);
+  const mended = works.finished(works.withAnswer(again, answer), { id: "b", classId: "1" });
+  assert.deepEqual([mended.objects[0].id, mended.objects[0].area, "trouble" in mended.objects[0]], ["a", 4, false]);
+});
+
+test("what is stored and restored while an object is edited has the candidate that was chosen", () => {
+  const work = works.stepped(works.withAnswer(clicked, answer), 1);
+  assert.equal(works.chosen(works.restored(structuredClone(work))).score, 0.5);
+  assert.equal(works.restored(undefined).choice, 0);
 });
 
 test("an object that is edited again keeps its place, id and name", () => {
@@ -65,6 +93,17 @@ test("undo and redo walk the same way, and a new step forgets the other one", ()
   assert.equal(history.redo(), false);
   history.undo();
   assert.equal(history.now, 2);
+});
+
+test("what is amended everywhere is amended in what undo and redo lead to", () => {
+  const history = new History(0);
+  [1, 2, 3].forEach((state) => history.push(state));
+  history.undo();
+  history.amendAll((state) => 10 * state);
+  assert.equal(history.now, 20);
+  history.redo();
+  assert.equal(history.now, 30);
+  [20, 10, 0].forEach((state) => (history.undo(), assert.equal(history.now, state)));
 });
 
 test("of many asks one is in flight, and the last one is answered", async () => {

@@ -2,10 +2,11 @@
 
 import { sha256 } from "./sha256.js";
 import { Refused, pause, persistently } from "./server.js";
+import { Shared } from "./shared.js";
 
 const AHEAD = 2;
-const PATIENCE = 5; // asks after a queued image, a second apart, to which nobody says any more that it is being encoded
-const SOON = 150; // milliseconds between two asks after an image that somebody waits for
+const PATIENCE = 5; // asks after a queued image to which nobody says any more that it is being encoded
+const SOON = 150, LATER = 1000; // milliseconds between two asks after an image: at first where somebody waits, and at most
 const THUMB = 184; // pixels: twice its width on the page, for dense screens
 const IMAGE_NAME = /\.(jpe?g|png|webp|bmp|tiff?|gif|avif)$/i;
 
@@ -13,6 +14,7 @@ export class Album {
   images = []; // {id, name, width, height, file, thumb, order, state, objects}; state and objects are not stored
   #ahead = []; // the images to prepare, the nearest first
   #givenUp = new Set(); // ids of what the server took on and never encoded
+  #readying = new Shared();
   #preparing = null; // {image, calledOff}: the one that is being prepared
 
   /** `storage` keeps them, `server` knows them, `trouble` hears of a server that does not answer, `changed()` of news. */
@@ -20,12 +22,13 @@ export class Album {
     Object.assign(this, { storage, server, trouble, changed, kept });
   }
 
-  /** What was open before the page was closed. */
+  /** Open what was open before the page was closed; returns the works that are stored. */
   async restore() {
     const [images, works] = await Promise.all([this.storage.all("images"), this.storage.all("work")]);
     const counts = new Map(works.map((work) => [work.id, work.objects.length]));
     images.sort((a, b) => a.order - b.order);
     this.images = images.map((image) => ({ ...image, state: "new", objects: counts.get(image.id) ?? 0 }));
+    return works.filter(({ id }) => this.find(id));
   }
 
   find(id) {
@@ -74,27 +77,18 @@ export class Album {
   }
 
   /**
-   * Make sure that the server can answer clicks on an image: ask whether it knows it, and send it only if not.
-   * `report(kind, share)` hears what is being waited for: "checking", "uploading", "encoding".
+   * Make sure that the server can answer clicks on an image: ask whether it knows it, send it only if not, and ask again
+   * until it is encoded. `report(kind, share)` hears what is being waited for: "checking", "uploading", "encoding".
    */
-  async ready(image, signal, report) {
+  ready(image, signal, report = () => {}) {
+    return this.#readying.join(image.id, signal, report, (off, tell) => this.#ready(image, off, tell));
+  }
+
+  async #ready(image, signal, report) {
     await persistently(
       async () => {
-        report("checking");
-        let found = await this.server.image(image.id, signal);
-        while (found?.encoding) {
-          report("encoding");
-          await pause(SOON, signal);
-          found = await this.server.image(image.id, signal);
-        }
-        if (found) return;
-        this.#note(image, "sending");
-        report("uploading", 0);
-        await this.server.send(image.file, {
-          wait: true,
-          signal,
-          progress: (share) => (share < 1 ? report("uploading", share) : report("encoding")),
-        });
+        if (await this.#encoded(image, signal, report, SOON)) return;
+        await this.server.send(image.file, { wait: true, signal }); // it says what is wrong, if anything is
       },
       { server: this.server, signal, trouble: this.trouble },
     ).catch((error) => {
@@ -103,6 +97,33 @@ export class Album {
       throw error;
     });
     this.#note(image, "ready");
+  }
+
+  /**
+   * Have the server encode an image. Whether it did: `false` if it has given the image up. Each request is short, however
+   * long encoding takes, so that no proxy's time-out ends it.
+   */
+  async #encoded(image, signal, report, wait) {
+    report("checking");
+    let found = await this.server.image(image.id, signal);
+    if (!found) {
+      this.#note(image, "sending");
+      report("uploading", 0);
+      const progress = (share) => (share < 1 ? report("uploading", share) : report("encoding"));
+      const { queued } = await this.server.send(image.file, { wait: false, signal, progress });
+      if (!queued) return true;
+      found = { encoding: true };
+    }
+    if (!found.encoding) return true; // an embedding that was evicted is computed again with the first click
+    if (image.state !== "ready") this.#note(image, "queued");
+    for (let doubts = 0; doubts < PATIENCE; wait = Math.min(LATER, wait * 1.3)) {
+      report("encoding");
+      await pause(wait, signal);
+      found = await this.server.image(image.id, signal);
+      if (found?.encoded) return true;
+      doubts = found?.encoding ? 0 : doubts + 1; // several servers may stand behind one address
+    }
+    return false;
   }
 
   /** The server forgot it. */
@@ -144,20 +165,8 @@ export class Album {
   }
 
   async #queue(image, signal) {
-    let queued = (await this.server.image(image.id, signal))?.encoding; // undefined where it is not known
-    if (queued === undefined) {
-      this.#note(image, "sending");
-      ({ queued } = await this.server.send(image.file, { wait: false, signal }));
-    }
-    this.#note(image, queued ? "queued" : "ready");
-    let doubts = 0; // several servers may stand behind one address, and not all know what one of them is doing
-    while (image.state === "queued") {
-      await pause(1000, signal);
-      const found = await this.server.image(image.id, signal);
-      if (found?.encoded) this.#note(image, "ready");
-      else if (found?.encoding) doubts = 0;
-      else if (++doubts === PATIENCE) throw new Error("The server has given the image up.");
-    }
+    if (!(await this.#encoded(image, signal, () => {}, LATER))) throw new Error("The server has given the image up.");
+    this.#note(image, "ready");
   }
 
   #note(image, state) {

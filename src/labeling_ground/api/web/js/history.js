@@ -23,6 +23,13 @@ export class History {
     this.now = state;
   }
 
+  /** Replace the state and all that undo and redo lead to by what `change` makes of them. */
+  amendAll(change) {
+    this.now = change(this.now);
+    this.#past = this.#past.map(change);
+    this.#future = this.#future.map(change);
+  }
+
   get canUndo() {
     return this.#past.length > 0;
   }

@@ -5,21 +5,21 @@
  * Command. `shown` is what the help writes instead of the keys.
  */
 export function table(page) {
-  const { desk } = page;
-  const arrow = (dx, dy) => (event) => desk.moveCross(dx, dy, event.shiftKey);
+  const { editor } = page;
+  const arrow = (dx, dy) => (event) => editor.moveCross(dx, dy, event.shiftKey);
   return [
     { keys: ["Enter", "n"], shown: ["Enter", "N"], help: "helpFinish", run: () => page.finish() },
-    { keys: ["Escape"], help: "helpDiscard", shown: ["Esc"], run: () => desk.discard() },
-    { keys: ["Mod+z", "z"], shown: ["Ctrl Z", "Ctrl ⇧ Z"], help: "helpUndo", run: () => desk.undo() },
-    { keys: ["Mod+Z", "Mod+y", "Z"], run: () => desk.redo() },
-    { keys: ["c", "]"], shown: ["C", "⇧ C"], help: "helpCandidate", run: () => desk.candidate(1) },
-    { keys: ["C", "["], run: () => desk.candidate(-1) },
+    { keys: ["Escape"], help: "helpDiscard", shown: ["Esc"], run: () => editor.discard() },
+    { keys: ["Mod+z", "z"], shown: ["Ctrl Z", "Ctrl ⇧ Z"], help: "helpUndo", run: () => editor.undo() },
+    { keys: ["Mod+Z", "Mod+y", "Z"], run: () => editor.redo() },
+    { keys: ["c", "]"], shown: ["C", "⇧ C"], help: "helpCandidate", run: () => editor.candidate(1) },
+    { keys: ["C", "["], run: () => editor.candidate(-1) },
     { keys: [..."123456789"], shown: ["1 … 9"], help: "helpClass", run: (event) => page.pickClass(Number(event.key) - 1) },
     { keys: ["j"], shown: ["J", "K"], help: "helpObject", run: () => page.selectNext(1) },
     { keys: ["k"], run: () => page.selectNext(-1) },
-    { keys: ["e"], shown: ["E", "H", "Del"], help: "helpEdit", run: () => desk.selected && desk.edit(desk.selected) },
-    { keys: ["h"], run: () => desk.selected && desk.hide(desk.selected) },
-    { keys: ["Delete", "Backspace"], run: () => desk.selected && desk.remove(desk.selected) },
+    { keys: ["e"], shown: ["E", "H", "Del"], help: "helpEdit", run: () => editor.selected && editor.edit(editor.selected) },
+    { keys: ["h"], run: () => editor.selected && editor.hide(editor.selected) },
+    { keys: ["Delete", "Backspace"], run: () => editor.selected && editor.remove(editor.selected) },
     { keys: ["d", "PageDown"], shown: ["D", "A"], help: "helpImage", run: () => page.go(1) },
     { keys: ["a", "PageUp"], run: () => page.go(-1) },
     { keys: ["Mod+Delete", "Mod+Backspace"], shown: ["Ctrl Del"], help: "takeOff", run: () => page.removeImage() },
@@ -27,9 +27,9 @@ export function table(page) {
     { keys: ["w"], run: () => page.take("minus") },
     { keys: ["r"], run: () => page.take("box") },
     { keys: ["t"], run: () => page.take("pan") },
-    { keys: ["+", "="], shown: ["+", "−", "0"], help: "helpZoom", run: () => desk.zoom(1.25) },
-    { keys: ["-", "_"], run: () => desk.zoom(0.8) },
-    { keys: ["0"], run: () => desk.fit() },
+    { keys: ["+", "="], shown: ["+", "−", "0"], help: "helpZoom", run: () => editor.zoom(1.25) },
+    { keys: ["-", "_"], run: () => editor.zoom(0.8) },
+    { keys: ["0"], run: () => editor.fit() },
     { keys: [","], shown: [",", "."], help: "helpOpacity", run: () => page.opacity(-10) },
     { keys: ["."], run: () => page.opacity(10) },
     { keys: ["v"], shown: ["V"], help: "helpMasks", run: () => page.toggleMasks() },
@@ -40,7 +40,7 @@ export function table(page) {
     { keys: ["ArrowDown"], onCanvas: true, run: arrow(0, 1) },
     { keys: [" "], shown: ["Space", "X", "B"], help: "helpCrossClick", onCanvas: true, run: () => page.clickAtCross(1) },
     { keys: ["x"], onCanvas: true, run: () => page.clickAtCross(0) },
-    { keys: ["b"], onCanvas: true, run: () => desk.cornerAtCross() },
+    { keys: ["b"], onCanvas: true, run: () => editor.cornerAtCross() },
     { keys: ["o"], shown: ["O", "S"], help: "helpOpen", run: () => page.openFiles() },
     { keys: ["s"], run: () => page.openExport() },
     { keys: ["?"], run: () => page.openHelp() },

@@ -2,7 +2,7 @@
 
 import { Album, filesOf } from "./album.js";
 import { Decoder } from "./decode/decoder.js";
-import { Desk } from "./desk.js";
+import { Editor } from "./editor.js";
 import { KEY, askForKey, confirmed } from "./dialogs.js";
 import { make } from "./elements.js";
 import { FORMATS } from "./export/index.js";
@@ -57,7 +57,7 @@ class Page {
       trouble,
       changed,
     });
-    this.desk = new Desk({
+    this.editor = new Editor({
       album: this.album,
       server: this.server,
       decoder: this.decoder,
@@ -68,16 +68,18 @@ class Page {
       paint: () => this.painter.now(),
       keep: (id, work) => this.#kept(this.storage.put("work", { id, ...work })),
       classId: () => this.choices.classId,
+      maskless: (image) => this.tell(t("maskless", { name: image.name })),
     });
   }
 
   async start() {
     speak(this.choices.language);
     await this.#turn();
+    let saved = [];
     try {
       await this.storage.open();
       Object.assign(this.choices, await this.storage.get("choices", "page"));
-      await this.album.restore();
+      saved = await this.album.restore();
     } catch (error) {
       this.#storageTrouble = error.message;
     }
@@ -93,6 +95,7 @@ class Page {
     this.#language();
     this.decoder.turn(choices.decodeHere);
     this.draw();
+    for (const work of saved) if (work.objects.some((one) => one.pending)) this.editor.resume(this.album.find(work.id), work);
     const last = this.album.find(choices.imageId) ?? this.album.images[0];
     if (last) this.open(last);
     document.documentElement.dataset.started = "yes"; // for whoever drives the page from outside
@@ -141,14 +144,14 @@ class Page {
   }
 
   async open(image) {
-    if (image === this.desk.image) return;
+    if (image === this.editor.image) return;
     this.album.stopPreparing();
     this.choose({ imageId: image.id });
-    this.desk.close();
+    this.editor.close();
     const saved = await this.storage.get("work", image.id).catch(() => null);
     if (this.choices.imageId !== image.id) return;
     try {
-      await this.desk.open(image, saved);
+      await this.editor.open(image, saved);
     } catch (error) {
       this.tell(t("notAnImage", { name: `${image.name} (${error.message})` }));
     }
@@ -156,26 +159,26 @@ class Page {
   }
 
   #prepare() {
-    const { image } = this.desk;
+    const { image } = this.editor;
     if (this.choices.prepare && image?.state === "ready") this.album.prepare(this.album.images.indexOf(image));
     else this.album.stopPreparing();
   }
 
   go(step) {
-    const next = this.album.images[this.album.images.indexOf(this.desk.image) + step];
+    const next = this.album.images[this.album.images.indexOf(this.editor.image) + step];
     if (next) this.open(next);
   }
 
   async removeImage() {
-    const { image } = this.desk;
+    const { image } = this.editor;
     if (!image || !(await confirmed(t("removeImage", { name: image.name, n: image.objects }), t("remove")))) return;
     const at = this.album.images.indexOf(image);
-    this.desk.close();
-    this.desk.forget(image.id);
+    this.editor.close();
+    this.editor.forget(image.id);
     await this.album.remove(image.id);
     const next = this.album.images[at] ?? this.album.images[at - 1];
     if (next) await this.open(next);
-    else this.desk.clear();
+    else this.editor.clear();
     this.draw();
   }
 
@@ -185,9 +188,9 @@ class Page {
   pickClass(index) {
     const one = this.choices.classes[index];
     if (!one) return;
-    const { selected, work } = this.desk;
-    if (selected) this.desk.change(selected, { classId: one.id });
-    else if (work.editing) this.desk.change(work.editing, { classId: one.id });
+    const { selected, work } = this.editor;
+    if (selected) this.editor.change(selected, { classId: one.id });
+    else if (work.editing) this.editor.change(work.editing, { classId: one.id });
     this.choose({ classId: one.id });
     this.draw();
   }
@@ -203,8 +206,7 @@ class Page {
   async #removeClass(id) {
     const name = this.choices.classes.find((one) => one.id === id).name;
     const isUsed = ({ objects }) => objects.some((object) => object.classId === id);
-    const isUsedNow = () => isUsed(this.desk.work) || this.desk.promised === id; // perhaps since the others were asked
-    if ((await this.#labeled()).some(isUsed) || isUsedNow()) {
+    if ((await this.#labeled()).some(isUsed) || isUsed(this.editor.work)) { // the latter perhaps since the others were asked
       this.tell(t("classInUse", { name }));
       return;
     }
@@ -226,22 +228,22 @@ class Page {
       button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
     }
     this.canvas.classList.toggle("pan", tool === "pan");
-    this.desk.unhover();
+    this.editor.unhover();
   }
 
   finish() {
-    if (works.hasPrompt(this.desk.work) && !this.desk.finish() && works.chosen(this.desk.work)) this.tell(t("emptyMask"));
+    if (works.hasPrompt(this.editor.work) && !this.editor.finish() && works.chosen(this.editor.work)) this.tell(t("emptyMask"));
   }
 
   clickAtCross(label) {
-    if (this.desk.cross) this.desk.click(this.desk.cross, label);
+    if (this.editor.cross) this.editor.click(this.editor.cross, label);
   }
 
   selectNext(step) {
-    const { objects } = this.desk.work;
+    const { objects } = this.editor.work;
     if (objects.length === 0) return;
-    const at = objects.findIndex((one) => one.id === this.desk.selected);
-    this.desk.select(objects[(at + step + objects.length + (at < 0 && step < 0 ? 1 : 0)) % objects.length].id);
+    const at = objects.findIndex((one) => one.id === this.editor.selected);
+    this.editor.select(objects[(at + step + objects.length + (at < 0 && step < 0 ? 1 : 0)) % objects.length].id);
   }
 
   opacity(step) {
@@ -250,13 +252,13 @@ class Page {
   }
 
   toggleMasks() {
-    this.desk.masksShown = !this.desk.masksShown;
+    this.editor.masksShown = !this.editor.masksShown;
     this.draw();
   }
 
   toggleHover() {
     this.choose({ hover: !this.choices.hover });
-    this.desk.unhover();
+    this.editor.unhover();
     this.draw();
   }
 
@@ -276,11 +278,11 @@ class Page {
 
   // --- export ----------------------------------------------------------------------------------------------------------
 
-  /** Every image with its objects; those that are not on the desk come from the storage. */
+  /** Every image with its objects; those that the editor has not seen come from the storage. */
   async #labeled() {
     const found = [];
     for (const image of this.album.images) {
-      const saved = this.desk.objectsOf(image.id) ?? (await this.storage.get("work", image.id).catch(() => null))?.objects;
+      const saved = this.editor.objectsOf(image.id) ?? (await this.storage.get("work", image.id).catch(() => null))?.objects;
       found.push({ id: image.id, name: image.name, width: image.width, height: image.height, objects: saved ?? [] });
     }
     return found;
@@ -288,8 +290,9 @@ class Page {
 
   async #set() {
     const images = await this.#labeled();
-    const wanted = $("export-one").checked ? images.filter(({ id }) => id === this.desk.image?.id) : images;
-    return { images: wanted, classes: this.choices.classes };
+    const wanted = $("export-one").checked ? images.filter(({ id }) => id === this.editor.image?.id) : images;
+    const masked = wanted.map((image) => ({ ...image, objects: image.objects.filter(({ rle }) => rle) }));
+    return { images: masked, classes: this.choices.classes };
   }
 
   async #summarize() {
@@ -372,24 +375,26 @@ class Page {
   }
 
   #scene() {
-    const { desk } = this;
-    const { work } = desk;
+    const { editor } = this;
+    const { work } = editor;
     const opacity = this.choices.opacity / 100;
     const editedClass = work.objects.find((one) => one.id === work.editing)?.classId;
     const colour = this.#colourOf(editedClass ?? this.choices.classId);
     const masks = [];
-    if (desk.masksShown) {
+    if (editor.masksShown) {
       for (const object of work.objects) {
-        if (object.hidden || object.id === work.editing) continue;
-        masks.push({ rle: object.rle, colour: this.#colourOf(object.classId), opacity, strong: object.id === desk.selected });
+        if (object.hidden || object.id === work.editing || !object.rle) continue;
+        masks.push({ rle: object.rle, colour: this.#colourOf(object.classId), opacity, strong: object.id === editor.selected });
       }
     }
     const active = works.chosen(work);
     if (active) masks.push({ rle: active.rle, colour, opacity: Math.max(0.2, opacity), strong: true });
-    else if (desk.stale) masks.push({ rle: desk.stale, colour, opacity: opacity * 0.6, strong: true, dashed: true });
-    else if (desk.preview) masks.push({ rle: desk.preview.rle, colour, opacity: opacity * 0.6, strong: true, dashed: true });
-    const { picture, view, cross } = desk;
-    return { picture, view, masks, cross, colour, points: work.points, box: desk.boxing ?? work.box };
+    else if (editor.stale) masks.push({ rle: editor.stale, colour, opacity: opacity * 0.6, strong: true, dashed: true });
+    else if (editor.preview) masks.push({ rle: editor.preview.rle, colour, opacity: opacity * 0.6, strong: true, dashed: true });
+    const { picture, view, cross } = editor;
+    const pending = work.objects.filter((one) => one.pending);
+    const boxes = [...pending, { box: editor.boxing ?? work.box }].map((one) => one.box).filter(Boolean);
+    return { picture, view, masks, cross, colour, boxes, points: [...pending, work].flatMap((one) => one.points) };
   }
 
   /** Draw everything anew with the next frame. */
@@ -405,41 +410,41 @@ class Page {
   }
 
   #drawLists() {
-    const { desk, choices } = this;
+    const { editor, choices } = this;
     const { images } = this.album;
     drawClasses($("classes"), { classes: choices.classes, current: choices.classId }, {
       pick: (id) => this.pickClass(choices.classes.findIndex((one) => one.id === id)),
       change: (id, change) => this.#changeClass(id, change),
       remove: (id) => this.#removeClass(id),
     });
-    const { objects, editing } = desk.work;
-    drawObjects($("objects"), { objects, classes: choices.classes, selected: desk.selected, editing }, {
-      select: (id) => desk.select(id),
-      change: (id, change) => desk.change(id, change),
-      hide: (id) => desk.hide(id),
-      edit: (id) => desk.edit(id),
-      remove: (id) => desk.remove(id),
+    const { objects, editing } = editor.work;
+    drawObjects($("objects"), { objects, classes: choices.classes, selected: editor.selected, editing }, {
+      select: (id) => editor.select(id),
+      change: (id, change) => editor.change(id, change),
+      hide: (id) => editor.hide(id),
+      edit: (id) => editor.edit(id),
+      remove: (id) => editor.remove(id),
     });
     $("object-count").textContent = objects.length || "";
     $("no-objects").hidden = objects.length > 0;
-    drawThumbs($("thumbs"), { images, current: desk.image?.id }, (image) => this.open(image));
+    drawThumbs($("thumbs"), { images, current: editor.image?.id }, (image) => this.open(image));
     $("strip").hidden = images.length < 2;
     $("welcome").hidden = images.length > 0;
     $("where").hidden = images.length === 0;
-    const at = images.indexOf(desk.image);
+    const at = images.indexOf(editor.image);
     $("position").textContent = `${at + 1} / ${images.length}`;
-    $("image-name").textContent = desk.image?.name ?? "";
+    $("image-name").textContent = editor.image?.name ?? "";
     $("previous").disabled = at <= 0;
     $("next").disabled = at < 0 || at >= images.length - 1;
     $("export").disabled = images.length === 0;
   }
 
   #drawState() {
-    const { desk, choices } = this;
-    const { work, badge } = desk;
-    desk.hovering = choices.hover;
-    $("undo").disabled = !desk.canUndo;
-    $("redo").disabled = !desk.canRedo;
+    const { editor, choices } = this;
+    const { work, badge } = editor;
+    editor.hovering = choices.hover;
+    $("undo").disabled = !editor.canUndo;
+    $("redo").disabled = !editor.canRedo;
     $("opacity").value = choices.opacity;
     $("hover").checked = choices.hover;
     $("prepare").checked = choices.prepare;
@@ -450,7 +455,8 @@ class Page {
     $("decode-state").textContent = why || t(`decode-${this.decoder.state}`);
     $("prompt-bar").hidden = !works.hasPrompt(work);
     const active = works.chosen(work);
-    $("finish").disabled = !active;
+    $("finish").disabled = !works.isAskable(work);
+    $("prompt-bar").dataset.mask = active ? "yes" : "no";
     const many = work.answer?.masks.length ?? 0;
     $("candidate-previous").disabled = $("candidate-next").disabled = many < 2;
     const values = active && { n: work.choice + 1, of: many, score: active.score.toFixed(2) };
@@ -481,7 +487,7 @@ class Page {
 
   #drawHint(work, active) {
     let text = this.told ?? null;
-    if (this.desk.problem !== null) text = t("refused", { why: this.desk.problem });
+    if (this.editor.problem !== null) text = t("refused", { why: this.editor.problem });
     else if (works.hasPrompt(work) && !works.isAskable(work)) text = t("needPositive");
     else if (active?.area === 0) text = t("emptyMask");
     $("hint").hidden = !text;
@@ -501,7 +507,7 @@ class Page {
   }
 
   #drawWaiting() {
-    const { waiting } = this.desk;
+    const { waiting } = this.editor;
     clearTimeout(this.clock);
     $("waiting").hidden = !waiting && !this.adding;
     const bar = $("waiting").querySelector("progress");
@@ -519,7 +525,7 @@ class Page {
   // --- events ----------------------------------------------------------------------------------------------------------
 
   #connect() {
-    const { desk } = this;
+    const { editor } = this;
     const click = (id, run) => $(id).addEventListener("click", run);
     const files = (id) => $(id).addEventListener("change", async () => {
       const chosen = [...$(id).files];
@@ -533,14 +539,14 @@ class Page {
     click("previous", () => this.go(-1));
     click("next", () => this.go(1));
     click("remove-image", () => this.removeImage());
-    click("undo", () => desk.undo());
-    click("redo", () => desk.redo());
-    click("zoom-in", () => desk.zoom(1.25));
-    click("zoom-out", () => desk.zoom(0.8));
-    click("zoom-fit", () => desk.fit());
-    click("candidate-previous", () => desk.candidate(-1));
-    click("candidate-next", () => desk.candidate(1));
-    click("discard", () => desk.discard());
+    click("undo", () => editor.undo());
+    click("redo", () => editor.redo());
+    click("zoom-in", () => editor.zoom(1.25));
+    click("zoom-out", () => editor.zoom(0.8));
+    click("zoom-fit", () => editor.fit());
+    click("candidate-previous", () => editor.candidate(-1));
+    click("candidate-next", () => editor.candidate(1));
+    click("discard", () => editor.discard());
     click("finish", () => this.finish());
     click("help", () => this.openHelp());
     click("export", () => this.openExport());
@@ -581,18 +587,18 @@ class Page {
     this.#watchFiles();
     const gestures = watch(this.canvas, () => this.tool, {
       click: (at, label) => {
-        const pixel = desk.pixelAt(at);
-        desk.cross = null;
-        if (pixel) desk.click(pixel, label);
+        const pixel = editor.pixelAt(at);
+        editor.cross = null;
+        if (pixel) editor.click(pixel, label);
       },
       boxing: (a, b) => {
-        desk.boxing = a && desk.boxBetween(a, b);
-        desk.redraw();
+        editor.boxing = a && editor.boxBetween(a, b);
+        editor.redraw();
       },
-      box: (a, b) => desk.box(desk.boxBetween(a, b)),
-      pan: (dx, dy) => desk.pan(dx, dy),
-      zoom: (at, factor) => desk.zoom(factor, at),
-      hover: (at) => desk.hover(at && desk.pixelAt(at)),
+      box: (a, b) => editor.box(editor.boxBetween(a, b)),
+      pan: (dx, dy) => editor.pan(dx, dy),
+      zoom: (at, factor) => editor.zoom(factor, at),
+      hover: (at) => editor.hover(at && editor.pixelAt(at)),
     });
     this.rows = table(this);
     listen(this.rows, this.canvas);
@@ -603,7 +609,7 @@ class Page {
     let size = null;
     new ResizeObserver(() => {
       const now = `${this.canvas.clientWidth} ${this.canvas.clientHeight}`;
-      if (size !== now) desk.resized();
+      if (size !== now) editor.resized();
       size = now;
     }).observe(this.canvas);
   }

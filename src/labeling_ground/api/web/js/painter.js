@@ -113,7 +113,7 @@ export class Painter {
     context.setTransform(ratio * view.scale, 0, 0, ratio * view.scale, ratio * view.x, ratio * view.y);
     for (const mask of scene.masks) this.#mask(mask, view.scale);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    if (scene.box) this.#box(scene.box, view, scene.colour);
+    for (const box of scene.boxes) this.#box(box, view, scene.colour);
     for (const point of scene.points) this.#point(toScreen(view, { x: point.x + 0.5, y: point.y + 0.5 }), point.label);
     if (scene.cross) this.#cross(toScreen(view, { x: scene.cross.x + 0.5, y: scene.cross.y + 0.5 }));
   }

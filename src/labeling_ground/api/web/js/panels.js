@@ -54,7 +54,7 @@ export function shownName(object, objects, classes) {
 }
 
 export function drawObjects(list, { objects, classes, selected, editing }, on) {
-  const shown = objects.map(({ id, name, classId, hidden }) => [id, name, classId, hidden]);
+  const shown = objects.map(({ id, name, classId, hidden, pending, trouble }) => [id, name, classId, hidden, pending, trouble]);
   unlessDrawn(list, [shown, classes], () =>
     objects.map((object) => {
       const colour = classes.find((one) => one.id === object.classId)?.colour ?? "#888888";
@@ -70,6 +70,7 @@ export function drawObjects(list, { objects, classes, selected, editing }, on) {
         { className: object.hidden ? "off" : "", data: { id: object.id } },
         choice,
         name,
+        ...maskState(object),
         iconButton(object.hidden ? "hidden" : "eye", t(object.hidden ? "show" : "hide"), () => on.hide(object.id)),
         iconButton("edit", t("edit"), () => on.edit(object.id)),
         iconButton("delete", t("delete"), () => on.remove(object.id)),
@@ -80,6 +81,14 @@ export function drawObjects(list, { objects, classes, selected, editing }, on) {
     }),
   );
   for (const row of list.children) row.classList.toggle("on", row.dataset.id === selected || row.dataset.id === editing);
+}
+
+/** What an object that was finished early shows while it has no mask. */
+function maskState({ pending, trouble }) {
+  if (pending) return [make("span", { className: "spinner", role: "img", title: t("pendingMask"), aria: { label: t("pendingMask") } })];
+  if (trouble === undefined) return [];
+  const why = trouble ? t("refused", { why: trouble }) : t("emptyMask");
+  return [make("span", { className: "no-mask", role: "img", title: why, aria: { label: why } }, "!")];
 }
 
 const addresses = new WeakMap(); // thumbnail → its address: made once

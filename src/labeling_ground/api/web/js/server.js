@@ -1,5 +1,7 @@
 // The server's /v1, as the page needs it.
 
+const PASSING = [408, 429, 502, 503, 504]; // statuses of a server, or of a proxy before it, that may answer a moment later
+
 /** The server did not answer at all. */
 export class Gone extends Error {}
 
@@ -162,7 +164,7 @@ function parsed(text) {
 }
 
 function refusal(status, problem, retryAfter) {
-  return new Refused(status, problem, status === 503 ? Number(retryAfter) || 1 : null);
+  return new Refused(status, problem, PASSING.includes(status) ? Number(retryAfter) || 1 : null);
 }
 
 function serverTotal(header) {

@@ -1,6 +1,7 @@
 // The work on one image as a value that is never changed, only replaced, so that undo is nothing but the value before.
 //
-//   objects   finished ones: {id, name, classId, rle, score, area, points, box, hidden}
+//   objects   finished ones: {id, name, classId, rle, score, area, points, box, hidden}; one that was finished before its
+//             mask was there has no `rle` yet, but `pending`, a name for the ask; where that failed, `trouble` says why
 //   points    clicks of the object in the making: {x, y, label}, label 1 on it and 0 off it
 //   box       [x0, y0, x1, y1] or null
 //   answer    what the server said to these, or null: not asked yet
@@ -29,7 +30,12 @@ export function withBox(work, box) {
 }
 
 export function withAnswer(work, answer) {
-  return { ...work, answer, choice: 0 };
+  return { ...work, answer };
+}
+
+/** Whether an answer to the one prompt is an answer to the other. */
+export function samePrompt(a, b) {
+  return a?.points === b?.points && a?.box === b?.box;
 }
 
 /** The candidate `step` further, around the end. */
@@ -46,12 +52,15 @@ export function discarded(work) {
   return { ...work, ...noPrompt };
 }
 
-/** The object in the making becomes a finished one, in the place of the one that was edited. `null` without a mask. */
-export function finished(work, { id, classId }) {
+/**
+ * The object in the making becomes a finished one, in the place of the one that was edited. Before its mask is there it
+ * becomes a pending one. `null` if it has an empty mask, or a prompt that cannot have any.
+ */
+export function finished(work, { id, classId, pending }) {
   const mask = chosen(work);
-  if (!mask || mask.area === 0) return null;
-  const made = { id, name: "", classId, hidden: false, rle: mask.rle, score: mask.score, area: mask.area,
-    points: work.points, box: work.box };
+  if (mask ? mask.area === 0 : !isAskable(work)) return null;
+  const { points, box } = work;
+  const made = { id, name: "", classId, hidden: false, ...(mask ? masked(mask) : { rle: null, pending }), points, box };
   const at = work.objects.findIndex((object) => object.id === work.editing);
   const objects = [...work.objects];
   if (at < 0) objects.push(made);
@@ -59,11 +68,22 @@ export function finished(work, { id, classId }) {
   return { ...work, objects, ...noPrompt };
 }
 
+function masked({ rle, score, area }) {
+  return { rle, score, area };
+}
+
+/** A pending object gets its mask; without one, `trouble` says why it has none ("" if the mask is empty). */
+export function settled(work, pending, mask, trouble = "") {
+  if (!work.objects.some((object) => object.pending === pending)) return work;
+  const result = mask?.area ? masked(mask) : { trouble };
+  return { ...work, objects: work.objects.map((object) => (object.pending === pending ? { ...object, pending: null, ...result } : object)) };
+}
+
 /** Take a finished object up again, with its clicks and its mask. */
 export function editedAgain(work, id) {
   const object = work.objects.find((one) => one.id === id);
   if (!object) return work;
-  const answer = { masks: [{ rle: object.rle, score: object.score, area: object.area }], kept: true };
+  const answer = object.rle && { masks: [masked(object)] };
   return { ...work, points: object.points, box: object.box, answer, choice: 0, editing: id };
 }
 
@@ -74,11 +94,6 @@ export function changed(work, id, change) {
 export function without(work, id) {
   const rest = { ...work, objects: work.objects.filter((object) => object.id !== id) };
   return work.editing === id ? { ...rest, ...noPrompt } : rest;
-}
-
-/** What is worth keeping over a reload. */
-export function kept({ objects, points, box, editing }) {
-  return { objects, points, box, editing };
 }
 
 export function restored(saved) {

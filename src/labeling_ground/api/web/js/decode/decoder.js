@@ -19,8 +19,8 @@ class Unfit extends Error {
 export class Decoder {
   isOn = false;
   #broken = null; // {word, values}: why the server decodes although this is on
-  #absent = null; // the same, for the image on the desk only
-  #wanted = null; // the image on the desk
+  #absent = null; // the same, for the image in the editor only
+  #wanted = null; // the image in the editor
   #held = null; // the image whose embedding the worker has
   #model = null; // what `/v1/models` says of the decoder that the worker has
   #helper = null;
@@ -65,14 +65,14 @@ export class Decoder {
     this.changed();
   }
 
-  /** An image is on the desk, and the server has its embedding. */
+  /** An image is in the editor, and the server has its embedding. */
   open(id) {
     this.#wanted = id;
     this.#absent = null;
     this.#follow();
   }
 
-  /** It is not on the desk any more. */
+  /** It is not in the editor any more. */
   close() {
     this.#wanted = this.#absent = null;
     this.#fetching?.abort();
@@ -134,7 +134,7 @@ export class Decoder {
     }
   }
 
-  /** Have the embedding of the image on the desk, unless the worker has it. */
+  /** Have the embedding of the image in the editor, unless the worker has it. */
   async #follow() {
     this.#fetching?.abort();
     const id = this.#wanted;

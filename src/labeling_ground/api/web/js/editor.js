@@ -1,15 +1,15 @@
 // The image that is being labeled: its work, the asks to the server, and what is to be seen of them.
 
+import { Asks, Backlog } from "./asks.js";
 import { History } from "./history.js";
 import { Newest } from "./newest.js";
 import { Picture } from "./painter.js";
-import { Refused, persistently } from "./server.js";
 import * as views from "./view.js";
 import * as works from "./work.js";
 
 const REST = 60; // milliseconds that the pointer rests before a preview is asked for
 
-export class Desk {
+export class Editor {
   image = null;
   picture = null;
   view = null;
@@ -29,15 +29,23 @@ export class Desk {
   #asking = new Newest();
   #looking = new Newest();
   #opening = null;
-  #ready = null;
   #rest = 0;
   #pixel = null;
   #fitted = true;
-  #toFinish = null;
+  #asked = null; // the work whose prompt is on its way to the server
 
-  /** `size()` is the canvas's; `redraw()` paints soon, `paint()` now; `changed()` redraws everything; `keep(id, work)` stores. */
-  constructor({ album, server, decoder, trouble, size, redraw, paint, changed, keep, classId }) {
-    Object.assign(this, { album, server, decoder, trouble, size, redraw, paint, changed, keep, classId });
+  /**
+   * `size()` is the canvas's; `redraw()` paints soon, `paint()` now; `changed()` redraws everything; `keep(id, work)` stores;
+   * `maskless(image, object)` hears of an object that was finished early and has no mask.
+   */
+  constructor({ album, server, decoder, trouble, size, redraw, paint, changed, keep, classId, maskless }) {
+    Object.assign(this, { album, server, decoder, size, redraw, paint, changed, keep, classId, maskless });
+    this.asks = new Asks({ album, server, decoder, trouble });
+    this.backlog = new Backlog({
+      asks: this.asks,
+      answered: (image, object, { masks }) => this.#settle(image, object, masks[0]),
+      refused: (image, object, error) => this.#settle(image, object, null, error.message),
+    });
   }
 
   get work() {
@@ -48,11 +56,6 @@ export class Desk {
     return this.image ? this.#histories.get(this.image.id) : null;
   }
 
-  /** The class under which the present prompt will be finished as soon as there is a mask, or `null`. */
-  get promised() {
-    return this.#toFinish?.work === this.work ? this.#toFinish.classId : null;
-  }
-
   get canUndo() {
     return this.#history?.canUndo ?? false;
   }
@@ -61,12 +64,12 @@ export class Desk {
     return this.#history?.canRedo ?? false;
   }
 
-  /** Put an image on the desk; `saved` is what was stored of its work, if anything. */
+  /** Put an image on the editor; `saved` is what was stored of its work, if anything. */
   async open(image, saved) {
     this.close();
     const { signal } = (this.#opening = new AbortController());
     this.image = image;
-    if (!this.#histories.has(image.id)) this.#histories.set(image.id, new History(works.restored(saved)));
+    this.resume(image, saved);
     this.changed();
     const picture = await Picture.of(image.file).catch((error) => {
       if (!signal.aborted) this.#wait(null);
@@ -76,16 +79,21 @@ export class Desk {
     this.picture = picture;
     this.fit();
     picture.addHalves().then(() => this.redraw(), () => {}); // closed meanwhile
-    this.#ready = this.#getReady(image, signal);
     this.#askIfNeeded();
-    return this.#ready;
+    return this.#getReady(image, signal);
+  }
+
+  /** Take up an image's work, `saved` as it was stored, and get the masks that it still lacks. */
+  resume(image, saved) {
+    if (!this.#histories.has(image.id)) this.#histories.set(image.id, new History(works.restored(saved)));
+    for (const object of this.objectsOf(image.id)) if (object.pending) this.backlog.add(image, object);
   }
 
   /** Put the image away: another one comes. */
   close() {
     this.#opening?.abort();
-    this.#ready = null; // of the next image nothing is known
     this.#asking.drop();
+    this.#asked = null;
     this.unhover();
     this.decoder.close();
     this.picture?.close();
@@ -101,10 +109,11 @@ export class Desk {
   }
 
   forget(id) {
+    this.backlog.drop(id);
     this.#histories.delete(id);
   }
 
-  /** Every object of an image, as far as this desk has seen it. */
+  /** Every object of an image, as far as this editor has seen the image. */
   objectsOf(id) {
     return this.#histories.get(id)?.now.objects;
   }
@@ -157,19 +166,25 @@ export class Desk {
     this.#amend(works.stepped(this.work, step));
   }
 
+  /** Finish the object in the making. Where its mask is not there yet, the object gets it however late it comes. */
   finish() {
-    if (!this.work.answer && works.isAskable(this.work)) {
-      this.#toFinish = { work: this.work, classId: this.classId() }; // fast hands: finished as soon as there is a mask
-      return true;
-    }
-    return this.#finish(this.classId());
+    const classId = this.work.objects.find((one) => one.id === this.work.editing)?.classId ?? this.classId();
+    const [id, pending] = [newId(), newId()];
+    const next = works.finished(this.work, { id, classId, pending });
+    if (next === null) return false;
+    const object = next.objects.find((one) => one.pending === pending);
+    if (object) this.backlog.add(this.image, object); // before the ask for the prompt is called off, which it joins
+    this.#step(next);
+    return true;
   }
 
-  #finish(chosen) {
-    const classId = this.work.objects.find((one) => one.id === this.work.editing)?.classId ?? chosen;
-    const next = works.finished(this.work, { id: crypto.getRandomValues(new Uint32Array(2)).join("-"), classId });
-    if (next) this.#step(next);
-    return next !== null;
+  #settle(image, object, mask, trouble) {
+    const history = this.#histories.get(image.id);
+    if (!history) return;
+    history.amendAll((work) => works.settled(work, object.pending, mask, trouble));
+    this.keep(image.id, history.now);
+    if (!mask?.area) this.maskless(image, object);
+    this.changed();
   }
 
   undo() {
@@ -234,55 +249,38 @@ export class Desk {
 
   #kept() {
     this.image.objects = this.work.objects.length;
-    this.keep(this.image.id, works.kept(this.work));
+    this.keep(this.image.id, this.work);
     this.changed();
   }
 
   #askIfNeeded() {
     const { image, work } = this;
     if (!image || work.answer || !works.isAskable(work)) {
+      this.#asked = null;
       this.#asking.drop();
       if (this.waiting?.kind === "decoding") this.waiting = null;
       return;
     }
-    const asked = performance.now();
+    if (this.#asked && works.samePrompt(this.#asked, work)) return;
+    this.#asked = work;
+    const started = performance.now();
     this.#asking.ask(async (signal) => {
       try {
-        const answer = await this.#masks(image, work, signal, () => this.#wait("decoding"));
-        if (this.image !== image) return;
+        const answer = await this.asks.masks(image, work, signal, (kind, share) => this.#wait(kind, share));
+        if (signal.aborted || this.image !== image) return;
         this.#wait(null);
-        this.badge = { ...answer, ms: performance.now() - asked };
+        this.badge = { ...answer, ms: performance.now() - started };
         this.stale = null;
-        if (this.work === work) {
-          this.#amend(works.withAnswer(work, answer));
-          if (this.#toFinish?.work === work) this.#finish(this.#toFinish.classId);
-        }
+        if (works.samePrompt(this.work, work)) this.#amend(works.withAnswer(this.work, answer));
         this.paint();
-        performance.measure("click-to-mask", { start: asked, detail: { outcome: answer.outcome, serverMs: answer.serverMs } });
+        performance.measure("click-to-mask", { start: started, detail: { outcome: answer.outcome, serverMs: answer.serverMs } });
       } catch (error) {
         if (error.name === "AbortError") throw error;
         this.#fail(error);
+      } finally {
+        if (this.#asked === work) this.#asked = null;
       }
     });
-  }
-
-  /** Masks for a prompt; an image that the server forgot is sent again, and the prompt repeated. */
-  async #masks(image, prompt, signal, begun) {
-    for (let again = true; ; again = false) {
-      if (!(await this.#ready)) throw new DOMException("The image is not ready.", "AbortError");
-      signal.throwIfAborted(); // called off while the image was on its way: nothing is to be waited for any more
-      begun();
-      const here = await this.decoder.masks(image.id, prompt, signal);
-      if (here) return here;
-      try {
-        const ask = () => this.server.masks(image.id, prompt, signal);
-        return await persistently(ask, { server: this.server, signal, trouble: this.trouble });
-      } catch (error) {
-        if (!(error instanceof Refused && error.type === "unknown-image" && again && this.image === image)) throw error;
-        this.album.forgotten(image);
-        this.#ready = this.#getReady(image, this.#opening.signal);
-      }
-    }
   }
 
   // --- the preview -----------------------------------------------------------------------------------------------------
@@ -392,4 +390,8 @@ export class Desk {
   #keyboardBox() {
     return views.boxBetween(this.corner, { x: this.cross.x + 1, y: this.cross.y + 1 }, this.picture);
   }
+}
+
+function newId() {
+  return crypto.getRandomValues(new Uint32Array(2)).join("-");
 }
