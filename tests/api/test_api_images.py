@@ -37,6 +37,55 @@ async def test_a_raw_body_is_answered_with_the_id_that_the_client_can_compute(
     assert answer["seconds"] > 0
 
 
+def turned_webp() -> bytes:
+    """420 × 300 as stored and as browsers draw it; 300 × 420 by its EXIF orientation. Red at its stored upper left."""
+    picture = Pillow.new("RGB", (420, 300), "blue")
+    picture.paste("red", (0, 0, 210, 150))
+    orientation = Pillow.Exif()
+    orientation[274] = 6
+    out = io.BytesIO()
+    picture.save(out, "WEBP", lossless=True, exif=orientation)
+    return out.getvalue()
+
+
+async def test_what_a_page_draws_is_what_is_segmented(server: "Running") -> None:
+    """Every answer gives the size of the decoded image, and the preview is that image."""
+    file = turned_webp()
+    sent = (await server.client.post("/v1/images", content=file)).json()
+    path = f"/v1/images/{sent['image_id']}"
+    again = (await server.client.post("/v1/images", content=file)).json()
+    state = (await server.client.get(path)).json()
+    for answer in (sent, again, state):
+        assert (answer["width"], answer["height"], answer["use_preview"]) == (300, 420, True)
+    masks = (await server.click(sent["image_id"], 250, 400)).json()
+    assert (masks["width"], masks["height"]) == (300, 420)
+    for form in ("png", "jpeg"):
+        answer = await server.client.get(f"{path}/preview?format={form}")
+        assert answer.headers["content-type"] == f"image/{form}"
+        drawn = np.asarray(Pillow.open(io.BytesIO(answer.content))).astype(int)
+        assert drawn.shape == (420, 300, 3)
+        assert np.abs(drawn[20, 280] - (255, 0, 0)).max() < (1 if form == "png" else 6), "turned to the upper right"
+        assert np.abs(drawn[20, 20] - (0, 0, 255)).max() < (1 if form == "png" else 6)
+
+
+async def test_a_preview_needs_the_file_and_not_the_model(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """It is there while the image waits for its encode; without the file the answer says to send it."""
+    server.backend.encode_may_go_on.clear()
+    file = make_image(64, 48)
+    image_id = hashlib.sha256(file).hexdigest()
+    unknown = await server.client.get(f"/v1/images/{image_id}/preview")
+    assert (unknown.status_code, unknown.json()["image_id"]) == (404, image_id)
+    await server.client.post("/v1/images?wait=false", content=file)
+    shown = await server.client.get(f"/v1/images/{image_id}/preview")
+    server.backend.encode_may_go_on.set()
+    np.testing.assert_array_equal(
+        np.asarray(Pillow.open(io.BytesIO(shown.content))), np.asarray(Pillow.open(io.BytesIO(file)).convert("RGB"))
+    )
+    assert not (await server.client.get(f"/v1/images/{image_id}")).json()["use_preview"]
+
+
 async def test_a_form_means_the_same_as_a_raw_body(server: "Running", make_image: "Callable[..., bytes]") -> None:
     """A multipart upload of the same file is a hit, whatever the field and the file are called."""
     file = make_image()

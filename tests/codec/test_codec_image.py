@@ -144,7 +144,7 @@ def test_lossy_webp_comes_close() -> None:
 @pytest.mark.parametrize("name", LOSSLESS | LOSSY)
 def test_the_header_says_format_and_size(name: str) -> None:
     kind = {"j": "JPEG", "p": "PNG", "w": "WebP"}.get(name[0], "TIFF" if "tiff" in name else "BMP")
-    expected = ImageHeader(kind, 24, 16)
+    expected = ImageHeader(kind, 24, 16, use_preview=kind == "TIFF")
     assert expected == read_header((LOSSLESS | LOSSY)[name], max_pixels=24 * 16)
 
 
@@ -203,6 +203,101 @@ def test_damaged_exif_does_not_matter(block: bytes) -> None:
         data = saved(RGB, kind, exif=b"Exif\0\0" + block, **options)
         np.testing.assert_array_equal(pixels_of(data), scene())
     assert pixels_of(saved(RGB, "JPEG", exif=b"Exif\0\0" + block)).shape == (16, 24, 3)
+
+
+def exif_block(kind: int, *values: int, order: str = "<") -> bytes:
+    """An EXIF block with nothing but an orientation, of any type and count."""
+    raw = struct.pack(f"{order}{len(values)}{ {1: 'B', 3: 'H', 4: 'I'}[kind] }", *values)
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    behind = raw if len(raw) > 4 else b""
+    field = struct.pack(f"{order}I", 26) if behind else raw.ljust(4, b"\0")
+    entry = struct.pack(f"{order}HHI", ORIENTATION, kind, len(values)) + field
+    return mark + struct.pack(f"{order}IH", 8, 1) + entry + bytes(4) + behind
+
+
+def jpeg_with(*blocks: bytes) -> bytes:
+    data = saved(RGB, "JPEG", quality=98, subsampling=0)
+    return data[:2] + b"".join(b"\xff\xe1" + struct.pack(">H", len(b) + 8) + b"Exif\0\0" + b for b in blocks) + data[2:]
+
+
+def png_with(*before: bytes, behind: tuple[bytes, ...] = ()) -> bytes:
+    data = saved(RGB, "PNG")
+    picture, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    front, back = (b"".join(chunk(b"eXIf", block) for block in blocks) for blocks in (before, behind))
+    return data[:picture] + front + data[picture:end] + back + data[end:]
+
+
+def webp_with(*blocks: bytes) -> bytes:
+    data = saved(RGB, "WEBP", lossless=True, exif=b"Exif\0\0" + blocks[0])
+    for block in blocks[1:]:
+        data += b"EXIF" + struct.pack("<I", len(block)) + block + b"\0" * (len(block) % 2)
+    return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+
+
+SIX, THREE = exif_block(3, 6), exif_block(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "orientation"),
+    [
+        (jpeg_with(SIX), 6),
+        (jpeg_with(exif_block(3, 6, order=">")), 6),
+        (jpeg_with(exif_block(4, 6)), 1),
+        (jpeg_with(exif_block(1, 6)), 1),
+        (jpeg_with(exif_block(3, 6, 6)), 1),
+        (jpeg_with(exif_block(4, 6, 6)), 1),
+        (jpeg_with(SIX, THREE), 6),
+        (jpeg_with(exif_block(3, 1), SIX), 1),
+        (jpeg_with(exif_block(4, 6), SIX), 1),
+        (png_with(SIX), 6),
+        (png_with(SIX, THREE), 6),
+        (png_with(exif_block(4, 6)), 1),
+        (png_with(b"Exif\0\0" + SIX), 1),
+        (png_with(behind=(SIX,)), 1),
+        (png_with(SIX, behind=(THREE,)), 6),
+        (webp_with(SIX), 6),
+        (webp_with(THREE, SIX), 3),
+        (webp_with(exif_block(4, 6)), 1),
+    ],
+)
+def test_rare_forms_of_orientation_are_read_as_browsers_read_them(data: bytes, orientation: int) -> None:
+    """One SHORT, in the first block, before the picture of a PNG: Chromium was asked about each of these."""
+    turned = {1: lambda a: a, 3: lambda a: a[::-1, ::-1], 6: lambda a: np.rot90(a, -1)}[orientation](scene())
+    got = pixels_of(data)
+    assert got.shape == turned.shape
+    assert np.abs(got.astype(int) - turned).mean() < 4
+    header = read_header(data, max_pixels=MAX)
+    assert (header.height, header.width) == got.shape[:2]
+
+
+def animated_png() -> bytes:
+    """One whose picture for still viewers is no frame of the animation."""
+    still, *frames = (Pillow.new("RGB", (24, 16), colour) for colour in ("red", "lime", "blue"))
+    return saved(still, "PNG", save_all=True, append_images=frames, default_image=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "differs"),
+    [
+        (webp_with(SIX), True),
+        (webp_with(THREE), True),
+        (webp_with(exif_block(3, 1)), False),
+        (animated_png(), True),
+        (LOSSLESS["tiff"], True),
+        (jpeg_with(SIX), False),
+        (png_with(SIX), False),
+        (LOSSLESS["webp"], False),
+        (LOSSLESS["bmp"], False),
+    ],
+)
+def test_what_browsers_draw_in_another_way_is_told(data: bytes, differs: bool) -> None:
+    """They pass over a WebP's orientation, play an animated PNG, and read no TIFF."""
+    assert decode(data, image_id="id", max_pixels=MAX).use_preview is differs
+    assert read_header(data, max_pixels=MAX).use_preview is differs
+
+
+def test_the_still_picture_of_an_animated_png_counts() -> None:
+    np.testing.assert_array_equal(pixels_of(animated_png())[0, 0], [255, 0, 0])
 
 
 # -- kinds of samples ------------------------------------------------------------------------------

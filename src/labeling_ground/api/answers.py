@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from fastapi.responses import Response
+from PIL import Image as Pillow
 from pydantic_core import to_json
 
 from labeling_ground.api.state import RANKS
@@ -14,7 +16,7 @@ from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedMask, CachedPrediction, FoundMask
 from labeling_ground.inference.backend import Backend
 from labeling_ground.service.segmenter import MaskAnswer, Timing
-from labeling_ground.types import Outcome
+from labeling_ground.types import Image, Outcome
 
 _SMALL = 1_000_000
 """Masks of up to so many pixels together are turned into PNG on the spot; more, and polygons, in a thread."""
@@ -26,12 +28,12 @@ def as_json(body: dict[str, Any], status: int = 200) -> Response:
     return Response(content, status, media_type="application/json")
 
 
-def origin(backend: Backend) -> dict[str, Any]:
-    """Which model answers, and what to know of it."""
+def origin(backend: Backend, image_note: str = "") -> dict[str, Any]:
+    """Which model answers, and what to know of it and of the image."""
     return {
         "model": backend.version.model,
         "model_version": str(backend.version),
-        "note": backend.note or None,
+        "note": " ".join(filter(None, (backend.note, image_note))) or None,
     }
 
 
@@ -87,6 +89,20 @@ def found(masks: Sequence[FoundMask], size: tuple[int, int], form: str) -> list[
         }
         for one in masks
     ]
+
+
+def drawn(image: Image, form: str) -> bytes:
+    """A decoded image as a file: ``png`` gives every pixel as it is, ``jpeg`` nearly so in a fraction of the bytes.
+
+    Blocking.
+    """
+    out = io.BytesIO()
+    picture = Pillow.fromarray(image.pixels)
+    if form == "jpeg":
+        picture.save(out, "JPEG", quality=92, subsampling=0)
+    else:
+        picture.save(out, "PNG", compress_level=1)
+    return out.getvalue()
 
 
 def empty_png(height: int, width: int) -> str:

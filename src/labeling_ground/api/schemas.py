@@ -125,14 +125,21 @@ class Answered(BaseModel):
         "evicted and computed again from the kept image. `miss`: computed for this ask."
     )
     seconds: float = Field(description="From the ask to the answer, inside the server.", examples=[0.0004])
-    note: str | None = Field(None, description="What to know of this model's quality.")
+    note: str | None = Field(None, description="What to know of this model's quality, and of how the image was read.")
+
+
+_USE_PREVIEW = (
+    "Whether browsers may draw the file in another way than it is segmented (orientation, frames, transparency), or "
+    "not at all (TIFF): a page then shows `GET /v1/images/{image_id}/preview`."
+)
 
 
 class ImageOut(Answered):
     """An image that is encoded."""
 
-    width: int
-    height: int
+    width: int = Field(description="Columns of what is segmented: upright, EXIF orientation applied.")
+    height: int = Field(description="Rows of it.")
+    use_preview: bool = Field(description=_USE_PREVIEW)
 
 
 class ImageQueued(BaseModel):
@@ -152,8 +159,9 @@ class ImageStateOut(BaseModel):
     known: Literal[True] = True
     encoded: bool = Field(description="Whether the next click needs no encoder.")
     encoding: bool = Field(description="Whether it is being encoded by this server now, or waits for its turn.")
-    width: int
-    height: int
+    width: int = Field(description="Columns of what is segmented: upright, EXIF orientation applied.")
+    height: int = Field(description="Rows of it.")
+    use_preview: bool = Field(description=_USE_PREVIEW)
     model: str
     model_version: str
     note: str | None = None

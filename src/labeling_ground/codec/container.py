@@ -5,7 +5,8 @@ that hold the picture. The decoder is handed those parts only. So metadata of an
 ICC, text, thumbnails, further pages and frames) cannot blow up in memory, cannot make the decoder
 warn, and cannot change what is decoded.
 
-Orientation is taken from EXIF (for TIFF from the tag itself), as browsers do; XMP is not consulted.
+Orientation is taken from EXIF (for TIFF from the tag itself); XMP is not consulted. What counts is what the standard
+writes and browsers read: one SHORT, in the first EXIF block, which in PNG comes before the picture data.
 """
 
 import struct
@@ -41,6 +42,7 @@ class Container:
         inverted: 0 means white, and the decoder does not see to it.
         colour_key: the 8-bit grey or RGB value that is to be transparent (PNG).
         block: pixels of the largest block that the decoder holds beside the picture (TIFF tiles).
+        use_preview: whether browsers may draw the file in another way, or not at all.
     """
 
     format: str
@@ -52,6 +54,7 @@ class Container:
     inverted: bool = False
     colour_key: tuple[int, ...] | None = None
     block: int = 0
+    use_preview: bool = False
 
 
 def walk(data: bytes) -> Container:
@@ -141,7 +144,7 @@ def _jpeg(data: bytes) -> Container:
     view = memoryview(data)
     parts: list[bytes | memoryview] = [view[:2]]
     size: tuple[int, int] | None = None
-    orientation = 1
+    orientation: int | None = None
     pos = 2
     for _ in range(_MAX_SEGMENTS):
         pos = data.find(b"\xff", pos)  # as libjpeg does, pass over stray bytes between segments
@@ -166,8 +169,8 @@ def _jpeg(data: bytes) -> Container:
             if size is not None:
                 raise DamagedImage("The JPEG file has two headers for one picture.")
             size = _jpeg_size(data, pos, marker)
-        elif marker == 0xE1 and data.startswith(b"Exif\0", pos + 4) and orientation == 1:
-            orientation = _exif_orientation(data[pos + 4 : end])
+        elif marker == 0xE1 and data.startswith(b"Exif\0", pos + 4) and orientation is None:
+            orientation = _exif_orientation(data[pos + 4 : end].removeprefix(b"Exif\0\0"))
         if marker not in _METADATA:
             parts.append(view[pos:end])
         pos = end
@@ -180,7 +183,7 @@ def _jpeg(data: bytes) -> Container:
     if data.count(b"\xff\xda", pos) > _MAX_JPEG_SCANS:
         raise UnsupportedImage(f"The JPEG file has more than {_MAX_JPEG_SCANS} scans.")
     parts.append(view[pos:])
-    return Container("JPEG", *size, orientation, tuple(parts))
+    return Container("JPEG", *size, orientation or 1, tuple(parts))
 
 
 def _jpeg_size(data: bytes, pos: int, marker: int) -> tuple[int, int]:
@@ -202,18 +205,20 @@ def _jpeg_size(data: bytes, pos: int, marker: int) -> tuple[int, int]:
 def _png(data: bytes) -> Container:
     view = memoryview(data)
     parts: list[bytes | memoryview] = [view[:8]]
-    orientation = 1
+    orientation: int | None = None
     colour_key: tuple[int, ...] | None = None
     width = height = depth = colour = 0
-    has_picture = False
+    has_picture = is_animated = False
     for position, (kind, start, end) in enumerate(_png_chunks(data)):
         if (position == 0) != (kind == b"IHDR"):
             raise DamagedImage("The PNG file is damaged: its header is missing or comes twice.")
         body = view[start:end]
         if kind == b"IHDR":
             width, height, depth, colour = struct.unpack_from(">IIBB", body)
-        elif kind == b"eXIf":
+        elif kind == b"eXIf" and orientation is None and not has_picture:
             orientation = _exif_orientation(bytes(body))
+        elif kind == b"acTL":
+            is_animated = True  # browsers draw its first frame, which need not be the picture for still viewers
         elif kind == b"tRNS" and colour in (0, 2):
             # The decoder compares the key with samples that it has already scaled; so we do it
             # after it has.
@@ -227,7 +232,16 @@ def _png(data: bytes) -> Container:
             parts.append(view[start - 8 : end + 4])
     if not has_picture:
         raise DamagedImage("The PNG file is damaged: it holds no picture.")
-    return Container("PNG", width, height, orientation, tuple(parts), max(depth, 8), colour_key=colour_key)
+    return Container(
+        "PNG",
+        width,
+        height,
+        orientation or 1,
+        tuple(parts),
+        max(depth, 8),
+        colour_key=colour_key,
+        use_preview=is_animated,
+    )
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -274,16 +288,17 @@ def _webp(data: bytes) -> Container:
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
     else:
         raise DamagedImage("The WebP file is damaged in its header.")
-    orientation = 1
+    orientation: int | None = None
     pos = 12
     for _ in range(_MAX_SEGMENTS):
         if pos + 8 > end:
             break
         kind, length = struct.unpack_from("<4sI", data, pos)
-        if kind == b"EXIF":
-            orientation = _exif_orientation(data[pos + 8 : pos + 8 + length])
+        if kind == b"EXIF" and orientation is None:
+            orientation = _exif_orientation(data[pos + 8 : pos + 8 + length].removeprefix(b"Exif\0\0"))
         pos += 8 + length + length % 2
-    return Container("WebP", width, height, orientation, (data,))
+    # Most browsers pass over the orientation of a WebP, other programs do not.
+    return Container("WebP", width, height, orientation or 1, (data,), use_preview=orientation not in (None, 1))
 
 
 # -- BMP ------------------------------------------------------------------------------------------
@@ -380,8 +395,11 @@ def _integers(order: str, field: _Field | None, most: int = 1) -> tuple[int, ...
 
 
 def _orientation(order: str, fields: dict[int, _Field]) -> int:
-    values = _integers(order, fields.get(_ORIENTATION))
-    return values[0] if values and 1 <= values[0] <= 8 else 1
+    field = fields.get(_ORIENTATION)
+    if field is None or (field.type, field.count) != (3, 1):
+        return 1
+    (value,) = _integers(order, field)
+    return value if 1 <= value <= 8 else 1
 
 
 def _exif_orientation(block: bytes) -> int:
@@ -389,7 +407,6 @@ def _exif_orientation(block: bytes) -> int:
 
     That is no reason to refuse the image: the picture itself may well be whole.
     """
-    block = block.removeprefix(b"Exif\0\0")
     if block[:4] not in _TIFF_HEADERS:
         return 1
     try:
@@ -453,6 +470,7 @@ def _tiff(data: bytes) -> Container:
         bits=max(8, *bits),
         inverted=singles.get(262, 0) == 0 and bits[0] == 16,
         block=block,
+        use_preview=True,
     )
 
 

@@ -63,11 +63,13 @@ class ImageHeader:
         format: ``JPEG``, ``PNG``, ``WebP``, ``BMP`` or ``TIFF``.
         width: columns in pixels of the upright image (EXIF orientation applied).
         height: rows in pixels of the upright image.
+        use_preview: whether browsers may draw the file in another way than it is decoded here, or not at all.
     """
 
     format: str
     width: int
     height: int
+    use_preview: bool = False
 
 
 def read_header(data: bytes, *, max_pixels: int) -> ImageHeader:
@@ -85,9 +87,7 @@ def read_header(data: bytes, *, max_pixels: int) -> ImageHeader:
         show.
     """
     found = _checked(data, max_pixels)
-    if found.orientation >= 5:
-        return ImageHeader(found.format, found.height, found.width)
-    return ImageHeader(found.format, found.width, found.height)
+    return ImageHeader(found.format, *_upright_size(found), found.use_preview)
 
 
 def decode(data: bytes, *, image_id: str, max_pixels: int) -> Image:
@@ -121,7 +121,8 @@ def decode(data: bytes, *, image_id: str, max_pixels: int) -> Image:
         TooLarge: more than ``max_pixels``, or more than memory holds.
         DamagedImage: truncated or corrupted.
     """
-    return Image(image_id, _decoded(_checked(data, max_pixels), "RGB"))
+    found = _checked(data, max_pixels)
+    return Image(image_id, _decoded(found, "RGB"), use_preview=found.use_preview)
 
 
 def decode_grey(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
@@ -164,10 +165,13 @@ def _decoded(found: Container, mode: str) -> NDArray[np.uint8]:
         ) from error
 
 
+def _upright_size(found: Container) -> tuple[int, int]:
+    return (found.height, found.width) if found.orientation >= 5 else (found.width, found.height)
+
+
 def _pixels(found: Container, mode: str) -> NDArray[np.uint8]:
     file = _DECODERS[found.format](io.BytesIO(b"".join(found.parts)))
-    if file.size != (found.width, found.height):
-        raise DamagedImage(f"The {found.format} file gives two sizes for one image.")
+    _check_size(file, (found.width, found.height), found.format)
     file.load()
     picture = _opaque(file, found)
     if picture.mode not in ("1", "L", "RGB"):
@@ -176,7 +180,14 @@ def _pixels(found: Container, mode: str) -> NDArray[np.uint8]:
         picture = picture.convert(mode)
     if found.orientation in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[found.orientation])
+    # What was promised from the header (limits, the answer to a prefetch) holds for what is segmented.
+    _check_size(picture, _upright_size(found), found.format)
     return np.asarray(picture, dtype=np.uint8)
+
+
+def _check_size(picture: Pillow.Image, size: tuple[int, int], name: str) -> None:
+    if picture.size != size:
+        raise DamagedImage(f"The {name} file gives two sizes for one image: {picture.size} and {size}.")
 
 
 def _opaque(file: Pillow.Image, found: Container) -> Pillow.Image:

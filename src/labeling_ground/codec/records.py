@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from labeling_ground.codec import frame
 from labeling_ground.codec.mask import area, bbox, to_png, to_rle
 from labeling_ground.errors import DamagedEntry
-from labeling_ground.types import Box, Embedding, Entry, Kind, Mask, Point, Prediction, Prompt
+from labeling_ground.types import Box, Embedding, Entry, ImageFacts, Kind, Mask, Point, Prediction, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +84,16 @@ class CachedEverything:
     masks: tuple[FoundMask, ...]
 
 
-def seal_image(key: str, file: bytes, width: int, height: int, *, cost: float, created: float) -> Entry:
+def seal_image(
+    key: str, file: bytes, width: int, height: int, *, cost: float, created: float, use_preview: bool = False
+) -> Entry:
     """An image file as an entry, byte for byte."""
     return frame.seal(
         key,
         Kind.IMAGE,
         cost=cost,
         created=created,
-        meta={"width": width, "height": height},
+        meta={"width": width, "height": height, "use_preview": use_preview},
         tensors={"file": np.frombuffer(file, dtype=np.uint8)},
     )
 
@@ -111,17 +113,42 @@ def open_image(entry: Entry, key: str) -> tuple[bytes, int, int]:
         )
 
 
-def seal_embedding(key: str, embedding: Embedding, *, cost: float, created: float, precision: frame.Precision) -> Entry:
-    """An embedding as an entry, its floats in the given precision."""
+def seal_embedding(
+    key: str,
+    embedding: Embedding,
+    *,
+    cost: float,
+    created: float,
+    precision: frame.Precision,
+    note: str = "",
+    use_preview: bool = False,
+) -> Entry:
+    """An embedding as an entry, its floats in the given precision.
+
+    ``note`` and ``use_preview`` are those of the image that was encoded.
+    """
     return frame.seal(
         key,
         Kind.EMBEDDING,
         cost=cost,
         created=created,
-        meta={"width": embedding.width, "height": embedding.height},
+        meta={"width": embedding.width, "height": embedding.height, "note": note, "use_preview": use_preview},
         tensors=embedding.tensors,
         precision=precision,
     )
+
+
+def open_facts(entry: Entry, key: str) -> ImageFacts:
+    """What the entry of an image file, or of an embedding, says of its image.
+
+    Raises:
+        DamagedEntry: the entry is something else.
+    """
+    meta = frame.unseal(entry.value, key).meta
+    with _damaged(key):
+        return ImageFacts(
+            int(meta["width"]), int(meta["height"]), str(meta.get("note", "")), bool(meta.get("use_preview"))
+        )
 
 
 def open_embedding(entry: Entry, key: str) -> Embedding:

@@ -41,6 +41,8 @@ from labeling_ground.types import (
     Box,
     Embedding,
     Entry,
+    Image,
+    ImageFacts,
     Kind,
     ModelVersion,
     Outcome,
@@ -79,6 +81,10 @@ class ImageAnswer:
     outcome: Outcome
     version: ModelVersion
     timing: Timing
+    note: str = ""
+    """What to know of how the image was read; empty where there is nothing to say."""
+    use_preview: bool = False
+    """Whether a browser may draw the file in another way than it was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,9 @@ class ImageState:
     version: ModelVersion
     encoding: bool = False
     """Whether it is being encoded here, or waits for its turn."""
+    note: str = ""
+    use_preview: bool = False
+    """As in ``ImageAnswer``; not known in full before the image is encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,16 +286,34 @@ class Segmenter:
         version = self.backend.version
         entry = self.store.peek(key) or await self.store.look_up(key)
         if entry is not None:
-            embedding = records.open_embedding(entry, key)
-            return ImageState(image_id, embedding.width, embedding.height, True, version)
+            facts = records.open_facts(entry, key)
+            return ImageState(
+                image_id, facts.width, facts.height, True, version, note=facts.note, use_preview=facts.use_preview
+            )
         arriving = self._arriving.get(key)
         if arriving is not None:
-            return ImageState(image_id, arriving.header.width, arriving.header.height, False, version, encoding=True)
+            header = arriving.header
+            return ImageState(
+                image_id, header.width, header.height, False, version, encoding=True, use_preview=header.use_preview
+            )
         kept_entry = await self._kept(image_keys)
         if kept_entry is None:
             raise UnknownImage(image_id)
-        _, width, height = records.open_image(kept_entry, image_keys.image)
-        return ImageState(image_id, width, height, False, version, encoding=key in self.flights)
+        facts = records.open_facts(kept_entry, image_keys.image)
+        flying = key in self.flights
+        return ImageState(
+            image_id, facts.width, facts.height, False, version, encoding=flying, use_preview=facts.use_preview
+        )
+
+    async def picture(self, tenant: str, image_id: str) -> Image:
+        """The pixels of a known image, as they are given to the model.
+
+        Raises:
+            UnknownImage: the file is not kept.
+        """
+        image_keys = ImageKeys(tenant, image_id)
+        file, _, _ = await self._file(image_keys, self.store.purged)
+        return await self._decoded(image_keys, file)
 
     async def embedding(self, tenant: str, image_id: str) -> tuple[Embedding, ImageAnswer]:
         """The embedding of a known image, computed again from the kept file where it was evicted.
@@ -500,14 +527,12 @@ class Segmenter:
         version = self.backend.version
         key = image_keys.embedding(version)
         started = time.perf_counter()
-        image = await asyncio.to_thread(
-            image_codec.decode, file, image_id=image_keys.image_id, max_pixels=self._max_pixels
-        )
+        image = await self._decoded(image_keys, file)
         beside = 0
         if outcome is not Outcome.RECOMPUTED:
             # What losing the file costs is an upload and an encode; before the first encode there is no better guess.
             worth = self.encode_lane.typical_s or time.perf_counter() - started
-            kept = await self._sealed_file(image_keys, file, image.width, image.height, worth)
+            kept = await self._sealed_file(image_keys, file, image, worth)
             self.store.keep(image_keys.image, kept, purged)
             beside = kept.size
         self.check_model(version)
@@ -521,6 +546,8 @@ class Segmenter:
             cost=cost,
             created=self._wall_clock(),
             precision=self._precision,
+            note=image.note,
+            use_preview=image.use_preview,
         )
         self.store.keep(key, entry, purged)
         return _Made(entry, outcome, Timing(encode=cost), beside, purged)
@@ -631,17 +658,29 @@ class Segmenter:
         header = await asyncio.to_thread(image_codec.read_header, file, max_pixels=self._max_pixels)
         return _Upload(file, header, purged)
 
-    async def _sealed_file(self, image_keys: ImageKeys, file: bytes, width: int, height: int, cost: float) -> Entry:
+    async def _decoded(self, image_keys: ImageKeys, file: bytes) -> Image:
         return await asyncio.to_thread(
-            records.seal_image, image_keys.image, file, width, height, cost=cost, created=self._wall_clock()
+            image_codec.decode, file, image_id=image_keys.image_id, max_pixels=self._max_pixels
+        )
+
+    async def _sealed_file(self, image_keys: ImageKeys, file: bytes, image: Image | ImageFacts, cost: float) -> Entry:
+        return await asyncio.to_thread(
+            records.seal_image,
+            image_keys.image,
+            file,
+            image.width,
+            image.height,
+            cost=cost,
+            created=self._wall_clock(),
+            use_preview=image.use_preview,
         )
 
     async def _keep_file(self, image_keys: ImageKeys, file: bytes, embedded: Entry, purged: int) -> None:
         """See to it that the file of an image whose embedding was a hit is kept, or kept for longer."""
         if await self.store.touch(image_keys.image):
             return
-        embedding = records.open_embedding(embedded, image_keys.embedding(self.backend.version))
-        entry = await self._sealed_file(image_keys, file, embedding.width, embedding.height, embedded.cost)
+        facts = records.open_facts(embedded, image_keys.embedding(self.backend.version))
+        entry = await self._sealed_file(image_keys, file, facts, embedded.cost)
         self.store.keep(image_keys.image, entry, purged)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -709,9 +748,17 @@ class Segmenter:
 
     def _image_answer(self, image_keys: ImageKeys, made: _Made, started: float) -> ImageAnswer:
         version = self.backend.version
-        embedding = records.open_embedding(made.entry, image_keys.embedding(version))
-        timing = _with_lookup(made, started)
-        return ImageAnswer(image_keys.image_id, embedding.width, embedding.height, made.outcome, version, timing)
+        facts = records.open_facts(made.entry, image_keys.embedding(version))
+        return ImageAnswer(
+            image_keys.image_id,
+            facts.width,
+            facts.height,
+            made.outcome,
+            version,
+            _with_lookup(made, started),
+            facts.note,
+            facts.use_preview,
+        )
 
 
 def _with_lookup(made: _Made, started: float) -> Timing:

@@ -3,7 +3,7 @@
 from labeling_ground.types.embedding import Embedding
 from labeling_ground.types.entry import Entry, Kind, StoreStats
 from labeling_ground.types.everything import EverythingOptions
-from labeling_ground.types.image import Image
+from labeling_ground.types.image import Image, ImageFacts
 from labeling_ground.types.model import ModelVersion
 from labeling_ground.types.outcome import Outcome
 from labeling_ground.types.prediction import Mask, Prediction
@@ -15,6 +15,7 @@ __all__ = [
     "Entry",
     "EverythingOptions",
     "Image",
+    "ImageFacts",
     "Kind",
     "Mask",
     "ModelVersion",

@@ -1,4 +1,4 @@
-"""A decoded image."""
+"""A decoded image, and what is remembered of one."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,14 @@ class Image:
     Attributes:
         id: SHA-256 of the file's bytes, hex, lower case.
         pixels: ``uint8 [height, width, 3]``, RGB, upright (EXIF orientation applied).
+        note: what a person should know of how the file was read; empty where there is nothing to say.
+        use_preview: whether a browser may draw the file in another way than it was read.
     """
 
     id: str
     pixels: NDArray[np.uint8]
+    note: str = ""
+    use_preview: bool = False
 
     @property
     def height(self) -> int:
@@ -27,3 +31,13 @@ class Image:
     def width(self) -> int:
         """Columns of pixels."""
         return int(self.pixels.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What is remembered of an image without its pixels; the fields are those of ``Image``."""
+
+    width: int
+    height: int
+    note: str = ""
+    use_preview: bool = False

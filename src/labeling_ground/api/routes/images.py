@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import binascii
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request
@@ -107,7 +107,8 @@ async def add_image(
             "height": answer.height,
             "outcome": answer.outcome,
             "seconds": round(answer.timing.total, 6),
-            **answers.origin(segmenter.backend),
+            "use_preview": answer.use_preview,
+            **answers.origin(segmenter.backend, answer.note),
         }
     )
 
@@ -131,9 +132,39 @@ async def image_state(request: Request, image_id: ImageId, model: Model = None) 
             "encoding": state.encoding,
             "width": state.width,
             "height": state.height,
-            **answers.origin(segmenter.backend),
+            "use_preview": state.use_preview,
+            **answers.origin(segmenter.backend, state.note),
         }
     )
+
+
+@router.get(
+    "/{image_id}/preview",
+    summary="The image as it is segmented",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The decoded pixels: upright, 8-bit RGB, in the width and height of all coordinates.",
+            "content": {"image/png": _FILE, "image/jpeg": _FILE},
+        },
+        **responses(400, 401, 404, 413, 415, 422, 503),
+    },
+)
+async def preview(
+    request: Request,
+    image_id: ImageId,
+    format: Annotated[  # noqa: A002 -- the parameter's name in the API
+        Literal["png", "jpeg"],
+        Query(description="`png`: the very pixels. `jpeg`: nearly so, in fewer bytes and less time."),
+    ] = "png",
+    model: Model = None,
+) -> Response:
+    """For pages: what browsers cannot draw, or draw in another way (`use_preview` in the answers about the image)."""
+    parts, caller = parts_of(request), caller_of(request)
+    segmenter = segmenter_for(parts, model)
+    image = await while_connected(request, segmenter.picture(caller.tenant, image_id))
+    content = await asyncio.to_thread(answers.drawn, image, format)
+    return Response(content, headers={"Cache-Control": "private, no-store"}, media_type=f"image/{format}")
 
 
 @router.get(

@@ -79,7 +79,7 @@ async def open_image(request: Request) -> Response:
             "width": answer.width,
             "height": answer.height,
             "outcome": answer.outcome,
-            **answers.origin(parts.segmenter.backend),
+            **answers.origin(parts.segmenter.backend, answer.note),
         }
     )
 
