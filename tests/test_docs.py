@@ -40,6 +40,20 @@ def test_a_readme_names_only_settings_commands_and_paths_that_exist(readme: str,
         assert method.lower() in known, (method, path)
 
 
+def test_no_advice_takes_our_name_from_an_index() -> None:
+    """Nobody owns the name there: advice must work from a checkout."""
+    said = [
+        *(ROOT / "src").rglob("*.py"),
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "docker").iterdir(),
+    ]
+    for file in said:
+        assert not re.search(r"pip install [^\n]*(?<![./-])labeling-ground\b(?!/)", file.read_text(encoding="utf-8")), (
+            file
+        )
+
+
 def test_both_readmes_have_the_same_shape() -> None:
     def shape(name: str) -> list[str]:
         lines = (ROOT / name).read_text(encoding="utf-8").splitlines()

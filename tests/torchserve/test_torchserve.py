@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.inference.engines import HEIGHT, PROMPTS, WIDTH
+from tests.needs import needs
 from tests.torchserve.conftest import BATCH, BATCHED, DECODER, ENCODER, MODEL, Archives
 from tests.torchserve.server import Answer, TorchServe
 
@@ -202,6 +203,7 @@ def test_models_can_be_neither_added_nor_removed(server: TorchServe, method: str
 
 
 def test_a_worker_imports_no_more_than_it_needs() -> None:
+    needs("onnxruntime")
     heavy = ("torch", "transformers", "scipy", "skimage", "pydantic", "fastapi", "aiohttp", "redis")
     code = (
         "import sys, labeling_ground.inference.remote.torchserve\n"

@@ -188,7 +188,7 @@ def in_fp16(path: Path) -> bytes:
         from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
     except ImportError as error:
         raise BadSettings(
-            f"fp16 needs the package onnx: install it with pip install 'labeling-ground[export]' ({error})."
+            f"fp16 needs the package onnx: pip install onnx, or, in a checkout, make engines ({error})."
         ) from error
     try:
         model = onnx.load(str(path))

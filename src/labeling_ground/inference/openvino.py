@@ -65,7 +65,10 @@ class OpenVinoEngine:
             names = [entry.get_node().get_friendly_name() for entry in model.inputs]
             names += [name for entry in model.outputs for name in entry.names]
             if dialect_of(names) is not Dialect.OURS:
-                raise BadSettings("These ready-made files need the engine onnx: pip install 'labeling-ground[onnx]'.")
+                raise BadSettings(
+                    "These ready-made files need the engine onnx: pip install onnxruntime, or, in a checkout, make "
+                    "engines."
+                )
         self.family = agree({name: _metadata(model) for name, model in models.items()})
         self._plain, self._fast = models.get("decoder"), models.get("fast decoder")
         self._threads = decode_threads

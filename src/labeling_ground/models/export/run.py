@@ -115,6 +115,4 @@ def check_installed() -> None:
         except ImportError:
             missing.append(name)
     if missing:
-        raise BadSettings(
-            f"Exporting needs {', '.join(missing)}: install the extra with pip install 'labeling-ground[export]'."
-        )
+        raise BadSettings(f"Exporting needs {', '.join(missing)}: in a checkout, make engines installs what it takes.")
