@@ -21,6 +21,14 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def names_of_servers() -> Iterator[None]:
+    """What a test writes as the server's name where that does not matter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABELING_GROUND_ALLOWED_HOSTS", "server,x")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_models_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Whatever models are installed here, a test that names none gets the weight-free engine."""
     with pytest.MonkeyPatch.context() as patch:

@@ -21,7 +21,7 @@ class Reply:
 
 def request(method: str, path: str, body: bytes = b"", content_type: str = "application/json") -> bytes:
     """The bytes of one request."""
-    head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n"
     if body:
         head += f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
     return head.encode() + b"\r\n" + body

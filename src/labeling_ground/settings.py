@@ -4,6 +4,7 @@ The sentence under each field is its documentation: ``make docs`` writes ``docs/
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -78,8 +79,14 @@ class Settings(BaseSettings):
     """One line a request, for people (`text`) or for machines (`json`); `auto` is `text` on a terminal."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is worth a log line."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Host names, separated by commas, that the server answers to beside `localhost`, `host` and IP addresses: this
+    machine's names in your network, or the name that a proxy passes on. `*.example.org` means each name below it, `*`
+    any. Other names are answered 421. Not set: none more, or any where `api_keys` are set. See `docs/network.md`."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    """Web origins, separated by commas, whose pages may call this server from a browser. None by default."""
+    """Web origins, separated by commas, whose pages may call this server from a browser, such as
+    `https://label.example.org`. None by default: pages of other web sites are answered 403. `*` lets every web site use
+    the server through the browser of anybody who can reach it; do not set it without `api_keys`."""
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Keys, separated by commas, one of which every call must then carry (`Authorization: Bearer …` or `X-API-Key`).
     Each key has a namespace of its own in the cache. None by default: whoever reaches the port may use the server."""
@@ -285,7 +292,32 @@ class Settings(BaseSettings):
             raise ValueError("an address begins with http:// or https://")
         return value or None
 
-    @field_validator("cors_origins", "api_keys", mode="before")
+    @field_validator("allowed_hosts", mode="after")
+    @classmethod
+    def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not re.fullmatch(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*\.?", name):
+                raise ValueError(
+                    f"{name!r} is no host name; write it without scheme and port, such as label.example.org"
+                )
+        return tuple(name.lower().removesuffix(".") for name in value)
+
+    @field_validator("cors_origins", mode="after")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Origins as browsers write them: in lower case, without a closing slash and a port that the scheme implies."""
+        found = []
+        for text in value:
+            origin = text.lower().removesuffix("/")
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+", origin):
+                raise ValueError(
+                    f"{text!r} is no web origin; write scheme, name and port, such as https://label.example.org"
+                )
+            scheme = origin.partition(":")[0]
+            found.append(origin.removesuffix({"http": ":80", "https": ":443"}.get(scheme, "/")))
+        return tuple(found)
+
+    @field_validator("allowed_hosts", "cors_origins", "api_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

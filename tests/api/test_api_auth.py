@@ -121,14 +121,15 @@ async def test_keys_are_never_told(start: "Start", caplog: pytest.LogCaptureFixt
 
 
 async def test_other_origins_are_shut_out_by_default(start: "Start") -> None:
-    """No CORS header anywhere, and a preflight is a method that no path takes."""
+    """403 and no CORS header anywhere, to requests and to their preflights."""
     async with start() as server:
         answer = await server.client.get("/v1/models", headers={"Origin": ORIGIN})
+        assert answer.status_code == 403
         assert not [name for name in answer.headers if name.startswith("access-control")]
         preflight = await server.client.options(
             "/v1/images", headers={"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
         )
-        assert preflight.status_code == 405
+        assert preflight.status_code == 403
         assert not [name for name in preflight.headers if name.startswith("access-control")]
 
 

@@ -120,7 +120,7 @@ async def test_a_server_serves_sam_2_and_answers_from_its_cache(tmp_path: Path) 
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://server", timeout=120) as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=120) as client,
     ):
         [model] = (await client.get("/v1/models")).json()["models"]
         assert (model["id"], model["default"]) == ("my-sam2", True)
@@ -221,7 +221,7 @@ async def test_sessions_click_on_with_a_model_that_has_no_mask_input(tmp_path: P
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://server", timeout=60) as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client,
     ):
         picture = base64.b64encode(png(photo(90, 130))).decode()
         opened = await client.post("/api/sam/image", json={"image": picture, "session_id": "s"})

@@ -17,6 +17,8 @@ from tests.ports import free_port
 
 PLAIN = "labeling.test"
 """A name for this machine that the browser does not take for safe, as an office's server on plain http."""
+FOREIGN = "evil.test"
+"""Another name for this machine, of which the server does not know."""
 START_S = 240
 """A server, or a browser, starts in a few seconds on idle cores, and in many times that beside other work."""
 PATIENCE_S = 180
@@ -25,7 +27,7 @@ _FLAGS = [
     "--no-sandbox",
     "--disable-background-networking",
     "--disable-gpu",
-    f"--host-resolver-rules=MAP {PLAIN} 127.0.0.1",
+    f"--host-resolver-rules=MAP {PLAIN} 127.0.0.1, MAP {FOREIGN} 127.0.0.1",
 ]
 
 
@@ -36,7 +38,8 @@ class Served:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         self._log = folder / "server.log"
-        self._settings = {"LABELING_GROUND_CACHE_DIR": str(folder / "cache"), **settings}
+        names = {"LABELING_GROUND_ALLOWED_HOSTS": PLAIN}
+        self._settings = {"LABELING_GROUND_CACHE_DIR": str(folder / "cache"), **names, **settings}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from labeling_ground.api import browser_runtime, errors, schemas
 from labeling_ground.api.middleware import Limit, Observe
 from labeling_ground.api.routes import cache, decoder, everything, images, pages, service, session
 from labeling_ground.api.state import Parts
+from labeling_ground.api.web_security import ANY, OriginCheck, SecurityHeaders
 from labeling_ground.errors import LabelingGroundError
+from labeling_ground.settings import Settings
 from labeling_ground.types import Image, Point, Prompt
 
 log = logging.getLogger(__name__)
@@ -115,6 +117,8 @@ def create_app(parts: Parts) -> FastAPI:
     errors.install(app)
     app.add_exception_handler(ClientDisconnect, _gone)
     settings = parts.settings
+    # Innermost, so that a refusal is bounded, measured and readable like any other answer.
+    app.add_middleware(OriginCheck, hosts=_hosts(settings), origins=settings.cors_origins)
     app.add_middleware(
         Limit,
         most_requests=settings.max_requests,
@@ -123,6 +127,13 @@ def create_app(parts: Parts) -> FastAPI:
         silence_s=settings.receive_timeout_s,
     )
     if settings.cors_origins:
+        if ANY in settings.cors_origins:
+            use = (
+                "call it with a key"
+                if settings.api_keys
+                else "use it, and purge its cache: set LABELING_GROUND_API_KEYS"
+            )
+            log.warning("LABELING_GROUND_CORS_ORIGINS is *: pages of every web site may %s", use)
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
@@ -131,8 +142,16 @@ def create_app(parts: Parts) -> FastAPI:
             expose_headers=["Server-Timing", "X-Request-Id", "X-Outcome", "Retry-After"],
         )
     app.add_middleware(Observe, metrics=parts.metrics)
+    app.add_middleware(SecurityHeaders)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def _hosts(settings: Settings) -> Collection[str]:
+    """The names that the server answers to. A key does what this is for, so with keys any name will do by default."""
+    if settings.api_keys and not settings.allowed_hosts:
+        return (ANY,)
+    return (*settings.allowed_hosts, settings.host.lower())
 
 
 def _body_limits(image: int, other: int) -> Any:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
-from labeling_ground.api.errors import BadBody, EncodedBody, explain
+from labeling_ground.api.errors import BadBody, EncodedBody, UnreadMediaType, explain
 from labeling_ground.errors import Overloaded, TooLarge
 
 T = TypeVar("T")
@@ -28,8 +28,12 @@ async def read_json(request: Request, model: type[M]) -> M:
     Raises:
         BadBody: it is not JSON, or not what the model says.
         EncodedBody: it is compressed.
+        UnreadMediaType: its content type says that it is no JSON.
     """
     _check_encoding(request)
+    kind = _media_type(request)
+    if kind not in ("", "application/json") and not kind.endswith("+json") and not _is_from_curl(request, kind):
+        raise _unread(kind, "JSON as application/json")
     body = await request.body()
     if not body:
         raise BadBody("The request has no body; it wants a JSON object.", malformed=True)
@@ -50,10 +54,18 @@ async def read_image(request: Request, max_bytes: int) -> tuple[bytes, str]:
         TooLarge: over the limit.
         BadBody: there is no file in it.
         EncodedBody: it is compressed.
+        UnreadMediaType: its content type says that it is neither an image nor such a form.
     """
     _check_encoding(request)
-    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    kind = _media_type(request)
+    if kind == "multipart/form-data":
         return await _read_form(request, max_bytes)
+    if (
+        kind not in ("", "application/octet-stream")
+        and not kind.startswith("image/")
+        and not _is_from_curl(request, kind)
+    ):
+        raise _unread(kind, "the image file as application/octet-stream, as image/… or in a form (multipart/form-data)")
     digest = hashlib.sha256()
     pieces: list[bytes] = []
     size = 0
@@ -96,6 +108,24 @@ def _check_encoding(request: Request) -> None:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise EncodedBody("Compressed bodies are not read. Send the body as it is, without Content-Encoding.")
+
+
+def _media_type(request: Request) -> str:
+    """The body's content type without parameters, in lower case; empty if the request names none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _is_from_curl(request: Request, kind: str) -> bool:
+    """Whether the content type is only what curl and other programs write where they were told none.
+
+    Browsers, which always send one of these two headers with a body, let any web site's page send a form of this type.
+    """
+    is_browser = "origin" in request.headers or "sec-fetch-site" in request.headers
+    return kind == "application/x-www-form-urlencoded" and not is_browser
+
+
+def _unread(kind: str, wanted: str) -> UnreadMediaType:
+    return UnreadMediaType(f"A body of the type {kind[:100]} is not read here. Send {wanted}.")
 
 
 def _too_large(max_bytes: int) -> TooLarge:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from labeling_ground.api.errors import problem, response_for
 from labeling_ground.api.middleware import Limit
+from labeling_ground.api.web_security import ANY, OriginCheck, SecurityHeaders
 from labeling_ground.errors import Overloaded
 from labeling_ground.inference.remote import wire
 from labeling_ground.inference.remote.room import EngineRoom, Reply
@@ -132,7 +133,8 @@ def create_engine_app(
         is_management = scope["type"] == "http" and server is not None and server[1] == management_port
         await (figures if is_management else limited)(scope, receive, send)
 
-    return app
+    # Servers reach it under many names; a web site's page has nothing to do here.
+    return SecurityHeaders(OriginCheck(app, hosts=[ANY], origins=[]))
 
 
 async def _unless_gone(request: Request, desk: Desk, body: bytes) -> Reply:

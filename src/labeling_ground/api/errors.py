@@ -38,6 +38,18 @@ class EncodedBody(errors.BadInput):
     """The body is compressed, which would let a small one be a very large one."""
 
 
+class UnreadMediaType(errors.BadInput):
+    """The body's content type is not one that the endpoint reads."""
+
+
+class UnknownHost(errors.BadInput):
+    """The request was sent to a host name that is not the server's."""
+
+
+class CrossSite(errors.BadInput):
+    """Another web site's page sent the request."""
+
+
 class TooSlow(errors.BadInput):
     """The client stopped sending in the middle of its body."""
 
@@ -46,6 +58,9 @@ class TooSlow(errors.BadInput):
 TABLE: dict[type[errors.LabelingGroundError], tuple[int, str, str]] = {
     BadBody: (422, "invalid-request", "The request is not valid"),
     EncodedBody: (415, "unsupported-encoding", "Compressed bodies are not read"),
+    UnreadMediaType: (415, "unsupported-media-type", "The content type is not read here"),
+    UnknownHost: (421, "unknown-host", "The server does not answer to this name"),
+    CrossSite: (403, "cross-site", "Other web sites' pages may not do this"),
     TooSlow: (408, "request-timeout", "The request's body did not arrive in time"),
     errors.UnsupportedImage: (415, "unsupported-image", "This image format is not supported"),
     errors.DamagedImage: (400, "damaged-image", "The image is damaged"),
@@ -238,7 +253,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         404: "Not known here; the sentence says what to send first",
         408: "The body did not arrive in time",
         413: "Over a limit of this server",
-        415: "Not an image format that we read",
+        415: "Not a content type or an image format that is read here",
         422: "The request is well-formed but makes no sense",
         503: "Too much at once, or the model does not answer; try again after `Retry-After` seconds",
     }

@@ -204,7 +204,7 @@ async def embedding(request: Request, image_id: ImageId, model: Model = None) ->
     "/{image_id}/masks",
     summary="Masks for one or many prompts",
     response_model=MasksOut,
-    responses=responses(400, 401, 404, 408, 413, 422, 503),
+    responses=responses(400, 401, 404, 408, 413, 415, 422, 503),
     openapi_extra={
         "requestBody": {
             "required": True,

@@ -37,12 +37,10 @@ _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "Referrer-Policy": "no-referrer",
     "Vary": "Accept-Encoding",
-    "X-Content-Type-Options": "nosniff",
 }
 WASM_HEADERS = {
     "Content-Security-Policy": _POLICY.replace("script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'"),
     "Cross-Origin-Embedder-Policy": "require-corp",
-    "X-Content-Type-Options": "nosniff",
 }
 """What a worker that computes with WebAssembly may do, and its scripts: a worker has its own policy, not its page's."""
 _ISOLATED = {"Cross-Origin-Embedder-Policy": "require-corp", "Cross-Origin-Opener-Policy": "same-origin"}

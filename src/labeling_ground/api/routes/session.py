@@ -43,7 +43,7 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-_PROBLEMS = responses(400, 401, 404, 408, 413, 422, 503)
+_PROBLEMS = responses(400, 401, 404, 408, 413, 415, 422, 503)
 
 
 @router.post(
