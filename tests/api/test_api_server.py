@@ -1,7 +1,9 @@
 """A whole server: getting ready, failing tiers, stopping, and starting again."""
 
 import contextlib
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from tests.needs import needs_program
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -201,3 +204,31 @@ async def test_a_hit_is_cheap(server: "Running", make_image: "Callable[..., byte
     noop = await least(lambda: server.client.get("/health/live"))
     hit = await least(lambda: server.client.post(address, json=body))
     assert hit < 4 * noop
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.ko.md"])
+def test_the_examples_of_a_readme_run_as_they_stand(
+    tmp_path: Path, make_image: "Callable[..., bytes]", readme: str
+) -> None:
+    text = (Path(__file__).parents[2] / readme).read_text(encoding="utf-8")
+    section = text[text.index("## API" if readme.endswith("ko.md") else "## The API") :]
+    shell = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
+    python = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert shell is not None
+    assert python is not None
+    (tmp_path / "cat.jpg").write_bytes(make_image(1024, 768, format="JPEG"))
+    needs_program("curl")
+
+    def run(url: str, *command: str) -> list[str]:
+        told = [part.replace("http://127.0.0.1:8000", url) for part in command]
+        done = subprocess.run(told, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    with serving(tmp_path) as (_, url):
+        sent, clicked = (json.loads(line) for line in run(url, "bash", "-euc", shell.group(1)))
+        assert (sent["width"], sent["height"], sent["outcome"]) == (1024, 768, "miss")
+        assert (clicked["image_id"], clicked["outcome"]) == (sent["image_id"], "miss")
+        printed = run(url, sys.executable, "-c", python.group(1))
+    assert [line.split()[0] for line in printed] == ["hit", "hit"]
+    assert str(clicked["masks"][0]["rle"]["size"]) in printed[0]
