@@ -1,13 +1,18 @@
 """Which tiers there are, and in which order, follows from the settings."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ByteSize, SecretStr
+from tests.doubles import LONG_S, sealed
+from tests.redis_servers import Server
 
+from labeling_ground import key as keys
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.errors import BadSettings
 from labeling_ground.settings import Settings
+from labeling_ground.types import ModelVersion
 from labeling_ground.wiring import build_redis, build_store
 
 pytestmark = pytest.mark.anyio
@@ -56,3 +61,25 @@ async def test_a_notice_is_kept_for_as_long_as_an_entry_may_lie_on_a_disk() -> N
     assert store.notices is not None
     assert store.notices.keep_s >= 86_400.0
     await store.aclose()
+
+
+@pytest.mark.parametrize("kind", ["image", "embedding"])
+async def test_by_default_no_key_goes_before_the_whole_idle_time_however_cheap(
+    valkey: tuple[Server, str], kind: str
+) -> None:
+    """After a write, a read and a touch alike; with ``cost``, half the time is what is chosen."""
+    server, url = valkey
+    server.ask("FLUSHALL")
+    names = keys.ImageKeys(keys.PUBLIC, "0" * 64)
+    key = names.image if kind == "image" else names.embedding(ModelVersion("toy", "0" * 64))
+    for redis_ttl, whole in ((None, True), ("cost", False)):
+        chosen: dict[str, Any] = {} if redis_ttl is None else {"redis_ttl": redis_ttl}
+        store = build_redis(Settings(redis_url=SecretStr(url), redis_timeout_s=LONG_S, **chosen))
+        assert store is not None
+        cheap = sealed(key, 1_000_000, cost=1e-6)
+        for use in (store.put(key, cheap), store.get(key), store.touch(key)):
+            await use
+            left_s = server.ask("PTTL", store.connection.names.redis_key(key)) / 1000
+            assert (left_s > 1800 - LONG_S) is whole
+        await store.aclose()
+        server.ask("FLUSHALL")

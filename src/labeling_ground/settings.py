@@ -144,10 +144,11 @@ class Settings(BaseSettings):
     redis_bytes: ByteSize | None = None
     """Memory that Redis has for us, where it does not tell (`maxmemory` is 0, or hidden): no entry above an eighth of
     it is kept."""
-    redis_ttl: Literal["cost", "equal"] = "cost"
-    """Which entries Redis, when full, evicts first: with `cost` those that are cheap to compute by the byte, by giving
-    them down to half of `idle_s`; with `equal` those unused for longest. Below a quarter of the memory that everything
-    in use would need, `equal` is better."""
+    redis_ttl: Literal["equal", "cost"] = "equal"
+    """How long an entry may lie unused in Redis, and so which ones go first when Redis is full: with `equal` each has
+    the whole `idle_s`, and those unused for longest go first; with `cost` those that are cheap to compute by the byte
+    have down to half of it, and go before dear ones. Below a quarter of the memory that everything in use would need,
+    `equal` is better there too."""
 
     leases: Literal["all", "embeddings", "none"] = "all"
     """What servers that share a Redis compute once for all of them, when several are asked for it at the same time:

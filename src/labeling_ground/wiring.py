@@ -49,6 +49,7 @@ from labeling_ground.service.sessions import Sessions
 from labeling_ground.service.shared_flight import SharedFlights
 from labeling_ground.service.tuning import Tuner, Tuning
 from labeling_ground.settings import Settings
+from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind
 
 __all__ = ["build_app", "build_backend", "build_disk", "build_parts", "build_segmenter", "build_store"]
@@ -88,7 +89,7 @@ def connect_redis(settings: Settings) -> RedisConnection | None:
     )
 
 
-def build_redis(settings: Settings) -> RedisStore | None:
+def build_redis(settings: Settings, supervisor: Supervisor | None = None) -> RedisStore | None:
     """The Redis tier, or ``None`` where there is none.
 
     Raises:
@@ -103,11 +104,11 @@ def build_redis(settings: Settings) -> RedisStore | None:
         max_age_s=settings.max_age_s,
         by_cost=settings.redis_ttl == "cost",
         budget_bytes=None if settings.redis_bytes is None else int(settings.redis_bytes),
-        notices=PurgeNotices(connection, keep_s=max(7200.0, 2 * settings.idle_s)),
+        notices=PurgeNotices(connection, keep_s=max(7200.0, 2 * settings.idle_s), supervisor=supervisor),
     )
 
 
-def build_store(settings: Settings) -> TieredStore:
+def build_store(settings: Settings, supervisor: Supervisor | None = None) -> TieredStore:
     """Memory; the disk behind it; and behind that Redis, which is last because image files live in the last tier only
     and must be found by every server.
 
@@ -128,7 +129,7 @@ def build_store(settings: Settings) -> TieredStore:
             low_watermark=settings.memory_low_watermark,
         )
 
-    disk, redis = build_disk(settings), build_redis(settings)
+    disk, redis = build_disk(settings), build_redis(settings, supervisor)
     lower: list[Store] = [tier for tier in (disk, redis) if tier is not None]
     store = TieredStore(
         memory(budget),
@@ -138,21 +139,29 @@ def build_store(settings: Settings) -> TieredStore:
         deadline_s=settings.lookup_deadline_ms / 1e3,
         breaker_failures=settings.breaker_failures,
         breaker_reset_s=settings.breaker_reset_s,
+        supervisor=supervisor,
     )
     if redis is not None and redis.notices is not None:
         redis.notices.on_purge = partial(store.purged_elsewhere, source=redis, work=redis.delete_recent)
     return store
 
 
-def build_shared_flights(settings: Settings, store: TieredStore) -> SharedFlights | None:
+def build_shared_flights(settings: Settings, store: TieredStore, supervisor: Supervisor) -> SharedFlights | None:
     """What makes flights common to all servers that share a Redis, or ``None`` where there is none."""
     kinds = {"all": frozenset(Kind), "embeddings": frozenset({Kind.EMBEDDING}), "none": frozenset[Kind]()}
     for guard in store.guards:
         if isinstance(guard.store, RedisStore) and settings.leases != "none":
-            leases = RedisLeases(guard.store.connection)
+            leases = RedisLeases(guard.store.connection, supervisor=supervisor)
             patience_s = settings.lease_patience_ms / 1e3
             covered = kinds[settings.leases]
-            return SharedFlights(leases, guard, kinds=covered, lease_s=settings.lease_s, patience_s=patience_s)
+            return SharedFlights(
+                leases,
+                guard,
+                kinds=covered,
+                lease_s=settings.lease_s,
+                patience_s=patience_s,
+                supervisor=supervisor,
+            )
     return None
 
 
@@ -169,7 +178,7 @@ def build_keeper(settings: Settings, store: TieredStore) -> GuardedKeeper | None
     return None
 
 
-def build_backend(settings: Settings) -> tuple[Backend, str]:
+def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> tuple[Backend, str]:
     """The model, and a sentence on what computes it and why (empty where there is no choice).
 
     Raises:
@@ -177,7 +186,7 @@ def build_backend(settings: Settings) -> tuple[Backend, str]:
         UnknownModel: the weights are not here; the sentence says how to get them.
     """
     if settings.encoder_url or settings.decoder_url:
-        return build_remote(settings)
+        return build_remote(settings, supervisor)
     encode_threads, decode_threads = settings.encode_workers, settings.decode_workers
     weights = ModelStore(settings.models_dir)
     name = _first_installed(weights) if settings.model == "auto" else settings.model
@@ -208,7 +217,7 @@ def build_backend(settings: Settings) -> tuple[Backend, str]:
     return choice.backend, choice.why
 
 
-def build_remote(settings: Settings) -> tuple[RemoteBackend, str]:
+def build_remote(settings: Settings, supervisor: Supervisor | None = None) -> tuple[RemoteBackend, str]:
     """The model whose halves are computed in other processes. Waits until they are ready.
 
     Raises:
@@ -241,6 +250,7 @@ def build_remote(settings: Settings) -> tuple[RemoteBackend, str]:
         decode_workers=settings.decode_workers,
         poll_s=settings.engine_poll_s,
         reset_s=settings.engine_reset_s,
+        supervisor=supervisor,
     )
     many = f"{backend.encodes_at_once} encoder and {backend.decodes_at_once - 1} decoder workers"
     return backend, f"in other processes: {many}"
@@ -328,15 +338,20 @@ def build_recorder(settings: Settings) -> Recorder | None:
 
 
 def build_segmenter(
-    settings: Settings, *, store: TieredStore | None = None, backend: Backend | None = None
+    settings: Settings,
+    *,
+    store: TieredStore | None = None,
+    backend: Backend | None = None,
+    supervisor: Supervisor | None = None,
 ) -> Segmenter:
     """The main path. ``store`` and ``backend`` take the place of those that the settings name.
 
     Raises:
         BadSettings: a name is wrong, or what it needs is not installed.
     """
-    chosen = backend or build_backend(settings)[0]
-    tiers = store or build_store(settings)
+    supervisor = supervisor or Supervisor()
+    chosen = backend or build_backend(settings, supervisor)[0]
+    tiers = store or build_store(settings, supervisor)
     # An engine that encodes one image at a time, with all threads, must not be sent a second one: it would wait inside,
     # where the wait looks like work.
     encodes = 1 if isinstance(chosen, SamBackend) else settings.encode_workers
@@ -348,7 +363,7 @@ def build_segmenter(
         backend=chosen,
         encode_lane=Lane("encoder", encodes, settings.encode_queue),
         decode_lane=Lane("decoder", decodes, settings.decode_queue),
-        shared=build_shared_flights(settings, tiers),
+        shared=build_shared_flights(settings, tiers, supervisor),
         precision=settings.precision,
         max_pixels=settings.max_image_pixels,
         mode=settings.cache_mode,
@@ -356,6 +371,7 @@ def build_segmenter(
         embedding_window_s=settings.embedding_window_ms / 1e3,
         prefetch_per_client=settings.prefetch_per_client,
         recorder=build_recorder(settings),
+        supervisor=supervisor,
     )
 
 
@@ -365,8 +381,9 @@ def build_parts(settings: Settings, *, store: TieredStore | None = None, backend
     Raises:
         BadSettings: a name is wrong, or what it needs is not installed.
     """
-    chosen, why = (backend, "") if backend is not None else build_backend(settings)
-    segmenter = build_segmenter(settings, store=store, backend=chosen)
+    supervisor = Supervisor()
+    chosen, why = (backend, "") if backend is not None else build_backend(settings, supervisor)
+    segmenter = build_segmenter(settings, store=store, backend=chosen, supervisor=supervisor)
     sessions = Sessions(
         most=settings.max_sessions,
         idle_s=settings.idle_s,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from tests.needs import needs_program
 from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from tests.api.conftest import Running, Start, StartReal, ToyBackend
 
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.anyio
 SLOW_ENGINE = '''
 """The weight-free engine, which encodes images that are wide enough when it is told to."""
 import asyncio
+from collections import Counter
 from pathlib import Path
 from labeling_ground.inference.classical import create as classical
 
@@ -154,6 +156,70 @@ async def test_a_failing_disk_degrades_and_loses_no_answer(
         assert ready.json()["checks"]["disk"].startswith("failing")
         assert (await server.client.get("/v1/cache")).status_code == 200
         assert (await server.client.get("/metrics")).status_code == 200
+
+
+async def test_one_error_in_a_sweep_ends_neither_sweeping_nor_the_shutdown(
+    start: "Start", make_image: "Callable[..., bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is swept: the error is counted, the other sweeps have their turn, and all is swept again."""
+    async with start(idle_s=1.0) as server:
+        parts, swept = server.parts, Counter[str]()
+
+        def fail_once(name: str, sweep: "Callable[[], Awaitable[object]]") -> "Callable[[], Awaitable[object]]":
+            async def sweep_or_fail() -> object:
+                swept[name] += 1
+                if swept[name] == 1:
+                    raise RuntimeError("a policy of the operator's own raised")
+                return await sweep()
+
+            return sweep_or_fail
+
+        memory, disk = parts.segmenter.store.memory, parts.segmenter.store.guards[0]
+        for name, owner in (("memory", memory), ("disk", disk), ("sessions", parts.sessions)):
+            monkeypatch.setattr(owner, "sweep", fail_once(name, owner.sweep))
+        await server.until(lambda: min(swept[name] for name in ("memory", "disk", "sessions")) >= 3)
+        counted = (await server.client.get("/v1/cache")).json()["background_errors"]
+        assert counted["sweep sessions"] == 1
+        assert counted["sweep cache"] >= 1
+        assert 'background_errors_total{work="sweep sessions"} 1.0' in (await server.client.get("/metrics")).text
+        await server.send_image(make_image())
+    assert disk.pending == 0, "what waited was written"
+
+
+@pytest.mark.parametrize("broken", ["sessions", "flights", "backend", "memory"])
+async def test_whatever_fails_to_close_all_the_rest_is_closed(
+    start: "Start", make_image: "Callable[..., bytes]", monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """And the failure is not hidden."""
+    closed: list[str] = []
+
+    def noting(name: str, close: "Callable[[], Awaitable[None]]") -> "Callable[[], Awaitable[None]]":
+        async def note() -> None:
+            await close()
+            closed.append(name)
+            if name == broken:
+                raise RuntimeError("will not close")
+
+        return note
+
+    starting = start()
+    server = await starting.__aenter__()
+    segmenter = server.parts.segmenter
+    owners = {
+        "sessions": server.parts.sessions._keeper,
+        "flights": segmenter.flights,
+        "backend": segmenter.backend,
+        "memory": segmenter.store.memory,
+        "disk": segmenter.store.guards[0].store,
+    }
+    for name, owner in owners.items():
+        assert owner is not None
+        monkeypatch.setattr(owner, "aclose", noting(name, owner.aclose))
+    await server.send_image(make_image())
+    with pytest.raises(RuntimeError, match="will not close"):
+        await starting.__aexit__(None, None, None)
+    assert sorted(closed) == sorted(owners)
+    assert segmenter.store.guards[0].pending == 0, "what waited was written"
 
 
 async def test_a_second_server_finds_what_the_first_one_kept(

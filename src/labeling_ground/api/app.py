@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Collection
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,15 @@ from labeling_ground.api.middleware import Limit, Observe
 from labeling_ground.api.routes import cache, decoder, everything, images, pages, service, session
 from labeling_ground.api.state import Parts
 from labeling_ground.api.web_security import ANY, OriginCheck, SecurityHeaders
+from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.settings import Settings
 from labeling_ground.types import Image, Point, Prompt
 
 log = logging.getLogger(__name__)
+
+_AGAIN_S = 2.0
+"""Pause, in seconds, between trials of a model that fails."""
 
 _DESCRIPTION = """\
 Turns clicks and boxes on images into masks, and never computes the same thing twice.
@@ -82,19 +87,15 @@ def create_app(parts: Parts) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await parts.segmenter.store.open()  # the first look-up shall not wait for that
-        await parts.sessions.sweep()  # nor the first click for the file that sessions are kept in
-        warming = asyncio.create_task(_warm_up(app, parts))
-        sweeping = asyncio.create_task(_sweep(parts))
-        try:
+        async with contextlib.AsyncExitStack() as closing:  # closes each, in reverse, also where another one fails to
+            closing.push_async_callback(parts.segmenter.aclose)
+            closing.push_async_callback(parts.sessions.aclose)  # before the tiers: that is where sessions are kept
+            await parts.segmenter.store.open()  # the first look-up shall not wait for that
+            await parts.supervisor.attempt("sweep sessions", parts.sessions.sweep)  # nor the first click for their file
+            for name, work in (("warm-up", partial(_warm_up, app, parts)), ("sweep", partial(_sweep, parts))):
+                task = asyncio.create_task(parts.supervisor.persist(name, work))
+                closing.push_async_callback(stop, task)
             yield
-        finally:
-            for task in (warming, sweeping):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-            await parts.sessions.aclose()  # before the tiers: that is where sessions are kept
-            await parts.segmenter.aclose()
 
     app = FastAPI(
         title="Labeling Ground",
@@ -185,11 +186,10 @@ async def _warm_up(app: FastAPI, parts: Parts) -> None:
         except LabelingGroundError as error:
             app.state.model_check = f"failing: {error}"
             log.warning("the model does not answer: %s", error)
-            await asyncio.sleep(2.0)
+            await asyncio.sleep(_AGAIN_S)
         except Exception as error:
             app.state.model_check = f"failing: {error}"
-            log.exception("the model does not start")
-            return
+            raise  # supervised: logged, counted and tried again
         else:
             app.state.model_check = "ok"
             return
@@ -197,12 +197,13 @@ async def _warm_up(app: FastAPI, parts: Parts) -> None:
 
 async def _sweep(parts: Parts) -> None:
     """Delete what was idle for too long, also where nobody asks for it any more."""
+    attempt = parts.supervisor.attempt
     while True:
         await asyncio.sleep(min(30.0, max(0.25, parts.tuner.now.idle_s / 60)))
-        await parts.segmenter.store.sweep()
-        await parts.sessions.sweep()
+        await attempt("sweep cache", parts.segmenter.store.sweep)
+        await attempt("sweep sessions", parts.sessions.sweep)
         if parts.segmenter.recorder is not None:
-            await parts.segmenter.recorder.flush()
+            await attempt("flush trace", parts.segmenter.recorder.flush)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

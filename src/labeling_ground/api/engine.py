@@ -91,11 +91,10 @@ def create_engine_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
+        with contextlib.ExitStack() as closing:
             for desk in desks:
-                desk.close()
+                closing.callback(desk.close)
+            yield
 
     async def ping(_: Request) -> Response:
         return JSONResponse({"status": "Healthy"})

@@ -502,6 +502,10 @@ class CacheOut(LookupsOut):
     sessions_unkept: int = Field(
         description="Changes of sessions that were answered before they were kept below memory: it was down or slow."
     )
+    background_errors: dict[str, int] = Field(
+        description="Failed attempts of background work (sweeps, write queues, notices), by its name; each is "
+        "logged and tried again."
+    )
     regret: dict[str, RegretOut] = Field(
         description="By kind: what was computed again after memory's budget had evicted it. With a larger budget it "
         "would have been a hit."

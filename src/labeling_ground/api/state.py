@@ -16,6 +16,7 @@ from labeling_ground.service.segmenter import Segmenter, Timing
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.service.tuning import Tuner
 from labeling_ground.settings import Settings
+from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Outcome
 
 
@@ -33,6 +34,11 @@ class Parts:
     """What computes, and why that; empty where there is no choice."""
     started: float = field(default_factory=time.monotonic)
     """When counting began, on the monotonic clock."""
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """What runs this server's background work."""
+        return self.segmenter.supervisor
 
 
 @dataclass

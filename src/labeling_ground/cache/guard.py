@@ -19,6 +19,7 @@ from labeling_ground.cache.store import Store, Troubled
 from labeling_ground.cache.tasks import stop
 from labeling_ground.codec import records
 from labeling_ground.errors import DamagedEntry, StoreFailed, StoreFull
+from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Entry, Kind
 
 T = TypeVar("T")
@@ -65,6 +66,7 @@ class Guard:
         breaker: when to leave the tier alone.
         pending_bytes: how much may wait to be written; beyond that a value is dropped and counted.
         clock: monotonic seconds.
+        supervisor: of the write queue.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class Guard:
         breaker: Breaker,
         pending_bytes: int = 128 << 20,
         clock: Callable[[], float] = time.monotonic,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self.store = store
+        self._supervisor = supervisor or Supervisor()
         self.breaker = breaker
         self.figures = GuardFigures()
         self._clock = clock
@@ -317,11 +321,12 @@ class Guard:
     def _run(self) -> None:
         self._wake.set()
         if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write_behind())
+            self._writer = asyncio.create_task(self._supervisor.persist(f"write {self.store.name}", self._write_behind))
 
     async def _write_behind(self) -> None:
         while True:
-            await self._wake.wait()
+            if not self._pending and not self._orders:
+                await self._wake.wait()
             self._wake.clear()
             while self._pending or self._orders:
                 while self._orders:  # first: what they are about was written before, or must not be written
@@ -336,17 +341,19 @@ class Guard:
 
     async def _write(self, key: str, pending: _Pending) -> None:
         entry, used = pending.entry, pending.demoted
-        if self.breaker.state == "open":
-            self.figures.errors["dropped"] += 1
-        else:
+        try:
+            if self.breaker.state == "open":
+                self.figures.errors["dropped"] += 1
+                return
             self._writing = pending
             work = self.store.put(key, entry) if used is None else self._write_again(key, entry, used)
             if await self._quietly(work, "write"):
                 self._succeeded()
+        finally:
             self._writing = None
-        if self._pending.get(key) is pending:  # not where a purge came in between
-            del self._pending[key]
-            self._pending_bytes -= entry.size
+            if self._pending.get(key) is pending:  # not where a purge came in between
+                del self._pending[key]
+                self._pending_bytes -= entry.size
 
     async def _write_again(self, key: str, entry: Entry, used: float) -> None:
         if not await self.store.has(key):
@@ -365,6 +372,9 @@ class Guard:
                 self._trouble = ""
             if not future.done():
                 future.set_result(result)
+        finally:
+            if not future.done():  # the store cancelled itself, or this queue is being ended
+                future.set_exception(StoreFailed(f"The {self.store.name} cache did not {verb}. Try again."))
 
     async def _quietly(self, work: Awaitable[object], what: str) -> bool:
         """Whether it was done; what goes wrong is counted."""

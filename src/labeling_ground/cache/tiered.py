@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from itertools import islice
 from types import MappingProxyType
 
@@ -17,6 +17,7 @@ from labeling_ground.cache.policy.port import Policy, Ranking, Reason
 from labeling_ground.cache.rules import goes_down, weighed_in_memory
 from labeling_ground.cache.store import Adjustable, Store
 from labeling_ground.errors import StoreFailed
+from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Entry, Kind, StoreStats
 
 _REMEMBERED_SLIDES = 100_000
@@ -41,6 +42,7 @@ class TieredStore:
         lower: the others, each of which gets a guard with a deadline and a breaker.
         watch: follows what happens in memory, to tell what another budget would have done.
         idle_s: the idle time that all tiers keep; a hit above slides it below, at most once per a twentieth of it.
+        supervisor: of the tiers' write queues.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class TieredStore:
         breaker_failures: int = 5,
         breaker_reset_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self.memory = memory
         self.guards = [
@@ -62,6 +65,7 @@ class TieredStore:
                 deadline_s=deadline_s,
                 breaker=Breaker(breaker_failures, breaker_reset_s, clock),
                 clock=clock,
+                supervisor=supervisor,
             )
             for store in lower
         ]
@@ -204,11 +208,12 @@ class TieredStore:
 
     async def sweep(self) -> None:
         """Delete what was idle, or is too old, in every tier that does not do so by itself."""
-        await self._sweep_memory()
-        if self.watch is not None:
-            self.watch.sweep()
-        for guard in self.guards:
-            await guard.sweep()
+        async with AsyncExitStack() as sweeping:  # each has its turn, also where another one fails; memory's is first
+            for guard in reversed(self.guards):
+                sweeping.push_async_callback(guard.sweep)
+            if self.watch is not None:
+                sweeping.callback(self.watch.sweep)
+            sweeping.push_async_callback(self._sweep_memory)
 
     async def reconfigure(
         self,
@@ -280,9 +285,10 @@ class TieredStore:
 
     async def aclose(self) -> None:
         """Write what is pending and close all tiers."""
-        for guard in self.guards:
-            await guard.aclose()
-        await self.memory.aclose()
+        async with AsyncExitStack() as closing:
+            closing.push_async_callback(self.memory.aclose)
+            for guard in reversed(self.guards):
+                closing.push_async_callback(guard.aclose)
 
     async def _sweep_memory(self) -> None:
         while await self.memory.sweep():  # noqa: ASYNC110 -- each turn does a part of the work

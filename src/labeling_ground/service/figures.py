@@ -85,6 +85,8 @@ class Figures:
     sessions: int
     sessions_unkept: int
     """Changes of sessions that were answered before they were kept below memory."""
+    background_errors: Mapping[str, int]
+    """Failed attempts of background work, by its name."""
     engines: tuple[EngineFigures, ...]
     """Those in other processes."""
     regret: Mapping[Kind, Regretted]
@@ -124,6 +126,7 @@ async def figures(segmenter: Segmenter, sessions: Sessions, grids: Lane) -> Figu
         flights=len(segmenter.flights),
         sessions=len(sessions),
         sessions_unkept=sessions.unkept,
+        background_errors=dict(segmenter.supervisor.errors),
         engines=tuple(backend.engines()) if isinstance(backend, Elsewhere) else (),
         regret={
             kind: Regretted(regret.entries[kind], regret.seconds.get(kind, 0.0)) for kind in segmenter.ledger.kinds

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -37,6 +38,7 @@ from labeling_ground.service.ledger import Fate, Ledger
 from labeling_ground.service.race import Gate, race
 from labeling_ground.service.session_state import check_box, check_point
 from labeling_ground.service.shared_flight import SharedFlights
+from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import (
     Box,
     Embedding,
@@ -168,6 +170,7 @@ class Segmenter:
         embedding_window_s: the same for an embedding.
         prefetch_per_client: how many images a client's prefetches can hold.
         recorder: writes down what is asked for, so that it can be replayed.
+        supervisor: counts what goes wrong behind the answers.
         wall_clock: seconds since 1970.
     """
 
@@ -186,8 +189,10 @@ class Segmenter:
         embedding_window_s: float = 0.005,
         prefetch_per_client: int = 4,
         recorder: Recorder | None = None,
+        supervisor: Supervisor | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        self.supervisor = supervisor or Supervisor()
         self.store = store
         self.backend = backend
         self.encode_lane = encode_lane
@@ -426,13 +431,14 @@ class Segmenter:
             task.cancel()
         if self._background:
             await asyncio.wait(set(self._background), timeout=5)
-        await self.flights.aclose()
-        if self.shared is not None:
-            await self.shared.aclose()
-        await self.store.aclose()
-        await self.backend.aclose()
-        if self.recorder is not None:
-            await self.recorder.aclose()
+        async with AsyncExitStack() as closing:  # closes each, in reverse, also where another one fails to
+            if self.recorder is not None:
+                closing.push_async_callback(self.recorder.aclose)
+            closing.push_async_callback(self.backend.aclose)
+            closing.push_async_callback(self.store.aclose)
+            if self.shared is not None:
+                closing.push_async_callback(self.shared.aclose)
+            closing.push_async_callback(self.flights.aclose)
 
     # --- within -------------------------------------------------------------------------------------------------
 
@@ -685,6 +691,7 @@ class Segmenter:
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
+        self.supervisor.watch("after an answer", task)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

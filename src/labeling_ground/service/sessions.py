@@ -201,14 +201,18 @@ class Sessions:
         """Keep what could not be kept yet, as far as the grace allows, and close the keeper."""
         if self._keeper is None:
             return
-        sweeping = asyncio.create_task(self.sweep())
-        await asyncio.wait({sweeping}, timeout=grace_s)
-        sweeping.cancel()
-        savers = {held.saver for held in self._held.values() if held.saver is not None}
-        for task in savers:
-            task.cancel()
-        await asyncio.wait({sweeping, *savers})
-        await self._keeper.aclose()
+        try:
+            sweeping = asyncio.create_task(self.sweep())
+            await asyncio.wait({sweeping}, timeout=grace_s)
+            sweeping.cancel()
+            savers = {held.saver for held in self._held.values() if held.saver is not None}
+            for task in savers:
+                task.cancel()
+            await asyncio.wait({sweeping, *savers})
+        finally:
+            await self._keeper.aclose()
+        if not sweeping.cancelled() and (error := sweeping.exception()) is not None:
+            raise error  # whoever closes this says so in the log
 
     async def _both(
         self, tenant: str, name: str, work: Callable[[SessionState], Snapshot]

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.lease import Claim, Leases
 from labeling_ground.service.race import Gate
+from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind, Outcome
 
 T = TypeVar("T")
@@ -69,7 +70,9 @@ class SharedFlights:
         lease_s: float = 3.0,
         patience_s: float | None = None,
         most_wait_s: float = 120.0,
+        supervisor: Supervisor | None = None,
     ) -> None:
+        self._supervisor = supervisor or Supervisor()
         self._leases = leases
         self._guard = guard
         self._kinds = kinds
@@ -135,9 +138,11 @@ class SharedFlights:
         """Release what is held."""
         for turn in self._turns:
             turn.over.set()
-        if self._behind:
-            await asyncio.wait(set(self._behind), timeout=self._lease_s)
-        await self._leases.aclose()
+        try:
+            if self._behind:
+                await asyncio.wait(set(self._behind), timeout=self._lease_s)
+        finally:
+            await self._leases.aclose()
 
     async def _wait_for(self, turn: _Turn, gate: Gate, look_up: Callable[[Outcome], Awaitable[T | None]]) -> T | None:
         """What another process made; ``None`` when it is our turn, be it without a lease where none is to be had."""
@@ -207,6 +212,7 @@ class SharedFlights:
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
+        self._supervisor.watch("leases", task)
         self._behind.add(task)
         task.add_done_callback(self._behind.discard)
 

@@ -63,6 +63,7 @@ async def cache_figures(request: Request) -> dict[str, Any]:
         "flights": now.flights,
         "sessions": now.sessions,
         "sessions_unkept": now.sessions_unkept,
+        "background_errors": dict(now.background_errors),
         "regret": {
             kind.value: {"entries": found.entries, "seconds": round(found.seconds, 6)}
             for kind, found in now.regret.items()
@@ -306,6 +307,13 @@ class _Snapshot:
             "Changes of sessions that were answered before they were kept below memory.",
             value=now.sessions_unkept,
         )
+        background = CounterMetricFamily(
+            "labeling_ground_background_errors",
+            "Failed attempts of background work, which is tried again.",
+            labels=["work"],
+        )
+        for name, count in now.background_errors.items():
+            background.add_metric([name], count)
         gauges = [
             GaugeMetricFamily("labeling_ground_flights", "Computations under way.", value=now.flights),
             GaugeMetricFamily("labeling_ground_sessions", "Sessions kept.", value=now.sessions),
@@ -317,6 +325,7 @@ class _Snapshot:
             failed,
             predictions,
             unkept,
+            background,
             *gauges,
             *self._tiers(),
             *self._queues(),

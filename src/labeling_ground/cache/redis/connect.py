@@ -155,9 +155,11 @@ class RedisConnection:
 
     async def aclose(self) -> None:
         """Close all connections. May be called twice."""
-        await self.client.aclose()
-        if self._sentinel is not None:
-            await self._sentinel.aclose()
+        try:
+            await self.client.aclose()
+        finally:
+            if self._sentinel is not None:
+                await self._sentinel.aclose()
 
     async def _do(self, command: Sequence[Argument], node: ClusterNode | None = None) -> Any:
         await self._acquire()

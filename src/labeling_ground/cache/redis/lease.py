@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,8 +12,7 @@ from labeling_ground.cache.redis.connect import RedisConnection
 from labeling_ground.cache.redis.script import Script
 from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import StoreFailed, StoreFull
-
-log = logging.getLogger(__name__)
+from labeling_ground.supervisor import Supervisor
 
 _SUBSCRIBED_WITHIN_S = 0.1
 """Who listens waits no longer for the subscription: without it there is still the looking now and then."""
@@ -59,9 +57,11 @@ class RedisLeases:
         redis: the tier's connection, which its owner closes.
         silence_s: after so many seconds without a notice the server is asked whether it is still there; or the
             subscription ends, if nobody listens any more.
+        supervisor: counts subscriptions that broke.
     """
 
-    def __init__(self, redis: RedisConnection, *, silence_s: float = 5.0) -> None:
+    def __init__(self, redis: RedisConnection, *, silence_s: float = 5.0, supervisor: Supervisor | None = None) -> None:
+        self._supervisor = supervisor or Supervisor()
         self._redis = redis
         self._silence_s = silence_s
         self._channel = redis.names.ours("released")
@@ -114,20 +114,20 @@ class RedisLeases:
 
     async def _read(self) -> None:
         while self._listeners:
-            subscription = self._redis.client.pubsub()
-            try:
-                await subscription.subscribe(self._channel)
-                await self._hear(subscription)
-                broken = False
-            except Exception as error:  # noqa: BLE001 -- whatever the driver raises: who waits looks by himself
-                log.info("redis: notices of released leases ended: %s", error)
-                broken = True
-            finally:
-                self._subscribed.clear()
-                with contextlib.suppress(Exception):
-                    await subscription.aclose()  # type: ignore[no-untyped-call]
-            if broken:
+            if not await self._supervisor.attempt(
+                "lease notices", self._listen_once
+            ):  # meanwhile, each looks by himself
                 await asyncio.sleep(_AGAIN_S)
+
+    async def _listen_once(self) -> None:
+        subscription = self._redis.client.pubsub()
+        try:
+            await subscription.subscribe(self._channel)
+            await self._hear(subscription)
+        finally:
+            self._subscribed.clear()
+            with contextlib.suppress(Exception):
+                await subscription.aclose()  # type: ignore[no-untyped-call]
 
     async def _hear(self, subscription: PubSub) -> None:
         """Pass notices on until nobody listens any more."""

@@ -18,6 +18,7 @@ from labeling_ground.cache.redis.connect import RedisConnection
 from labeling_ground.cache.redis.script import Script
 from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import StoreFailed
+from labeling_ground.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class PurgeNotices:
         wait_s: how long to wait at the log's end before looking whether the log is still the same.
         retry_s: pause after a failure; after further ones it grows, up to half a minute.
         clock: monotonic seconds.
+        supervisor: counts what goes wrong while listening.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class PurgeNotices:
         wait_s: float = 5.0,
         retry_s: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self.on_purge: Callable[[str], Awaitable[None]] | None = None
         """Told each pattern that another process purged. What it raises is logged, and the notice is tried again."""
@@ -74,6 +77,7 @@ class PurgeNotices:
         self._stream = connection.names.ours("purges")
         self.keep_s = keep_s
         self._wait_ms = int(wait_s * 1000)
+        self._supervisor = supervisor or Supervisor()
         self._retry_s = retry_s
         self._clock = clock
         self._last = _START
@@ -119,9 +123,11 @@ class PurgeNotices:
 
     async def aclose(self) -> None:
         """Stop listening."""
-        if self._watcher is not None:
-            await stop(self._watcher)
-        await self._waiting.aclose()
+        try:
+            if self._watcher is not None:
+                await stop(self._watcher)
+        finally:
+            await self._waiting.aclose()
 
     async def catch_up(self) -> None:
         """Apply what came into the log since the last time.
@@ -144,14 +150,15 @@ class PurgeNotices:
 
     async def _watch(self) -> None:
         failures = 0
+
+        async def hear() -> None:
+            nonlocal failures
+            await self.catch_up()
+            failures = 0
+            await self._take(await self._next())
+
         while True:
-            try:
-                await self.catch_up()
-                failures = 0
-                await self._take(await self._next())
-            except Exception as error:  # noqa: BLE001 -- whatever it is, listening must go on
-                if not failures:
-                    log.warning("redis: purges by others are not heard of, or not carried out, for now: %s", error)
+            if not await self._supervisor.attempt("purge notices", hear):
                 await asyncio.sleep(min(self._retry_s * 2.0**failures, _LONGEST_PAUSE_S))
                 failures = min(failures + 1, 16)
 

@@ -5,6 +5,7 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from types import EllipsisType
 from typing import Any
 
@@ -64,7 +65,7 @@ class RedisStore:
         *,
         idle_s: float,
         max_age_s: float | None = None,
-        by_cost: bool = True,
+        by_cost: bool = False,
         budget_bytes: int | None = None,
         notices: PurgeNotices | None = None,
         clock: Callable[[], float] = time.time,
@@ -244,9 +245,10 @@ class RedisStore:
 
     async def aclose(self) -> None:
         """Stop listening and close the connections."""
-        if self.notices is not None:
-            await self.notices.aclose()
-        await self.connection.aclose()
+        async with AsyncExitStack() as closing:
+            closing.push_async_callback(self.connection.aclose)
+            if self.notices is not None:
+                closing.push_async_callback(self.notices.aclose)
 
     async def _look(self) -> list[Mapping[str, Any]]:
         """Ask the servers for their figures; take note of the largest value to admit, and of what they evicted.

@@ -94,9 +94,11 @@ class Recorder:
 
     async def aclose(self) -> None:
         """Write what was gathered and close the file."""
-        if self._writing is not None:
-            await self._writing
-        await asyncio.to_thread(self.writer.close)
+        try:
+            if self._writing is not None:
+                await self._writing
+        finally:
+            await asyncio.to_thread(self.writer.close)
 
     def _image(self, what: What, tenant: str | None, group: str | None) -> None:
         self._write(

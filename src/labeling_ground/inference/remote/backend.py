@@ -27,6 +27,7 @@ from labeling_ground.sam.geometry import Frame
 from labeling_ground.sam.masks import needed, prediction
 from labeling_ground.sam.preprocess import resize
 from labeling_ground.sam.prompts import tensors
+from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Embedding, EverythingOptions, Image, ModelVersion, Prediction, Prompt
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class RemoteBackend:
         decode_workers: the same for prompts and the decoder.
         poll_s: seconds between two looks at the engines.
         reset_s: the same while one does not answer.
+        supervisor: of these looks.
     """
 
     prompts_at_once = 1
@@ -85,7 +87,9 @@ class RemoteBackend:
         decode_workers: int,
         poll_s: float,
         reset_s: float,
+        supervisor: Supervisor | None = None,
     ) -> None:
+        self._supervisor = supervisor or Supervisor()
         self._encoder, self._decoder = encoder, decoder
         self._model = model
         self._poll_s, self._reset_s = poll_s, reset_s
@@ -175,8 +179,10 @@ class RemoteBackend:
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
-        await self._encoder.aclose()
-        await self._decoder.aclose()
+        try:
+            await self._encoder.aclose()
+        finally:
+            await self._decoder.aclose()
 
     # --- asks --------------------------------------------------------------------------------------------------------
 
@@ -260,7 +266,7 @@ class RemoteBackend:
 
     def _start_watching(self) -> None:
         if self._watch is None:
-            self._watch = asyncio.create_task(self._watching())
+            self._watch = asyncio.create_task(self._supervisor.persist("look at engines", self._watching))
 
     async def _watching(self) -> None:
         """See from time to time how the engines are, and whether one that was left alone is back."""
@@ -277,6 +283,7 @@ class RemoteBackend:
         """Ask both engines what they serve; whoever comes while that is under way waits for it."""
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._describe_both())
+            self._supervisor.watch("describe engines", self._refreshing)
         await asyncio.wait({self._refreshing})
 
     async def _describe_both(self) -> None:
