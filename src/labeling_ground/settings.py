@@ -206,6 +206,9 @@ class Settings(BaseSettings):
     """Failures in a row after which a tier is left alone for a while."""
     breaker_reset_s: float = Field(5.0, gt=0)
     """That while, in seconds."""
+    probe_s: float = Field(5.0, gt=0)
+    """Seconds between two looks whether each tier below memory works: `/health/ready` knows of a trouble before a
+    request meets it."""
 
     # --- the model ---------------------------------------------------------------------------------------------------
     model: str = "auto"
@@ -232,6 +235,9 @@ class Settings(BaseSettings):
     """Prompts decoded at the same time; a Segment Anything click that is alone uses so many threads."""
     encode_queue: int = Field(64, ge=1)
     """Images that may wait for the encoder; one more is answered 503 with `Retry-After`."""
+    engine_failures: int = Field(10, ge=1)
+    """Failed calls in a row of one half of the model after which `/health/ready` says `failing`, until one succeeds.
+    While it fails it is tried every two seconds."""
     decode_queue: int = Field(256, ge=1)
     """Prompts that may wait for the decoder; one more is answered 503 with `Retry-After`."""
 

@@ -41,6 +41,7 @@ from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Format, Role
 from labeling_ground.models.store import ModelStore, StoredFile
 from labeling_ground.observe import RequestMetrics
+from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.lane import Lane
 from labeling_ground.service.segmenter import Segmenter
@@ -372,6 +373,7 @@ def build_segmenter(
         prefetch_per_client=settings.prefetch_per_client,
         recorder=build_recorder(settings),
         supervisor=supervisor,
+        engine_health=EngineHealth(settings.engine_failures),
     )
 
 

@@ -92,7 +92,11 @@ def create_app(parts: Parts) -> FastAPI:
             closing.push_async_callback(parts.sessions.aclose)  # before the tiers: that is where sessions are kept
             await parts.segmenter.store.open()  # the first look-up shall not wait for that
             await parts.supervisor.attempt("sweep sessions", parts.sessions.sweep)  # nor the first click for their file
-            for name, work in (("warm-up", partial(_warm_up, app, parts)), ("sweep", partial(_sweep, parts))):
+            for name, work in (
+                ("model", partial(_watch_model, app, parts)),
+                ("probe tiers", partial(_probe, parts)),
+                ("sweep", partial(_sweep, parts)),
+            ):
                 task = asyncio.create_task(parts.supervisor.persist(name, work))
                 closing.push_async_callback(stop, task)
             yield
@@ -173,26 +177,41 @@ async def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=499)
 
 
-async def _warm_up(app: FastAPI, parts: Parts) -> None:
-    """Run the model once before anybody is told that it is ready: the first run of an engine is its slowest."""
-    backend = parts.segmenter.backend
+async def _watch_model(app: FastAPI, parts: Parts) -> None:
+    """Run the model once before anybody is told that it is ready: the first run of an engine is its slowest.
+
+    Later, whenever it fails, try whether it answers again: one that is not ready is sent nothing that would show it.
+    """
+    while True:
+        if app.state.model_check != "ok" or parts.segmenter.engine_health.troubles():
+            await _try_model(app, parts)
+        await asyncio.sleep(_AGAIN_S)
+
+
+async def _try_model(app: FastAPI, parts: Parts) -> None:
+    backend, health = parts.segmenter.backend, parts.segmenter.engine_health
     rows = np.linspace(0, 255, 64, dtype=np.uint8)
     pixels = np.repeat(np.repeat(rows[:, None, None], 96, axis=1), 3, axis=2)
     pixels[16:48, 32:64] = (200, 40, 40)
-    while True:
-        try:
+    try:
+        with health.call("encoder"):
             embedding = await backend.encode(Image("0" * 64, pixels))
+        with health.call("decoder"):
             await backend.decode(embedding, [Prompt((Point(48.0, 32.0, 1),))])
-        except LabelingGroundError as error:
-            app.state.model_check = f"failing: {error}"
-            log.warning("the model does not answer: %s", error)
-            await asyncio.sleep(_AGAIN_S)
-        except Exception as error:
-            app.state.model_check = f"failing: {error}"
+    except Exception as error:
+        app.state.model_check = f"failing: {error}"
+        if not isinstance(error, LabelingGroundError):
             raise  # supervised: logged, counted and tried again
-        else:
-            app.state.model_check = "ok"
-            return
+        log.warning("the model does not answer: %s", error)
+    else:
+        app.state.model_check = "ok"
+
+
+async def _probe(parts: Parts) -> None:
+    """See from time to time how the tiers are: what is wrong shall be known before somebody needs them."""
+    while True:
+        await parts.segmenter.store.probe()
+        await asyncio.sleep(parts.settings.probe_s)
 
 
 async def _sweep(parts: Parts) -> None:

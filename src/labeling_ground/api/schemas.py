@@ -434,7 +434,8 @@ class Health(BaseModel):
 
     status: Literal["ok", "degraded", "starting", "failing"] = Field(
         description="`ok`. `degraded`: a cache tier fails; answers are right, only slower. `starting`: the model is "
-        "being tried out. `failing`: the model does not answer."
+        "being tried out. `failing`: the model does not answer, or its last "
+        "`engine_failures` calls failed."
     )
     checks: dict[str, str] = Field(default_factory=dict, examples=[{"model": "ok", "disk": "ok"}])
 

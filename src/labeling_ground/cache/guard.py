@@ -11,11 +11,12 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from labeling_ground import key as keys
 from labeling_ground.breaker import Breaker
-from labeling_ground.cache.store import Store, Troubled
+from labeling_ground.cache.store import Probed, Store, Troubled
 from labeling_ground.cache.tasks import stop
 from labeling_ground.codec import records
 from labeling_ground.errors import DamagedEntry, StoreFailed, StoreFull
@@ -30,6 +31,9 @@ _LARGE = 256 * 1024
 """From this many bytes on a checksum is worth a thread: below, the hand-over costs more than the sum."""
 
 _EMBEDDING = f"/{Kind.EMBEDDING}/"
+
+_PROBE = keys.ImageKeys(keys.PUBLIC, "0" * 64).image
+"""A key that nobody has."""
 
 _TURNS = 8
 """Turns of the loop that an answer is given after its deadline: where the loop was held up, it is there already."""
@@ -201,6 +205,17 @@ class Guard:
             return None
         limit = deadline_s or self._deadline_s
         return await self._within(limit, self._asked(what, work, limit))
+
+    async def probe(self, deadline_s: float = 2.0) -> None:
+        """Ask the tier whether it works, though nobody needs it now; ``trouble`` says what came of it."""
+        probe = self.store.probe if isinstance(self.store, Probed) else partial(self.store.has, _PROBE)
+
+        async def ask() -> bool:
+            await probe()
+            return True
+
+        if await self.ask("probe", ask, deadline_s) is None and not self._trouble:
+            self._trouble = f"It did not answer within {deadline_s:g} s."
 
     async def written(self, key: str) -> None:
         """Write a value ahead of all others; wait until it is there, or was given up."""

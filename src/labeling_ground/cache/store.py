@@ -103,3 +103,16 @@ class Troubled(Protocol):
 
     trouble: str
     """What keeps the tier from taking values at present, in a sentence; empty where nothing does."""
+
+
+@runtime_checkable
+class Probed(Protocol):
+    """A tier that can be asked whether it works; of another one, a key is asked for that it does not have."""
+
+    async def probe(self) -> None:
+        """Do what every request needs: write a little, and read.
+
+        Raises:
+            StoreFailed: that is not possible.
+        """
+        ...

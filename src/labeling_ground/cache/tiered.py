@@ -215,6 +215,10 @@ class TieredStore:
                 sweeping.callback(self.watch.sweep)
             sweeping.push_async_callback(self._sweep_memory)
 
+    async def probe(self) -> None:
+        """Ask each lower tier whether it works; ``Guard.trouble`` says what came of it."""
+        await asyncio.gather(*(guard.probe() for guard in self.guards))
+
     async def reconfigure(
         self,
         *,

@@ -280,9 +280,10 @@ class Everything:
         async with self._workers:
             async with self._segmenter.decode_lane.slot(patient=True):
                 self._segmenter.check_model(search.version)
-                sketches = await self._sketcher.sketch(search.embedding, prompts)
-            if len(sketches) != len(prompts):
-                raise BackendFailed("The decoder did not answer each prompt.")
+                with self._segmenter.engine_health.call("decoder"):
+                    sketches = await self._sketcher.sketch(search.embedding, prompts)
+                    if len(sketches) != len(prompts):
+                        raise BackendFailed("The decoder did not answer each prompt.")
             return await asyncio.to_thread(
                 lambda: [
                     one for number, some in zip(numbers, sketches, strict=True) for one in search.judge(number, some)

@@ -32,6 +32,7 @@ from labeling_ground.errors import (
 from labeling_ground.inference.backend import Backend
 from labeling_ground.key import ImageKeys
 from labeling_ground.service.clients import Clients
+from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.flight import Flights
 from labeling_ground.service.lane import Lane
 from labeling_ground.service.ledger import Fate, Ledger
@@ -171,6 +172,7 @@ class Segmenter:
         prefetch_per_client: how many images a client's prefetches can hold.
         recorder: writes down what is asked for, so that it can be replayed.
         supervisor: counts what goes wrong behind the answers.
+        engine_health: counts the model's failures.
         wall_clock: seconds since 1970.
     """
 
@@ -190,9 +192,11 @@ class Segmenter:
         prefetch_per_client: int = 4,
         recorder: Recorder | None = None,
         supervisor: Supervisor | None = None,
+        engine_health: EngineHealth | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.supervisor = supervisor or Supervisor()
+        self.engine_health = engine_health or EngineHealth()
         self.store = store
         self.backend = backend
         self.encode_lane = encode_lane
@@ -542,9 +546,10 @@ class Segmenter:
             self.store.keep(image_keys.image, kept, purged)
             beside = kept.size
         self.check_model(version)
-        embedding = await self.backend.encode(image)
-        cost = time.perf_counter() - started
-        _check_embedding(embedding, image.width, image.height)
+        with self.engine_health.call("encoder"):
+            embedding = await self.backend.encode(image)
+            cost = time.perf_counter() - started
+            _check_embedding(embedding, image.width, image.height)
         entry = await asyncio.to_thread(
             records.seal_embedding,
             key,
@@ -598,9 +603,10 @@ class Segmenter:
         async with self.decode_lane.slot(), self.decode_lane.timed():
             started = time.perf_counter()
             self.check_model(version)
-            predictions = await self.backend.decode(embedding, [fitted])
-            cost = time.perf_counter() - started
-            prediction = _check_prediction(predictions, embedding.width, embedding.height)
+            with self.engine_health.call("decoder"):
+                predictions = await self.backend.decode(embedding, [fitted])
+                cost = time.perf_counter() - started
+                prediction = _check_prediction(predictions, embedding.width, embedding.height)
         mask_key, logits_key = image_keys.mask(version, digest), image_keys.logits(version, digest)
         facts = {"cost": cost, "created": self._wall_clock()}
         entry, logits = await asyncio.gather(  # side by side: each takes a millisecond of every click

@@ -65,11 +65,15 @@ def health_of(request: Request) -> dict[str, Any]:
     """How the server that this request came to is, as `Health` says it."""
     parts = parts_of(request)
     model, backend = request.app.state.model_check, parts.segmenter.backend
-    troubles = backend.troubles() if isinstance(backend, Elsewhere) else {}
+    troubles = dict(parts.segmenter.engine_health.troubles())
+    if isinstance(backend, Elsewhere):
+        troubles |= backend.troubles()
     checks = {"model": model, **{part: f"failing: {why}" for part, why in troubles.items()}}
     for guard in parts.segmenter.store.guards:
         state = guard.breaker.state
-        checks[guard.store.name] = "ok" if state == "closed" else f"failing (breaker {state})"
+        because = f": {guard.trouble}" if guard.trouble else ""
+        is_well = state == "closed" and not because
+        checks[guard.store.name] = "ok" if is_well else f"failing (breaker {state}){because}"
     if model != "ok" or troubles:
         return {"status": "starting" if model == "starting" else "failing", "checks": checks}
     healthy = all(check == "ok" for check in checks.values())

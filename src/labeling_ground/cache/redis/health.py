@@ -94,12 +94,17 @@ async def examine(connection: RedisConnection) -> tuple[str, list[Remark]]:
         f"policy {first.get('maxmemory_policy', 'not known')}"
     )
     if not any(remark.fatal for remark in remarks):
-        text += f"; a small read takes {await _probe(connection) * 1e3:.1f} ms"
+        text += f"; a small read takes {await probe(connection) * 1e3:.1f} ms"
     return text, list(remarks)
 
 
-async def _probe(connection: RedisConnection) -> float:
-    """Seconds that reading a small value takes."""
+async def probe(connection: RedisConnection) -> float:
+    """Write, read and delete a small value; seconds that reading it took.
+
+    Raises:
+        StoreFailed: Redis is not there, or does not let us do that.
+        StoreFull: Redis has no room and makes none.
+    """
     name = connection.names.beside("v1/doctor/probe/image", "probe")
     await connection.execute("SET", name, b"probe", "PX", 1000)
     started = time.perf_counter()

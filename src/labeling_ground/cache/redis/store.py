@@ -15,6 +15,7 @@ from labeling_ground import key as keys
 from labeling_ground.cache.complaint import Complaint
 from labeling_ground.cache.policy.port import Ranking, Reason
 from labeling_ground.cache.redis.connect import RedisConnection
+from labeling_ground.cache.redis.health import probe
 from labeling_ground.cache.redis.lifetime import Lifetimes
 from labeling_ground.cache.redis.notices import PurgeNotices
 from labeling_ground.codec import frame
@@ -82,6 +83,7 @@ class RedisStore:
         self._servers: dict[str, tuple[int, int]] = {}
         self._evictions: Counter[Reason] = Counter()
         self._refused = 0
+        self.trouble = ""
         self._complaint = Complaint(log, self.name, clock)
         self._recent: OrderedDict[str, float] = OrderedDict()
 
@@ -137,7 +139,10 @@ class RedisStore:
                 await self.connection.execute("PEXPIRE", name, lifetime)
         except StoreFull as error:
             self._refused += 1
+            self.trouble = str(error)
             self._complaint.make(error)
+        else:
+            self.trouble = ""
 
     async def touch(self, key: str) -> bool:
         """Start an entry's idle time anew without reading it. Whether the key is here."""
@@ -152,6 +157,15 @@ class RedisStore:
             StoreFailed: Redis did not answer.
         """
         return bool(await self.connection.execute("EXISTS", self.connection.names.redis_key(key)))
+
+    async def probe(self) -> None:
+        """See ``Probed``. A server that is full works; ``trouble`` says that it is full."""
+        try:
+            await probe(self.connection)
+        except StoreFull as error:
+            self.trouble = str(error)
+        else:
+            self.trouble = ""
 
     async def mark_done(self, group: str, done: bool) -> None:
         """Nothing: see the class."""

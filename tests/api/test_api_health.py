@@ -1,0 +1,142 @@
+"""``/health/ready`` tells what is known: of the model by its last calls, of the tiers though nobody asks them."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from pydantic import SecretStr
+from tests.doubles import LONG_S
+from tests.redis_servers import Server as Redis
+from tests.redis_servers import program, serving
+
+from labeling_ground.errors import BackendFailed
+from labeling_ground.service.engine_health import EngineHealth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.api.conftest import Running, Start
+
+pytestmark = pytest.mark.anyio
+
+
+async def ready(server: "Running") -> tuple[int, str, dict[str, str]]:
+    answer = await server.client.get("/health/ready")
+    found: dict[str, Any] = answer.json()
+    return answer.status_code, found["status"], found["checks"]
+
+
+async def until_ready_says(server: "Running", status: str) -> dict[str, str]:
+    """Wait for it, and give the checks."""
+    async with asyncio.timeout(LONG_S):
+        while True:
+            _, found, checks = await ready(server)
+            if found == status:
+                return checks
+            await asyncio.sleep(0.01)
+
+
+# --- the model ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [BackendFailed("CUDA error: device lost"), ZeroDivisionError("a bug of its own")])
+async def test_an_engine_that_fails_ten_times_in_a_row_is_failing_until_it_answers_again(
+    start: "Start", make_image: "Callable[..., bytes]", error: Exception
+) -> None:
+    async with start() as server:
+        server.backend.fail_encode = error
+        for failed in range(10):
+            assert (await ready(server))[:2] == (200, "ok"), f"after {failed}"
+            answer = await server.client.post("/v1/images", content=make_image())
+            assert answer.status_code >= 500
+        status, health, checks = await ready(server)
+        assert (status, health) == (503, "failing")
+        assert str(error) in checks["encoder"]
+        assert "decoder" not in checks
+        server.backend.fail_encode = None
+        await until_ready_says(server, "ok")
+
+
+async def test_a_decoder_that_answers_nonsense_is_failing_too_and_an_answer_in_between_begins_anew(
+    start: "Start", make_image: "Callable[..., bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start(engine_failures=3) as server:
+        image_id = await server.send_image(make_image())
+        decode = server.backend.decode
+
+        async def nonsense(*asked: Any) -> Any:
+            found = await decode(*asked)
+            found[0].masks[0].logits[:] = np.nan
+            return found
+
+        for x in range(2):
+            server.backend.fail_decode = BackendFailed("It is away.")
+            assert (await server.click(image_id, x, 1)).status_code == 503
+        server.backend.fail_decode = None
+        assert (await server.click(image_id, 2, 1)).status_code == 200
+        monkeypatch.setattr(server.backend, "decode", nonsense)
+        for x in range(3, 6):
+            assert (await ready(server))[1] == "ok"
+            assert (await server.click(image_id, x, 1)).status_code == 503
+        status, health, checks = await ready(server)
+        assert (status, health) == (503, "failing")
+        assert "no numbers" in checks["decoder"]
+
+
+async def test_bad_input_says_nothing_about_the_engine(start: "Start", make_image: "Callable[..., bytes]") -> None:
+    async with start(engine_failures=1) as server:
+        image_id = await server.send_image(make_image())
+        assert (await server.click(image_id, 10_000, 1)).status_code == 422
+        assert (await server.client.post("/v1/images", content=b"no image")).status_code == 400
+        assert (await ready(server))[1] == "ok"
+
+
+def test_halves_fail_each_by_itself() -> None:
+    health = EngineHealth(2)
+    for _ in range(2):
+        with pytest.raises(BackendFailed), health.call("encoder"):
+            raise BackendFailed("away")
+        with health.call("decoder"):
+            pass
+    assert health.troubles() == {"encoder": "The last 2 calls failed: away"}
+
+
+# --- the tiers, with no traffic at all ---------------------------------------------------------------------------
+
+
+async def test_a_wrong_password_is_known_at_once_and_a_right_one_soon(start: "Start") -> None:
+    with serving(program(), "--requirepass", "geheim") as redis:
+        url = SecretStr(redis.url.replace("redis://", "redis://:falsch@"))
+        async with start(redis_url=url, probe_s=0.05, breaker_reset_s=0.1) as server:
+            status, health, checks = await ready(server)
+            assert (status, health) == (200, "degraded")
+            assert "password" in checks["redis"]
+            assert "falsch" not in checks["redis"]
+            redis.ask("CONFIG", "SET", "requirepass", "falsch", password="geheim")
+            await until_ready_says(server, "ok")
+
+
+async def test_a_redis_that_went_or_is_full_is_known_though_nobody_asks_for_anything(start: "Start") -> None:
+    with serving(program(), "--maxmemory-policy", "noeviction", "--maxmemory", "100mb") as redis:
+        async with start(redis_url=SecretStr(redis.url), probe_s=0.05, breaker_reset_s=0.1) as server:
+            assert (await ready(server))[1] == "ok"
+            redis.ask("CONFIG", "SET", "maxmemory", 1)
+            assert "full" in (await until_ready_says(server, "degraded"))["redis"]
+            redis.ask("CONFIG", "SET", "maxmemory", "100mb")
+            await until_ready_says(server, "ok")
+            redis.kill()
+            await until_ready_says(server, "degraded")
+            redis.start()
+            await until_ready_says(server, "ok")
+
+
+async def test_a_redis_that_answers_nothing_is_known(start: "Start", valkey: tuple[Redis, str]) -> None:
+    async with start(redis_url=SecretStr(valkey[1]), probe_s=0.05, breaker_reset_s=0.1) as server:
+        assert (await ready(server))[1] == "ok"
+        valkey[0].freeze()
+        try:
+            assert "answer" in (await until_ready_says(server, "degraded"))["redis"]
+        finally:
+            valkey[0].thaw()
+        await until_ready_says(server, "ok")
