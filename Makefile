@@ -39,7 +39,7 @@ setup: $(VENV)/.dev ## make .venv with the server, the test tools and the benchm
 engines: $(VENV)/.engines ## add what serves, exports and compares Segment Anything models (large: brings torch)
 
 run: $(VENV)/.run ## start the server: HOST=127.0.0.1 PORT=8000 unless you say otherwise
-	@exec $(BIN)/labeling-ground serve --host $(HOST) --port $(PORT)
+	@exec $(BIN)/labeling-ground serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
 browser_decoder: $(VENV)/.run ## get what the labeling page needs to decode in the browser (14 MB, by npm)
 	@$(BIN)/labeling-ground browser-decoder

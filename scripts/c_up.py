@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-WAIT_S = float(os.environ.get("WAIT_S", "420"))
+WAIT_S = float(os.environ.get("WAIT_S", "").strip() or "420")
 """Longest time until all services are ready, the first encode included. ViT-H under TorchServe takes a minute and
 a half when it is alone on two cores, three where others work beside it."""
 CRASHES = 2
@@ -254,7 +254,7 @@ def start(compose: list[str], wanted: list[str]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Say how it went."""
-    compose = shlex.split(os.environ.get("COMPOSE", "docker-compose"))
+    compose = shlex.split(os.environ.get("COMPOSE", "").strip() or "docker-compose")
     wanted = sys.argv[1:] if arguments is None else arguments
     try:
         url = start(compose, wanted)

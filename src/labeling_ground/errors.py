@@ -27,6 +27,22 @@ Nothing here knows HTTP: ``api/errors.py`` has the one table from these classes 
     └── BadSettings              the configuration cannot work; said once, at start
 """
 
+from urllib.parse import urlsplit
+
+
+def shown_url(url: str, *, path: bool = True) -> str:
+    """What sentences and log lines may repeat of a URL: scheme, host, port and path; nothing that can be a key.
+
+    Args:
+        url: the URL.
+        path: whether to repeat its path.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that cannot be read"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path if path else ''}"
+
 
 class LabelingGroundError(Exception):
     """The root. ``str(error)`` is a sentence that says what was wrong and what to do."""

@@ -3,21 +3,42 @@
 The sentence under each field is its documentation: ``make docs`` writes ``docs/settings.md`` from here.
 """
 
+import difflib
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
-from pydantic import ByteSize, Field, SecretStr, field_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from labeling_ground.errors import BadSettings
+
 ENV_PREFIX = "LABELING_GROUND_"
-ENGINE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-"""What an engine can be called in a path."""
+TEST_PREFIX = f"{ENV_PREFIX}TEST_"
+"""Variables of this project's tests: no settings, and let pass."""
+ENGINE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+"""What an engine can be called in a path; for pydantic, whose ``$`` is the very end of a text."""
+URLS = ("encoder_url", "decoder_url", "encoder_management_url", "decoder_management_url")
+SECRETS = frozenset({"api_keys", "admin_key", "redis_url"})
+"""Settings whose value is never repeated."""
+MAY_HOLD_SECRETS = frozenset({*URLS, "models_mirror"})
+"""Settings whose value is repeated only where there is no sign of a key in it."""
+SHORTEST_KEY = 8
+"""Characters below which a key is taken for a mistake, such as a variable that was not filled in."""
+LONGEST_S = 1e9
+"""Seconds, or milliseconds, that no time is longer than: thirty years. Timers and databases overflow beyond it."""
+_NO_LINKS = "set enableServiceLinks: false in the pod, or call the service something else than labeling-ground"
+NOWHERE = Path(os.devnull) / "no-home-directory"
+"""Default of a folder below the home directory, where this user has none. Nobody can make a folder there."""
 
 
-def _memory_of_this_machine() -> int:
+def memory_of_this_machine() -> int:
     """Bytes of memory that this process may use: the container's limit where there is one."""
     total = 8 << 30
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
@@ -33,7 +54,7 @@ def _memory_of_this_machine() -> int:
 
 
 def _default_memory() -> ByteSize:
-    return ByteSize(min(2 << 30, _memory_of_this_machine() // 4))
+    return ByteSize(min(2 << 30, memory_of_this_machine() // 4))
 
 
 def _default_disk(given: dict[str, Any]) -> ByteSize:
@@ -41,20 +62,28 @@ def _default_disk(given: dict[str, Any]) -> ByteSize:
     return ByteSize(0 if given.get("redis_url") is not None else 8 << 30)
 
 
+def _below_home(variable: str, folder: str) -> Path:
+    """The XDG folder of that variable, or ``folder`` in the home directory; ``NOWHERE`` without one."""
+    given = Path(os.environ.get(variable, "").strip())
+    if given.is_absolute():  # the XDG specification: any other is to be ignored
+        return given
+    try:
+        return Path("~").expanduser() / folder
+    except RuntimeError:
+        return NOWHERE
+
+
 def _default_cache_dir() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "labeling-ground"
+    return _below_home("XDG_CACHE_HOME", ".cache") / "labeling-ground"
 
 
 def _default_models_dir() -> Path:
     # Not below the caches: what cleans those would throw gigabytes away that were downloaded on purpose.
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "labeling-ground" / "models"
+    return _below_home("XDG_DATA_HOME", ".local/share") / "labeling-ground" / "models"
 
 
 def _default_browser_runtime_dir() -> Path:
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "labeling-ground" / "browser"
+    return _below_home("XDG_DATA_HOME", ".local/share") / "labeling-ground" / "browser"
 
 
 def _default_workers() -> int:
@@ -66,9 +95,15 @@ def _default_grid_workers(given: dict[str, Any]) -> int:
 
 
 class Settings(BaseSettings):
-    """What an operator can choose. Every field is also an environment variable, ``LABELING_GROUND_`` + its name."""
+    """What an operator can choose. Every field is also an environment variable, ``LABELING_GROUND_`` + its name.
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
+    An empty text is a setting that is not set, and blanks around one do not count. Commands and servers read them with
+    ``read_settings``, which says what is wrong in sentences.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     # --- the server ---------------------------------------------------------------------------------------------
     host: str = "127.0.0.1"
@@ -88,12 +123,13 @@ class Settings(BaseSettings):
     `https://label.example.org`. None by default: pages of other web sites are answered 403. `*` lets every web site use
     the server through the browser of anybody who can reach it; do not set it without `api_keys`."""
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """Keys, separated by commas, one of which every call must then carry (`Authorization: Bearer …` or `X-API-Key`).
-    Each key has a namespace of its own in the cache. None by default: whoever reaches the port may use the server."""
+    """Keys of 8 characters or more, separated by commas, one of which every call must then carry
+    (`Authorization: Bearer …` or `X-API-Key`). Each key has a namespace of its own in the cache. None by default:
+    whoever reaches the port may use the server."""
     admin_key: SecretStr | None = None
-    """A key with which `DELETE /v1/cache` purges all namespaces, and `PUT /v1/cache/settings` changes settings of the
-    cache; without it nobody changes them. With `api_keys` set, each other key purges its own namespace only; without
-    them, nobody else purges everything at once."""
+    """A key of 8 characters or more, with which `DELETE /v1/cache` purges all namespaces, and `PUT /v1/cache/settings`
+    changes settings of the cache; without it nobody changes them. With `api_keys` set, each other key purges its own
+    namespace only; without them, nobody else purges everything at once."""
     browser_runtime_dir: Path = Field(default_factory=_default_browser_runtime_dir)
     """Folder of what the labeling page needs to decode in the browser; `labeling-ground browser-decoder` fills it.
     Without it the page has every mask computed by the server."""
@@ -291,13 +327,56 @@ class Settings(BaseSettings):
     session_refine: bool = True
     """A click that follows another one in a session refines the last mask (its low-res logits are the mask input)."""
 
-    @field_validator("encoder_url", "decoder_url", "encoder_management_url", "decoder_management_url", mode="after")
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_not_set(cls, given: Any) -> Any:
+        """Compose files, shells and unit files cannot leave a variable out: they hand it on empty."""
+        if not isinstance(given, dict):
+            return given
+        texts = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
+        return {name: value for name, value in texts.items() if value != ""}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole_size(cls, value: object, info: ValidationInfo) -> object:
+        """pydantic reads as much of a size as it understands: ``1,5GiB`` would be one byte."""
+        field = cls.model_fields[info.field_name or ""]
+        is_size = isinstance(value, str) and ByteSize in (field.annotation, *get_args(field.annotation))
+        if is_size and re.fullmatch(r"\d*\.?\d+\s*[A-Za-z]*", str(value)) is None:
+            raise ValueError("a size is a number and a unit")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _within_reason(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, float) and (info.field_name or "").endswith(("_s", "_ms")) and value > LONGEST_S:
+            raise ValueError(f"should be at most {LONGEST_S:.0f}")
+        if isinstance(value, int) and value > sys.maxsize:
+            raise ValueError(f"should be at most {sys.maxsize}")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _home_expanded(cls, value: Any) -> Any:
+        """Nobody else does that in a unit file, or in one with variables for a container."""
+        try:
+            return value.expanduser() if isinstance(value, Path) else value
+        except RuntimeError:
+            raise ValueError("this user has no home directory") from None
+
+    @field_validator(*URLS, mode="after")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
-        """An empty variable is one that is not set: compose files cannot leave one out."""
-        if value and not value.startswith(("http://", "https://")):
+        if value is None:
+            return None
+        if not value.startswith(("http://", "https://")):
             raise ValueError("an address begins with http:// or https://")
-        return value or None
+        parts = urlsplit(value)
+        if not parts.hostname or parts.port == 0:  # a port that is no number raises by itself
+            raise ValueError("there is no host in it, or its port is none")
+        if parts.query or parts.fragment:
+            raise ValueError("an address ends before '?' and '#'")
+        return value
 
     @field_validator("allowed_hosts", mode="after")
     @classmethod
@@ -327,9 +406,93 @@ class Settings(BaseSettings):
     @field_validator("allowed_hosts", "cors_origins", "api_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
+        if not isinstance(value, str):
+            return value
+        parts = tuple(part.strip() for part in value.split(",") if part.strip())
+        if not parts:  # somebody meant it to hold something: an open server would be a surprise
+            raise ValueError("there is nothing between its commas")
+        return parts
+
+    def folder(self, name: Literal["cache_dir", "models_dir", "browser_runtime_dir"]) -> Path:
+        """The folder that a setting names.
+
+        Raises:
+            BadSettings: it was not set, and there is no home directory to have it in.
+        """
+        found: Path = getattr(self, name)
+        if found.is_relative_to(NOWHERE):
+            raise BadSettings(
+                f"This user has no home directory, so there is no default for {ENV_PREFIX}{name.upper()}: set it to a "
+                "folder that this user may write to (or set HOME to one)."
+            )
+        return found
+
+
+def read_settings(**given: Any) -> Settings:
+    """The settings of the environment, with those that are given in their place.
+
+    Raises:
+        BadSettings: a variable is none of the settings, or a value cannot be used. The sentences say which, what is
+            right, and no secret.
+    """
+    if unknown := _unknown_variables(os.environ):
+        raise BadSettings(" ".join(unknown))
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        # Where one setting's default follows from another one, that is not made up, and is no fault of its own.
+        found = [each for each in error.errors() if each["type"] != "default_factory_not_called"]
+        raise BadSettings(" ".join(_what_is_wrong(each) for each in found)) from None
+    for name, secrets in (("api_keys", settings.api_keys), ("admin_key", (settings.admin_key,))):
+        if any(secret is not None and len(secret.get_secret_value()) < SHORTEST_KEY for secret in secrets):
+            raise BadSettings(
+                f"A key in the setting {name} ({ENV_PREFIX}{name.upper()}) is too short to be one: give each "
+                f"{SHORTEST_KEY} characters or more, hard to guess; 'openssl rand -hex 24' makes one. To have no key, "
+                "leave the variable out."
+            )
+    return settings
+
+
+def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """A sentence for each variable that is meant to be a setting and is none."""
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+
+    def nearest(upper: str) -> list[str]:
+        if not upper.startswith(ENV_PREFIX):  # a slip in the prefix would be overlooked as silently
+            return difflib.get_close_matches(upper, known, n=1, cutoff=0.92)
+        suffix = upper.removeprefix(ENV_PREFIX)
+        near = difflib.get_close_matches(suffix, [each.removeprefix(ENV_PREFIX) for each in known], n=1)
+        return [f"{ENV_PREFIX}{name}" for name in near]
+
+    sentences = []
+    for name in sorted(environment):
+        upper = name.upper()
+        if upper in known or upper.startswith(TEST_PREFIX) or not environment[name].strip():
+            continue
+        is_ours = upper.startswith(ENV_PREFIX)
+        near = nearest(upper)
+        if is_ours and re.search(r"_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP)(_\w+)?)$", upper):
+            sentences.append(f"{name} was made by Kubernetes for a service: {_NO_LINKS}.")
+        elif is_ours and len(upper) == len(ENV_PREFIX):
+            sentences.append(f"{name} has no name behind the prefix: docs/settings.md lists the settings.")
+        elif is_ours or near:
+            advice = f"did you mean {near[0]}?" if near else "docs/settings.md lists them."
+            sentences.append(f"{name} is no setting: {advice}")
+    return sentences
+
+
+def _what_is_wrong(error: ErrorDetails) -> str:
+    """One of pydantic's findings as a sentence."""
+    name = str(error["loc"][0])
+    if name not in Settings.model_fields:
+        return f"There is no setting {name}."
+    value, variable = error["input"], f"{ENV_PREFIX}{name.upper()}"
+    is_secret = name in SECRETS or (name in MAY_HOLD_SECRETS and ("@" in str(value) or "?" in str(value)))
+    shown = "what it is (not shown: it may hold a secret)" if is_secret else f"{str(value)[:80]!r}"
+    why = error["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+    if name == "port" and str(value).startswith("tcp://"):
+        why += f" (Kubernetes made this one for a service: {_NO_LINKS})"
+    return f"The setting {name} ({variable}) cannot be {shown}: {why}. For instance: {variable}={example_of(name)}"
 
 
 _MADE_AT_START = {
@@ -342,6 +505,42 @@ _MADE_AT_START = {
     "decode_workers": "all cores",
     "grid_workers": "half of `decode_workers`",
 }
+_EXAMPLES: Mapping[str, str] = MappingProxyType(
+    {
+        "allowed_hosts": "labels.example.org",
+        "cors_origins": "https://labels.example.org",
+        "api_keys": "a-long-key-for-ann,a-long-key-for-ben",
+        "admin_key": "another-long-key",
+        "browser_runtime_dir": "/var/lib/labeling-ground/browser",
+        "redis_url": "redis://redis.example.org:6379/0",
+        "redis_ca_file": "/etc/ssl/redis-ca.pem",
+        "redis_cert_file": "/etc/ssl/labeling-ground.pem",
+        "redis_key_file": "/etc/ssl/labeling-ground.key",
+        "redis_bytes": "4GiB",
+        "memory_bytes": "2GiB",
+        "disk_bytes": "8GiB",
+        "cache_dir": "/var/cache/labeling-ground",
+        "max_age_s": "86400",
+        "trace_file": "/var/lib/labeling-ground/trace",
+        "models_dir": "/var/lib/labeling-ground/models",
+        "models_mirror": "https://files.example.org/sam/",
+        "encode_workers": "2",
+        "decode_workers": "4",
+        "grid_workers": "2",
+        "encoder_url": "http://gpu:8080",
+        "decoder_url": "http://cpu:7080",
+        "encoder_management_url": "http://gpu:8081",
+        "decoder_management_url": "http://cpu:7081",
+        "kept_dir": "/dev/shm/labeling-ground",  # noqa: S108 -- an example in a sentence
+    }
+)
+"""Of the settings that have no default, or one that differs from machine to machine."""
+
+
+def example_of(name: str) -> str:
+    """A value that a setting can have, as one writes it in a variable."""
+    default = Settings.model_fields[name].default
+    return _EXAMPLES.get(name) or _shown(default).strip("`")
 
 
 def as_markdown() -> str:
@@ -350,6 +549,11 @@ def as_markdown() -> str:
         "# Settings",
         "",
         "Each is an environment variable; some are options of `labeling-ground serve` too. They are read at start.",
+        "An empty variable, or one of blanks, is not set, and blanks around a value do not count. A variable that",
+        f"begins with `{ENV_PREFIX}` and is not in this table stops the start, because a misspelled",
+        f"`{ENV_PREFIX}API_KEYS` would open the server; so does a value that cannot be used. The sentence says what",
+        "would be right.",
+        "",
         "This page is written by `make docs` from `src/labeling_ground/settings.py`.",
         "",
         "| variable | default | what it does |",

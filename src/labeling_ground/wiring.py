@@ -32,7 +32,7 @@ from labeling_ground.inference.choose import BACKENDS, choose_backend
 from labeling_ground.inference.graphs import version_from
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.remote.backend import connect as connect_engines
-from labeling_ground.inference.remote.client import Address, EngineClient, Limits, check_url
+from labeling_ground.inference.remote.client import Address, EngineClient, Limits
 from labeling_ground.inference.remote.kept import KeptEmbeddings, default_folder
 from labeling_ground.inference.remote.room import EngineRoom
 from labeling_ground.inference.remote.wire import Description
@@ -49,7 +49,7 @@ from labeling_ground.service.session_keeper import GuardedKeeper
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.service.shared_flight import SharedFlights
 from labeling_ground.service.tuning import Tuner, Tuning
-from labeling_ground.settings import Settings
+from labeling_ground.settings import Settings, read_settings
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind
 
@@ -60,12 +60,12 @@ def build_disk(settings: Settings) -> DiskStore | None:
     """The disk tier, or ``None`` where it is switched off.
 
     Raises:
-        BadSettings: the policy's name is wrong.
+        BadSettings: the policy's name is wrong, or there is no folder to have it in.
     """
     if settings.disk_bytes == 0:
         return None
     return DiskStore(
-        settings.cache_dir,
+        settings.folder("cache_dir"),
         budget_bytes=int(settings.disk_bytes),
         idle_s=settings.idle_s,
         max_age_s=settings.max_age_s,
@@ -175,7 +175,7 @@ def build_keeper(settings: Settings, store: TieredStore) -> GuardedKeeper | None
     if disk is not None:
         # A file of sessions that cannot be used is no reason to leave the cache alone.
         beside = disk.beside(Breaker(settings.breaker_failures, settings.breaker_reset_s))
-        return GuardedKeeper(DiskKeeper(settings.cache_dir, most=settings.max_sessions), beside)
+        return GuardedKeeper(DiskKeeper(settings.folder("cache_dir"), most=settings.max_sessions), beside)
     return None
 
 
@@ -227,8 +227,6 @@ def build_remote(settings: Settings, supervisor: Supervisor | None = None) -> tu
     if not settings.encoder_url or not settings.decoder_url:
         raise BadSettings("Set both encoder_url and decoder_url, or neither: the halves of a model belong together.")
     model = "" if settings.model == "auto" else settings.model
-    check_url("encoder_url", settings.encoder_url)
-    check_url("decoder_url", settings.decoder_url)
 
     def client(address: Address, deadline_s: float) -> EngineClient:
         most_bytes = int(settings.max_engine_bytes)
@@ -419,4 +417,4 @@ def build_app(settings: Settings | None = None) -> object:
     Raises:
         BadSettings: a name is wrong, or what it needs is not installed.
     """
-    return create_app(build_parts(settings or Settings()))
+    return create_app(build_parts(settings or read_settings()))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image as Pillow
+from tests.ports import free_port
 
 from labeling_ground.cli import cli, main
 from labeling_ground.errors import BadSettings, UnknownModel
@@ -178,6 +179,64 @@ def test_a_setting_that_cannot_work_is_named_in_one_sentence(
     result = runner.invoke(cli, ["serve", "--port", "0"] if name != "PORT" else ["serve"])
     assert isinstance(result.exception, BadSettings | UnknownModel)
     assert words in str(result.exception)
+
+
+def test_a_key_in_an_engines_url_is_said_nowhere(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABELING_GROUND_ENCODER_URL", f"http://ann:s3cret-word@127.0.0.1:{free_port()}")
+    monkeypatch.setenv("LABELING_GROUND_DECODER_URL", f"http://s3cret-word@127.0.0.1:{free_port()}/s3cret-word")
+    monkeypatch.setenv("LABELING_GROUND_ENGINE_WAIT_S", "0")
+    result = runner.invoke(cli, ["doctor"])
+    assert result.exit_code == 1
+    assert "The engines sam_vit_h_encode at http://127.0.0.1:" in result.output
+    served = runner.invoke(cli, ["serve", "--port", "0"])
+    assert isinstance(served.exception, BadSettings)
+    for said in (result.output, served.output, str(served.exception)):
+        assert "s3cret-word" not in said
+
+
+def test_an_option_with_nothing_behind_it_is_refused_and_is_not_the_current_folder(
+    runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ["serve", "--host", ""],
+        ["serve", "--memory-bytes", " "],
+        ["engine", "--models-dir", ""],
+        ["doctor", "--cache-dir", ""],
+        ["cache", "purge", "--yes", "--cache-dir", " "],
+        ["models", "list", "--models-dir", ""],
+    ):
+        result = runner.invoke(cli, words)
+        assert result.exit_code == 2, words
+        assert "is empty: leave it out" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["serve", "--port", "0"],
+        ["engine", "--port", "0"],
+        ["doctor"],
+        ["warm", "."],
+        ["cache", "stats"],
+        ["cache", "purge", "--yes"],
+        ["cache", "synth", "--out", "trace"],
+        ["cache", "simulate", "trace"],
+        ["cache", "trace", "info", "trace"],
+        ["models", "list"],
+        ["browser-decoder"],
+    ],
+)
+def test_every_command_stops_at_a_variable_that_is_no_setting(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABELING_GROUND_API_KEY", "a-key-of-the-annotators")
+    result = runner.invoke(cli, words)
+    assert isinstance(result.exception, BadSettings)
+    assert str(result.exception) == "LABELING_GROUND_API_KEY is no setting: did you mean LABELING_GROUND_API_KEYS?"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_of_ours_is_a_sentence_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:

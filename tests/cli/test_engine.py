@@ -152,7 +152,6 @@ def test_a_model_that_cannot_be_served_is_refused_with_the_remedy(
     ("settings", "says"),
     [
         ({"encoder_url": "http://127.0.0.1:1"}, "both encoder_url and decoder_url"),
-        ({"encoder_url": "http://", "decoder_url": "http://127.0.0.1:1"}, "encoder_url must be an address"),
         ({"encoder_url": "http://127.0.0.1:1", "decoder_url": "http://127.0.0.1:1"}, "not ready after 0 s"),
     ],
 )

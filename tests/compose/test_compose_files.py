@@ -37,7 +37,7 @@ def test_a_compose_file_is_of_the_format_that_1_29_and_2_read(file: Path) -> Non
 def test_every_knob_is_used_and_every_knob_that_is_used_is_in_the_env_file() -> None:
     used = set()
     for file in FILES:
-        used |= set(re.findall(r"\$\{(\w+)\}", file.read_text(encoding="utf-8")))
+        used |= set(re.findall(r"\$\{(\w+)(?::\?[^}]*)?\}", file.read_text(encoding="utf-8")))
     makefile = set(re.findall(r"\$\(call knob,(\w+)\)", (ROOT / "Makefile").read_text(encoding="utf-8")))
     assert set(knobs()) == used | makefile | {"COMPOSE_PROJECT_NAME"}
 
@@ -61,6 +61,20 @@ def test_a_service_is_given_only_settings_that_exist(file: Path) -> None:
                 assert name.removeprefix(ENV_PREFIX).lower() in Settings.model_fields
 
 
+def test_each_key_is_handed_on_from_the_shell_and_is_not_set_where_the_shell_has_none() -> None:
+    given = services(ROOT / "docker-compose.yml")["proxy"]["environment"]
+    for name in ("API_KEYS", "ADMIN_KEY"):
+        assert given[f"{ENV_PREFIX}{name}"] == f"${{{ENV_PREFIX}{name}-}}"
+    handed_on_empty = Settings(api_keys="", admin_key="")
+    assert (handed_on_empty.api_keys, handed_on_empty.admin_key) == ((), None)
+
+
+def test_no_service_is_given_what_only_another_kind_of_engine_reads() -> None:
+    own = services(ROOT / "docker-compose.engines.yml")
+    for service in own.values():
+        assert {service["environment"][f"{ENV_PREFIX}{name}"] for name in NOT_SETTINGS} == {""}
+
+
 def test_no_service_runs_with_more_rights_than_it_needs() -> None:
     for name, service in services(ROOT / "docker-compose.yml").items():
         assert service["read_only"] is True, name
@@ -75,7 +89,9 @@ def test_no_service_runs_with_more_rights_than_it_needs() -> None:
 def test_only_the_proxy_is_published_and_only_to_this_machine() -> None:
     found = services(ROOT / "docker-compose.yml")
     assert [name for name, service in found.items() if "ports" in service] == ["proxy"]
-    assert found["proxy"]["ports"] == ["${PROXY_ADDRESS}:${PROXY_PORT}:8000"]
+    assert found["proxy"]["ports"] == [
+        "${PROXY_ADDRESS:?an empty one would be every address}:${PROXY_PORT}:8000",
+    ]
     assert knobs()["PROXY_ADDRESS"] == "127.0.0.1"
     assert [name for name, service in found.items() if "front" in service["networks"]] == ["proxy"]
 

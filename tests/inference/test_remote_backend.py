@@ -244,9 +244,7 @@ def test_engines_that_are_not_there_are_waited_for_and_then_named(tmp_path: Path
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     started = time.monotonic()
-    with pytest.raises(
-        BadSettings, match=rf"{port}/predictions/toy_encode.*not ready after 0\.6 s.*cannot be connected"
-    ):
+    with pytest.raises(BadSettings, match=rf"toy_encode at .*:{port}.*not ready after 0\.6 s.*cannot be connected"):
         connect(client(Role.ENCODER, url), client(Role.DECODER, url), model="", wait_s=0.6)
     assert time.monotonic() - started >= 0.6
     with served(desk(Role.ENCODER, ToyEngine(), tmp_path)) as one:
@@ -616,8 +614,6 @@ def test_the_management_port_is_one_above_unless_it_is_given() -> None:
     assert Address("encoder", "http://gpu:8080", "x").management == "http://gpu:8081/models/x"
     assert Address("encoder", "http://[::1]:8080/", "x").management == "http://[::1]:8081/models/x"
     assert Address("encoder", "http://gpu:8080", "x", "https://m/").management == "https://m/models/x"
-    with pytest.raises(BadSettings):
-        _ = Address("encoder", "http://gpu:99999", "x").management
 
 
 def test_workers_and_queue_are_read_as_torchserve_tells_them() -> None:

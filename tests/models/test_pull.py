@@ -542,6 +542,9 @@ def test_how_a_mirror_is_arranged() -> None:
     for wrong in ("m.invalid", "file:///mnt", "https://", "https://m.invalid/{digest}"):
         with pytest.raises(BadSettings, match="cannot be a mirror"):
             mirror_address(wrong, artifact)
+    with pytest.raises(BadSettings) as refused:
+        mirror_address("ftp://ann:s3cret-word@m.invalid/x?token=s3cret-word", artifact)
+    assert str(refused.value).startswith("ftp://m.invalid/x cannot be a mirror")
 
 
 def test_a_model_store_is_a_mirror(server: WeightsServer, model: CatalogueModel, tmp_path: Path) -> None:

@@ -78,6 +78,11 @@ def test_an_archive_that_cannot_be_used_is_refused_in_a_sentence(handler: Any, t
         handler.open_room(written(tmp_path))
     with pytest.raises(BadSettings, match="many"):
         handler.open_room(written(tmp_path), environment={handler.THREADS: "many"})
+    for name in (handler.THREADS, handler.KEPT_BYTES):
+        with pytest.raises(BadSettings, match=f"{name} is -1"):
+            handler.open_room(written(tmp_path), environment={name: "-1"})
+    with pytest.raises(BadSettings, match=r"decoder\.onnx cannot be loaded"):  # an empty variable is not set
+        handler.open_room(written(tmp_path), environment={handler.THREADS: " ", handler.KEPT_BYTES: " "})
 
 
 def test_each_of_a_batch_gets_its_own_status_and_type(handler: Any, tmp_path: Path) -> None:

@@ -131,6 +131,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def shots() -> Path:
     """Where the screenshots go: to be looked at."""
-    folder = Path(os.environ.get("LABELING_GROUND_SHOTS", "out/web"))
+    folder = Path(os.environ.get("LABELING_GROUND_TEST_SHOTS", "out/web"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder

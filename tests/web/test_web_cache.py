@@ -289,11 +289,11 @@ def test_a_server_with_keys_shows_its_figures_to_who_has_one(
     context: Any, photos: dict[str, Path], tmp_path: Path
 ) -> None:
     """The page itself is open. An image is purged in all namespaces; a tier that is not there is not asked for."""
-    keys = {"LABELING_GROUND_API_KEYS": "one", "LABELING_GROUND_ADMIN_KEY": ADMIN}
+    keys = {"LABELING_GROUND_API_KEYS": "one-of-two", "LABELING_GROUND_ADMIN_KEY": ADMIN}
     closed = Served(tmp_path, LABELING_GROUND_DISK_BYTES="0", **keys)
     closed.start()
     try:
-        image_id = work(closed, photos["coffee"], **{"X-API-Key": "one"})
+        image_id = work(closed, photos["coffee"], **{"X-API-Key": "one-of-two"})
         operator = Operator(context.new_page(), closed)
         page = operator.page
         page.wait_for_selector("#key-dialog[open]")
@@ -302,7 +302,7 @@ def test_a_server_with_keys_shows_its_figures_to_who_has_one(
         page.click("#give-key")
         operator.give("two")
         operator.sees("#key-trouble", "did not accept")
-        operator.give("one")
+        operator.give("one-of-two")
         operator.sees("#state", "live")
         operator.sees("#lookups [data-kind=mask]", "4 look-ups")
         operator.gave_key()
@@ -311,13 +311,13 @@ def test_a_server_with_keys_shows_its_figures_to_who_has_one(
         operator.confirm(image_id)
         operator.sees("#purge-told", "Deleted: ")
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            ask(closed, f"v1/images/{image_id}", None, "GET", **{"X-API-Key": "one"})
+            ask(closed, f"v1/images/{image_id}", None, "GET", **{"X-API-Key": "one-of-two"})
         assert page.locator("#settings [name=disk_bytes]").is_hidden()
         page.fill("#settings [name=idle_seconds]", "7")
         page.click("#settings .primary")
         operator.confirm("30 → 7")
         operator.sees("#settings-told", "Changed.")
-        assert ask(closed, "v1/cache", None, "GET", **{"X-API-Key": "one"})["settings"]["idle_seconds"] == 420
+        assert ask(closed, "v1/cache", None, "GET", **{"X-API-Key": "one-of-two"})["settings"]["idle_seconds"] == 420
     finally:
         closed.kill()
 

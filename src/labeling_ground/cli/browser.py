@@ -22,7 +22,7 @@ def browser_decoder(archive: Path | None) -> None:
     LABELING_GROUND_BROWSER_RUNTIME_DIR then. Where there is no npm or no network, run `npm pack` elsewhere and name the
     ARCHIVE that it made. Restart a server that is running.
     """
-    folder = settings_with().browser_runtime_dir
+    folder = settings_with().folder("browser_runtime_dir")
     if archive is None and browser_runtime.find(folder) is not None:
         say(f"{PACKAGE} {VERSION} is in {folder} already")
         return

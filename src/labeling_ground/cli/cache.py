@@ -9,7 +9,7 @@ import click
 
 from labeling_ground import key as keys
 from labeling_ground.cache.store import Store
-from labeling_ground.cli.common import data, megabytes, say, settings_with
+from labeling_ground.cli.common import Folder, data, megabytes, say, settings_with
 from labeling_ground.cli.trace import simulate, synth, trace
 from labeling_ground.errors import BadSettings
 from labeling_ground.types import StoreStats
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 _DIRECTORY = click.option(
     "--cache-dir",
-    type=click.Path(path_type=Path),
+    type=Folder(),
     help="Folder of the disk tier, if not the default.",
 )
 

@@ -2,30 +2,44 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
-from labeling_ground.errors import BadSettings
-from labeling_ground.settings import ENV_PREFIX, Settings
+from labeling_ground.settings import Settings, read_settings
 
 
 def settings_with(**given: Any) -> Settings:
     """The settings of the environment, with what the command line gave in their place.
 
     Raises:
-        BadSettings: a value cannot be used; the sentence names it.
+        BadSettings: a variable is no setting, or a value cannot be used; the sentence says which.
+        click.UsageError: an option was given without a value, as ``--host "$UNSET"`` is.
     """
     chosen = {name: value for name, value in given.items() if value is not None}
-    try:
-        return Settings(**chosen)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise BadSettings(
-            f"The setting {name} (or {ENV_PREFIX}{name.upper()}) cannot be used: {first['msg']}."
-        ) from None
+    for name, value in chosen.items():
+        if isinstance(value, str) and not value.strip():
+            raise empty_option(f"--{name.replace('_', '-')}")
+    return read_settings(**chosen)
+
+
+def empty_option(name: str) -> click.UsageError:
+    """What to raise for an option with nothing behind it: a default in its place might purge another cache."""
+    return click.UsageError(f"{name} is empty: leave it out for the default, or give it a value")
+
+
+class Folder(click.Path):
+    """A folder's path, as an option. An empty one is refused: to ``pathlib`` it would be the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        if not str(value).strip():
+            raise empty_option(param.opts[0] if param else "the folder")
+        return super().convert(value, param, ctx)
 
 
 def say(text: str = "") -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from labeling_ground import __version__
 from labeling_ground.cache.redis.health import examine
-from labeling_ground.cli.common import data, megabytes, say, settings_with
+from labeling_ground.cli.common import Folder, data, megabytes, say, settings_with
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.settings import Settings
 from labeling_ground.types import Image, Point, Prompt
@@ -45,7 +45,7 @@ class Finding:
 @click.command()
 @click.option(
     "--cache-dir",
-    type=click.Path(path_type=Path),
+    type=Folder(),
     help="Folder of the disk tier, if not the default.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from labeling_ground.api.engine import create_engine_app
-from labeling_ground.cli.common import say, settings_with
+from labeling_ground.cli.common import Folder, say, settings_with
 from labeling_ground.cli.running import listen, run
 from labeling_ground.inference.auto import Halves
 from labeling_ground.observe import logs_text, set_up_logging
@@ -27,7 +27,7 @@ _PORTS = {"encoder": 8080, "decoder": 7080, "both": 8080}
 @click.option(
     "--management-port", type=click.IntRange(0, 65535), help="Port that tells workers and queue: one above the other."
 )
-@click.option("--models-dir", type=click.Path(path_type=Path), help="Folder of the weights, if not the default.")
+@click.option("--models-dir", type=Folder(), help="Folder of the weights, if not the default.")
 @click.option("--log-format", type=click.Choice(["auto", "text", "json"]), help="Log lines, in this form.")
 def engine(
     role: str,

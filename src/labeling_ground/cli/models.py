@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from labeling_ground.cli.common import data, megabytes, say, settings_with
+from labeling_ground.cli.common import Folder, data, megabytes, say, settings_with
 from labeling_ground.inference.graphs import version_of
 from labeling_ground.models.archive import SERVING, check_archiver, check_target, version_files
 from labeling_ground.models.archive import archive as write_archive
@@ -35,13 +35,13 @@ _PRECISIONS = ("fp16", "fp32")
 
 _FOLDER = click.option(
     "--models-dir",
-    type=click.Path(path_type=Path),
+    type=Folder(),
     help="Folder of the weights, if not the default.",
 )
 
 
 def _store(models_dir: Path | None) -> ModelStore:
-    return ModelStore(settings_with(models_dir=models_dir).models_dir, catalogue())
+    return ModelStore(settings_with(models_dir=models_dir).folder("models_dir"), catalogue())
 
 
 @click.group()

@@ -8,7 +8,7 @@ import click
 
 from labeling_ground.api.app import create_app
 from labeling_ground.api.state import Parts
-from labeling_ground.cli.common import megabytes, say, settings_with
+from labeling_ground.cli.common import Folder, megabytes, say, settings_with
 from labeling_ground.cli.running import listen, run
 from labeling_ground.observe import logs_text, set_up_logging
 from labeling_ground.settings import Settings
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 @click.option("--host", help="Address to listen on (127.0.0.1: this machine only).")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.")
 @click.option("--model", help="Model id.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Folder of the disk tier.")
+@click.option("--cache-dir", type=Folder(), help="Folder of the disk tier.")
 @click.option("--memory-bytes", help="Budget of the memory tier, for instance 2GiB.")
 @click.option("--disk-bytes", help="Budget of the disk tier; 0 switches it off.")
 @click.option(

@@ -38,6 +38,7 @@ def trace() -> None:
 @_JSON
 def info(traces: tuple[Path, ...], as_json: bool) -> None:
     """What is in a trace (and in its older files: FILE.1 and so on)."""
+    settings_with()  # this command reads none, but a misspelled one is said by every command
     events = read(traces)
     asks = (events["what"] == What.ASKED) | (events["what"] == What.PREFETCHED)
     kinds: dict[str, dict[str, Any]] = {}
@@ -83,6 +84,7 @@ def info(traces: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--swap", is_flag=True, help="The models change at noon.")
 def synth(seed: int, out: Path, mix: str, annotators: int, hours: float, days: int, bulk: int, swap: bool) -> None:
     """Make up a trace of labeling work, for deciding before there is a recording."""
+    settings_with()
     work = Work(mix=mix, annotators=annotators, hours=hours, days=days, bulk=bulk, swap=swap)
     events = synthesise(seed, work)
     write(out, events)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from labeling_ground import key as keys
-from labeling_ground.cli.common import data, say, settings_with
+from labeling_ground.cli.common import Folder, data, say, settings_with
 from labeling_ground.errors import LabelingGroundError, TooLarge
 from labeling_ground.service.segmenter import Segmenter
 from labeling_ground.settings import Settings
@@ -24,7 +24,7 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"
 @click.argument("directory", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--cache-dir",
-    type=click.Path(path_type=Path),
+    type=Folder(),
     help="Folder of the disk tier, if not the default.",
 )
 @click.option("--model", help="Model id.")

@@ -9,7 +9,7 @@ import urllib.request
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from labeling_ground.errors import PullFailed
+from labeling_ground.errors import PullFailed, shown_url
 
 MAX_REDIRECTS = 5
 """Hops from the address in the catalogue to the file; the usual hosts need one or two."""
@@ -35,7 +35,8 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         if becomes not in ("http", "https") or (was == "https" and becomes != "https"):
             fp.close()
             raise PullFailed(
-                f"{req.full_url} redirects to {newurl}, which is not encrypted, or no web address. It is not followed."
+                f"{shown_url(req.full_url)} redirects to {shown_url(newurl)}, which is not encrypted, or no web "
+                "address. It is not followed."
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

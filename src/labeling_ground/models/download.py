@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from labeling_ground import __version__
-from labeling_ground.errors import PullFailed
+from labeling_ground.errors import PullFailed, shown_url
 from labeling_ground.models.catalogue import Artifact
 from labeling_ground.models.client import (
     LONGEST_PAUSE_S,
@@ -198,7 +198,7 @@ class _Transfer:
             self.reached = True
             raise _TryAgainError(f"the server said nothing for {self.manners.timeout_s:g} s") from None
         except (http.client.InvalidURL, UnicodeError) as error:
-            raise PullFailed(f"{self.url} is no address that can be asked: {error}.") from None
+            raise PullFailed(f"{shown_url(self.url)} is no address that can be asked: {error}.") from None
         except (http.client.HTTPException, OSError) as error:
             self.reached = True
             raise _TryAgainError(f"the server broke off before it answered ({_why(error)})") from None
@@ -214,12 +214,12 @@ class _Transfer:
             return _TryAgainError(said, pause_s=retry_after(error.headers.get("Retry-After")))
         if 300 <= error.code < 400:
             return PullFailed(
-                f"{self.url} redirects in circles, more than {MAX_REDIRECTS} times, or out of the web. "
+                f"{shown_url(self.url)} redirects in circles, more than {MAX_REDIRECTS} times, or out of the web. "
                 f"{_other_ways(self.artifact)}"
             )
         if error.code in (401, 403, 407):
-            return PullFailed(f"{said} for {self.url}: it does not let us in. {_other_ways(self.artifact)}")
-        return PullFailed(f"{said} for {self.url}. {_other_ways(self.artifact)}")
+            return PullFailed(f"{said} for {shown_url(self.url)}: it does not let us in. {_other_ways(self.artifact)}")
+        return PullFailed(f"{said} for {shown_url(self.url)}. {_other_ways(self.artifact)}")
 
     def _place(self, answer: http.client.HTTPResponse) -> int | None:
         """See where the answer's bytes belong, have the part end there, and tell how long the whole file is."""
@@ -235,7 +235,9 @@ class _Transfer:
             self.part.pieced_together = True
             return total
         if answer.status != 200:
-            raise PullFailed(f"{host(answer.url)} answers {answer.status} for {self.url}. {_other_ways(self.artifact)}")
+            raise PullFailed(
+                f"{host(answer.url)} answers {answer.status} for {shown_url(self.url)}. {_other_ways(self.artifact)}"
+            )
         if headers.get_content_type() in ("text/html", "application/xhtml+xml"):
             raise PullFailed(
                 f"{host(answer.url)} answers with a web page where a file should be: this network may want a login "
@@ -253,7 +255,7 @@ class _Transfer:
             return
         if not self.artifact.about_bytes // 4 - _SLACK <= total <= self._most:
             raise PullFailed(
-                f"{self.url} is {total} bytes long, and {self.artifact.file} should have about "
+                f"{shown_url(self.url)} is {total} bytes long, and {self.artifact.file} should have about "
                 f"{self.artifact.about_bytes}: that is not the file. {_other_ways(self.artifact)}"
             )
         free = self.manners.free() if self.manners.free else None
@@ -282,8 +284,8 @@ class _Transfer:
             if part.size > self._most:
                 part.discard()
                 raise PullFailed(
-                    f"{self.url} does not end: {self.artifact.file} should have about {self.artifact.about_bytes} "
-                    f"bytes. {_other_ways(self.artifact)}"
+                    f"{shown_url(self.url)} does not end: {self.artifact.file} should have about "
+                    f"{self.artifact.about_bytes} bytes. {_other_ways(self.artifact)}"
                 )
         promised = total if total is not None else self.artifact.bytes
         if promised is not None and part.size < promised:
@@ -337,6 +339,6 @@ def _given_up(artifact: Artifact, url: str, failures: int, why: str, here: int) 
 
 def _wrong(artifact: Artifact, url: str, found: str, size: int) -> str:
     return (
-        f"{url} is not the file that the catalogue means: its {size} bytes have the SHA-256 {found}, not "
+        f"{shown_url(url)} is not the file that the catalogue means: its {size} bytes have the SHA-256 {found}, not "
         f"{artifact.sha256}. They were deleted. {_other_ways(artifact)}"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, urlsplit
 
-from labeling_ground.errors import BadSettings
+from labeling_ground.errors import BadSettings, shown_url
 from labeling_ground.models.catalogue import Artifact, CatalogueModel, Format
 from labeling_ground.models.disk import check_room, digest_of, disk_trouble, existing
 from labeling_ground.models.download import Manners, State, Step, download
@@ -90,8 +90,8 @@ def mirror_address(mirror: str | None, artifact: Artifact) -> str:
     unknown = set(re.findall(r"{[^}]*}", mirror)) - {"{file}", "{sha256}"}
     if urlsplit(mirror).scheme not in ("http", "https") or not urlsplit(mirror).netloc or unknown:
         raise BadSettings(
-            f"{mirror!r} cannot be a mirror: it must be an http or https address, with {{file}} or {{sha256}} in it "
-            "where files are not simply found under their names."
+            f"{shown_url(mirror)} cannot be a mirror: it must be an http or https address, with {{file}} or {{sha256}} "
+            "in it where files are not simply found under their names."
         )
     if "{" not in mirror:
         return f"{mirror.rstrip('/')}/{quote(artifact.file)}"

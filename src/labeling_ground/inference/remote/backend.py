@@ -327,8 +327,8 @@ def connect(encoder: EngineClient, decoder: EngineClient, *, model: str, wait_s:
                 await asyncio.gather(encoder.look(), decoder.look())
             except LabelingGroundError as error:
                 if time.monotonic() >= until:
-                    where = f"{encoder.address.predictions} and {decoder.address.predictions}"
-                    raise BadSettings(f"The engines at {where} are not ready after {wait_s:g} s. {error}") from error
+                    where = " and ".join(f"{each.address.name} at {each.address}" for each in (encoder, decoder))
+                    raise BadSettings(f"The engines {where} are not ready after {wait_s:g} s. {error}") from error
                 await asyncio.sleep(0.5)
             else:
                 return

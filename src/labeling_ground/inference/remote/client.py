@@ -7,14 +7,13 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from labeling_ground.breaker import Breaker
-from labeling_ground.errors import BackendFailed, BadInput, BadSettings, Overloaded
+from labeling_ground.errors import BackendFailed, BadInput, Overloaded, shown_url
 from labeling_ground.inference.elsewhere import EngineFigures
 from labeling_ground.inference.remote import wire
 
@@ -50,9 +49,12 @@ class Address:
     """
 
     half: str
-    url: str
+    url: str = field(repr=False)
     name: str
-    management_url: str = ""
+    management_url: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return shown_url(self.url, path=False)
 
     @property
     def predictions(self) -> str:
@@ -61,14 +63,10 @@ class Address:
 
     @property
     def management(self) -> str:
-        """Where workers and queue are told.
-
-        Raises:
-            BadSettings: the address is none.
-        """
+        """Where workers and queue are told."""
         base = self.management_url
         if not base:
-            parts = _split(self.url)
+            parts = urlsplit(self.url)
             host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
             base = f"{parts.scheme}://{host}:{(parts.port or 80) + 1}"
         return f"{base.rstrip('/')}/models/{self.name}"
@@ -212,7 +210,7 @@ class EngineClient:
         self._reason = reason
         self.breaker.failed()
         if before == "closed":
-            log.warning("the %s at %s failed: %s", self.half, self.address.url, reason)
+            log.warning("the %s at %s failed: %s", self.half, self.address, reason)
         return BackendFailed(f"The {self.half} does not answer: {reason}. Try again in a moment.")
 
     async def aclose(self) -> None:
@@ -328,26 +326,6 @@ def read_management(body: bytes) -> tuple[int | None, int | None]:
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None, None
     return workers, queue if isinstance(queue, int) else None
-
-
-def check_url(name: str, url: str) -> None:
-    """See that a setting is an address.
-
-    Raises:
-        BadSettings: it is not.
-    """
-    parts = _split(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BadSettings(f"{name} must be an address such as http://gpu:8080, not {url!r}.")
-
-
-def _split(url: str) -> Any:
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 -- raises if it is none
-    except ValueError as error:
-        raise BadSettings(f"{url!r} is no address: {error}.") from None
-    return parts
 
 
 async def _pieces(body: bytes) -> AsyncIterator[memoryview]:

@@ -89,14 +89,17 @@ def open_room(folder: Path, gpu: int | None = None, environment: Mapping[str, st
     try:
         version, role = ModelVersion(about["model"], about["digest"]), wire.Role(about["role"])
         files = {name: folder / file["file"] for name, file in about["files"].items()}
-        threads = int(environment.get(THREADS) or os.cpu_count() or 1)
-        kept_bytes = int(environment.get(KEPT_BYTES) or 1 << 29)
+        given = {name: environment.get(name, "").strip() for name in (THREADS, KEPT_DIR, KEPT_BYTES)}  # empty: not set
+        threads = int(given[THREADS] or os.cpu_count() or 1)
+        kept_bytes = int(given[KEPT_BYTES] or 1 << 29)
+        if threads < 1 or kept_bytes < 0:
+            raise ValueError(f"{THREADS} is {threads}, {KEPT_BYTES} is {kept_bytes}")
         half: OnnxEncoder | OnnxDecoder
         if role is wire.Role.ENCODER:
             half, kept = OnnxEncoder(files["encoder"], threads, providers(gpu)), None
         else:
             half = OnnxDecoder(files["decoder"], files.get("decoder-fast"), threads, providers(gpu), many_at_once=False)
-            kept = KeptEmbeddings(Path(environment.get(KEPT_DIR) or default_folder()), kept_bytes)
+            kept = KeptEmbeddings(Path(given[KEPT_DIR] or default_folder()), kept_bytes)
         description = wire.Description(version, half.family, about["precision"], role, about["note"])
     except (KeyError, TypeError, ValueError) as error:
         raise BadSettings(f"The archive or its environment cannot be used: {error!r}.") from error
