@@ -27,6 +27,7 @@ from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.codec import frame
 from labeling_ground.errors import StoreFailed
 from labeling_ground.key import ImageKeys
+from labeling_ground.pools import Pools
 from labeling_ground.service.lane import Lane
 from labeling_ground.service.segmenter import MaskAnswer, PromptAsk, Segmenter
 from labeling_ground.types import (
@@ -429,6 +430,7 @@ async def serving(
         backend=backend or ToyBackend(),
         encode_lane=Lane("encoder", slots, queue, **clocks),
         decode_lane=Lane("decoder", slots, queue, **clocks),
+        pools=Pools.sized(),
         **options,
     )
     try:

@@ -269,6 +269,12 @@ class Settings(BaseSettings):
     """Images encoded at the same time; half of the cores by default, so that clicks keep the other half."""
     decode_workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     """Prompts decoded at the same time; a Segment Anything click that is alone uses so many threads."""
+    draw_workers: int = Field(default_factory=_default_workers, ge=1)
+    """Threads that draw masks as PNG and polygons and write large answers, those of clicks first; half of the cores by
+    default."""
+    value_workers: int = Field(default_factory=_default_workers, ge=1)
+    """Threads that seal results for the cache; as many check what its tiers answer, and as many read large requests.
+    Half of the cores by default."""
     encode_queue: int = Field(64, ge=1)
     """Images that may wait for the encoder; one more is answered 503 with `Retry-After`."""
     engine_failures: int = Field(10, ge=1)
@@ -503,6 +509,8 @@ _MADE_AT_START = {
     "browser_runtime_dir": "`~/.local/share/labeling-ground/browser`",
     "encode_workers": "half of the cores",
     "decode_workers": "all cores",
+    "draw_workers": "half of the cores",
+    "value_workers": "half of the cores",
     "grid_workers": "half of `decode_workers`",
 }
 _EXAMPLES: Mapping[str, str] = MappingProxyType(

@@ -41,6 +41,7 @@ from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Format, Role
 from labeling_ground.models.store import ModelStore, StoredFile
 from labeling_ground.observe import RequestMetrics
+from labeling_ground.pools import Pools
 from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.lane import Lane
@@ -140,6 +141,7 @@ def build_store(settings: Settings, supervisor: Supervisor | None = None) -> Tie
         deadline_s=settings.lookup_deadline_ms / 1e3,
         breaker_failures=settings.breaker_failures,
         breaker_reset_s=settings.breaker_reset_s,
+        check_threads=settings.value_workers,
         supervisor=supervisor,
     )
     if redis is not None and redis.notices is not None:
@@ -174,7 +176,7 @@ def build_keeper(settings: Settings, store: TieredStore) -> GuardedKeeper | None
         return GuardedKeeper(RedisKeeper(redis.store.connection), redis)
     if disk is not None:
         # A file of sessions that cannot be used is no reason to leave the cache alone.
-        beside = disk.beside(Breaker(settings.breaker_failures, settings.breaker_reset_s))
+        beside = disk.beside(Breaker(settings.breaker_failures, settings.breaker_reset_s), at_once=1)
         return GuardedKeeper(DiskKeeper(settings.folder("cache_dir"), most=settings.max_sessions), beside)
     return None
 
@@ -336,6 +338,13 @@ def build_recorder(settings: Settings) -> Recorder | None:
     return Recorder(TraceWriter(settings.trace_file, max_bytes=int(settings.trace_bytes), files=settings.trace_files))
 
 
+def build_pools(settings: Settings, encodes: int) -> Pools:
+    """The threads of one server that encodes so many images at the same time."""
+    return Pools.sized(
+        images=encodes, values=settings.value_workers, drawing=settings.draw_workers, grids=settings.grid_workers
+    )
+
+
 def build_segmenter(
     settings: Settings,
     *,
@@ -362,6 +371,7 @@ def build_segmenter(
         backend=chosen,
         encode_lane=Lane("encoder", encodes, settings.encode_queue),
         decode_lane=Lane("decoder", decodes, settings.decode_queue),
+        pools=build_pools(settings, encodes),
         shared=build_shared_flights(settings, tiers, supervisor),
         precision=settings.precision,
         max_pixels=settings.max_image_pixels,
@@ -375,7 +385,12 @@ def build_segmenter(
     )
 
 
-def build_parts(settings: Settings, *, store: TieredStore | None = None, backend: Backend | None = None) -> Parts:
+def build_parts(
+    settings: Settings,
+    *,
+    store: TieredStore | None = None,
+    backend: Backend | None = None,
+) -> Parts:
     """Everything that one server is made of.
 
     Raises:

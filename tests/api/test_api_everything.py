@@ -4,6 +4,8 @@ import asyncio
 import base64
 import io
 import json
+import socket
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 from pycocotools import mask as coco
+from tests.api.conftest import soon
 
 from labeling_ground.errors import BackendFailed
 
@@ -363,3 +366,61 @@ async def test_the_stream_is_for_who_names_it(
     address = f"/v1/images/{image_id}/everything"
     answer = await server.client.post(address, json=GRID, headers={"Accept": accept})
     assert answer.headers["content-type"].startswith("application/x-ndjson" if lines else "application/json")
+
+
+# --- drawing -----------------------------------------------------------------------------------------------------
+
+
+async def test_clicks_are_answered_while_many_wait_for_a_grid_to_be_drawn(
+    start: "Start", make_image: "Callable[..., bytes]"
+) -> None:
+    async with start(draw_workers=1) as server:
+        image_id = await server.send_image(make_image(64, 48))
+        grid = len((await ask(server, image_id)).json()["masks"])
+        drawing, go = server.parts.segmenter.pools.drawing, threading.Event()
+        holding = asyncio.create_task(drawing.run(go.wait))
+        askers = [asyncio.create_task(ask(server, image_id, format="polygons")) for _ in range(12)]
+        await server.until(lambda: drawing.waiting == 12)
+        assert (await server.click(image_id, 7, 7)).json()["outcome"] == "miss"
+        clicking = asyncio.create_task(server.click(image_id, 9, 9, format="polygons"))
+        await server.until(lambda: drawing.waiting == 13)
+        before = drawing.begun
+        go.set()
+        assert len((await clicking).json()["masks"]) == 3
+        assert drawing.begun - before < 6 * grid, "of twelve grids not half is drawn by then"
+        for task in askers[2:]:
+            task.cancel()
+        await asyncio.wait(askers[2:])
+        before = drawing.begun
+        answers = await asyncio.gather(*askers[:2])
+        assert [len(answer.json()["masks"]) for answer in answers] == [grid, grid]
+        assert drawing.begun - before <= 2 * grid, "nothing is drawn for those who left"
+        await holding
+
+
+@pytest.mark.parametrize("headers", [{}, LINES])
+def test_who_hangs_up_while_the_answer_is_drawn_has_no_more_drawn(
+    start_real: "StartReal", make_image: "Callable[..., bytes]", headers: dict[str, str]
+) -> None:
+    with start_real(draw_workers=1) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        image_id = client.post("/v1/images", content=make_image(64, 48)).json()["image_id"]
+        address = f"/v1/images/{image_id}/everything"
+        assert len(client.post(address, json=GRID).json()["masks"]) > 3
+        drawing, go = server.parts.segmenter.pools.drawing, threading.Event()
+        before = drawing.begun
+        drawing._executor.submit(go.wait)  # the thread is taken
+        try:
+            body = json.dumps(GRID | {"format": "polygons"}).encode()
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            head = f"POST {address} HTTP/1.1\r\nHost: localhost\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
+            connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
+            for connection in connections:
+                connection.sendall(head.encode() + body)
+            soon(lambda: (drawing.running, drawing.waiting) == (1, 2))
+            for connection in connections:
+                connection.close()
+            soon(lambda: drawing.waiting == 0)
+        finally:
+            go.set()
+        soon(lambda: drawing.running == 0)
+        assert drawing.begun - before == 1

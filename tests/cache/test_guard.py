@@ -1,6 +1,7 @@
 """A tier that is down, slow, full or damaged is a miss and a counter; what was purged does not come back."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ from labeling_ground.breaker import Breaker
 from labeling_ground.cache.guard import Guard
 from labeling_ground.errors import StoreFailed, StoreFull
 from labeling_ground.key import ImageKeys
+from labeling_ground.pools import Pool
 from labeling_ground.types import Entry
 
 pytestmark = pytest.mark.anyio
@@ -570,3 +572,60 @@ async def test_a_tier_that_failed_at_the_start_says_so_until_it_works() -> None:
     assert await ask(guarded) is None
     assert guarded.trouble == ""
     await guarded.aclose()
+
+
+# --- what is not the tier's time -----------------------------------------------------------------------------------
+
+
+async def test_a_value_that_waits_to_be_checked_is_late_but_the_tier_is_healthy() -> None:
+    pool, go = Pool("checks", 1), threading.Event()
+    busy = asyncio.create_task(pool.run(go.wait))
+    late: list[Entry] = []
+    guarded = guard(DictStore({key(): sealed(key(), 400_000)}), checks=pool)
+    for _ in range(6):
+        assert await ask(guarded, 0, late) is None
+    assert guarded.figures.errors == {"busy": 6}
+    assert guarded.breaker.state == "closed"
+    go.set()
+    await busy
+    await until(lambda: late == [sealed(key(), 400_000)] * 6)
+    assert await ask(guarded) == sealed(key(), 400_000)
+
+
+def test_look_ups_that_wait_for_a_place_are_late_but_the_tier_is_healthy_and_is_not_asked_for_them() -> None:
+    async def main() -> None:
+        store = SlowStore(0.04, filled(30))
+        guarded = guard(store, clock=asyncio.get_running_loop().time, at_once=2)
+        found = await asyncio.gather(*(ask(guarded, number) for number in range(30)))
+        assert [entry is not None for entry in found] == [True] * 4 + [False] * 26
+        assert guarded.figures.errors == {"busy": 26}
+        assert guarded.breaker.state == "closed"
+        await asyncio.sleep(1.0)
+        assert store.count("get") == 4
+        assert await ask(guarded, 29) == sealed(key(29))
+
+    virtually(main)
+
+
+def test_look_ups_that_wait_behind_a_tier_that_hangs_say_that_it_hangs() -> None:
+    async def main() -> None:
+        guarded = guard(HangingStore(), clock=asyncio.get_running_loop().time, at_once=2)
+        await asyncio.gather(*(ask(guarded, number) for number in range(2)))
+        assert (guarded.figures.errors, guarded.breaker.state) == ({"deadline": 2}, "closed")
+        await asyncio.gather(*(ask(guarded, number) for number in range(3)))
+        assert (guarded.figures.errors, guarded.breaker.state) == ({"deadline": 5}, "open")
+
+    virtually(main)
+
+
+async def test_a_touch_waits_for_a_place_as_look_ups_do() -> None:
+    store = HangingStore(filled(), only=["get"])
+    guarded = guard(store, at_once=1, deadline_s=LONG_S)
+    looking = asyncio.create_task(ask(guarded))
+    await until(lambda: store.count("get") == 1)
+    touching = asyncio.create_task(guarded.touched(key()))
+    await asyncio.sleep(0.01)
+    assert store.count("touch") == 0
+    store.release.set()
+    assert await touching
+    assert await looking == sealed(key())

@@ -21,6 +21,7 @@ from labeling_ground import key as keys
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.codec.mask import bbox, from_rle
 from labeling_ground.inference.sam import SamBackend
+from labeling_ground.pools import Pools
 from labeling_ground.sam import everything
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.masks import paint, paint_with_stability
@@ -276,6 +277,7 @@ async def ours(engine: Any, file: bytes, options: EverythingOptions) -> Everythi
         backend=backend,
         encode_lane=Lane("encoder", 1, 8),
         decode_lane=Lane("decoder", 2, 8),
+        pools=Pools.sized(),
         precision="fp32",
     )
     path = Everything(segmenter, jobs=Lane("grids", 1, 8), workers=2)

@@ -1,9 +1,9 @@
 """Results → JSON. Answers on the fast path are built as plain dictionaries and written once."""
 
-import asyncio
 import base64
 import io
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,14 @@ from labeling_ground.api.state import RANKS
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedMask, CachedPrediction, FoundMask
 from labeling_ground.inference.backend import Backend
+from labeling_ground.pools import Pool
 from labeling_ground.service.segmenter import MaskAnswer, Timing
 from labeling_ground.types import Image, Outcome
 
 _SMALL = 1_000_000
 """Masks of up to so many pixels together are turned into PNG on the spot; more, and polygons, in a thread."""
+_RLE_AT_ONCE = 64
+"""Masks whose run lengths are written in one piece of work; of what has to be drawn a piece is one mask."""
 
 
 def as_json(body: dict[str, Any], status: int = 200) -> Response:
@@ -57,28 +60,48 @@ def merged_timing(times: Sequence[Timing]) -> dict[str, float]:
     return merged
 
 
-async def predictions(found: Sequence[MaskAnswer], form: str) -> list[dict[str, Any]]:
-    """Each prompt's answer in the form that was asked for."""
+async def predictions(found: Sequence[MaskAnswer], form: str, pool: Pool) -> list[dict[str, Any]]:
+    """Each prompt's answer in the form that was asked for.
+
+    What takes long is drawn in the pool, one mask after the other: in between others have their turn, and a caller that
+    is cancelled has no more drawn.
+    """
     pixels = sum(len(answer.prediction.masks) * answer.prediction.height * answer.prediction.width for answer in found)
-    if form == "rle" or (form == "png" and pixels <= _SMALL):
-        return [_prediction(answer, form) for answer in found]
-    return await asyncio.to_thread(lambda: [_prediction(answer, form) for answer in found])
+    in_pool = form == "polygons" or (form == "png" and pixels > _SMALL)
+    answers = []
+    for answer in found:
+        cached = answer.prediction
+        pieces = [partial(_drawn, cached, index, form) for index in range(len(cached.masks))]
+        answers.append(
+            {
+                "prediction_id": answer.prediction_id,
+                "outcome": answer.outcome,
+                "masks": [await pool.run(piece) if in_pool else piece() for piece in pieces],
+                "scores": [mask.score for mask in cached.masks],
+                "timing": timing(answer.timing),
+            }
+        )
+    return answers
 
 
-def _prediction(answer: MaskAnswer, form: str) -> dict[str, Any]:
-    cached = answer.prediction
-    return {
-        "prediction_id": answer.prediction_id,
-        "outcome": answer.outcome,
-        "masks": _drawn(cached, form),
-        "scores": [mask.score for mask in cached.masks],
-        "timing": timing(answer.timing),
-    }
+async def found(masks: Sequence[FoundMask], size: tuple[int, int], form: str, pool: Pool) -> list[bytes]:
+    """Masks of «segment everything» in the form that was asked for, as pieces of JSON for ``with_masks``.
+
+    They are drawn in the pool as background, piece by piece: clicks go first, and a caller that is cancelled has no
+    more drawn.
+    """
+    at_once = _RLE_AT_ONCE if form == "rle" else 1
+    parts = [masks[start : start + at_once] for start in range(0, len(masks), at_once)]
+    return [await pool.run(_found, part, size, form, background=True) for part in parts]
 
 
-def found(masks: Sequence[FoundMask], size: tuple[int, int], form: str) -> list[dict[str, Any]]:
-    """Masks of «segment everything» in the form that was asked for. Blocking; one mask is drawn at a time."""
-    return [
+def with_masks(fields: dict[str, Any], masks: Sequence[bytes]) -> bytes:
+    """The JSON object of the fields, which are some, and of ``masks`` from ``found``, without copying them twice."""
+    return b"".join((to_json(fields)[:-1], b',"masks":[', b",".join(masks), b"]}"))
+
+
+def _found(masks: Sequence[FoundMask], size: tuple[int, int], form: str) -> bytes:
+    listed = [
         {
             "id": one.id,
             **_head(one.mask),
@@ -89,6 +112,7 @@ def found(masks: Sequence[FoundMask], size: tuple[int, int], form: str) -> list[
         }
         for one in masks
     ]
+    return to_json(listed)[1:-1]
 
 
 def drawn(image: Image, form: str) -> bytes:
@@ -123,12 +147,8 @@ def _shown(mask: CachedMask, size: tuple[int, int], form: str) -> dict[str, Any]
     return {"png": base64.b64encode(mask_codec.to_png(pixels)).decode("ascii")}
 
 
-def _drawn(cached: CachedPrediction, form: str) -> list[dict[str, Any]]:
-    masks = []
-    for index, mask in enumerate(cached.masks):
-        if form == "png" and index == 0:  # kept as such
-            shown = {"png": base64.b64encode(cached.png).decode("ascii")}
-        else:
-            shown = _shown(mask, (cached.height, cached.width), form)
-        masks.append({**_head(mask), **shown})
-    return masks
+def _drawn(cached: CachedPrediction, index: int, form: str) -> dict[str, Any]:
+    mask = cached.masks[index]
+    if form == "png" and index == 0:  # kept as such
+        return {**_head(mask), "png": base64.b64encode(cached.png).decode("ascii")}
+    return {**_head(mask), **_shown(mask, (cached.height, cached.width), form)}

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
+from labeling_ground import key as keys
 from labeling_ground.api.errors import BadBody, EncodedBody, UnreadMediaType, explain
+from labeling_ground.api.state import pools_of
 from labeling_ground.errors import Overloaded, TooLarge
 
 T = TypeVar("T")
@@ -39,7 +41,7 @@ async def read_json(request: Request, model: type[M]) -> M:
         raise BadBody("The request has no body; it wants a JSON object.", malformed=True)
     try:
         if len(body) > _LARGE:
-            return await asyncio.to_thread(model.model_validate_json, body)
+            return await pools_of(request).requests.run(model.model_validate_json, body)
         return model.model_validate_json(body)
     except ValidationError as error:
         raise explain(error) from None
@@ -93,7 +95,7 @@ async def _read_form(request: Request, max_bytes: int) -> tuple[bytes, str]:
                         raise _too_large(max_bytes)
                     if not data:
                         break
-                    return data, (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
+                    return data, await pools_of(request).requests.run(keys.image_id, data)
     except OSError as error:  # forms above 1 MiB go through a temporary file
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOENT):  # the last: no usable folder
             raise

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from labeling_ground import key as keys
 from labeling_ground.errors import Forbidden, NotAllowed
 from labeling_ground.observe import RequestMetrics
+from labeling_ground.pools import Pools
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.segmenter import Segmenter, Timing
 from labeling_ground.service.sessions import Sessions
@@ -77,6 +78,11 @@ def parts_of(request: Request) -> Parts:
     """The parts of the server that this request came to."""
     parts: Parts = request.app.state.parts
     return parts
+
+
+def pools_of(request: Request) -> Pools:
+    """The threads of that server."""
+    return parts_of(request).segmenter.pools
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,8 @@ class DiskStore:
     """
 
     name = "disk"
+    at_once = 2
+    """Reads, each in a thread."""
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class DiskStore:
         self._watermark = low_watermark
         self._limits = Limits(budget_bytes, int(budget_bytes * low_watermark), idle_s, max_age_s)
         self._index = DiskIndex(directory, self._limits, ranking)
-        self._reads = ThreadPoolExecutor(2, thread_name_prefix="disk-read")
+        self._reads = ThreadPoolExecutor(self.at_once, thread_name_prefix="disk-read")
         # One, so that this process never waits for its own lock, and its writes keep their order.
         self._writes = ThreadPoolExecutor(1, thread_name_prefix="disk-write")
         self._refused = 0
@@ -217,7 +219,7 @@ class DiskStore:
 
     async def aclose(self) -> None:
         """Finish what was handed in and close the index. May be called twice."""
-        await asyncio.to_thread(self._shut)
+        await asyncio.to_thread(self._shut)  # noqa: TID251 -- closing, when nothing else is left to wait for it
 
     async def _set_budget(self, budget: int) -> None:
         before = self._limits.budget, self._limits.low

@@ -64,7 +64,7 @@ class DiskKeeper:
 
     async def aclose(self) -> None:
         """Finish what is under way and close the file."""
-        await asyncio.to_thread(self._thread.shutdown)
+        await asyncio.to_thread(self._thread.shutdown)  # noqa: TID251 -- closing, when nothing else is left
         self._close()
 
     async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from labeling_ground.cache.store import Probed, Store, Troubled
 from labeling_ground.cache.tasks import stop
 from labeling_ground.codec import records
 from labeling_ground.errors import DamagedEntry, StoreFailed, StoreFull
+from labeling_ground.pools import Pool
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Entry, Kind
 
@@ -53,21 +54,40 @@ class GuardFigures:
     """What happened at one tier."""
 
     errors: Counter[str] = field(default_factory=Counter)
-    """By reason: ``deadline``, ``failed``, ``damaged``, ``dropped`` (a value was not written: the queue was full, or
-    the breaker open)."""
+    """By reason: ``deadline``, ``busy`` (the answer was late because of work of this process, not of the tier),
+    ``failed``, ``damaged``, ``dropped`` (a value was not written: the queue was full, or the breaker open)."""
     skipped: int = 0
     """Look-ups that were not tried while the breaker was open."""
     demoted: int = 0
     """Values written again when memory had no room for them, because the tier did not have them any more."""
 
 
+class _Call:
+    """One call to the tier: futures that are done when the tier began with it, and when it was through."""
+
+    def __init__(self, limit: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.limit = limit
+        """Seconds that the tier may take."""
+        self.begun: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.started = 0.0
+        """When the tier began, by the guard's clock."""
+
+
 class Guard:
     """One guarded tier.
+
+    Deadlines measure the tier: from the moment that it begins with a call until it is through. What a call waits before
+    that, for one of the tier's places in this process, and what checking its answer takes, is bounded likewise, but
+    it is not the tier that fails then.
 
     Args:
         store: the tier.
         deadline_s: how long a look-up may take before it counts as a miss.
         breaker: when to leave the tier alone.
+        at_once: calls that the tier works on at the same time; ``None``: as many as come.
+        checks: threads that large values are checked in.
         pending_bytes: how much may wait to be written; beyond that a value is dropped and counted.
         clock: monotonic seconds.
         supervisor: of the write queue.
@@ -79,6 +99,8 @@ class Guard:
         *,
         deadline_s: float,
         breaker: Breaker,
+        at_once: int | None = None,
+        checks: Pool | None = None,
         pending_bytes: int = 128 << 20,
         clock: Callable[[], float] = time.monotonic,
         supervisor: Supervisor | None = None,
@@ -89,6 +111,9 @@ class Guard:
         self.figures = GuardFigures()
         self._clock = clock
         self._deadline_s = deadline_s
+        self._checks = checks or Pool("checks", 1)
+        self._places = None if at_once is None else asyncio.Semaphore(at_once)
+        self._calls: set[_Call] = set()
         self._latencies: deque[float] = deque(maxlen=256)
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._pending_bytes = 0
@@ -128,12 +153,12 @@ class Guard:
             return self._trouble
         return self.store.trouble if isinstance(self.store, Troubled) else ""
 
-    def beside(self, breaker: Breaker) -> "Guard":
+    def beside(self, breaker: Breaker, at_once: int | None = None) -> "Guard":
         """A guard for what lies in the same place and fails by itself: same deadline and figures, a breaker of its own.
 
         It is for ``ask``; the tier's writes, and its closing, stay with this one.
         """
-        other = Guard(self.store, deadline_s=self._deadline_s, breaker=breaker, clock=self._clock)
+        other = Guard(self.store, deadline_s=self._deadline_s, breaker=breaker, at_once=at_once, clock=self._clock)
         other.figures = self.figures
         return other
 
@@ -162,7 +187,7 @@ class Guard:
             self.figures.skipped += 1
             return None
         limit = deadline_s or self._deadline_s
-        return await self._within(limit, self._fetch(key, found, limit))
+        return await self._within(limit, lambda call: self._fetch(call, key, found, limit))
 
     def write(self, key: str, entry: Entry) -> None:
         """Queue a value to be written behind the caller's back."""
@@ -204,7 +229,7 @@ class Guard:
         if not self.breaker.allows():
             return None
         limit = deadline_s or self._deadline_s
-        return await self._within(limit, self._asked(what, work, limit))
+        return await self._within(limit, lambda call: self._asked(call, what, work, limit))
 
     async def probe(self, deadline_s: float = 2.0) -> None:
         """Ask the tier whether it works, though nobody needs it now; ``trouble`` says what came of it."""
@@ -269,10 +294,11 @@ class Guard:
             await asyncio.wait(self._loose, timeout=grace_s)
         await self._quietly(self.store.aclose(), "close")
 
-    async def _fetch(self, key: str, found: Callable[[Entry], None], limit: float) -> Entry | None:
-        started = self._clock()
+    async def _fetch(self, call: _Call, key: str, found: Callable[[Entry], None], limit: float) -> Entry | None:
         try:
-            entry = await self.store.get(key)
+            async with self._place(call):
+                entry = await self.store.get(key)
+                seconds = self._clock() - call.started
             if entry is not None:
                 await self._check(key, entry)
         except DamagedEntry as error:
@@ -281,46 +307,72 @@ class Guard:
             await self._quietly(self.store.drop_damaged(key), "drop")
             return None
         except Exception as error:  # noqa: BLE001 -- whatever a tier's driver raises, the ask goes on without it
-            self._failed("look-up", error, late=self._clock() - started > limit)
+            self._failed("look-up", error, late=self._clock() - call.started > limit)
             return None
-        seconds = self._clock() - started
         if seconds <= limit:  # an answer that nobody waited for is no sign of health, nor a measure for the window
             self._succeeded()
             if _EMBEDDING in key:
-                self._latencies.append(seconds)
+                self._latencies.append(self._clock() - call.started)
         if entry is not None:
             found(entry)
         return entry
 
-    @staticmethod
-    async def _check(key: str, entry: Entry) -> None:
+    async def _check(self, key: str, entry: Entry) -> None:
         if entry.size >= _LARGE:
-            await asyncio.to_thread(records.check, entry, key)
+            await self._checks.run(records.check, entry, key)
         else:
             records.check(entry, key)
 
-    async def _asked(self, what: str, work: Callable[[], Awaitable[T]], limit: float) -> T | None:
-        started = self._clock()
+    async def _asked(self, call: _Call, what: str, work: Callable[[], Awaitable[T]], limit: float) -> T | None:
         try:
-            answer = await work()
+            async with self._place(call):
+                answer = await work()
         except Exception as error:  # noqa: BLE001 -- see _fetch
-            self._failed(what, error, late=self._clock() - started > limit)
+            self._failed(what, error, late=self._clock() - call.started > limit)
             return None
-        if self._clock() - started <= limit:
+        if self._clock() - call.started <= limit:
             self._succeeded()
         return answer
 
-    async def _within(self, limit: float, work: Coroutine[Any, Any, T]) -> T | None:
-        task = asyncio.create_task(work)
+    @contextlib.asynccontextmanager
+    async def _place(self, call: _Call) -> AsyncIterator[None]:
+        """Wait for one of the tier's places and hold it; note when the tier begins and when it is through."""
+        async with self._places or contextlib.nullcontext():
+            call.started = self._clock()
+            call.begun.set_result(None)
+            self._calls.add(call)
+            try:
+                yield
+            finally:
+                self._calls.discard(call)
+                call.ended.set_result(None)
+
+    async def _within(self, limit: float, work: Callable[[_Call], Coroutine[Any, Any, T]]) -> T | None:
+        """The answer, or ``None`` if the tier, or this process's own work on it, takes longer than the limit."""
+        call = _Call(limit)
+        task = asyncio.create_task(work(call))
         self._keep(task)
-        await asyncio.wait({task}, timeout=limit)
-        for _ in range(_TURNS):
-            if task.done():
-                return task.result()
-            await asyncio.sleep(0)
-        self.figures.errors["deadline"] += 1
-        self.breaker.failed()
-        return None
+        try:
+            if not await _done_within(limit, call.begun, task):
+                # The queue is long; or the tier hangs, and so the queue does not move.
+                hangs = all(self._clock() - other.started > other.limit for other in self._calls)
+                self._late(is_tier=hangs and bool(self._calls))
+                return None
+            if not await _done_within(limit, call.ended, task):
+                self._late(is_tier=True)
+                return None
+            if not await _done_within(limit, task):
+                self._late(is_tier=False)
+                return None
+            return task.result()
+        finally:
+            if not call.begun.done():  # the tier knows nothing of it
+                task.cancel()
+
+    def _late(self, *, is_tier: bool) -> None:
+        self.figures.errors["deadline" if is_tier else "busy"] += 1
+        if is_tier:
+            self.breaker.failed()
 
     def _order(self, verb: str, work: Callable[[], Awaitable[Any]]) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -419,6 +471,16 @@ class Guard:
     def _keep(self, task: asyncio.Task[Any]) -> None:
         self._loose.add(task)
         task.add_done_callback(self._loose.discard)
+
+
+async def _done_within(limit: float, *futures: asyncio.Future[Any]) -> bool:
+    """Wait for the first of the futures, for so many seconds at most. Whether one is done."""
+    await asyncio.wait(futures, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+    for _ in range(_TURNS):
+        if any(future.done() for future in futures):
+            return True
+        await asyncio.sleep(0)
+    return False
 
 
 async def _nothing() -> None:

@@ -72,6 +72,13 @@ class Store(Protocol):
 
 
 @runtime_checkable
+class Bounded(Protocol):
+    """A tier that works on so many calls at the same time. More of them wait in this process, before they are calls."""
+
+    at_once: int
+
+
+@runtime_checkable
 class Adjustable(Protocol):
     """A tier below memory whose limits can change while it is in use. What it has no say in, it ignores."""
 

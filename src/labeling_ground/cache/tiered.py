@@ -15,8 +15,9 @@ from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policy.port import Policy, Ranking, Reason
 from labeling_ground.cache.rules import goes_down, weighed_in_memory
-from labeling_ground.cache.store import Adjustable, Store
+from labeling_ground.cache.store import Adjustable, Bounded, Store
 from labeling_ground.errors import StoreFailed
+from labeling_ground.pools import Pool
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Entry, Kind, StoreStats
 
@@ -42,6 +43,7 @@ class TieredStore:
         lower: the others, each of which gets a guard with a deadline and a breaker.
         watch: follows what happens in memory, to tell what another budget would have done.
         idle_s: the idle time that all tiers keep; a hit above slides it below, at most once per a twentieth of it.
+        check_threads: threads that check large values which the lower tiers answer.
         supervisor: of the tiers' write queues.
     """
 
@@ -55,15 +57,19 @@ class TieredStore:
         deadline_s: float = 0.1,
         breaker_failures: int = 5,
         breaker_reset_s: float = 5.0,
+        check_threads: int = 1,
         clock: Callable[[], float] = time.monotonic,
         supervisor: Supervisor | None = None,
     ) -> None:
         self.memory = memory
+        self._checks = Pool("checks", check_threads)
         self.guards = [
             Guard(
                 store,
                 deadline_s=deadline_s,
                 breaker=Breaker(breaker_failures, breaker_reset_s, clock),
+                at_once=store.at_once if isinstance(store, Bounded) else None,
+                checks=self._checks,
                 clock=clock,
                 supervisor=supervisor,
             )
@@ -291,6 +297,7 @@ class TieredStore:
         """Write what is pending and close all tiers."""
         async with AsyncExitStack() as closing:
             closing.push_async_callback(self.memory.aclose)
+            closing.callback(self._checks.close)
             for guard in reversed(self.guards):
                 closing.push_async_callback(guard.aclose)
 

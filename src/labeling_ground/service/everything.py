@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -169,6 +170,7 @@ class Everything:
         self.jobs = jobs
         self._wall_clock = wall_clock
         self._segmenter = segmenter
+        self._pool = segmenter.pools.grids
         self._sketcher = sketcher_of(segmenter.backend)
         self._workers = asyncio.Semaphore(workers)
         self._searches: dict[str, _Search] = {}
@@ -194,7 +196,7 @@ class Everything:
         entry, outcome, timing = await self._segmenter.derived(
             Kind.EVERYTHING, image_keys, key, lambda embedding: self._make(key, version, embedding, options)
         )
-        found = await asyncio.to_thread(records.open_everything, entry, key)
+        found = await self._pool.run(records.open_everything, entry, key)
         if client is not None:
             self._segmenter.clients.opened(f"{tenant}/{client}", image_keys.group)
         return EverythingAnswer(found, found.masks, outcome, version, timing)
@@ -255,12 +257,13 @@ class Everything:
                 for start in range(0, len(points), options.points_per_side):
                     await self._row(search, range(start, start + options.points_per_side))
                     self._tell()
-                found = await asyncio.to_thread(search.result)
+                found = await self._pool.run(search.result)
             finally:
                 if self._searches.get(key) is search:
                     del self._searches[key]
             cost = time.perf_counter() - started
-        return await asyncio.to_thread(records.seal_everything, key, found, cost=cost, created=self._wall_clock())
+        facts = {"cost": cost, "created": self._wall_clock()}
+        return await self._pool.run(partial(records.seal_everything, key, found, **facts))
 
     async def _row(self, search: _Search, numbers: range) -> None:
         at_once = self._sketcher.prompts_at_once
@@ -273,7 +276,7 @@ class Everything:
         finally:
             for task in tasks:
                 task.cancel()
-        await asyncio.to_thread(search.add, len(numbers), [one for some in passed for one in some])
+        await self._pool.run(search.add, len(numbers), [one for some in passed for one in some])
 
     async def _some(self, search: _Search, numbers: range) -> list[FoundMask]:
         prompts = [Prompt((search.points[number],)) for number in numbers]
@@ -284,7 +287,7 @@ class Everything:
                     sketches = await self._sketcher.sketch(search.embedding, prompts)
                     if len(sketches) != len(prompts):
                         raise BackendFailed("The decoder did not answer each prompt.")
-            return await asyncio.to_thread(
+            return await self._pool.run(
                 lambda: [
                     one for number, some in zip(numbers, sketches, strict=True) for one in search.judge(number, some)
                 ]

@@ -31,6 +31,7 @@ from labeling_ground.errors import (
 )
 from labeling_ground.inference.backend import Backend
 from labeling_ground.key import ImageKeys
+from labeling_ground.pools import Pools
 from labeling_ground.service.clients import Clients
 from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.flight import Flights
@@ -163,6 +164,7 @@ class Segmenter:
         backend: the model.
         encode_lane: queue in front of the encoder.
         decode_lane: queue in front of the decoder.
+        pools: threads for blocking work; they are closed with the segmenter.
         shared: what makes flights common to all processes that share a tier; without it they are this process's own.
         precision: how embeddings are stored.
         max_pixels: largest image.
@@ -183,6 +185,7 @@ class Segmenter:
         backend: Backend,
         encode_lane: Lane,
         decode_lane: Lane,
+        pools: Pools,
         shared: SharedFlights | None = None,
         precision: Precision = "fp16",
         max_pixels: int = 50_000_000,
@@ -201,6 +204,7 @@ class Segmenter:
         self.backend = backend
         self.encode_lane = encode_lane
         self.decode_lane = decode_lane
+        self.pools = pools
         self.ledger = Ledger()
         self.flights: Flights[_Made] = Flights()
         self.shared = shared
@@ -322,7 +326,7 @@ class Segmenter:
         """
         image_keys = ImageKeys(tenant, image_id)
         file, _, _ = await self._file(image_keys, self.store.purged)
-        return await self._decoded(image_keys, file)
+        return await self._decoded(image_keys, file, background=True)
 
     async def embedding(self, tenant: str, image_id: str) -> tuple[Embedding, ImageAnswer]:
         """The embedding of a known image, computed again from the kept file where it was evicted.
@@ -436,6 +440,7 @@ class Segmenter:
         if self._background:
             await asyncio.wait(set(self._background), timeout=5)
         async with AsyncExitStack() as closing:  # closes each, in reverse, also where another one fails to
+            closing.callback(self.pools.close)
             if self.recorder is not None:
                 closing.push_async_callback(self.recorder.aclose)
             closing.push_async_callback(self.backend.aclose)
@@ -550,16 +555,9 @@ class Segmenter:
             embedding = await self.backend.encode(image)
             cost = time.perf_counter() - started
             _check_embedding(embedding, image.width, image.height)
-        entry = await asyncio.to_thread(
-            records.seal_embedding,
-            key,
-            embedding,
-            cost=cost,
-            created=self._wall_clock(),
-            precision=self._precision,
-            note=image.note,
-            use_preview=image.use_preview,
-        )
+        facts: dict[str, Any] = {"cost": cost, "created": self._wall_clock(), "precision": self._precision}
+        facts |= {"note": image.note, "use_preview": image.use_preview}
+        entry = await self.pools.values.run(partial(records.seal_embedding, key, embedding, **facts))
         self.store.keep(key, entry, purged)
         return _Made(entry, outcome, Timing(encode=cost), beside, purged)
 
@@ -610,8 +608,8 @@ class Segmenter:
         mask_key, logits_key = image_keys.mask(version, digest), image_keys.logits(version, digest)
         facts = {"cost": cost, "created": self._wall_clock()}
         entry, logits = await asyncio.gather(  # side by side: each takes a millisecond of every click
-            asyncio.to_thread(records.seal_prediction, mask_key, prediction, prompt, parent, **facts),
-            asyncio.to_thread(records.seal_logits, logits_key, prediction, **facts),
+            self.pools.values.run(partial(records.seal_prediction, mask_key, prediction, prompt, parent, **facts)),
+            self.pools.values.run(partial(records.seal_logits, logits_key, prediction, **facts)),
         )
         self.store.keep(mask_key, entry, purged)
         self.store.keep(logits_key, logits, purged)
@@ -667,25 +665,18 @@ class Segmenter:
 
     async def _upload(self, file: bytes) -> _Upload:
         purged = self.store.purged
-        header = await asyncio.to_thread(image_codec.read_header, file, max_pixels=self._max_pixels)
+        read = partial(image_codec.read_header, file, max_pixels=self._max_pixels)
+        header = await self.pools.requests.run(read)
         return _Upload(file, header, purged)
 
-    async def _decoded(self, image_keys: ImageKeys, file: bytes) -> Image:
-        return await asyncio.to_thread(
-            image_codec.decode, file, image_id=image_keys.image_id, max_pixels=self._max_pixels
-        )
+    async def _decoded(self, image_keys: ImageKeys, file: bytes, *, background: bool = False) -> Image:
+        decode = partial(image_codec.decode, file, image_id=image_keys.image_id, max_pixels=self._max_pixels)
+        return await self.pools.images.run(decode, background=background)
 
     async def _sealed_file(self, image_keys: ImageKeys, file: bytes, image: Image | ImageFacts, cost: float) -> Entry:
-        return await asyncio.to_thread(
-            records.seal_image,
-            image_keys.image,
-            file,
-            image.width,
-            image.height,
-            cost=cost,
-            created=self._wall_clock(),
-            use_preview=image.use_preview,
-        )
+        facts: dict[str, Any] = {"cost": cost, "created": self._wall_clock(), "use_preview": image.use_preview}
+        seal = partial(records.seal_image, image_keys.image, file, image.width, image.height, **facts)
+        return await self.pools.values.run(seal)
 
     async def _keep_file(self, image_keys: ImageKeys, file: bytes, embedded: Entry, purged: int) -> None:
         """See to it that the file of an image whose embedding was a hit is kept, or kept for longer."""

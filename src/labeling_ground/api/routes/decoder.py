@@ -1,6 +1,5 @@
 """For clients that decode by themselves: the model's decoder, and what the labeling page runs it with."""
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, get_args
@@ -13,7 +12,7 @@ from labeling_ground.api import answers, browser_runtime
 from labeling_ground.api.errors import responses
 from labeling_ground.api.routes.images import segmenter_for
 from labeling_ground.api.routes.pages import WASM_HEADERS, matches
-from labeling_ground.api.state import Parts, caller_of, parts_of
+from labeling_ground.api.state import Parts, caller_of, parts_of, pools_of
 from labeling_ground.errors import NotFound
 from labeling_ground.inference.graphs import Precision, version_from
 from labeling_ground.inference.sam import SamBackend
@@ -108,7 +107,7 @@ async def decoder(
     caller_of(request)
     parts = parts_of(request)
     version = str(segmenter_for(parts, model).backend.version)
-    found = await asyncio.to_thread(find_decoder, parts)
+    found = await pools_of(request).files.run(find_decoder, parts)
     if sha256 not in (None, found.sha256):
         raise NotFound(f"{model} has another decoder by now. Ask /v1/models for its digest.")
     headers = {

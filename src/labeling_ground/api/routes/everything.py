@@ -1,9 +1,8 @@
 """``/v1/images/{id}/everything``: all masks of an image, as one answer or as a stream."""
 
-import asyncio
 import dataclasses
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -16,9 +15,9 @@ from labeling_ground.api.body import read_json, while_connected
 from labeling_ground.api.errors import as_line, responses
 from labeling_ground.api.routes.images import ImageId, segmenter_for
 from labeling_ground.api.schemas import EverythingOut, EverythingRequest
-from labeling_ground.api.state import Record, caller_of, parts_of, record_of
-from labeling_ground.codec.records import FoundMask
+from labeling_ground.api.state import Record, caller_of, parts_of, pools_of, record_of
 from labeling_ground.errors import TooLarge
+from labeling_ground.pools import Pool
 from labeling_ground.service.everything import Begun, EverythingAnswer, Progress
 from labeling_ground.types import EverythingOptions
 
@@ -83,18 +82,24 @@ async def everything(request: Request, image_id: ImageId) -> Response:
         )
     record = record_of(request)
     record.fields |= {"image": image_id[:12], "points": options.points_per_side**2}
-    head = {"image_id": image_id, **answers.origin(segmenter.backend), "options": dataclasses.asdict(options)}
+    drawing = pools_of(request).drawing
+    origin = {name: value for name, value in answers.origin(segmenter.backend).items() if value is not None}
+    head = {"image_id": image_id, **origin, "options": dataclasses.asdict(options)}
     if not _wants_lines(request):
-        asking = parts.everything.ask(caller.tenant, image_id, options, client=caller.client)
-        answer = await while_connected(request, asking)
-        size = (answer.found.height, answer.found.width)
-        about = {"width": size[1], "height": size[0], "points": answer.found.points}
-        masks = await _shown(answer.found.masks, size, body.format)
-        return answers.as_json(head | about | _origin(answer, record) | {"masks": masks})
+
+        async def work() -> bytes:
+            answer = await parts.everything.ask(caller.tenant, image_id, options, client=caller.client)
+            size = (answer.found.height, answer.found.width)
+            about = {"width": size[1], "height": size[0], "points": answer.found.points}
+            fields = head | about | _origin(answer, record)
+            masks = await answers.found(answer.found.masks, size, body.format, drawing)
+            return answers.with_masks(fields, masks)
+
+        return Response(await while_connected(request, work()), media_type="application/json")
     steps = parts.everything.follow(caller.tenant, image_id, options, client=caller.client)
     # Until the first step there is no stream: what fails before is answered like anywhere else.
     first = await while_connected(request, _next(steps))
-    return _Stream(first, steps, head, body.format, record)
+    return _Stream(first, steps, head, body.format, record, drawing)
 
 
 def _wants_lines(request: Request) -> bool:
@@ -108,10 +113,6 @@ def _wants_lines(request: Request) -> bool:
 
 async def _next(steps: AsyncGenerator[Step, None]) -> Step:
     return await anext(steps)
-
-
-async def _shown(masks: Sequence[FoundMask], size: tuple[int, int], form: str) -> list[dict[str, Any]]:
-    return await asyncio.to_thread(answers.found, masks, size, form)
 
 
 def _origin(answer: EverythingAnswer, record: Record) -> dict[str, Any]:
@@ -128,15 +129,22 @@ class _Stream(StreamingResponse):
     """The steps as lines. Whatever ends the answer, the follower leaves."""
 
     def __init__(
-        self, first: Step, steps: AsyncGenerator[Step, None], head: dict[str, Any], form: str, record: Record
+        self,
+        first: Step,
+        steps: AsyncGenerator[Step, None],
+        head: dict[str, Any],
+        form: str,
+        record: Record,
+        drawing: Pool,
     ) -> None:
         # A proxy in between must not hold the lines back.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(self._lines(first), headers=headers, media_type=LINES)
         self._steps = steps
-        self._head = {name: value for name, value in head.items() if value is not None}
+        self._head = head
         self._form = form
         self._record = record
+        self._drawing = drawing
         self._ended = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,13 +165,13 @@ class _Stream(StreamingResponse):
                     size = (step.height, step.width)
                     yield _line("start", self._head | dataclasses.asdict(step))
                 elif isinstance(step, Progress):
-                    masks = await _shown(step.masks, size, self._form)
+                    masks = await answers.found(step.masks, size, self._form, self._drawing)
                     progress = {"done": step.done, "points": step.points, "standing": step.standing}
-                    yield _line("progress", progress | {"masks": masks})
+                    yield answers.with_masks({"event": "progress"} | progress, masks) + b"\n"
                 else:
-                    standing = [one.id for one in step.found.masks]
-                    masks = await _shown(step.news, size, self._form)
-                    yield _line("end", _origin(step, self._record) | {"standing": standing, "masks": masks})
+                    end = {"event": "end", "standing": [one.id for one in step.found.masks]}
+                    masks = await answers.found(step.news, size, self._form, self._drawing)
+                    yield answers.with_masks(end | _origin(step, self._record), masks) + b"\n"
                 step = await anext(self._steps, None)
         except Exception as error:  # noqa: BLE001 -- the answer has begun: what ends it early must be said in it
             self._record.fields["problem"] = type(error).__name__

@@ -1,8 +1,8 @@
 """``/v1/images``: send an image once, ask for masks on it for ever."""
 
-import asyncio
 import base64
 import binascii
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -24,10 +24,10 @@ from labeling_ground.api.schemas import (
     PromptIn,
     Purged,
 )
-from labeling_ground.api.state import Parts, caller_of, parts_of, record_of
+from labeling_ground.api.state import Parts, caller_of, parts_of, pools_of, record_of
 from labeling_ground.codec import tensors
 from labeling_ground.errors import BadPrompt, TooLarge, UnknownModel
-from labeling_ground.service.segmenter import PromptAsk, Segmenter
+from labeling_ground.service.segmenter import ImageAnswer, MaskAnswer, PromptAsk, Segmenter
 from labeling_ground.types import Box, Point
 
 router = APIRouter(prefix="/v1/images", tags=["images and masks"])
@@ -162,8 +162,12 @@ async def preview(
     """For pages: what browsers cannot draw, or draw in another way (`use_preview` in the answers about the image)."""
     parts, caller = parts_of(request), caller_of(request)
     segmenter = segmenter_for(parts, model)
-    image = await while_connected(request, segmenter.picture(caller.tenant, image_id))
-    content = await asyncio.to_thread(answers.drawn, image, format)
+
+    async def work() -> bytes:
+        image = await segmenter.picture(caller.tenant, image_id)
+        return await pools_of(request).drawing.run(answers.drawn, image, format, background=True)
+
+    content = await while_connected(request, work())
     return Response(content, headers={"Cache-Control": "private, no-store"}, media_type=f"image/{format}")
 
 
@@ -185,17 +189,15 @@ async def embedding(request: Request, image_id: ImageId, model: Model = None) ->
     parts, caller = parts_of(request), caller_of(request)
     segmenter = segmenter_for(parts, model)
     version = str(segmenter.backend.version)
-    found, answer = await while_connected(request, segmenter.embedding(caller.tenant, image_id))
-    record_of(request).note(answer.outcome, answer.timing)
-    content = await asyncio.to_thread(
-        tensors.to_safetensors,
-        found,
-        metadata={
-            "image_id": image_id,
-            "model": segmenter.backend.version.model,
-            "model_version": version,
-        },
-    )
+
+    async def work() -> tuple[ImageAnswer, bytes]:
+        found, answer = await segmenter.embedding(caller.tenant, image_id)
+        record_of(request).note(answer.outcome, answer.timing)
+        metadata = {"image_id": image_id, "model": segmenter.backend.version.model, "model_version": version}
+        write = partial(tensors.to_safetensors, found, metadata=metadata)
+        return answer, await pools_of(request).drawing.run(write)
+
+    answer, content = await while_connected(request, work())
     headers = {"X-Outcome": answer.outcome, "X-Model-Version": version}
     return Response(content, headers=headers, media_type="application/octet-stream")
 
@@ -226,11 +228,15 @@ async def masks(request: Request, image_id: ImageId) -> Response:
     asks = [_ask(prompt, multimask=body.multimask) for prompt in prompts]
     record = record_of(request)
     record.fields |= {"image": image_id[:12], "prompts": len(asks)}
-    found = await while_connected(request, segmenter.masks(caller.tenant, image_id, asks, client=caller.client))
-    for answer in found:
-        record.note(answer.outcome, answer.timing)
+
+    async def work() -> tuple[list[MaskAnswer], list[dict[str, Any]]]:
+        found = await segmenter.masks(caller.tenant, image_id, asks, client=caller.client)
+        for answer in found:
+            record.note(answer.outcome, answer.timing)
+        return found, await answers.predictions(found, body.format, pools_of(request).drawing)
+
+    found, predictions = await while_connected(request, work())
     first = found[0]
-    predictions = await answers.predictions(found, body.format)
     shared: dict[str, Any] = {
         "image_id": image_id,
         **answers.origin(segmenter.backend),

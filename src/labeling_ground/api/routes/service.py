@@ -1,6 +1,5 @@
 """``/v1/models``, ``/health``, and the documentation pages, which work without a network."""
 
-import asyncio
 import contextlib
 from importlib import resources
 from pathlib import PurePosixPath
@@ -14,7 +13,7 @@ from labeling_ground.api import answers
 from labeling_ground.api.errors import responses
 from labeling_ground.api.routes.decoder import find_decoder
 from labeling_ground.api.schemas import Health, ModelsOut
-from labeling_ground.api.state import caller_of, parts_of
+from labeling_ground.api.state import caller_of, parts_of, pools_of
 from labeling_ground.errors import NotFound
 from labeling_ground.inference.elsewhere import Elsewhere
 
@@ -35,7 +34,7 @@ async def models(request: Request) -> Response:
     version, note = parts.segmenter.backend.version, parts.segmenter.backend.note
     model = {"id": version.model, "version": str(version), "default": True, "engine": parts.engine, "note": note}
     with contextlib.suppress(NotFound):
-        found = await asyncio.to_thread(find_decoder, parts)
+        found = await pools_of(request).files.run(find_decoder, parts)
         model["decoder"] = {"family": found.family, "sha256": found.sha256, "bytes": found.bytes}
     return answers.as_json({"models": [{name: value for name, value in model.items() if value != ""}]})
 

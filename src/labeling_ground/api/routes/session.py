@@ -1,6 +1,5 @@
 """``/api/sam``: the session style, for simple clients and the existing labeling page."""
 
-import asyncio
 import base64
 import binascii
 from typing import Any
@@ -23,7 +22,7 @@ from labeling_ground.api.schemas import (
     SessionOnly,
     SessionRect,
 )
-from labeling_ground.api.state import Caller, Parts, caller_of, parts_of, record_of
+from labeling_ground.api.state import Caller, Parts, caller_of, parts_of, pools_of, record_of
 from labeling_ground.errors import BadPrompt, TooLarge
 from labeling_ground.inference.backend import takes_mask_input
 from labeling_ground.service.session_masks import mask_of
@@ -58,12 +57,11 @@ async def open_image(request: Request) -> Response:
     parts, caller = parts_of(request), caller_of(request)
     turn = parts.sessions.turn()  # before the body is read: what came later shall stay, however long either takes
     body = await read_json(request, SessionImage)
-    file = await asyncio.to_thread(_from_base64, body.image)
+    file, image_id = await pools_of(request).requests.run(_from_base64, body.image)
     if len(file) > parts.settings.max_image_bytes:
         raise TooLarge(
             f"The image file is larger than {parts.settings.max_image_bytes} bytes, which is this server's limit."
         )
-    image_id = await asyncio.to_thread(keys.image_id, file)
     record = record_of(request)
     record.fields |= {"image": image_id[:12], "session": body.session_id}
     answer = await while_connected(
@@ -186,7 +184,7 @@ async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str,
     if snapshot.box is not None:
         state["box"] = [snapshot.box.x0, snapshot.box.y0, snapshot.box.x1, snapshot.box.y1]
     if snapshot.is_empty:
-        empty = await asyncio.to_thread(answers.empty_png, snapshot.height, snapshot.width)
+        empty = await pools_of(request).drawing.run(answers.empty_png, snapshot.height, snapshot.width)
         return answers.as_json(state | {"masks": empty})
     refine = parts.settings.session_refine and takes_mask_input(parts.segmenter.backend)
     answer = await while_connected(
@@ -211,7 +209,8 @@ def _client(session_id: str) -> str:
     return f"session:{session_id}"
 
 
-def _from_base64(text: str) -> bytes:
+def _from_base64(text: str) -> tuple[bytes, str]:
+    """The image file, and its id."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
@@ -221,7 +220,7 @@ def _from_base64(text: str) -> bytes:
         raise BadBody("The field 'image' is not valid base64.") from None
     if not file:
         raise BadBody("The field 'image' holds no image file.")
-    return file
+    return file, keys.image_id(file)
 
 
 def _points(body: SessionClick, most: int) -> list[Point]:

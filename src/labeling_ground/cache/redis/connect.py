@@ -71,7 +71,7 @@ class RedisConnection:
         self.address = address
         self.names = names or Names()
         self._timeout_s = timeout_s
-        self._connections = connections
+        self.connections = connections
         self._tls = tls or Tls()
         self._slots = asyncio.Semaphore(connections)
         self._sentinel: Sentinel | None = None
@@ -190,7 +190,7 @@ class RedisConnection:
             async with asyncio.timeout(self._timeout_s):
                 await self._slots.acquire()
         except TimeoutError as error:
-            raise StoreFailed(f"All {self._connections} connections to Redis at {self.address} are busy.") from error
+            raise StoreFailed(f"All {self.connections} connections to Redis at {self.address} are busy.") from error
 
     def _client(self) -> Redis | RedisCluster:
         address = self.address
@@ -202,7 +202,7 @@ class RedisConnection:
             "protocol": 2,
             "decode_responses": False,
             "retry": Retry(NoBackoff(), 0),
-            "max_connections": self._connections + _SPARE,
+            "max_connections": self.connections + _SPARE,
             "username": address.username,
             "password": address.password,
         }

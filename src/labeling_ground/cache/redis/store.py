@@ -72,6 +72,7 @@ class RedisStore:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.connection = connection
+        self.at_once = connection.connections
         self.notices = notices
         self._lifetimes = Lifetimes(idle_s, by_cost=by_cost)
         self._max_age_s = max_age_s

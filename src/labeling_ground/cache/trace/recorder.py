@@ -4,6 +4,7 @@ import asyncio
 import struct
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 from labeling_ground.cache.trace.events import KINDS, OUTCOMES, What, digest
@@ -32,6 +33,7 @@ class Recorder:
 
     def __init__(self, writer: TraceWriter, clock: Callable[[], float] = time.time) -> None:
         self.writer = writer
+        self._thread = ThreadPoolExecutor(1, "trace")
         self._clock = clock
         self._writing: asyncio.Future[None] | None = None
 
@@ -90,7 +92,7 @@ class Recorder:
 
     async def flush(self) -> None:
         """Write what was gathered."""
-        await asyncio.to_thread(self.writer.flush)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.writer.flush)
 
     async def aclose(self) -> None:
         """Write what was gathered and close the file."""
@@ -98,7 +100,8 @@ class Recorder:
             if self._writing is not None:
                 await self._writing
         finally:
-            await asyncio.to_thread(self.writer.close)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self.writer.close)
+            self._thread.shutdown(wait=False)
 
     def _image(self, what: What, tenant: str | None, group: str | None) -> None:
         self._write(
@@ -122,4 +125,4 @@ class Recorder:
 
     def _write(self, event: bytes) -> None:
         if self.writer.append(event) and (self._writing is None or self._writing.done()):
-            self._writing = asyncio.get_running_loop().run_in_executor(None, self.writer.flush)
+            self._writing = asyncio.get_running_loop().run_in_executor(self._thread, self.writer.flush)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import time
 import weakref
 from collections import OrderedDict
@@ -21,6 +22,7 @@ from labeling_ground.inference.elsewhere import EngineFigures
 from labeling_ground.inference.remote import wire
 from labeling_ground.inference.remote.client import Answer, EngineClient
 from labeling_ground.inference.sketch import Sketch
+from labeling_ground.pools import Pool
 from labeling_ground.sam import everything
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.geometry import Frame
@@ -102,6 +104,10 @@ class RemoteBackend:
         # One more than there are workers: none of them waits while an answer travels.
         self.decodes_at_once = (decoder.workers or decode_workers) + 1
         self._places = asyncio.Semaphore(self.decodes_at_once)
+        cores = os.cpu_count() or 1
+        # What is done here for an image takes longer than what is done for a click, and must not hold that up.
+        self._encoding = Pool("encoder-asks", min(cores, self.encodes_at_once))
+        self._decoding = Pool("decoder-asks", min(cores, self.decodes_at_once))
         self._known: OrderedDict[str, None] = OrderedDict()
         self._sending: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._keeps = True
@@ -127,11 +133,11 @@ class RemoteBackend:
         """
         version, family = self.version, self._family  # before anything is awaited: see the class
         self._start_watching()
-        ask = await asyncio.to_thread(_encode_ask, version, family, image)
+        ask = await self._encoding.run(_encode_ask, version, family, image)
         started = time.perf_counter()
         answer = await self._ask(self._encoder, ask)
         with self._encoder.reading():
-            encoded = await asyncio.to_thread(wire.read_encoded, answer.body, version, family)
+            encoded = await self._encoding.run(wire.read_encoded, answer.body, version, family)
         self._encoder.took(encoded.seconds, time.perf_counter() - started)
         return Embedding(encoded.tensors, image.height, image.width)
 
@@ -179,6 +185,8 @@ class RemoteBackend:
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
+        self._encoding.close()
+        self._decoding.close()
         try:
             await self._encoder.aclose()
         finally:
@@ -192,7 +200,7 @@ class RemoteBackend:
         missing = [name for name in family.embedding_names if name not in embedding.tensors]
         if missing:
             raise BackendFailed(f"The embedding is not one of this model's: it has no {', '.join(missing)}.")
-        key = _key(version, embedding) if embedding.digest else await asyncio.to_thread(_key, version, embedding)
+        key = _key(version, embedding) if embedding.digest else await self._decoding.run(_key, version, embedding)
         return _Asked(version, family, embedding, key)
 
     async def _one(
@@ -220,7 +228,7 @@ class RemoteBackend:
             return decoded, finish(asked, prompt, decoded)
 
         with self._decoder.reading():
-            decoded, made = await asyncio.to_thread(read)
+            decoded, made = await self._decoding.run(read)
         self._keeps = decoded.kept
         if not decoded.kept:
             self._known.pop(asked.key, None)
@@ -246,7 +254,7 @@ class RemoteBackend:
         return answer if answer.status == 200 else await self._with_tensors(ask, asked)
 
     async def _with_tensors(self, ask: wire.Decode, asked: _Asked) -> Answer:
-        body = await asyncio.to_thread(_decode_ask, ask, asked.embedding, asked.family)
+        body = await self._decoding.run(_decode_ask, ask, asked.embedding, asked.family)
         answer = await self._ask(self._decoder, body)
         if answer.status != 200:
             raise self._decoder.failed("it asks for an embedding that it was sent")
