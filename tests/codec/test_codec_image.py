@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageCms, ImageDraw
 
-from labeling_ground.codec.container import ACCEPTED
 from labeling_ground.codec.image import ImageHeader, decode, read_header
+from labeling_ground.codec.walk import ACCEPTED
 from labeling_ground.errors import BadInput, DamagedImage, TooLarge, UnsupportedImage
 
 MAX = 1_000_000

@@ -3,7 +3,7 @@
 from labeling_ground.types.embedding import Embedding
 from labeling_ground.types.entry import Entry, Kind, StoreStats
 from labeling_ground.types.everything import EverythingOptions
-from labeling_ground.types.image import Image, ImageFacts
+from labeling_ground.types.image import Image, ImageFacts, Stretch
 from labeling_ground.types.model import ModelVersion
 from labeling_ground.types.outcome import Outcome
 from labeling_ground.types.prediction import Mask, Prediction
@@ -24,4 +24,5 @@ __all__ = [
     "Prediction",
     "Prompt",
     "StoreStats",
+    "Stretch",
 ]

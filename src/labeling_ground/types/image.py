@@ -7,11 +7,22 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """Two percentiles (0 ≤ low < high ≤ 100) between which an image's values are spread over the full range.
+
+    What lies at or below the low one becomes black, at or above the high one white, in all channels alike.
+    """
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """What an encoder is given.
 
     Attributes:
-        id: SHA-256 of the file's bytes, hex, lower case.
+        id: its image id (``key.image_id``).
         pixels: ``uint8 [height, width, 3]``, RGB, upright (EXIF orientation applied).
         note: what a person should know of how the file was read; empty where there is nothing to say.
         use_preview: whether a browser may draw the file in another way than it was read.
