@@ -1,6 +1,7 @@
 """Blocking work has bounded threads; what waits for one can be called off, and background work lets others go first."""
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -76,6 +77,27 @@ async def test_a_call_that_has_begun_keeps_its_thread_though_its_caller_left() -
     held.go.set()
     await next_one
     assert held.order == ["next"]
+
+
+async def test_an_error_that_nobody_waits_for_is_not_complained_about() -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    pool, go = Pool("test", 1), threading.Event()
+
+    def fail() -> None:
+        go.wait()
+        raise ValueError("nobody hears it")
+
+    calling = asyncio.create_task(pool.run(fail))
+    await until(lambda: pool.running == 1)
+    calling.cancel()
+    await asyncio.wait({calling})
+    go.set()
+    await until(lambda: pool.running == 0)
+    del calling
+    gc.collect()
+    assert complaints == []
+    pool.close()
 
 
 async def test_an_error_reaches_the_caller_and_frees_the_thread() -> None:

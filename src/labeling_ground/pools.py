@@ -55,7 +55,7 @@ class Pool:
             self._give_back()
             raise
         self.begun += 1
-        running.add_done_callback(self._give_back)
+        running.add_done_callback(self._ended)
         return await asyncio.shield(running)
 
     def close(self) -> None:
@@ -77,7 +77,12 @@ class Pool:
                 self._give_back()
             raise
 
-    def _give_back(self, _: object = None) -> None:
+    def _ended(self, call: asyncio.Future[Any]) -> None:
+        if not call.cancelled():
+            call.exception()  # seen: where the caller has left, nobody else will look
+        self._give_back()
+
+    def _give_back(self) -> None:
         """Hand a thread to the next call that waits."""
         for queue in (self._queue, self._background):
             while queue:
