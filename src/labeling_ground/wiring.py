@@ -173,7 +173,12 @@ def build_keeper(settings: Settings, store: TieredStore) -> GuardedKeeper | None
     guards = {guard.store.name: guard for guard in store.guards}
     redis, disk = guards.get(RedisStore.name), guards.get(DiskStore.name)
     if redis is not None and isinstance(redis.store, RedisStore):
-        return GuardedKeeper(RedisKeeper(redis.store.connection), redis)
+        return GuardedKeeper(
+            RedisKeeper(redis.store.connection),
+            redis,
+            others=settings.other_servers,
+            present_s=max(30.0, 6 * settings.probe_s),
+        )
     if disk is not None:
         # A file of sessions that cannot be used is no reason to leave the cache alone.
         beside = disk.beside(Breaker(settings.breaker_failures, settings.breaker_reset_s), at_once=1)
@@ -405,6 +410,7 @@ def build_parts(
         most_clicks=settings.max_points,
         keeper=build_keeper(settings, segmenter.store),
         deadline_s=settings.lookup_deadline_ms / 1e3,
+        patience_s=settings.session_patience_ms / 1e3,
     )
     grids = Lane("grids", settings.grids, settings.grid_queue)
     everything = Everything(segmenter, jobs=grids, workers=settings.grid_workers)

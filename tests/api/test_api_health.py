@@ -88,7 +88,7 @@ async def test_bad_input_says_nothing_about_the_engine(start: "Start", make_imag
     async with start(engine_failures=1) as server:
         image_id = await server.send_image(make_image())
         assert (await server.click(image_id, 10_000, 1)).status_code == 422
-        assert (await server.client.post("/v1/images", content=b"no image")).status_code == 400
+        assert (await server.client.post("/v1/images", content=b"no image")).status_code == 415
         assert (await ready(server))[1] == "ok"
 
 

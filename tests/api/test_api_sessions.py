@@ -403,6 +403,44 @@ async def test_two_servers_that_share_a_redis_share_sessions(
             assert (await server.client.get("/v1/cache")).json()["sessions_unkept"] == 0
 
 
+async def test_two_servers_lose_no_answered_click_while_their_redis_is_full_or_gone(
+    start: "Start", make_image: "Callable[..., bytes]", tmp_path: Path
+) -> None:
+    """Full, it keeps sessions; gone, clicks are answered 503 and were not made; health says so; then all goes on."""
+    with serving(program(), "--maxmemory-policy", "noeviction", "--maxmemory", "100mb") as redis:
+        given = {"redis_url": redis.url, "breaker_reset_s": 0.1, "probe_s": 0.05, "redis_timeout_s": 60}
+        given |= {"session_patience_ms": 60_000, "lease_patience_ms": 60_000, "disk_bytes": "64MiB"}
+        async with (
+            start(cache_dir=tmp_path / "one", **given) as one,
+            start(cache_dir=tmp_path / "other", **given) as other,
+        ):
+            await one.until(lambda: one.parts.sessions.is_shared)
+            file = make_image(64, 48)
+            for server in (other, one):  # each has the image itself: a full Redis takes no files
+                await open_image(server, file)
+            redis.ask("CONFIG", "SET", "maxmemory", 1)
+            answered = []
+            for number in range(10):
+                answer = await send((one, other)[number % 2], "click", points=[number, 10])
+                answered.append((float(number), 10.0))
+                assert [(p["x"], p["y"]) for p in answer.json()["points"]] == answered
+            redis.kill()
+            for server in (one, other):
+                answer = await send(server, "click", points=[60, 10])
+                assert answer.status_code == 503
+                assert "Retry-After" in answer.headers
+                assert "was not made" in answer.json()["detail"]
+                health = (await server.client.get("/health/ready")).json()
+                assert health["status"] == "degraded"
+                assert health["checks"]["sessions"].startswith("failing")
+            redis.start()
+            async with asyncio.timeout(60):
+                while (answer := await send(other, "click", points=[60, 10])).status_code != 200:  # noqa: ASYNC110 -- it is asked
+                    await asyncio.sleep(0.05)
+            assert [(p["x"], p["y"]) for p in answer.json()["points"]] == [*answered, (60.0, 10.0)]
+            await one.until(lambda: one.parts.sessions.trouble == "")
+
+
 async def test_a_redis_that_is_frozen_or_gone_fails_no_click_of_a_session(
     start: "Start", make_image: "Callable[..., bytes]"
 ) -> None:

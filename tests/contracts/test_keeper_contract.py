@@ -104,3 +104,20 @@ async def test_an_asker_that_leaves_breaks_nothing(pair: Pair) -> None:
     await asyncio.wait({task})
     assert await other.save(NAME, later, new.version, LONG_S) == later  # whether that one was saved or not
     assert await one.load(NAME) == later
+
+
+async def test_servers_that_share_a_redis_meet_until_they_leave_or_are_not_seen_any_more(pair: Pair) -> None:
+    one, other = pair
+    if isinstance(one, DiskKeeper):
+        assert await one.meet("a", LONG_S) == await other.meet("b", LONG_S) == (0, "")
+        return
+    _, place = await one.meet("a", LONG_S)
+    assert place
+    assert await one.meet("a", LONG_S) == (0, place)
+    assert await other.meet("b", LONG_S) == (1, place)
+    assert await one.meet("a", LONG_S) == (1, place)
+    await other.leave("b")
+    assert await one.meet("a", LONG_S) == (0, place)
+    await other.meet("c", LONG_S)
+    await asyncio.sleep(0.01)
+    assert await one.meet("a", 0.005) == (0, place), "one that was not met for so long is gone"

@@ -33,6 +33,8 @@ class DictKeeper:
     mood: list[str] = field(default_factory=list)
     loads: int = 0
     saves: int = 0
+    present: set[str] = field(default_factory=set)
+    place: str = "first"
 
     async def load(self, name: str) -> Kept | None:
         self.loads += 1
@@ -57,6 +59,15 @@ class DictKeeper:
             raise StoreFailed("It was done, and nobody heard of it.")
         return there
 
+    async def meet(self, server: str, present_s: float) -> tuple[int, str]:
+        if self.mood and self.mood[0] == "down":
+            raise StoreFailed("It is down.")
+        self.present.add(server)
+        return len(self.present) - 1, self.place
+
+    async def leave(self, server: str) -> None:
+        self.present.discard(server)
+
     async def sweep(self) -> None:
         """Nothing runs out."""
 
@@ -69,7 +80,8 @@ def server(keeper: DictKeeper | None, **options: Any) -> Sessions:
     guarded = None
     if keeper is not None:
         breaker = Breaker(options.pop("failures", 1000), 5.0, now)
-        guarded = GuardedKeeper(keeper, Guard(DictStore(), deadline_s=DEADLINE_S, breaker=breaker, clock=now))
+        guard = Guard(DictStore(), deadline_s=DEADLINE_S, breaker=breaker, clock=now)
+        guarded = GuardedKeeper(keeper, guard, others=options.pop("others", "none"))
     given: dict[str, Any] = {"most": 100, "idle_s": 60.0, "most_clicks": 6, "clock": now}
     return Sessions(keeper=guarded, deadline_s=DEADLINE_S, **(given | options))
 
@@ -311,6 +323,144 @@ def test_what_nobody_could_keep_is_kept_when_the_server_shuts_down() -> None:
         assert first.unkept == 1
         await first.aclose()
         assert (await look(server(keeper))).clicks == (GOOD,)
+
+    virtually(main)
+
+
+# --- several servers, and a keeper that fails them -----------------------------------------------------------------
+
+
+async def click_somewhere(servers: Sequence[Sessions], which: int, x: int) -> list[float] | None:
+    """What is seen after a click at ``x``; ``None`` where it was said that it was not made."""
+    try:
+        return clicks_of(await servers[which].click("t", "s", [Point(x, 1, 1)]))
+    except StoreFailed:
+        return None
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_with_several_servers_an_answered_click_is_in_every_later_answer(seed: int) -> None:
+    """Whatever a save comes to; and a click that was refused is not there in the end, though the keeper had it."""
+
+    async def main() -> None:
+        keeper, chance = DictKeeper(), dice(seed)
+        servers = [server(keeper, most_clicks=200, others="some") for _ in range(3)]
+        await servers[0].open("t", "s", A, 100, 10, servers[0].turn())
+        answered: list[float] = []
+        for x in range(60):
+            keeper.mood = chance.choices(["well", "down", "full", "lost"], [5, 2, 2, 2], k=2)
+            seen = await click_somewhere(servers, chance.randrange(3), x)
+            if seen is not None:
+                answered.append(x)
+                assert set(answered) <= set(seen)
+        assert 10 < len(answered) < 60
+        keeper.mood.clear()
+        for one in servers:
+            await one.sweep()
+        assert clicks_of(await look(server(keeper))) == answered
+        assert sum(one.unkept for one in servers) == 0
+
+    virtually(main)
+
+
+@patient
+@given(st.lists(st.tuples(steps, st.integers(0, 2)), max_size=10), st.data())
+def test_a_change_that_was_refused_was_not_made_whatever_it_was(
+    sequence: list[tuple[Step, int]], data: st.DataObject
+) -> None:
+    """Undo, box, finish and another image alike: tried again until it is done, each counts once."""
+
+    async def main() -> None:
+        keeper, alone = DictKeeper(), server(None)
+        servers = [server(keeper, others="some") for _ in range(3)]
+        for number, (step, which) in enumerate(sequence):
+            for mood in data.draw(st.lists(st.sampled_from(["down", "full"]), max_size=2)):
+                keeper.mood = [mood] * 9
+                refused = await do(servers[which], step, number)
+                assert issubclass(refused[0], LabelingGroundError)
+            keeper.mood = []
+            assert await do(servers[which], step, number) == await do(alone, step, number)
+
+    virtually(main)
+
+
+@pytest.mark.parametrize("sticky", [True, False])
+@pytest.mark.parametrize("seed", range(15))
+def test_what_a_replica_lacks_that_took_over_is_said_to_it_again(seed: int, sticky: bool) -> None:
+    async def main() -> None:
+        keeper, chance = DictKeeper(), dice(seed)
+        servers = [server(keeper, most_clicks=200, others="some") for _ in range(3)]
+        await servers[0].open("t", "s", A, 100, 10, servers[0].turn())
+        for one in servers:
+            await one.meet()
+        behind = dict(keeper.kept)
+        for x in range(60):
+            if chance.random() < 0.3:
+                behind = dict(keeper.kept)  # so far the replica has come
+            if chance.random() < 0.1:
+                keeper.kept, keeper.place = dict(behind), f"replica {x}"
+                for one in [] if sticky else chance.sample(servers, 3):
+                    await one.meet()
+            seen = await click_somewhere(servers, 0 if sticky else chance.randrange(3), x)
+            assert seen == list(range(x + 1))
+
+    virtually(main)
+
+
+def test_both_sides_of_a_fail_over_are_kept_and_what_was_taken_back_stays_so() -> None:
+    """One server's clicks were lost, another one has gone on from what was left, before it heard of the fail-over."""
+
+    async def main() -> None:
+        keeper = DictKeeper()
+        one, other = server(keeper, others="some"), server(keeper, others="some")
+        await one.open("t", "s", A, 100, 10, one.turn())
+        for x in range(3):
+            await click_somewhere([one, other], x % 2, x)
+        behind = dict(keeper.kept)
+        await one.undo("t", "s")  # takes 2 back
+        await click_somewhere([one], 0, 3)
+        keeper.kept = behind
+        assert await click_somewhere([other], 0, 4) == [0, 1, 2, 4]
+        assert await click_somewhere([one], 0, 5) == [0, 1, 3, 4, 5]
+        assert await click_somewhere([other], 0, 6) == [0, 1, 3, 4, 5, 6]
+
+    virtually(main)
+
+
+def test_one_server_alone_goes_on_and_one_that_has_met_others_does_not() -> None:
+    async def main() -> None:
+        keeper = DictKeeper()
+        one, other = server(keeper, others="auto"), server(keeper, others="auto")
+        await one.meet()
+        await one.open("t", "s", A, 10, 10, one.turn())
+        keeper.mood = ["down"]
+        assert len((await one.click("t", "s", [GOOD])).clicks) == 1
+        assert one.trouble
+        await one.sweep()
+        assert not one.trouble
+        await other.meet()
+        await one.meet()
+        keeper.mood = ["down"]
+        with pytest.raises(StoreFailed, match="was not made"):
+            await one.click("t", "s", [GOOD])
+        await one.undo("t", "s")
+        assert (await other.look("t", "s")).clicks == ()
+        await other.aclose()
+        await one.meet()
+        keeper.mood = ["down"]
+        assert len((await one.click("t", "s", [GOOD])).clicks) == 1
+
+    virtually(main)
+
+
+def test_a_server_that_never_met_the_keeper_does_not_take_itself_for_alone() -> None:
+    async def main() -> None:
+        keeper = DictKeeper(mood=["down"] * 9)
+        one = server(keeper, others="auto")
+        await one.meet()
+        with pytest.raises(StoreFailed, match="was not made"):
+            await one.open("t", "s", A, 10, 10, one.turn())
+        assert len(one) == 0
 
     virtually(main)
 

@@ -92,6 +92,7 @@ def create_app(parts: Parts) -> FastAPI:
             closing.push_async_callback(parts.sessions.aclose)  # before the tiers: that is where sessions are kept
             await parts.segmenter.store.open()  # the first look-up shall not wait for that
             await parts.supervisor.attempt("sweep sessions", parts.sessions.sweep)  # nor the first click for their file
+            await parts.supervisor.attempt("meet servers", parts.sessions.meet)
             for name, work in (
                 ("model", partial(_watch_model, app, parts)),
                 ("probe tiers", partial(_probe, parts)),
@@ -211,6 +212,7 @@ async def _probe(parts: Parts) -> None:
     """See from time to time how the tiers are: what is wrong shall be known before somebody needs them."""
     while True:
         await parts.segmenter.store.probe()
+        await parts.supervisor.attempt("meet servers", parts.sessions.meet)
         await asyncio.sleep(parts.settings.probe_s)
 
 

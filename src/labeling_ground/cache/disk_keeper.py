@@ -58,6 +58,13 @@ class DiskKeeper:
         except StoreFull:
             return None
 
+    async def meet(self, server: str, present_s: float) -> tuple[int, str]:
+        """See ``Keeper``. Other processes that share the file are not seen."""
+        return 0, ""
+
+    async def leave(self, server: str) -> None:
+        """See ``Keeper``."""
+
     async def sweep(self) -> None:
         """See ``Keeper``."""
         await self._do(self._sweep)

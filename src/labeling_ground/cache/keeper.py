@@ -38,6 +38,18 @@ class Keeper(Protocol):
         """
         ...
 
+    async def meet(self, server: str, present_s: float) -> tuple[int, str]:
+        """Note that this server is there, for so many seconds.
+
+        How many others are, and a name for what keeps the states: another name means that another one has taken its
+        place, which may lack what was kept of late. The name is empty where that cannot be told.
+        """
+        ...
+
+    async def leave(self, server: str) -> None:
+        """Note that this server is not there any more."""
+        ...
+
     async def sweep(self) -> None:
         """Delete what has run out."""
         ...

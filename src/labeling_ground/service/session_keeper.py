@@ -2,10 +2,13 @@
 
 import contextlib
 import hashlib
+from typing import Literal
 
 from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.keeper import Keeper, Kept
 from labeling_ground.errors import StoreFailed
+
+_MEET_DEADLINE_S = 2.0
 
 
 class GuardedKeeper:
@@ -14,11 +17,41 @@ class GuardedKeeper:
     Args:
         keeper: where states are kept; closed with this object.
         guard: of the tier, which its owner closes, or made by ``Guard.beside``.
+        others: whether other servers share the keeper: ``none``, ``some``, or ``auto``: those that it has met say so.
+        present_s: seconds after which a server that has not been met again is taken for gone.
     """
 
-    def __init__(self, keeper: Keeper, guard: Guard) -> None:
+    def __init__(
+        self,
+        keeper: Keeper,
+        guard: Guard,
+        *,
+        others: Literal["auto", "none", "some"] = "none",
+        present_s: float = 60.0,
+    ) -> None:
         self._keeper = keeper
         self._guard = guard
+        self._others = others
+        self._present_s = present_s
+        self._met: int | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether another server may take a session's next change; so too while that is not known yet."""
+        return self._others == "some" or (self._others == "auto" and self._met != 0)
+
+    async def meet(self, server: str) -> str | None:
+        """Say that this server is there, and see which others are. What keeps the states now (see ``Keeper.meet``);
+        ``None`` without an answer: then those that were there last are taken to be there still."""
+        met = await self._guard.ask("meet", lambda: self._keeper.meet(server, self._present_s), _MEET_DEADLINE_S)
+        if met is None:
+            return None
+        self._met, place = met
+        return place
+
+    async def leave(self, server: str) -> None:
+        """Say that this server is going. One that cannot say so is taken for gone some time later."""
+        await self._guard.ask("leave", lambda: self._keeper.leave(server))
 
     async def load(self, tenant: str, session: str) -> tuple[bool, Kept | None]:
         """Whether there was an answer, and the state if there is one."""
@@ -29,10 +62,14 @@ class GuardedKeeper:
 
         return await self._guard.ask("load of a session", ask) or (False, None)
 
-    async def save(self, tenant: str, session: str, new: Kept, seen: bytes, idle_s: float) -> Kept | None:
+    async def save(
+        self, tenant: str, session: str, new: Kept, seen: bytes, idle_s: float, deadline_s: float | None = None
+    ) -> Kept | None:
         """What is kept then; ``None`` where it was not done, or not in time. It may still be done later."""
         name = _name(tenant, session)
-        return await self._guard.ask("save of a session", lambda: self._keeper.save(name, new, seen, idle_s))
+        return await self._guard.ask(
+            "save of a session", lambda: self._keeper.save(name, new, seen, idle_s), deadline_s
+        )
 
     async def sweep(self) -> None:
         """Delete what has run out. A keeper that fails will do it another time."""

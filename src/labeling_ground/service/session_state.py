@@ -55,6 +55,8 @@ class SessionState:
     """Each with the name of the change that brought it."""
     answers: dict[int, str] = field(default_factory=dict)
     """Prediction ids, by how many of the clicks they were for: what the next click can refine."""
+    reset: str = ""
+    """Name of the last change that set the box and dropped the clicks."""
     seen: dict[str, int] = field(default_factory=dict)
     """The number of the last change of each server that is in this state; the latest server stands last."""
 
@@ -63,7 +65,7 @@ class SessionState:
         if self.turn[0] == turn[0] and self.turn[1] > turn[1]:
             return
         self.image_id, self.width, self.height, self.turn = image_id, width, height, turn
-        self.box, self.clicks, self.answers = None, [], {}
+        self._start_over(None)
 
     def click(self, points: Sequence[Point], change: str, most: int) -> Snapshot:
         """Add clicks. All of them count or, if one is bad, none.
@@ -82,14 +84,14 @@ class SessionState:
         self.clicks.extend((point, change) for point in points)
         return self.snapshot(refined)
 
-    def rect(self, box: Box) -> Snapshot:
+    def rect(self, box: Box, change: str = "") -> Snapshot:
         """Set the box; the clicks so far are forgotten.
 
         Raises:
             BadPrompt: the box lies outside the image.
         """
         check_box(box, self.width, self.height)
-        self.box, self.clicks, self.answers = box, [], {}
+        self._start_over(box, change)
         return self.snapshot()
 
     def undo(self) -> Snapshot:
@@ -106,9 +108,9 @@ class SessionState:
         # Ask just as it was asked before: then it is a hit.
         return self.snapshot(len(self.clicks) - 1)
 
-    def finish(self) -> Snapshot:
+    def finish(self, change: str = "") -> Snapshot:
         """Forget the clicks and the box, keep the image."""
-        self.box, self.clicks, self.answers = None, [], {}
+        self._start_over(None, change)
         return self.snapshot()
 
     def answered(self, asked: Snapshot, prediction_id: str) -> bool:
@@ -157,6 +159,51 @@ class SessionState:
         while len(self.seen) > _WRITERS:
             del self.seen[next(iter(self.seen))]
 
+    def has_seen(self, change: str) -> bool:
+        """Whether the change of this name was in this state once; one by a server long forgotten counts as such."""
+        writer, _, number = change.rpartition(".")
+        known = self.seen.get(writer)
+        return len(self.seen) >= _WRITERS if known is None else known >= int(number)
+
+    def lacks(self, other: "SessionState") -> bool:
+        """Whether changes are in the other state that were never in this one."""
+        if len(self.seen) >= _WRITERS:
+            return any(self.seen.get(writer, number) < number for writer, number in other.seen.items())
+        return any(self.seen.get(writer, 0) < number for writer, number in other.seen.items())
+
+    def merge(self, other: "SessionState") -> None:
+        """Take in what another state of the session knows and this one does not.
+
+        A click is in the merged state if it is in both, or in one while the other has never seen it; so what was taken
+        back stays so. Where both went on with different images, this one's image counts.
+        """
+        if not self.lacks(other):
+            return
+        if not other.lacks(self):
+            image, clicks, box, reset = other, list(other.clicks), other.box, other.reset
+        elif (self.image_id, self.turn) != (other.image_id, other.turn):
+            image, clicks, box, reset = self, self.clicks, self.box, self.reset
+        else:
+            mine = {change for _, change in self.clicks}
+            theirs = {change for _, change in other.clicks}
+            clicks = [click for click in self.clicks if click[1] in theirs or not other.has_seen(click[1])]
+            clicks += [click for click in other.clicks if click[1] not in mine and not self.has_seen(click[1])]
+            later = other if other.reset and not self.has_seen(other.reset) else self
+            image, box, reset = self, later.box, later.reset
+        self.answers = {
+            count: answer
+            for state in (other, self)
+            for count, answer in state.answers.items()
+            if (state.image_id, state.box) == (image.image_id, box)
+            and clicks[:count] == state.clicks[:count]
+            and len(clicks) >= count
+        }
+        self.image_id, self.width, self.height, self.turn = image.image_id, image.width, image.height, image.turn
+        self.clicks, self.box, self.reset = clicks, box, reset
+        for writer, number in other.seen.items():
+            if self.seen.get(writer, 0) < number:
+                self.note(writer, number)
+
     def to_bytes(self) -> bytes:
         """All of it, for ``from_bytes``."""
         box = self.box
@@ -167,6 +214,7 @@ class SessionState:
                 "box": None if box is None else [box.x0, box.y0, box.x1, box.y1],
                 "clicks": [[point.x, point.y, point.label, change] for point, change in self.clicks],
                 "answers": list(self.answers.items()),
+                "reset": self.reset,
                 "seen": self.seen,
             },
             separators=(",", ":"),
@@ -188,10 +236,14 @@ class SessionState:
                 None if read["box"] is None else Box(*read["box"]),
                 [(Point(x, y, label), change) for x, y, label, change in read["clicks"]],
                 dict(read["answers"]),
+                read.get("reset", ""),
                 dict(read["seen"]),
             )
         except (ValueError, TypeError, KeyError):
             return None
+
+    def _start_over(self, box: Box | None, change: str = "") -> None:
+        self.box, self.clicks, self.answers, self.reset = box, [], {}, change
 
     def _points(self) -> tuple[Point, ...]:
         return tuple(point for point, _ in self.clicks)

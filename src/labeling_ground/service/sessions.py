@@ -5,6 +5,11 @@ a keeper, the change is then written through before its asker hears of it, so th
 changes of one session travel together. A save replaces only the version that this process knew; where another server
 has saved since, its version is taken over and what it lacks is done again on top. So all servers that share a keeper
 count every click once, whichever of them it comes to.
+
+Where the keeper does not do it, what follows depends on whether another server may take the session's next change. If
+not, the change counts here and is kept later. If so, it is taken back and its asker is told to try again: otherwise the
+other server's answer would lack it. What a keeper has lost that was kept before (a fail-over to a replica that was
+behind) is merged into what it has by the first server that knows of it.
 """
 
 import asyncio
@@ -14,6 +19,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from labeling_ground.cache.keeper import Kept
@@ -28,7 +34,8 @@ _TRIES = 3
 """How often a keeper is asked for a session that is not known here: without an answer its change cannot be made."""
 
 _Key = tuple[str, str]
-_Work = Callable[[SessionState], Any]
+_Work = Callable[[SessionState, str], Any]
+"""Changes a state; the second argument is the change's name."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,10 +43,17 @@ class _Change:
     """Something that was done here and is not known to be kept."""
 
     work: _Work
+    name: str
+    number: int
     image_id: str
     """The image that it was about; empty where it opened one."""
     result: Any = None
-    number: int = 0
+    revert: Callable[[SessionState, Any], object] | None = None
+    """Undoes it in a state that has it, given its result."""
+    sent: set[int] = field(default_factory=set)
+    """Of each save that had it: the last number in it."""
+    given_up: bool = False
+    """Whether its asker was told that it was not done."""
     told: asyncio.Future[None] | None = None
     """Done once it is kept, or cannot be; ``None`` where nobody waits for that."""
     kept: bool = False
@@ -60,25 +74,33 @@ class _Held:
     state: SessionState = field(default_factory=SessionState)
     version: bytes = b""
     """Of the kept state that this one was built on."""
+    base: bytes = b""
+    """That state; empty where none is known to be kept."""
     pending: list[_Change] = field(default_factory=list)
     saver: asyncio.Task[None] | None = None
+
+    @property
+    def is_unsaved(self) -> bool:
+        """Whether there are changes to be saved."""
+        return any(not change.given_up for change in self.pending)
 
 
 class Sessions:
     """All sessions of all tenants, bounded and with an idle time.
 
-    A keeper that is down, slow or full fails no change: it then counts in this process's memory only, is counted in
-    ``unkept``, and is kept later, with the session's next change or with a sweep.
+    Where no other server shares the keeper, one that is down, slow or full fails no change: it then counts in this
+    process's memory only, is counted in ``unkept``, and is kept later, with the session's next change or with a sweep.
 
-    Every change raises ``UnknownSession`` where nobody knows the session, and ``StoreFailed`` where this process does
-    not and the keeper does not answer.
+    Every change raises ``UnknownSession`` where nobody knows the session, and ``StoreFailed`` where the keeper does not
+    answer and either this process does not know the session, or other servers may know it too. Nothing was done then.
 
     Args:
         most: how many are held; the one idle for longest makes room.
         idle_s: seconds after the last use at which a session ends.
         most_clicks: how many clicks one session holds.
         keeper: where sessions outlive the process; ``None``: nowhere.
-        deadline_s: how long a change waits for the keeper.
+        deadline_s: how long a change waits for the keeper where no other server shares it.
+        patience_s: how long it waits where some do, before it is taken back.
         clock: monotonic seconds.
     """
 
@@ -90,21 +112,31 @@ class Sessions:
         most_clicks: int,
         keeper: GuardedKeeper | None = None,
         deadline_s: float = 0.1,
+        patience_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.idle_s = idle_s
         self.unkept = 0
         """Changes that were answered before they were kept."""
+        self.trouble = ""
+        """Why sessions are not kept at present, in a sentence; empty where they are."""
         self._most = most
         self._most_clicks = most_clicks
         self._keeper = keeper
         self._deadline_s = deadline_s
+        self._patience_s = patience_s
+        self._place = ""
         self._clock = clock
         self._held: OrderedDict[_Key, _Held] = OrderedDict()
         self._loading: dict[_Key, asyncio.Task[bool]] = {}
         self._me = secrets.token_hex(4)
         self._numbers = itertools.count(1)
         self._turns = itertools.count(1)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether another server may be asked for a session's next change."""
+        return self._keeper is not None and self._keeper.is_shared
 
     def __len__(self) -> int:
         self._expire()
@@ -122,7 +154,7 @@ class Sessions:
         if self._find((tenant, name)) is None:
             self._hold((tenant, name), _Held(self._clock()))
 
-        def work(state: SessionState) -> None:
+        def work(state: SessionState, _: str) -> None:
             state.open(image_id, width, height, (self._me, turn))
 
         await self._change(tenant, name, work, opens=True)
@@ -135,8 +167,12 @@ class Sessions:
             BadPrompt: a click outside the image, or a first click that is not on an object.
             TooLarge: the session is full.
         """
-        change = f"{self._me}.{next(self._numbers)}"
-        found: Snapshot = await self._change(tenant, name, lambda state: state.click(points, change, self._most_clicks))
+        found: Snapshot = await self._change(
+            tenant,
+            name,
+            lambda state, change: state.click(points, change, self._most_clicks),
+            revert=lambda state, made: state.take_back(made),
+        )
         return found
 
     async def rect(self, tenant: str, name: str, box: Box) -> tuple[Snapshot, Snapshot]:
@@ -146,7 +182,7 @@ class Sessions:
             UnknownSession, StoreFailed: see the class.
             BadPrompt: the box lies outside the image.
         """
-        return await self._both(tenant, name, lambda state: state.rect(box))
+        return await self._both(tenant, name, lambda state, change: state.rect(box, change))
 
     async def undo(self, tenant: str, name: str) -> tuple[Snapshot, Snapshot]:
         """Take the last click back, or the box when there is no click. The session before and after.
@@ -154,7 +190,7 @@ class Sessions:
         Raises:
             UnknownSession, StoreFailed: see the class.
         """
-        return await self._both(tenant, name, SessionState.undo)
+        return await self._both(tenant, name, lambda state, _: state.undo())
 
     async def finish(self, tenant: str, name: str) -> Snapshot:
         """Forget the clicks and the box, keep the image.
@@ -162,8 +198,7 @@ class Sessions:
         Raises:
             UnknownSession, StoreFailed: see the class.
         """
-        found: Snapshot = await self._change(tenant, name, SessionState.finish)
-        return found
+        return (await self._both(tenant, name, lambda state, change: state.finish(change)))[1]
 
     async def answered(self, tenant: str, name: str, asked: Snapshot, prediction_id: str) -> None:
         """Note the prediction for a snapshot, so that the next click can refine it."""
@@ -192,16 +227,40 @@ class Sessions:
             return
         for key, held in list(self._held.items()):
             if held.pending:
+                if not held.is_unsaved:  # whether what was given up is not kept all the same is seen by saving
+                    held.pending.append(self._made(_nothing, held))
                 await asyncio.wait({self._save_soon(self._keeper, key, held)})
-                if held.pending:  # it is still away
+                if held.is_unsaved:  # it is still away
                     return
         await self._keeper.sweep()
+
+    async def meet(self) -> None:
+        """See whether other servers share the keeper, and whether it is still the same one.
+
+        Where another one has come in its place, as after a fail-over, it may lack what was kept of late: every session
+        that is known here is saved to it again.
+        """
+        if self._keeper is None:
+            return
+        place = await self._keeper.meet(self._me)
+        if place is None:
+            return
+        if self._place and place != self._place:
+            for key, held in list(self._held.items()):
+                held.pending.append(self._made(_nothing, held))
+                await asyncio.wait({self._save_soon(self._keeper, key, held)})
+        self._place = place
+        if self.trouble:
+            await self.sweep()
+            if not any(held.is_unsaved for held in self._held.values()):
+                self.trouble = ""
 
     async def aclose(self, grace_s: float = 5.0) -> None:
         """Keep what could not be kept yet, as far as the grace allows, and close the keeper."""
         if self._keeper is None:
             return
         try:
+            await self._keeper.leave(self._me)
             sweeping = asyncio.create_task(self.sweep())
             await asyncio.wait({sweeping}, timeout=grace_s)
             sweeping.cancel()
@@ -215,12 +274,14 @@ class Sessions:
             raise error  # whoever closes this says so in the log
 
     async def _both(
-        self, tenant: str, name: str, work: Callable[[SessionState], Snapshot]
+        self, tenant: str, name: str, work: Callable[[SessionState, str], Snapshot]
     ) -> tuple[Snapshot, Snapshot]:
-        def both(state: SessionState) -> tuple[Snapshot, Snapshot]:
-            return state.snapshot(), work(state)
+        def both(state: SessionState, change: str) -> tuple[Snapshot, Snapshot]:
+            return state.snapshot(), work(state, change)
 
-        found: tuple[Snapshot, Snapshot] = await self._change(tenant, name, both)
+        found: tuple[Snapshot, Snapshot] = await self._change(
+            tenant, name, both, revert=lambda state, made: state.restore(*made)
+        )
         return found
 
     async def _afterwards(self, tenant: str, name: str, work: Callable[[SessionState], bool]) -> None:
@@ -230,37 +291,65 @@ class Sessions:
         except (UnknownSession, StoreFailed):
             return
         if work(held.state):
-            await self._keep((tenant, name), held, _Change(work, held.state.image_id))
+            await self._keep((tenant, name), held, self._made(lambda state, _: work(state), held))
 
-    async def _change(self, tenant: str, name: str, work: _Work, *, opens: bool = False) -> Any:
+    async def _change(
+        self,
+        tenant: str,
+        name: str,
+        work: _Work,
+        *,
+        opens: bool = False,
+        revert: Callable[[SessionState, Any], object] | None = None,
+    ) -> Any:
         key, held = (tenant, name), await self._known(tenant, name)
+        change = self._made(work, held, revert)
         try:
-            change = _Change(work, "" if opens else held.state.image_id, work(held.state))
+            change.result = work(held.state, change.name)
         except LabelingGroundError:
             if not await self._refresh(key, held):
                 raise
             # What is wrong with an older state may be right with the newer one.
-            change = _Change(work, held.state.image_id, work(held.state))
+            change = self._made(work, held, revert)
+            change.result = work(held.state, change.name)
+        if opens:
+            change.image_id = ""
         await self._keep(key, held, change)
+        if change.given_up:
+            raise StoreFailed(
+                f"This change of session {name!r} was not made: the place where sessions are kept does not take it, "
+                "and other servers that may be asked next would not know of it. Try again."
+            )
         return change.result
 
+    def _made(self, work: _Work, held: _Held, revert: Callable[[SessionState, Any], object] | None = None) -> _Change:
+        number = next(self._numbers)
+        return _Change(work, f"{self._me}.{number}", number, held.state.image_id, revert=revert)
+
     async def _keep(self, key: _Key, held: _Held, change: _Change) -> None:
-        """Write a change through that was made here."""
+        """Write a change through that was made here. Where that fails and others may be asked next, take it back, if
+        that is possible: what an answer has brought about is kept later."""
         if self._keeper is None:
             return
-        change.number = next(self._numbers)
         held.state.note(self._me, change.number)
         held.pending.append(change)
         del held.pending[:-_REMEMBERED]
         change.told = told = asyncio.get_running_loop().create_future()
         self._save_soon(self._keeper, key, held)
         try:
-            await asyncio.wait({told}, timeout=self._deadline_s)
+            patience_s = self._patience_s if self._keeper.is_shared else self._deadline_s
+            await asyncio.wait({told}, timeout=patience_s)
         finally:
             change.told = None
         if change.error is not None:
             raise change.error
-        self.unkept += not change.kept
+        if change.kept:
+            return
+        if self._keeper.is_shared and (change.revert is not None or change.image_id == ""):
+            change.given_up = True
+            self._rebuild(key, held)
+        else:
+            self.unkept += 1
 
     def _save_soon(self, keeper: GuardedKeeper, key: _Key, held: _Held) -> asyncio.Task[None]:
         if held.saver is None:
@@ -269,49 +358,77 @@ class Sessions:
 
     async def _save(self, keeper: GuardedKeeper, key: _Key, held: _Held) -> None:
         try:
-            while held.pending:
+            while held.is_unsaved:
                 last, new = held.pending[-1].number, Kept.new(held.state.to_bytes())
-                kept = await keeper.save(*key, new, held.version, self.idle_s)
+                sent = [change for change in held.pending if not change.given_up]
+                for change in sent:
+                    change.sent.add(last)
+                patience_s = self._patience_s if keeper.is_shared else None
+                kept = await keeper.save(*key, new, held.version, self.idle_s, patience_s)
                 if kept is None:
+                    self.trouble = self.trouble or "The last change of a session could not be kept."
                     return
+                self.trouble = ""
                 if kept.version == new.version:
-                    held.version = kept.version
-                    self._settle(held, last)
+                    held.version, held.base = kept.version, new.value
+                    # Those given up before are in no save: this one replaced the state that they were not in.
+                    self._settle(held, sent, [change for change in held.pending if change.number > last])
+                    if any(change.given_up for change in sent):
+                        self._rebuild(key, held)
                 else:
-                    self._take_over(held, kept)
+                    self._take_over(key, held, kept)
         finally:
             held.saver = None
             for change in held.pending:
                 change.settle(kept=False)
 
-    def _take_over(self, held: _Held, kept: Kept) -> None:
-        """Go on from what another server has saved: do again, on top of it, what it lacks."""
+    def _take_over(self, key: _Key, held: _Held, kept: Kept) -> None:
+        """Go on from what another server has saved, and from what was kept before and is not in it: do again, on top of
+        that, what it lacks."""
         held.version = kept.version
         state = SessionState.from_bytes(kept.value)
         if state is None:  # bytes that say nothing: they will be replaced by what is known here
             return
-        self._settle(held, state.seen.get(self._me, 0))
+        last = state.seen.get(self._me, 0)
+        done = [
+            change for change in held.pending if last in change.sent or (not change.given_up and change.number <= last)
+        ]
+        before = SessionState.from_bytes(held.base)
+        if before is not None:
+            state.merge(before)
+        held.base = state.to_bytes()
+        self._settle(held, done, [change for change in held.pending if change not in done])
+        self._rebuild(key, held)
+
+    def _settle(self, held: _Held, kept: Sequence[_Change], left: list[_Change]) -> None:
+        """Note which changes are kept and which are left. One that was given up meanwhile is undone by another one."""
+        held.pending = left
+        for change in kept:
+            change.settle(kept=True)
+            if change.given_up and change.revert is not None:
+                held.pending.append(self._made(partial(_revert, change), held))
+
+    def _rebuild(self, key: _Key, held: _Held) -> None:
+        """Make the state anew: what is kept, and on top of it what is not yet and was not given up."""
+        state = SessionState.from_bytes(held.base) or SessionState()
         pending, held.pending = held.pending, []
         for change in pending:
             if change.told is None and change.image_id not in ("", state.image_id):
                 continue  # it was answered long ago, and about an image that has been left since
+            held.pending.append(change)
+            if change.given_up:
+                continue
             try:
-                change.result = change.work(state)
+                change.result = change.work(state, change.name)
             except LabelingGroundError as error:
                 change.error = error
                 change.settle(kept=False)
+                held.pending.remove(change)
             else:
                 state.note(self._me, change.number)
-                held.pending.append(change)
         held.state = state
-
-    @staticmethod
-    def _settle(held: _Held, last: int) -> None:
-        """Changes up to this number are kept."""
-        for change in held.pending:
-            if change.number <= last:
-                change.settle(kept=True)
-        held.pending = [change for change in held.pending if change.number > last]
+        if not state.image_id and self._held.get(key) is held:
+            del self._held[key]  # opening it was given up
 
     async def _refresh(self, key: _Key, held: _Held) -> bool:
         """See whether another server has saved since, and take that over."""
@@ -320,7 +437,7 @@ class Sessions:
         _, kept = await self._keeper.load(*key)
         if kept is None or kept.version == held.version:
             return False
-        self._take_over(held, kept)
+        self._take_over(key, held, kept)
         return True
 
     async def _known(self, tenant: str, name: str) -> _Held:
@@ -354,7 +471,7 @@ class Sessions:
                 break
         state = None if kept is None else SessionState.from_bytes(kept.value)
         if kept is not None and state is not None and key not in self._held:  # it may have been opened meanwhile
-            self._hold(key, _Held(self._clock(), state, kept.version))
+            self._hold(key, _Held(self._clock(), state, kept.version, kept.value))
         return answered
 
     def _find(self, key: _Key) -> _Held | None:
@@ -379,3 +496,12 @@ class Sessions:
             if held.used > limit:
                 break
             del self._held[key]
+
+
+def _revert(change: _Change, state: SessionState, _: str) -> None:
+    if change.revert is not None:
+        change.revert(state, change.result)
+
+
+def _nothing(_: SessionState, __: str) -> None:
+    """A change that is only there to be saved."""

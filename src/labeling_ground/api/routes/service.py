@@ -73,6 +73,8 @@ def health_of(request: Request) -> dict[str, Any]:
         because = f": {guard.trouble}" if guard.trouble else ""
         is_well = state == "closed" and not because
         checks[guard.store.name] = "ok" if is_well else f"failing (breaker {state}){because}"
+    if parts.sessions.trouble:
+        checks["sessions"] = f"failing: {parts.sessions.trouble}"
     if model != "ok" or troubles:
         return {"status": "starting" if model == "starting" else "failing", "checks": checks}
     healthy = all(check == "ok" for check in checks.values())

@@ -1,16 +1,30 @@
 """States that all servers share, in Redis."""
 
+from redis.exceptions import NoPermissionError
+
 from labeling_ground.cache.keeper import VERSION_BYTES, Kept
 from labeling_ground.cache.redis.connect import RedisConnection
 from labeling_ground.cache.redis.script import Script
-from labeling_ground.errors import StoreFull
+from labeling_ground.errors import StoreFailed, StoreFull
 
-# What lies there is the version and then the value.
+# What lies there is the version and then the value. A script that has written something is not stopped for want of
+# memory: after a command that takes none, a server that is full and evicts nothing takes these few hundred bytes too.
 _REPLACE = Script(f"""
+redis.call('pexpire', KEYS[1], ARGV[3])
 local kept = redis.call('get', KEYS[1])
 if kept and string.sub(kept, 1, {VERSION_BYTES}) ~= ARGV[1] then return kept end
 redis.call('set', KEYS[1], ARGV[2], 'px', ARGV[3])
 return false
+""")
+
+# Servers by when they were met last, on Redis' clock.
+_MEET = Script("""
+local time = redis.call('time')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('zremrangebyscore', KEYS[1], '-inf', string.format('%d', now - ARGV[2]))
+redis.call('zadd', KEYS[1], string.format('%d', now), ARGV[1])
+redis.call('pexpire', KEYS[1], ARGV[2])
+return redis.call('zcard', KEYS[1])
 """)
 
 
@@ -30,7 +44,7 @@ class RedisKeeper:
         return None if kept is None else _kept(kept)
 
     async def save(self, name: str, new: Kept, seen: bytes, idle_s: float) -> Kept | None:
-        """See ``Keeper``. There is no room where the server is full and evicts nothing."""
+        """See ``Keeper``. A server that is full takes it nevertheless, unless it needs a larger value's room."""
         milliseconds = max(1, round(idle_s * 1000))
         try:
             other: bytes | None = await _REPLACE.run(
@@ -39,6 +53,21 @@ class RedisKeeper:
         except StoreFull:
             return None
         return new if other is None else _kept(other)
+
+    async def meet(self, server: str, present_s: float) -> tuple[int, str]:
+        """See ``Keeper``. What keeps the states are the primaries, each of which names itself anew at its start."""
+        present = await _MEET.run(self._redis, [self._redis.names.ours("servers")], server, round(present_s * 1000))
+        try:
+            runs = sorted(str(info.get("run_id")) for info in await self._redis.each("INFO"))
+        except StoreFailed as error:
+            if not isinstance(error.__cause__, NoPermissionError):
+                raise
+            runs = []
+        return int(present) - 1, " ".join(runs)
+
+    async def leave(self, server: str) -> None:
+        """See ``Keeper``."""
+        await self._redis.execute("ZREM", self._redis.names.ours("servers"), server)
 
     async def sweep(self) -> None:
         """Nothing: Redis deletes what has expired by itself."""
