@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     """One line a request, for people (`text`) or for machines (`json`); `auto` is `text` on a terminal."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is worth a log line."""
+    root_path: str = ""
+    """Path below which a proxy serves this server, such as `/label`; the proxy may cut it off or not. See
+    `docs/network.md`. Not set: the server has its host name for itself."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Host names, separated by commas, that the server answers to beside `localhost`, `host` and IP addresses: this
     machine's names in your network, or the name that a proxy passes on. `*.example.org` means each name below it, `*`
@@ -390,6 +393,13 @@ class Settings(BaseSettings):
             raise ValueError("an address ends before '?' and '#'")
         return value
 
+    @field_validator("root_path", mode="after")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w./~-]*", value):
+            raise ValueError(f"{value!r} is no path; write it without scheme, name and query, such as /label")
+        return f"/{value.strip('/')}" if value.strip("/") else ""
+
     @field_validator("allowed_hosts", mode="after")
     @classmethod
     def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -583,7 +593,7 @@ def as_markdown() -> str:
 def _shown(default: object) -> str:
     if isinstance(default, ByteSize):
         return f"`{default.human_readable().replace('.0', '')}`" if default else "`0`"
-    if default is None or default == ():
+    if default is None or default in ((), ""):
         return "not set"
     return f"`{default}`"
 

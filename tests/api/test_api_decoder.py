@@ -186,7 +186,7 @@ async def test_the_runtime_is_sent_for_ever_and_only_its_worker_may_run_it(start
         assert "script-src 'self' 'wasm-unsafe-eval';" in worker["content-security-policy"]
         assert worker["cross-origin-embedder-policy"] == "require-corp"
         assert worker["cache-control"] == "no-cache"
-        for host, isolated in (("localhost:8000", True), ("127.0.0.1", True), ("office", False)):
+        for host, isolated in (("localhost:8000", True), ("127.0.0.1", True), ("server", False)):
             page = (await server.client.get("/", headers={"Host": host})).headers
             assert "unsafe" not in page["content-security-policy"]
             assert ("cross-origin-opener-policy" in page) is isolated

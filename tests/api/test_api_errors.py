@@ -307,12 +307,12 @@ async def test_a_wrong_path_is_a_problem_too(server: "Running", path: str) -> No
     ("method", "path", "allowed"),
     [
         ("GET", "/v1/images", {"POST"}),
-        ("PUT", f"/v1/images/{'0' * 64}", {"GET", "DELETE"}),
-        ("POST", "/v1/cache", {"GET", "DELETE"}),
-        ("OPTIONS", "/v1/cache", {"GET", "DELETE"}),
+        ("PUT", f"/v1/images/{'0' * 64}", {"GET", "HEAD", "DELETE"}),
+        ("POST", "/v1/cache", {"GET", "HEAD", "DELETE"}),
+        ("OPTIONS", "/v1/cache", {"GET", "HEAD", "DELETE"}),
         ("GET", "/api/sam/click", {"POST"}),
         ("DELETE", "/health/live", {"GET", "HEAD"}),
-        ("BREW", "/v1/models", {"GET"}),
+        ("BREW", "/v1/models", {"GET", "HEAD"}),
     ],
 )
 async def test_a_wrong_method_is_told_the_right_ones(

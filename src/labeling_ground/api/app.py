@@ -19,7 +19,8 @@ from starlette.requests import ClientDisconnect
 from labeling_ground import __version__
 from labeling_ground.api import browser_runtime, errors, schemas
 from labeling_ground.api.middleware import Limit, Observe
-from labeling_ground.api.routes import cache, decoder, everything, images, pages, service, session
+from labeling_ground.api.paths import HeadAsGet, SubPath
+from labeling_ground.api.routes import cache, decoder, docs, everything, images, pages, service, session
 from labeling_ground.api.state import Parts
 from labeling_ground.api.web_security import ANY, OriginCheck, SecurityHeaders
 from labeling_ground.cache.tasks import stop
@@ -116,14 +117,15 @@ def create_app(parts: Parts) -> FastAPI:
     app.state.model_check = "starting"
     for router in (images.router, everything.router, session.router, service.router, decoder.router, cache.router):
         app.include_router(router)
-    service.install_docs(app)
+    docs.install(app)
     runtime = browser_runtime.find(parts.settings.browser_runtime_dir)
     decoder.install_runtime(app, runtime)
     pages.install(app, runs_wasm=runtime is not None)
     errors.install(app)
     app.add_exception_handler(ClientDisconnect, _gone)
     settings = parts.settings
-    # Innermost, so that a refusal is bounded, measured and readable like any other answer.
+    app.add_middleware(HeadAsGet)
+    # Inside of what follows, so that a refusal is bounded, measured and readable like any other answer.
     app.add_middleware(OriginCheck, hosts=_hosts(settings), origins=settings.cors_origins)
     app.add_middleware(
         Limit,
@@ -148,6 +150,8 @@ def create_app(parts: Parts) -> FastAPI:
             expose_headers=["Server-Timing", "X-Request-Id", "X-Outcome", "Retry-After"],
         )
     app.add_middleware(Observe, metrics=parts.metrics)
+    if settings.root_path:
+        app.add_middleware(SubPath, root_path=settings.root_path)
     app.add_middleware(SecurityHeaders)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -236,11 +236,12 @@ def bug_response(error: Exception) -> Response:
 
 def _allowed(app: FastAPI, scope: Scope) -> list[str]:
     """Every method that a path takes; the router's own ``Allow`` names those of the first route only."""
-    methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+    asked_as = {method: method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+    asked_as["HEAD"] = "GET"
     return [
         method
-        for method in methods
-        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.router.routes)
+        for method, asked in asked_as.items()
+        if any(route.matches({**scope, "method": asked})[0] is Match.FULL for route in app.router.routes)
     ]
 
 

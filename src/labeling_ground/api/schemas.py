@@ -16,6 +16,16 @@ EXAMPLE_IMAGE = (
 EXAMPLE_ID = "674a53aac44df050de90c9bb957a5f50c0f61fbba0b3e60e8ed61fd75d618c8c"
 _EXAMPLE_PREDICTION = "5f3c1d9be0a4478c9a62d0f7c1b8e344"
 
+CLIENT_ID: dict[str, Any] = {
+    "name": "X-Client-Id",
+    "in": "header",
+    "required": False,
+    "description": "Who works: a tool, an annotator. The cache keeps what each works on, and answers stay the same.",
+    "schema": {"type": "string"},
+    "example": "annotator-7",
+}
+"""The header as a parameter of an operation. Read by hand, so it is added to the documentation by hand."""
+
 
 class _In(BaseModel):
     """What machines send: strict, so that a misspelt field is an error and not a silently different mask."""
@@ -156,7 +166,7 @@ class ImageStateOut(BaseModel):
     """What is known of an image."""
 
     image_id: str
-    known: Literal[True] = True
+    known: bool = Field(True, description="Always `true`: of an image that is not known the answer is 404.")
     encoded: bool = Field(description="Whether the next click needs no encoder.")
     encoding: bool = Field(description="Whether it is being encoded by this server now, or waits for its turn.")
     width: int = Field(description="Columns of what is segmented: upright, EXIF orientation applied.")
@@ -611,7 +621,7 @@ class SessionOnly(_Session):
 class SessionImageOut(BaseModel):
     """The image is open."""
 
-    message: Literal["Images received successfully"]
+    message: str = Field(description="Always this sentence.", examples=["Images received successfully"])
     image_id: str = Field(examples=[EXAMPLE_ID])
     width: int
     height: int
@@ -633,7 +643,7 @@ class SessionMaskOut(BaseModel):
     """The mask for the session's clicks so far."""
 
     masks: str = Field(description="Base64 of a 1-bit PNG in the image's size; white is the object.")
-    message: Literal["Images processed successfully"]
+    message: str = Field(description="Always this sentence.", examples=["Images processed successfully"])
     points: list[SessionPoint] = Field(description="The session's clicks so far, in the order in which they came.")
     box: list[float] | None = Field(None, description="The session's box, if one was drawn.")
     score: float | None = Field(None, description="Left out, as is `outcome`, when nothing is pointed at.")
@@ -648,5 +658,5 @@ class SessionMaskOut(BaseModel):
 class SessionDone(BaseModel):
     """The clicks are forgotten; the image stays open."""
 
-    message: Literal["Finish successfully"]
+    message: str = Field(description="Always this sentence.", examples=["Finish successfully"])
     points: list[SessionPoint] = Field(default_factory=list, description="None are left.")

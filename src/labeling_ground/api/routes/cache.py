@@ -22,7 +22,7 @@ from labeling_ground.service.figures import SPREAD_S, Figures, TierFigures, figu
 from labeling_ground.service.ledger import KindFigures
 from labeling_ground.types import Kind, Outcome
 
-router = APIRouter(tags=["cache"])
+router = APIRouter()
 
 ASKED_FOR = {
     "/v1/images": Kind.EMBEDDING,
@@ -38,7 +38,12 @@ ASKED_FOR = {
 
 
 @router.get(
-    "/v1/cache", summary="What the cache holds, did and saved", response_model=CacheOut, responses=responses(401)
+    "/v1/cache",
+    operation_id="get_cache",
+    tags=["cache"],
+    summary="What the cache holds, did and saved",
+    response_model=CacheOut,
+    responses=responses(401),
 )
 async def cache_figures(request: Request) -> dict[str, Any]:
     """Figures since the server started. `lookups = hits + misses + joined`; `recomputed` are part of the misses."""
@@ -93,6 +98,8 @@ async def cache_figures(request: Request) -> dict[str, Any]:
 
 @router.delete(
     "/v1/cache",
+    operation_id="purge_cache",
+    tags=["cache"],
     summary="Purge everything, one model, or one image",
     response_model=Purged,
     responses=responses(401, 422, 503),
@@ -123,6 +130,8 @@ async def purge(
 
 @router.put(
     "/v1/cache/settings",
+    operation_id="update_cache_settings",
+    tags=["cache"],
     summary="Change policy, budgets or idle time while the server runs",
     response_model=CacheSettingsOut,
     responses=responses(400, 401, 403, 413, 415, 422, 503),
@@ -154,7 +163,9 @@ async def change_settings(request: Request) -> dict[str, Any]:
     return _settings(parts)
 
 
-@router.get("/metrics", summary="Figures for Prometheus", response_class=Response, tags=["health"])
+@router.get(
+    "/metrics", operation_id="get_metrics", summary="Figures for Prometheus", response_class=Response, tags=["health"]
+)
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
     parts = parts_of(request)

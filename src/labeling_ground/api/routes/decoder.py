@@ -75,9 +75,9 @@ def find_decoder(parts: Parts) -> DecoderFile:
     return DecoderFile(store.blob(files[role].sha256), files[role].sha256, files[role].bytes, family)
 
 
-@router.head("/{model}/decoder", include_in_schema=False)
 @router.get(
     "/{model}/decoder",
+    operation_id="get_model_decoder",
     summary="The model's decoder",
     response_class=Response,
     responses={
@@ -136,7 +136,6 @@ def install_runtime(app: FastAPI, runtime: Path | None) -> None:
         answer.headers["Cache-Control"] = "no-cache"
         return answer
 
-    @app.head("/web/runtime/{of}/{name}", include_in_schema=False)
     @app.get("/web/runtime/{of}/{name}", include_in_schema=False)
     async def file(of: str, name: str) -> Response:
         known = browser_runtime.FILES.get(name)

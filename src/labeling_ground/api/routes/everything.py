@@ -14,7 +14,7 @@ from labeling_ground.api import answers
 from labeling_ground.api.body import read_json, while_connected
 from labeling_ground.api.errors import as_line, responses
 from labeling_ground.api.routes.images import ImageId, segmenter_for
-from labeling_ground.api.schemas import EverythingOut, EverythingRequest
+from labeling_ground.api.schemas import CLIENT_ID, EverythingOut, EverythingRequest
 from labeling_ground.api.state import Record, caller_of, parts_of, pools_of, record_of
 from labeling_ground.errors import TooLarge
 from labeling_ground.pools import Pool
@@ -31,6 +31,7 @@ Step = Begun | Progress | EverythingAnswer
 
 @router.post(
     "/{image_id}/everything",
+    operation_id="segment_everything",
     summary="All masks of an image",
     response_model=EverythingOut,
     responses={
@@ -41,10 +42,11 @@ Step = Begun | Progress | EverythingAnswer
         **responses(400, 401, 404, 408, 413, 415, 422, 503),
     },
     openapi_extra={
+        "parameters": [CLIENT_ID],
         "requestBody": {
             "required": False,
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EverythingRequest"}}},
-        }
+        },
     },
 )
 async def everything(request: Request, image_id: ImageId) -> Response:

@@ -14,6 +14,7 @@ from labeling_ground.api import answers
 from labeling_ground.api.body import read_image, read_json, while_connected
 from labeling_ground.api.errors import responses
 from labeling_ground.api.schemas import (
+    CLIENT_ID,
     EXAMPLE_ID,
     ImageOut,
     ImageQueued,
@@ -39,6 +40,7 @@ ImageId = Annotated[
         description="SHA-256 of the image file's bytes, 64 lower-case hex digits. A client can compute it, ask "
         "`GET /v1/images/{image_id}` first, and send the file only if it is not known.",
         examples=[EXAMPLE_ID],
+        openapi_examples={"example": {"summary": "The image of the examples", "value": EXAMPLE_ID}},
     ),
 ]
 Model = Annotated[str | None, Query(description="A model id of `/v1/models`; the default one if left out.")]
@@ -48,6 +50,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
 
 @router.post(
     "",
+    operation_id="upload_image",
     summary="Send an image",
     response_model=ImageOut,
     responses={
@@ -58,6 +61,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
         **responses(400, 401, 404, 408, 413, 415, 422, 503),
     },
     openapi_extra={
+        "parameters": [CLIENT_ID],
         "requestBody": {
             "required": True,
             "description": "The image file itself (JPEG, PNG, WebP, BMP or TIFF), or a form with one file in it.",
@@ -72,7 +76,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
                     }
                 },
             },
-        }
+        },
     },
 )
 async def add_image(
@@ -85,7 +89,8 @@ async def add_image(
 ) -> Response:
     """Encode an image, unless somebody sent it before. The answer comes when clicks can be answered fast.
 
-    The image id is the SHA-256 of the file's bytes; ask for masks under it.
+    The image id is the SHA-256 of the file's bytes; ask for masks under it. To try it, save
+    [the image of the examples](docs/static/example.png) and choose that file.
     """
     parts, caller = parts_of(request), caller_of(request)
     segmenter = segmenter_for(parts, model)
@@ -115,6 +120,7 @@ async def add_image(
 
 @router.get(
     "/{image_id}",
+    operation_id="get_image",
     summary="Is this image known, and is it encoded?",
     response_model=ImageStateOut,
     responses=responses(401, 404, 422),
@@ -140,6 +146,7 @@ async def image_state(request: Request, image_id: ImageId, model: Model = None) 
 
 @router.get(
     "/{image_id}/preview",
+    operation_id="get_image_preview",
     summary="The image as it is segmented",
     response_class=Response,
     responses={
@@ -173,6 +180,7 @@ async def preview(
 
 @router.get(
     "/{image_id}/embedding",
+    operation_id="get_image_embedding",
     summary="The image's embedding",
     response_class=Response,
     responses={
@@ -204,14 +212,16 @@ async def embedding(request: Request, image_id: ImageId, model: Model = None) ->
 
 @router.post(
     "/{image_id}/masks",
+    operation_id="predict_masks",
     summary="Masks for one or many prompts",
     response_model=MasksOut,
     responses=responses(400, 401, 404, 408, 413, 415, 422, 503),
     openapi_extra={
+        "parameters": [CLIENT_ID],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/MasksRequest"}}},
-        }
+        },
     },
 )
 async def masks(request: Request, image_id: ImageId) -> Response:
@@ -258,6 +268,7 @@ async def masks(request: Request, image_id: ImageId) -> Response:
 
 @router.delete(
     "/{image_id}",
+    operation_id="delete_image",
     summary="Forget an image",
     response_model=Purged,
     responses=responses(401, 422, 503),

@@ -80,18 +80,15 @@ def install(app: FastAPI, *, runs_wasm: bool) -> None:
     if runs_wasm:
         assets[_WORKER] = replace(assets[_WORKER], more=WASM_HEADERS)
 
-    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def labeling_page(request: Request) -> Response:
         # On plain http from another machine browsers do not isolate, and write an error about the wish.
         return assets["index.html"].answer(request, _ISOLATED if runs_wasm and _is_trustworthy(request) else None)
 
-    @app.head("/cache", include_in_schema=False)
     @app.get("/cache", include_in_schema=False)
     async def operators_page(request: Request) -> Response:
         return assets["cache.html"].answer(request)
 
-    @app.head("/web/{name:path}", include_in_schema=False)
     @app.get("/web/{name:path}", include_in_schema=False)
     async def asset(request: Request, name: str) -> Response:
         found = assets.get(name)

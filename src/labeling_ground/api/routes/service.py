@@ -1,13 +1,10 @@
-"""``/v1/models``, ``/health``, and the documentation pages, which work without a network."""
+"""``/v1/models`` and ``/health``."""
 
 import contextlib
-from importlib import resources
-from pathlib import PurePosixPath
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
 
 from labeling_ground.api import answers
 from labeling_ground.api.errors import responses
@@ -22,6 +19,7 @@ router = APIRouter()
 
 @router.get(
     "/v1/models",
+    operation_id="list_models",
     summary="The models that are served",
     tags=["models"],
     response_model=ModelsOut,
@@ -39,16 +37,17 @@ async def models(request: Request) -> Response:
     return answers.as_json({"models": [{name: value for name, value in model.items() if value != ""}]})
 
 
-@router.head("/health/live", include_in_schema=False)
-@router.get("/health/live", summary="Is the process alive?", tags=["health"], response_model=Health)
+@router.get(
+    "/health/live", operation_id="get_liveness", summary="Is the process alive?", tags=["health"], response_model=Health
+)
 async def live() -> Response:
     """Always 200; does nothing else, and so is also what `bench/` compares with."""
     return answers.as_json({"status": "ok", "checks": {}})
 
 
-@router.head("/health/ready", include_in_schema=False)
 @router.get(
     "/health/ready",
+    operation_id="get_readiness",
     summary="Can it answer clicks?",
     tags=["health"],
     response_model=Health,
@@ -79,40 +78,3 @@ def health_of(request: Request) -> dict[str, Any]:
         return {"status": "starting" if model == "starting" else "failing", "checks": checks}
     healthy = all(check == "ok" for check in checks.values())
     return {"status": "ok" if healthy else "degraded", "checks": checks}
-
-
-def install_docs(app: FastAPI) -> None:
-    """``/docs`` and ``/redoc`` from files inside a Python package: no other host is asked for anything."""
-    kinds = {".js": "text/javascript", ".css": "text/css", ".png": "image/png"}
-    folder = resources.files("fastapi_offline") / "static"
-    files = {file.name: file for file in folder.iterdir() if PurePosixPath(file.name).suffix in kinds}
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs(request: Request) -> HTMLResponse:
-        base = request.scope.get("root_path", "")
-        return get_swagger_ui_html(
-            openapi_url=f"{base}/openapi.json",
-            title="Labeling Ground: try the API",
-            swagger_js_url=f"{base}/docs/static/swagger-ui-bundle.js",
-            swagger_css_url=f"{base}/docs/static/swagger-ui.css",
-            swagger_favicon_url=f"{base}/docs/static/favicon.png",
-        )
-
-    @app.get("/redoc", include_in_schema=False)
-    async def redoc(request: Request) -> HTMLResponse:
-        base = request.scope.get("root_path", "")
-        return get_redoc_html(
-            openapi_url=f"{base}/openapi.json",
-            title="Labeling Ground: API reference",
-            redoc_js_url=f"{base}/docs/static/redoc.standalone.js",
-            redoc_favicon_url=f"{base}/docs/static/favicon.png",
-            with_google_fonts=False,
-        )
-
-    @app.get("/docs/static/{name}", include_in_schema=False)
-    async def static(name: str) -> Response:
-        file = files.get(name)
-        if file is None:
-            raise NotFound("There is no such file among those of the documentation pages.")
-        kind = kinds[PurePosixPath(name).suffix]
-        return FileResponse(str(file), media_type=kind, headers={"Cache-Control": "max-age=86400"})

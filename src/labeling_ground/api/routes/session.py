@@ -47,6 +47,7 @@ _PROBLEMS = responses(400, 401, 404, 408, 413, 415, 422, 503)
 
 @router.post(
     "/image",
+    operation_id="open_session_image",
     summary="Open an image in a session",
     response_model=SessionImageOut,
     responses=responses(400, 401, 408, 413, 415, 422, 503),
@@ -84,6 +85,7 @@ async def open_image(request: Request) -> Response:
 
 @router.post(
     "/click",
+    operation_id="add_session_click",
     summary="Add a click",
     response_model=SessionMaskOut,
     responses=_PROBLEMS,
@@ -110,6 +112,7 @@ async def click(request: Request) -> Response:
 
 @router.post(
     "/rect",
+    operation_id="draw_session_box",
     summary="Draw a box",
     response_model=SessionMaskOut,
     responses=_PROBLEMS,
@@ -128,6 +131,7 @@ async def rect(request: Request) -> Response:
 
 @router.post(
     "/undo",
+    operation_id="undo_session_click",
     summary="Take the last click back",
     response_model=SessionMaskOut,
     responses=_PROBLEMS,
@@ -143,6 +147,7 @@ async def undo(request: Request) -> Response:
 
 @router.post(
     "/finish_click",
+    operation_id="finish_session_object",
     summary="Finish an object",
     response_model=SessionDone,
     responses=_PROBLEMS,
