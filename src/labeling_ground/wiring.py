@@ -12,6 +12,7 @@ from labeling_ground.api.state import Parts
 from labeling_ground.breaker import Breaker
 from labeling_ground.cache.choose import choose_policy, choose_ranking
 from labeling_ground.cache.disk import DiskStore
+from labeling_ground.cache.disk.folder import refusal
 from labeling_ground.cache.disk_keeper import DiskKeeper
 from labeling_ground.cache.ghost import Watch
 from labeling_ground.cache.memory import MemoryStore
@@ -61,12 +62,15 @@ def build_disk(settings: Settings) -> DiskStore | None:
     """The disk tier, or ``None`` where it is switched off.
 
     Raises:
-        BadSettings: the policy's name is wrong, or there is no folder to have it in.
+        BadSettings: the policy's name is wrong, there is no folder to have it in, or the folder holds something else.
     """
     if settings.disk_bytes == 0:
         return None
+    folder = settings.folder("cache_dir")
+    if why := refusal(folder):
+        raise BadSettings(why)
     return DiskStore(
-        settings.folder("cache_dir"),
+        folder,
         budget_bytes=int(settings.disk_bytes),
         idle_s=settings.idle_s,
         max_age_s=settings.max_age_s,
@@ -144,9 +148,19 @@ def build_store(settings: Settings, supervisor: Supervisor | None = None) -> Tie
         check_threads=settings.value_workers,
         supervisor=supervisor,
     )
+    if disk is not None:
+        # The process that purged did so in every tier that others see.
+        disk.on_purge = partial(store.purged_elsewhere, works={tier.name: _nothing_left for tier in lower})
     if redis is not None and redis.notices is not None:
-        redis.notices.on_purge = partial(store.purged_elsewhere, source=redis, work=redis.delete_recent)
+        # Each process hears of it from Redis, so none tells the others on its disk.
+        works = {redis.name: redis.delete_recent} | ({disk.name: disk.delete_untold} if disk is not None else {})
+        redis.notices.on_purge = partial(store.purged_elsewhere, works=works)
     return store
+
+
+async def _nothing_left(pattern: str) -> int:
+    """What is left to do where the tier was purged already."""
+    return 0
 
 
 def build_shared_flights(settings: Settings, store: TieredStore, supervisor: Supervisor) -> SharedFlights | None:

@@ -12,6 +12,7 @@ import pytest
 from tests.redis_servers import program, serving
 
 from labeling_ground import key as keys
+from labeling_ground.cache.disk.folder import SESSIONS
 from labeling_ground.codec.mask import from_png
 
 if TYPE_CHECKING:
@@ -354,7 +355,7 @@ async def test_sessions_that_cannot_be_kept_leave_the_cache_alone(
     start: "Start", make_image: "Callable[..., bytes]", tmp_path: Path
 ) -> None:
     """A file of sessions that is none costs no look-up its answer."""
-    (tmp_path / "cache" / "sessions.sqlite3").mkdir(parents=True)
+    (tmp_path / "cache" / SESSIONS).mkdir(parents=True)
     async with start(cache_dir=tmp_path / "cache", breaker_reset_s=1000) as server:
         await open_image(server, make_image())
         for _ in range(10):

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from labeling_ground.cache.disk import DiskStore
-from labeling_ground.cache.disk_files import GRACE_S, ObjectFiles
+from labeling_ground.cache.disk.files import GRACE_S, ObjectFiles
+from labeling_ground.cache.disk.folder import INDEX, VALUES
 from labeling_ground.cache.policy.gds import GreedyDualSize
 from labeling_ground.cache.policy.lru import LeastRecentlyUsed
 from labeling_ground.cache.policy.port import Ranking
@@ -69,7 +70,7 @@ def entry(size: int = LARGE, seed: int = 0) -> Entry:
 
 
 def objects(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("objects/*/*") if path.is_file()]
+    return [path for path in folder.glob(f"{VALUES}/*/*") if path.is_file()]
 
 
 def everything(folder: Path) -> list[Path]:
@@ -78,7 +79,7 @@ def everything(folder: Path) -> list[Path]:
 
 
 def sql(folder: Path, statement: str) -> list[tuple[object, ...]]:
-    with closing(sqlite3.connect(folder / "index.sqlite3", isolation_level=None)) as db:
+    with closing(sqlite3.connect(folder / INDEX, isolation_level=None)) as db:
         return db.execute(statement).fetchall()
 
 
@@ -282,11 +283,11 @@ async def test_a_broken_index_is_set_aside(
     store = build(folder, clock)
     await store.put(A, entry())
     await store.aclose()
-    (folder / "index.sqlite3").write_bytes(junk)
+    (folder / INDEX).write_bytes(junk)
     store = build(folder, clock)
     assert await store.get(A) is None
     assert "damaged" in caplog.text
-    assert (folder / "index.damaged").read_bytes() == junk
+    assert (folder / "labeling-ground-index.damaged").read_bytes() == junk
     assert objects(folder) == []
     await store.put(B, entry())
     assert await store.get(B) == entry()
@@ -299,7 +300,7 @@ async def test_an_index_that_breaks_under_way_is_replaced(folder: Path, clock: C
     for number in range(200):
         await store.put(f"v1/public/{number}/image", entry(3000, number))
     await store.aclose()
-    path = folder / "index.sqlite3"
+    path = folder / INDEX
     data = bytearray(path.read_bytes())
     intact = 4096 * 20  # enough to open it
     data[intact:] = b"\xff" * (len(data) - intact)
@@ -334,7 +335,7 @@ async def test_another_release_in_the_same_directory_is_left_alone(folder: Path,
     store = build(folder, clock)
     await store.put(A, entry())
     for path in everything(folder):
-        if path.name.startswith("index"):
+        if path.name.startswith(INDEX):
             path.unlink()
     sql(folder, "CREATE TABLE t (x)")
     sql(folder, "PRAGMA user_version = 99")
@@ -398,7 +399,7 @@ async def test_a_failing_disk_is_a_failure_with_a_sentence(folder: Path, clock: 
     """A value that could not be written is not there, costs no room, and the rest can be read."""
     store = build(folder, clock)
     await store.put(A, entry())
-    store._index.files = FailingFiles(folder / "objects", code)
+    store._index.files = FailingFiles(folder / VALUES, code)
     with pytest.raises(StoreFailed, match=says):
         await store.put(B, entry())
     assert await store.get(B) is None
@@ -415,7 +416,7 @@ async def test_a_full_disk_refuses_values_and_serves_what_it_has(
 ) -> None:
     store = build(folder, clock)
     await store.put(A, entry())
-    store._index.files = FailingFiles(folder / "objects", code)
+    store._index.files = FailingFiles(folder / VALUES, code)
     for _ in range(3):
         await store.put(B, entry())
     assert await store.get(B) is None
@@ -426,7 +427,7 @@ async def test_a_full_disk_refuses_values_and_serves_what_it_has(
     assert [record.message for record in caplog.records] == [
         f"disk: a value was not kept: The disk under the cache directory {folder} is full."
     ]
-    store._index.files = ObjectFiles(folder / "objects")
+    store._index.files = ObjectFiles(folder / VALUES)
     await store.put(B, entry())
     assert store.trouble == ""
     await store.aclose()
@@ -442,7 +443,7 @@ async def test_an_index_that_cannot_be_made_is_no_tier_that_is_merely_full(
 
     store = build(folder, clock)
     with monkeypatch.context() as patched:
-        patched.setattr("labeling_ground.cache.disk_index._make", full)
+        patched.setattr("labeling_ground.cache.disk.folder.make", full)
         for work in (store.open(), store.get(A), store.put(A, entry()), store.touch(A)):
             with pytest.raises(StoreFailed, match="is full") as failed:
                 await work
@@ -456,11 +457,11 @@ async def test_a_locked_index_is_a_failure_with_a_sentence(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process that keeps the write lock delays a write, and then fails it; reads go on."""
-    monkeypatch.setattr("labeling_ground.cache.disk_index._BUSY_S", 0.05)
+    monkeypatch.setattr("labeling_ground.cache.disk.connections._BUSY_S", 0.05)
     store = build(folder, clock)
     await store.put(A, entry())
     assert await store.get(A) == entry()
-    with closing(sqlite3.connect(folder / "index.sqlite3", isolation_level=None)) as other:
+    with closing(sqlite3.connect(folder / INDEX, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreFailed, match="in use by others"):
             await store.put(B, entry())
@@ -474,7 +475,7 @@ async def reserve(store: DiskStore, folder: Path, clock: Clock) -> str:
     """What a process leaves that is killed while it writes A; returns the file's name."""
     await store.open()
     assert store._index._reserve(A, entry(), "aa/half.bin", clock.now)
-    path = folder / "objects" / "aa" / "half.tmp"
+    path = folder / VALUES / "aa" / "half.tmp"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"half")
     return "aa/half.bin"
@@ -530,9 +531,9 @@ async def test_a_purge_reaches_what_is_being_written(folder: Path, clock: Clock)
     class Purging(ObjectFiles):
         def write(self, name: str, value: bytes) -> None:
             super().write(name, value)
-            purger._index.delete("v1/*")
+            purger._index.purge(purger._index.begin_purge("v1/*", clock.now))
 
-    store._index.files = Purging(folder / "objects")
+    store._index.files = Purging(folder / VALUES)
     await store.put(A, entry())
     assert await store.get(A) is None
     assert objects(folder) == []
@@ -603,6 +604,7 @@ async def test_another_ranking_takes_over_at_start(folder: Path, clock: Clock) -
         clock.now += 1
     await store.aclose()
     store = build(folder, clock, budget=800, ranking=LeastRecentlyUsed(), low_watermark=1.0)
+    await store.open()
     await store.put(A, entry(100))
     assert await store.get("v1/public/0/image") is None
     assert await store.get("v1/public/7/image") is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.doubles import Clock
 
+from labeling_ground.cache.disk.folder import SESSIONS
 from labeling_ground.cache.disk_keeper import DiskKeeper
 from labeling_ground.cache.keeper import Kept
 from labeling_ground.errors import StoreFailed
@@ -33,7 +34,7 @@ async def keeper(tmp_path: Path, clock: Clock) -> AsyncIterator[DiskKeeper]:
 
 
 def rows(folder: Path) -> int:
-    db = sqlite3.connect(folder / "sessions.sqlite3")
+    db = sqlite3.connect(folder / SESSIONS)
     try:
         return int(db.execute("SELECT count(*) FROM kept").fetchone()[0])
     finally:
@@ -75,7 +76,7 @@ async def test_it_outlives_its_process_without_being_closed(keeper: DiskKeeper, 
 
 
 async def test_a_damaged_file_fails_once_and_is_begun_anew(tmp_path: Path, clock: Clock) -> None:
-    (tmp_path / "sessions.sqlite3").write_bytes(b"no database" * 1000)
+    (tmp_path / SESSIONS).write_bytes(b"no database" * 1000)
     keeper = DiskKeeper(tmp_path, most=3, clock=clock)
     with pytest.raises(StoreFailed):
         await keeper.load("a")

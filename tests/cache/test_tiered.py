@@ -319,7 +319,7 @@ async def test_what_another_process_purged_goes_from_every_tier_that_is_this_one
         told.append(pattern)
         return 0
 
-    await store.purged_elsewhere(KEYS.group + "embedding*", shared, take_back)
+    await store.purged_elsewhere(KEYS.group + "embedding*", {shared.name: take_back})
     assert told == [KEYS.group + "embedding*"]
     assert store.peek(EMBEDDING) is None
     assert set(own.entries) == {MASK}
@@ -339,7 +339,7 @@ async def test_what_waits_to_be_written_when_another_purges_is_not_written() -> 
         shared.entries.clear()  # in turn with the writes: the one under way has ended
         return 0
 
-    purging = asyncio.create_task(store.purged_elsewhere("v1/*", shared, take_back))
+    purging = asyncio.create_task(store.purged_elsewhere("v1/*", {shared.name: take_back}))
     await until(lambda: store.guards[0].pending == 0)
     shared.release.set()
     await purging
@@ -354,9 +354,8 @@ async def test_what_a_purge_means_comes_in_nowhere_while_it_goes_through(elsewhe
     lower = HangingStore({EMBEDDING: sealed(EMBEDDING)}, only=["delete"])
     store = tiers(lower)
     other = ImageKeys("public", "b" * 64).embedding(TOY)
-    shared = DictStore()
     pattern = f"{KEYS.group}*"
-    work = store.purged_elsewhere(pattern, shared, shared.delete) if elsewhere else store.delete(pattern)
+    work = store.purged_elsewhere(pattern, {}) if elsewhere else store.delete(pattern)
     purging = asyncio.create_task(work)
     await until(lambda: lower.count("delete") == 1)
     begun = store.purged
@@ -379,7 +378,7 @@ async def test_where_one_tier_cannot_purge_the_others_do_and_that_is_waited_for(
     first = BrokenStore(entries={EMBEDDING: sealed(EMBEDDING)}, name="first")
     last = HangingStore({EMBEDDING: sealed(EMBEDDING)}, only=["delete"])
     store = tiers(first, last)
-    work = store.purged_elsewhere("v1/*", DictStore(), last.delete) if elsewhere else store.delete("v1/*")
+    work = store.purged_elsewhere("v1/*", {}) if elsewhere else store.delete("v1/*")
     purging = asyncio.create_task(work)
     await until(lambda: last.count("delete") == 1)
     assert not purging.done()
@@ -397,7 +396,7 @@ async def test_whoever_asks_is_told_of_every_purge(elsewhere: bool) -> None:
     store.on_purge = lambda match: told.append(match(MASK))
     for pattern in ("v1/*", "v2/*"):
         if elsewhere:
-            await store.purged_elsewhere(pattern, shared, shared.delete)
+            await store.purged_elsewhere(pattern, {})
         else:
             await store.delete(pattern)
     assert told == [True, True, False, False], "before and after"

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from labeling_ground.cache.disk_files import says_full
+from labeling_ground.cache.disk.files import says_full
+from labeling_ground.cache.disk.folder import SESSIONS, claim
 from labeling_ground.cache.keeper import Kept
 from labeling_ground.errors import StoreFailed, StoreFull
 
@@ -26,21 +27,21 @@ CREATE INDEX IF NOT EXISTS by_end ON kept (ends);
 
 
 class DiskKeeper:
-    """States in ``sessions.sqlite3``, which is apart from the cache's index: a purge or a new layout of that does not
-    touch it.
+    """States in ``labeling-ground-sessions.sqlite3``, which is apart from the cache's index: a purge or a new layout of
+    that does not touch it.
 
     A change is with the operating system when it is answered: it outlives the process, however that ends, and may be
     lost with the power. All work is done in one thread of the keeper's own, so what nobody waits for any more is still
     carried to its end.
 
     Args:
-        folder: made with mode 0700 if it is not there.
+        folder: made with mode 0700 if it is not there. One that holds something else is refused.
         most: how many states are kept; the one unused for longest makes room.
         clock: seconds since 1970.
     """
 
     def __init__(self, folder: Path, *, most: int, clock: Callable[[], float] = time.time) -> None:
-        self._path = folder / "sessions.sqlite3"
+        self._path = folder / SESSIONS
         self._most = most
         self._clock = clock
         self._db: sqlite3.Connection | None = None
@@ -100,7 +101,7 @@ class DiskKeeper:
                 if self._path.stat().st_ino == self._inode:
                     return self._db
             self._close()  # somebody has cleared the folder
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        claim(self._path.parent)
         self._path.touch(mode=0o600)
         db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:

@@ -197,20 +197,19 @@ class TieredStore:
                 raise StoreFailed("A cache tier did not purge in time. Try again.") from error
         return gone + sum(counts)
 
-    async def purged_elsewhere(self, pattern: str, source: Store, work: Callable[[str], Awaitable[int]]) -> None:
+    async def purged_elsewhere(self, pattern: str, works: Mapping[str, Callable[[str], Awaitable[int]]]) -> None:
         """Another process purged a tier that it shares with this one: whatever only this one has goes too.
 
         Args:
             pattern: what was purged.
-            source: the shared tier.
-            work: what is left to do there, in turn with the writes.
+            works: what is left to do in a tier, by its name, in turn with the writes; by default the tier purges.
 
         Raises:
             StoreFailed: a tier did not do it; trying again is safe.
         """
         with self._purge(pattern):
             await self.memory.delete(pattern)
-            await self._each(guard.delete(pattern, work if guard.store is source else None) for guard in self.guards)
+            await self._each(guard.delete(pattern, works.get(guard.store.name)) for guard in self.guards)
 
     async def sweep(self) -> None:
         """Delete what was idle, or is too old, in every tier that does not do so by itself."""

@@ -8,14 +8,19 @@ from typing import Any, TypeVar
 import click
 
 from labeling_ground import key as keys
+from labeling_ground.cache.disk.folder import is_claimed
+from labeling_ground.cache.disk.store import look
 from labeling_ground.cache.store import Store
 from labeling_ground.cli.common import Folder, data, megabytes, say, settings_with
 from labeling_ground.cli.trace import simulate, synth, trace
 from labeling_ground.errors import BadSettings
+from labeling_ground.settings import Settings
 from labeling_ground.types import StoreStats
 from labeling_ground.wiring import build_disk, build_redis
 
 T = TypeVar("T")
+
+_NO_TIER = "The disk tier is switched off (disk_bytes is 0), and redis_url is not set."
 
 _DIRECTORY = click.option(
     "--cache-dir",
@@ -42,12 +47,20 @@ for _command in (trace, synth, simulate):
 @click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")
 def stats(cache_dir: Path | None, as_json: bool) -> None:
     """What the disk tier and Redis hold."""
-    tiers = _tiers(cache_dir)
-    found = asyncio.run(_with_all([store for store, _ in tiers], lambda store: store.stats()))
+    settings = settings_with(cache_dir=cache_dir)
+    redis = _redis_tier(settings)
+    found = asyncio.run(_with_all([store for store, _ in redis], lambda store: store.stats()))
+    tiers = [place for _, place in redis]
+    if settings.disk_bytes:  # looked at from outside: nothing is made, and nothing is cleared away
+        folder = settings.folder("cache_dir")
+        found.insert(0, look(folder, int(settings.disk_bytes)))
+        tiers.insert(0, str(folder))
+    if not tiers:
+        raise BadSettings(_NO_TIER)
     if as_json:
-        data({"tiers": [_described(each, place) for each, (_, place) in zip(found, tiers, strict=True)]})
+        data({"tiers": [_described(each, place) for each, place in zip(found, tiers, strict=True)]})
         return
-    for each, (_, place) in zip(found, tiers, strict=True):
+    for each, place in zip(found, tiers, strict=True):
         say(place)
         budget = megabytes(each.budget) if each.budget else "no limit that is known"
         say(f"  {each.entries} entries, {megabytes(each.bytes)} of {budget}")
@@ -67,7 +80,7 @@ def purge(cache_dir: Path | None, image: str | None, model: str | None, yes: boo
         raise click.BadParameter("an image id is 64 lower-case hex digits", param_hint="--image")
     tiers = _tiers(cache_dir)
     what = f"image {image}" if image else f"model {model}" if model else "everything"
-    if not yes:
+    if tiers and not yes:
         places = " and ".join(place for _, place in tiers)
         click.confirm(f"Delete {what} from {places}?", abort=True, err=True)
     pattern = keys.pattern(None, image, model)
@@ -88,17 +101,19 @@ async def _with_all(stores: list[Store], work: Callable[[Store], Awaitable[T]]) 
 
 
 def _tiers(cache_dir: Path | None) -> list[tuple[Store, str]]:
-    """The tiers that are not a server's memory, and where they are."""
+    """The tiers that are not a server's memory, and where they are. A folder that is no cache yet holds nothing."""
     settings = settings_with(cache_dir=cache_dir)
-    disk, redis = build_disk(settings), build_redis(settings)
-    tiers: list[tuple[Store, str]] = []
-    if disk is not None:
-        tiers.append((disk, str(settings.cache_dir)))
-    if redis is not None:
-        tiers.append((redis, str(redis.connection.address)))
-    if not tiers:
-        raise BadSettings("The disk tier is switched off (disk_bytes is 0), and redis_url is not set.")
-    return tiers
+    disk, redis = build_disk(settings), _redis_tier(settings)
+    if disk is None and not redis:
+        raise BadSettings(_NO_TIER)
+    if disk is None or not is_claimed(settings.cache_dir):
+        return redis
+    return [(disk, str(settings.cache_dir)), *redis]
+
+
+def _redis_tier(settings: Settings) -> list[tuple[Store, str]]:
+    redis = build_redis(settings)
+    return [] if redis is None else [(redis, str(redis.connection.address))]
 
 
 def _described(found: StoreStats, place: str) -> dict[str, Any]:

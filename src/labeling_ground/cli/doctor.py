@@ -13,6 +13,8 @@ import click
 import numpy as np
 
 from labeling_ground import __version__
+from labeling_ground.cache.disk.folder import nearest, obstacle
+from labeling_ground.cache.disk.store import look
 from labeling_ground.cache.redis.health import examine
 from labeling_ground.cli.common import Folder, data, megabytes, say, settings_with
 from labeling_ground.errors import LabelingGroundError
@@ -120,20 +122,21 @@ async def _engine(settings: Settings) -> Finding:
 
 
 async def _disk(settings: Settings) -> Finding:
-    store = build_disk(settings)
-    if store is None:
-        return Finding("disk tier", ok=True, text="switched off")
     try:
-        await store.open()
-        stats = await store.stats()
+        store = build_disk(settings)
+        if store is None:
+            return Finding("disk tier", ok=True, text="switched off")
+        await store.aclose()  # not opened, which would make the folder, but looked at from outside
+        folder = settings.folder("cache_dir")
+        if why := await asyncio.to_thread(obstacle, folder):
+            return Finding("disk tier", ok=False, text=why)
+        stats = await asyncio.to_thread(look, folder, int(settings.disk_bytes))
     except LabelingGroundError as error:
         return Finding("disk tier", ok=False, text=str(error))
-    finally:
-        await store.aclose()
-    free = os.statvfs(settings.cache_dir)
+    free = os.statvfs(nearest(folder))
     room = free.f_bavail * free.f_frsize
     text = (
-        f"{settings.cache_dir}: {stats.entries} entries, {megabytes(stats.bytes)} of {megabytes(stats.budget)}, "
+        f"{folder}: {stats.entries} entries, {megabytes(stats.bytes)} of {megabytes(stats.budget)}, "
         f"{megabytes(room)} free on its file system"
     )
     if room + stats.bytes < stats.budget:

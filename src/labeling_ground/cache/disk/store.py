@@ -1,21 +1,28 @@
 """The disk tier: survives a restart, shared by all processes of one machine."""
 
 import asyncio
+import contextlib
 import errno
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import EllipsisType
 from typing import TypeVar
 
 from labeling_ground.cache.complaint import Complaint
-from labeling_ground.cache.disk_files import says_full
-from labeling_ground.cache.disk_index import DiskIndex, Limits, Standing
+from labeling_ground.cache.disk.eviction import Limits, Turn
+from labeling_ground.cache.disk.files import GRACE_S, says_full
+from labeling_ground.cache.disk.folder import INDEX, open_to_read, refusal
+from labeling_ground.cache.disk.index import DiskIndex, Standing, Totals, totals_of
+from labeling_ground.cache.disk.purges import Purge
+from labeling_ground.cache.disk.schema import LAYOUT
 from labeling_ground.cache.policy.port import Ranking, Reason
+from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import StoreFailed, StoreFull
 from labeling_ground.types import Entry, Kind, StoreStats
 
@@ -25,6 +32,19 @@ T = TypeVar("T")
 
 _USES = 256
 """Uses that are noted in one transaction."""
+
+_PAUSE_S = 0.005, 0.05
+"""Seconds, at least and at most, in which other processes may take the write lock between two transactions of one task;
+in between as long as the last transaction took."""
+
+_HEARD_S = 1.0
+"""How long a purge waits until the other processes have heard of it, in seconds. One that lives has by then."""
+
+_LOOK_S = 0.02
+"""Seconds between two looks whether they have."""
+
+_VACUUM = 16, 64
+"""Turns of giving pages back in a sweep, and pages in each."""
 
 
 class DiskStore:
@@ -43,7 +63,7 @@ class DiskStore:
     on the directory hold together.
 
     Args:
-        directory: made with mode 0700 if it is not there; its contents are the store's.
+        directory: made with mode 0700 if it is not there. One that holds something else is refused.
         budget_bytes: what the values may add up to, for all processes together.
         idle_s: seconds without use after which an entry goes; ``None``: never.
         max_age_s: seconds since its creation after which an entry goes, used or not; ``None``:
@@ -52,6 +72,7 @@ class DiskStore:
         directory.
         low_watermark: share of the budget to evict down to, once something must go.
         clock: seconds since 1970.
+        listen_s: seconds between two looks whether another process has purged something.
     """
 
     name = "disk"
@@ -68,7 +89,14 @@ class DiskStore:
         ranking: Ranking,
         low_watermark: float = 0.9,
         clock: Callable[[], float] = time.time,
+        listen_s: float = 0.25,
     ) -> None:
+        self.on_purge: Callable[[str], Awaitable[None]] | None = None
+        """Told each pattern that another process purged, from ``open`` on. What it raises is logged, and the pattern is
+        told again. Until it has been, nothing that the pattern means is written."""
+        self._listen_s = listen_s
+        self._listener: asyncio.Task[None] | None = None
+        self._ranking_anew: asyncio.Task[None] | None = None
         self._clock = clock
         self._watermark = low_watermark
         self._limits = Limits(budget_bytes, int(budget_bytes * low_watermark), idle_s, max_age_s)
@@ -82,14 +110,23 @@ class DiskStore:
         self._complaint = Complaint(log, self.name)
 
     async def open(self) -> None:
-        """Make the directory ready, and clear away what a killed process left.
+        """Make the directory ready, clear away what a killed process left, and listen for purges of other processes.
 
-        The first use does this as well; calling it tells at start whether the directory is of use.
+        The first use does the first two as well; calling it tells at start whether the directory is of use.
 
         Raises:
             StoreFailed: it is not.
         """
-        await self._write(self._index.open)
+        is_open = False
+        try:
+            await self._write(self._index.connections.get)
+            is_open = True
+        finally:
+            if self.on_purge is not None and self._listener is None:
+                # Where the directory cannot be used yet, there may be something in memory when it can.
+                self._listener = asyncio.create_task(self._listen(self.on_purge, from_the_beginning=not is_open))
+        if (await self._write(self._index.eviction.rank_anew)).more:
+            self._ranking_anew = asyncio.create_task(self._rank_anew())
 
     async def get(self, key: str) -> Entry | None:
         """The entry, or ``None``.
@@ -151,14 +188,22 @@ class DiskStore:
 
         A hit on a key takes it back too.
         """
-        await self._write(partial(self._index.mark, group, done))
+        await self._in_turns(partial(self._index.eviction.mark, group, done))
 
     async def delete(self, pattern: str) -> int:
-        """Purge all keys that match.
+        """Purge all keys that match, and wait until the other processes on the directory have heard of it.
 
         One image costs what it holds, anything wider a look at all keys.
         """
-        return await self._write(partial(self._index.delete, pattern))
+        purge = await self._write(partial(self._index.begin_purge, pattern, self._clock()))
+        gone = await self._in_turns(partial(self._index.purge, purge))
+        await self._wait_until_heard(purge)
+        return gone
+
+    async def delete_untold(self, pattern: str) -> int:
+        """Purge what the other processes on the directory are told of in another way."""
+        purge = await self._write(partial(self._index.begin_purge, pattern, self._clock(), tell=False))
+        return await self._in_turns(partial(self._index.purge, purge))
 
     async def drop_damaged(self, key: str) -> None:
         """Remove an entry whose bytes turned out to be damaged, and count it so."""
@@ -166,7 +211,14 @@ class DiskStore:
 
     async def sweep(self) -> int:
         """Remove what has expired and what killed processes left; how many entries went."""
-        return await self._write(partial(self._index.sweep, self._clock()))
+        now = self._clock()
+        gone = await self._in_turns(partial(self._index.eviction.sweep, now))
+        for purge in await self._read(partial(self._index.purges.unfinished, now - GRACE_S, now)):
+            gone += await self._in_turns(partial(self._index.purge, purge))
+        await self._rank_anew()
+        turns, pages = _VACUUM
+        await self._in_turns(partial(self._index.eviction.vacuum, pages), most=turns)
+        return gone
 
     async def reconfigure(
         self,
@@ -192,9 +244,10 @@ class DiskStore:
             StoreFailed: it could not be done; the budget and the idle time are what they were.
         """
         for start in range(0, len(uses), _USES):
-            await self._write(partial(self._index.note_uses, uses[start : start + _USES]))
+            await self._write(partial(self._index.eviction.note_uses, uses[start : start + _USES]))
         if ranking is not None:
-            await self._write(partial(self._index.set_ranking, ranking))
+            await self._write(partial(self._index.eviction.set_ranking, ranking))
+            await self._rank_anew()
         if budget_bytes is not None:
             await self._set_budget(budget_bytes)
         if idle_s is not ...:
@@ -204,37 +257,74 @@ class DiskStore:
 
     async def stats(self) -> StoreStats:
         """What is held by all processes, and what this one evicted."""
-        totals = await self._read(self._index.totals)
-        return StoreStats(
-            tier=self.name,
-            entries=sum(totals.entries_by_kind.values()),
-            bytes=sum(totals.bytes_by_kind.values()),
-            budget=self._limits.budget,
-            oldest_created=totals.oldest_created,
-            evictions={reason.value: self._index.evictions[reason] for reason in Reason},
-            entries_by_kind={kind.value: totals.entries_by_kind.get(kind, 0) for kind in Kind},
-            bytes_by_kind={kind.value: totals.bytes_by_kind.get(kind, 0) for kind in Kind},
-            refused=self._refused,
-        )
+        figures = described(await self._read(self._index.totals), self._limits.budget)
+        evictions = {reason.value: self._index.connections.evictions[reason] for reason in Reason}
+        return replace(figures, evictions=evictions, refused=self._refused)
 
     async def aclose(self) -> None:
         """Finish what was handed in and close the index. May be called twice."""
+        for task in (self._listener, self._ranking_anew):
+            if task is not None:
+                await stop(task)
+        self._listener = self._ranking_anew = None
         await asyncio.to_thread(self._shut)  # noqa: TID251 -- closing, when nothing else is left to wait for it
 
     async def _set_budget(self, budget: int) -> None:
         before = self._limits.budget, self._limits.low
         low = int(budget * self._watermark)
         try:
-            while not await self._write(partial(self._index.set_budget, budget, low, self._clock())):
-                pass  # others had their turn
+            await self._in_turns(partial(self._index.eviction.set_budget, budget, low, self._clock()))
         except BaseException:
             self._limits.budget, self._limits.low = before
             raise
 
+    async def _listen(self, tell: Callable[[str], Awaitable[None]], from_the_beginning: bool) -> None:
+        purges, is_listening = self._index.purges, False
+        while True:
+            try:
+                if not is_listening:
+                    await self._write(partial(purges.listen, from_the_beginning))
+                    is_listening = True
+                patterns, place = await self._read(purges.hear)
+                for pattern in patterns:
+                    await tell(pattern)
+                if place != purges.place:
+                    await self._write(partial(purges.heard, place))
+            except Exception as error:  # noqa: BLE001 -- whatever a tier above raises; it is told again
+                log.debug("disk: purges of other processes were not heard: %s", error)
+            await asyncio.sleep(self._listen_s)
+
+    async def _wait_until_heard(self, purge: Purge) -> None:
+        """So that who purges here and goes on elsewhere finds it purged there, and is not purged there later."""
+        ends = time.monotonic() + _HEARD_S
+        while not await self._read(partial(self._index.purges.is_heard, purge)):
+            if time.monotonic() > ends:
+                await self._write(partial(self._index.purges.give_up, purge))
+                return
+            await asyncio.sleep(_LOOK_S)
+
+    async def _rank_anew(self) -> None:
+        await self._in_turns(self._index.eviction.rank_anew)
+
+    async def _in_turns(self, work: Callable[[], Turn], most: int | None = None) -> int:
+        """Do a piece of work that is many transactions; in between others get their turn. How many entries went."""
+        gone = turns = 0
+        while True:
+            started = time.monotonic()
+            turn = await self._write(work)
+            gone, turns = gone + turn.gone, turns + 1
+            if not turn.more or turns == most:
+                return gone
+            shortest, longest = _PAUSE_S
+            await asyncio.sleep(min(longest, max(shortest, time.monotonic() - started)))
+
     def _shut(self) -> None:
+        with contextlib.suppress(StoreFailed):  # others wait for it in vain, for a second
+            if self._index.purges.place is not None:
+                self._submit(self._writes, self._index.purges.leave).exception()
         self._writes.shutdown()
         self._reads.shutdown()
-        self._index.close()
+        self._index.connections.close()
 
     async def _read(self, work: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self._submit(self._reads, work))
@@ -257,10 +347,43 @@ class DiskStore:
             return work()
         except (OSError, sqlite3.Error) as error:
             if isinstance(error, sqlite3.Error):
-                self._index.suspect(error)
+                self._index.connections.suspect(error)
             # Where there is no index, nothing that is there can be served: that is worse than full.
-            failed = StoreFull if says_full(error) and self._index.is_connected else StoreFailed
-            raise failed(_sentence(error, self._index.folder)) from error
+            failed = StoreFull if says_full(error) and self._index.connections.is_open else StoreFailed
+            raise failed(_sentence(error, self._index.connections.folder)) from error
+
+
+def described(totals: Totals, budget: int) -> StoreStats:
+    """What an index holds, as a tier's figures."""
+    return StoreStats(
+        tier=DiskStore.name,
+        entries=sum(totals.entries_by_kind.values()),
+        bytes=sum(totals.bytes_by_kind.values()),
+        budget=budget,
+        oldest_created=totals.oldest_created,
+        entries_by_kind={kind.value: totals.entries_by_kind.get(kind, 0) for kind in Kind},
+        bytes_by_kind={kind.value: totals.bytes_by_kind.get(kind, 0) for kind in Kind},
+    )
+
+
+def look(folder: Path, budget: int) -> StoreStats:
+    """The figures of a disk tier that is looked at from outside, where there is one. Makes nothing, removes nothing.
+
+    Raises:
+        StoreFailed: the folder holds something else, or its index cannot be read.
+    """
+    if why := refusal(folder):
+        raise StoreFailed(why)
+    path = folder / INDEX
+    totals = Totals({}, {}, None)
+    try:
+        if path.is_file():
+            with contextlib.closing(open_to_read(path)) as db:
+                if db.execute("PRAGMA user_version").fetchone()[0] == LAYOUT:  # another one is thrown away at the start
+                    totals = totals_of(db)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreFailed(_sentence(error, folder)) from error
+    return described(totals, budget)
 
 
 def _complain(future: Future[None]) -> None:

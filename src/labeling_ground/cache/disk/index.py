@@ -1,0 +1,337 @@
+"""What the disk tier does, step by step, in SQLite and in files; blocking, for the store's own threads.
+
+The index is one SQLite database in write-ahead mode that all processes on the folder share. Every change is one
+transaction that takes the write lock first, so what it reads is what it changes; what goes through many entries is many
+transactions, each a batch. Room for a value is made and reserved in the index before a file is begun, and a value can
+be read only after its file is complete::
+
+    reserve (evict, then a row "reserved") → write a temporary file, rename it → the row becomes "ready"
+
+A process that is killed in between leaves a reserved row, and perhaps a file, that count against the budget until they
+are reclaimed. ``docs/decisions/0002-disk-tier.md`` has the reasons.
+"""
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+
+from labeling_ground import key as keys
+from labeling_ground.cache.disk.connections import Connections
+from labeling_ground.cache.disk.eviction import BATCH, Eviction, Limits, Row, Turn
+from labeling_ground.cache.disk.files import GRACE_S, ObjectFiles, name_for
+from labeling_ground.cache.disk.folder import VALUES
+from labeling_ground.cache.disk.purges import Purge, PurgeLog
+from labeling_ground.cache.policy.port import Ranking, Reason
+from labeling_ground.types import Entry, Kind
+
+INLINE_BYTES = 32 * 1024
+"""Up to this size a value lives in SQLite: one read instead of an index look-up and a file."""
+
+_SCANNED = 5_000
+"""Rows that a wide purge looks at between two transactions: a few milliseconds, in which it holds no lock."""
+
+_PAUSE_S = 0.002
+"""Seconds in which others may take the write lock, between two transactions of one task."""
+
+
+class Standing(Enum):
+    """What a look-up came upon."""
+
+    HIT = auto()
+    MISS = auto()
+    UNSURE = auto()
+    """Expired, or its value is not as it should be: to be settled under the write lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The outcome of a look-up: the entry, if asked for, and whether the use is to be noted."""
+
+    standing: Standing
+    entry: Entry | None = None
+    slide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the index holds; ``bytes_by_kind`` does not include what is being written."""
+
+    entries_by_kind: dict[str, int]
+    bytes_by_kind: dict[str, int]
+    oldest_created: float | None
+
+
+class DiskIndex:
+    """The entries in the folder of a disk tier. Safe for threads; every thread gets a connection of its own.
+
+    Everything raises ``sqlite3.Error`` and ``OSError`` as they come; ``DiskStore`` puts them into words.
+
+    Args:
+        folder: the folder.
+        limits: what an entry may not exceed.
+        ranking: who goes first.
+        clock: monotonic seconds, by which transactions are kept short.
+    """
+
+    def __init__(
+        self, folder: Path, limits: Limits, ranking: Ranking, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.limits = limits
+        self.connections = Connections(folder, prepare=self._prepare, clean=self._clean, clock=clock)
+        self.files = ObjectFiles(folder / VALUES)
+        self.eviction = Eviction(self.connections, self.files, limits, ranking)
+        self.purges = PurgeLog(self.connections)
+
+    # Reading
+
+    def find(self, key: str, now: float, *, value: bool = True) -> Found:
+        """Look a key up, with its value or without. Changes nothing."""
+        row = (
+            self.connections.get()
+            .execute(
+                "SELECT kind, size, cost, created, used, done, file, value FROM entries"
+                " LEFT JOIN inline USING (id) WHERE key = ? AND state = 'ready'",
+                (key,),
+            )
+            .fetchone()
+        )
+        if row is None:
+            return Found(Standing.MISS)
+        kind, size, cost, created, used, done, file, content = row
+        if self.limits.broken(created, used, now):
+            return Found(Standing.UNSURE)
+        slide = bool(done) or self.limits.is_due(used, now)
+        if not value:
+            return Found(Standing.HIT, None, slide)
+        if file is not None:
+            content = self.files.read(file, size)
+        if content is None or len(content) != size:
+            return Found(Standing.UNSURE)
+        return Found(Standing.HIT, Entry(Kind(kind), content, cost, created), slide)
+
+    def totals(self) -> Totals:
+        """What is held, from the running totals: no scan."""
+        return totals_of(self.connections.get())
+
+    # Writing
+
+    def store(self, key: str, entry: Entry, now: float, last_used: float | None = None) -> None:
+        """Keep an entry. One that is here already, or that another process is just writing, is left as it is, and so is
+        one that a purge means which this process has not heard of. ``last_used`` is given where that is not now.
+
+        Raises:
+            StoreFailed: there is no room, because all of it is taken by values that are being written.
+        """
+        name = name_for(key) if entry.size > INLINE_BYTES else None
+        while (is_reserved := self._reserve(key, entry, name, now)) is None:
+            time.sleep(_PAUSE_S)  # a part of the room was made; others may write
+        if not is_reserved:
+            return
+        if name is not None:
+            self._fill(name, entry)
+        if last_used is not None:
+            with self.connections.change() as change:
+                self.eviction.date_back(change, key, last_used)
+
+    def _reserve(self, key: str, entry: Entry, name: str | None, now: float) -> bool | None:
+        """Whether a row was inserted; ``None`` where room must go on being made."""
+        with self.connections.change() as change:
+            db = change.db
+            if self.purges.means(change, key):
+                return False
+            row = db.execute("SELECT id, file, state, created, used FROM entries WHERE key = ?", (key,)).fetchone()
+            if row is not None:
+                number, file, state, created, used = row
+                if state != "ready":
+                    if now - used < GRACE_S:
+                        return False
+                    self.eviction.remove(change, [(number, file)], None)
+                elif (reason := self.limits.broken(created, used, now)) is not None:
+                    self.eviction.remove(change, [(number, file)], reason)
+                else:
+                    if self.limits.is_due(used, now):
+                        self.eviction.note_use(change, number, now)
+                    return False
+            if not self.eviction.make_room(change, entry.size, now):
+                return None
+            number = db.execute(
+                "INSERT INTO entries"
+                " (key, grp, kind, size, cost, created, used, formula, base, rank, use, state, file)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, ?, ?)",
+                (
+                    key,
+                    keys.group_of(key),
+                    entry.kind.value,
+                    entry.size,
+                    entry.cost,
+                    entry.created,
+                    now,
+                    "ready" if name is None else "reserved",
+                    name,
+                ),
+            ).lastrowid
+            self.eviction.note_use(change, number, now)
+            if name is None:
+                db.execute("INSERT INTO inline VALUES (?, ?)", (number, entry.value))
+        return True
+
+    def _fill(self, name: str, entry: Entry) -> None:
+        try:
+            self.files.write(name, entry.value)
+        except BaseException:
+            # If this fails too (the disk is full), the row is reclaimed later.
+            with contextlib.suppress(sqlite3.Error), self.connections.change() as change:
+                change.db.execute("DELETE FROM entries WHERE file = ?", (name,))
+            raise
+        with self.connections.change() as change:
+            finished = change.db.execute(
+                "UPDATE entries SET state = 'ready' WHERE file = ? AND state = 'reserved'",
+                (name,),
+            )
+            if finished.rowcount == 0:  # purged meanwhile, or we took so long that we were taken for dead
+                self.files.remove(name)
+                change.db.execute("DELETE FROM entries WHERE file = ?", (name,))
+
+    def slide(self, key: str, now: float) -> None:
+        """Note a use, unless one was noted just before."""
+        with self.connections.change() as change:
+            row = change.db.execute(
+                "SELECT id, used, done FROM entries WHERE key = ? AND state = 'ready'", (key,)
+            ).fetchone()
+            if row is not None and (row[2] or self.limits.is_due(row[1], now)):
+                self.eviction.note_use(change, row[0], now)
+
+    def settle(self, key: str, now: float) -> None:
+        """Look again under the write lock; remove the entry if it is expired or damaged indeed."""
+        with self.connections.change() as change:
+            row = change.db.execute(
+                "SELECT id, created, used, size, file, length(value) FROM entries"
+                " LEFT JOIN inline USING (id) WHERE key = ? AND state = 'ready'",
+                (key,),
+            ).fetchone()
+            if row is None:
+                return
+            number, created, used, size, file, length = row
+            reason = self.limits.broken(created, used, now)
+            if reason is None:
+                if file is not None:
+                    content = self.files.read(file, size)
+                    length = None if content is None else len(content)
+                if length != size:
+                    reason = Reason.DAMAGED
+            if reason is not None:
+                self.eviction.remove(change, [(number, file)], reason)
+
+    def drop(self, key: str) -> None:
+        """Remove an entry whose bytes turned out to be damaged."""
+        with self.connections.change() as change:
+            rows = change.db.execute(
+                "SELECT id, file FROM entries WHERE key = ? AND state = 'ready'", (key,)
+            ).fetchall()
+            self.eviction.remove(change, rows, Reason.DAMAGED)
+
+    # Purging
+
+    def begin_purge(self, pattern: str, now: float, *, tell: bool = True) -> Purge:
+        """Note a purge, for other processes to hear of unless that is not wanted; ``purge`` carries it out.
+
+        What is being written is purged when it is finished.
+        """
+        where, values = _matching(pattern)  # one of two constants, and what to fill in
+        with self.connections.change() as change:
+            change.db.execute(
+                "UPDATE entries SET state = 'doomed' WHERE id IN"  # noqa: S608
+                f" (SELECT id FROM entries WHERE state <> 'ready' AND state = 'reserved' AND {where})",
+                values,
+            )
+            last = change.db.execute("SELECT max(id) FROM entries").fetchone()[0] or 0
+            return self.purges.note(change, pattern, last, now) if tell else Purge(0, pattern, last)
+
+    def purge(self, purge: Purge) -> Turn:
+        """Delete the next batch of what a purge means. Only deleting takes the write lock, looking for it does not."""
+        where, values = _matching(purge.pattern)
+        db = self.connections.get()
+        # All rows of a group are few; else so many rows are looked at, then others get their turn.
+        end = purge.last
+        if where == _EVERYWHERE:
+            scanned = "SELECT max(id) FROM (SELECT id FROM entries WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)"
+            end = db.execute(scanned, (purge.after, purge.last, _SCANNED)).fetchone()[0] or purge.last
+        found = db.execute(
+            f"SELECT id FROM entries WHERE id > ? AND id <= ? AND {where} ORDER BY id LIMIT ?",  # noqa: S608
+            (purge.after, end, *values, BATCH),
+        ).fetchall()
+        gone = 0
+        more = len(found) == BATCH or end < purge.last
+        if found or not more:
+            with self.connections.change() as change:
+                rows: list[Row] = [
+                    row
+                    for (number,) in found
+                    for row in change.db.execute(
+                        "SELECT id, file FROM entries WHERE id = ? AND state = 'ready'", (number,)
+                    )
+                ]
+                gone = self.eviction.remove(change, rows, Reason.PURGE)
+                if gone < len(rows):
+                    more, end = True, rows[gone][0] - 1
+                elif len(found) == BATCH:
+                    end = found[-1][0]
+                if not more:
+                    self.purges.finish(change, purge)
+        purge.after = end
+        return Turn(gone, more)
+
+    # Life
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        self.eviction.adopt(db, self.eviction.ranking)
+
+    def _clean(self) -> None:
+        """Remove files that no row names, and rows whose file is gone."""
+        # The order is what makes this safe beside others that write: a row is committed before its
+        # file is begun, so a file listed now that has no row afterwards had lost it before.
+        files = dict(self.files.listed())
+        rows = self.connections.get().execute("SELECT file, id, state FROM entries WHERE file IS NOT NULL").fetchall()
+        named = {file for file, _, _ in rows}
+        for name, age in files.items():
+            if name not in named and age >= GRACE_S:
+                self.files.remove(name)
+        lost: list[Row] = [
+            (number, file)
+            for file, number, state in rows
+            if state == "ready" and file not in files and not self.files.has(file)
+        ]
+        while lost:
+            with self.connections.change() as change:
+                # Not counted: a kill between removing a victim's file and committing leaves these,
+                # and what that process had counted went with it.
+                lost = lost[self.eviction.remove(change, lost[:BATCH], None) :]
+            time.sleep(_PAUSE_S)
+
+
+def totals_of(db: sqlite3.Connection) -> Totals:
+    """What an index holds, from its running totals: no scan."""
+    with contextlib.closing(db.execute("SELECT kind, entries, bytes FROM totals")) as cursor:
+        rows = [row for row in cursor.fetchall() if row[0]]
+    oldest = db.execute("SELECT created FROM entries WHERE state = 'ready' ORDER BY created LIMIT 1").fetchone()
+    return Totals(
+        {kind: entries for kind, entries, _ in rows},
+        {kind: size for kind, _, size in rows},
+        oldest[0] if oldest else None,
+    )
+
+
+_EVERYWHERE = "key GLOB ?"
+
+
+def _matching(pattern: str) -> tuple[str, tuple[str, ...]]:
+    """A condition for the keys that match; ``[`` and ``?`` mean themselves in our patterns."""
+    glob = pattern.replace("[", "[[]").replace("?", "[?]")
+    literal = pattern.split("*", 1)[0]
+    if literal.count("/") >= 3:  # tenant and image are given in full
+        return "grp = ? AND key GLOB ?", (keys.group_of(literal), glob)
+    return _EVERYWHERE, (glob,)
