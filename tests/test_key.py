@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tests.doubles import patient
 
 from labeling_ground import key as keys
-from labeling_ground.errors import BadPrompt
+from labeling_ground.errors import BadInput, BadPrompt
 from labeling_ground.key import ImageKeys, canonical, prompt_digest
-from labeling_ground.types import Box, EverythingOptions, Kind, ModelVersion, Point, Prompt
+from labeling_ground.types import Box, EverythingOptions, Kind, ModelVersion, Point, Prompt, Stretch
 
 ID = "ab" * 32
 VERSION = ModelVersion("sam-vit-h", "cd" * 32)
@@ -204,6 +204,53 @@ def test_a_matcher_takes_everything_but_the_star_literally() -> None:
 def test_an_image_id_is_64_lower_case_hex_digits() -> None:
     assert keys.is_image_id(ID)
     assert not any(keys.is_image_id(text) for text in ("", ID[1:], ID + "a", ID.upper(), "g" * 64, ID + "\n"))
+
+
+def test_a_stretch_is_part_of_what_is_computed_and_not_of_the_file() -> None:
+    """One file, forgotten in one go; embeddings, masks and the rest differ with every way of reading it."""
+    stretched_id = keys.image_id(b"", Stretch(0.5, 99.5))
+    assert stretched_id == keys.image_id(b"") + "~stretch-0.5-99.5"
+    plain, stretched = ImageKeys("a", keys.image_id(b"")), ImageKeys("a", stretched_id)
+    assert (plain.group, plain.image) == (stretched.group, stretched.image)
+    options = EverythingOptions()
+    for key in ("embedding", "mask", "logits", "everything"):
+        rest = {"embedding": (), "everything": (options,)}.get(key, ("d",))
+        one, other = (getattr(image, key)(VERSION, *rest) for image in (plain, stretched))
+        assert one != other
+        assert keys.group_of(other) == plain.group
+        assert all(map(keys.matcher(keys.pattern("a", stretched_id)), (one, other)))
+        assert all(map(keys.matcher(keys.pattern(model=VERSION.model)), (one, other)))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (0, 100, "0-100"),
+        (1, 99, "1-99"),
+        (0.35, 99.65, "0.35-99.65"),
+        (10.0, 90.10, "10-90.1"),
+        (0.1 + 0.2, 50, "0.3-50"),
+    ],
+)
+def test_a_stretch_has_one_way_of_writing(low: float, high: float, text: str) -> None:
+    image_id = keys.stretched(ID, Stretch(low, high))
+    assert image_id == f"{ID}~stretch-{text}"
+    assert keys.is_image_id(image_id)
+    assert keys.stretch_of(image_id) == Stretch(round(low, 2), round(high, 2))
+    assert keys.stretch_of(ID) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["1-099", "01-99", "0.50-99", "1.-99", "-1-99", "1-101", "1-99-", "1", "1-99\n", "1e1-99"]
+)
+def test_another_way_of_writing_a_stretch_is_no_image_id(text: str) -> None:
+    assert not keys.is_image_id(f"{ID}~stretch-{text}")
+
+
+@pytest.mark.parametrize(("low", "high"), [(99, 1), (50, 50), (-1, 50), (1, 100.5), (float("nan"), 99)])
+def test_two_percentiles_are_a_lower_and_a_higher_one(low: float, high: float) -> None:
+    with pytest.raises(BadInput, match=r"stretch=0\.5,99\.5"):
+        Stretch(low, high)
 
 
 def test_a_tenant_does_not_give_its_key_away() -> None:

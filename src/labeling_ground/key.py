@@ -1,8 +1,8 @@
 """Keys: a pure function of the data, the model version and the prompt, and of nothing else.
 
-A key reads ``v1/{tenant}/{image id}/{kind}[/{model version}[/{digest}]]``, the last part being that of the prompt or
-of the options. The leading ``v1`` names this layout and its digest (SHA-256). No part holds ``/``, ``*`` or white
-space, so a key pattern needs no escaping.
+A key reads ``v1/{tenant}/{SHA-256 of the image file}/{kind}[/{model version}[~stretch-LOW-HIGH][/{digest}]]``, the last
+part being that of the prompt or of the options. The leading ``v1`` names this layout and its digest (SHA-256). No part
+holds ``/``, ``*`` or white space, so a key pattern needs no escaping.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from labeling_ground.errors import BadPrompt
-from labeling_ground.types import Box, EverythingOptions, Kind, ModelVersion, Point, Prompt
+from labeling_ground.types import Box, EverythingOptions, Kind, ModelVersion, Point, Prompt, Stretch
 
 LAYOUT = "v1"
 PUBLIC = "public"
@@ -24,14 +24,43 @@ STEP = 1 / 64
 """Coordinates are kept in steps of this many pixels: exact in float32, and far below what a click can mean."""
 
 
-def image_id(data: bytes | bytearray | memoryview) -> str:
-    """SHA-256 of an image file's bytes, as 64 lower-case hex digits. A client can compute it too."""
-    return hashlib.sha256(data).hexdigest()
+_DIGITS = 64
+_PERCENTILE = r"(?:0|[1-9][0-9]?|100)(?:\.[0-9]?[1-9])?"
+IMAGE_ID = rf"[0-9a-f]{{64}}(?:~stretch-{_PERCENTILE}-{_PERCENTILE})?"
+"""The form of an image id, as a regular expression."""
+
+
+def image_id(data: bytes | bytearray | memoryview, stretch: Stretch | None = None) -> str:
+    """SHA-256 of an image file's bytes, as 64 lower-case hex digits, and how the file is read: ``…~stretch-0.5-99.5``.
+
+    A client can compute it too. Without a stretch it is the digest alone.
+    """
+    return stretched(hashlib.sha256(data).hexdigest(), stretch)
+
+
+def stretched(digest: str, stretch: Stretch | None) -> str:
+    """The image id of a file of this digest that is read with this stretch (to hundredths of a percent)."""
+    if stretch is None:
+        return digest
+    return f"{digest}~stretch-{round(stretch.low, 2):g}-{round(stretch.high, 2):g}"
+
+
+def stretch_of(image_id: str) -> Stretch | None:
+    """The stretch that an image id names.
+
+    Raises:
+        BadInput: it names none that there could be.
+    """
+    reading = image_id[_DIGITS:]
+    if not reading:
+        return None
+    low, high = reading.removeprefix("~stretch-").split("-")
+    return Stretch(float(low), float(high))
 
 
 def is_image_id(text: str) -> bool:
     """Whether a text has the form of an image id."""
-    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
+    return re.fullmatch(IMAGE_ID, text) is not None
 
 
 def tenant_of(api_key: str) -> str:
@@ -41,15 +70,22 @@ def tenant_of(api_key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ImageKeys:
-    """All keys of one image in one tenant's namespace."""
+    """All keys of one image in one tenant's namespace.
+
+    How a file is read is part of what is computed from it, and not of the file. So one file is kept, and forgotten with
+    all that was computed from it, in however many ways it was read.
+    """
 
     tenant: str
     image_id: str
 
     @property
     def group(self) -> str:
-        """What all keys of this image start with."""
-        return f"{LAYOUT}/{self.tenant}/{self.image_id}/"
+        """What all keys of this image's file start with."""
+        return f"{LAYOUT}/{self.tenant}/{self.image_id[:_DIGITS]}/"
+
+    def _by(self, version: ModelVersion) -> str:
+        return f"{version}{self.image_id[_DIGITS:]}"
 
     @property
     def image(self) -> str:
@@ -58,19 +94,19 @@ class ImageKeys:
 
     def embedding(self, version: ModelVersion) -> str:
         """Key of the embedding by one model version."""
-        return f"{self.group}{Kind.EMBEDDING}/{version}"
+        return f"{self.group}{Kind.EMBEDDING}/{self._by(version)}"
 
     def mask(self, version: ModelVersion, prompt_digest: str) -> str:
         """Key of the masks and scores for one prompt."""
-        return f"{self.group}{Kind.MASK}/{version}/{prompt_digest}"
+        return f"{self.group}{Kind.MASK}/{self._by(version)}/{prompt_digest}"
 
     def logits(self, version: ModelVersion, prompt_digest: str) -> str:
         """Key of the low-res logits for one prompt."""
-        return f"{self.group}{Kind.LOGITS}/{version}/{prompt_digest}"
+        return f"{self.group}{Kind.LOGITS}/{self._by(version)}/{prompt_digest}"
 
     def everything(self, version: ModelVersion, options: EverythingOptions) -> str:
         """Key of all masks that a grid of points gives under these options."""
-        return f"{self.group}{Kind.EVERYTHING}/{version}/{options_digest(options)}"
+        return f"{self.group}{Kind.EVERYTHING}/{self._by(version)}/{options_digest(options)}"
 
 
 def group_of(key: str) -> str:
@@ -84,10 +120,10 @@ def pattern(tenant: str | None = None, image_id: str | None = None, model: str |
 
     Args:
         tenant: one namespace, or all of them.
-        image_id: one image, or all of them.
+        image_id: one image, however it is read, or all of them.
         model: one model id in all its versions; images and other models' entries stay.
     """
-    base = f"{LAYOUT}/{tenant or '*'}/{image_id or '*'}/"
+    base = f"{LAYOUT}/{tenant or '*'}/{image_id[:_DIGITS] if image_id else '*'}/"
     return f"{base}*/{model}@*" if model else f"{base}*"
 
 

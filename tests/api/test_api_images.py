@@ -1,6 +1,7 @@
 """Images go in once, and are known by their digest."""
 
 import asyncio
+import base64
 import errno
 import hashlib
 import io
@@ -84,6 +85,58 @@ async def test_a_preview_needs_the_file_and_not_the_model(
         np.asarray(Pillow.open(io.BytesIO(shown.content))), np.asarray(Pillow.open(io.BytesIO(file)).convert("RGB"))
     )
     assert not (await server.client.get(f"/v1/images/{image_id}")).json()["use_preview"]
+
+
+def dark_tiff() -> bytes:
+    """Data of 12 bits in a file of 16."""
+    values = np.linspace(0, 4095, 64 * 48).astype(np.uint16).reshape(48, 64)
+    out = io.BytesIO()
+    Pillow.fromarray(values).save(out, "TIFF")
+    return out.getvalue()
+
+
+async def test_a_stretched_image_is_another_image_of_the_same_file(server: "Running") -> None:
+    """It has an id of its own, which says how it is read; file, upload and purge are shared."""
+    file = dark_tiff()
+    digest = hashlib.sha256(file).hexdigest()
+    plain = (await server.client.post("/v1/images", content=file)).json()
+    assert plain["image_id"] == digest
+    assert "stretch=0.5,99.5" in plain["note"]
+    again = (await server.client.post("/v1/images", content=file)).json()
+    state = (await server.client.get(f"/v1/images/{digest}")).json()
+    assert (again["outcome"], again["note"], state["note"]) == ("hit", plain["note"], plain["note"])
+    stretched_id = f"{digest}~stretch-1-99"
+    # Nobody has sent it with a stretch: the file is there.
+    masks = (await server.click(stretched_id, 5, 5)).json()
+    assert (masks["image_id"], server.backend.encodes) == (stretched_id, 2)
+    stretched = (await server.client.post("/v1/images?stretch=1.00,99", content=file)).json()
+    assert (stretched["image_id"], stretched["outcome"]) == (stretched_id, "hit")
+    assert (stretched["use_preview"], stretched["note"]) == (True, server.backend.note)
+    brightest = []
+    for image_id in (digest, stretched_id):
+        shown = await server.client.get(f"/v1/images/{image_id}/preview")
+        brightest.append(int(np.asarray(Pillow.open(io.BytesIO(shown.content))).max()))
+    assert brightest == [15, 255]
+    await server.client.delete(f"/v1/images/{stretched_id}")
+    for image_id in (digest, stretched_id):
+        assert (await server.client.get(f"/v1/images/{image_id}")).status_code == 404
+
+
+async def test_a_session_can_stretch(server: "Running") -> None:
+    body = {"image": base64.b64encode(dark_tiff()).decode(), "session_id": "s", "stretch": "0.5,99.5"}
+    opened = (await server.client.post("/api/sam/image", json=body)).json()
+    assert opened["image_id"].endswith("~stretch-0.5-99.5")
+    click = (await server.client.post("/api/sam/click", json={"points": [5, 5], "session_id": "s"})).json()
+    assert (click["image_id"], server.backend.encodes) == (opened["image_id"], 1)
+
+
+@pytest.mark.parametrize(("stretch", "status"), [("99,1", 400), ("5,5", 400), ("1,101", 400), ("1", 422), ("a,b", 422)])
+async def test_percentiles_that_are_none_are_refused(
+    server: "Running", make_image: "Callable[..., bytes]", stretch: str, status: int
+) -> None:
+    answer = await server.client.post(f"/v1/images?stretch={stretch}", content=make_image())
+    assert (answer.status_code, "stretch" in answer.json()["detail"]) == (status, True)
+    assert server.backend.encodes == 0
 
 
 async def test_a_form_means_the_same_as_a_raw_body(server: "Running", make_image: "Callable[..., bytes]") -> None:
@@ -235,9 +288,9 @@ async def test_all_five_formats_are_read(
     make_image: "Callable[..., bytes]",
     format: str,  # noqa: A002
 ) -> None:
-    """Content decides: no content type, or a wrong one, changes nothing."""
+    """Content decides: no content type, or that of another format, changes nothing."""
     file = make_image(33, 21, format)
-    answer = await server.client.post("/v1/images", content=file, headers={"Content-Type": "application/json"})
+    answer = await server.client.post("/v1/images", content=file, headers={"Content-Type": "image/gif"})
     assert (answer.json()["width"], answer.json()["height"]) == (33, 21)
 
 

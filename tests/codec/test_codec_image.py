@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from PIL import ImageCms, ImageDraw
 from labeling_ground.codec.image import ImageHeader, decode, read_header
 from labeling_ground.codec.walk import ACCEPTED
 from labeling_ground.errors import BadInput, DamagedImage, TooLarge, UnsupportedImage
+from labeling_ground.types import Stretch
 
 MAX = 1_000_000
 ORIENTATION = 274
@@ -465,6 +467,104 @@ def test_planes_apart_and_tiles() -> None:
         324: (8,), 325: (256,),
     }  # fmt: skip
     np.testing.assert_array_equal(pixels_of(tiff(fields, tile.tobytes())), as_rgb(picture[..., 0]))
+
+
+# -- little of a large range -----------------------------------------------------------------------
+
+
+def deep(kind: str, values: NDArray[np.uint16]) -> bytes:
+    """A file of 16 bits per sample: ``[rows, columns, samples]``, of one to four samples."""
+    rows, columns, count = values.shape
+    if kind == "PNG":
+        lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        return png(columns, rows, 16, {1: 0, 2: 4, 3: 2, 4: 6}[count], lines)
+    out = io.BytesIO()
+    extra = {2: [2], 4: [2]}.get(count, [])
+    tifffile.imwrite(
+        out,
+        values if count > 1 else values[..., 0],
+        photometric="rgb" if count > 2 else "minisblack",
+        planarconfig="contig" if count > 1 else None,
+        extrasamples=extra,
+        metadata=None,
+        compression="lzw",
+    )
+    return out.getvalue()
+
+
+def ramp(top: int, samples: int) -> NDArray[np.uint16]:
+    """All values from 0 to ``top``, about evenly, with a different order in each channel; alpha is full."""
+    values = np.linspace(0, top, 4096).round().astype(np.uint16)
+    channels = [np.roll(values, 97 * channel) for channel in range(samples)]
+    if samples in (2, 4):
+        channels[-1] = np.full(4096, 65535, np.uint16)
+    return np.stack(channels, -1).reshape(64, 64, samples)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("bits", [8, 10, 12])
+def test_values_between_two_percentiles_are_spread_over_the_full_range(kind: str, samples: int, bits: int) -> None:
+    """Data of 8, 10 or 12 bits in 16 come out as they would from a file of 8 bits, to the last step."""
+    top = (1 << bits) - 1
+    values = ramp(top, samples)
+    file = deep(kind, values)
+    dark = decode(file, image_id="id", max_pixels=MAX)
+    assert dark.pixels.max() == top >> 8
+    assert "stretch=0.5,99.5" in dark.note
+    assert ("comes out black" in dark.note) == (bits == 8)
+    image = decode(file, image_id="id", max_pixels=MAX, stretch=Stretch(0, 100))
+    colours = values[..., :3] if samples > 2 else values[..., :1]
+    np.testing.assert_allclose(image.pixels, np.broadcast_to(colours * (255 / top), (64, 64, 3)), atol=0.5001)
+    assert (image.note, image.use_preview) == ("", True)
+    tails = decode(file, image_id="id", max_pixels=MAX, stretch=Stretch(10, 90)).pixels[..., 0]
+    assert 0.09 < (tails == 0).mean() < 0.12
+    assert 0.09 < (tails == 255).mean() < 0.12
+
+
+def test_one_hot_pixel_hides_nothing() -> None:
+    """A camera's defect at the top of the range does not make a dark image a bright one."""
+    values = ramp(1023, 1)
+    values[5, 5] = 65535
+    assert "1.5 % of its range" in decode(deep("TIFF", values), image_id="id", max_pixels=MAX).note
+    pixels = decode(deep("TIFF", values), image_id="id", max_pixels=MAX, stretch=Stretch(0.5, 99.5)).pixels
+    assert pixels.std() > 60
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_a_16_bit_image_that_uses_its_range_is_not_remarked_on(kind: str) -> None:
+    for top in (65535, 20000):
+        assert decode(deep(kind, ramp(top, 3)), image_id="id", max_pixels=MAX).note == ""
+
+
+def test_stretching_8_bits_and_images_of_one_value() -> None:
+    low = (scene() // 8 + 40).astype(np.uint8)
+    pixels = decode(saved(Pillow.fromarray(low), "PNG"), image_id="id", max_pixels=MAX, stretch=Stretch(0, 100)).pixels
+    assert (pixels.min(), pixels.max()) == (0, 255)
+    assert decode(saved(Pillow.fromarray(low), "PNG"), image_id="id", max_pixels=MAX).note == ""
+    flat = saved(Pillow.new("RGB", (4, 4), (9, 9, 9)), "PNG")
+    pixels = decode(flat, image_id="id", max_pixels=MAX, stretch=Stretch(1, 99)).pixels
+    np.testing.assert_array_equal(pixels, np.zeros((4, 4, 3)))
+
+
+def test_what_is_transparent_does_not_count_for_percentiles() -> None:
+    layer = np.zeros((2, 4, 4), np.uint8)
+    layer[0] = [[100, 100, 100, 255], [110, 110, 110, 255], [120, 120, 120, 255], [130, 130, 130, 255]]
+    got = decode(saved(Pillow.fromarray(layer), "PNG"), image_id="id", max_pixels=MAX, stretch=Stretch(0, 100)).pixels
+    np.testing.assert_array_equal(got[..., 0], [[0, 85, 170, 255], [255] * 4])
+
+
+def test_white_on_transparency_is_remarked_on() -> None:
+    """White letters on a transparent ground, and nothing at all, cannot be segmented on white."""
+    letters = np.zeros((20, 20, 4), np.uint8)
+    letters[5:15, 5:15] = 255
+    for layer, seen in ((letters, True), (letters * 0, True), (letters // np.array([2, 1, 1, 1], np.uint8), False)):
+        for kind, options in (("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})):
+            image = decode(saved(Pillow.fromarray(layer), kind, **options), image_id="id", max_pixels=MAX)
+            assert ("white" in image.note) == seen
+            assert image.use_preview
+    opaque = decode(saved(Pillow.new("RGBA", (9, 9), "white"), "PNG"), image_id="id", max_pixels=MAX)
+    assert (opaque.note, opaque.use_preview) == ("", False)
 
 
 # -- what is refused -------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 Pair = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
+STRETCH = r"^\d{1,3}(\.\d{1,2})?,\d{1,3}(\.\d{1,2})?$"
+"""Two percentiles, as a client writes them."""
 PREDICTION_ID = r"^[0-9a-f]{32}$"
 
 EXAMPLE_IMAGE = (
@@ -587,6 +589,13 @@ class SessionImage(_Session):
         min_length=1,
         description="The image file in base64, with or without a `data:` prefix and line breaks.",
         examples=[EXAMPLE_IMAGE],
+    )
+    stretch: str | None = Field(
+        None,
+        pattern=STRETCH,
+        examples=["0.5,99.5"],
+        description="Two percentiles between which the image's values are spread over the full range: for dark 16-bit "
+        "images.",
     )
 
 

@@ -670,7 +670,9 @@ class Segmenter:
         return _Upload(file, header, purged)
 
     async def _decoded(self, image_keys: ImageKeys, file: bytes, *, background: bool = False) -> Image:
-        decode = partial(image_codec.decode, file, image_id=image_keys.image_id, max_pixels=self._max_pixels)
+        image_id = image_keys.image_id
+        stretch = keys.stretch_of(image_id)
+        decode = partial(image_codec.decode, file, image_id=image_id, max_pixels=self._max_pixels, stretch=stretch)
         return await self.pools.images.run(decode, background=background)
 
     async def _sealed_file(self, image_keys: ImageKeys, file: bytes, image: Image | ImageFacts, cost: float) -> Entry:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from labeling_ground.errors import BadInput
+
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
@@ -15,6 +17,13 @@ class Stretch:
 
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 100:
+            raise BadInput(
+                f"stretch={self.low:g},{self.high:g} names no two percentiles: give the lower one first, both from 0 "
+                "to 100, as in stretch=0.5,99.5."
+            )
 
 
 @dataclass(frozen=True, slots=True)

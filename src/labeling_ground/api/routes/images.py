@@ -10,12 +10,14 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
+from labeling_ground import key as keys
 from labeling_ground.api import answers
 from labeling_ground.api.body import read_image, read_json, while_connected
 from labeling_ground.api.errors import responses
 from labeling_ground.api.schemas import (
     CLIENT_ID,
     EXAMPLE_ID,
+    STRETCH,
     ImageOut,
     ImageQueued,
     ImageStateOut,
@@ -29,16 +31,17 @@ from labeling_ground.api.state import Parts, caller_of, parts_of, pools_of, reco
 from labeling_ground.codec import tensors
 from labeling_ground.errors import BadPrompt, TooLarge, UnknownModel
 from labeling_ground.service.segmenter import ImageAnswer, MaskAnswer, PromptAsk, Segmenter
-from labeling_ground.types import Box, Point
+from labeling_ground.types import Box, Point, Stretch
 
 router = APIRouter(prefix="/v1/images", tags=["images and masks"])
 
 ImageId = Annotated[
     str,
     Path(
-        pattern="^[0-9a-f]{64}$",
+        pattern=f"^{keys.IMAGE_ID}$",
         description="SHA-256 of the image file's bytes, 64 lower-case hex digits. A client can compute it, ask "
-        "`GET /v1/images/{image_id}` first, and send the file only if it is not known.",
+        "`GET /v1/images/{image_id}` first, and send the file only if it is not known. With `~stretch-0.5-99.5` behind "
+        "it, it is the image whose values are stretched between these percentiles.",
         examples=[EXAMPLE_ID],
         openapi_examples={"example": {"summary": "The image of the examples", "value": EXAMPLE_ID}},
     ),
@@ -86,6 +89,16 @@ async def add_image(
         Query(description="`false`: queue it for encoding and answer 202 at once (a prefetch)."),
     ] = True,
     model: Model = None,
+    stretch: Annotated[
+        str | None,
+        Query(
+            pattern=STRETCH,
+            examples=["0.5,99.5"],
+            description="Two percentiles: the values between them are spread over the full range, for data of 10 to 14 "
+            "bits in 16-bit files, which are dark otherwise. It is another image then, with an `image_id` of its own: "
+            "the digest and `~stretch-0.5-99.5`.",
+        ),
+    ] = None,
 ) -> Response:
     """Encode an image, unless somebody sent it before. The answer comes when clicks can be answered fast.
 
@@ -94,7 +107,8 @@ async def add_image(
     """
     parts, caller = parts_of(request), caller_of(request)
     segmenter = segmenter_for(parts, model)
-    file, image_id = await read_image(request, parts.settings.max_image_bytes)
+    file, digest = await read_image(request, parts.settings.max_image_bytes)
+    image_id = keys.stretched(digest, stretch_from(stretch))
     record = record_of(request)
     record.fields["image"] = image_id[:12]
     if not wait:
@@ -274,9 +288,18 @@ async def masks(request: Request, image_id: ImageId) -> Response:
     responses=responses(401, 422, 503),
 )
 async def forget(request: Request, image_id: ImageId) -> Response:
-    """Delete the file, its embeddings and masks by every model, from all tiers."""
+    """Delete the file, its embeddings and masks by every model and with every stretch, from all tiers."""
     parts, caller = parts_of(request), caller_of(request)
     return answers.as_json({"deleted": await parts.segmenter.purge(caller.tenant, image_id=image_id)})
+
+
+def stretch_from(text: str | None) -> Stretch | None:
+    """The stretch that a request asks for, of the form ``STRETCH``.
+
+    Raises:
+        BadInput: the percentiles are none.
+    """
+    return None if text is None else Stretch(*map(float, text.split(",")))
 
 
 def segmenter_for(parts: Parts, model: str | None) -> Segmenter:

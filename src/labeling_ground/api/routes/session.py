@@ -13,6 +13,7 @@ from labeling_ground import key as keys
 from labeling_ground.api import answers
 from labeling_ground.api.body import read_json, while_connected
 from labeling_ground.api.errors import BadBody, responses
+from labeling_ground.api.routes.images import stretch_from
 from labeling_ground.api.schemas import (
     SessionClick,
     SessionDone,
@@ -58,7 +59,8 @@ async def open_image(request: Request) -> Response:
     parts, caller = parts_of(request), caller_of(request)
     turn = parts.sessions.turn()  # before the body is read: what came later shall stay, however long either takes
     body = await read_json(request, SessionImage)
-    file, image_id = await pools_of(request).requests.run(_from_base64, body.image)
+    file, digest = await pools_of(request).requests.run(_from_base64, body.image)
+    image_id = keys.stretched(digest, stretch_from(body.stretch))
     if len(file) > parts.settings.max_image_bytes:
         raise TooLarge(
             f"The image file is larger than {parts.settings.max_image_bytes} bytes, which is this server's limit."
@@ -215,7 +217,7 @@ def _client(session_id: str) -> str:
 
 
 def _from_base64(text: str) -> tuple[bytes, str]:
-    """The image file, and its id."""
+    """The image file, and its digest."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:

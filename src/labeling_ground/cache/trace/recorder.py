@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from labeling_ground.cache.trace.events import KINDS, OUTCOMES, What, digest
 from labeling_ground.cache.trace.files import TraceWriter
-from labeling_ground.key import LAYOUT
+from labeling_ground.key import LAYOUT, ImageKeys
 from labeling_ground.types import Entry, Kind, Outcome
 
 _EVENT = struct.Struct("<dQQQQdIIIIBBBB")
@@ -87,7 +87,7 @@ class Recorder:
 
     def purged(self, tenant: str | None, image_id: str | None) -> None:
         """An image was purged, or all of a tenant's, or everything."""
-        group = f"{LAYOUT}/{tenant}/{image_id}/" if image_id is not None and tenant is not None else None
+        group = ImageKeys(tenant, image_id).group if image_id is not None and tenant is not None else None
         self._image(What.PURGED, tenant, group)
 
     async def flush(self) -> None:
