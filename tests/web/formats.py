@@ -1,7 +1,6 @@
 """Reads what the page exports with the programs that it is for: each object's mask, by format."""
 
 import importlib.util
-import io
 import json
 import zipfile
 from pathlib import Path
@@ -36,17 +35,39 @@ def masks(path: Path) -> list[Pixels]:
     return [np.asarray(image, np.bool_) for image in images]
 
 
-def yolo(path: Path, size: tuple[int, int]) -> list[Pixels]:
-    """Polygons as shares of ``size`` (height, width), filled by even-odd at the pixels' middles."""
+def yolo(folder: Path, *, exact: bool = True) -> dict[str, list[tuple[int, Pixels]]]:
+    """A YOLO data set that was unpacked, as its trainers find and read it: each row's class and mask, by image.
+
+    The list of images is ``train.txt``, whose ``./`` is the list's own folder. An image's label file is found by
+    replacing the last folder ``images`` by ``labels`` and the ending by ``.txt``. Corners are shares of the image's
+    size; they are cut to whole pixels and filled with OpenCV, as trainers do. Filling at the pixels' middles finds the
+    same if it is ``exact``.
+    """
+    listed = (folder / "train.txt").read_text().splitlines()
+    return {name.removeprefix("./images/"): _yolo_rows(folder / name, exact=exact) for name in listed}
+
+
+def yolo_label(image: Path) -> Path:
+    """Where a trainer looks for an image's labels."""
+    before, after = str(image).rsplit("/images/", 1)
+    return Path(f"{before}/labels/{after.rsplit('.', 1)[0]}.txt")
+
+
+def _yolo_rows(image: Path, *, exact: bool) -> list[tuple[int, Pixels]]:
+    pixels = cv2.imread(str(image))
+    assert pixels is not None, image
     fill: Any = grid_points_in_poly  # not typed
-    found: list[Pixels] = []
-    height, width = size
-    with zipfile.ZipFile(path) as archive:
-        for name in sorted(name for name in archive.namelist() if name.startswith("labels/")):
-            for line in io.TextIOWrapper(archive.open(name), "utf-8"):
-                _, *numbers = line.split()
-                corners = np.array(numbers, float).reshape(-1, 2) * (width, height)
-                found.append(np.asarray(fill((height, width), corners[:, ::-1] - 0.5), np.bool_))
+    size: tuple[int, int] = pixels.shape[:2]
+    found: list[tuple[int, Pixels]] = []
+    for line in yolo_label(image).read_text().splitlines():
+        number, *numbers = line.split()
+        assert 6 <= len(numbers) <= 2000
+        assert all(0 <= float(one) <= 1 for one in numbers)
+        corners = np.array(numbers, np.float32).reshape(-1, 2) * np.array((size[1], size[0]), np.float32)
+        mask = cv2.fillPoly(np.zeros(size, np.uint8), [corners.astype(np.int32)], color=(1,)) > 0
+        if exact and len(numbers) < 200:
+            assert np.array_equal(fill(size, corners[:, ::-1] - 0.5), mask)
+        found.append((int(number), mask))
     return found
 
 

@@ -5,12 +5,14 @@ import hashlib
 import re
 import shutil
 import urllib.request
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from tests.web import formats
 from tests.web.conftest import PLAIN, Served, profile
 from tests.web.labeler import Labeler, reload, requests
 
@@ -89,6 +91,7 @@ def test_objects_are_named_classed_hidden_edited_and_deleted(
     labeler.finish()
     page.screenshot(path=shots / "classes.png")
     first = page.locator("#objects li").nth(0)
+    first.locator(".pick").dblclick()
     first.locator("input").fill("my cup")
     first.locator("input").press("Enter")
     coco = labeler.coco(tmp_path)
@@ -113,6 +116,75 @@ def test_objects_are_named_classed_hidden_edited_and_deleted(
     page.get_by_role("button", name="Delete the class cup").click()
     labeler.said("#hint", "still has objects")
     assert page.locator("#classes li").count() == 3
+
+
+def test_a_click_on_an_objects_row_selects_it_and_keys_go_on(
+    served: Served, context: Any, photos: dict[str, Path]
+) -> None:
+    """«2» is its class then, not its name; F2 and a double click name it; CapsLock changes no key."""
+    labeler = Labeler(context.new_page(), served.url)
+    page = labeler.page
+    labeler.open(photos["coffee"])
+    page.fill("#add-class input", "cup")
+    page.press("#add-class input", "Enter")
+    labeler.click(300, 200, COFFEE)
+    labeler.finish()
+    page.locator("#objects li .pick").click()
+    page.keyboard.press("1")
+    page.locator("#objects li .pick", has_text="object 1").wait_for()
+    page.keyboard.press("2")
+    page.locator("#objects li .pick", has_text="cup 1").wait_for()
+    page.keyboard.press("F2")
+    page.keyboard.type("mine")
+    page.keyboard.press("Enter")
+    page.locator("#objects li .pick", has_text="mine").wait_for()
+    page.locator("#objects li .pick").dblclick()
+    page.keyboard.type("no")
+    page.keyboard.press("Escape")
+    page.locator("#objects li .pick", has_text="mine").wait_for()
+    page.locator("#canvas").focus()
+    capitals = {"key": "P", "code": "KeyP", "bubbles": True, "cancelable": True}  # CapsLock on, no Shift
+    page.evaluate("how => document.querySelector('#canvas').dispatchEvent(new KeyboardEvent('keydown', how))", capitals)
+    page.wait_for_selector("#hover:not(:checked)")
+    assert page.locator("#thumbs button").get_attribute("title") == "coffee.png, ready, 1 object"
+
+
+def test_two_files_with_the_same_bytes_are_both_named_and_exported(
+    served: Served, context: Any, photos: dict[str, Path], tmp_path: Path
+) -> None:
+    """In folders, with one stem; the data set of both is found by a trainer, from anywhere."""
+    root = tmp_path / "set"
+    for name, source in (("a/x.jpg", "rocket"), ("b/x.jpg", "rocket"), ("b/x.png", "coffee"), ("bare.jpg", "voc")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos[source], root / name)
+    labeler = Labeler(context.new_page(), served.url)
+    page = labeler.page
+    labeler.note("#hint")
+    page.set_input_files("#folder-files", str(root))
+    labeler.said("#hint", "set/b/x.jpg is the same file as set/a/x.jpg")
+    page.locator("#position", has_text="1 / 3").wait_for()
+    labeler.wait()
+    assert page.locator("#image-name").inner_text() == "set/a/x.jpg = set/b/x.jpg"
+    labeler.click(320, 250, (640, 427))
+    labeler.finish()
+    page.keyboard.press("d")
+    labeler.wait()
+    labeler.click(300, 200, COFFEE)
+    labeler.finish()
+    page.click("#export")
+    page.check("input[name=format][value=yolo]")
+    said = "3 objects in 3 images. 1 image without objects is left out."
+    page.locator("#export-summary", has_text=said).wait_for()
+    page.keyboard.press("Escape")
+    with zipfile.ZipFile(labeler.export("yolo", tmp_path)) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    found = formats.yolo(tmp_path / "unpacked", exact=False)
+    assert {name: {mask.shape for _, mask in rows} for name, rows in found.items()} == {
+        "set/a/x.jpg": {(427, 640)},
+        "set/b/x.jpg": {(427, 640)},
+        "set/b/x-2.png": {(400, 600)},
+    }
+    assert (tmp_path / "unpacked" / "images" / "set/a/x.jpg").read_bytes() == photos["rocket"].read_bytes()
 
 
 def test_an_object_can_be_labeled_without_a_mouse(

@@ -4,7 +4,9 @@ import json
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from tests.needs import needs, needs_program
@@ -43,31 +45,34 @@ def hard() -> list[formats.Pixels]:
     ]
 
 
+def export(folder: Path, named: list[tuple[str, list[formats.Pixels]]], **options: Any) -> Path:
+    """Every export of images with these names and masks, in a folder; what trainers read is unpacked in ``yolo``."""
+    node = needs_program("node")
+    listed = []
+    for i, (name, masks) in enumerate(named):
+        height, width = masks[0].shape if masks else SIZE
+        file = folder / f"image-{i}.png"
+        assert cv2.imwrite(str(file), np.full((height, width, 3), 10 * i, np.uint8))
+        objects = [
+            {"id": f"{i}-{n}", "classId": "12"[n % 2], "name": "", "rle": formats.rle(mask)}
+            for n, mask in enumerate(masks)
+        ]
+        listed.append({"name": name, "width": width, "height": height, "file": str(file), "objects": objects})
+    labeled = {"classes": [{"id": "1", "name": "cup"}, {"id": "2", "name": 'a "b": ü'}], "images": listed}
+    (folder / "set.json").write_text(json.dumps(labeled))
+    command = [node, str(UNITS / "export.mjs"), str(folder / "set.json"), str(folder), json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(folder / "yolo.zip") as archive:
+        assert archive.testzip() is None
+        archive.extractall(folder / "yolo")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def exported(hard: list[formats.Pixels], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    node = needs_program("node")
-    folder = tmp_path_factory.mktemp("exported")
-    height, width = SIZE
-    objects = [
-        {"id": str(i), "classId": "12"[i % 2], "name": "", "rle": formats.rle(mask)} for i, mask in enumerate(hard)
-    ]
-    labeled = {
-        "classes": [{"id": "1", "name": "cup"}, {"id": "2", "name": 'a "b": ü'}],
-        "images": [
-            {"id": "x", "name": "a/photo.one.jpg", "width": width, "height": height, "objects": objects[:4]},
-            {"id": "y", "name": "b/photo.one.jpg", "width": width, "height": height, "objects": objects[4:]},
-            {"id": "z", "name": "empty.png", "width": width, "height": height, "objects": []},
-        ],
-    }
-    (folder / "set.json").write_text(json.dumps(labeled))
-    done = subprocess.run(
-        [node, str(UNITS / "export.mjs"), str(folder / "set.json"), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
+    images = [("a/photo.one.jpg", hard[:4]), ("b/photo.one.jpg", hard[4:]), ("empty.png", [])]
+    return export(tmp_path_factory.mktemp("exported"), images)
 
 
 def same(found: list[formats.Pixels], wanted: list[formats.Pixels]) -> None:
@@ -95,17 +100,68 @@ def test_label_studios_own_converter_reads_the_same_pixels(exported: Path, hard:
     same(list(found.values()), hard)
 
 
-def test_yolo_polygons_fill_the_same_pixels(exported: Path, hard: list[formats.Pixels]) -> None:
-    same(formats.yolo(exported / "yolo.zip", SIZE), hard)
+def test_yolo_rows_fill_the_same_pixels(hard: list[formats.Pixels], tmp_path: Path) -> None:
+    """Whichever program fills them, and however many pieces and holes there are."""
+    found = formats.yolo(export(tmp_path, [(f"{n}.png", [mask]) for n, mask in enumerate(hard)]) / "yolo")
+    same([np.logical_or.reduce([mask for _, mask in found[f"{n}.png"]]) for n in range(len(hard))], hard)
+
+
+def test_yolo_with_the_largest_pieces_only(hard: list[formats.Pixels], tmp_path: Path) -> None:
+    """One row for each object: of a ring around a dot, the ring."""
+    found = formats.yolo(export(tmp_path, [("a.png", hard[1:4])], pieces="largest") / "yolo")["a.png"]
+    assert [number for number, _ in found] == [0, 1, 0]
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    ring = hard[1] & (np.hypot(rows - 45, columns - 60) > 10)
+    same([found[0][1], found[2][1]], [ring, hard[3]])
+
+
+@pytest.mark.parametrize("tolerance", [0, 1, 2, 4])
+def test_yolo_of_a_large_rugged_mask(tolerance: int, tmp_path: Path) -> None:
+    """An outline of many thousand corners is thinned out to what a trainer keeps, and says the same."""
+    rng = np.random.default_rng(11)
+    rows, columns = np.mgrid[:1500, :2000]
+    angle = np.arctan2(rows - 750, columns - 1000)
+    blob = np.hypot(rows - 750, columns - 1000) < 500 + 90 * np.sin(7 * angle) + rng.integers(-3, 4, (1500, 2000))
+    blob &= np.hypot(rows - 700, columns - 900) > 120
+    wanted = np.asarray(cv2.medianBlur(blob.astype(np.uint8), 5) > 0, np.bool_)
+    found = formats.yolo(export(tmp_path, [("a.png", [wanted])], tolerance=tolerance) / "yolo", exact=False)["a.png"]
+    whole = np.logical_or.reduce([mask for _, mask in found])
+    assert (whole & wanted).sum() / (whole | wanted).sum() > 0.98
+
+
+def test_a_trainer_finds_every_label_file_whatever_the_images_are_called(
+    hard: list[formats.Pixels], tmp_path: Path
+) -> None:
+    """Folders, one called like the data set's own; one stem with two endings; endings and case; strange characters."""
+    names = [
+        *("set/inner/rocket.jpg", "set/images/rocket.jpg", "rocket.jpg", "rocket.png", "Rocket.PNG"),
+        *("no ending", "a.b/c", "what?.jpg", "../up.jpg", "images/rocket.jpg", "images.jpg"),
+    ]
+    masks = [np.roll(hard[0], 3 * n, axis=1) for n in range(len(names))]
+    folder = export(tmp_path, [(name, [mask]) for name, mask in zip(names, masks, strict=True)]) / "yolo"
+    found = formats.yolo(folder)
+    assert len(found) == len(names)
+    assert list(found)[:4] == ["set/inner/rocket.jpg", "set/images/rocket.jpg", "rocket.jpg", "rocket-2.png"]
+    assert (folder / "images/set/labels/rocket.txt").is_file()
+    same([rows[0][1] for rows in found.values()], masks)
+    labels = [formats.yolo_label(folder / "images" / name) for name in found]
+    assert len({str(label).lower() for label in labels}) == len(names)
+
+
+def test_yolo_without_the_images_says_which_ones_to_rename(hard: list[formats.Pixels], tmp_path: Path) -> None:
+    folder = export(tmp_path, [(name, hard[:1]) for name in ("a/x.png", "a/x.jpg")], images=False) / "yolo"
+    assert json.loads((folder / "renamed.json").read_text()) == {"a/x.jpg": "images/a/x-2.jpg"}
+    assert not (folder / "images").exists()
+    assert (folder / "train.txt").read_text() == "./images/a/x.png\n./images/a/x-2.jpg\n"
 
 
 def test_names_survive_and_two_files_of_one_name_are_two(exported: Path) -> None:
     yaml = needs("yaml")
-    with zipfile.ZipFile(exported / "yolo.zip") as archive:
-        assert yaml.safe_load(archive.read("data.yaml"))["names"] == {0: "cup", 1: 'a "b": ü'}
-        labels = {name: archive.read(name) for name in archive.namelist() if name.startswith("labels/")}
-    assert sorted(labels) == ["labels/a_photo.one.txt", "labels/b_photo.one.txt", "labels/empty.txt"]
-    assert labels["labels/empty.txt"] == b""
+    described = yaml.safe_load((exported / "yolo" / "data.yaml").read_text())
+    assert described == {"train": "train.txt", "val": "train.txt", "names": {0: "cup", 1: 'a "b": ü'}}
+    found = formats.yolo(exported / "yolo")
+    assert list(found) == ["a/photo.one.jpg", "b/photo.one.jpg", "empty.png"]
+    assert found["empty.png"] == []
     coco = json.loads((exported / "coco.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == ["a/photo.one.jpg", "b/photo.one.jpg", "empty.png"]
     assert {one["id"]: one["name"] for one in coco["categories"]} == {1: "cup", 2: 'a "b": ü'}

@@ -38,14 +38,16 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Vary": "Accept-Encoding",
 }
+_WORKER_HEADERS = {"Cross-Origin-Embedder-Policy": "require-corp"}
+"""Without it a page that shares nothing with other origins may not start a worker."""
 WASM_HEADERS = {
     "Content-Security-Policy": _POLICY.replace("script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'"),
-    "Cross-Origin-Embedder-Policy": "require-corp",
+    **_WORKER_HEADERS,
 }
 """What a worker that computes with WebAssembly may do, and its scripts: a worker has its own policy, not its page's."""
 _ISOLATED = {"Cross-Origin-Embedder-Policy": "require-corp", "Cross-Origin-Opener-Policy": "same-origin"}
 """A page that shares nothing with pages of other origins may have memory that its threads share."""
-_WORKER = "js/decode/worker.js"
+_WASM_WORKER = "js/decode/worker.js"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,10 @@ def install(app: FastAPI, *, runs_wasm: bool) -> None:
         runs_wasm: whether there is WebAssembly for the labeling page's worker to run.
     """
     assets = dict(_walk(resources.files("labeling_ground.api") / "web", ""))
-    if runs_wasm:
-        assets[_WORKER] = replace(assets[_WORKER], more=WASM_HEADERS)
+    for name in assets:
+        if name.endswith("/worker.js"):
+            more = WASM_HEADERS if runs_wasm and name == _WASM_WORKER else _WORKER_HEADERS
+            assets[name] = replace(assets[name], more=more)
 
     @app.get("/", include_in_schema=False)
     async def labeling_page(request: Request) -> Response:

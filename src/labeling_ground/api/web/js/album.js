@@ -11,7 +11,7 @@ const THUMB = 184; // pixels: twice its width on the page, for dense screens
 const IMAGE_NAME = /\.(jpe?g|png|webp|bmp|tiff?|gif|avif)$/i;
 
 export class Album {
-  images = []; // {id, name, width, height, file, thumb, order, state, objects}; state and objects are not stored
+  images = []; // {id, names, width, height, file, thumb, order, state, objects}; state and objects are not stored
   #ahead = []; // the images to prepare, the nearest first
   #givenUp = new Set(); // ids of what the server took on and never encoded
   #readying = new Shared();
@@ -27,7 +27,7 @@ export class Album {
     const [images, works] = await Promise.all([this.storage.all("images"), this.storage.all("work")]);
     const counts = new Map(works.map((work) => [work.id, work.objects.length]));
     images.sort((a, b) => a.order - b.order);
-    this.images = images.map((image) => ({ ...image, state: "new", objects: counts.get(image.id) ?? 0 }));
+    this.images = images.map((image) => ({ ...image, names: image.names ?? [image.name], state: "new", objects: counts.get(image.id) ?? 0 }));
     return works.filter(({ id }) => this.find(id));
   }
 
@@ -37,23 +37,34 @@ export class Album {
 
   /**
    * Open files. `each(image)` is called for every one of them as it is there, also if it was there before. Returns the
-   * names of those that this browser cannot show.
+   * names of those that `failed`, and the other names, `{name, as}`, of what was open already with the `same` bytes.
    */
   async add(files, each, progress) {
-    const failed = [];
+    const failed = [], same = [];
     const photos = files.filter((file) => file.type.startsWith("image/") || IMAGE_NAME.test(file.name));
     photos.sort((a, b) => pathOf(a).localeCompare(pathOf(b), undefined, { numeric: true }));
     for (const [n, file] of photos.entries()) {
       progress(n + 1, photos.length);
       try {
         const id = await sha256(new Uint8Array(await file.arrayBuffer()));
-        each(this.find(id) ?? (await this.#added(id, file)));
+        const there = this.find(id);
+        if (there && this.#named(there, pathOf(file))) same.push({ name: pathOf(file), as: there.names[0] });
+        each(there ?? (await this.#added(id, file)));
       } catch {
         failed.push(file.name);
       }
     }
     progress(0, 0);
-    return { failed, many: photos.length };
+    return { failed, same, many: photos.length };
+  }
+
+  /** Give an image one more name, unless that is one of its own, more or less of the path told. Whether it was another. */
+  #named(image, name) {
+    if (image.names.some((own) => `/${own}`.endsWith(`/${name}`) || `/${name}`.endsWith(`/${own}`))) return false;
+    image.names.push(name);
+    const { state, objects, ...stored } = image;
+    this.kept(this.storage.put("images", stored));
+    return true;
   }
 
   async #added(id, file) {
@@ -64,7 +75,7 @@ export class Album {
     const there = this.find(id); // two drops at once
     if (there) return there;
     const order = (this.images.at(-1)?.order ?? 0) + 1;
-    const image = { id, name: pathOf(file), width, height, file, thumb, order };
+    const image = { id, names: [pathOf(file)], width, height, file, thumb, order };
     const shown = { ...image, state: "new", objects: 0 };
     this.images.push(shown);
     this.kept(this.storage.put("images", image));
@@ -173,6 +184,11 @@ export class Album {
     image.state = state;
     this.changed();
   }
+}
+
+/** What an image is called on the page. */
+export function nameOf({ names }) {
+  return names.join(" = ");
 }
 
 function pathOf(file) {

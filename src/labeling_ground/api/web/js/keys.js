@@ -20,6 +20,7 @@ export function table(page) {
     { keys: ["e"], shown: ["E", "H", "Del"], help: "helpEdit", run: () => editor.selected && editor.edit(editor.selected) },
     { keys: ["h"], run: () => editor.selected && editor.hide(editor.selected) },
     { keys: ["Delete", "Backspace"], run: () => editor.selected && editor.remove(editor.selected) },
+    { keys: ["F2"], shown: ["F2"], help: "helpRename", run: () => page.rename() },
     { keys: ["d", "PageDown"], shown: ["D", "A"], help: "helpImage", run: () => page.go(1) },
     { keys: ["a", "PageUp"], run: () => page.go(-1) },
     { keys: ["Mod+Delete", "Mod+Backspace"], shown: ["Ctrl Del"], help: "takeOff", run: () => page.removeImage() },
@@ -50,10 +51,8 @@ export function table(page) {
 export function listen(rows, canvas) {
   const found = new Map(rows.flatMap((row) => row.keys.map((key) => [key, row])));
   document.addEventListener("keydown", (event) => {
-    if (event.isComposing || document.querySelector("dialog[open]")) return;
-    const mod = event.ctrlKey || event.metaKey;
-    if (event.altKey) return;
-    const row = found.get(mod ? `Mod+${event.key}` : event.key) ?? found.get(mod ? "" : byPlace(event));
+    if (event.isComposing || event.altKey || document.querySelector("dialog[open]")) return;
+    const row = found.get(keyOf(event));
     if (!row || (row.onCanvas && document.activeElement !== canvas && document.activeElement !== document.body)) return;
     if (takesText(event.target)) return;
     if ((event.key === "Enter" || event.key === " ") && event.target.closest("button, a, select, input")) return;
@@ -62,11 +61,17 @@ export function listen(rows, canvas) {
   });
 }
 
-// Under a Korean layout the C key types ㅊ: letters are then told by their place.
-function byPlace(event) {
-  if (/^[\u0020-\u007e]$/.test(event.key) || !event.code.startsWith("Key")) return "";
-  const letter = event.code.slice(3);
-  return event.shiftKey ? letter : letter.toLowerCase();
+/**
+ * The key of an event, as the table names it. Letters are large with Shift only, whatever CapsLock says, and where a layout
+ * types no Latin ones (C is ㅊ on a Korean one) they are told by their place.
+ */
+export function keyOf({ key, code, shiftKey, ctrlKey, metaKey }) {
+  let name = key;
+  if (/^\p{L}$/u.test(key)) {
+    const letter = !/[a-z]/i.test(key) && code.startsWith("Key") ? code.slice(3) : key;
+    name = shiftKey ? letter.toUpperCase() : letter.toLowerCase();
+  }
+  return ctrlKey || metaKey ? `Mod+${name}` : name;
 }
 
 function takesText(target) {

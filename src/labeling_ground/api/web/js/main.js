@@ -1,11 +1,11 @@
 // Puts the page together.
 
-import { Album, filesOf } from "./album.js";
+import { Album, filesOf, nameOf } from "./album.js";
 import { Decoder } from "./decode/decoder.js";
 import { Editor } from "./editor.js";
 import { KEY, askForKey, confirmed } from "./dialogs.js";
 import { make } from "./elements.js";
-import { FORMATS } from "./export/index.js";
+import { ExportDialog } from "./export/dialog.js";
 import { watch } from "./gestures.js";
 import { listen, table } from "./keys.js";
 import { Painter } from "./painter.js";
@@ -13,7 +13,7 @@ import { drawClasses, drawObjects, drawThumbs } from "./panels.js";
 import { Server, pause } from "./server.js";
 import { Storage, notes } from "./storage.js";
 import { ourTurn } from "./turn.js";
-import { languageFor, speak, t } from "./words.js";
+import { counted, languageFor, speak, t } from "./words.js";
 import * as works from "./work.js";
 
 const COLOURS = ["#3ecf8e", "#ff7a59", "#4aa8ff", "#ffd23f", "#c77dff", "#ff5d8f", "#2fd6d6", "#a3d93d", "#ff9f1c"];
@@ -30,6 +30,7 @@ class Page {
     prepare: true,
     decodeHere: false,
     imageId: null,
+    exporting: { background: false, images: true, pieces: "all", tolerance: "0" },
   };
   tool = "plus";
   trouble = null; // "gone" or "busy"
@@ -57,6 +58,12 @@ class Page {
       trouble,
       changed,
     });
+    this.exporting = new ExportDialog({
+      labeled: (onlyThis) => this.#labeled(onlyThis),
+      classes: () => this.choices.classes,
+      options: () => this.choices.exporting,
+      choose: (exporting) => this.choose({ exporting }),
+    });
     this.editor = new Editor({
       album: this.album,
       server: this.server,
@@ -68,7 +75,7 @@ class Page {
       paint: () => this.painter.now(),
       keep: (id, work) => this.#kept(this.storage.put("work", { id, ...work })),
       classId: () => this.choices.classId,
-      maskless: (image) => this.tell(t("maskless", { name: image.name })),
+      maskless: (image) => this.tell(t("maskless", { name: nameOf(image) })),
     });
   }
 
@@ -134,12 +141,14 @@ class Page {
       first = false;
       this.draw();
     };
-    const { failed, many } = await this.album.add(files, each, (n, of) => {
+    const { failed, same, many } = await this.album.add(files, each, (n, of) => {
       this.adding = n ? { n, of } : null;
       this.draw();
     });
     if (many === 0) this.tell(t("nothingToOpen"));
-    else if (failed.length) this.tell(t("notAnImage", { name: failed.join(", ") }));
+    const words = same.map((one) => t("sameBytes", one));
+    if (failed.length) words.push(t("notAnImage", { name: failed.join(", ") }));
+    if (words.length) this.tell(words.join(" "));
     this.#prepare();
   }
 
@@ -153,7 +162,7 @@ class Page {
     try {
       await this.editor.open(image, saved);
     } catch (error) {
-      this.tell(t("notAnImage", { name: `${image.name} (${error.message})` }));
+      this.tell(t("notAnImage", { name: `${nameOf(image)} (${error.message})` }));
     }
     if (this.choices.imageId === image.id) this.#prepare();
   }
@@ -171,7 +180,7 @@ class Page {
 
   async removeImage() {
     const { image } = this.editor;
-    if (!image || !(await confirmed(t("removeImage", { name: image.name, n: image.objects }), t("remove")))) return;
+    if (!image || !(await confirmed(t("removeImage", { name: nameOf(image), objects: counted("objectsOf", image.objects) }), t("remove")))) return;
     const at = this.album.images.indexOf(image);
     this.editor.close();
     this.editor.forget(image.id);
@@ -246,6 +255,11 @@ class Page {
     this.editor.select(objects[(at + step + objects.length + (at < 0 && step < 0 ? 1 : 0)) % objects.length].id);
   }
 
+  /** Give the selected object a name. */
+  rename() {
+    document.querySelector(`#objects [data-id="${this.editor.selected}"] .pick`)?.rename();
+  }
+
   opacity(step) {
     this.choose({ opacity: Math.min(100, Math.max(0, this.choices.opacity + step)) });
     this.draw();
@@ -270,44 +284,17 @@ class Page {
     $("help-dialog").showModal();
   }
 
-  async openExport() {
-    if ($("export").disabled) return;
-    await this.#summarize();
-    $("export-dialog").showModal();
+  openExport() {
+    if (!$("export").disabled) this.exporting.open();
   }
 
-  // --- export ----------------------------------------------------------------------------------------------------------
-
-  /** Every image with its objects; those that the editor has not seen come from the storage. */
-  async #labeled() {
-    const found = [];
-    for (const image of this.album.images) {
-      const saved = this.editor.objectsOf(image.id) ?? (await this.storage.get("work", image.id).catch(() => null))?.objects;
-      found.push({ id: image.id, name: image.name, width: image.width, height: image.height, objects: saved ?? [] });
-    }
-    return found;
-  }
-
-  async #set() {
-    const images = await this.#labeled();
-    const wanted = $("export-one").checked ? images.filter(({ id }) => id === this.editor.image?.id) : images;
-    const masked = wanted.map((image) => ({ ...image, objects: image.objects.filter(({ rle }) => rle) }));
-    return { images: masked, classes: this.choices.classes };
-  }
-
-  async #summarize() {
-    const { images } = await this.#set();
-    const objects = images.reduce((sum, image) => sum + image.objects.length, 0);
-    $("export-summary").textContent = t("summary", { objects, images: images.length });
-    $("download").disabled = objects === 0;
-  }
-
-  async #download() {
-    const format = FORMATS[document.querySelector("input[name=format]:checked").value];
-    const url = URL.createObjectURL(await format.make(await this.#set()));
-    make("a", { href: url, download: format.file }).click();
-    setTimeout(() => URL.revokeObjectURL(url), 60_000);
-    $("export-dialog").close();
+  /** Every image with its objects, or only the open one; those that the editor has not seen come from the storage. */
+  async #labeled(onlyThis = false) {
+    const images = onlyThis ? [this.editor.image].filter(Boolean) : this.album.images;
+    return Promise.all(images.map(async ({ id, names, width, height, state, file }) => {
+      const seen = this.editor.objectsOf(id) ?? (await this.storage.get("work", id).catch(() => null))?.objects;
+      return { id, names, width, height, state, file, objects: seen ?? [] };
+    }));
   }
 
   // --- what is told ----------------------------------------------------------------------------------------------------
@@ -406,6 +393,7 @@ class Page {
       this.#drawAsked = false;
       this.#drawLists();
       this.#drawState();
+      if ($("export-dialog").open) this.exporting.draw();
     });
   }
 
@@ -433,7 +421,7 @@ class Page {
     $("where").hidden = images.length === 0;
     const at = images.indexOf(editor.image);
     $("position").textContent = `${at + 1} / ${images.length}`;
-    $("image-name").textContent = editor.image?.name ?? "";
+    $("image-name").textContent = editor.image ? nameOf(editor.image) : "";
     $("previous").disabled = at <= 0;
     $("next").disabled = at < 0 || at >= images.length - 1;
     $("export").disabled = images.length === 0;
@@ -550,7 +538,6 @@ class Page {
     click("finish", () => this.finish());
     click("help", () => this.openHelp());
     click("export", () => this.openExport());
-    click("download", () => this.#download());
     click("panel-switch", () => {
       const open = $("panel").classList.toggle("open");
       $("panel-switch").setAttribute("aria-expanded", String(open));
@@ -561,7 +548,6 @@ class Page {
       const pressed = event.detail > 0 && event.target.closest("#tools button, #prompt-bar button, #where button, #thumbs button, .pick");
       if (pressed && !document.querySelector("dialog[open]")) this.canvas.focus({ preventScroll: true });
     });
-    $("export-one").addEventListener("change", () => this.#summarize());
     $("add-class").addEventListener("submit", (event) => {
       event.preventDefault();
       const field = event.target.elements.namedItem("name");
@@ -643,12 +629,7 @@ class Page {
       ["keyFingers", "helpFingers"]].map(([key, help]) => helpRow([t(key)], t(help)));
     const keys = this.rows.filter((row) => row.help).map((row) => helpRow(row.shown ?? row.keys, t(row.help)));
     $("help-keys").replaceChildren(...mouse, ...keys);
-    const legend = $("formats").querySelector("legend");
-    const before = document.querySelector("input[name=format]:checked")?.value ?? Object.keys(FORMATS)[0];
-    $("formats").replaceChildren(legend, ...Object.keys(FORMATS).map((name) => make("label", {},
-      make("input", { type: "radio", name: "format", value: name, checked: name === before }),
-      make("span", {}, t(name)),
-      make("small", {}, t(`${name}-more`)))));
+    this.exporting.speak();
   }
 }
 

@@ -60,16 +60,27 @@ export function inside(ring, px, py) {
 
 /** Rings by piece: `[[outer, hole, …], …]`, the largest piece first. */
 export function pieces(rings) {
-  const outer = rings.filter((ring) => area2(ring) > 0).map((ring) => [ring]);
-  outer.sort((a, b) => area2(b[0]) - area2(a[0]));
+  const outer = rings.filter((ring) => area2(ring) > 0).map((ring) => ({ parts: [ring], area: area2(ring), box: boxOf(ring) }));
+  outer.sort((a, b) => b.area - a.area);
   for (const hole of rings.filter((ring) => area2(ring) < 0)) {
-    // The pixel right below the hole's last corner row is set and belongs to the piece; take one that the hole touches.
     const [px, py] = besideHole(hole);
-    const around = outer.filter(([ring]) => inside(ring, px, py));
-    around.sort((a, b) => area2(a[0]) - area2(b[0]));
-    around[0]?.push(hole);
+    // The smallest around it, from the end; a box is a cheap question before the dear one.
+    const around = outer.findLast(({ box: [x0, y0, x1, y1], parts }) =>
+      px > x0 && px < x1 && py > y0 && py < y1 && inside(parts[0], px, py));
+    around?.parts.push(hole);
   }
-  return outer;
+  return outer.map(({ parts }) => parts);
+}
+
+function boxOf(ring) {
+  let [x0, y0] = ring, [x1, y1] = ring;
+  for (let i = 2; i < ring.length; i += 2) {
+    x0 = Math.min(x0, ring[i]);
+    x1 = Math.max(x1, ring[i]);
+    y0 = Math.min(y0, ring[i + 1]);
+    y1 = Math.max(y1, ring[i + 1]);
+  }
+  return [x0, y0, x1, y1];
 }
 
 // The middle of a pixel of the piece, across the hole's first edge: the piece is on the right of the way.
@@ -79,31 +90,89 @@ function besideHole(hole) {
 }
 
 /**
- * A piece as one ring, for formats that know no holes: each hole hangs on a cut of no width, there and back along the
- * same line, so that filling it by even-odd gives the same pixels.
+ * A piece as one ring, for formats that know no holes: each hole hangs on a level cut of no width, there and back along the
+ * same line, so that filling it by even-odd gives the same pixels. The cuts stay inside the piece.
  */
 export function keyhole([outer, ...holes]) {
-  let ring = Array.from(outer);
-  for (const hole of holes) ring = bridge(ring, hole);
-  return ring;
+  const byLeft = holes.map((hole) => ({ hole, at: leftmost(hole) })).sort((a, b) => a.hole[a.at] - b.hole[b.at]);
+  return byLeft.reduce((ring, { hole, at }) => cutTo(ring, hole, at), Array.from(outer));
 }
 
-/** Several pieces as one ring, in the same way. */
-export function joined(parts) {
-  const [first, ...rest] = parts.map(keyhole);
-  return rest.reduce((ring, next) => bridge(ring, next), first);
+function leftmost(ring) {
+  let at = 0;
+  for (let i = 2; i < ring.length; i += 2) if (ring[i] < ring[at]) at = i;
+  return at;
 }
 
-function bridge(ring, other) {
-  let best = Infinity, at = 0, to = 0;
-  for (let i = 0; i < ring.length; i += 2) {
-    for (let j = 0; j < other.length; j += 2) {
-      const far = (ring[i] - other[j]) ** 2 + (ring[i + 1] - other[j + 1]) ** 2;
-      if (far < best) [best, at, to] = [far, i, j];
-    }
+/** Hang a hole on what is next to the left of its corner `at`: the ring, or a hole that hangs on it already. */
+function cutTo(ring, hole, at) {
+  const x = hole[at], y = hole[at + 1];
+  let best = -Infinity, edge = -1;
+  for (let i = 0, j = ring.length - 2; i < ring.length; j = i, i += 2) {
+    const y0 = ring[j + 1], y1 = ring[i + 1];
+    if (y0 === y1 || y < Math.min(y0, y1) || y > Math.max(y0, y1)) continue;
+    const left = ring[j] + ((y - y0) / (y1 - y0)) * (ring[i] - ring[j]);
+    if (left <= x && left > best) [best, edge] = [left, i];
   }
-  const turned = [...other.slice(to), ...other.slice(0, to), other[to], other[to + 1]];
-  return [...ring.slice(0, at + 2), ...turned, ...ring.slice(at)];
+  if (edge < 0) return ring; // simplified until nothing is around the hole
+  const turned = [...hole.slice(at), ...hole.slice(0, at), x, y];
+  return [...ring.slice(0, edge), best, y, ...turned, best, y, ...ring.slice(edge)];
+}
+
+/**
+ * A ring of `trace` drawn in by `by` pixels (less than half of one), towards the mask. Whether a program counts the pixels
+ * that an outline runs through, or those whose middle is inside, it then finds the same ones.
+ */
+export function inset(ring, by) {
+  const out = new Array(ring.length);
+  const n = ring.length;
+  for (let i = 0; i < n; i += 2) {
+    const x = ring[i], y = ring[i + 1];
+    const before = [Math.sign(x - ring[(i + n - 2) % n]), Math.sign(y - ring[(i + n - 1) % n])];
+    const after = [Math.sign(ring[(i + 2) % n] - x), Math.sign(ring[(i + 3) % n] - y)];
+    out[i] = x - by * (before[1] + after[1]); // the mask is on the right of the way
+    out[i + 1] = y + by * (before[0] + after[0]);
+  }
+  return out;
+}
+
+/** The ring with as few corners as stay within `tolerance` of it (Douglas and Peucker); where none is left, its box. */
+export function simplified(ring, tolerance) {
+  const n = ring.length / 2;
+  if (tolerance <= 0 || n <= 4) return ring;
+  const isKept = new Uint8Array(n + 1);
+  const far = farthest(ring, 0, n);
+  isKept[0] = isKept[far.at] = isKept[n] = 1;
+  const open = [[0, far.at], [far.at, n]];
+  while (open.length) {
+    const [from, to] = open.pop();
+    const { at, squared } = farthest(ring, from, to);
+    if (squared <= tolerance ** 2) continue;
+    isKept[at] = 1;
+    open.push([from, at], [at, to]);
+  }
+  const out = [];
+  for (let i = 0; i < n; i++) if (isKept[i]) out.push(ring[2 * i], ring[2 * i + 1]);
+  return out.length < 6 ? boxRing(boxOf(ring)) : out;
+}
+
+function boxRing([x0, y0, x1, y1]) {
+  return [x0, y0, x1, y0, x1, y1, x0, y1];
+}
+
+/** Of the corners between two, the one that lies farthest from the line between them. */
+function farthest(ring, from, to) {
+  const n = ring.length / 2;
+  const x0 = ring[2 * from], y0 = ring[2 * from + 1], x1 = ring[2 * (to % n)], y1 = ring[2 * (to % n) + 1];
+  const dx = x1 - x0, dy = y1 - y0, long = dx * dx + dy * dy;
+  let at = -1, squared = -1;
+  for (let i = from + 1; i < to; i++) {
+    const px = ring[2 * i] - x0, py = ring[2 * i + 1] - y0;
+    const share = long ? Math.min(1, Math.max(0, (px * dx + py * dy) / long)) : 0;
+    const apart = (px - share * dx) ** 2 + (py - share * dy) ** 2;
+    if (apart > squared) [at, squared] = [i, apart];
+  }
+  return { at, squared };
 }
 
 /** The ring with corners that lie closer together than `step` left out: what one sees when zoomed out. */

@@ -1,7 +1,8 @@
 // The lists beside and below the image.
 
+import { nameOf } from "./album.js";
 import { icon, make, unlessDrawn } from "./elements.js";
-import { t } from "./words.js";
+import { counted, t } from "./words.js";
 
 function iconButton(name, label, onclick) {
   return make("button", { className: "icon", type: "button", title: label, aria: { label }, onclick }, icon(name));
@@ -20,27 +21,34 @@ function textInput(value, label, placeholder, onchange) {
   return input;
 }
 
+/** A name that a double click on it, or `rename()` of the element, turns into a field. */
+function renamable({ text, value, label, placeholder, title, pressed }, on) {
+  const pick = make("button", { type: "button", className: "pick", title, ...(pressed === undefined ? {} : { aria: { pressed } }) }, text);
+  pick.rename = () => {
+    const input = textInput(value, label, placeholder, (name) => (name !== value ? on.rename(name) : undefined));
+    input.addEventListener("blur", () => input.replaceWith(pick));
+    pick.replaceWith(input);
+    input.select();
+    input.focus();
+  };
+  pick.addEventListener("click", on.pick);
+  pick.addEventListener("dblclick", pick.rename);
+  return pick;
+}
+
 export function drawClasses(list, { classes, current }, on) {
   unlessDrawn(list, [classes, current], () =>
     classes.map((one, i) => {
       const colour = make("input", { type: "color", value: one.colour, aria: { label: t("classColour", one) } });
       colour.addEventListener("change", () => on.change(one.id, { colour: colour.value }));
-      const pick = make(
-        "button",
-        { type: "button", className: "pick", title: t("pickClass", one), aria: { pressed: one.id === current } },
-        one.name,
+      const rename = (name) => name && on.change(one.id, { name });
+      const pick = renamable(
+        { text: one.name, value: one.name, label: t("className"), placeholder: "", title: t("pickClass", one), pressed: one.id === current },
+        { pick: () => on.pick(one.id), rename },
       );
-      pick.addEventListener("click", () => on.pick(one.id));
       const row = make("li", { className: one.id === current ? "on" : "" }, colour, pick);
       if (i < 9) row.append(make("kbd", {}, String(i + 1)));
-      const rename = iconButton("edit", t("renameClass", one), () => {
-        const save = (name) => (name && name !== one.name ? on.change(one.id, { name }) : input.replaceWith(pick));
-        const input = textInput(one.name, t("className"), "", save);
-        input.addEventListener("blur", () => input.value === one.name && input.replaceWith(pick));
-        pick.replaceWith(input);
-        input.select();
-      });
-      row.append(rename);
+      row.append(iconButton("edit", t("renameClass", one), pick.rename));
       if (classes.length > 1) row.append(iconButton("delete", t("deleteClass", one), () => on.remove(one.id)));
       return row;
     }),
@@ -58,8 +66,10 @@ export function drawObjects(list, { objects, classes, selected, editing }, on) {
   unlessDrawn(list, [shown, classes], () =>
     objects.map((object) => {
       const colour = classes.find((one) => one.id === object.classId)?.colour ?? "#888888";
-      const name = textInput(object.name, t("objectName"), shownName(object, objects, classes), (text) =>
-        on.change(object.id, { name: text }),
+      const shown = shownName(object, objects, classes);
+      const name = renamable(
+        { text: object.name || shown, value: object.name, label: t("objectName"), placeholder: shown, title: t("renameObject") },
+        { pick: () => on.select(object.id), rename: (text) => on.change(object.id, { name: text }) },
       );
       const choice = make("select", { className: "chip", title: t("objectClass"), aria: { label: t("objectClass") } });
       choice.style.setProperty("--colour", colour);
@@ -76,7 +86,6 @@ export function drawObjects(list, { objects, classes, selected, editing }, on) {
         iconButton("delete", t("delete"), () => on.remove(object.id)),
       );
       row.addEventListener("pointerdown", () => on.select(object.id));
-      name.addEventListener("focus", () => on.select(object.id));
       return row;
     }),
   );
@@ -101,10 +110,10 @@ function addressOf(blob) {
 const STATES = { new: "notSent", sending: "sending", queued: "queued", ready: "ready", failed: "failed" };
 
 export function drawThumbs(list, { images, current }, open) {
-  const shown = images.map(({ id, state, objects }) => [id, state, objects]);
+  const shown = images.map(({ id, names, state, objects }) => [id, names, state, objects]);
   unlessDrawn(list, [shown, current], () =>
     images.map((image) => {
-      const label = t("thumb", { name: image.name, state: t(STATES[image.state]), n: image.objects });
+      const label = t("thumb", { name: nameOf(image), state: t(STATES[image.state]), objects: counted("objectsOf", image.objects) });
       const button = make(
         "button",
         { type: "button", title: label, aria: { label, current: image.id === current }, data: { state: image.state } },

@@ -51,6 +51,7 @@ const WORDS = {
   objects: ["Objects", "객체"],
   noObjects: ["Finished objects appear here.", "완료한 객체가 여기에 나타납니다."],
   objectName: ["Name of the object", "객체 이름"],
+  renameObject: ["Select; double-click (F2) to name", "선택, 두 번 클릭(F2)하면 이름 입력"],
   objectClass: ["Class of the object", "객체의 클래스"],
   hide: ["Hide", "숨기기"],
   show: ["Show", "보이기"],
@@ -78,7 +79,31 @@ const WORDS = {
   format: ["Format", "형식"],
   onlyThis: ["Only this image", "이 이미지만"],
   download: ["Download", "다운로드"],
-  summary: ["{objects} objects in {images} images", "이미지 {images}개, 객체 {objects}개"],
+  summary: ["{objects} in {images}.", "{images}, {objects}."],
+  objectsOf: ["{n} objects", "객체 {n}개"],
+  "objectsOf-one": ["1 object", "객체 1개"],
+  imagesOf: ["{n} images", "이미지 {n}개"],
+  "imagesOf-one": ["1 image", "이미지 1개"],
+  "left-mask": ["{n} objects have no mask (yet) and are left out.", "객체 {n}개는 (아직) 마스크가 없어 제외됩니다."],
+  "left-mask-one": ["1 object has no mask (yet) and is left out.", "객체 1개는 (아직) 마스크가 없어 제외됩니다."],
+  "left-bare": ["{n} images without objects are left out.", "객체가 없는 이미지 {n}개는 제외됩니다."],
+  "left-bare-one": ["1 image without objects is left out.", "객체가 없는 이미지 1개는 제외됩니다."],
+  "left-refused": ["{n} images that the server refused are left out.", "서버가 거부한 이미지 {n}개는 제외됩니다."],
+  "left-refused-one": ["1 image that the server refused is left out.", "서버가 거부한 이미지 1개는 제외됩니다."],
+  exporting: ["Image {done} of {of} …", "이미지 {of}개 중 {done}번째 …"],
+  exportFailed: ["The export failed: {why}", "내보내지 못했습니다: {why}"],
+  archiveTooLarge: ["This is more than a zip holds (4 GiB, 65,534 files). Leave the images out, or export image by image.",
+    "zip 한도(4 GiB, 파일 65,534개)를 넘습니다. 이미지를 빼거나 이미지별로 내보내세요."],
+  asBackground: ["Images without objects go along, as background", "객체 없는 이미지도 배경으로 포함"],
+  withImages: ["Put the images into the archive", "압축 파일에 이미지 포함"],
+  piecesOf: ["Objects in several pieces", "여러 조각으로 된 객체"],
+  "pieces-all": ["A row for each piece", "조각마다 한 줄"],
+  "pieces-largest": ["Only the largest piece", "가장 큰 조각만"],
+  tolerance: ["Outlines", "윤곽선"],
+  "tolerance-0": ["Exact, up to 1,000 corners", "정확하게, 꼭짓점 최대 1,000개"],
+  "tolerance-1": ["Within 1 pixel", "오차 1픽셀 이내"],
+  "tolerance-2": ["Within 2 pixels", "오차 2픽셀 이내"],
+  "tolerance-4": ["Within 4 pixels", "오차 4픽셀 이내"],
   "coco-rle": ["COCO, RLE masks", "COCO, RLE 마스크"],
   "coco-rle-more": ["One JSON file, exact masks; for pycocotools.", "JSON 파일 하나, 정확한 마스크. pycocotools용."],
   "coco-polygons": ["COCO, polygons", "COCO, 다각형"],
@@ -86,7 +111,7 @@ const WORDS = {
   masks: ["PNG masks", "PNG 마스크"],
   "masks-more": ["A zip with one black-and-white image for each object.", "객체마다 흑백 이미지 하나씩 담은 zip."],
   yolo: ["YOLO segmentation", "YOLO 세그멘테이션"],
-  "yolo-more": ["A zip with a text file for each image, and data.yaml.", "이미지마다 텍스트 파일과 data.yaml을 담은 zip."],
+  "yolo-more": ["A zip to train on: images, a text file for each, data.yaml.", "바로 학습할 수 있는 zip: 이미지, 이미지별 텍스트 파일, data.yaml."],
   labelstudio: ["Label Studio", "Label Studio"],
   "labelstudio-more": ["Tasks with brush masks, to import.", "가져오기용 브러시 마스크 작업."],
   keyTitle: ["This server wants an API key", "이 서버에는 API 키가 필요합니다"],
@@ -107,6 +132,8 @@ const WORDS = {
   opening: ["Opening {n} of {of}", "{of}개 중 {n}번째 여는 중"],
   needPositive: ["Click the object first: what does not belong alone makes no mask.", "먼저 객체를 클릭하세요. 제외 클릭만으로는 마스크를 만들 수 없습니다."],
   emptyMask: ["The mask is empty. Click somewhere else, or undo.", "마스크가 비어 있습니다. 다른 곳을 클릭하거나 실행 취소하세요."],
+  sameBytes: ["{name} is the same file as {as}: it is labeled once, and exported under both names.",
+    "{name}은(는) {as}와(과) 같은 파일입니다. 한 번만 라벨링하고 두 이름으로 내보냅니다."],
   pendingMask: ["The mask is on its way.", "마스크를 계산하는 중입니다."],
   maskless: ["An object in {name} got no mask. The list of objects says why; edit it again, or delete it.",
     "{name}의 객체 하나에 마스크가 없습니다. 객체 목록에서 이유를 확인하고 다시 편집하거나 삭제하세요."],
@@ -131,8 +158,8 @@ const WORDS = {
   queued: ["waits for the encoder", "인코딩 대기"],
   ready: ["ready", "준비됨"],
   failed: ["failed", "실패"],
-  thumb: ["{name}, {state}, {n} objects", "{name}, {state}, 객체 {n}개"],
-  removeImage: ["Take {name} and its {n} objects off the list?", "{name}과(와) 객체 {n}개를 목록에서 지울까요?"],
+  thumb: ["{name}, {state}, {objects}", "{name}, {state}, {objects}"],
+  removeImage: ["Take {name} off the list, with {objects}?", "{name}과(와) {objects}를 목록에서 지울까요?"],
   takeOff: ["Take this image off the list", "이 이미지를 목록에서 지우기"],
   remove: ["Take off", "지우기"],
   keyClick: ["Click", "클릭"],
@@ -155,6 +182,7 @@ const WORDS = {
   helpClass: ["Class", "클래스"],
   helpObject: ["Select an object", "객체 선택"],
   helpEdit: ["Edit, hide, delete the selected object", "선택한 객체 편집, 숨기기, 삭제"],
+  helpRename: ["Name the selected object", "선택한 객체 이름 입력"],
   helpImage: ["Next, previous image", "다음, 이전 이미지"],
   helpTools: ["Tools: object, not object, box, move", "도구: 객체, 제외, 상자, 이동"],
   helpZoom: ["Zoom in, out, whole image", "확대, 축소, 화면 맞춤"],
@@ -183,6 +211,11 @@ export function learn(more) {
 export function t(name, values = {}) {
   const text = WORDS[name]?.[column] ?? name;
   return text.replace(/\{(\w+)\}/g, (whole, key) => values[key] ?? whole);
+}
+
+/** How many of something there are: the word's form for one is called `word-one`. `shown` is the number as it is written. */
+export function counted(word, many, shown = many) {
+  return t(many === 1 ? `${word}-one` : word, { n: shown });
 }
 
 /** Change the language, and every fixed text of the page with it. */

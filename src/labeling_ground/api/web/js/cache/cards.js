@@ -64,7 +64,7 @@ export function drawLookups(place, figures) {
 /** The last minutes, from what this page has seen. */
 export function drawLive(trail, now) {
   const { steps, seconds } = trail;
-  $("live-title").textContent = t("lastMinutes", { n: number(seconds / 60) });
+  $("live-title").textContent = counted("lastMinutes", seconds / 60);
   $("live-legend").replaceChildren(...legend(OUTCOMES.map((outcome) => [outcome, t(outcome)])));
   const all = ({ counts }) => OUTCOMES.reduce((sum, outcome) => sum + counts[outcome], 0);
   const rate = (step) => all(step) / (step.to - step.from);

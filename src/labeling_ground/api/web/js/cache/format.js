@@ -1,6 +1,6 @@
 // Numbers as people read them, in the page's language.
 
-import { t } from "../words.js";
+import { counted as plural, t } from "../words.js";
 
 const numbers = new Map();
 
@@ -13,9 +13,9 @@ export function number(value, digits = 0, least = 0) {
   return numbers.get(name).format(value);
 }
 
-/** How many of something there are: `entries` or `lookupsOf`. */
+/** How many of something there are, the number as the language writes it. */
 export function counted(word, many) {
-  return t(many === 1 ? `${word}-one` : word, { n: number(many) });
+  return plural(word, many, number(many));
 }
 
 /** An amount of money; small ones to the hundredth of a cent. */

@@ -4,7 +4,7 @@ import { cutOut } from "../rle.js";
 import { keyhole, pieces, trace } from "../outline.js";
 
 /** The data set as a COCO object. `shape` is "rle" or "polygons"; polygons run along pixel edges and lose nothing. */
-export function toCoco({ images, classes }, shape) {
+export function toCoco({ images, classes }, shape, progress = () => {}) {
   const annotations = [];
   images.forEach((image, i) => {
     for (const object of image.objects) {
@@ -21,6 +21,7 @@ export function toCoco({ images, classes }, shape) {
         ...(object.name ? { attributes: { name: object.name } } : {}),
       });
     }
+    progress(i + 1, images.length);
   });
   return {
     info: { description: "Labeled with Labeling Ground" },

@@ -7,12 +7,17 @@ import { toYolo } from "./yolo.js";
 import { zip } from "./zip.js";
 
 const json = (value) => new Blob([JSON.stringify(value)], { type: "application/json" });
-const archive = (files) => new Blob(zip(files), { type: "application/zip" });
+const archive = async (files) => new Blob(await zip(files), { type: "application/zip" });
 
+/** By name: the file's name, the options it has, and what makes it; `make(set, options, progress)` tells `progress(done, of)`. */
 export const FORMATS = {
-  "coco-rle": { file: "coco.json", make: (set) => json(toCoco(set, "rle")) },
-  "coco-polygons": { file: "coco-polygons.json", make: (set) => json(toCoco(set, "polygons")) },
-  masks: { file: "masks.zip", make: async (set) => archive(await toMasks(set)) },
-  yolo: { file: "yolo.zip", make: (set) => archive(toYolo(set)) },
-  labelstudio: { file: "label-studio.json", make: (set) => json(toLabelStudio(set)) },
+  "coco-rle": { file: "coco.json", options: ["background"], make: (set, _, progress) => json(toCoco(set, "rle", progress)) },
+  "coco-polygons": { file: "coco-polygons.json", options: ["background"], make: (set, _, progress) => json(toCoco(set, "polygons", progress)) },
+  masks: { file: "masks.zip", options: [], make: async (set, _, progress) => archive(await toMasks(set, progress)) },
+  yolo: {
+    file: "yolo.zip",
+    options: ["background", "pieces", "tolerance", "images"],
+    make: (set, options, progress) => archive(toYolo(set, options, progress)),
+  },
+  labelstudio: { file: "label-studio.json", options: [], make: (set, _, progress) => json(toLabelStudio(set, progress)) },
 };

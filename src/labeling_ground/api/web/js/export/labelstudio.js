@@ -5,11 +5,12 @@ import { decodeCounts } from "../rle.js";
 const SIZES = [3, 4, 8, 16]; // bits of a run's length that a run may choose from
 
 /** Tasks to import. Labels of the project are the classes' names; the tags are called `tag` and `image`. */
-export function toLabelStudio({ images, classes }) {
-  return images.map((image) => ({
-    data: { image: image.name },
-    annotations: [{ result: image.objects.map((object) => region(object, image, classes)) }],
-  }));
+export function toLabelStudio({ images, classes }, progress = () => {}) {
+  return images.map((image, i) => {
+    const result = image.objects.map((object) => region(object, image, classes));
+    progress(i + 1, images.length);
+    return { data: { image: image.name }, annotations: [{ result }] };
+  });
 }
 
 function region(object, image, classes) {

@@ -5,7 +5,7 @@ import { fileNames } from "./names.js";
 import { grayPng } from "./png.js";
 
 /** The data set as files, `{path: text or Uint8Array}`. */
-export async function toMasks({ images, classes }) {
+export async function toMasks({ images, classes }, progress = () => {}) {
   const files = {}, list = [];
   const names = fileNames(images);
   for (const [i, image] of images.entries()) {
@@ -16,6 +16,7 @@ export async function toMasks({ images, classes }) {
       const label = classes.find((one) => one.id === object.classId)?.name ?? "";
       list.push({ file: path, image: image.name, class: label, name: object.name || null });
     }
+    progress(i + 1, images.length);
   }
   files["masks.json"] = `${JSON.stringify(list, null, 1)}\n`;
   return files;

@@ -1,12 +1,47 @@
-/** A name for each image that is safe in an archive and different from the others': without folder and ending. */
+// Names of files in an archive: safe on every system, and different from each other.
+
+/** A name for each image, without folder and ending. */
 export function fileNames(images) {
+  return distinct(images.map(({ name }) => safe(name.replace(/\.[^.]*$/, ""))), (name) => name);
+}
+
+/**
+ * Where each image and its label file belong, `[{image, label}]`, by the rule of the trainers that read YOLO's format: the
+ * last folder `images` of the path becomes `labels`, and the ending `.txt`. Folders stay, and no two share a label file.
+ */
+export function yoloPaths(images) {
+  const wanted = images.map(({ name, file }) => {
+    const parts = name.split("/").filter((part) => part !== "");
+    return `images/${(parts.length ? parts : ["image"]).map(safe).join("/")}${hasEnding(name) ? "" : ending(file)}`;
+  });
+  return distinct(wanted, labelOf).map((image) => ({ image, label: labelOf(image) }));
+}
+
+function labelOf(image) {
+  const path = `/${image}`;
+  const at = path.lastIndexOf("/images/");
+  return `${path.slice(0, at)}/labels/${path.slice(at + "/images/".length)}`.slice(1).replace(/\.[^./]*$/, ".txt");
+}
+
+function distinct(names, keyOf) {
   const taken = new Set();
-  return images.map(({ name }) => {
-    const bare = name.replace(/\.[^.]*$/, "");
-    const safe = bare.replace(/[\\/:*?"<>|\u0000-\u001f]/g, "_").replace(/^\.+/, "_") || "image";
-    let unique = safe;
-    for (let n = 2; taken.has(unique.toLowerCase()); n++) unique = `${safe}-${n}`;
-    taken.add(unique.toLowerCase());
+  return names.map((name) => {
+    const [, stem, end] = /^(.*?)(\.[^./]*)?$/s.exec(name);
+    let unique = name;
+    for (let n = 2; taken.has(keyOf(unique).toLowerCase()); n++) unique = `${stem}-${n}${end ?? ""}`;
+    taken.add(keyOf(unique).toLowerCase());
     return unique;
   });
+}
+
+function safe(name) {
+  return name.replace(/[\\/:*?"<>|\u0000-\u001f]/g, "_").replace(/^\.+/, "_") || "image";
+}
+
+function hasEnding(name) {
+  return /\.[^./]+$/.test(name);
+}
+
+function ending(file) {
+  return `.${/^image\/(\w+)/.exec(file?.type ?? "")?.[1] ?? "jpg"}`;
 }

@@ -1,7 +1,13 @@
 // Archives without compression: what goes in is small or compressed already. PKWARE's APPNOTE 6.3, without ZIP64.
 
 const encoder = new TextEncoder();
+const MOST_BYTES = 2 ** 32 - 1024, MOST_FILES = 65_534;
 let table = null;
+
+/** More than an archive without ZIP64 holds: 4 GiB or 65,534 files. */
+export class TooLarge extends Error {
+  name = "TooLarge";
+}
 
 /** CRC-32 of the parts, one after the other (ISO 3309). */
 export function crc32(...parts) {
@@ -14,12 +20,12 @@ export function crc32(...parts) {
   return ~crc >>> 0;
 }
 
-/** A ZIP archive of `{path: text or Uint8Array}`, as the parts of a Blob. */
-export function zip(files) {
+/** A ZIP archive of `{path: text, Uint8Array or Blob}`, as the parts of a Blob. */
+export async function zip(files) {
   const parts = [], directory = [];
   let offset = 0, listed = 0;
   for (const [path, content] of Object.entries(files)) {
-    const bytes = typeof content === "string" ? encoder.encode(content) : content;
+    const bytes = await bytesOf(content); // of one file at a time; a Blob's stay where they are
     const name = encoder.encode(path);
     const common = [
       [20, 2], [0x800, 2], [0, 2], [0, 2], [0x21, 2], // version, UTF-8 names, stored, midnight of 1980-01-01
@@ -28,12 +34,18 @@ export function zip(files) {
     const head = pack([0x04034b50, 4], ...common);
     directory.push(pack([0x02014b50, 4], [20, 2], ...common, [0, 2], [0, 2], [0, 2], [0, 4], [offset, 4]), name);
     listed += 46 + name.length;
-    parts.push(head, name, bytes);
+    parts.push(head, name, content instanceof Blob ? content : bytes);
     offset += head.length + name.length + bytes.length;
+    if (offset + listed > MOST_BYTES || directory.length / 2 > MOST_FILES) throw new TooLarge();
   }
   const many = directory.length / 2;
   const end = pack([0x06054b50, 4], [0, 2], [0, 2], [many, 2], [many, 2], [listed, 4], [offset, 4], [0, 2]);
   return [...parts, ...directory, end];
+}
+
+async function bytesOf(content) {
+  if (typeof content === "string") return encoder.encode(content);
+  return content instanceof Blob ? new Uint8Array(await content.arrayBuffer()) : content;
 }
 
 function pack(...fields) {

@@ -1,0 +1,32 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { load } from "./page.mjs";
+
+const { keyOf, table } = await load("keys.js");
+
+const pressed = (key, code, held = {}) => keyOf({ key, code, shiftKey: false, ctrlKey: false, metaKey: false, ...held });
+
+test("CapsLock changes no key", () => {
+  assert.equal(pressed("C", "KeyC"), "c"); // CapsLock on
+  assert.equal(pressed("c", "KeyC", { shiftKey: true }), "C"); // CapsLock on, and Shift
+  assert.equal(pressed("c", "KeyC"), "c");
+  assert.equal(pressed("C", "KeyC", { shiftKey: true }), "C");
+  assert.equal(pressed("Z", "KeyZ", { ctrlKey: true }), "Mod+z"); // undo stays undo
+  assert.equal(pressed("z", "KeyZ", { metaKey: true, shiftKey: true }), "Mod+Z");
+});
+
+test("a layout without Latin letters has them by their place, and others keep theirs", () => {
+  assert.equal(pressed("ㅊ", "KeyC"), "c");
+  assert.equal(pressed("ㅋ", "KeyZ", { ctrlKey: true }), "Mod+z");
+  assert.equal(pressed("я", "KeyZ", { shiftKey: true }), "Z");
+  assert.equal(pressed("a", "KeyQ"), "a"); // a French keyboard
+  for (const key of ["Enter", "1", "?", "]", "PageDown", "Process", "F2"]) assert.equal(pressed(key, ""), key);
+});
+
+test("every key of the table is one that can be pressed, and none is there twice", () => {
+  const keys = table({ editor: {} }).flatMap((row) => row.keys);
+  assert.equal(new Set(keys).size, keys.length);
+  for (const key of keys.filter((one) => /^[a-z]$/i.test(one))) {
+    assert.equal(pressed(key, `Key${key.toUpperCase()}`, { shiftKey: key !== key.toLowerCase() }), key);
+  }
+});
