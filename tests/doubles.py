@@ -400,6 +400,8 @@ class DictLeases:
 def memory_store(budget: int = 64 << 20, **options: Any) -> MemoryStore:
     """A memory tier as ``wiring`` makes it."""
     given: dict[str, Any] = {"idle_s": 1800.0, "max_age_s": None, "policy": RankedPolicy(choose_ranking("gds"))}
+    if "clock" in options:  # a test's clock is the time of all
+        given["wall_clock"] = options["clock"]
     return MemoryStore(budget_bytes=budget, **(given | options))
 
 

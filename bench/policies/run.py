@@ -183,6 +183,7 @@ def _drive(policy: str, trace: Sequence[Access], budget: int, exponent: float, w
         max_age_s=None,
         policy=choose_policy(policy, done_weight=weight, frequency_exponent=exponent),
         clock=lambda: now,
+        wall_clock=lambda: now,
     )
     hits, saved = 0, 0.0
     for access in trace:

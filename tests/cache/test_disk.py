@@ -712,5 +712,67 @@ async def test_uses_above_are_noted_before_the_idle_time_shrinks(folder: Path, c
     await store.aclose()
 
 
+AHEAD = 30 * 86_400.0
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+async def test_what_was_made_while_the_clock_was_ahead_goes_idle_when_it_is_set_back(
+    folder: Path, clock: Clock, is_used: bool
+) -> None:
+    store = build(folder, clock)
+    clock.now += AHEAD
+    await store.put(A, entry())
+    clock.now -= AHEAD
+    if is_used:
+        assert await store.touch(A)
+    assert await store.sweep() == 0
+    assert sql(folder, "SELECT used FROM entries") == [(clock.now,)]
+    clock.now += 1799.0
+    assert await store.has(A)
+    clock.now += 1.0
+    assert await store.sweep() == 1
+    assert (await store.stats()).evictions["idle"] == 1
+    await store.aclose()
+
+
+async def test_what_was_made_while_the_clock_was_ahead_grows_old_when_it_is_set_back(
+    folder: Path, clock: Clock
+) -> None:
+    store = build(folder, clock)
+    await store.reconfigure(idle_s=None, max_age_s=100.0)
+    await store.put(A, Entry(Kind.IMAGE, b"x", 1.0, clock.now + AHEAD))
+    assert await store.sweep() == 0
+    clock.now += 99.0
+    assert await store.has(A)
+    clock.now += 1.0
+    assert await store.sweep() == 1
+    await store.aclose()
+
+
+async def test_what_was_being_written_while_the_clock_was_ahead_is_reclaimed(folder: Path, clock: Clock) -> None:
+    store = build(folder, clock)
+    clock.now += AHEAD
+    await reserve(store, folder, clock)
+    clock.now -= AHEAD
+    await store.sweep()
+    clock.now += GRACE_S
+    await store.sweep()
+    assert sql(folder, "SELECT count(*) FROM entries") == [(0,)]
+    await store.aclose()
+
+
+async def test_who_was_used_last_goes_last_though_the_clock_was_set_back_in_between(folder: Path, clock: Clock) -> None:
+    store = build(folder, clock, budget=800, ranking=LeastRecentlyUsed(), low_watermark=1.0)
+    clock.now += AHEAD
+    for number in range(8):
+        await store.put(f"v1/public/{number}/image", entry(100))
+    clock.now -= AHEAD
+    await store.touch("v1/public/0/image")
+    await store.sweep()
+    await store.put(A, entry(100))
+    assert [await store.has(f"v1/public/{number}/image") for number in (0, 1, 2)] == [True, False, True]
+    await store.aclose()
+
+
 if __name__ == "__main__":
     asyncio.run(fill(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

@@ -142,3 +142,19 @@ async def test_two_processes_lose_no_change(tmp_path: Path) -> None:
     assert found.value == b"60"
     for keeper in keepers:
         await keeper.aclose()
+
+
+async def test_what_was_saved_while_the_clock_was_ahead_ends_when_it_is_set_back(
+    keeper: DiskKeeper, tmp_path: Path, clock: Clock
+) -> None:
+    clock.now += 86_400.0
+    await keeper.save("a", VALUE, b"", 60)
+    clock.now -= 86_400.0
+    await keeper.save("b", VALUE, b"", 30)
+    await keeper.sweep()
+    clock.now += 59.0
+    assert await keeper.load("a") == VALUE
+    clock.now += 1.0
+    await keeper.sweep()
+    assert await keeper.load("a") is None
+    assert rows(tmp_path / "cache") == 0

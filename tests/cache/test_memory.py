@@ -3,6 +3,7 @@
 import asyncio
 import random
 import sys
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,7 @@ def build(
         max_age_s=max_age_s,
         policy=lru() if policy is None else policy,
         clock=clock,
+        wall_clock=clock,
     )
 
 
@@ -257,6 +259,7 @@ def test_watermarks_make_room_ahead() -> None:
         high_watermark=0.9,
         low_watermark=0.5,
         clock=clock,
+        wall_clock=clock,
     )
     for key in "abcdefghi":
         store.insert(key, entry(clock))
@@ -274,7 +277,9 @@ def test_watermarks_make_room_ahead() -> None:
 def test_expired_entries_may_be_room_enough() -> None:
     """Then nobody goes for the budget, whatever the low watermark says."""
     clock = Clock()
-    store = MemoryStore(budget_bytes=100, idle_s=100.0, max_age_s=None, policy=lru(), low_watermark=0.5, clock=clock)
+    store = MemoryStore(
+        budget_bytes=100, idle_s=100.0, max_age_s=None, policy=lru(), low_watermark=0.5, clock=clock, wall_clock=clock
+    )
     for key in "abcdefghij":
         store.insert(key, entry(clock))
         clock.now += 10
@@ -292,7 +297,9 @@ def test_watermarks_out_of_order_are_said(low: float, high: float) -> None:
 async def test_idle_alone_keeps_what_is_there_and_refuses_what_is_new() -> None:
     """Nothing goes for the budget; only a smaller budget puts out what was unused for longest."""
     clock = Clock()
-    store = MemoryStore(budget_bytes=80, idle_s=100.0, max_age_s=None, policy=choose_policy("idle"), clock=clock)
+    store = MemoryStore(
+        budget_bytes=80, idle_s=100.0, max_age_s=None, policy=choose_policy("idle"), clock=clock, wall_clock=clock
+    )
     for key in "abcdefghij":
         store.insert(key, entry(clock))
         clock.now += 1
@@ -316,6 +323,7 @@ def test_no_policy_lets_the_bytes_exceed_the_budget(name: str) -> None:
         max_age_s=200.0,
         policy=choose_policy(name, frequency_exponent=1.0),
         clock=clock,
+        wall_clock=clock,
     )
     dice = random.Random(3)
     for _ in range(4000):
@@ -435,3 +443,77 @@ def test_what_comes_from_a_tier_above_is_as_old_as_its_last_use() -> None:
     clock.now = 1125.0
     assert store.peek("y") is None
     assert store.peek("k") is not None
+
+
+class Clocks:
+    """A wall clock that is set, and one that goes on."""
+
+    def __init__(self) -> None:
+        self.wall, self.steady = 1_700_000_000.0, 5_000.0
+
+    def passes(self, seconds: float) -> None:
+        self.wall += seconds
+        self.steady += seconds
+
+    def store(self, **options: Any) -> MemoryStore:
+        given: dict[str, Any] = {"budget_bytes": 80, "idle_s": 100.0, "max_age_s": None, "policy": lru()}
+        return MemoryStore(**(given | options), clock=lambda: self.steady, wall_clock=lambda: self.wall)
+
+    def entry(self) -> Entry:
+        return Entry(Kind.MASK, bytes(10), 1.0, self.wall)
+
+
+@pytest.mark.parametrize("set_by", [-86_400.0, 86_400.0])
+async def test_what_is_unused_goes_after_its_idle_time_however_the_wall_clock_is_set(set_by: float) -> None:
+    clocks = Clocks()
+    store = clocks.store()
+    store.insert("a", clocks.entry())
+    store.insert("b", clocks.entry())
+    clocks.wall += set_by
+    clocks.passes(99.0)
+    assert await store.sweep() == 0
+    assert store.peek("a") is not None
+    clocks.passes(1.0)
+    assert store.peek("b") is None
+    assert await store.sweep() == 0
+    clocks.passes(99.0)
+    assert await store.sweep() == 1
+    assert store.evictions["idle"] == 2
+
+
+@pytest.mark.parametrize("set_by", [-86_400.0, 86_400.0])
+async def test_what_is_too_old_goes_at_its_age_however_the_wall_clock_is_set(set_by: float) -> None:
+    clocks = Clocks()
+    store = clocks.store(idle_s=None, max_age_s=50.0)
+    store.insert("a", clocks.entry())
+    store.insert("b", clocks.entry())
+    clocks.wall += set_by
+    clocks.passes(49.0)
+    assert store.peek("a") is not None
+    clocks.passes(1.0)
+    assert store.peek("a") is None
+    assert await store.sweep() == 1
+    assert store.evictions["age"] == 2
+
+
+async def test_what_was_made_or_used_in_the_future_was_made_and_used_now() -> None:
+    """It comes from a tier whose times are the wall clock's, which was ahead."""
+    clocks = Clocks()
+    store = clocks.store(max_age_s=150.0)
+    store.insert("a", Entry(Kind.MASK, bytes(10), 1.0, clocks.wall + 1e6), used=clocks.wall + 1e6)
+    clocks.passes(99.0)
+    assert store.peek("a") is not None
+    clocks.passes(51.0)
+    assert store.peek("a") is None
+
+
+async def test_times_that_are_told_are_the_wall_clock_s() -> None:
+    clocks = Clocks()
+    told: list[float] = []
+    store = clocks.store(on_evict=lambda key, entry, reason, used: told.append(used))
+    store.insert("a", clocks.entry())
+    used = clocks.wall
+    clocks.passes(30.0)
+    assert list(store.uses(100.0)) == [("a", used)]
+    store.purge("a")
+    assert told == [used]

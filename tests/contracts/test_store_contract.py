@@ -73,6 +73,7 @@ def memory(setup: Setup) -> Store:
         max_age_s=setup.max_age_s,
         policy=RankedPolicy(GreedyDualSize()),
         clock=setup.clock,
+        wall_clock=setup.clock,
     )
 
 

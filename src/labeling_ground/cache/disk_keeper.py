@@ -46,6 +46,7 @@ class DiskKeeper:
         self._clock = clock
         self._db: sqlite3.Connection | None = None
         self._inode = 0
+        self._longest_idle_s = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sessions")
 
     async def load(self, name: str) -> Kept | None:
@@ -127,6 +128,7 @@ class DiskKeeper:
 
     def _save(self, name: str, new: Kept, seen: bytes, idle_s: float, db: sqlite3.Connection) -> Kept:
         now = self._clock()
+        self._longest_idle_s = max(self._longest_idle_s, idle_s)
         with _transaction(db):
             row = db.execute("SELECT version, value, ends FROM kept WHERE name = ?", (name,)).fetchone()
             if row is not None and row[0] != seen and row[2] > now:
@@ -140,7 +142,11 @@ class DiskKeeper:
         return new
 
     def _sweep(self, db: sqlite3.Connection) -> None:
-        db.execute("DELETE FROM kept WHERE ends <= ?", (self._clock(),))
+        now = self._clock()
+        db.execute("DELETE FROM kept WHERE ends <= ?", (now,))
+        if self._longest_idle_s:  # else this process knows of none; a state that ends later was saved by a clock ahead
+            latest = now + self._longest_idle_s
+            db.execute("UPDATE kept SET ends = ? WHERE ends > ?", (latest, latest))
 
 
 def _log_ahead(db: sqlite3.Connection) -> None:

@@ -53,9 +53,11 @@ class _Group:
 class _Record(Item):
     """An entry, and what the store and its policy know of it: one object, for the sake of speed."""
 
-    __slots__ = ("entry", "group", "tally")
+    __slots__ = ("born", "entry", "group", "tally")
 
-    def __init__(self, key: str, group: _Group, entry: Entry, size: int, tally: _Tally, used: float) -> None:
+    def __init__(
+        self, key: str, group: _Group, entry: Entry, size: int, tally: _Tally, used: float, born: float
+    ) -> None:
         # Not by way of ``super()``: a call is a good part of what taking an entry in costs.
         self.key = key
         self.size = size
@@ -66,6 +68,7 @@ class _Record(Item):
         self.group = group
         self.entry = entry
         self.tally = tally
+        self.born = born  # when the value was computed, by the store's clock: that of ``entry.created`` may be set
 
 
 _NOWHERE = _Group("")
@@ -88,9 +91,10 @@ class MemoryStore:
         policy: who goes when the bytes do not suffice. It must be empty, and no other store's.
         high_watermark: share of the budget above which room is made.
         low_watermark: share of the budget to evict down to then; by default just enough goes.
-        clock: seconds since 1970.
-        on_evict: told of every entry after it went: its key, itself, the ``Reason``, when it was used last. It must
-            neither raise nor call back into the store. The attribute may be set later.
+        clock: monotonic seconds. What is measured by it goes on while the wall clock is set.
+        wall_clock: seconds since 1970: the time of all times that are handed in or out.
+        on_evict: told of every entry after it went: its key, itself, the ``Reason``, when it was used last (seconds
+            since 1970). It must neither raise nor call back into the store. The attribute may be set later.
 
     Raises:
         BadSettings: the watermarks are not in order, or so low that what is admitted might not fit.
@@ -107,7 +111,8 @@ class MemoryStore:
         policy: Policy,
         high_watermark: float = 1.0,
         low_watermark: float = 1.0,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         on_evict: Callable[[str, Entry, str, float], None] | None = None,
     ) -> None:
         if not 0.125 <= low_watermark <= high_watermark <= 1.0:
@@ -124,6 +129,7 @@ class MemoryStore:
         self._max_age_s = max_age_s
         self._policy = policy
         self._clock = clock
+        self._wall_clock = wall_clock
         self._records: OrderedDict[str, _Record] = OrderedDict()  # by last use, the longest ago first
         self._groups: dict[str, _Group] = {}
         self._group = _NOWHERE  # that of the entry that came in last
@@ -167,7 +173,8 @@ class MemoryStore:
         Args:
             key: its key.
             entry: the entry.
-            used: when it was used last, where that is not now: it comes from a tier above, which has no room for it.
+            used: when it was used last, seconds since 1970, where that is not now: it comes from a tier above, which
+                has no room for it.
         """
         now = self._clock()
         record = self._records.get(key)
@@ -181,7 +188,8 @@ class MemoryStore:
         if size > self._largest:
             self._refused += 1
             return
-        if self._max_age_s is not None and now - entry.created >= self._max_age_s:
+        born = now - max(0.0, self._wall_clock() - entry.created)  # made in the future, by a clock that was ahead: now
+        if self._max_age_s is not None and now - born >= self._max_age_s:
             return
         if self._bytes + size > self._high:
             # What has expired goes first, under its own reason.
@@ -200,9 +208,9 @@ class MemoryStore:
             # Keys of another form than ours share what other keys may start with, too.
             self._group = group if name.count("/") == 3 else _NOWHERE
         tally = self._tallies[entry.kind]
-        record = self._records[key] = _Record(key, group, entry, size, tally, now)
+        record = self._records[key] = _Record(key, group, entry, size, tally, now, born)
         if used is not None:
-            record.used, record.uses = used, 0
+            record.used, record.uses = min(now, used - self._since_1970()), 0
         group.records.append(record)
         group.alive += 1
         if self._knows_ages:
@@ -309,12 +317,12 @@ class MemoryStore:
         self.mark(group, done)
 
     def uses(self, within_s: float) -> Iterator[tuple[str, float]]:
-        """The keys that were used within so many seconds, and when, in any order.
+        """The keys that were used within so many seconds, and when (seconds since 1970), in any order.
 
         It may be gone through a part at a time, with other things in between.
         """
-        since = self._clock() - within_s
-        return ((record.key, record.used) for record in self._all() if record.used > since)
+        since, offset = self._clock() - within_s, self._since_1970()
+        return ((record.key, record.used + offset) for record in self._all() if record.used > since)
 
     def __contains__(self, key: str) -> bool:
         """Whether the key is held, which is no use of it; it may have expired."""
@@ -375,7 +383,7 @@ class MemoryStore:
             entries=len(self._records),
             bytes=self._bytes,
             budget=self._budget,
-            oldest_created=self._oldest_created(),
+            oldest_created=None if (oldest := self._oldest()) is None else oldest.entry.created,
             evictions=self.evictions,
             entries_by_kind={kind.value: tally.entries for kind, tally in self._tallies.items()},
             bytes_by_kind={kind.value: tally.bytes for kind, tally in self._tallies.items()},
@@ -418,7 +426,7 @@ class MemoryStore:
         self._low, self._high = int(budget_bytes * low), int(budget_bytes * high)
 
     def _expired(self, record: _Record, now: float) -> Reason | None:
-        if self._max_age_s is not None and now - record.entry.created >= self._max_age_s:
+        if self._max_age_s is not None and now - record.born >= self._max_age_s:
             return Reason.AGE
         if self._idle_s is not None and now - record.used >= self._idle_s:
             return Reason.IDLE
@@ -435,10 +443,10 @@ class MemoryStore:
         gone = 0
         if self._max_age_s is not None:
             while gone != limit:
-                created = self._oldest_created()
-                if created is None or now - created < self._max_age_s:
+                oldest = self._oldest()
+                if oldest is None or now - oldest.born < self._max_age_s:
                     break
-                self._remove(self._ages[0][2], Reason.AGE)
+                self._remove(oldest, Reason.AGE)
                 gone += 1
         if self._idle_s is not None:
             idle: list[_Record] = []
@@ -480,18 +488,22 @@ class MemoryStore:
         tally.bytes -= size
         self._evictions[reason] += 1
         if self.on_evict is not None:
-            self.on_evict(key, entry, reason, record.used)
+            self.on_evict(key, entry, reason, record.used + self._since_1970())
+
+    def _since_1970(self) -> float:
+        """What to add to this store's times."""
+        return self._wall_clock() - self._clock()
 
     def _tidy(self) -> None:
         """Leave out of the heap of ages, and of those on their way into it, what is gone."""
         self._ageless, self._ages = self._all(), []
         self._most_ageless = 2 * len(self._ageless) + _SLACK
 
-    def _oldest_created(self) -> float | None:
+    def _oldest(self) -> _Record | None:
         if not self._knows_ages:
             self._knows_ages = True
             self._tidy()
-        new = [(r.entry.created, next(self._serial), r) for r in self._ageless if r.entry is not _GONE]
+        new = [(r.born, next(self._serial), r) for r in self._ageless if r.entry is not _GONE]
         self._ageless.clear()
         if len(new) > 16:
             self._ages += new
@@ -501,7 +513,7 @@ class MemoryStore:
                 heapq.heappush(self._ages, note)
         while self._ages and self._ages[0][2].entry is _GONE:
             heapq.heappop(self._ages)
-        return self._ages[0][0] if self._ages else None
+        return self._ages[0][2] if self._ages else None
 
     def _members(self, group: str) -> list[_Record]:
         found = self._groups.get(group)

@@ -28,7 +28,7 @@ class Item:
         key: the entry's key.
         size: bytes.
         cost: seconds that computing it took.
-        used: when it came in or was used last, seconds since 1970.
+        used: when it came in or was used last, in seconds of the store's clock.
         uses: how often it was used, its coming in counted; 0 if it came from a tier above and was not used here yet.
             Only then may ``used`` lie before the last use that the policy was told of.
         done: the done hint: nobody works on this key's image any more.

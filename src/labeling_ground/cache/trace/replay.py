@@ -248,4 +248,5 @@ def _store(
         low_watermark=watermarks[0],
         high_watermark=watermarks[1],
         clock=clock,
+        wall_clock=clock,
     )
