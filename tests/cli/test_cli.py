@@ -133,6 +133,28 @@ def test_warm_stops_cleanly_at_ctrl_c_and_goes_on_where_it_stopped(tmp_path: Pat
     assert second["computed"] == 40 - first["computed"]
 
 
+OWN_ENGINE = '''
+"""An engine of an operator's own, which looks at what its threads are told."""
+import os
+from labeling_ground.errors import BadSettings
+
+def create(**chosen):
+    told = [name for name in os.environ if name.endswith("_NUM_THREADS")]
+    raise BadSettings(f"told: {told}")
+'''
+
+
+def test_an_engine_of_ones_own_has_its_threads(tmp_path: Path) -> None:
+    (tmp_path / "own_engine.py").write_text(OWN_ENGINE)
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    environment |= {"PYTHONPATH": str(tmp_path), "LABELING_GROUND_MODEL": "own_engine:create"}
+    for words in (["serve", "--port", "0"], ["doctor"]):
+        command = [sys.executable, "-m", "labeling_ground", *words, "--cache-dir", str(tmp_path / "cache")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 1
+        assert "told: []" in done.stdout + done.stderr
+
+
 def test_purge_takes_one_image_or_everything_and_asks_first(runner: CliRunner, folder: Path) -> None:
     data_of(runner.invoke(cli, ["warm", str(folder), "--json"]))
     assert runner.invoke(cli, ["cache", "purge"], input="n\n").exit_code == 1

@@ -1,6 +1,10 @@
 """The weight-free engine: what any engine must do, floors of its quality, and images that make no sense."""
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -345,3 +349,18 @@ def test_an_image_that_cannot_be_encoded_is_a_failure_of_the_backend() -> None:
 
     with pytest.raises(BackendFailed):
         asyncio.run(serve())
+
+
+def test_the_engine_takes_one_thread_a_call_wherever_it_is_made() -> None:
+    """Also in a server that did not start by our command: its own threads fill the cores."""
+    code = (
+        "from threadpoolctl import threadpool_info as pools\n"
+        "from labeling_ground.inference.classical import create\n"
+        "create(encode_threads=1, decode_threads=1)\n"
+        "print([pool['num_threads'] for pool in pools() if pool['user_api'] == 'blas'])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found
+    assert set(found) == {1}

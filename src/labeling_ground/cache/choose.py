@@ -11,7 +11,7 @@ from types import MappingProxyType
 from labeling_ground.cache.policy.lru import LeastRecentlyUsed
 from labeling_ground.cache.policy.port import Policy, Ranking
 from labeling_ground.cache.policy.ranked import RankedPolicy
-from labeling_ground.errors import BadSettings
+from labeling_ground.errors import BadSettings, LabelingGroundError
 
 POLICIES: Mapping[str, str] = MappingProxyType(
     {
@@ -79,9 +79,12 @@ def _make(name: str, done_weight: float, frequency_exponent: float) -> Ranking |
         if not callable(found):
             raise BadSettings(f"The eviction policy {name!r} is not callable.")
         made: object = found(done_weight=done_weight, frequency_exponent=frequency_exponent)
-    except (ImportError, AttributeError, TypeError) as error:
+    except LabelingGroundError:
+        raise
+    except Exception as error:  # code of others: whatever it raises, a sentence says what
         raise BadSettings(
-            f"The eviction policy {name!r} cannot be used: {error}. Shipped are {', '.join(sorted(POLICIES))}."
+            f"The eviction policy {name!r} cannot be used: {type(error).__name__}: {error}. "
+            f"Shipped are {', '.join(sorted(POLICIES))}."
         ) from error
     if not isinstance(made, Ranking | Policy):
         raise BadSettings(

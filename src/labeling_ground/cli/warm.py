@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from labeling_ground import key as keys
 from labeling_ground.cli.common import Folder, data, say, settings_with
-from labeling_ground.errors import LabelingGroundError, TooLarge
+from labeling_ground.errors import LabelingGroundError, StoreFailed, TooLarge
 from labeling_ground.service.segmenter import Segmenter
 from labeling_ground.settings import Settings
 from labeling_ground.wiring import build_segmenter
@@ -110,6 +110,7 @@ async def _warm(
                 progress.update(bar, advance=1, rate=f"{speed:.1f}/s" if speed else "")
 
         try:
+            await _check_tiers(segmenter)
             # One more than the encoder takes at once, so that reading a file never keeps it waiting.
             await asyncio.gather(*(work() for _ in range(settings.encode_workers + 1)))
         finally:
@@ -118,11 +119,33 @@ async def _warm(
     return counts, failures, stopping.is_set()
 
 
+async def _check_tiers(segmenter: Segmenter) -> None:
+    """See that what is going to be computed can be kept.
+
+    Raises:
+        StoreFailed: a tier does not work.
+    """
+    await segmenter.store.open()
+    await segmenter.store.probe()
+    if trouble := _trouble(segmenter):
+        raise StoreFailed(trouble)
+
+
+def _trouble(segmenter: Segmenter) -> str:
+    """What is wrong with a tier, in a sentence; empty where nothing is."""
+    for guard in segmenter.store.guards:
+        if guard.trouble:
+            return f"The {guard.store.name} tier keeps nothing. {guard.trouble}"
+    return ""
+
+
 async def _one(segmenter: Segmenter, settings: Settings, file: Path, tenant: str) -> tuple[str, str | None]:
     try:
         content, image_id = await asyncio.to_thread(_read, file, settings.max_image_bytes)
         answer = await segmenter.add_image(tenant, content, image_id)
         await segmenter.store.drain()  # on disk before the next one: an interruption loses nothing that was counted
+        if trouble := _trouble(segmenter):
+            return "failed", trouble
     except (LabelingGroundError, OSError) as error:
         return "failed", str(error)
     return ("hit" if answer.outcome == "hit" else "computed"), None

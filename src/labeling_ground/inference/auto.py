@@ -106,6 +106,8 @@ def choose(
     the decoder's file the other half is tried alone, and only the backend's engine is of use. ``options`` says, by an
     engine's name, what that engine alone is told.
 
+    An engine whose library cannot be imported, for whatever reason, is one that is not installed.
+
     Raises:
         BadSettings: no engine is installed that could.
     """
@@ -198,7 +200,13 @@ def _click(backend: SamBackend, pixels: NDArray[np.uint8]) -> PromptTensors:
 
 def _build(target: str, encode_threads: int, decode_threads: int, files: Mapping[str, Any]) -> SamBackend:
     module, _, attribute = target.partition(":")
-    backend: SamBackend = getattr(importlib.import_module(module), attribute)(encode_threads, decode_threads, **files)
+    try:
+        create = getattr(importlib.import_module(module), attribute)
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a library does when it is imported: without it, it is not there
+        raise ImportError(f"its library cannot be imported: {error!r}") from error
+    backend: SamBackend = create(encode_threads, decode_threads, **files)
     return backend
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
 
-from labeling_ground.errors import BadSettings
+from labeling_ground.errors import BadSettings, LabelingGroundError
 from labeling_ground.inference.backend import Backend
 
 BACKENDS: Mapping[str, str] = MappingProxyType({"classical": "labeling_ground.inference.classical:create"})
@@ -30,8 +30,10 @@ def choose_backend(name: str, *, encode_threads: int, decode_threads: int) -> Ba
     try:
         factory = getattr(importlib.import_module(module), attribute)
         backend = factory(encode_threads=encode_threads, decode_threads=decode_threads)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise BadSettings(f"The model {name!r} cannot be served: {error}.") from error
+    except LabelingGroundError:
+        raise
+    except Exception as error:  # code of others: whatever it raises, a sentence says what
+        raise BadSettings(f"The model {name!r} cannot be served: {type(error).__name__}: {error}.") from error
     if not all(hasattr(backend, member) for member in ("version", "note", "encode", "decode", "aclose")):
         raise BadSettings(f"The factory of {name!r} made no backend: it needs version, note, encode, decode, aclose.")
     return cast("Backend", backend)

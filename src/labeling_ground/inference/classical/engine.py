@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.classical import (
@@ -73,8 +74,9 @@ def algorithm_digest() -> str:
 class ClassicalBackend:
     """Promptable segmentation by superpixels, a merge tree and minimum cuts.
 
-    Encoding and decoding have threads of their own: a click never waits behind an image. OpenCV's
-    own threads are switched off for the whole process, as ours already fill the cores.
+    Encoding and decoding have threads of their own: a click never waits behind an image. Those of OpenCV and of
+    numpy's linear algebra are switched off in this process, as ours already fill the cores: threads within threads cost
+    tens of milliseconds a click. A process that serves another engine keeps them.
 
     Attributes:
         version: the model id ``classical`` and the digest of the algorithm.
@@ -89,6 +91,7 @@ class ClassicalBackend:
 
     def __init__(self, encode_threads: int, decode_threads: int) -> None:
         cv2.setNumThreads(1)
+        threadpool_limits(1, user_api="blas")
         self.version = ModelVersion(MODEL, algorithm_digest())
         self.note = NOTE
         self._encoders = ThreadPoolExecutor(encode_threads, "classical-encode")

@@ -112,7 +112,8 @@ def check_installed() -> None:
     for name in NEEDS:
         try:
             importlib.import_module(name)
-        except ImportError:
-            missing.append(name)
+        except Exception as error:  # noqa: BLE001 -- whatever a library does when it is imported: it cannot be used
+            is_there = not isinstance(error, ModuleNotFoundError)
+            missing.append(f"{name} ({type(error).__name__}: {error})" if is_there else name)
     if missing:
         raise BadSettings(f"Exporting needs {', '.join(missing)}: in a checkout, make engines installs what it takes.")
