@@ -638,11 +638,12 @@ def test_huge_claims_are_refused_by_the_header() -> None:
     riff = b"RIFF" + struct.pack("<I", 4 + len(webp)) + b"WEBP" + webp
     huge_tiff = plain_tiff(8, 1, b"abcd", t256=2**31, t257=2**31)
     tiles = plain_tiff(8, 1, b"abcd", t322=2**20, t323=2**20, t324=8, t325=4)
-    for data in (bytes(jpeg), bytes(bmp), png(2**31 - 1, 2**31 - 1, 8, 0, b""), riff, tiles):
+    for data in (bytes(bmp), png(2**31 - 1, 2**31 - 1, 8, 0, b""), riff, tiles):
         with pytest.raises(TooLarge):
             pixels_of(data)
-    with pytest.raises(BadInput):
-        pixels_of(huge_tiff)
+    for data in (huge_tiff, bytes(jpeg)):
+        with pytest.raises(BadInput):
+            pixels_of(data)
 
 
 def test_metadata_bombs_are_never_unpacked() -> None:
@@ -657,6 +658,90 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
     at = data.rindex(b"\xff\xda")
     with pytest.raises(UnsupportedImage, match="scans"):
         pixels_of(data[:at] + data[at:-2] * 200 + data[-2:])
+
+
+def claiming(data: bytes, width: int, height: int) -> bytes:
+    at = next(data.index(mark) for mark in (b"\xff\xc0", b"\xff\xc2") if mark in data)
+    return data[: at + 5] + struct.pack(">HH", height, width) + data[at + 9 :]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 1}])
+def test_a_small_jpeg_that_claims_a_large_picture_is_damaged(mode: str, options: dict[str, Any]) -> None:
+    """Once answered with grey for what was not there, and a gigabyte of memory for some hundred bytes."""
+    data = saved(Pillow.new(mode, (8, 8)), "JPEG", **options)
+    for ask in (pixels_of, lambda file, most: read_header(file, max_pixels=most)):
+        with pytest.raises(DamagedImage, match=r"takes more data|truncated"):
+            ask(claiming(data, 7071, 7071), 50_000_000)
+
+
+def endless(data: bytes) -> bytes:
+    """Restart markers in place of a picture: each of them starts the decoder anew."""
+    return (
+        data[: data.rindex(b"\xff\xda") + 14] + b"".join(b"\xff" + bytes([0xD0 + n % 8]) for n in range(40)) + data[-2:]
+    )
+
+
+def test_markers_are_no_picture() -> None:
+    data = saved(Pillow.new("RGB", (640, 480)), "JPEG", restart_marker_blocks=100)
+    with pytest.raises(DamagedImage):
+        pixels_of(endless(data))
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"restart_marker_rows": 1}, {"optimize": True}])
+def test_half_a_jpeg_with_an_end_marker_is_damaged(options: dict[str, Any]) -> None:
+    noise = np.random.default_rng(3).integers(0, 255, (80, 96, 3), dtype=np.uint8)
+    data = saved(Pillow.fromarray(noise), "JPEG", quality=80, **options)
+    start = data.rindex(b"\xff\xda")
+    for part in (0.1, 0.5, 0.9, 0.97):
+        cut = start + int((len(data) - start) * part)
+        with pytest.raises(DamagedImage):
+            pixels_of(data[:cut] + b"\xff\xd9")
+
+
+TRAILER = b"\x00\x00\x01\x0a\x0e\x00\x00\x00Image_UTC_Data1600000000000\xff\xff\x03\xffSEFHk\x00\x00\x00SEFT"
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("trailer", [TRAILER, b"\xff\x0b" + TRAILER, b"\xff\xe4\xff\xff" + TRAILER])
+def test_a_jpeg_whose_end_marker_is_missing_before_a_trailer_is_whole(
+    mode: str, options: dict[str, Any], trailer: bytes
+) -> None:
+    """As cameras write panoramas. What is cut off inside its picture is not, whatever stands behind."""
+    data = saved(Pillow.fromarray(scene(96, 80)).convert(mode), "JPEG", quality=90, **options)
+    np.testing.assert_array_equal(pixels_of(data[:-2] + trailer), pixels_of(data))
+    with pytest.raises(DamagedImage):
+        pixels_of(data[: data.index(b"\xff\xda") + 30] + trailer)
+
+
+def test_scans_of_one_component_each_are_read() -> None:
+    """Sequential, and one component after the other: the decoder needs the end marker there."""
+    data = saved(Pillow.fromarray(scene(96, 80)), "JPEG", quality=90, subsampling=0)
+    plain = pixels_of(data)
+    layers = [saved(layer, "JPEG", quality=90) for layer in Pillow.fromarray(scene(96, 80)).convert("YCbCr").split()]
+    tables = segments_of(layers[0], 0xC4) + segments_of(layers[0], 0xDB)
+    frame = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 80, 96, 3) + bytes([1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0])
+    scans = b"".join(
+        b"\xff\xda\x00\x08\x01" + bytes([number]) + b"\x00\x00\x3f\x00" + layer[layer.index(b"\xff\xda") + 10 : -2]
+        for number, layer in enumerate(layers, 1)
+    )
+    file = b"\xff\xd8" + tables + frame + scans
+    assert np.abs(pixels_of(file + b"\xff\xd9").astype(int) - plain).mean() < 4
+    np.testing.assert_array_equal(pixels_of(file + TRAILER), pixels_of(file + b"\xff\xd9"))
+    with pytest.raises(DamagedImage):
+        pixels_of(file[: file.rindex(b"\xff\xda")] + TRAILER)
+
+
+def segments_of(data: bytes, marker: int) -> bytes:
+    """All segments of a kind, in front of the picture."""
+    found, pos = b"", 2
+    while data[pos + 1] != 0xDA:
+        (length,) = struct.unpack_from(">H", data, pos + 2)
+        if data[pos + 1] == marker:
+            found += data[pos : pos + 2 + length]
+        pos += 2 + length
+    return found
 
 
 def test_endless_segments_are_refused() -> None:
