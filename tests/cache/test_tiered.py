@@ -393,7 +393,7 @@ async def test_whoever_asks_is_told_of_every_purge(elsewhere: bool) -> None:
     shared = DictStore()
     store = tiers(shared)
     told: list[bool] = []
-    store.on_purge = lambda match: told.append(match(MASK))
+    store.on_purge.append(lambda match: told.append(match(MASK)))
     for pattern in ("v1/*", "v2/*"):
         if elsewhere:
             await store.purged_elsewhere(pattern, {})

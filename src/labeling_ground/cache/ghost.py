@@ -8,13 +8,14 @@ made smaller whenever there are too many entries in it.
 
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from labeling_ground import key as keys
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policy.port import Policy, Reason
+from labeling_ground.cache.recent_purges import RecentPurges
 from labeling_ground.cache.trace.prepared import Weight
 from labeling_ground.types import Entry, Kind
 
@@ -103,7 +104,7 @@ class Watch:
         self._old: dict[int, float] = {}
         # Of the sampled images: when what memory holds was computed, and when it was used.
         self._held: dict[str, tuple[float, float]] = {}
-        self._purges: deque[tuple[float, Callable[[str], bool]]] = deque(maxlen=_REMEMBERED_PURGES)
+        self._purges = RecentPurges(_REMEMBERED_PURGES)
         self._decoded = ""  # key of the logits that come with the last mask: one computation, which counts once
         self._set_budget(budget_bytes)
 
@@ -151,7 +152,7 @@ class Watch:
 
     def purged(self, pattern: str) -> None:
         """Keys were purged: that they are gone is no regret."""
-        self._purges.append((self._clock(), keys.matcher(pattern)))
+        self._purges.note(pattern, self._clock())
         for ghost in self.ghosts:
             ghost.store.purge(pattern)
 
@@ -205,7 +206,7 @@ class Watch:
             return
         if self._idle_s is not None and self._clock() - at >= self._idle_s:
             return  # with any budget it would have been idle for too long
-        if not any(time >= at and match(key) for time, match in self._purges):
+        if not self._purges.mean(key, at):
             self.regret.add(Kind.MASK if kind is Kind.LOGITS else kind, entry.cost)
 
     def _in_sample(self, key: str) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from itertools import islice
@@ -14,6 +14,7 @@ from labeling_ground.cache.ghost import Watch
 from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policy.port import Policy, Ranking, Reason
+from labeling_ground.cache.recent_purges import RecentPurges
 from labeling_ground.cache.rules import goes_down, weighed_in_memory
 from labeling_ground.cache.store import Adjustable, Bounded, Store
 from labeling_ground.errors import StoreFailed
@@ -82,13 +83,13 @@ class TieredStore:
         self._idle_s = idle_s
         self._slide_every = idle_s / 20
         self._slid: OrderedDict[str, float] = OrderedDict()
-        self._purges: deque[tuple[int, Callable[[str], bool]]] = deque(maxlen=_REMEMBERED_PURGES)
+        self._purges = RecentPurges(_REMEMBERED_PURGES)
         self._purging: list[Callable[[str], bool]] = []
         self.purged = 0
         """How often a purge began or ended: what ``keep`` compares, to know whether one came in between."""
-        self.on_purge: Callable[[Callable[[str], bool]], None] | None = None
-        """Told of every purge, here or elsewhere, with a test for the keys it means: before anything is deleted, and
-        again when all is, for what was begun meanwhile may know what is gone now."""
+        self.on_purge: list[Callable[[Callable[[str], bool]], None]] = []
+        """Each is told of every purge, here or elsewhere, with a test for the keys it means: before anything is
+        deleted, and again when all is, for what was begun meanwhile may know what is gone now."""
 
     @property
     def has_lower(self) -> bool:
@@ -352,12 +353,12 @@ class TieredStore:
             self.watch.purged(pattern)
         match = keys.matcher(pattern)
         self._purging.append(match)
-        self._note_purge(match)
+        self._note_purge(pattern, match)
         try:
             yield
         finally:
             self._purging.remove(match)
-            self._note_purge(match)  # what was looked up or begun meanwhile is meant, too
+            self._note_purge(pattern, match)  # what was looked up or begun meanwhile is meant, too
 
     @staticmethod
     async def _each(works: Iterable[Awaitable[int]]) -> list[int]:
@@ -371,11 +372,11 @@ class TieredStore:
     def _is_being_purged(self, key: str) -> bool:
         return any(match(key) for match in self._purging)
 
-    def _note_purge(self, match: Callable[[str], bool]) -> None:
-        self._purges.append((self.purged, match))
+    def _note_purge(self, pattern: str, match: Callable[[str], bool]) -> None:
+        self._purges.note(pattern, self.purged)
         self.purged += 1
-        if self.on_purge is not None:
-            self.on_purge(match)
+        for tell in self.on_purge:
+            tell(match)
 
     def _promote(self, key: str, entry: Entry) -> None:
         if entry.kind is not Kind.IMAGE and not self._is_being_purged(key):
@@ -398,6 +399,5 @@ class TieredStore:
             self._slid.popitem(last=False)
 
     def _purged_since(self, key: str, purged: int) -> bool:
-        if self._purges and self._purges[0][0] > purged:
-            return True  # there were more than are remembered: one of those may have meant it
-        return any(match(key) for serial, match in self._purges if serial >= purged)
+        # Where there were more than are remembered, one of those may have meant it.
+        return self._purges.forgotten >= purged or self._purges.mean(key, purged)

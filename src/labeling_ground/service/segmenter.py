@@ -208,7 +208,7 @@ class Segmenter:
         self.ledger = Ledger()
         self.flights: Flights[_Made] = Flights()
         self.shared = shared
-        store.on_purge = self._part_with
+        store.on_purge.append(self._part_with)
         self.recorder = recorder
         self.clients = Clients(self._mark_done, prefetch_per_client)
         self._precision: Precision = precision
