@@ -44,14 +44,17 @@ run: $(VENV)/.run ## start the server: HOST=127.0.0.1 PORT=8000 unless you say o
 browser_decoder: $(VENV)/.run ## get what the labeling page needs to decode in the browser (14 MB, by npm)
 	@$(BIN)/labeling-ground browser-decoder
 
+# Two processes, a file of tests to each: more would fight for the cores with the servers and browsers that they start.
+WORKERS ?= 2
 test: $(VENV)/.dev ## run the tests: STRICT=1 fails where a component is missing instead of skipping, ARGS="-k disk" goes to pytest
-	@$(if $(STRICT),LABELING_GROUND_TEST_STRICT=1) $(BIN)/python -m pytest $(ARGS)
+	@$(if $(STRICT),LABELING_GROUND_TEST_STRICT=1) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev ## formatter, linter, types, the import layers, pins without addresses
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@! grep -rnE '^(from|import) tests\.[a-z_.]*test_' tests bench
 	@! grep -nE '^(--(extra-)?index-url|--find-links)|@ (file|https?):' requirements/*.txt
 
 bench: $(VENV)/.dev ## time the server and judge the masks, side by side in one run (a few minutes)

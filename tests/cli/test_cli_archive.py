@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 from click.testing import CliRunner
-from tests.models.test_archive import filled
+from tests.models.filled_store import filled
 from tests.needs import needs_program
 
 from labeling_ground.cli import cli

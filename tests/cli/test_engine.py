@@ -13,7 +13,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 from tests.inference.engines import disc_files
-from tests.inference.test_remote_backend import PROMPTS, image, same
+from tests.inference.remote_asks import PROMPTS, image, same
 from tests.needs import needs
 from tests.ports import free_port
 

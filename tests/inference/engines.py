@@ -1,6 +1,5 @@
 """What the tests of both engines share: a real SAM with a shallow encoder, and prompts."""
 
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 import numpy as np
 from bench.engines.models import add_discs
 from numpy.typing import NDArray
+from tests.made_once import made_once
 from tests.needs import needs
+from tests.sam.parity import MASK, ask_reference, check, photo
 from tests.sam.references import TOLERANCE, export_official_decoder, exported, sam, segment_anything
-from tests.sam.test_sam_parity import MASK, ask_reference, check, photo
 
 from labeling_ground.codec.records import open_embedding, seal_embedding
 from labeling_ground.inference.sam import SamBackend
@@ -43,18 +43,21 @@ def files() -> dict[str, Any]:
     }
 
 
-@functools.cache
+_DISCS = ("decoder_path", "fast_decoder_path")
+
+
 def disc_files() -> dict[str, Any]:
     """The same model with masks that are discs around the first point, in place of the noise of random weights."""
-    needs("onnx")
     made = files()
-    folder = made["encoder_path"].parent / "discs"  # apart: what an export consists of is tested, too
-    folder.mkdir(exist_ok=True)
-    for part in ("decoder_path", "fast_decoder_path"):
-        target = folder / made[part].name
-        add_discs(made[part], target)
-        made[part] = target
-    return made
+    folder, _ = _discs()
+    return made | {part: folder / made[part].name for part in _DISCS}
+
+
+@made_once
+def _discs(folder: Path) -> None:
+    made = files()
+    for part in _DISCS:
+        add_discs(made[part], folder / made[part].name)
 
 
 def ready_made(folder: Path) -> dict[str, Any]:

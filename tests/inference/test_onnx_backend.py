@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.inference.engines import CHECKS, Check, check_against_the_reference, files, image, ready_made
 from tests.needs import needs
-from tests.sam.test_sam_parity import MASK
+from tests.sam.parity import MASK
 
 from labeling_ground.errors import BackendFailed, BadPrompt, BadSettings
 from labeling_ground.inference.auto import choose

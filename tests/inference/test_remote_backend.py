@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.inference.remote_asks import PROMPTS, image, same
 from tests.inference.toy_engine import (
     LONG_S,
     OTHER,
@@ -36,25 +37,11 @@ from labeling_ground.inference.remote.wire import Role
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.prompts import PromptTensors
-from labeling_ground.types import Box, Embedding, Image, Point, Prediction, Prompt
+from labeling_ground.types import Embedding, Point, Prediction, Prompt
 
 pytestmark = pytest.mark.anyio
 
-MASK = np.random.default_rng(5).normal(size=(256, 256)).astype(np.float32)
-PROMPTS = (
-    Prompt((Point(100, 50, 1),)),
-    Prompt((Point(100, 50, 1),), multimask=False),
-    Prompt((Point(100, 50, 1), Point(3, 200, 0)), multimask=False),
-    Prompt((), Box(20, 30, 250, 200)),
-    Prompt((Point(100, 50, 1),), Box(20, 30, 250, 200), MASK, multimask=False),
-    Prompt((), None, MASK),
-    Prompt(tuple(Point(7 * i, 5 * i, i % 2) for i in range(30))),
-)
 CLICK = PROMPTS[0]
-
-
-def image(seed: int = 0, height: int = 211, width: int = 307) -> Image:
-    return Image("0" * 64, np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
 
 def cached(embedding: Embedding, precision: str = "fp16") -> Embedding:
@@ -62,14 +49,6 @@ def cached(embedding: Embedding, precision: str = "fp16") -> Embedding:
         seal_embedding("k", embedding, cost=1.0, created=0.0, precision=precision),  # type: ignore[arg-type]
         "k",
     )
-
-
-def same(one: list[Prediction], other: list[Prediction]) -> None:
-    for a, b in zip(one, other, strict=True):
-        assert [mask.score for mask in a.masks] == [mask.score for mask in b.masks]
-        for p, q in zip(a.masks, b.masks, strict=True):
-            np.testing.assert_array_equal(p.pixels, q.pixels)
-            np.testing.assert_array_equal(p.logits, q.logits)
 
 
 def forget(kept: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.inference.test_remote_wire import KEY, embedding, prompt
+from tests.inference.remote_values import KEY, embedding, prompt
 from tests.inference.toy_engine import OTHER, VERSION, ToyEngine
 
 from labeling_ground.inference.remote import wire

@@ -4,31 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.inference.remote_values import KEY, SHAPE, VERSION, embedding, prompt
 
 from labeling_ground.codec.tensors import pack
 from labeling_ground.errors import BadInput
 from labeling_ground.inference.remote import wire
 from labeling_ground.sam.family import Family
-from labeling_ground.sam.prompts import PromptTensors, as_tensors
-from labeling_ground.types import ModelVersion
-
-VERSION = ModelVersion("sam-vit-h", "0123456789abcdef" * 4)
-KEY = "f" * 64
-SHAPE = (1, 256, 64, 64)
-
-
-def prompt(tokens: int = 2, *, mask: bool = False) -> PromptTensors:
-    rng = np.random.default_rng(0)
-    coords = rng.uniform(0, 1024, (1, tokens, 2)).astype(np.float32)
-    return as_tensors(
-        coords,
-        np.ones((1, tokens), np.float32),
-        rng.normal(size=(1, 1, 256, 256)).astype(np.float32) if mask else None,
-    )
-
-
-def embedding(dtype: Any = np.float16) -> dict[str, Any]:
-    return {"image_embeddings": np.random.default_rng(1).normal(size=SHAPE).astype(dtype)}
+from labeling_ground.sam.prompts import PromptTensors
 
 
 def test_a_description_comes_through() -> None:

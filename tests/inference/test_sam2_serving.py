@@ -12,10 +12,10 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from tests.needs import needs
+from tests.sam.parity import MASK, photo
 from tests.sam.ready_made import efficient_sam, efficient_sam_modules, osam_sam2, renamed
 from tests.sam.references import TOLERANCE
 from tests.sam.references_sam2 import exported_sam2
-from tests.sam.test_sam_parity import MASK, photo
 
 from labeling_ground.api.app import create_app
 from labeling_ground.codec.records import open_embedding, seal_embedding

@@ -7,35 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.models.filled_store import PARTS, filled
 from tests.needs import needs_program
 
 from labeling_ground.errors import BadInput, BadSettings, UnknownModel
 from labeling_ground.models import archive as archives
 from labeling_ground.models.archive import Serving, archive, version_files
 from labeling_ground.models.catalogue import Role
-from labeling_ground.models.store import ModelStore, StoredFile
+from labeling_ground.models.store import ModelStore
 from labeling_ground.types import ModelVersion
 
 VERSION = ModelVersion("my-sam", "ab" * 32)
-PARTS = {
-    Role.ENCODER: b"the graph of an encoder",
-    Role.ENCODER_DATA: b"its weights" * 1000,
-    Role.DECODER: b"a decoder",
-    Role.FAST_DECODER: b"a faster one",
-}
-
-
-def filled(folder: Path, name: str = "my-sam", *, precision: str | None = None) -> ModelStore:
-    """A store with one model. Archives do not look into its files."""
-    store = ModelStore(folder / "models")
-    files = []
-    for role, content in PARTS.items():
-        path = folder / f"{name}-{role}"
-        path.write_bytes(content)
-        digest = hashlib.sha256(content).hexdigest()
-        files.append((StoredFile(role, digest, len(content), path.name, "by hand", precision=precision), path))
-    store.keep(name, files, family="sam", own=True)
-    return store
 
 
 def opened(path: Path) -> tuple[zipfile.ZipFile, dict[str, Any]]:

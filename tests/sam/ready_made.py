@@ -5,12 +5,12 @@ ryouchinsa/sam-cpp-macos writes it (osam's files), EfficientSAM as the ``onnx_mo
 """
 
 import functools
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.made_once import made_once
 from tests.needs import needs
 from tests.sam.references_sam2 import exported_sam2, loaded
 
@@ -18,13 +18,19 @@ MOST_POINTS = 6
 """Tokens of EfficientSAM's decoder; what is missing is padded in the graph."""
 
 
-@functools.cache
 def osam_sam2() -> Path:
     """Folder of ``encoder.onnx`` and ``decoder.onnx``: the model that ``exported_sam2`` has, in osam's dialect."""
+    needs("torch")
+    needs("onnxscript")
+    exported_sam2()
+    return _osam_sam2()[0]
+
+
+@made_once
+def _osam_sam2(folder: Path) -> None:
     torch = needs("torch")
     from labeling_ground.models.export.decoders import PlainDecoder2
 
-    folder = Path(tempfile.mkdtemp(prefix="labeling-ground-ready-made-"))
     finer = {"high_res_features_0": "high_res_features1", "high_res_features_1": "high_res_features2"}
     renamed(exported_sam2()[0] / "encoder.onnx", folder / "encoder.onnx", {"image": "input", **finer}, described=False)
 
@@ -57,7 +63,6 @@ def osam_sam2() -> Path:
     }
     dynamic = {"point_coords": tokens, "point_labels": tokens}
     _export(Decoder(), given, ["masks", "iou_predictions", "low_res_masks"], dynamic, folder / "decoder.onnx")
-    return folder
 
 
 @functools.cache
@@ -106,11 +111,16 @@ def efficient_sam_modules() -> tuple[Any, Any]:
         return Encoder().eval(), Decoder().eval()
 
 
-@functools.cache
 def efficient_sam() -> Path:
     """Folder of ``encoder.onnx`` and ``decoder.onnx`` of these."""
+    needs("torch")
+    needs("onnxscript")
+    return _efficient_sam()[0]
+
+
+@made_once
+def _efficient_sam(folder: Path) -> None:
     torch = needs("torch")
-    folder = Path(tempfile.mkdtemp(prefix="labeling-ground-ready-made-"))
     encoder, decoder = efficient_sam_modules()
     images = {"batched_images": torch.rand(1, 3, 108, 192)}
     sizes = {"batched_images": {0: "batch", 2: "height", 3: "width"}}
@@ -123,7 +133,6 @@ def efficient_sam() -> Path:
     }
     dynamic = {"batched_point_coords": {2: "num_points"}, "batched_point_labels": {2: "num_points"}}
     _export(decoder, given, ["output_masks", "iou_predictions"], dynamic, folder / "decoder.onnx")
-    return folder
 
 
 def renamed(source: Path, target: Path, names: Mapping[str, str], *, described: bool = True) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import importlib
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from PIL import Image as Pillow
+from tests.made_once import made_once
 from tests.needs import needs
 
 TOLERANCE = 1e-3
@@ -138,18 +138,20 @@ def liven(model: Any) -> None:
                 module.bias.normal_(0, 0.1)
 
 
-@functools.cache
 def exported() -> tuple[Path, Any]:
-    """Folder and report of ``sam()``, exported from a checkpoint file of the official layout; once in a test run."""
-    torch = needs("torch")
-    for name in ("transformers", "onnx", "onnxscript", "onnxruntime"):
+    """Folder and report of ``sam()``, exported from a checkpoint file of the official layout."""
+    for name in ("torch", "transformers", "onnx", "onnxscript", "onnxruntime"):
         needs(name)
+    return _exported_sam()
+
+
+@made_once
+def _exported_sam(folder: Path) -> Any:
     from labeling_ground.models.export.run import export
 
-    folder = Path(tempfile.mkdtemp(prefix="labeling-ground-exported-"))
     checkpoint = folder / "sam_small.pth"
-    torch.save(sam().state_dict(), checkpoint)
-    return folder, export(checkpoint, folder, model="sam-small")
+    needs("torch").save(sam().state_dict(), checkpoint)
+    return export(checkpoint, folder, model="sam-small")
 
 
 def export_official_decoder(model: Any, path: Path) -> None:

@@ -7,11 +7,11 @@ digest of what the package ``sam2`` has is a check on both.
 import functools
 import hashlib
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.made_once import made_once
 from tests.needs import needs
 
 SMALL: tuple[int, tuple[int, ...]] = (96, (1, 1, 2, 1))
@@ -135,12 +135,15 @@ def loaded() -> Any:
     return from_weights({"model": as_official(sam2().state_dict())}, source_sha256="5a" * 32, sam2_sizes=sizes)
 
 
-@functools.cache
 def exported_sam2() -> tuple[Path, Any]:
-    """Folder and report of ``sam2()``, exported; once in a test run."""
+    """Folder and report of ``sam2()``, exported."""
     for name in ("torch", "transformers", "onnx", "onnxscript", "onnxruntime"):
         needs(name)
+    return _exported_sam2()
+
+
+@made_once
+def _exported_sam2(folder: Path) -> Any:
     from labeling_ground.models.export.run import export_loaded
 
-    folder = Path(tempfile.mkdtemp(prefix="labeling-ground-exported-"))
-    return folder, export_loaded(loaded(), folder, model="sam2-small")
+    return export_loaded(loaded(), folder, model="sam2-small")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.needs import needs
+from tests.sam.parity import MASK, SIZES, check, photo, prompts
 from tests.sam.references import TOLERANCE
 from tests.sam.references_sam2 import exported_sam2, sam2
-from tests.sam.test_sam_parity import MASK, SIZES, check, photo, prompts
 
 from labeling_ground.inference.dialects import decoder_inputs
 from labeling_ground.sam.family import Family

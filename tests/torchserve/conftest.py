@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.needs import needs, needs_program
+from tests.sam.parity import photo
 from tests.sam.references import exported
-from tests.sam.test_sam_parity import photo
 from tests.torchserve.server import TorchServe, torchserve
 
 from labeling_ground.inference.graphs import FloatArray, version_of
