@@ -42,7 +42,7 @@ def test_those_unused_for_longest_go_first(tmp_path: Path) -> None:
     kept = KeptEmbeddings(tmp_path, 3 * FILE)
     for number in range(3):
         kept.put(key(number), tensors(number))
-        os.utime(tmp_path / key(number), (number, number))
+        os.utime(kept.path_of(key(number)), (number, number))
     assert kept.get(key(0)) is not None  # used just now
     kept.put(key(3), tensors(3))
     assert [kept.get(key(number)) is not None for number in range(4)] == [True, False, True, True]
@@ -60,7 +60,7 @@ def test_a_file_that_goes_while_it_is_read_stays_readable_for_its_reader(tmp_pat
     kept = KeptEmbeddings(tmp_path, 1 << 20)
     kept.put(key(7), tensors(7))
     got = kept.get(key(7))
-    (tmp_path / key(7)).unlink()
+    kept.path_of(key(7)).unlink()
     assert got is not None
     np.testing.assert_array_equal(got["image_embeddings"], tensors(7)["image_embeddings"])
 
@@ -69,10 +69,10 @@ def test_a_file_that_goes_while_it_is_read_stays_readable_for_its_reader(tmp_pat
 def test_a_damaged_file_is_no_embedding(tmp_path: Path, damage: str) -> None:
     kept = KeptEmbeddings(tmp_path, 1 << 20)
     kept.put(key(1), tensors(1))
-    whole = (tmp_path / key(1)).read_bytes()
+    whole = kept.path_of(key(1)).read_bytes()
     content = {"empty": b"", "cut": whole[:-100], "foreign": b"x" * 5000, "misnamed": whole}[damage]
     name = key(2) if damage == "misnamed" else key(1)
-    (tmp_path / name).write_bytes(content)
+    kept.path_of(name).write_bytes(content)
     assert kept.get(name) is None
     assert kept.put(name, tensors(2))
     assert kept.get(name) is not None
@@ -93,7 +93,7 @@ def test_where_the_file_system_has_less_than_the_budget_others_make_room(
     monkeypatch.setattr(Path, "write_bytes", write_if_there_is_room)
     for number in range(6):
         assert kept.put(key(number), tensors(number))
-        os.utime(tmp_path / key(number), (number, number))
+        os.utime(kept.path_of(key(number)), (number, number))
     assert kept.get(key(5)) is not None
     assert kept.get(key(0)) is None
     assert not kept.put(key(9), {"image_embeddings": np.zeros((16, 1024), np.float32)})
@@ -101,13 +101,27 @@ def test_where_the_file_system_has_less_than_the_budget_others_make_room(
 
 
 def test_what_a_dead_worker_left_half_written_is_cleared_away(tmp_path: Path) -> None:
-    part, fresh = tmp_path / f".{key(1)}.dead", tmp_path / f".{key(2)}.alive"
+    part, fresh = tmp_path / f".labeling-ground-{key(1)}.dead", tmp_path / f".labeling-ground-{key(2)}.alive"
     for path in (part, fresh):
         path.write_bytes(b"half")
     os.utime(part, (time.time() - 3600,) * 2)
     KeptEmbeddings(tmp_path, 1 << 20).put(key(3), tensors(3))
     assert not part.exists()
     assert fresh.exists()
+
+
+def test_nothing_but_its_own_files_is_counted_or_deleted(tmp_path: Path) -> None:
+    """Whatever folder ``kept_dir`` names, and however old what is in it."""
+    others = [tmp_path / "thesis.tex", tmp_path / key(5), tmp_path / f".{key(6)}.part"]
+    for path in others:
+        path.write_bytes(bytes(10 * FILE))
+        os.utime(path, (1, 1))
+    (tmp_path / "folder").mkdir()
+    kept = KeptEmbeddings(tmp_path, 2 * FILE)
+    for number in range(4):
+        assert kept.put(key(number), tensors(number))
+    assert [path.stat().st_size for path in others] == [10 * FILE] * 3
+    assert sum(kept.get(key(number)) is not None for number in range(4)) == 2
 
 
 def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:

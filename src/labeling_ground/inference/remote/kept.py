@@ -28,6 +28,9 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- the folder made there is ours
 _ABANDONED_S = 60.0
 """A file that is not complete after so long belongs to a worker that died."""
 
+_OURS = "labeling-ground-"
+"""What our files' names begin with; nothing else in the folder is counted, or deleted."""
+
 FloatArray = NDArray[np.float32]
 
 
@@ -62,9 +65,13 @@ class KeptEmbeddings:
         if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
             raise BadSettings(f"The folder {folder} for embeddings must belong to this user, and to nobody else.")
 
+    def path_of(self, key: str) -> Path:
+        """The file of a key."""
+        return self.folder / f"{_OURS}{key}"
+
     def get(self, key: str) -> dict[str, FloatArray] | None:
         """The tensors, as views on the mapped file; ``None`` if they are not here."""
-        path = self.folder / key
+        path = self.path_of(key)
         try:
             with path.open("rb") as file:
                 # A private mapping: engines want arrays that could be written to, and none ever is.
@@ -88,7 +95,7 @@ class KeptEmbeddings:
         entry = frame.seal(key, Kind.EMBEDDING, cost=0.0, created=time.time(), tensors=tensors)
         if entry.size > self._most_bytes:
             return False
-        part = self.folder / f".{key}.{secrets.token_hex(6)}"
+        part = self.folder / f".{_OURS}{key}.{secrets.token_hex(6)}"
         try:
             try:
                 part.write_bytes(entry.value)
@@ -100,7 +107,7 @@ class KeptEmbeddings:
                 )  # the file system has less than we may take
                 part.write_bytes(entry.value)
             self._make_room(self._most_bytes)
-            part.replace(self.folder / key)
+            part.replace(self.path_of(key))
         except OSError as error:
             log.warning("an embedding cannot be kept: %s", error)
             return False
@@ -125,10 +132,12 @@ class KeptEmbeddings:
                 total -= size
 
     def _files(self) -> list[tuple[Path, int, float]]:
-        """Path, size in bytes and time of the last use of each file."""
+        """Path, size in bytes and time of the last use of each of our files."""
         found = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
+                if not entry.name.startswith((_OURS, f".{_OURS}")):
+                    continue
                 with contextlib.suppress(FileNotFoundError):
                     seen = entry.stat(follow_symlinks=False)
                     found.append((Path(entry.path), seen.st_size, seen.st_mtime))
