@@ -18,6 +18,7 @@ CLOSED = [
     ("GET", "/v1/models/{model}/decoder"),
     ("POST", "/v1/images"),
     ("GET", f"/v1/images/{'0' * 64}"),
+    ("GET", f"/v1/images/{'0' * 64}/preview"),
     ("GET", f"/v1/images/{'0' * 64}/embedding"),
     ("DELETE", f"/v1/images/{'0' * 64}"),
     ("POST", f"/v1/images/{'0' * 64}/masks"),

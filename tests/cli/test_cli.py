@@ -161,7 +161,7 @@ def test_purge_takes_one_image_or_everything_and_asks_first(runner: CliRunner, f
     assert data_of(runner.invoke(cli, ["cache", "stats", "--json"]))["tiers"][0]["entries"] == 8
     image_id = __import__("hashlib").sha256(photo(2)).hexdigest()
     purge = ["cache", "purge", "--yes", "--json"]
-    assert data_of(runner.invoke(cli, [*purge, "--image", image_id])) == {"deleted": 2}
+    assert data_of(runner.invoke(cli, [*purge, "--image", image_id.upper()])) == {"deleted": 2}
     assert data_of(runner.invoke(cli, [*purge, "--model", "classical"])) == {"deleted": 3}
     assert data_of(runner.invoke(cli, purge)) == {"deleted": 3}
     assert data_of(runner.invoke(cli, ["cache", "stats", "--json"]))["tiers"][0]["bytes"] == 0

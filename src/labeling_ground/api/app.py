@@ -67,6 +67,17 @@ _TAGS = [
     {"name": "health", "description": "For supervisors and monitoring."},
 ]
 
+EXPOSED = (
+    "Allow",
+    "ETag",
+    "Retry-After",
+    "Server-Timing",
+    "WWW-Authenticate",
+    "X-Model-Version",
+    "X-Outcome",
+    "X-Request-Id",
+)
+"""Headers of answers that a page of another origin may read."""
 
 _KEYS = {
     "bearer": {
@@ -145,9 +156,9 @@ def create_app(parts: Parts) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Client-Id"],
-            expose_headers=["Server-Timing", "X-Request-Id", "X-Outcome", "Retry-After"],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Client-Id"],
+            expose_headers=EXPOSED,
         )
     app.add_middleware(Observe, metrics=parts.metrics)
     if settings.root_path:

@@ -1,6 +1,7 @@
 """Reading requests: bodies, and clients that leave."""
 
 import asyncio
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -36,9 +37,11 @@ async def read_json(request: Request, model: type[M]) -> M:
     kind = _media_type(request)
     if kind not in ("", "application/json") and not kind.endswith("+json") and not _is_from_curl(request, kind):
         raise _unread(kind, "JSON as application/json")
-    body = await request.body()
+    body = (await request.body()).removeprefix(codecs.BOM_UTF8)
     if not body:
         raise BadBody("The request has no body; it wants a JSON object.", malformed=True)
+    if b"\0" in body[:4]:
+        raise BadBody("The body is text in UTF-16 or UTF-32. Send the JSON in UTF-8.", malformed=True)
     try:
         if len(body) > _LARGE:
             return await pools_of(request).requests.run(model.model_validate_json, body)

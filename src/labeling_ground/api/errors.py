@@ -177,7 +177,7 @@ def _where(location: Sequence[int | str]) -> str:
 
 def _sentence(found: Mapping[str, Any]) -> str:
     if found["type"] == "string_pattern_mismatch" and found["loc"][-1] == "image_id":
-        return "an image id is the SHA-256 of the image file's bytes, as 64 lower-case hex digits"
+        return "an image id is the SHA-256 of the image file's bytes, as 64 hex digits"
     sentence: str = found["msg"]
     return sentence.removeprefix("Value error, ")
 

@@ -2,13 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from labeling_ground import key as keys
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 Pair = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
 STRETCH = r"^\d{1,3}(\.\d{1,2})?,\d{1,3}(\.\d{1,2})?$"
 """Two percentiles, as a client writes them."""
-PREDICTION_ID = r"^[0-9a-f]{32}$"
+SHA256 = "^[0-9a-fA-F]{64}$"
+"""Digests as they are taken; keys have them in lower case."""
+IMAGE_ID = f"^{keys.IMAGE_ID.replace('a-f', 'a-fA-F')}$"
+PREDICTION_ID = "^[0-9a-fA-F]{32}$"
 
 EXAMPLE_IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAAEAAAAAwAQAAAACJMEGyAAAAYklEQVR4Ab2PwQ2AMAwDg3jwZISOmo7WUToCTx5IxkmEJwD6qE9JHLdmvxxHxazA"
@@ -46,7 +51,7 @@ class PointIn(_In):
 class MaskRef(_In):
     """A candidate of an earlier prediction, as the mask to start from."""
 
-    prediction_id: str = Field(
+    prediction_id: Annotated[str, AfterValidator(str.lower)] = Field(
         pattern=PREDICTION_ID, description="`prediction_id` of that answer.", examples=[_EXAMPLE_PREDICTION]
     )
     index: int = Field(0, ge=0, le=2, description="Which of its masks; 0 is the best.")
@@ -587,7 +592,8 @@ class SessionImage(_Session):
 
     image: str = Field(
         min_length=1,
-        description="The image file in base64, with or without a `data:` prefix and line breaks.",
+        description="The image file in base64, padded or not, also URL-safe, with or without a `data:` prefix and line "
+        "breaks.",
         examples=[EXAMPLE_IMAGE],
     )
     stretch: str | None = Field(

@@ -76,8 +76,9 @@ def stats(cache_dir: Path | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")
 def purge(cache_dir: Path | None, image: str | None, model: str | None, yes: bool, as_json: bool) -> None:
     """Delete from the disk tier and from Redis: one image, one model, or everything, in all namespaces."""
+    image = None if image is None else image.lower()
     if image is not None and not keys.is_image_id(image):
-        raise click.BadParameter("an image id is 64 lower-case hex digits", param_hint="--image")
+        raise click.BadParameter("an image id is 64 hex digits", param_hint="--image")
     tiers = _tiers(cache_dir)
     what = f"image {image}" if image else f"model {model}" if model else "everything"
     if tiers and not yes:

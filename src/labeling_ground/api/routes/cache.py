@@ -13,7 +13,7 @@ from labeling_ground.api import answers
 from labeling_ground.api.body import read_json
 from labeling_ground.api.errors import BadBody, responses
 from labeling_ground.api.routes.service import health_of
-from labeling_ground.api.schemas import CacheOut, CacheSettingsIn, CacheSettingsOut, Purged
+from labeling_ground.api.schemas import SHA256, CacheOut, CacheSettingsIn, CacheSettingsOut, Purged
 from labeling_ground.api.state import Parts, caller_of, check_admin, parts_of
 from labeling_ground.errors import BadSettings, NotAllowed
 from labeling_ground.inference.elsewhere import EngineFigures
@@ -114,7 +114,7 @@ async def purge(
         ),
     ] = None,
     image_id: Annotated[
-        str | None, Query(pattern="^[0-9a-f]{64}$", description="Only this image: its file, embeddings and masks.")
+        str | None, Query(pattern=SHA256, description="Only this image: its file, embeddings and masks.")
     ] = None,
 ) -> Response:
     """In the namespace of the API key that asks; the admin key purges all namespaces.
@@ -124,6 +124,7 @@ async def purge(
     parts, caller = parts_of(request), caller_of(request)
     if parts.settings.admin_key is not None and not parts.settings.api_keys and not caller.is_admin:
         raise NotAllowed("Only the admin key may purge here. Send it as 'Authorization: Bearer <key>' or 'X-API-Key'.")
+    image_id = None if image_id is None else image_id.lower()
     tenant = None if caller.is_admin else caller.tenant
     return answers.as_json({"deleted": await parts.segmenter.purge(tenant, image_id=image_id, model=model)})
 

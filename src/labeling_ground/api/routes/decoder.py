@@ -12,6 +12,7 @@ from labeling_ground.api import answers, browser_runtime
 from labeling_ground.api.errors import responses
 from labeling_ground.api.routes.images import segmenter_for
 from labeling_ground.api.routes.pages import WASM_HEADERS, matches
+from labeling_ground.api.schemas import SHA256
 from labeling_ground.api.state import Parts, caller_of, parts_of, pools_of
 from labeling_ground.errors import NotFound
 from labeling_ground.inference.graphs import Precision, version_from
@@ -95,7 +96,7 @@ async def decoder(
     sha256: Annotated[
         str | None,
         Query(
-            pattern="^[0-9a-f]{64}$",
+            pattern=SHA256,
             description="Its digest, from `/v1/models`: the answer is then this file, for ever, or 404.",
         ),
     ] = None,
@@ -108,7 +109,7 @@ async def decoder(
     parts = parts_of(request)
     version = str(segmenter_for(parts, model).backend.version)
     found = await pools_of(request).files.run(find_decoder, parts)
-    if sha256 not in (None, found.sha256):
+    if sha256 is not None and sha256.lower() != found.sha256:
         raise NotFound(f"{model} has another decoder by now. Ask /v1/models for its digest.")
     headers = {
         "ETag": f'"{found.sha256}"',

@@ -1,7 +1,5 @@
 """``/v1/images``: send an image once, ask for masks on it for ever."""
 
-import base64
-import binascii
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -9,6 +7,7 @@ import numpy as np
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from labeling_ground import key as keys
 from labeling_ground.api import answers
@@ -17,6 +16,7 @@ from labeling_ground.api.errors import responses
 from labeling_ground.api.schemas import (
     CLIENT_ID,
     EXAMPLE_ID,
+    IMAGE_ID,
     STRETCH,
     ImageOut,
     ImageQueued,
@@ -28,7 +28,7 @@ from labeling_ground.api.schemas import (
     Purged,
 )
 from labeling_ground.api.state import Parts, caller_of, parts_of, pools_of, record_of
-from labeling_ground.codec import tensors
+from labeling_ground.codec import base64_text, tensors
 from labeling_ground.errors import BadPrompt, TooLarge, UnknownModel
 from labeling_ground.service.segmenter import ImageAnswer, MaskAnswer, PromptAsk, Segmenter
 from labeling_ground.types import Box, Point, Stretch
@@ -38,13 +38,14 @@ router = APIRouter(prefix="/v1/images", tags=["images and masks"])
 ImageId = Annotated[
     str,
     Path(
-        pattern=f"^{keys.IMAGE_ID}$",
-        description="SHA-256 of the image file's bytes, 64 lower-case hex digits. A client can compute it, ask "
+        pattern=IMAGE_ID,
+        description="SHA-256 of the image file's bytes, 64 hex digits. A client can compute it, ask "
         "`GET /v1/images/{image_id}` first, and send the file only if it is not known. With `~stretch-0.5-99.5` behind "
         "it, it is the image whose values are stretched between these percentiles.",
         examples=[EXAMPLE_ID],
         openapi_examples={"example": {"summary": "The image of the examples", "value": EXAMPLE_ID}},
     ),
+    AfterValidator(str.lower),
 ]
 Model = Annotated[str | None, Query(description="A model id of `/v1/models`; the default one if left out.")]
 
@@ -341,9 +342,9 @@ def _ask(prompt: PromptIn, *, multimask: bool) -> PromptAsk:
 
 def _logits(text: str) -> NDArray[np.float32]:
     try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise BadPrompt("mask_input is not valid base64.") from None
+        raw = base64_text.decode(text)
+    except ValueError as error:
+        raise BadPrompt(f"mask_input {error}.") from None
     types = {256 * 256 * 2: "<f2", 256 * 256 * 4: "<f4"}
     if len(raw) not in types:
         raise BadPrompt(f"mask_input holds {len(raw)} bytes; 256 × 256 float16 are 131072, float32 are 262144.")

@@ -1,7 +1,6 @@
 """``/api/sam``: the session style, for simple clients and the existing labeling page."""
 
 import base64
-import binascii
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -24,6 +23,7 @@ from labeling_ground.api.schemas import (
     SessionRect,
 )
 from labeling_ground.api.state import Caller, Parts, caller_of, parts_of, pools_of, record_of
+from labeling_ground.codec import base64_text
 from labeling_ground.errors import BadPrompt, TooLarge
 from labeling_ground.inference.backend import takes_mask_input
 from labeling_ground.service.session_masks import mask_of
@@ -218,13 +218,10 @@ def _client(session_id: str) -> str:
 
 def _from_base64(text: str) -> tuple[bytes, str]:
     """The image file, and its digest."""
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
     try:
-        # Line breaks are common in base64, and the strict decoder takes none.
-        file = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise BadBody("The field 'image' is not valid base64.") from None
+        file = base64_text.decode(text)
+    except ValueError as error:
+        raise BadBody(f"The field 'image' {error}.") from None
     if not file:
         raise BadBody("The field 'image' holds no image file.")
     return file, keys.image_id(file)
