@@ -68,6 +68,12 @@ def tenant_of(api_key: str) -> str:
     return hashlib.sha256(b"labeling-ground tenant\0" + api_key.encode()).hexdigest()[:16]
 
 
+def tenant_in(key: str) -> str:
+    """The tenant that a key or a group belongs to; empty for a key of another form than ours."""
+    parts = key.split("/", 2)
+    return parts[1] if len(parts) == 3 else ""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageKeys:
     """All keys of one image in one tenant's namespace.

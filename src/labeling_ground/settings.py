@@ -330,6 +330,12 @@ class Settings(BaseSettings):
     kept_dir: Path | None = None
     """Folder for them. Not set: one of this user's in `/dev/shm`."""
 
+    # --- tenants ---------------------------------------------------------------------------------------------------
+    tenant_share: float = Field(0.5, gt=0, le=1)
+    """With several `api_keys`: the part of the sessions, of each tier's bytes (not Redis') and of each queue that the
+    holder of one key may take up while others need it. Above it one makes room among one's own; below it, one is given
+    room by whoever has most."""
+
     # --- sessions ----------------------------------------------------------------------------------------------------
     max_sessions: int = Field(10_000, ge=1)
     """Sessions kept; the one idle for longest makes room for a new one. They too end after `idle_s`."""
@@ -350,6 +356,12 @@ class Settings(BaseSettings):
             return given
         texts = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
         return {name: value for name, value in texts.items() if value != ""}
+
+    @property
+    def share_of_each(self) -> float | None:
+        """``tenant_share`` where there are several tenants; ``None`` where there is one."""
+        tenants = len(self.api_keys) + (self.admin_key is not None) if self.api_keys else 1
+        return self.tenant_share if tenants > 1 else None
 
     @field_validator("*", mode="before")
     @classmethod

@@ -75,6 +75,7 @@ def build_disk(settings: Settings) -> DiskStore | None:
         idle_s=settings.idle_s,
         max_age_s=settings.max_age_s,
         ranking=choose_ranking(settings.policy, done_weight=settings.done_weight),
+        tenant_share=settings.share_of_each,
     )
 
 
@@ -129,7 +130,10 @@ def build_store(settings: Settings, supervisor: Supervisor | None = None) -> Tie
             idle_s=settings.idle_s,
             max_age_s=settings.max_age_s,
             policy=choose_policy(
-                settings.policy, done_weight=settings.done_weight, frequency_exponent=settings.frequency_exponent
+                settings.policy,
+                done_weight=settings.done_weight,
+                frequency_exponent=settings.frequency_exponent,
+                tenant_share=settings.share_of_each,
             ),
             high_watermark=settings.memory_high_watermark,
             low_watermark=settings.memory_low_watermark,
@@ -196,7 +200,10 @@ def build_keeper(settings: Settings, store: TieredStore) -> GuardedKeeper | None
     if disk is not None:
         # A file of sessions that cannot be used is no reason to leave the cache alone.
         beside = disk.beside(Breaker(settings.breaker_failures, settings.breaker_reset_s), at_once=1)
-        return GuardedKeeper(DiskKeeper(settings.folder("cache_dir"), most=settings.max_sessions), beside)
+        return GuardedKeeper(
+            DiskKeeper(settings.folder("cache_dir"), most=settings.max_sessions, tenant_share=settings.share_of_each),
+            beside,
+        )
     return None
 
 
@@ -420,6 +427,7 @@ def build_parts(
     segmenter = build_segmenter(settings, store=store, backend=chosen, supervisor=supervisor)
     sessions = Sessions(
         most=settings.max_sessions,
+        tenant_share=settings.share_of_each,
         idle_s=settings.idle_s,
         most_clicks=settings.max_points,
         keeper=build_keeper(settings, segmenter.store),
@@ -443,7 +451,7 @@ def build_tuner(settings: Settings, segmenter: Segmenter, sessions: Sessions) ->
         disk_bytes=int(settings.disk_bytes),
         idle_s=settings.idle_s,
     )
-    return Tuner(segmenter.store, sessions, tuning)
+    return Tuner(segmenter.store, sessions, tuning, tenant_share=settings.share_of_each)
 
 
 def build_app(settings: Settings | None = None) -> object:

@@ -169,3 +169,30 @@ async def test_a_configured_origin_is_let_in_and_reads_errors_too(
             assert "Server-Timing" in answer.headers["access-control-expose-headers"]
         other = await server.client.get("/v1/models", headers={"Origin": "https://evil.example", **bearer("one")})
         assert "access-control-allow-origin" not in other.headers
+
+
+async def test_the_flood_of_one_key_ends_nothing_that_another_ones_holder_works_on(
+    start: "Start", make_image: "Callable[..., bytes]"
+) -> None:
+    """Sessions, and what is in memory and on disk; before and after a change of the policy while it runs."""
+    small, flood = ({"X-API-Key": letter * 32} for letter in "sf")
+    limits = {"max_sessions": 4, "memory_bytes": 24 << 10, "disk_bytes": 1 << 20, "admin_key": "r" * 32}
+    async with start(api_keys="s" * 32 + "," + "f" * 32, **limits) as server:
+        image_id = await server.send_image(make_image(), **small)
+        sent = {"image": base64.b64encode(make_image()).decode(), "session_id": "mine"}
+        assert (await server.client.post("/api/sam/image", json=sent, headers=small)).status_code == 200
+        for policy in ("gds", "lru"):
+            changed = await server.client.put(
+                "/v1/cache/settings", json={"policy": policy}, headers={"X-API-Key": "r" * 32}
+            )
+            assert changed.status_code == 200
+            for number in range(20):
+                sent |= {"image": base64.b64encode(make_image(150, 100, "BMP")).decode(), "session_id": str(number)}
+                assert (await server.client.post("/api/sam/image", json=sent, headers=flood)).status_code == 200
+            await server.parts.segmenter.store.drain()
+            click = {"points": [5, 5], "labels": [1], "session_id": "mine"}
+            assert (await server.client.post("/api/sam/click", json=click, headers=small)).status_code == 200
+            again = await server.client.get(f"/v1/images/{image_id}", headers=small)
+            assert again.json()["encoded"] is True
+        tiers = (await server.client.get("/v1/cache", headers=small)).json()["tiers"]
+        assert [tier["tier"] for tier in tiers if tier["evictions"]["budget"] > 0] == ["memory", "disk"]

@@ -302,7 +302,7 @@ async def test_an_index_that_breaks_under_way_is_replaced(folder: Path, clock: C
     await store.aclose()
     path = folder / INDEX
     data = bytearray(path.read_bytes())
-    intact = 4096 * 20  # enough to open it
+    intact = 4096 * 24  # enough to open it
     data[intact:] = b"\xff" * (len(data) - intact)
     path.write_bytes(bytes(data))
     store = build(folder, clock)

@@ -158,3 +158,19 @@ async def test_what_was_saved_while_the_clock_was_ahead_ends_when_it_is_set_back
     await keeper.sweep()
     assert await keeper.load("a") is None
     assert rows(tmp_path / "cache") == 0
+
+
+async def test_one_tenants_flood_of_states_ends_none_of_the_others(tmp_path: Path) -> None:
+    """The beginning of a name says whose it is."""
+    clock = Clock()
+    keeper = DiskKeeper(tmp_path / "shared", most=10, tenant_share=0.5, clock=clock)
+    small = ["5" * 16 + str(number) for number in range(3)]
+    for name in small:
+        await keeper.save(name, Kept.new(b"small"), b"", 1800.0)
+    for number in range(30):
+        clock.now += 1
+        await keeper.save("f" * 16 + str(number), Kept.new(b"flood"), b"", 1800.0)
+    assert [name for name in small if await keeper.load(name) is None] == []
+    assert await keeper.load("f" * 16 + "29") is not None
+    assert await keeper.load("f" * 16 + "20") is None
+    await keeper.aclose()

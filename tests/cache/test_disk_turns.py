@@ -27,8 +27,8 @@ SIZE = 1_000
 NOW = 1_700_000_000.0
 GROUP = f"v1/public/{'a' * 64}/"
 BATCH = 256
-A_ROW = 4
-"""Rows that change with an entry: its own, its value's, the totals'."""
+A_ROW = 5
+"""Rows that change with an entry: its own, its value's, the totals', its tenant's."""
 
 
 class Clock:
@@ -63,8 +63,9 @@ async def fill(store: DiskStore, folder: Path) -> None:
     ]
     with closing(sqlite3.connect(folder / INDEX)) as db, db:
         db.executemany(
-            "INSERT INTO entries (key, grp, kind, size, cost, created, used, formula, base, rank, use, state, file)"
-            " VALUES (?, ?, 'mask', ?, ?, ?, ?, (SELECT formula FROM progress), 0.0, 0.0, ?, 'ready', NULL)",
+            "INSERT INTO entries"
+            " (key, tenant, grp, kind, size, cost, created, used, formula, base, rank, use, state, file)"
+            " VALUES (?, 'public', ?, 'mask', ?, ?, ?, ?, (SELECT formula FROM progress), 0, 0, ?, 'ready', NULL)",
             rows,
         )
         db.execute("INSERT INTO inline SELECT id, zeroblob(size) FROM entries")

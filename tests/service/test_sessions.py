@@ -177,6 +177,23 @@ async def test_sessions_are_bounded_and_the_one_idle_for_longest_makes_room() ->
     await state.finish("t", "s")
 
 
+async def test_one_tenants_flood_of_sessions_ends_none_of_the_others() -> None:
+    state = Sessions(most=10, tenant_share=0.5, idle_s=60.0, most_clicks=9, clock=Clock())
+    for name in "abc":
+        await state.open("small", name, A, 40, 30, state.turn())
+    for number in range(50):
+        await state.open("flood", str(number), A, 40, 30, state.turn())
+    for name in "abc":
+        await state.click("small", name, [GOOD])
+    for name in "de":
+        await state.open("late", name, A, 40, 30, state.turn())
+    for tenant, name in (("small", "a"), ("small", "b"), ("small", "c"), ("late", "d"), ("late", "e"), ("flood", "49")):
+        assert (await state.look(tenant, name)).image_id == A
+    with pytest.raises(UnknownSession):
+        await state.look("flood", "44")
+    assert len(state) == 10
+
+
 async def test_a_session_ends_when_it_is_idle_and_use_starts_the_time_anew() -> None:
     clock = Clock()
     state = await sessions(clock)

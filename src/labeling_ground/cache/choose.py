@@ -6,11 +6,13 @@ own.
 
 import importlib
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 
 from labeling_ground.cache.policy.lru import LeastRecentlyUsed
 from labeling_ground.cache.policy.port import Policy, Ranking
 from labeling_ground.cache.policy.ranked import RankedPolicy
+from labeling_ground.cache.policy.tenants import TenantPolicy
 from labeling_ground.errors import BadSettings, LabelingGroundError
 
 POLICIES: Mapping[str, str] = MappingProxyType(
@@ -27,17 +29,23 @@ POLICIES: Mapping[str, str] = MappingProxyType(
 ``Policy`` out."""
 
 
-def choose_policy(name: str, *, done_weight: float = 0.1, frequency_exponent: float = 0.0) -> Policy:
+def choose_policy(
+    name: str, *, done_weight: float = 0.1, frequency_exponent: float = 0.0, tenant_share: float | None = None
+) -> Policy:
     """A new, empty policy for a tier in memory.
 
     Args:
         name: one of ``POLICIES``, or ``package.module:attribute`` of the user's own.
         done_weight: what the done hint multiplies the worth of an entry by, 0 to 1.
         frequency_exponent: how much uses count under ``gdsf``: 0 not at all, 1 in proportion.
+        tenant_share: what one of several tenants may hold while others need room; ``None``: tenants are not told apart.
 
     Raises:
         BadSettings: no such name, it cannot be imported, or it makes neither a ranking nor a policy.
     """
+    if tenant_share is not None:
+        one = partial(choose_policy, name, done_weight=done_weight, frequency_exponent=frequency_exponent)
+        return TenantPolicy(one, tenant_share)
     made = _make(name, done_weight, frequency_exponent)
     return RankedPolicy(made) if isinstance(made, Ranking) else made
 

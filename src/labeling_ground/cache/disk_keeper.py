@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from labeling_ground.cache.disk.files import says_full
 from labeling_ground.cache.disk.folder import SESSIONS, claim
-from labeling_ground.cache.keeper import Kept
+from labeling_ground.cache.keeper import TENANT_DIGITS, Kept
+from labeling_ground.cache.shares import payer
 from labeling_ground.errors import StoreFailed, StoreFull
 
 T = TypeVar("T")
@@ -25,6 +26,12 @@ CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, version BLOB NOT NULL, v
 CREATE INDEX IF NOT EXISTS by_end ON kept (ends);
 """
 
+_COUNTS = "SELECT substr(name, 1, ?), count(*) FROM kept GROUP BY 1"
+_FORGET = (
+    "DELETE FROM kept WHERE name IN (SELECT name FROM kept WHERE name <> :new"
+    " AND (:tenant IS NULL OR substr(name, 1, :digits) = :tenant) ORDER BY ends LIMIT :excess)"
+)
+
 
 class DiskKeeper:
     """States in ``labeling-ground-sessions.sqlite3``, which is apart from the cache's index: a purge or a new layout of
@@ -36,11 +43,15 @@ class DiskKeeper:
 
     Args:
         folder: made with mode 0700 if it is not there. One that holds something else is refused.
-        most: how many states are kept; the one unused for longest makes room.
+        most: how many states are kept; the one unused for longest makes room, of the tenant that is to make it.
+        tenant_share: what part of them one tenant may have while others need room; ``None``: they are one.
         clock: seconds since 1970.
     """
 
-    def __init__(self, folder: Path, *, most: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, folder: Path, *, most: int, tenant_share: float | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._tenant_share = tenant_share
         self._path = folder / SESSIONS
         self._most = most
         self._clock = clock
@@ -135,11 +146,18 @@ class DiskKeeper:
                 return Kept(row[0], row[1])
             db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)", (name, new.version, new.value, now + idle_s))
             if row is None:
-                excess = db.execute("SELECT count(*) FROM kept").fetchone()[0] - self._most
-                if excess > 0:
-                    oldest = "DELETE FROM kept WHERE name IN (SELECT name FROM kept ORDER BY ends LIMIT ?)"
-                    db.execute(oldest, (excess,))
+                self._make_room(db, name)
         return new
+
+    def _make_room(self, db: sqlite3.Connection, name: str) -> None:
+        excess = db.execute("SELECT count(*) FROM kept").fetchone()[0] - self._most
+        if excess <= 0:
+            return
+        pays: str | None = None
+        if self._tenant_share is not None:
+            held: dict[str, int] = dict(db.execute(_COUNTS, (TENANT_DIGITS,)).fetchall())
+            pays = payer(held, name[:TENANT_DIGITS], 0, self._tenant_share * self._most)
+        db.execute(_FORGET, {"new": name, "tenant": pays, "digits": TENANT_DIGITS, "excess": excess})
 
     def _sweep(self, db: sqlite3.Connection) -> None:
         now = self._clock()

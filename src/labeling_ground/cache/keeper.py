@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 VERSION_BYTES = 8
+TENANT_DIGITS = 16
+"""So many characters at the beginning of a state's name say which tenant it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,7 +200,7 @@ class MemoryStore:
                 if not self._policy.makes_room:
                     self._refused += 1
                     return
-                self._make_room(self._low - size)
+                self._make_room(self._low - size, key, size)
         group = self._group
         if not group.alive or not key.startswith(group.name):  # mostly it is the image of the last one
             name = keys.group_of(key)
@@ -463,7 +463,10 @@ class MemoryStore:
                 self._remove(record, Reason.IDLE)
         return gone
 
-    def _make_room(self, highest: int) -> None:
+    def _make_room(self, highest: int, key: str = "", size: int = 0) -> None:
+        room_for = getattr(self._policy, "room_for", None)  # ``TenantPolicy`` has it
+        if room_for is not None:
+            room_for(key, size)
         evict = self._policy.evict
         while self._bytes > highest and (item := evict()) is not None:
             self._forget(item.key, Reason.BUDGET)

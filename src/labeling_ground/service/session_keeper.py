@@ -5,7 +5,7 @@ import hashlib
 from typing import Literal
 
 from labeling_ground.cache.guard import Guard
-from labeling_ground.cache.keeper import Keeper, Kept
+from labeling_ground.cache.keeper import TENANT_DIGITS, Keeper, Kept
 from labeling_ground.errors import StoreFailed
 
 _MEET_DEADLINE_S = 2.0
@@ -82,5 +82,9 @@ class GuardedKeeper:
 
 
 def _name(tenant: str, session: str) -> str:
-    """Under what it is kept. Names are clients' data, of any length and with any character."""
-    return hashlib.sha256(f"{tenant}\n{session}".encode("utf-8", "surrogatepass")).hexdigest()
+    """Under what it is kept: digests of the tenant and of both, 64 hex digits. Names are clients' data, of any length
+    and with any character."""
+    whose, which = (
+        hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in (tenant, f"{tenant}\n{session}")
+    )
+    return whose[:TENANT_DIGITS] + which[TENANT_DIGITS:]

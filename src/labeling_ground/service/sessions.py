@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any
 
 from labeling_ground.cache.keeper import Kept
+from labeling_ground.cache.shares import payer
 from labeling_ground.errors import LabelingGroundError, StoreFailed, UnknownSession
 from labeling_ground.service.session_keeper import GuardedKeeper
 from labeling_ground.service.session_state import SessionState, Snapshot
@@ -95,7 +96,8 @@ class Sessions:
     answer and either this process does not know the session, or other servers may know it too. Nothing was done then.
 
     Args:
-        most: how many are held; the one idle for longest makes room.
+        most: how many are held; the one idle for longest makes room, of the tenant that is to make it.
+        tenant_share: what part of them one tenant may have while others need room; ``None``: there is one tenant.
         idle_s: seconds after the last use at which a session ends.
         most_clicks: how many clicks one session holds.
         keeper: where sessions outlive the process; ``None``: nowhere.
@@ -108,6 +110,7 @@ class Sessions:
         self,
         *,
         most: int,
+        tenant_share: float | None = None,
         idle_s: float,
         most_clicks: int,
         keeper: GuardedKeeper | None = None,
@@ -121,6 +124,8 @@ class Sessions:
         self.trouble = ""
         """Why sessions are not kept at present, in a sentence; empty where they are."""
         self._most = most
+        self._share = tenant_share
+        self._of: dict[str, OrderedDict[_Key, None]] = {}  # each tenant's sessions, the idlest first
         self._most_clicks = most_clicks
         self._keeper = keeper
         self._deadline_s = deadline_s
@@ -428,7 +433,7 @@ class Sessions:
                 state.note(self._me, change.number)
         held.state = state
         if not state.image_id and self._held.get(key) is held:
-            del self._held[key]  # opening it was given up
+            self._drop(key)  # opening it was given up
 
     async def _refresh(self, key: _Key, held: _Held) -> bool:
         """See whether another server has saved since, and take that over."""
@@ -480,14 +485,25 @@ class Sessions:
         if held is not None:
             held.used = self._clock()
             self._held.move_to_end(key)
+            self._of[key[0]].move_to_end(key)
         return held
 
     def _hold(self, key: _Key, held: _Held) -> None:
         self._held[key] = held
+        self._of.setdefault(key[0], OrderedDict())[key] = None
         while len(self._held) > self._most:
+            of: OrderedDict[_Key, Any] = self._held
+            if self._share is not None:
+                counts = {tenant: len(sessions) for tenant, sessions in self._of.items()}
+                of = self._of[payer(counts, key[0], 0, self._share * self._most) or key[0]]
             # One that is being saved should not be loaded beside that.
-            idle = (other for other, held in self._held.items() if held.saver is None and other != key)
-            del self._held[next(idle, None) or next(iter(self._held))]
+            idle = (other for other in of if self._held[other].saver is None and other != key)
+            self._drop(next(idle, None) or next(iter(of)))
+
+    def _drop(self, key: _Key) -> None:
+        del self._held[key], self._of[key[0]][key]
+        if not self._of[key[0]]:
+            del self._of[key[0]]
 
     def _expire(self) -> None:
         limit = self._clock() - self.idle_s
@@ -495,7 +511,7 @@ class Sessions:
             key, held = next(iter(self._held.items()))
             if held.used > limit:
                 break
-            del self._held[key]
+            self._drop(key)
 
 
 def _revert(change: _Change, state: SessionState, _: str) -> None:

@@ -42,9 +42,13 @@ class Tuner:
         store: the tiers.
         sessions: they end after the same idle time.
         tuning: what the tiers were made with.
+        tenant_share: see ``choose_policy``.
     """
 
-    def __init__(self, store: TieredStore, sessions: Sessions, tuning: Tuning) -> None:
+    def __init__(
+        self, store: TieredStore, sessions: Sessions, tuning: Tuning, *, tenant_share: float | None = None
+    ) -> None:
+        self._tenant_share = tenant_share
         self.now = tuning
         """What is in effect."""
         self._store = store
@@ -77,7 +81,13 @@ class Tuner:
             weight, exponent = new.done_weight, new.frequency_exponent
             is_other = (new.policy, weight, exponent) != (old.policy, old.done_weight, old.frequency_exponent)
             budgets = {"memory": (old.memory_bytes, new.memory_bytes), "disk": (old.disk_bytes, new.disk_bytes)}
-            policy = partial(choose_policy, new.policy, done_weight=weight, frequency_exponent=exponent)
+            policy = partial(
+                choose_policy,
+                new.policy,
+                done_weight=weight,
+                frequency_exponent=exponent,
+                tenant_share=self._tenant_share,
+            )
             policy()  # says what is wrong with it before anything is changed
             await self._store.reconfigure(
                 budgets={tier: after for tier, (before, after) in budgets.items() if after != before},

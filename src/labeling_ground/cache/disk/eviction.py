@@ -8,6 +8,7 @@ from typing import NamedTuple
 from labeling_ground.cache.disk.connections import Change, Connections
 from labeling_ground.cache.disk.files import GRACE_S, ObjectFiles
 from labeling_ground.cache.policy.port import Ranking, Reason
+from labeling_ground.cache.shares import payer
 from labeling_ground.errors import StoreFailed
 
 BATCH = 256
@@ -38,6 +39,12 @@ _AHEAD = (
     " (SELECT id FROM entries WHERE state = 'ready' AND created > :now LIMIT :most)",
 )
 
+_VICTIMS = "SELECT id, file, size, rank, formula FROM entries WHERE state = 'ready' ORDER BY formula, rank, use LIMIT ?"
+_VICTIMS_OF_TENANT = (
+    "SELECT id, file, size, rank, formula FROM entries WHERE state = 'ready' AND tenant = ?"
+    " ORDER BY formula, rank, use LIMIT ?"
+)
+
 Row = tuple[int, str | None]
 """An entry's number, and its file if it has one."""
 
@@ -57,6 +64,7 @@ class Limits:
     low: int
     idle_s: float | None
     max_age_s: float | None
+    tenant_share: float | None = None
 
     @property
     def slide_after_s(self) -> float:
@@ -103,8 +111,10 @@ class Eviction:
             change.gone[reason] += gone
         return gone
 
-    def make_room(self, change: Change, size: int, now: float) -> bool:
+    def make_room(self, change: Change, size: int, now: float, tenant: str | None = None) -> bool:
         """Take out what is to go for ``size`` more bytes, a part of it if it is much. Whether there is room now.
+
+        With a tenant, room is made for it, out of what the one has whose turn that is.
 
         Raises:
             StoreFailed: there can be none, because all of it is taken by values that are being written.
@@ -124,11 +134,13 @@ class Eviction:
         sizes: list[tuple[int, float]] = []
         freed = 0
         # What is not ranked by the present formula yet goes first, in its own order.
-        for number, file, freeable, rank, ranked_by in change.db.execute(
-            "SELECT id, file, size, rank, formula FROM entries WHERE state = 'ready'"
-            " ORDER BY formula, rank, use LIMIT ?",
-            (BATCH,),
-        ):
+        victims_of: tuple[str, tuple[str | int, ...]] = (_VICTIMS, (BATCH,))
+        if tenant is not None and self._limits.tenant_share is not None:
+            held: dict[str, int] = dict(change.db.execute("SELECT tenant, bytes FROM tenants").fetchall())
+            pays = payer(held, tenant, size, self._limits.tenant_share * self._limits.budget)
+            if pays is not None:
+                victims_of = (_VICTIMS_OF_TENANT, (pays, BATCH))
+        for number, file, freeable, rank, ranked_by in change.db.execute(*victims_of):
             if freed >= wish:
                 break
             victims.append((number, file))

@@ -156,14 +156,15 @@ class DiskIndex:
                     if self.limits.is_due(used, now):
                         self.eviction.note_use(change, number, now)
                     return False
-            if not self.eviction.make_room(change, entry.size, now):
+            if not self.eviction.make_room(change, entry.size, now, keys.tenant_in(key)):
                 return None
             number = db.execute(
                 "INSERT INTO entries"
-                " (key, grp, kind, size, cost, created, used, formula, base, rank, use, state, file)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, ?, ?)",
+                " (key, tenant, grp, kind, size, cost, created, used, formula, base, rank, use, state, file)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, ?, ?)",
                 (
                     key,
+                    keys.tenant_in(key),
                     keys.group_of(key),
                     entry.kind.value,
                     entry.size,

@@ -1,12 +1,13 @@
 """The tables of the disk tier's index."""
 
-LAYOUT = 2
+LAYOUT = 3
 """Number of the layout below. An index of another number is thrown away: it is only a cache."""
 
 TABLES = """
 CREATE TABLE entries (
     id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: a purge means the rows up to the last one there was
     key TEXT NOT NULL UNIQUE,
+    tenant TEXT NOT NULL,
     grp TEXT NOT NULL,
     kind TEXT NOT NULL,
     size INTEGER NOT NULL,
@@ -22,6 +23,7 @@ CREATE TABLE entries (
     file TEXT  -- NULL: the value is in the table inline
 );
 CREATE INDEX by_rank ON entries (formula, rank, use) WHERE state = 'ready';
+CREATE INDEX by_tenant ON entries (tenant, formula, rank, use) WHERE state = 'ready';
 CREATE INDEX by_used ON entries (used) WHERE state = 'ready';
 CREATE INDEX by_created ON entries (created) WHERE state = 'ready';
 CREATE INDEX unfinished ON entries (used) WHERE state <> 'ready';
@@ -49,6 +51,18 @@ CREATE TRIGGER finished AFTER UPDATE OF state ON entries
     INSERT INTO totals VALUES (NEW.kind, 1, NEW.size)
         ON CONFLICT (kind) DO UPDATE
         SET entries = entries + excluded.entries, bytes = bytes + excluded.bytes;
+END;
+
+-- What is ready of each tenant.
+CREATE TABLE tenants (tenant TEXT PRIMARY KEY, bytes INTEGER NOT NULL);
+CREATE TRIGGER came_ready AFTER INSERT ON entries WHEN NEW.state = 'ready' BEGIN
+    INSERT INTO tenants VALUES (NEW.tenant, NEW.size) ON CONFLICT (tenant) DO UPDATE SET bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER became_ready AFTER UPDATE OF state ON entries WHEN NEW.state = 'ready' AND OLD.state <> 'ready' BEGIN
+    INSERT INTO tenants VALUES (NEW.tenant, NEW.size) ON CONFLICT (tenant) DO UPDATE SET bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER ready_went AFTER DELETE ON entries WHEN OLD.state = 'ready' BEGIN
+    UPDATE tenants SET bytes = bytes - OLD.size WHERE tenant = OLD.tenant;
 END;
 
 -- One row: the ranking's floor (L of GreedyDual-Size), the latest time of use, a count of uses; the name of the ranking

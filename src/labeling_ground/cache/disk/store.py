@@ -71,6 +71,8 @@ class DiskStore:
         ranking: who goes when the bytes do not suffice; the same for all processes on the
         directory.
         low_watermark: share of the budget to evict down to, once something must go.
+        tenant_share: part of the budget that one tenant may hold while others need room; ``None``:
+        tenants are not told apart.
         clock: seconds since 1970.
         listen_s: seconds between two looks whether another process has purged something.
     """
@@ -88,6 +90,7 @@ class DiskStore:
         max_age_s: float | None,
         ranking: Ranking,
         low_watermark: float = 0.9,
+        tenant_share: float | None = None,
         clock: Callable[[], float] = time.time,
         listen_s: float = 0.25,
     ) -> None:
@@ -99,7 +102,7 @@ class DiskStore:
         self._ranking_anew: asyncio.Task[None] | None = None
         self._clock = clock
         self._watermark = low_watermark
-        self._limits = Limits(budget_bytes, int(budget_bytes * low_watermark), idle_s, max_age_s)
+        self._limits = Limits(budget_bytes, int(budget_bytes * low_watermark), idle_s, max_age_s, tenant_share)
         self._index = DiskIndex(directory, self._limits, ranking)
         self._reads = ThreadPoolExecutor(self.at_once, thread_name_prefix="disk-read")
         # One, so that this process never waits for its own lock, and its writes keep their order.

@@ -41,6 +41,13 @@ class Handover:
         """As whoever decides now."""
         return (self.new if self._old is None else self._old).makes_room
 
+    def room_for(self, key: str, size: int) -> None:
+        """See ``TenantPolicy``."""
+        for policy in (self._old, self.new):
+            room_for = getattr(policy, "room_for", None)
+            if room_for is not None:
+                room_for(key, size)
+
     def insert(self, item: Item) -> None:
         """An entry came in."""
         if self._old is not None:
