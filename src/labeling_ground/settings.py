@@ -156,11 +156,19 @@ class Settings(BaseSettings):
     max_header_bytes: ByteSize = ByteSize(64 << 10)
     """Largest request line and headers together; more is answered 431."""
     max_requests: int = Field(512, ge=1)
-    """Most requests in flight; one more is answered 503 with `Retry-After`."""
+    """Most requests in flight; one more is answered 503 with `Retry-After`. Those that wait for their client, to send
+    or to take the answer, are not counted, nor are health, metrics, and the files of the pages and of `/docs`."""
     max_bytes_in_flight: ByteSize = ByteSize(1 << 30)
     """Most bytes that the bodies of all requests in flight hold together; beyond that 503 with `Retry-After`."""
     receive_timeout_s: float = Field(20.0, gt=0)
     """Longest silence, in seconds, while a client sends a body, and longest time for its headers; then 408."""
+    send_timeout_s: float = Field(20.0, gt=0)
+    """Seconds in which a client must take 1 KiB of its answer for each second, or the connection is cut."""
+    discard_bytes: ByteSize = ByteSize(1 << 30)
+    """Most bytes of a request that are read and thrown away after it was refused; a client that is still sending would
+    otherwise get a closed connection in place of the answer."""
+    discard_timeout_s: float = Field(60.0, gt=0)
+    """Longest time, in seconds, for that."""
 
     # --- Redis -------------------------------------------------------------------------------------------------------
     redis_url: SecretStr | None = None

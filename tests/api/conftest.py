@@ -21,6 +21,7 @@ from PIL import Image as Pillow
 
 from labeling_ground.api.app import create_app
 from labeling_ground.api.state import Parts
+from labeling_ground.cli.running import configuration, listen
 from labeling_ground.errors import BackendFailed
 from labeling_ground.settings import Settings
 from labeling_ground.types import Embedding, Image, Mask, ModelVersion, Prediction, Prompt
@@ -213,19 +214,18 @@ def start_real(make_settings: Callable[..., Settings]) -> StartReal:
     @contextlib.contextmanager
     def started(*, backend: ToyBackend | None = None, **chosen: Any) -> Iterator[RealServer]:
         toy = backend or ToyBackend()
-        parts = build_parts(make_settings(**chosen), backend=toy)
+        settings = make_settings(**{"shutdown_grace_s": 5, **chosen})
+        parts = build_parts(settings, backend=toy)
         app = create_app(parts)
-        config = uvicorn.Config(
-            app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5, server_header=False
-        )
-        uvicorn_server = uvicorn.Server(config)
-        thread = threading.Thread(target=uvicorn_server.run)
+        uvicorn_server = uvicorn.Server(configuration(app, settings))
+        listener = listen("127.0.0.1", 0, hint="")
+        thread = threading.Thread(target=uvicorn_server.run, args=([listener],))
         thread.start()
         try:
             soon(lambda: uvicorn_server.started or not thread.is_alive())
             soon(lambda: app.state.model_check == "ok")
             toy.encodes = toy.decodes = 0
-            port = uvicorn_server.servers[0].sockets[0].getsockname()[1]
+            port = listener.getsockname()[1]
             yield RealServer(f"http://127.0.0.1:{port}", port, toy, parts)
         finally:
             toy.encode_may_go_on.set()

@@ -29,7 +29,7 @@ async def until(holds: "Callable[[], bool]") -> None:
 
 
 def request_head(method: str, path: str, length: int) -> bytes:
-    return f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
 def read_answer(connection: socket.socket, timeout: float = 60.0) -> bytes:
@@ -101,7 +101,7 @@ def test_a_body_that_stops_coming_is_408(start_real: "StartReal") -> None:
         for head in (
             request_head("POST", "/v1/images", 1000) + b"some",
             request_head("POST", "/api/sam/click", 100) + b"{",
-            b"POST /v1/images HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n",
+            b"POST /v1/images HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n",
         ):
             with socket.create_connection(("127.0.0.1", server.port)) as connection:
                 started = time.monotonic()
@@ -166,7 +166,7 @@ def test_an_oversize_body_is_answered_and_the_rest_of_it_not_awaited(start_real:
     with start_real(max_image_bytes=100_000) as server:
         declared = request_head("POST", "/v1/images", 10**12)
         pieces = b"".join(b"10000\r\n" + bytes(0x10000) + b"\r\n" for _ in range(4))
-        chunked = b"POST /v1/images HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + pieces
+        chunked = b"POST /v1/images HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + pieces
         for sent in (declared, chunked):
             with socket.create_connection(("127.0.0.1", server.port)) as connection:
                 connection.sendall(sent)

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from labeling_ground import __version__
 from labeling_ground.api import browser_runtime, errors, schemas
-from labeling_ground.api.middleware import Limit, Observe
+from labeling_ground.api.middleware import ALWAYS, Limit, Observe
 from labeling_ground.api.paths import HeadAsGet, SubPath
 from labeling_ground.api.routes import cache, decoder, docs, everything, images, pages, service, session
 from labeling_ground.api.state import Parts
@@ -144,6 +144,7 @@ def create_app(parts: Parts) -> FastAPI:
         most_bytes=_body_limits(int(settings.max_image_bytes), int(settings.max_body_bytes)),
         most_held=int(settings.max_bytes_in_flight),
         silence_s=settings.receive_timeout_s,
+        takes_no_place=_takes_no_place,
     )
     if settings.cors_origins:
         if ANY in settings.cors_origins:
@@ -186,6 +187,14 @@ def _body_limits(image: int, other: int) -> Any:
         return session_image if path == "/api/sam/image" else other
 
     return most_bytes
+
+
+_NO_WORK = frozenset({*ALWAYS, "/", "/cache", "/docs", "/redoc", "/openapi.json"})
+
+
+def _takes_no_place(path: str) -> bool:
+    """Whether a path is a file, or as quickly answered as one."""
+    return path in _NO_WORK or path.startswith(("/web/", "/docs/static/"))
 
 
 async def _gone(_: Request, __: Exception) -> Response:

@@ -16,7 +16,7 @@ from labeling_ground.api.state import RECORD_KEY, Record
 from labeling_ground.errors import BadInput, Overloaded, TooLarge
 from labeling_ground.observe import RequestMetrics, access
 
-_ALWAYS = frozenset({"/health/live", "/health/ready", "/metrics"})
+ALWAYS = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Answered however busy we are: this is where one looks when we are."""
 _SLOWEST = 1024
 """Bytes a second, in the long run, below which a client is not sending but holding a place."""
@@ -66,7 +66,7 @@ class Observe:
             route = scope.get("route")
             template = getattr(route, "path", None) or "(none)"
             self.metrics.observe(template, status, record.outcome, seconds)
-            if access.isEnabledFor(logging.INFO) and template not in _ALWAYS:
+            if access.isEnabledFor(logging.INFO) and template not in ALWAYS:
                 fields: dict[str, Any] = {"status": status, "outcome": record.outcome}
                 fields["ms"] = round(seconds * 1e3, 2)
                 for name, took in record.timing.items():
@@ -79,16 +79,20 @@ class Observe:
 class Limit:
     """Turns away what is too much before any work is done: requests at once, bytes of a body, silence in a body.
 
+    A request has a place while the server works for it, and none while it waits for its client to send the body or to
+    take the answer: clients that do nothing take nobody's place.
+
     It also answers what the routes' own error handling did not catch, so that such an answer is measured, and carries
     the CORS headers, like any other.
 
     Args:
         app: what to protect.
-        most_requests: how many may be in flight.
+        most_requests: how many may be worked on.
         most_bytes: from a path to the largest body it takes.
         most_held: bytes of bodies that all requests in flight may hold together.
         silence_s: longest wait for the next piece of a body. A body that trickles gets so long, plus a second for
-            every KiB of it: one byte now and then does not hold a place for hours.
+            every KiB of it: one byte now and then does not hold a connection for hours.
+        takes_no_place: whether a path is answered however busy the server is: what takes no work.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Limit:
         most_bytes: Callable[[str], int],
         most_held: int,
         silence_s: float,
+        takes_no_place: Callable[[str], bool] = ALWAYS.__contains__,
     ) -> None:
         self.app = app
         self._most_requests = most_requests
@@ -106,33 +111,37 @@ class Limit:
         self._most_held = most_held
         self._held = 0
         self._silence_s = silence_s
-        self._in_flight = 0
+        self._takes_no_place = takes_no_place
+        self._in_work = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on if there is room for it, its body bounded."""
-        if scope["type"] != "http" or scope["path"] in _ALWAYS:
+        if scope["type"] != "http" or self._takes_no_place(scope["path"]):
             await self.app(scope, receive, send)
             return
-        if self._in_flight >= self._most_requests:
-            error = Overloaded(f"{self._in_flight} requests are in flight, which is this server's limit. Try again.")
-            await response_for(error)(scope, receive, send)
-            return
-        self._in_flight += 1
+        self._in_work += 1
         try:
             await self._bounded(scope, receive, send)
         finally:
-            self._in_flight -= 1
+            self._in_work -= 1
+
+    def _check_room(self) -> None:
+        if self._in_work > self._most_requests:
+            raise Overloaded(f"{self._most_requests} requests are in flight, which is this server's limit. Try again.")
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self._most_bytes(scope["path"])
         too_large = TooLarge(f"The request's body is larger than {limit} bytes, which is this server's limit.")
         declared = 0
         announced = 0.0
+        expects = False
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit():
                 announced = declared = int(value)
             elif name == b"transfer-encoding":
                 announced = math.inf
+            elif name == b"expect":
+                expects = True
         seen = 0
         complete = False
         started = False
@@ -143,6 +152,7 @@ class Limit:
             if complete:  # what comes now is the client leaving, which may take as long as it likes
                 return await receive()
             until = min(asyncio.get_running_loop().time() + self._silence_s, deadline + seen / _SLOWEST)
+            self._in_work -= 1
             try:
                 async with asyncio.timeout_at(until):
                     message = await receive()
@@ -150,11 +160,15 @@ class Limit:
                 raise TooSlow(
                     f"Of the request's body {seen} bytes came, and then too little for too long. Send it again."
                 ) from None
+            finally:
+                self._in_work += 1
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
                 seen += size
                 self._held += size
                 complete = not message.get("more_body", False)
+                if complete:  # work begins
+                    self._check_room()
                 if seen > limit:
                     raise too_large
                 if self._held > self._most_held and self._held > seen:  # alone it may be as large as its own limit
@@ -163,12 +177,19 @@ class Limit:
 
         async def send_noting(message: Message) -> None:
             nonlocal started
-            if not started and not complete and announced - seen > _LEFT_UNREAD:
-                MutableHeaders(scope=message)["Connection"] = "close"  # rather than read what nobody wants
+            # Rather than read what nobody wants. Whether a client that waits for "100 Continue" sends its body after
+            # another answer nobody knows.
+            if not started and not complete and (announced - seen > _LEFT_UNREAD or (expects and announced > seen)):
+                MutableHeaders(scope=message)["Connection"] = "close"
             started = True
-            await send(message)
+            self._in_work -= 1
+            try:
+                await send(message)
+            finally:
+                self._in_work += 1
 
         try:
+            self._check_room()
             if declared > limit:
                 raise too_large
             await self.app(scope, receive_bounded, send_noting)

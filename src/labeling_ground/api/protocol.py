@@ -1,89 +1,431 @@
-"""uvicorn's HTTP/1.1 with a bound on a request's head, which it has not: neither bytes nor seconds."""
+"""uvicorn's HTTP/1.1 with the bounds and the care that it lacks; ``docs/decisions/0011-http-edge.md`` says why."""
 
 import asyncio
+import contextlib
+import logging
+import socket
+import struct
+import sys
+from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from starlette.responses import Response
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from labeling_ground.api.errors import problem
+from labeling_ground.api.web_security import SecurityHeaders
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
+log = logging.getLogger(__name__)
+
+_SLOWEST = 1024
+"""Bytes a second below which a client does not read, but holds a connection."""
+_PIECE = 16 * 1024
+"""Bytes that the parser gets at once. It cannot be stopped at a request's end, so this many bytes of pipelined requests
+may be taken apart before their turn."""
+_READ_AHEAD = 64 * 1024
+"""Bytes of pipelined requests, not yet taken apart, from which on a connection is not read."""
+_NO_LINGERING = struct.pack("ii", 1, 0)
+"""``SO_LINGER``: closing drops what was not sent, with a reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Bounds on one connection.
+
+    Attributes:
+        head_bytes: largest request line and headers together, and largest trailers.
+        head_seconds: longest time for them to come, from the connection or the request's first byte on.
+        send_seconds: time in which a client must take 1 KiB for each second of it, while an answer waits to be sent.
+        discard_bytes: most bytes read and thrown away after an answer that did not wait for the whole request.
+        discard_seconds: longest time for that.
+    """
+
+    head_bytes: int = 64 * 1024
+    head_seconds: float = 20.0
+    send_seconds: float = 20.0
+    discard_bytes: int = 1 << 30
+    discard_seconds: float = 60.0
+
+
+class _RefusedError(Exception):
+    """Raised in a callback of the parser, which then stops for good."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__()
+        self.response = response
+
+
+class _Transport:
+    """The transport as uvicorn's cycles see it: writing is watched, and closing lets the client finish."""
+
+    __slots__ = ("_http", "_raw", "written")
+
+    def __init__(self, http: "BoundedHttp", raw: asyncio.Transport) -> None:
+        self._http = http
+        self._raw = raw
+        self.written = 0
+
+    def write(self, data: bytes) -> None:
+        self.written += len(data)
+        self._raw.write(data)
+        if not self._http.is_watching and self._raw.get_write_buffer_size():
+            self._http.watch_sending()
+
+    def close(self) -> None:
+        self._http.finish()
+
+    def is_closing(self) -> bool:
+        return self._http.is_finishing or self._raw.is_closing()
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Answers 431 to a head that is too large, 408 to one that does not end, and closes the connection.
+    """One connection on which every request is answered in its turn, and which nobody can hold by doing nothing.
 
-    A body has its own bounds (``middleware.Limit``); what comes before it never reaches the app.
+    A request that breaks the protocol or a bound is answered (400, 408, 431, 501, 505) after those before it, and is
+    the connection's last. Bodies have bounds of their own, see ``middleware.Limit``.
     """
 
-    most_bytes = 64 * 1024
-    """Largest request line and headers together."""
-    most_seconds = 20.0
-    """Longest time for them to come, from the connection or the request's first byte on."""
-
-    _in_head = True
-    _head = 0
-    _timer: asyncio.TimerHandle | None = None
+    limits = HttpLimits()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start waiting for a request."""
         super().connection_made(transport)
-        self._wait()
+        self._raw = transport
+        self.transport: Any = _Transport(self, transport)
+        self.is_finishing = False
+        """Whether the last answer was given: what comes now is thrown away."""
+        self._is_deaf = False  # whether the parser has stopped: after what cannot be read nothing can be
+        self._in_head = True  # whether what comes next belongs to a request line, headers, or the time before them
+        self._head = 0  # bytes of those, counted by whole pieces
+        self._has_begun = False  # whether the request line has
+        self._trailers = 0
+        self._is_upgrade = False
+        self._answering: RequestResponseCycle | None = None  # the cycle whose turn it is; `cycle` is the newest
+        self._read_ahead = bytearray()
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
+        self._taken = 0  # bytes that the client had taken when sending was last looked at
+        self._discard_timer: asyncio.TimerHandle | None = None
+        self._discarded = 0
+        self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing to wait for any more."""
-        self._stop_waiting()
+        """Tell the request whose turn it is, not only the newest; those behind it never begin."""
+        self._stop_awaiting_head()
+        self._stop_discarding()
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        self.pipeline.clear()
+        self._read_ahead.clear()
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        """Close now what only waits, be it for another request or for the rest of one that was answered."""
+        if self.is_finishing or self._answering is None or self.cycle.response_complete:
+            self._raw.close()
+        else:
+            super().shutdown()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head, and let uvicorn read it."""
+        """Take requests apart, but for those whose turn is far."""
+        self._unset_keepalive_if_required()
+        if self._discard_timer is not None:
+            self._discarded += len(data)
+            if self._discarded > self.limits.discard_bytes:
+                self._raw.close()
+                return
+        if self._is_deaf:
+            return
+        if self.pipeline or self._read_ahead:
+            self._read_ahead += data
+            if len(self._read_ahead) > _READ_AHEAD:
+                self.flow.pause_reading()
+        elif len(data) <= _PIECE:
+            self._parse(data)
+        else:
+            self._read_ahead += data
+            self._parse_read_ahead()
+
+    def _parse_read_ahead(self) -> None:
+        while self._read_ahead and not self.pipeline and not self._is_deaf:
+            piece = bytes(self._read_ahead[:_PIECE])
+            del self._read_ahead[:_PIECE]
+            self._parse(piece)
+
+    def _parse(self, data: bytes) -> None:
+        if not data or self._is_deaf:
+            return
         if self._in_head:
             self._head += len(data)
-            if self._timer is None:
-                self._wait()
-        super().data_received(data)
-        if self._in_head and self._head > self.most_bytes:
-            self._refuse(b"431 Request Header Fields Too Large", f"The headers exceed {self.most_bytes} bytes.")
+            if self._head_timer is None and not self.is_finishing:
+                self._await_head()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade()
+            self._parse(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause.response if isinstance(cause, _RefusedError) else _bad_request(_sentence(error)))
+        else:
+            if self._in_head and self._head > self.limits.head_bytes:
+                self._refuse(self._too_large())
+
+    def on_message_begin(self) -> None:
+        """Note that a request begins; a line break in front of it belongs to none."""
+        self._has_begun = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Note a header. Trailers, which come after a body in chunks, are counted and not looked at."""
+        if self._in_head:
+            super().on_header(name, value)
+            return
+        self._trailers += len(name) + len(value) + 4
+        if self._trailers > self.limits.head_bytes:
+            raise _RefusedError(self._too_large())
 
     def on_headers_complete(self) -> None:
-        """The head is here; the body comes next."""
-        self._in_head, self._head = False, 0
-        self._stop_waiting()
+        """Begin the request, if its head is good; the body comes next."""
+        if self.is_finishing:
+            raise _RefusedError(_bad_request("The connection is being closed."))  # nobody reads this
+        self._check_head()
+        self._in_head = self._has_begun = False
+        self._head = self._trailers = 0
+        self._stop_awaiting_head()
+        if self.parser.should_upgrade():
+            self._is_upgrade = True
+            return
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answering = self.cycle
 
     def on_message_complete(self) -> None:
         """The request is here; the next head may come. uvicorn closes a connection that stays idle."""
+        if self._is_upgrade:
+            return
         self._in_head = True
         super().on_message_complete()
+        if self.is_finishing:
+            self._raw.close()
+        elif self.cycle.response_complete:  # before its body was here
+            self._stop_discarding()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
-    def _wait(self) -> None:
-        self._timer = self.loop.call_later(self.most_seconds, self._too_slow)
+    def _check_head(self) -> None:
+        """See that the head is one that can be answered.
 
-    def _stop_waiting(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        Raises:
+            _RefusedError: it is not.
+        """
+        size = len(self.url) + 16
+        hosts = 0
+        codings: list[bytes] = []
+        for name, value in self.headers:
+            size += len(name) + len(value) + 4
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding":
+                codings += value.lower().replace(b" ", b"").replace(b"\t", b"").split(b",")
+        if size > self.limits.head_bytes:
+            raise _RefusedError(self._too_large())
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise _RefusedError(_not_done(505, f"This server speaks HTTP/1.1 and HTTP/1.0, not HTTP/{version}."))
+        if hosts != 1 and (hosts or version == "1.1"):
+            raise _RefusedError(_bad_request(f"A request has one Host header; this one has {hosts or 'none'}."))
+        if codings and version == "1.0":
+            raise _RefusedError(_bad_request("HTTP/1.0 has no Transfer-Encoding. Send a Content-Length."))
+        if codings and codings != [b"chunked"]:
+            if set(codings) == {b"chunked"}:
+                raise _RefusedError(_bad_request("Transfer-Encoding names chunked more than once."))
+            raise _RefusedError(_not_done(501, "Of transfer codings only chunked is read. Send the body as it is."))
+        if self.parser.get_method() == b"CONNECT":
+            raise _RefusedError(_not_done(501, "This server is no proxy: it does not CONNECT to others."))
 
-    def _too_slow(self) -> None:
-        self._timer = None
-        if not self._head:
-            self.transport.close()  # nobody ever asked for anything
+    def _ignore_upgrade(self) -> None:
+        """Have the head read again without the wish for another protocol, which hides the body from the parser."""
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
+        for name, value in self.headers:
+            kept = value
+            if name == b"connection":
+                options = (option.strip() for option in value.split(b","))
+                kept = b", ".join(one for one in options if one.lower() not in (b"upgrade", b"http2-settings"))
+            if kept and name not in (b"upgrade", b"http2-settings"):
+                head += [name, b": ", kept, b"\r\n"]
+        head.append(b"\r\n")
+        self._is_upgrade, self._in_head = False, True
+        self.parser = httptools.HttpRequestParser(self)
+        self._parse(b"".join(head))
+
+    # --- refusing ----------------------------------------------------------------------------------------------------
+
+    def _too_large(self) -> Response:
+        sentence = f"The request line and headers exceed {self.limits.head_bytes} bytes. Send fewer or shorter ones."
+        return problem(431, "headers-too-large", "The headers are too large", sentence)
+
+    def _refuse(self, response: Response) -> None:
+        """Answer what comes next on this connection, in its turn, and read no request after it."""
+        self._is_deaf = True
+        self._read_ahead.clear()
+        self._stop_awaiting_head()
+        if self._raw.is_closing() or self.is_finishing:
+            return
+        log.info("refused a request: %s", response.status_code)
+        if not self._in_head:  # it is the newest cycle's body that is bad
+            self._drop(self.cycle)
+            if self.cycle.response_started:
+                self.finish()
+                return
+        app: Any = SecurityHeaders(response)
+        head_only = self.parser.get_method() == b"HEAD"
+        self.cycle = RequestResponseCycle(
+            scope={"type": "http", "method": "HEAD" if head_only else "GET", "headers": []},  # type: ignore[typeddict-item]
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=False,
+            on_response=self.on_response_complete,
+        )
+        if self._answering is None or self._answering.response_complete or self._answering.disconnected:
+            self._begin(self.cycle, app)
         else:
-            self._refuse(b"408 Request Timeout", f"The headers did not come within {self.most_seconds:g} seconds.")
+            self.pipeline.appendleft((self.cycle, app))
 
-    def _refuse(self, status: bytes, sentence: str) -> None:
-        self._stop_waiting()
+    def _drop(self, cycle: RequestResponseCycle) -> None:
+        """Let a request end as if its client had left."""
+        cycle.disconnected = True
+        cycle.message_event.set()
+        if self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline.popleft()
+
+    # --- answering ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        self._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or with what is left of this one's body."""
+        following = self.pipeline[-1][0] if self.pipeline else None
+        super().on_response_complete()
         if self.transport.is_closing():
             return
-        body = sentence.encode()
-        self.transport.write(
-            b"HTTP/1.1 "
-            + status
-            + b"\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: "
-            + str(len(body)).encode()
-            + b"\r\nconnection: close\r\n\r\n"
-            + body
-        )
-        self.transport.close()
+        if following is not None:
+            self._answering = following
+        if self.cycle.response_complete and not self._in_head:
+            self._discard()
+        self._parse_read_ahead()
+
+    def finish(self) -> None:
+        """Close the connection; first let a client that is still sending finish, or it would never read its answer.
+
+        A connection closed with data unread is reset, which throws away what its other end has not read.
+        """
+        if self.transport.is_closing():
+            return
+        self.is_finishing = True
+        self._stop_awaiting_head()
+        if self._in_head and not self._is_deaf:
+            self._raw.close()
+            return
+        if self._raw.can_write_eof():
+            self._raw.write_eof()
+        self.flow.resume_reading()
+        self._discard()
+
+    def _discard(self) -> None:
+        if self._discard_timer is None:
+            self._discarded = 0
+            self._discard_timer = self.loop.call_later(self.limits.discard_seconds, self._raw.close)
+
+    def _stop_discarding(self) -> None:
+        if self._discard_timer is not None:
+            self._discard_timer.cancel()
+            self._discard_timer = None
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.limits.head_seconds, self._head_is_late)
+
+    def _stop_awaiting_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._read_ahead:  # it may be here, and we not have read it
+            self._await_head()
+        elif not self._has_begun:
+            self.transport.close()  # nobody asked for anything
+        else:
+            sentence = f"The headers did not come within {self.limits.head_seconds:g} seconds. Send the request again."
+            self._refuse(problem(408, "request-timeout", "The request did not arrive in time", sentence))
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether somebody looks after what waits to be sent."""
+        return self._send_timer is not None
+
+    def watch_sending(self) -> None:
+        """Look, as long as anything waits to be sent, whether the client takes it; and cut it off if it does not."""
+        self._taken = self._taken_by_client()
+        self._send_timer = self.loop.call_later(self.limits.send_seconds, self._look_at_sending)
+
+    def _look_at_sending(self) -> None:
+        self._send_timer = None
+        if not self._raw.get_write_buffer_size():
+            return
+        if self._taken_by_client() - self._taken >= _SLOWEST * self.limits.send_seconds:
+            self.watch_sending()
+            return
+        log.info("a client does not read its answer, and is cut off")
+        with contextlib.suppress(OSError):  # the kernel shall not go on trying with what it holds
+            self._raw.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
+        self._raw.abort()
+
+    def _taken_by_client(self) -> int:
+        """Bytes written so far, less those that wait here, and those in the kernel where that tells."""
+        taken: int = self.transport.written - self._raw.get_write_buffer_size()
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):
+                told = fcntl.ioctl(self._raw.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+                taken -= struct.unpack("i", told)[0]
+        return taken
 
 
-def bounded_http(*, most_bytes: int, most_seconds: float) -> type[BoundedHttp]:
+def _bad_request(sentence: str) -> Response:
+    return problem(400, "malformed-request", "The request is not HTTP", sentence)
+
+
+def _not_done(status: int, sentence: str) -> Response:
+    return problem(status, "not-implemented", "This server does not do that", sentence)
+
+
+def _sentence(error: httptools.HttpParserError) -> str:
+    return f"This cannot be read as an HTTP/1.1 request: {error}."
+
+
+def bounded_http(limits: HttpLimits) -> type[BoundedHttp]:
     """The protocol with these bounds, for uvicorn, which wants a class."""
-    bounds: dict[str, Any] = {"most_bytes": most_bytes, "most_seconds": most_seconds}
-    return type("BoundedHttp", (BoundedHttp,), bounds)
+    return type("BoundedHttp", (BoundedHttp,), {"limits": limits})

@@ -1,14 +1,19 @@
 """Listening and running, for the commands that serve."""
 
+import contextlib
 import signal
 import socket
+import sys
 from typing import Any
 
 import uvicorn
 
-from labeling_ground.api.protocol import bounded_http
+from labeling_ground.api.protocol import HttpLimits, bounded_http
 from labeling_ground.errors import BadSettings
 from labeling_ground.settings import Settings
+
+if sys.platform != "win32":
+    import resource
 
 
 def listen(host: str, port: int, *, hint: str) -> socket.socket:
@@ -35,19 +40,40 @@ def listen(host: str, port: int, *, hint: str) -> socket.socket:
     return listener
 
 
-def run(app: Any, settings: Settings, *listeners: socket.socket) -> None:
-    """Serve until told to stop; what is in flight is answered first."""
-    config = uvicorn.Config(
+def configuration(app: Any, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves an app of ours."""
+    limits = HttpLimits(
+        head_bytes=int(settings.max_header_bytes),
+        head_seconds=settings.receive_timeout_s,
+        send_seconds=settings.send_timeout_s,
+        discard_bytes=int(settings.discard_bytes),
+        discard_seconds=settings.discard_timeout_s,
+    )
+    return uvicorn.Config(
         app,
-        http=bounded_http(most_bytes=int(settings.max_header_bytes), most_seconds=settings.receive_timeout_s),
+        http=bounded_http(limits),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
         timeout_keep_alive=75,
     )
+
+
+def allow_many_files() -> None:
+    """Have as many connections and open files as the system grants: the usual soft limit, 1024, is soon reached."""
+    if sys.platform != "win32":
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(ValueError, OSError):  # some systems grant less than they say
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def run(app: Any, settings: Settings, *listeners: socket.socket) -> None:
+    """Serve until told to stop; what is in flight is answered first."""
+    allow_many_files()
     # uvicorn shuts down gracefully at these signals and then raises them again for whoever handled them before. That is
     # us, and we have nothing to add: the process ends with exit code 0, without a traceback.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run(sockets=list(listeners))
+    uvicorn.Server(configuration(app, settings)).run(sockets=list(listeners))
