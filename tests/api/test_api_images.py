@@ -282,8 +282,8 @@ async def test_purging_everything_forgets_every_image(server: "Running", make_im
     assert [tier["entries"] for tier in (await server.client.get("/v1/cache")).json()["tiers"]] == [0, 0]
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WebP", "BMP", "TIFF"])
-async def test_all_five_formats_are_read(
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WebP", "AVIF", "GIF", "BMP", "TIFF"])
+async def test_all_formats_are_read(
     server: "Running",
     make_image: "Callable[..., bytes]",
     format: str,  # noqa: A002

@@ -80,7 +80,7 @@ def test_warm_refuses_an_empty_folder_with_a_sentence(runner: CliRunner, tmp_pat
     (tmp_path / "empty").mkdir()
     result = runner.invoke(cli, ["warm", str(tmp_path / "empty")])
     assert result.exit_code == 2
-    assert "there is no JPEG" in result.stderr
+    assert "there is no image file" in result.stderr
 
 
 SLOW_ENGINE = '''

@@ -17,7 +17,7 @@ from labeling_ground.service.segmenter import Segmenter
 from labeling_ground.settings import Settings
 from labeling_ground.wiring import build_segmenter
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tif", ".tiff"})
 
 
 @click.command()
@@ -43,7 +43,7 @@ def warm(directory: Path, cache_dir: Path | None, model: str | None, api_key: st
         raise click.UsageError("the disk tier is switched off (disk_bytes is 0), so there is nothing to warm")
     files = sorted(_images_in(directory))
     if not files:
-        raise click.UsageError(f"there is no JPEG, PNG, WebP, BMP or TIFF file in {directory}")
+        raise click.UsageError(f"there is no image file in {directory} (JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF)")
     tenant = keys.tenant_of(api_key) if api_key else keys.PUBLIC
     # Nobody waits for these images: what is there already is worth waiting for, and is not computed a second time.
     patient = settings.model_copy(update={"cache_mode": "first", "lookup_deadline_ms": 10_000.0})

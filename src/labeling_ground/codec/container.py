@@ -13,7 +13,7 @@ class Container:
     """One walked file.
 
     Attributes:
-        format: ``JPEG``, ``PNG``, ``WebP``, ``BMP`` or ``TIFF``.
+        format: ``JPEG``, ``PNG``, ``WebP``, ``AVIF``, ``HEIC``, ``GIF``, ``BMP`` or ``TIFF``.
         width: columns as stored, before the orientation is applied.
         height: rows as stored, before the orientation is applied.
         orientation: EXIF orientation, 1–8; 1 where the file says nothing usable.

@@ -50,7 +50,7 @@ class ImageHeader:
     """What is known of an image before its pixels are decoded.
 
     Attributes:
-        format: ``JPEG``, ``PNG``, ``WebP``, ``BMP`` or ``TIFF``.
+        format: ``JPEG``, ``PNG``, ``WebP``, ``AVIF``, ``HEIC``, ``GIF``, ``BMP`` or ``TIFF``.
         width: columns in pixels of the upright image (EXIF orientation applied).
         height: rows in pixels of the upright image.
         use_preview: whether browsers may draw the file in another way than it is decoded here, or not at all.

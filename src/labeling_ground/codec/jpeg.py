@@ -161,7 +161,7 @@ def _goes_on(data: bytes, pos: int) -> bool:
     """Whether a marker behind a scan begins a segment of the same picture."""
     if data[pos + 1] not in _BEHIND_A_SCAN or pos + 4 > len(data):
         return False
-    (length,) = struct.unpack_from(">H", data, pos + 2)
+    length = int.from_bytes(data[pos + 2 : pos + 4], "big")
     return length >= 2 and pos + 2 + length <= len(data)
 
 

@@ -7,9 +7,18 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import BmpImagePlugin, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 from PIL import Image as Pillow
 
+from labeling_ground.codec import heif
 from labeling_ground.codec.container import Container
 from labeling_ground.codec.tiff_layout import TiffLayout
 from labeling_ground.errors import DamagedImage, UnsupportedImage
@@ -20,6 +29,7 @@ Pillow.MAX_IMAGE_PIXELS = None
 _DECODERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
     "WebP": WebPImagePlugin.WebPImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
@@ -63,7 +73,8 @@ def read(found: Container, *, all_bits: bool) -> Samples:
 def _decoded(
     name: str, parts: tuple[bytes | memoryview, ...], size: tuple[int, int], rawmode: str | None = None
 ) -> Pillow.Image:
-    file = _DECODERS[name](io.BytesIO(b"".join(parts)))
+    opener = _DECODERS.get(name) or heif.opener(name)
+    file = opener(io.BytesIO(b"".join(parts)))
     check_size(file.size, size, name)
     if rawmode is not None:
         file.tile = [tile._replace(args=rawmode) for tile in file.tile]

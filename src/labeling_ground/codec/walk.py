@@ -12,11 +12,11 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 
-from labeling_ground.codec import exif, jpeg, tiff
+from labeling_ground.codec import exif, heif, jpeg, tiff
 from labeling_ground.codec.container import MAX_SEGMENTS, Container
 from labeling_ground.errors import DamagedImage, UnsupportedImage
 
-ACCEPTED = "JPEG, PNG, WebP, BMP and TIFF"
+ACCEPTED = "JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP and TIFF"
 """The formats that we read, as a sentence names them."""
 
 
@@ -24,8 +24,7 @@ def walk(data: bytes) -> Container:
     """Walk an image file. What it is, is told by its content alone.
 
     Raises:
-        UnsupportedImage: another format than the five, or a kind of one of them that we do not
-            read.
+        UnsupportedImage: another format than those, or a kind of one of them that we do not read.
         DamagedImage: the file ends too early or contradicts itself; also a size of zero.
     """
     walker = _walker(data)
@@ -49,11 +48,14 @@ def _walker(data: bytes) -> Callable[[bytes], Container]:
         return _bmp
     if data[:4] in exif.HEADERS:
         return tiff.walk
-    raise UnsupportedImage(f"{_describe(data)} Images are read from {ACCEPTED} files.")
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return _gif
+    if heif.format_of(data) is not None:
+        return heif.walk
+    raise UnsupportedImage(f"{_describe(data)} Images are read from {ACCEPTED} files: save it as one of them.")
 
 
 _KNOWN_STRANGERS = (
-    (0, b"GIF8", "a GIF"),
     (0, b"%PDF", "a PDF document"),
     (0, b"8BPS", "a Photoshop document"),
     (0, b"\x00\x00\x01\x00", "an icon (ICO)"),
@@ -66,11 +68,6 @@ _KNOWN_STRANGERS = (
     (0, b"PK\x03\x04", "a ZIP archive"),
     (0, b"\x1f\x8b", "a gzip archive"),
     (128, b"DICM", "a DICOM"),
-    (4, b"ftypavi", "an AVIF"),
-    (4, b"ftyphei", "a HEIC"),
-    (4, b"ftyphev", "a HEIC"),
-    (4, b"ftypmif1", "a HEIF"),
-    (4, b"ftypmsf1", "a HEIF"),
     (4, b"ftyp", "a video or another ISO media"),
     (0, b"RIFF", "a RIFF file, but not a WebP"),
 )
@@ -194,6 +191,57 @@ def _webp(data: bytes) -> Container:
         pos += 8 + length + length % 2
     # Most browsers pass over the orientation of a WebP, other programs do not.
     return Container("WebP", width, height, orientation or 1, (data,), use_preview=orientation not in (None, 1))
+
+
+# -- GIF ------------------------------------------------------------------------------------------
+
+_MAX_BLOCKS = 1 << 20
+"""Blocks of data of one GIF: of 255 bytes each, as programs write them, they are 256 MB."""
+
+
+def _gif(data: bytes) -> Container:
+    view = memoryview(data)
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    pos = 13 + (3 << (flags & 7) + 1 if flags & 128 else 0)
+    parts: list[bytes | memoryview] = [view[:pos]]
+    for _ in range(MAX_SEGMENTS):
+        start, kind = pos, data[pos]
+        if kind == 0x2C:
+            left, top, columns, rows, flags = struct.unpack_from("<4HB", data, pos + 1)
+            pos = _behind_blocks(data, pos + 11 + (3 << (flags & 7) + 1 if flags & 128 else 0))
+            parts += [view[start:pos], b";"]
+            note = "The GIF file holds several frames, of which the first is used." if _goes_on(data, pos) else ""
+            # A frame may reach over the screen that the file names, which then grows.
+            size = (max(width, left + columns), max(height, top + rows))
+            return Container("GIF", *size, 1, tuple(parts), note=note, use_preview=True)
+        if kind != 0x21:
+            raise DamagedImage("The GIF file is damaged: it holds no picture.")
+        pos = _behind_blocks(data, pos + 2)
+        if data[start + 1] == 0xF9:  # transparency
+            parts.append(view[start:pos])
+    raise DamagedImage(f"The GIF file has more than {MAX_SEGMENTS} parts before its picture.")
+
+
+def _goes_on(data: bytes, pos: int) -> bool:
+    """Whether another frame follows."""
+    try:
+        for _ in range(MAX_SEGMENTS):
+            if data[pos] != 0x21:
+                return data[pos] == 0x2C
+            pos = _behind_blocks(data, pos + 2)
+    except (IndexError, DamagedImage):
+        pass  # whatever is behind the first frame is none of ours
+    return False
+
+
+def _behind_blocks(data: bytes, pos: int) -> int:
+    """Where a chain of blocks, each with its length before it, has ended."""
+    for _ in range(_MAX_BLOCKS):
+        length = data[pos]
+        pos += 1 + length
+        if not length:
+            return pos
+    raise DamagedImage(f"The GIF file has more than {_MAX_BLOCKS} blocks in one part.")
 
 
 # -- BMP ------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from labeling_ground.api.schemas import (
 )
 from labeling_ground.api.state import Parts, caller_of, parts_of, pools_of, record_of
 from labeling_ground.codec import base64_text, tensors
+from labeling_ground.codec.walk import ACCEPTED
 from labeling_ground.errors import BadPrompt, TooLarge, UnknownModel
 from labeling_ground.service.segmenter import ImageAnswer, MaskAnswer, PromptAsk, Segmenter
 from labeling_ground.types import Box, Point, Stretch
@@ -68,10 +69,10 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
         "parameters": [CLIENT_ID],
         "requestBody": {
             "required": True,
-            "description": "The image file itself (JPEG, PNG, WebP, BMP or TIFF), or a form with one file in it.",
+            "description": f"The image file itself ({ACCEPTED}), or a form with one file in it.",
             "content": {
                 "application/octet-stream": _FILE,
-                **{f"image/{kind}": _FILE for kind in ("jpeg", "png", "webp", "bmp", "tiff")},
+                **{f"image/{kind}": _FILE for kind in ("jpeg", "png", "webp", "avif", "heic", "gif", "bmp", "tiff")},
                 "multipart/form-data": {
                     "schema": {
                         "type": "object",
