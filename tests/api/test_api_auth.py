@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from labeling_ground.api import schemas
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -119,6 +121,22 @@ async def test_keys_are_never_told(start: "Start", caplog: pytest.LogCaptureFixt
         ]
         assert "top-secret" not in "".join(texts) + caplog.text
         assert "top-secret" not in repr(server.parts.settings)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-API-Key": "one "},
+        {"X-API-Key": " \tone"},
+        {"Authorization": "Bearer one\t "},
+        {"Authorization": "bearer\t one"},
+    ],
+)
+async def test_blanks_around_a_key_are_none_of_it(start: "Start", headers: dict[str, str]) -> None:
+    async with start(api_keys=("one",)) as server:
+        assert (await server.client.get("/v1/models", headers=headers)).status_code == 200
+        image_id = await server.send_image(base64.b64decode(schemas.EXAMPLE_IMAGE), **headers)
+        assert (await server.client.get(f"/v1/images/{image_id}", headers=bearer("one"))).status_code == 200
 
 
 async def test_other_origins_are_shut_out_by_default(start: "Start") -> None:

@@ -146,8 +146,9 @@ def check_admin(request: Request) -> None:
 
 
 def _given_key(request: Request) -> str:
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    given = credentials.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    scheme, *credentials = request.headers.get("authorization", "").split(maxsplit=1) or [""]
+    given = "".join(credentials) if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    given = given.strip()  # blanks around a header's value are none of it
     # A header's bytes are read as Latin-1; clients whose key is not ASCII send UTF-8.
     return given.encode("latin-1").decode("utf-8", "replace")
 
