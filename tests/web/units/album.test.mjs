@@ -13,6 +13,14 @@ class Server {
   states = new Map(); // by image: what GET answers; a function is asked anew each time
   #held = new Map();
 
+  reading(id) {
+    return this.stretch ? `${id}~stretch` : id;
+  }
+
+  async preview(id) {
+    return `preview of ${this.reading(id)}`;
+  }
+
   hold(id) {
     let release;
     this.#held.set(id, { done: new Promise((resolve) => (release = resolve)), release: () => release() });
@@ -25,7 +33,8 @@ class Server {
 
   async image(id) {
     const state = this.states.get(id) ?? null;
-    return typeof state === "function" ? state() : state;
+    const found = await (typeof state === "function" ? state() : state);
+    return found && { width: 4, height: 3, use_preview: false, note: null, ...found };
   }
 
   async send(file, { signal, wait }) {
@@ -47,12 +56,22 @@ class Server {
   }
 }
 
+const SIZE = { width: 4, height: 3 };
+
 const albumOf = (...ids) => {
   const server = new Server();
-  const album = new Album({ storage: {}, server, trouble: () => {}, changed: () => {}, kept: () => {} });
-  album.images = ids.map((id) => ({ id, file: { name: id }, state: "new" }));
+  const stored = new Map(), pictured = [];
+  const album = new Album({
+    storage: { put: async (_, image) => stored.set(image.id, image) },
+    server,
+    trouble: () => {},
+    changed: () => {},
+    kept: () => {},
+    pictured: (image, isResized) => pictured.push([image.id, isResized]),
+  });
+  album.images = ids.map((id) => ({ id, file: { name: id }, state: "new", ...SIZE, natural: SIZE, note: "" }));
   const states = () => album.images.map(({ state }) => state).join(" ");
-  return { album, server, states };
+  return { album, server, states, stored, pictured };
 };
 
 test("the next two images are prepared, one after the other", async () => {
@@ -67,7 +86,7 @@ test("an image that is being sent when preparing begins anew is sent to its end,
   server.hold("b");
   album.prepare(0);
   await until(() => server.sent.length === 1);
-  album.images.push({ id: "c", file: { name: "c" }, state: "new" }); // the third file of a drop has been read
+  album.images.push({ id: "c", file: { name: "c" }, state: "new", ...SIZE, natural: SIZE, note: "" }); // the third file of a drop has been read
   album.prepare(0);
   server.release("b");
   await until(() => states() === "new ready ready");
@@ -174,4 +193,65 @@ test("two who wait for one image send it once, and one of them may leave", async
   server.release("a");
   await stays;
   assert.deepEqual([states(), server.sent, server.calledOff], ["ready", ["a"], []]);
+});
+
+const ready = (album, at = 0) => album.ready(album.images[at], new AbortController().signal);
+
+test("an image that the server reads as another picture than the browser is drawn as the server reads it", async () => {
+  const { album, server, stored, pictured } = albumOf("turned", "clear", "same");
+  server.states.set("turned", { encoded: true, width: 3, height: 4 });
+  server.states.set("clear", { encoded: true, use_preview: true, note: "White on white." });
+  server.states.set("same", { encoded: true });
+  for (const at of [0, 1, 2]) await ready(album, at);
+  const [turned, clear, same] = album.images;
+  assert.deepEqual([album.pictureOf(turned), turned.width, turned.height], ["preview of turned", 3, 4]);
+  assert.deepEqual([album.pictureOf(clear), clear.width, clear.note], ["preview of clear", 4, "White on white."]);
+  assert.equal(album.pictureOf(same), same.file);
+  assert.deepEqual(pictured, [["turned", true], ["clear", false]]);
+  assert.deepEqual([...stored.keys()], ["turned", "clear"]);
+  album.reread(); // the same again: nothing is news
+  for (const at of [0, 1, 2]) await ready(album, at);
+  assert.equal(pictured.length, 2);
+});
+
+test("the picture comes before the image is encoded, so that clicks made meanwhile are on it", async () => {
+  const { album, server, pictured } = albumOf("a");
+  const answers = [null, { encoding: true, width: 3, height: 4 }, { encoding: true, width: 3, height: 4 }];
+  server.states.set("a", () => (pictured.length && !answers.length ? { encoded: true, width: 3, height: 4 } : answers.shift()));
+  await ready(album);
+  assert.deepEqual(pictured, [["a", true]]);
+});
+
+test("stretched or not, the picture of that reading is drawn", async () => {
+  const { album, server, pictured } = albumOf("a");
+  const [image] = album.images;
+  server.states.set("a", { encoded: true });
+  await ready(album);
+  assert.equal(album.pictureOf(image), image.file);
+  server.stretch = "0.5,99.5";
+  album.reread();
+  await ready(album);
+  assert.equal(album.pictureOf(image), "preview of a~stretch");
+  server.stretch = null;
+  assert.equal(album.pictureOf(image), image.file);
+  album.reread();
+  await ready(album);
+  assert.deepEqual([image.preview, pictured], [null, [["a", false]]]);
+});
+
+test("a file that the browser cannot show is drawn as the server reads it, or named where the server refuses it", async () => {
+  const { album, server } = albumOf();
+  globalThis.createImageBitmap = async (blob) => {
+    if (typeof blob !== "string") throw new Error("no such format");
+    return { width: 5, height: 6, close() {} };
+  };
+  const context = { drawImage() {} };
+  globalThis.document = { createElement: () => ({ getContext: () => context, toBlob: (done) => done("thumb") }) };
+  const fileOf = (name) => ({ name, type: "image/tiff", arrayBuffer: async () => new TextEncoder().encode(name).buffer });
+  server.refuses = "broken.tif";
+  const { failed } = await album.add([fileOf("scan.tif"), fileOf("broken.tif")], () => {}, () => {});
+  const [image, ...others] = album.images;
+  assert.deepEqual([image.names, image.width, image.height, image.natural, others], [["scan.tif"], 5, 6, null, []]);
+  assert.match(album.pictureOf(image), /^preview of [0-9a-f]{64}$/);
+  assert.deepEqual(failed, ["broken.tif (No image.)"]);
 });

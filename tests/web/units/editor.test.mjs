@@ -18,6 +18,7 @@ const editorOf = () => {
   const page = { classId: "1" };
   const server = {
     isReady: async () => true,
+    reading: (id) => id,
     masks: (id, { points }, signal) => new Promise((resolve, reject) => {
       signal.addEventListener("abort", () => reject(signal.reason));
       asked.push({
@@ -33,7 +34,7 @@ const editorOf = () => {
   const encoding = new Promise((resolve) => (encoded = resolve));
   const stored = new Map(), maskless = [];
   const editor = new Editor({
-    album: { ready: async (image) => ((image.wait ? await encoding : null), (image.state = "ready")), forgotten: nothing },
+    album: { ready: async (image) => ((image.wait ? await encoding : null), (image.state = "ready")), forgotten: nothing, pictureOf: ({ file }) => file },
     server,
     decoder: { masks: async () => null, open: nothing, close: nothing },
     trouble: nothing,
@@ -148,4 +149,22 @@ test("clicks on an image are not asked before the server has it, though it had t
   await opening;
   await until(() => asked.length === 1);
   assert.equal(asked[0].id, "b");
+});
+
+test("prompts on a picture of another size than the server's are taken back, and not asked", async () => {
+  const { editor, asked, encoded, stored } = editorOf();
+  const image = Object.assign(imageOf("a", true), { width: 60, height: 40 });
+  editor.open(image, null);
+  await until(() => editor.picture);
+  editor.click({ x: 1, y: 4 }, 1);
+  editor.finish();
+  editor.click({ x: 2, y: 4 }, 1);
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  Object.assign(image, { width: 40, height: 60 });
+  await editor.pictured(image, true);
+  encoded();
+  await until(() => image.state === "ready");
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual([asked, editor.work.points, editor.work.objects[0].pending], [[], [], null]);
+  assert.match(stored.get("a").objects[0].trouble, /drawn anew/);
 });

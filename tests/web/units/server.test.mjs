@@ -92,3 +92,21 @@ test("a server that is asked whether it is ready and says nothing is not ready",
   assert.equal(await server.isReady(20), false);
   assert.ok(performance.now() - started < 19_000);
 });
+
+test("a stretch is part of the id that is asked for", async (t) => {
+  const asked = [];
+  t.mock.method(globalThis, "fetch", async (url) => {
+    asked.push(String(url).replace("http://host/v1/images/", ""));
+    return Response.json({ masks: [], seconds: 1 });
+  });
+  const server = new Server({ base: "http://host/", client: "me", key: () => null });
+  server.stretch = "0.5,99.5";
+  await server.image("abc");
+  await server.masks("abc", { points: [], box: null });
+  await server.embedding("abc");
+  await server.preview("abc");
+  const id = "abc~stretch-0.5-99.5";
+  assert.deepEqual(asked, [id, `${id}/masks`, `${id}/embedding`, `${id}/preview?format=jpeg`]);
+  server.stretch = null;
+  assert.equal(server.reading("abc"), "abc");
+});

@@ -8,18 +8,24 @@ const AHEAD = 2;
 const PATIENCE = 5; // asks after a queued image to which nobody says any more that it is being encoded
 const SOON = 150, LATER = 1000; // milliseconds between two asks after an image: at first where somebody waits, and at most
 const THUMB = 184; // pixels: twice its width on the page, for dense screens
-const IMAGE_NAME = /\.(jpe?g|png|webp|bmp|tiff?|gif|avif)$/i;
+const IMAGE_NAME = /\.(jpe?g|png|webp|bmp|tiff?|gif|avif|hei[cf])$/i;
 
 export class Album {
-  images = []; // {id, names, width, height, file, thumb, order, state, objects}; state and objects are not stored
+  // {id, names, file, natural, width, height, preview, previewOf, note, thumb, order, state, objects}, the last two not stored.
+  // `natural` is the size of the picture as this browser draws the file, `null` if it does not; width and height are those of
+  // what the server segments, `preview` that picture where it is another one, `previewOf` the reading that it is of.
+  images = [];
   #ahead = []; // the images to prepare, the nearest first
   #givenUp = new Set(); // ids of what the server took on and never encoded
   #readying = new Shared();
   #preparing = null; // {image, calledOff}: the one that is being prepared
 
-  /** `storage` keeps them, `server` knows them, `trouble` hears of a server that does not answer, `changed()` of news. */
-  constructor({ storage, server, trouble, changed, kept }) {
-    Object.assign(this, { storage, server, trouble, changed, kept });
+  /**
+   * `storage` keeps them, `server` knows them, `trouble` hears of a server that does not answer, `changed()` of news,
+   * `pictured(image, isResized)` of an image that is to be drawn as another picture; its promise is waited for.
+   */
+  constructor({ storage, server, trouble, changed, kept, pictured }) {
+    Object.assign(this, { storage, server, trouble, changed, kept, pictured });
   }
 
   /** Open what was open before the page was closed; returns the works that are stored. */
@@ -27,7 +33,10 @@ export class Album {
     const [images, works] = await Promise.all([this.storage.all("images"), this.storage.all("work")]);
     const counts = new Map(works.map((work) => [work.id, work.objects.length]));
     images.sort((a, b) => a.order - b.order);
-    this.images = images.map((image) => ({ ...image, names: image.names ?? [image.name], state: "new", objects: counts.get(image.id) ?? 0 }));
+    this.images = images.map((image) => {
+      const { name, width, height } = image; // all that there was in former versions
+      return { names: [name], natural: { width, height }, ...image, state: "new", objects: counts.get(image.id) ?? 0 };
+    });
     return works.filter(({ id }) => this.find(id));
   }
 
@@ -40,7 +49,7 @@ export class Album {
    * names of those that `failed`, and the other names, `{name, as}`, of what was open already with the `same` bytes.
    */
   async add(files, each, progress) {
-    const failed = [], same = [];
+    const failed = [], same = [], foreign = [];
     const photos = files.filter((file) => file.type.startsWith("image/") || IMAGE_NAME.test(file.name));
     photos.sort((a, b) => pathOf(a).localeCompare(pathOf(b), undefined, { numeric: true }));
     for (const [n, file] of photos.entries()) {
@@ -49,9 +58,20 @@ export class Album {
         const id = await sha256(new Uint8Array(await file.arrayBuffer()));
         const there = this.find(id);
         if (there && this.#named(there, pathOf(file))) same.push({ name: pathOf(file), as: there.names[0] });
-        each(there ?? (await this.#added(id, file)));
-      } catch {
-        failed.push(file.name);
+        const bitmap = there ? null : await createImageBitmap(file).catch(() => null);
+        if (there || bitmap) each(there ?? (await this.#added(id, file, { bitmap })));
+        else foreign.push({ id, file });
+      } catch (error) {
+        failed.push(`${file.name} (${error.message})`);
+      }
+    }
+    for (const [n, { id, file }] of foreign.entries()) {
+      progress(photos.length - foreign.length + n + 1, photos.length);
+      try {
+        const preview = await this.#foreign(id, file);
+        each(await this.#added(id, file, { bitmap: await createImageBitmap(preview), preview }));
+      } catch (error) {
+        failed.push(`${file.name} (${error.message})`);
       }
     }
     progress(0, 0);
@@ -62,24 +82,66 @@ export class Album {
   #named(image, name) {
     if (image.names.some((own) => `/${own}`.endsWith(`/${name}`) || `/${name}`.endsWith(`/${own}`))) return false;
     image.names.push(name);
-    const { state, objects, ...stored } = image;
-    this.kept(this.storage.put("images", stored));
+    this.#store(image);
     return true;
   }
 
-  async #added(id, file) {
-    const bitmap = await createImageBitmap(file);
+  /** The picture of a file that this browser cannot show, as the server reads it. */
+  #foreign(id, file) {
+    const { signal } = new AbortController();
+    const ask = async () => {
+      if (!(await this.server.image(id, signal))) await this.server.send(file, { wait: false, signal });
+      return this.server.preview(id, signal);
+    };
+    return persistently(ask, { server: this.server, signal, trouble: this.trouble });
+  }
+
+  async #added(id, file, { bitmap, preview = null }) {
     const { width, height } = bitmap;
     const thumb = await thumbnail(bitmap);
     bitmap.close();
     const there = this.find(id); // two drops at once
     if (there) return there;
     const order = (this.images.at(-1)?.order ?? 0) + 1;
-    const image = { id, names: [pathOf(file)], width, height, file, thumb, order };
-    const shown = { ...image, state: "new", objects: 0 };
+    const shown = { id, names: [pathOf(file)], file, natural: preview ? null : { width, height }, width, height, preview,
+      previewOf: preview && this.server.reading(id), note: "", thumb, order, state: "new", objects: 0 };
     this.images.push(shown);
-    this.kept(this.storage.put("images", image));
+    this.#store(shown);
     return shown;
+  }
+
+  #store({ state, objects, ...image }) {
+    this.kept(this.storage.put("images", image));
+  }
+
+  /** What is to be drawn of an image: the file, or the picture that the server made of it. */
+  pictureOf({ id, file, natural, preview, previewOf }) {
+    return preview && (!natural || previewOf === this.server.reading(id)) ? preview : file;
+  }
+
+  /** Images are read in another way from now on: of none the server is known to have its embedding. */
+  reread() {
+    for (const image of this.images) this.#note(image, "new");
+  }
+
+  /** See that what the page draws is what the server segments. `found` is what the server knows of the image. */
+  async #agree(image, found, signal) {
+    const { width, height, use_preview: isOther, note } = found;
+    const { natural } = image;
+    const reading = this.server.reading(image.id);
+    const differs = isOther || reading !== image.id || natural?.width !== width || natural?.height !== height;
+    const isResized = image.width !== width || image.height !== height;
+    const before = this.pictureOf(image);
+    if (differs && image.previewOf !== reading) {
+      image.preview = await this.server.preview(image.id, signal);
+      image.previewOf = reading;
+    } else if (!differs) {
+      image.preview = image.previewOf = null;
+    }
+    const isNews = isResized || image.note !== (note ?? "") || this.pictureOf(image) !== before;
+    Object.assign(image, { width, height, note: note ?? "" });
+    if (isNews) this.#store(image);
+    if (isResized || this.pictureOf(image) !== before) await this.pictured(image, isResized);
   }
 
   async remove(id) {
@@ -92,7 +154,7 @@ export class Album {
    * until it is encoded. `report(kind, share)` hears what is being waited for: "checking", "uploading", "encoding".
    */
   ready(image, signal, report = () => {}) {
-    return this.#readying.join(image.id, signal, report, (off, tell) => this.#ready(image, off, tell));
+    return this.#readying.join(this.server.reading(image.id), signal, report, (off, tell) => this.#ready(image, off, tell));
   }
 
   async #ready(image, signal, report) {
@@ -122,16 +184,19 @@ export class Album {
       report("uploading", 0);
       const progress = (share) => (share < 1 ? report("uploading", share) : report("encoding"));
       const { queued } = await this.server.send(image.file, { wait: false, signal, progress });
-      if (!queued) return true;
-      found = { encoding: true };
+      found = { ...(await this.server.image(image.id, signal)), encoding: queued };
     }
+    if (found.width) await this.#agree(image, found, signal);
     if (!found.encoding) return true; // an embedding that was evicted is computed again with the first click
     if (image.state !== "ready") this.#note(image, "queued");
     for (let doubts = 0; doubts < PATIENCE; wait = Math.min(LATER, wait * 1.3)) {
       report("encoding");
       await pause(wait, signal);
       found = await this.server.image(image.id, signal);
-      if (found?.encoded) return true;
+      if (found?.encoded) {
+        await this.#agree(image, found, signal); // by now the server has seen all of the image
+        return true;
+      }
       doubts = found?.encoding ? 0 : doubts + 1; // several servers may stand behind one address
     }
     return false;

@@ -2,6 +2,7 @@
 
 import { Refused, persistently } from "./server.js";
 import { Shared } from "./shared.js";
+import { t } from "./words.js";
 
 const AT_ONCE = 4; // masks of finished objects that are asked for at the same time
 
@@ -14,17 +15,19 @@ export class Asks {
 
   /**
    * The answer to a prompt, `{masks, outcome, model, …}`, however long the server takes. Identical prompts are asked once.
-   * `report(kind, share)` hears what is being waited for. Throws `Refused`, or an `AbortError` when `signal` calls it off.
+   * `report(kind, share)` hears what is being waited for. Throws `Refused`, an `Error` where the image turned out to have another size than the prompt was made for, or an `AbortError` when `signal` calls it off.
    */
   masks(image, { points, box }, signal, report = () => {}) {
-    const key = `${image.id} ${JSON.stringify([points, box])}`;
+    const key = `${this.server.reading(image.id)} ${JSON.stringify([points, box])}`;
     return this.#shared.join(key, signal, report, (off, tell) => this.#masks(image, { points, box }, off, tell));
   }
 
   /** An image that the server forgot is sent again, and the prompt repeated. */
   async #masks(image, prompt, signal, report) {
     for (let again = true; ; again = false) {
+      const { width, height } = image;
       if (image.state !== "ready") await this.album.ready(image, signal, report);
+      if (image.width !== width || image.height !== height) throw new Error(t("otherPicture"));
       report("decoding");
       const here = await this.decoder.masks(image.id, prompt, signal);
       if (here) return here;

@@ -4,6 +4,7 @@ import { Asks, Backlog } from "./asks.js";
 import { History } from "./history.js";
 import { Newest } from "./newest.js";
 import { Picture } from "./painter.js";
+import { t } from "./words.js";
 import * as views from "./view.js";
 import * as works from "./work.js";
 
@@ -71,16 +72,37 @@ export class Editor {
     this.image = image;
     this.resume(image, saved);
     this.changed();
-    const picture = await Picture.of(image.file).catch((error) => {
+    await this.#show(image, signal).catch((error) => {
       if (!signal.aborted) this.#wait(null);
       throw error;
     });
-    if (signal.aborted) return picture.close();
-    this.picture = picture;
-    this.fit();
-    picture.addHalves().then(() => this.redraw(), () => {}); // closed meanwhile
+    if (signal.aborted) return false;
     this.#askIfNeeded();
     return this.#getReady(image, signal);
+  }
+
+  async #show(image, signal) {
+    const picture = await Picture.of(this.album.pictureOf(image));
+    if (signal.aborted) return picture.close();
+    const { picture: before } = this;
+    this.picture = picture;
+    if (before?.width === picture.width && before.height === picture.height) this.redraw();
+    else this.fit();
+    before?.close();
+    return picture.addHalves().then(() => this.redraw(), () => {}); // closed meanwhile
+  }
+
+  /** An image turned out to be another picture than was drawn; on one of another size, prompts meant something else. */
+  async pictured(image, isResized) {
+    const history = this.#histories.get(image.id);
+    if (isResized && history) {
+      history.amendAll((work) => works.unasked(work, t("otherPicture")));
+      this.keep(image.id, history.now);
+    }
+    if (image !== this.image) return;
+    this.#askIfNeeded();
+    await this.#show(image, this.#opening.signal).catch((error) => this.#fail(error));
+    this.changed();
   }
 
   /** Take up an image's work, `saved` as it was stored, and get the masks that it still lacks. */

@@ -17,6 +17,7 @@ import { counted, languageFor, speak, t } from "./words.js";
 import * as works from "./work.js";
 
 const COLOURS = ["#3ecf8e", "#ff7a59", "#4aa8ff", "#ffd23f", "#c77dff", "#ff5d8f", "#2fd6d6", "#a3d93d", "#ff9f1c"];
+const STRETCH = "0.5,99.5"; // percentiles
 const $ = (id) => document.getElementById(id);
 
 class Page {
@@ -29,6 +30,7 @@ class Page {
     hover: true,
     prepare: true,
     decodeHere: false,
+    stretch: false,
     imageId: null,
     exporting: { background: false, images: true, pieces: "all", tolerance: "0" },
   };
@@ -51,7 +53,11 @@ class Page {
     const trouble = (kind) => this.#trouble(kind);
     const changed = () => this.draw();
     const kept = (promise) => this.#kept(promise);
-    this.album = new Album({ storage: this.storage, server: this.server, trouble, changed, kept });
+    const pictured = (image, isResized) => {
+      if (isResized) this.tell(t("otherPicture"));
+      return this.editor.pictured(image, isResized);
+    };
+    this.album = new Album({ storage: this.storage, server: this.server, trouble, changed, kept, pictured });
     this.decoder = new Decoder({
       server: this.server,
       makeWorker: () => new Worker(new URL("decode/worker.js", import.meta.url), { type: "module" }),
@@ -92,6 +98,7 @@ class Page {
     }
     const { choices } = this;
     this.server.client = choices.client;
+    this.server.stretch = choices.stretch ? STRETCH : null;
     choices.language = languageFor(notes.get("language"), choices.language);
     speak(choices.language);
     if (!choices.classes?.length) {
@@ -165,6 +172,19 @@ class Page {
       this.tell(t("notAnImage", { name: `${nameOf(image)} (${error.message})` }));
     }
     if (this.choices.imageId === image.id) this.#prepare();
+  }
+
+  /** Read images with their values stretched, or as their files say. */
+  stretch(on) {
+    const { image } = this.editor;
+    this.choose({ stretch: on });
+    this.server.stretch = on ? STRETCH : null;
+    this.album.stopPreparing();
+    this.album.reread();
+    this.decoder.turn(this.choices.decodeHere); // it has the embedding of the other reading
+    this.editor.close();
+    if (image) this.open(image);
+    else this.editor.clear();
   }
 
   #prepare() {
@@ -437,6 +457,7 @@ class Page {
     $("hover").checked = choices.hover;
     $("prepare").checked = choices.prepare;
     $("decode-here").checked = choices.decodeHere;
+    $("stretch").checked = choices.stretch;
     const why = this.#whyNotHere();
     $("decode-state").hidden = !this.decoder.isOn;
     $("decode-state").dataset.state = this.decoder.state;
@@ -460,8 +481,9 @@ class Page {
       const times = { ms: badge.ms.toFixed(1), server: badge.serverMs?.toFixed(1) };
       const tip = t(badge.outcome === "here" ? "hereTip" : "badgeTip", times);
       $("badge").title = [tip, why, badge.note].filter(Boolean).join("\n");
-      $("model").textContent = `${t("model", { model: badge.model })}${badge.note ? ` – ${badge.note}` : ""}`;
     }
+    const said = [badge && t("model", { model: badge.model }), badge?.note || editor.image?.note];
+    $("model").textContent = said.filter(Boolean).join(" – ");
     this.#drawHint(work, active);
     this.#drawBanner();
     this.#drawWaiting();
@@ -560,6 +582,7 @@ class Page {
       this.choose({ prepare: $("prepare").checked });
       this.#prepare();
     });
+    $("stretch").addEventListener("change", () => this.stretch($("stretch").checked));
     $("decode-here").addEventListener("change", () => {
       this.choose({ decodeHere: $("decode-here").checked });
       this.decoder.turn(this.choices.decodeHere);

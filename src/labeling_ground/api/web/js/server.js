@@ -16,6 +16,8 @@ export class Refused extends Error {
 }
 
 export class Server {
+  stretch = null; // two percentiles, "0.5,99.5", between which the values of images are spread; or as the file says
+
   /** `key()` is the API key or `null`; `client` says who works here. */
   constructor({ base, client, key }) {
     this.base = base;
@@ -41,14 +43,24 @@ export class Server {
     return { body, timing: serverTotal(response.headers.get("Server-Timing")), headers: response.headers };
   }
 
+  /** The id under which the server knows an image as it is read now: that of the file, and the stretch. */
+  reading(id) {
+    return this.stretch ? `${id}~stretch-${this.stretch.replace(",", "-")}` : id;
+  }
+
   /** What the server knows of an image, or `null`. */
   async image(id, signal) {
     try {
-      return (await this.#ask(`v1/images/${id}`, { signal })).body;
+      return (await this.#ask(`v1/images/${this.reading(id)}`, { signal })).body;
     } catch (error) {
       if (error instanceof Refused && error.status === 404) return null;
       throw error;
     }
+  }
+
+  /** The picture that the server segments, for where a browser draws another one or none. */
+  async preview(id, signal) {
+    return (await this.#ask(`v1/images/${this.reading(id)}/preview?format=jpeg`, { signal }, asBlob)).body;
   }
 
   /**
@@ -59,7 +71,8 @@ export class Server {
     return new Promise((resolve, reject) => {
       const request = new XMLHttpRequest(); // fetch does not tell how far an upload is
       const stop = () => request.abort();
-      request.open("POST", new URL(`v1/images${wait ? "" : "?wait=false"}`, this.base));
+      const query = new URLSearchParams({ ...(this.stretch && { stretch: this.stretch }), ...(!wait && { wait: false }) });
+      request.open("POST", new URL(`v1/images?${query}`, this.base));
       for (const [name, value] of Object.entries(this.#headers())) request.setRequestHeader(name, value);
       request.setRequestHeader("Content-Type", "application/octet-stream");
       request.upload.onprogress = (event) => progress?.(event.total ? event.loaded / event.total : 0);
@@ -81,7 +94,7 @@ export class Server {
   /** The masks for clicks and a box, best first, and how they came to be. */
   async masks(id, { points, box }, signal) {
     const started = performance.now();
-    const { body, timing } = await this.#ask(`v1/images/${id}/masks`, {
+    const { body, timing } = await this.#ask(`v1/images/${this.reading(id)}/masks`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(box ? { points, box } : { points }),
@@ -132,7 +145,7 @@ export class Server {
 
   /** An image's embedding, a safetensors file, and the version of the model that made it. */
   async embedding(id, signal) {
-    const { body, headers } = await this.#ask(`v1/images/${id}/embedding`, { signal }, asBytes);
+    const { body, headers } = await this.#ask(`v1/images/${this.reading(id)}/embedding`, { signal }, asBytes);
     return { embedding: body, version: headers.get("X-Model-Version") };
   }
 
@@ -153,6 +166,7 @@ function keyed(key) {
 }
 
 const asJson = (response) => response.json();
+const asBlob = (response) => response.blob();
 const asBytes = (response) => response.arrayBuffer();
 
 function parsed(text) {

@@ -79,6 +79,12 @@ export function settled(work, pending, mask, trouble = "") {
   return { ...work, objects: work.objects.map((object) => (object.pending === pending ? { ...object, pending: null, ...result } : object)) };
 }
 
+/** Without what was asked on a picture that turned out to be another one; pending objects say so in `trouble`. */
+export function unasked(work, trouble) {
+  const objects = work.objects.map((object) => (object.pending ? { ...object, pending: null, trouble } : object));
+  return { ...work, objects, ...noPrompt };
+}
+
 /** Take a finished object up again, with its clicks and its mask. */
 export function editedAgain(work, id) {
   const object = work.objects.find((one) => one.id === id);
