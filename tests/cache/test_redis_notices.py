@@ -153,6 +153,9 @@ async def test_the_user_that_the_docs_describe_may_do_all_that_is_done(
         try:
             image_id = await send(segmenter, image_bytes(1))
             await mask(segmenter, image_id)
+            await segmenter.store.probe()
+            await sessions.meet()
+            assert not sessions.is_shared, "it was answered, and no other server is there"
             await sessions.open("t", "s", image_id, 4, 3, 1)
             assert sessions.unkept == 0
             await segmenter.store.drain()
@@ -160,10 +163,11 @@ async def test_the_user_that_the_docs_describe_may_do_all_that_is_done(
             assert await segmenter.purge(None) == 0
             [_, figures] = await segmenter.store.stats(deadline_s=LONG_S)
             assert figures.answers
-            assert dict(segmenter.store.guards[-1].figures.errors) == {}
         finally:
             await sessions.aclose()
             await segmenter.aclose()
+        assert dict(segmenter.store.guards[-1].figures.errors) == {}
+        assert server.ask("XLEN", "lg.servers") == 0, "it has left"
 
 
 @pytest.mark.parametrize("which", [program, system_program])

@@ -17,14 +17,28 @@ redis.call('set', KEYS[1], ARGV[2], 'px', ARGV[3])
 return false
 """)
 
-# Servers by when they were met last, on Redis' clock.
+# A stream in which each server says now and then that it is there. The places tell by Redis' clock when that was; what
+# is older than that counts is trimmed. As with the notices of purges, the first trimming takes nothing away, and asking
+# for no time of its own takes no further right.
 _MEET = Script("""
-local time = redis.call('time')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('zremrangebyscore', KEYS[1], '-inf', string.format('%d', now - ARGV[2]))
-redis.call('zadd', KEYS[1], string.format('%d', now), ARGV[1])
+redis.call('xtrim', KEYS[1], 'MINID', 0)
+local place = redis.call('xadd', KEYS[1], '*', 'server', ARGV[1])
+local oldest = math.max(0, string.match(place, '^%d+') - ARGV[2])
+redis.call('xtrim', KEYS[1], 'MINID', string.format('%d', oldest))
 redis.call('pexpire', KEYS[1], ARGV[2])
-return redis.call('zcard', KEYS[1])
+local seen, count = {}, 0
+for _, entry in ipairs(redis.call('xrange', KEYS[1], '-', '+')) do
+  local server = entry[2][2]
+  if not seen[server] then seen[server] = true; count = count + 1 end
+end
+return count
+""")
+
+_LEAVE = Script("""
+for _, entry in ipairs(redis.call('xrange', KEYS[1], '-', '+')) do
+  if entry[2][2] == ARGV[1] then redis.call('xdel', KEYS[1], entry[1]) end
+end
+return 1
 """)
 
 
@@ -67,7 +81,7 @@ class RedisKeeper:
 
     async def leave(self, server: str) -> None:
         """See ``Keeper``."""
-        await self._redis.execute("ZREM", self._redis.names.ours("servers"), server)
+        await _LEAVE.run(self._redis, [self._redis.names.ours("servers")], server)
 
     async def sweep(self) -> None:
         """Nothing: Redis deletes what has expired by itself."""
