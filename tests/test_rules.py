@@ -138,18 +138,18 @@ async def test_rule_3_a_failure_is_never_stored_nor_half_a_result(disk: Disk) ->
         assert (await mask(segmenter, ID)).outcome is Outcome.MISS
 
 
-async def test_rule_3_what_was_called_off_is_not_stored(disk: Disk) -> None:
+async def test_rule_3_what_was_called_off_by_the_end_of_the_server_is_not_stored(disk: Disk) -> None:
     backend, lower = ToyBackend(), disk()
     backend.hold = asyncio.Event()
     async with server(backend, lower) as segmenter:
         sending = asyncio.create_task(send(segmenter, FILE))
         await backend.begun.wait()
-        sending.cancel()
-        await asyncio.wait({sending})
-        backend.hold.set()
-        await until(lambda: backend.called_off == 1)
-        await segmenter.store.drain()
-        assert {entry.kind for entry in (await held(lower)).values()} <= {Kind.IMAGE}
+    with pytest.raises(BackendFailed):
+        await sending
+    assert backend.called_off == 1
+    again = disk()
+    assert {entry.kind for entry in (await held(again)).values()} <= {Kind.IMAGE}
+    await again.aclose()
 
 
 # --- 4 -----------------------------------------------------------------------------------------------------------
@@ -170,6 +170,7 @@ async def test_rule_4_fifty_concurrent_askers_are_one_computation(disk: Disk) ->
 
 
 async def test_rule_4_the_first_asker_leaving_does_not_cancel_the_others_and_the_last_one_does(disk: Disk) -> None:
+    """What waits is cancelled; what the engine has begun cannot be stopped, has its place until then, and is kept."""
     backend = ToyBackend()
     async with server(backend, disk()) as segmenter:
         await send(segmenter, FILE)
@@ -183,13 +184,20 @@ async def test_rule_4_the_first_asker_leaving_does_not_cancel_the_others_and_the
         assert [answer.outcome for answer in await asyncio.gather(*asks[1:])] == [Outcome.JOINED] * 2
 
         backend.hold = asyncio.Event()
-        asks = [asyncio.create_task(mask(segmenter, ID, A_BOX)) for _ in range(3)]
-        await until(lambda: backend.decodes == 2)
-        for task in asks:
+        begun = [A_BOX, PromptAsk([Point(1, 1, 1)])]
+        asks = [asyncio.create_task(mask(segmenter, ID, ask)) for _ in range(3) for ask in begun]
+        await until(lambda: backend.decodes == 3)
+        waiting = [asyncio.create_task(mask(segmenter, ID, PromptAsk([Point(9, 9, 1)]))) for _ in range(3)]
+        await until(lambda: segmenter.decode_lane.waiting == 1)
+        for task in asks + waiting:
             task.cancel()
-        await asyncio.wait(asks)
-        await until(lambda: backend.called_off == 1)
-        assert len(segmenter.flights) == 0
+        await asyncio.wait(asks + waiting)
+        await until(lambda: segmenter.decode_lane.waiting == 0)
+        assert (segmenter.decode_lane.running, len(segmenter.flights)) == (2, 2)
+        backend.hold.set()
+        await until(lambda: segmenter.decode_lane.running == len(segmenter.flights) == 0)
+        assert [(await mask(segmenter, ID, ask)).outcome for ask in begun] == [Outcome.HIT] * 2
+        assert (backend.decodes, backend.called_off) == (3, 0)
 
 
 # --- 5 -----------------------------------------------------------------------------------------------------------

@@ -159,7 +159,8 @@ class Settings(BaseSettings):
     """Most requests in flight; one more is answered 503 with `Retry-After`. Those that wait for their client, to send
     or to take the answer, are not counted, nor are health, metrics, and the files of the pages and of `/docs`."""
     max_bytes_in_flight: ByteSize = ByteSize(1 << 30)
-    """Most bytes that the bodies of all requests in flight hold together; beyond that 503 with `Retry-After`."""
+    """Most bytes that the bodies of all requests in flight hold together; beyond that 503 with `Retry-After`. Images
+    that are queued (`wait=false`) count until they are encoded, and have at most half of it."""
     receive_timeout_s: float = Field(20.0, gt=0)
     """Longest silence, in seconds, while a client sends a body, and longest time for its headers; then 408."""
     send_timeout_s: float = Field(20.0, gt=0)
@@ -323,7 +324,8 @@ class Settings(BaseSettings):
     engine_connect_s: float = Field(2.0, gt=0)
     """Longest time, in seconds, to connect to an engine."""
     encode_deadline_s: float = Field(120.0, gt=0)
-    """Longest time, in seconds, for an image to be encoded elsewhere, waiting and retries included; then 503."""
+    """Longest time, in seconds, for the encoder to take over an image, here or elsewhere, waiting and retries there
+    included; then 503. What has begun is not stopped by that: its result is kept when it comes."""
     decode_deadline_s: float = Field(15.0, gt=0)
     """The same for one prompt."""
     engine_reset_s: float = Field(1.0, gt=0)

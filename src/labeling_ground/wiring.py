@@ -390,13 +390,16 @@ def build_segmenter(
     # where the wait looks like work.
     encodes = 1 if isinstance(chosen, SamBackend) else settings.encode_workers
     decodes = settings.decode_workers
+    encode_deadline_s: float | None = settings.encode_deadline_s
+    decode_deadline_s: float | None = settings.decode_deadline_s
     if isinstance(chosen, RemoteBackend):
         encodes, decodes = chosen.encodes_at_once, chosen.decodes_at_once
+        encode_deadline_s = decode_deadline_s = None  # its connections have these deadlines
     return Segmenter(
         store=tiers,
         backend=chosen,
-        encode_lane=Lane("encoder", encodes, settings.encode_queue),
-        decode_lane=Lane("decoder", decodes, settings.decode_queue),
+        encode_lane=Lane("encoder", encodes, settings.encode_queue, deadline_s=encode_deadline_s),
+        decode_lane=Lane("decoder", decodes, settings.decode_queue, deadline_s=decode_deadline_s),
         pools=build_pools(settings, encodes),
         shared=build_shared_flights(settings, tiers, supervisor),
         precision=settings.precision,
@@ -405,6 +408,7 @@ def build_segmenter(
         mask_window_s=settings.mask_window_ms / 1e3,
         embedding_window_s=settings.embedding_window_ms / 1e3,
         prefetch_per_client=settings.prefetch_per_client,
+        most_bytes_ahead=int(settings.max_bytes_in_flight) // 2,
         recorder=build_recorder(settings),
         supervisor=supervisor,
         engine_health=EngineHealth(settings.engine_failures),

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.doubles import (
     TENANT,
+    TOY,
     DamagingStore,
     DictStore,
     ToyBackend,
@@ -161,7 +162,7 @@ async def test_who_follows_is_told_of_each_mask_once_and_of_what_stands() -> Non
     async with searching(ToyBackend(decode_s=0.001)) as (path, _):
         begun, *progress, answer = await all_steps(path)
         hit = await all_steps(path)
-    assert begun == Begun(40, 30, 16) == hit[0]
+    assert begun == Begun(40, 30, 16, TOY, "A toy.") == hit[0]
     assert isinstance(answer, EverythingAnswer)
     assert isinstance(hit[1], EverythingAnswer)
     assert len(hit) == 2
@@ -193,7 +194,7 @@ async def test_who_joins_late_is_told_what_stands_and_then_the_rest() -> None:
             backend.hold.clear()
             await until(lambda before=before: backend.decodes > before)  # type: ignore[misc]
         async with aclosing(path.follow(TENANT, ID, GRID)) as late:
-            assert await anext(late) == Begun(40, 30, 16)
+            assert await anext(late) == Begun(40, 30, 16, TOY, "A toy.")
             step = await anext(late)
             assert isinstance(step, Progress)
             assert step.done >= 4
@@ -229,21 +230,22 @@ async def test_the_first_one_leaving_disturbs_nobody_and_the_last_one_ends_the_w
     async with searching(backend, DictStore()) as (path, segmenter):
         backend.hold = asyncio.Event()
         first, second = (path.follow(TENANT, ID, GRID) for _ in range(2))
-        assert await anext(first) == await anext(second) == Begun(40, 30, 16)
+        assert await anext(first) == await anext(second) == Begun(40, 30, 16, TOY, "A toy.")
         await until(lambda: segmenter.decode_lane.running == 1)
         await first.aclose()
         await asyncio.sleep(0)
         assert backend.called_off == 0
         assert len(segmenter.flights) == 1
         await second.aclose()
-        await until(lambda: backend.called_off == 1)
-        await until(lambda: path.jobs.running == segmenter.decode_lane.running == 0)
+        await until(lambda: path.jobs.running == 0)
         assert len(segmenter.flights) == 0
-        assert segmenter.store.peek(KEY) is None
+        assert segmenter.decode_lane.running == 1, "the engine is not stopped, and has its place until it is through"
         decoded = backend.decodes
         backend.hold.set()
+        await until(lambda: segmenter.decode_lane.running == 0)
         await asyncio.sleep(0.01)
-        assert backend.decodes == decoded
+        assert (backend.decodes, backend.called_off) == (decoded, 0)
+        assert segmenter.store.peek(KEY) is None
         assert (await path.ask(TENANT, ID, GRID)).outcome is Outcome.MISS
 
 

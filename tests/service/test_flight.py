@@ -1,6 +1,8 @@
 """Many askers, one computation; who leaves takes nobody along, but the last one turns off the light."""
 
 import asyncio
+import gc
+from collections.abc import Callable
 
 import pytest
 from tests.doubles import until
@@ -19,9 +21,12 @@ class Work:
         self.begun = 0
         self.called_off = 0
         self.error: Exception | None = None
+        self.cannot_stop = False
 
-    async def __call__(self) -> str:
+    async def __call__(self, begin: Callable[[], None]) -> str:
         self.begun += 1
+        if self.cannot_stop:
+            begin()
         try:
             await self.cue.wait()
         except asyncio.CancelledError:
@@ -87,12 +92,48 @@ async def test_the_last_asker_leaving_cancels_the_work() -> None:
     assert len(flights) == 0
 
 
+async def test_what_cannot_be_stopped_is_finished_though_all_left_and_is_joined_until_then() -> None:
+    landed: list[str] = []
+    flights: Flights[str] = Flights(landed.append)
+    work = Work()
+    work.cannot_stop = True
+    [first] = ask(flights, work)
+    await until(lambda: work.begun == 1)
+    first.cancel()
+    await asyncio.wait({first})
+    assert "k" in flights
+    [second] = ask(flights, work)
+    await asyncio.sleep(0)
+    work.cue.set()
+    assert await second == ("answer 1", True)
+    assert (work.begun, work.called_off) == (1, 0)
+    await until(lambda: landed == ["k"])
+    assert len(flights) == 0
+
+
+async def test_a_failure_of_what_nobody_waits_for_any_more_is_not_complained_about() -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    flights: Flights[str] = Flights()
+    work = Work()
+    work.cannot_stop, work.error = True, BackendFailed("no")
+    [only] = ask(flights, work)
+    await until(lambda: work.begun == 1)
+    only.cancel()
+    work.cue.set()
+    await asyncio.wait({only})
+    await until(lambda: len(flights) == 0)
+    del only
+    gc.collect()
+    assert complaints == []
+
+
 async def test_an_ask_right_after_the_last_one_left_starts_anew() -> None:
     """It must not join the computation that is going down, however long that takes."""
     flights: Flights[str] = Flights()
     going_down, work = asyncio.Event(), Work()
 
-    async def slow_to_stop() -> str:
+    async def slow_to_stop(_: object) -> str:
         try:
             await asyncio.Event().wait()
         finally:
@@ -132,7 +173,7 @@ async def test_who_comes_just_after_a_failure_does_not_get_it() -> None:
         await cue.wait()
         return await flights.join("k", good)
 
-    async def fail() -> str:
+    async def fail(_: object) -> str:
         cue.set()  # who waits for it runs after this has ended and before the flight is off the table
         raise BackendFailed("no")
 
@@ -148,7 +189,7 @@ async def test_a_failure_that_nobody_waits_for_is_not_complained_about() -> None
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
 
-    async def stubborn() -> str:
+    async def stubborn(_: object) -> str:
         try:
             await asyncio.Event().wait()
         finally:

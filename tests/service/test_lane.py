@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from tests.doubles import Clock, until
 
-from labeling_ground.errors import Overloaded
+from labeling_ground.errors import BackendFailed, Overloaded
 from labeling_ground.service.lane import Lane
 
 pytestmark = pytest.mark.anyio
@@ -125,3 +125,84 @@ async def test_the_estimate_follows_what_was_measured_and_ignores_what_failed() 
     await work(1.0)
     await work(2.0)
     assert lane.typical_s == pytest.approx(1.2)
+
+
+# --- calls of an engine ------------------------------------------------------------------------------------------
+
+
+class Engine:
+    """A call that goes on until it is told to end."""
+
+    def __init__(self) -> None:
+        self.end = asyncio.Event()
+        self.ended = 0
+
+    async def __call__(self) -> str:
+        await self.end.wait()
+        self.ended += 1
+        return "result"
+
+
+async def test_a_place_is_taken_until_the_call_in_it_is_through_though_its_caller_left() -> None:
+    lane, engine = Lane("decoder", 1, 4), Engine()
+
+    async def ask() -> str:
+        async with lane.slot() as place:
+            return await place.call(engine)
+
+    leaving = asyncio.create_task(ask())
+    await until(lambda: lane.running == 1)
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait({leaving})
+    staying = asyncio.create_task(ask())
+    await until(lambda: lane.waiting == 1)
+    assert lane.running == 1
+    engine.end.set()
+    assert await staying == "result"
+    assert (lane.running, engine.ended) == (0, 2)
+
+
+async def test_another_lanes_place_can_be_taken_for_as_long() -> None:
+    lane, jobs, engine = Lane("decoder", 2, 4), Lane("grids", 1, 0), Engine()
+
+    async def ask() -> None:
+        async with jobs.slot() as job, lane.slot() as place:
+            await place.call(engine, also=job)
+
+    asking = asyncio.create_task(ask())
+    await until(lambda: lane.running == 1)
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait({asking})
+    assert (lane.running, jobs.running) == (1, 1)
+    engine.end.set()
+    await until(lambda: (lane.running, jobs.running) == (0, 0))
+
+
+async def test_a_call_past_its_deadline_is_said_and_is_left_to_finish() -> None:
+    lane, engine = Lane("encoder", 1, 4, deadline_s=0.01), Engine()
+    said: list[str] = []
+    lane.on_late = said.append
+    with pytest.raises(BackendFailed, match=r"The encoder has not answered within 0\.01 s"):
+        async with lane.slot() as place:
+            await place.call(engine)
+    assert len(said) == lane.running == 1
+    engine.end.set()
+    await until(lambda: lane.running == 0)
+    assert engine.ended == 1
+
+
+async def test_closing_calls_off_what_runs() -> None:
+    lane, engine = Lane("encoder", 1, 4), Engine()
+
+    async def ask() -> str:
+        async with lane.slot() as place:
+            return await place.call(engine)
+
+    asking = asyncio.create_task(ask())
+    await until(lambda: lane.running == 1)
+    await asyncio.sleep(0)
+    await lane.aclose()
+    await asyncio.wait({asking})
+    assert (asking.cancelled(), lane.running, engine.ended) == (True, 0, 0)

@@ -1,20 +1,19 @@
 """A backend that changes its model while it is asked: nothing made by one model is kept under the other's name."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.doubles import TENANT, TOY, ToyBackend, click, image_bytes, serving, until
+from tests.doubles import A_BOX, TENANT, TOY, DictStore, ToyBackend, click, forget, image_bytes, mask, serving, until
 
 from labeling_ground import key as keys
 from labeling_ground.codec import image as image_codec
 from labeling_ground.errors import BackendFailed
 from labeling_ground.pools import Pools
+from labeling_ground.service.everything import Begun, Everything, EverythingAnswer
 from labeling_ground.service.lane import Lane
 from labeling_ground.service.segmenter import Segmenter
-from labeling_ground.types import ModelVersion, Outcome
+from labeling_ground.types import EverythingOptions, Kind, ModelVersion, Outcome
 
 pytestmark = pytest.mark.anyio
 
@@ -42,23 +41,22 @@ async def test_an_image_is_not_encoded_by_another_model_than_its_key_says(monkey
         assert (again.outcome, again.version) == (Outcome.MISS, OTHER)
 
 
-async def test_a_prompt_is_not_decoded_by_another_model_than_its_key_says(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_prompt_is_not_decoded_by_another_model_than_its_key_says() -> None:
     backend = ToyBackend(TOY)
-    async with serving(backend) as segmenter:
+    async with serving(backend, slots=1) as segmenter:
         await segmenter.add_image(TENANT, FILE, ID)
-
-        @contextlib.asynccontextmanager
-        async def change() -> AsyncIterator[None]:
-            """Between the key and the model, there is a queue."""
-            backend.version = OTHER
-            yield
-
-        with monkeypatch.context() as patch:
-            patch.setattr(segmenter.decode_lane, "timed", change)
-            with pytest.raises(BackendFailed, match="changed in the middle"):
-                await segmenter.masks(TENANT, ID, [click()])
-        assert backend.decodes == 0
-        [answer] = await segmenter.masks(TENANT, ID, [click()])
+        backend.hold = asyncio.Event()
+        first = asyncio.create_task(mask(segmenter, ID, A_BOX))
+        await until(lambda: backend.decodes == 1)
+        second = asyncio.create_task(mask(segmenter, ID))
+        await until(lambda: segmenter.decode_lane.waiting == 1)
+        backend.version = OTHER
+        backend.hold.set()
+        assert (await first).version == TOY
+        with pytest.raises(BackendFailed, match="changed in the middle"):
+            await second
+        assert backend.decodes == 1
+        answer = await mask(segmenter, ID)
         assert (answer.outcome, answer.version) == (Outcome.RECOMPUTED, OTHER)
         assert backend.encodes == 2
 
@@ -80,3 +78,75 @@ async def test_two_models_over_one_cache_both_hear_of_a_purge() -> None:
         assert (len(one.flights), len(two.flights)) == (0, 0), "what was begun before the purge is joined no more"
         hold.set()
         await asyncio.gather(*asks)
+
+
+# --- an answer names the version that made it, though another one is served by then ----------------------------------
+
+
+class Changing(ToyBackend):
+    """Serves another model from the last of so many calls on, while that is under way."""
+
+    left = 0
+
+    async def _work(self, seconds: float) -> None:
+        await super()._work(seconds)
+        self.left -= 1
+        if self.left == 0:
+            self.version, self.note = OTHER, "Another toy."
+
+
+async def test_a_mask_and_its_neighbours_in_one_request_name_the_model_that_made_them() -> None:
+    backend = Changing()
+    async with serving(backend) as segmenter:
+        await segmenter.add_image(TENANT, FILE, ID)
+        for prompts in ([A_BOX], [click(), click(9, 9)]):
+            backend.left = len(prompts)
+            found = await segmenter.masks(TENANT, ID, prompts)
+            assert backend.version == OTHER
+            assert [(answer.version, answer.model_note) for answer in found] == [(TOY, "A toy.")] * len(prompts)
+            backend.version, backend.note = TOY, "A toy."
+            again = await segmenter.masks(TENANT, ID, prompts)
+            assert [answer.outcome for answer in again] == [Outcome.HIT] * len(prompts)
+            assert [answer.prediction for answer in again] == [answer.prediction for answer in found]
+
+
+async def test_an_image_and_its_embedding_name_the_model_that_encoded_it() -> None:
+    backend = Changing()
+    async with serving(backend, DictStore()) as segmenter:
+        backend.left = 1
+        answer = await segmenter.add_image(TENANT, FILE, ID)
+        assert (answer.version, answer.model_note, backend.version) == (TOY, "A toy.", OTHER)
+        backend.version = TOY
+        await forget(segmenter, Kind.EMBEDDING, everywhere=True)
+        backend.left = 1
+        _, answer = await segmenter.embedding(TENANT, ID)
+        assert (answer.version, answer.outcome, backend.version) == (TOY, Outcome.RECOMPUTED, OTHER)
+        state = await segmenter.image_state(TENANT, ID)
+        assert (state.version, state.encoded) == (OTHER, False)
+
+
+async def test_all_masks_of_an_image_name_the_model_that_made_them() -> None:
+    backend = Changing()
+    options = EverythingOptions(points_per_side=2)
+    async with serving(backend) as segmenter:
+        path = Everything(segmenter, jobs=Lane("grids", 1, 8), workers=2)
+        await segmenter.add_image(TENANT, FILE, ID)
+        backend.left = 4
+        begun, *_, answer = [step async for step in path.follow(TENANT, ID, options)]
+        assert backend.version == OTHER
+        assert isinstance(begun, Begun)
+        assert isinstance(answer, EverythingAnswer)
+        assert (begun.version, answer.version, answer.outcome) == (TOY, TOY, Outcome.MISS)
+        backend.version = TOY
+        assert (await path.ask(TENANT, ID, options)).outcome is Outcome.HIT
+
+
+async def test_a_grid_is_not_made_by_two_models() -> None:
+    backend = Changing()
+    async with serving(backend) as segmenter:
+        path = Everything(segmenter, jobs=Lane("grids", 1, 8), workers=2)
+        await segmenter.add_image(TENANT, FILE, ID)
+        backend.left = 1
+        with pytest.raises(BackendFailed, match="changed in the middle"):
+            await path.ask(TENANT, ID, EverythingOptions(points_per_side=3))
+        assert backend.decodes < 9

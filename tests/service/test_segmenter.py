@@ -46,6 +46,7 @@ from labeling_ground.errors import (
     UnknownImage,
     UnknownPrediction,
 )
+from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.ledger import Fate
 from labeling_ground.service.segmenter import MaskAnswer, PromptAsk, Segmenter
 from labeling_ground.types import Box, Embedding, Entry, Kind, ModelVersion, Outcome, Point, Prediction
@@ -113,11 +114,16 @@ async def test_of_many_prompts_one_bad_one_fails_all_and_calls_the_others_off() 
     backend = ToyBackend()
     async with serving(backend, DictStore()) as segmenter:
         await upload(segmenter)
-        backend.hold = asyncio.Event()
+        hold = backend.hold = asyncio.Event()
+        busy = [asyncio.create_task(mask(segmenter, ID, click(x, 5))) for x in (1, 2)]
+        await until(lambda: segmenter.decode_lane.running == 2)
         with pytest.raises(BadPrompt):
             await segmenter.masks(TENANT, ID, [click(), click(500, 500)])
-        await until(lambda: len(segmenter.flights) == 0)
-        assert segmenter.decode_lane.running == segmenter.decode_lane.waiting == 0
+        await until(lambda: len(segmenter.flights) == 2)
+        assert segmenter.decode_lane.waiting == 0
+        hold.set()
+        await asyncio.gather(*busy)
+    assert backend.decodes == 2
 
 
 async def test_fifty_uploads_at_once_are_one_encode_one_miss_and_no_second_encode_by_a_straggler() -> None:
@@ -279,7 +285,30 @@ async def test_an_image_is_known_while_it_is_on_its_way_also_when_one_of_its_sen
         await busy
 
 
-async def test_a_sender_that_leaves_calls_its_encode_off_and_leaves_nothing_behind() -> None:
+async def test_an_encode_that_has_begun_is_finished_and_kept_though_its_sender_left() -> None:
+    """However often an impatient sender tries: each joins what the first has begun."""
+    backend = ToyBackend()
+    backend.hold = asyncio.Event()
+    async with serving(backend, DictStore(), slots=1) as segmenter:
+        for _ in range(3):
+            sending = asyncio.create_task(upload(segmenter))
+            await backend.begun.wait()
+            await until(lambda: [flight.askers for flight in segmenter.flights._flights.values()] == [1])
+            sending.cancel()
+            await asyncio.wait({sending})
+        assert (segmenter.encode_lane.running, segmenter.encode_lane.waiting) == (1, 0)
+        assert (await segmenter.image_state(TENANT, ID)).encoding
+        joining = asyncio.create_task(upload(segmenter))
+        await until(lambda: [flight.askers for flight in segmenter.flights._flights.values()] == [1])
+        backend.hold.set()
+        assert await joining is Outcome.JOINED
+        assert await upload(segmenter) is Outcome.HIT
+        await until(lambda: segmenter.encode_lane.running == 0)
+        assert segmenter._arriving == {}
+    assert (backend.encodes, backend.called_off) == (1, 0)
+
+
+async def test_an_encode_that_nobody_waits_for_any_more_leaves_nothing_behind_but_its_result() -> None:
     backend = ToyBackend()
     backend.hold = asyncio.Event()
     async with serving(backend, DictStore(), slots=1) as segmenter:
@@ -287,18 +316,132 @@ async def test_a_sender_that_leaves_calls_its_encode_off_and_leaves_nothing_behi
         await backend.begun.wait()
         sending.cancel()
         await asyncio.wait({sending})
-        await until(lambda: segmenter.encode_lane.running == 0)
-        assert backend.called_off == 1
-        assert segmenter._arriving == {}
         backend.hold.set()
+        await until(lambda: len(segmenter.flights) == segmenter.encode_lane.running == 0)
+        await until(lambda: segmenter._arriving == {})
+        assert await upload(segmenter) is Outcome.HIT
+    assert backend.encodes == 1
+
+
+async def test_an_encode_that_waits_is_called_off_when_its_sender_leaves() -> None:
+    backend = ToyBackend()
+    backend.hold = asyncio.Event()
+    async with serving(backend, DictStore(), slots=1) as segmenter:
+        busy = asyncio.create_task(upload(segmenter, image_bytes(5)))
+        await backend.begun.wait()
+        sending = asyncio.create_task(upload(segmenter))
+        await until(lambda: segmenter.encode_lane.waiting == 1)
+        sending.cancel()
+        await asyncio.wait({sending})
+        await until(lambda: segmenter.encode_lane.waiting == 0)
+        assert segmenter._arriving.keys() == {keys_of(image_bytes(5)).embedding(TOY)}
+        backend.hold.set()
+        await busy
+        assert backend.encodes == 1
         assert await upload(segmenter) is Outcome.MISS
+
+
+async def test_clicks_that_were_called_off_have_their_places_until_the_engine_is_through() -> None:
+    """Else a few previews of a moving pointer would put a queue into the engine that nobody counts."""
+    backend = ToyBackend()
+    async with serving(backend, DictStore(), slots=2) as segmenter:
+        await upload(segmenter)
+        backend.hold = asyncio.Event()
+        previews = [asyncio.create_task(mask(segmenter, ID, click(float(x), 9))) for x in range(8)]
+        await until(lambda: segmenter.decode_lane.waiting == 6)
+        for task in previews:
+            task.cancel()
+        await asyncio.wait(previews)
+        await until(lambda: segmenter.decode_lane.waiting == 0)
+        assert segmenter.decode_lane.running == 2
+        clicking = asyncio.create_task(mask(segmenter, ID))
+        await until(lambda: segmenter.decode_lane.waiting == 1)
+        assert backend.decodes == 2
+        backend.hold.set()
+        assert (await clicking).outcome is Outcome.MISS
+        await until(lambda: segmenter.decode_lane.running == 0)
+        assert (await mask(segmenter, ID, click(0.0, 9))).outcome is Outcome.HIT, "what had begun is kept"
+    assert (backend.decodes, backend.called_off) == (3, 0)
+
+
+async def test_a_call_past_its_deadline_is_an_error_with_its_place_still_taken_and_its_result_kept() -> None:
+    backend = ToyBackend()
+    async with serving(backend, DictStore(), slots=1) as segmenter:
+        await upload(segmenter)
+        backend.hold = asyncio.Event()
+        segmenter.encode_lane.deadline_s = segmenter.decode_lane.deadline_s = 0.01
+        for ask in (mask(segmenter, ID), upload(segmenter, image_bytes(5))):
+            with pytest.raises(BackendFailed, match=r"has not answered within 0.01 s"):
+                await ask
+        assert segmenter.decode_lane.running == segmenter.encode_lane.running == 1
+        segmenter.encode_lane.deadline_s = segmenter.decode_lane.deadline_s = None
+        again = asyncio.create_task(upload(segmenter, image_bytes(5)))
+        await until(lambda: segmenter.encode_lane.waiting == 1)
+        backend.hold.set()
+        assert await again is Outcome.HIT, "it waited for the place, and found the result there"
+        await until(lambda: segmenter.decode_lane._calls == set())
+        assert (await mask(segmenter, ID)).outcome is Outcome.HIT
+    assert (backend.encodes, backend.decodes) == (2, 1)
+
+
+async def test_calls_past_their_deadline_tell_the_health_of_the_engine() -> None:
+    backend = ToyBackend()
+    async with serving(backend, DictStore(), slots=1, engine_health=EngineHealth(1)) as segmenter:
+        backend.hold = asyncio.Event()
+        segmenter.encode_lane.deadline_s = 0.01
+        with pytest.raises(BackendFailed):
+            await upload(segmenter)
+        assert "encoder" in segmenter.engine_health.troubles()
+        backend.hold.set()
+        await until(lambda: not segmenter.engine_health.troubles())
+
+
+async def test_queued_prefetches_hold_no_more_bytes_than_they_may_and_repeats_of_one_take_no_place() -> None:
+    files = [image_bytes(number) for number in range(40)]
+    most = 3 * max(len(file) for file in files)
+    backend = ToyBackend()
+    backend.hold = asyncio.Event()
+    async with serving(backend, DictStore(), slots=1, most_bytes_ahead=most) as segmenter:
+        taken = []
+        for file in files:
+            with contextlib.suppress(Overloaded):
+                await segmenter.prefetch(TENANT, file, keys.image_id(file))
+                taken.append(file)
+            assert segmenter.bytes_ahead == sum(len(file) for file in taken) <= most
+        assert 3 <= len(taken) < 40
+        for _ in range(40):
+            assert (await segmenter.prefetch(TENANT, taken[0], keys.image_id(taken[0]))).queued
+            assert (await segmenter.prefetch(TENANT, taken[-1], keys.image_id(taken[-1]))).queued
+        assert segmenter.bytes_ahead == sum(len(file) for file in taken)
+        assert len(segmenter.flights) == len(taken)
+        backend.hold.set()
+        await until(lambda: segmenter.bytes_ahead == 0)
+        assert all(segmenter.store.peek(keys_of(file).embedding(TOY)) for file in taken)
+        assert (await segmenter.prefetch(TENANT, files[-1], keys.image_id(files[-1]))).queued
+
+
+async def test_a_prefetch_of_an_image_that_somebody_waits_for_keeps_its_promise_when_that_one_leaves() -> None:
+    backend = ToyBackend()
+    backend.hold = asyncio.Event()
+    async with serving(backend, DictStore(), slots=1) as segmenter:
+        busy = asyncio.create_task(upload(segmenter, image_bytes(5)))
+        await backend.begun.wait()
+        sending = asyncio.create_task(upload(segmenter))
+        await until(lambda: segmenter.encode_lane.waiting == 1)
+        for _ in range(3):
+            assert (await segmenter.prefetch(TENANT, FILE, ID)).queued
+        assert segmenter.bytes_ahead == len(FILE)
+        sending.cancel()
+        backend.hold.set()
+        await busy
+        await until(lambda: segmenter.store.peek(keys_of(FILE).embedding(TOY)) is not None)
 
 
 async def test_a_prefetch_is_joined_by_the_click_that_comes_before_it_is_done() -> None:
     backend = ToyBackend()
     backend.hold = asyncio.Event()
     async with serving(backend, DictStore()) as segmenter:
-        assert await segmenter.prefetch(TENANT, FILE, ID)
+        assert (await segmenter.prefetch(TENANT, FILE, ID)).queued
         state = await segmenter.image_state(TENANT, ID)
         assert (state.width, state.encoded) == (40, False)
         clicking = asyncio.create_task(mask(segmenter, ID))
@@ -306,7 +449,7 @@ async def test_a_prefetch_is_joined_by_the_click_that_comes_before_it_is_done() 
         await until(lambda: segmenter.flights._flights[keys_of(FILE).embedding(TOY)].askers == 2)
         backend.hold.set()
         assert (await clicking).outcome is Outcome.MISS
-        assert not await segmenter.prefetch(TENANT, FILE, ID)
+        assert not (await segmenter.prefetch(TENANT, FILE, ID)).queued
         figures = segmenter.ledger.kinds[Kind.EMBEDDING]
         assert (figures.misses, figures.joined) == (1, 1)
     assert backend.encodes == 1
@@ -331,7 +474,7 @@ async def test_every_prefetch_that_was_taken_on_is_encoded() -> None:
         backend.hold.set()
         await until(lambda: all(segmenter.store.peek(keys_of(file).embedding(TOY)) for file in files[:taken]))
         await until(lambda: not segmenter.flights)
-        assert await segmenter.prefetch(TENANT, files[-1], keys.image_id(files[-1])), "there is room again"
+        assert (await segmenter.prefetch(TENANT, files[-1], keys.image_id(files[-1]))).queued, "there is room again"
 
 
 async def test_a_prefetch_that_joins_somebody_who_is_turned_away_is_encoded_all_the_same() -> None:
@@ -341,7 +484,7 @@ async def test_a_prefetch_that_joins_somebody_who_is_turned_away_is_encoded_all_
             segmenter.embedding(TENANT, ID)
         )  # without a file: it waits for what the tier knows
         await until(lambda: lower.count("get") >= 1)
-        assert await segmenter.prefetch(TENANT, FILE, ID)
+        assert (await segmenter.prefetch(TENANT, FILE, ID)).queued
         over = asyncio.Event()
 
         async def occupy() -> None:
@@ -362,7 +505,7 @@ async def test_a_prefetch_that_fails_harms_nobody() -> None:
     backend = ToyBackend()
     backend.error = BackendFailed("no")
     async with serving(backend, DictStore()) as segmenter:
-        assert await segmenter.prefetch(TENANT, FILE, ID)
+        assert (await segmenter.prefetch(TENANT, FILE, ID)).queued
         await until(lambda: segmenter.ledger.kinds[Kind.EMBEDDING].failed == 1)
         backend.error = None
         assert (await mask(segmenter, ID)).outcome is Outcome.RECOMPUTED, "its file was kept all the same"

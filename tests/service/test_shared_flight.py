@@ -419,12 +419,14 @@ def test_a_holder_whose_queue_is_full_is_turned_away_and_the_others_go_on() -> N
     virtually(main)
 
 
-def test_the_last_asker_leaving_lets_the_others_go_on_at_once() -> None:
+def test_the_last_asker_leaving_the_queue_lets_the_others_go_on_at_once() -> None:
     async def main() -> None:
-        async with cluster(2, encode_s=100.0) as two:
+        async with cluster(2, slots=1, encode_s=100.0) as two:
             one, other = two
-            asks = spawn(one.send(), one.send())
+            busy = asyncio.create_task(one.send(image_bytes(7)))
             await one.backend.begun.wait()
+            asks = spawn(one.send(), one.send())
+            await asyncio.sleep(1.0)
             waiting = asyncio.create_task(other.send())
             await asyncio.sleep(1.0)
             await leave(asks[0])
@@ -434,10 +436,27 @@ def test_the_last_asker_leaving_lets_the_others_go_on_at_once() -> None:
             started = now()
             await other.backend.begun.wait()
             assert now() - started < 0.001
-            await leave(waiting)
+            assert await waiting is Outcome.MISS
+            await busy
             await asyncio.sleep(0.1)
             assert two.leases.held == {}
-            assert (one.backend.called_off, other.backend.called_off) == (1, 1)
+
+    virtually(main)
+
+
+def test_what_the_holder_has_begun_is_finished_for_the_others_though_its_own_askers_left() -> None:
+    async def main() -> None:
+        async with cluster(2, encode_s=100.0) as two:
+            one, other = two
+            [ask] = spawn(one.send())
+            await one.backend.begun.wait()
+            waiting = asyncio.create_task(other.send())
+            await asyncio.sleep(1.0)
+            await leave(ask)
+            assert await waiting is Outcome.JOINED
+            await asyncio.sleep(1.0)
+            assert two.leases.held == {}
+            assert (one.backend.encodes, other.backend.encodes) == (1, 0)
 
     virtually(main)
 

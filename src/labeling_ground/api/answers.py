@@ -14,10 +14,9 @@ from pydantic_core import to_json
 from labeling_ground.api.state import RANKS
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedMask, CachedPrediction, FoundMask
-from labeling_ground.inference.backend import Backend
 from labeling_ground.pools import Pool
 from labeling_ground.service.segmenter import MaskAnswer, Timing
-from labeling_ground.types import Image, Outcome
+from labeling_ground.types import Image, ModelVersion, Outcome
 
 _SMALL = 1_000_000
 """Masks of up to so many pixels together are turned into PNG on the spot; more, and polygons, in a thread."""
@@ -31,13 +30,9 @@ def as_json(body: dict[str, Any], status: int = 200) -> Response:
     return Response(content, status, media_type="application/json")
 
 
-def origin(backend: Backend, image_note: str = "") -> dict[str, Any]:
-    """Which model answers, and what to know of it and of the image."""
-    return {
-        "model": backend.version.model,
-        "model_version": str(backend.version),
-        "note": " ".join(filter(None, (backend.note, image_note))) or None,
-    }
+def origin(version: ModelVersion, *notes: str) -> dict[str, Any]:
+    """Which model version an answer comes from, and what to know of the model and of the image."""
+    return {"model": version.model, "model_version": str(version), "note": " ".join(filter(None, notes)) or None}
 
 
 def dearest(outcomes: Sequence[Outcome]) -> Outcome:

@@ -143,6 +143,7 @@ def create_app(parts: Parts) -> FastAPI:
         most_requests=settings.max_requests,
         most_bytes=_body_limits(int(settings.max_image_bytes), int(settings.max_body_bytes)),
         most_held=int(settings.max_bytes_in_flight),
+        held_beside=lambda: parts.segmenter.bytes_ahead,
         silence_s=settings.receive_timeout_s,
         takes_no_place=_takes_no_place,
     )

@@ -90,6 +90,7 @@ class Limit:
         most_requests: how many may be worked on.
         most_bytes: from a path to the largest body it takes.
         most_held: bytes of bodies that all requests in flight may hold together.
+        held_beside: tells the bytes of bodies of earlier requests that are still held, and count likewise.
         silence_s: longest wait for the next piece of a body. A body that trickles gets so long, plus a second for
             every KiB of it: one byte now and then does not hold a connection for hours.
         takes_no_place: whether a path is answered however busy the server is: what takes no work.
@@ -102,6 +103,7 @@ class Limit:
         most_requests: int,
         most_bytes: Callable[[str], int],
         most_held: int,
+        held_beside: Callable[[], int] = int,
         silence_s: float,
         takes_no_place: Callable[[str], bool] = ALWAYS.__contains__,
     ) -> None:
@@ -110,6 +112,7 @@ class Limit:
         self._most_bytes = most_bytes
         self._most_held = most_held
         self._held = 0
+        self._held_beside = held_beside
         self._silence_s = silence_s
         self._takes_no_place = takes_no_place
         self._in_work = 0
@@ -171,7 +174,8 @@ class Limit:
                     self._check_room()
                 if seen > limit:
                     raise too_large
-                if self._held > self._most_held and self._held > seen:  # alone it may be as large as its own limit
+                held = self._held + self._held_beside()
+                if held > self._most_held and held > seen:  # alone it may be as large as its own limit
                     raise Overloaded("Too many large requests are in flight. Try again in a moment.")
             return message
 

@@ -34,6 +34,11 @@ class EngineHealth:
             raise
         self._in_a_row[half] = 0
 
+    def late(self, half: str, sentence: str) -> None:
+        """Count a call of a half that has not ended by its deadline."""
+        self._in_a_row[half] += 1
+        self._last[half] = sentence
+
     def troubles(self) -> Mapping[str, str]:
         """The halves that are failing, each with a sentence; empty if all is well."""
         return {

@@ -15,8 +15,8 @@ from labeling_ground.codec.mask import area, bbox, from_rle, to_rle
 from labeling_ground.codec.records import CachedEverything, CachedMask, FoundMask
 from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.sketch import Sketch, sketcher_of
-from labeling_ground.key import ImageKeys
 from labeling_ground.sam.everything import CANDIDATES, SECOND_NMS, grid, keep_best, without_small_regions
+from labeling_ground.service.asks import Ask
 from labeling_ground.service.lane import Lane
 from labeling_ground.service.segmenter import Segmenter, Timing
 from labeling_ground.types import Embedding, Entry, EverythingOptions, Kind, ModelVersion, Outcome, Point, Prompt
@@ -29,6 +29,8 @@ class Begun:
     width: int
     height: int
     points: int
+    version: ModelVersion
+    model_note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class EverythingAnswer:
     outcome: Outcome
     version: ModelVersion
     timing: Timing
+    model_note: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -172,7 +175,7 @@ class Everything:
         self._segmenter = segmenter
         self._pool = segmenter.pools.grids
         self._sketcher = sketcher_of(segmenter.backend)
-        self._workers = asyncio.Semaphore(workers)
+        self._workers = Lane("grids' calls", workers, 0)
         self._searches: dict[str, _Search] = {}
         self._news = asyncio.Event()
 
@@ -190,16 +193,17 @@ class Everything:
             UnknownImage: send it again.
             Overloaded, BackendFailed: as in ``Segmenter.add_image``.
         """
-        image_keys = ImageKeys(tenant, image_id)
-        version = self._segmenter.backend.version
-        key = image_keys.everything(version, options)
+        return await self._ask(self._segmenter.bind(tenant, image_id), options, client)
+
+    async def _ask(self, ask: Ask, options: EverythingOptions, client: str | None) -> EverythingAnswer:
+        key = ask.everything(options)
         entry, outcome, timing = await self._segmenter.derived(
-            Kind.EVERYTHING, image_keys, key, lambda embedding: self._make(key, version, embedding, options)
+            Kind.EVERYTHING, ask, key, lambda embedding: self._make(key, ask.version, embedding, options)
         )
         found = await self._pool.run(records.open_everything, entry, key)
         if client is not None:
-            self._segmenter.clients.opened(f"{tenant}/{client}", image_keys.group)
-        return EverythingAnswer(found, found.masks, outcome, version, timing)
+            self._segmenter.clients.opened(f"{ask.keys.tenant}/{client}", ask.keys.group)
+        return EverythingAnswer(found, found.masks, outcome, ask.version, timing, ask.model_note)
 
     async def follow(
         self, tenant: str, image_id: str, options: EverythingOptions, *, client: str | None = None
@@ -212,8 +216,13 @@ class Everything:
         Raises:
             UnknownImage, Overloaded, BackendFailed: as in ``ask``; also after the first steps.
         """
-        key = ImageKeys(tenant, image_id).everything(self._segmenter.backend.version, options)
-        asking = asyncio.ensure_future(self.ask(tenant, image_id, options, client=client))
+        ask = self._segmenter.bind(tenant, image_id)
+        key = ask.everything(options)
+        asking = asyncio.ensure_future(self._ask(ask, options, client))
+
+        def begin(width: int, height: int, points: int) -> Begun:
+            return Begun(width, height, points, ask.version, ask.model_note)
+
         told: dict[int, FoundMask] = {}
         begun, done = False, -1
         try:
@@ -223,7 +232,7 @@ class Everything:
                 if search is not None and search.done > done:
                     if not begun:
                         begun = True
-                        yield Begun(search.embedding.width, search.embedding.height, len(search.points))
+                        yield begin(search.embedding.width, search.embedding.height, len(search.points))
                     if search.done:
                         standing = search.standing
                         fresh = [search.found[number] for number in standing if number not in told]
@@ -236,7 +245,7 @@ class Everything:
                 news.cancel()
             answer = await asking
             if not begun:
-                yield Begun(answer.found.width, answer.found.height, answer.found.points)
+                yield begin(answer.found.width, answer.found.height, answer.found.points)
             fresh = [one for one in answer.found.masks if told.get(one.id) != one]
             yield dataclasses.replace(answer, news=tuple(fresh))
         finally:
@@ -280,13 +289,18 @@ class Everything:
 
     async def _some(self, search: _Search, numbers: range) -> list[FoundMask]:
         prompts = [Prompt((search.points[number],)) for number in numbers]
-        async with self._workers:
-            async with self._segmenter.decode_lane.slot(patient=True):
-                self._segmenter.check_model(search.version)
-                with self._segmenter.engine_health.call("decoder"):
-                    sketches = await self._sketcher.sketch(search.embedding, prompts)
-                    if len(sketches) != len(prompts):
-                        raise BackendFailed("The decoder did not answer each prompt.")
+
+        async def sketch() -> list[list[Sketch]]:
+            self._segmenter.check_model(search.version)
+            with self._segmenter.engine_health.call("decoder"):
+                sketches = await self._sketcher.sketch(search.embedding, prompts)
+                if len(sketches) != len(prompts):
+                    raise BackendFailed("The decoder did not answer each prompt.")
+            return sketches
+
+        async with self._workers.slot(patient=True) as worker:
+            async with self._segmenter.decode_lane.slot(patient=True) as place:
+                sketches = await place.call(sketch, also=worker)
             return await self._pool.run(
                 lambda: [
                     one for number, some in zip(numbers, sketches, strict=True) for one in search.judge(number, some)

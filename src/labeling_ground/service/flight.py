@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from labeling_ground.errors import BackendFailed
@@ -12,18 +12,28 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Flight:
-    task: asyncio.Task[Any]
+    task: asyncio.Task[Any] = field(init=False)
     askers: int = 0
+    begun: bool = False
+    """Whether the work has reached what cannot be stopped, and so is worth finishing though all askers left."""
+
+    def begin(self) -> None:
+        self.begun = True
 
 
 class Flights(Generic[T]):
     """Computations under way, by key.
 
-    The first asker leaving does not cancel the others; the last one leaving cancels the work. A failure reaches
-    everyone who waited and is remembered by nobody.
+    The first asker leaving does not cancel the others; the last one leaving cancels the work, unless that has begun
+    with what cannot be stopped: then it goes on, and who comes until it ends joins it. A failure reaches everyone who
+    waited and is remembered by nobody.
+
+    Args:
+        on_land: told the key of each flight that has ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_land: Callable[[str], None] | None = None) -> None:
+        self._on_land = on_land
         self._flights: dict[str, _Flight] = {}
         self._parted: set[asyncio.Task[Any]] = set()
 
@@ -33,8 +43,12 @@ class Flights(Generic[T]):
     def __contains__(self, key: str) -> bool:
         return self._find(key) is not None
 
-    async def join(self, key: str, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
+    async def join(self, key: str, work: Callable[[Callable[[], None]], Awaitable[T]]) -> tuple[T, bool]:
         """Wait for the computation of ``key``, starting it with ``work`` if there is none.
+
+        Args:
+            key: what is computed.
+            work: computes it. It is handed a function to call when it begins with what cannot be stopped.
 
         Returns:
             The result, and whether somebody else's computation was joined.
@@ -45,7 +59,8 @@ class Flights(Generic[T]):
         flight = self._find(key)
         joined = flight is not None
         if flight is None:
-            flight = _Flight(asyncio.create_task(self._fly(work)))
+            flight = _Flight()
+            flight.task = asyncio.create_task(self._fly(work, flight))
             self._flights[key] = flight
             flight.task.add_done_callback(lambda task: self._land(key, task))
         flight.askers += 1
@@ -58,7 +73,7 @@ class Flights(Generic[T]):
             raise
         finally:
             flight.askers -= 1
-            if flight.askers == 0 and not flight.task.done():
+            if flight.askers == 0 and not flight.begun and not flight.task.done():
                 # Out of the table first: whoever asks from now on must not join a flight that is going down.
                 self._land(key, flight.task)
                 flight.task.cancel()
@@ -84,8 +99,8 @@ class Flights(Generic[T]):
         return None if flight is None or flight.task.done() else flight
 
     @staticmethod
-    async def _fly(work: Callable[[], Awaitable[T]]) -> T:
-        return await work()
+    async def _fly(work: Callable[[Callable[[], None]], Awaitable[T]], flight: _Flight) -> T:
+        return await work(flight.begin)
 
     def _land(self, key: str, task: asyncio.Task[Any]) -> None:
         flight = self._flights.get(key)
@@ -93,6 +108,8 @@ class Flights(Generic[T]):
             del self._flights[key]
         if task.done() and not task.cancelled():
             task.exception()  # seen: an error whose askers have all left is nobody's surprise
+        if task.done() and self._on_land is not None:
+            self._on_land(key)
 
 
 def _is_cancelling() -> bool:

@@ -32,10 +32,11 @@ from labeling_ground.errors import (
 from labeling_ground.inference.backend import Backend
 from labeling_ground.key import ImageKeys
 from labeling_ground.pools import Pools
+from labeling_ground.service.asks import Ask
 from labeling_ground.service.clients import Clients
 from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.flight import Flights
-from labeling_ground.service.lane import Lane
+from labeling_ground.service.lane import Lane, Place
 from labeling_ground.service.ledger import Fate, Ledger
 from labeling_ground.service.race import Gate, race
 from labeling_ground.service.session_state import check_box, check_point
@@ -89,6 +90,17 @@ class ImageAnswer:
     """What to know of how the image was read; empty where there is nothing to say."""
     use_preview: bool = False
     """Whether a browser may draw the file in another way than it was read."""
+    model_note: str = ""
+    """What to know of the model's answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefetchAnswer:
+    """What became of a prefetch: whether the image is queued, or was encoded already."""
+
+    queued: bool
+    version: ModelVersion
+    model_note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +112,7 @@ class MaskAnswer:
     outcome: Outcome
     version: ModelVersion
     timing: Timing
+    model_note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +129,7 @@ class ImageState:
     note: str = ""
     use_preview: bool = False
     """As in ``ImageAnswer``; not known in full before the image is encoded."""
+    model_note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +186,7 @@ class Segmenter:
         mask_window_s: shortest wait of a queued mask prediction for its look-up.
         embedding_window_s: the same for an embedding.
         prefetch_per_client: how many images a client's prefetches can hold.
+        most_bytes_ahead: how many bytes of image files all prefetches can hold that wait for the encoder.
         recorder: writes down what is asked for, so that it can be replayed.
         supervisor: counts what goes wrong behind the answers.
         engine_health: counts the model's failures.
@@ -193,6 +208,7 @@ class Segmenter:
         mask_window_s: float = 0.002,
         embedding_window_s: float = 0.005,
         prefetch_per_client: int = 4,
+        most_bytes_ahead: int = 512 << 20,
         recorder: Recorder | None = None,
         supervisor: Supervisor | None = None,
         engine_health: EngineHealth | None = None,
@@ -206,7 +222,7 @@ class Segmenter:
         self.decode_lane = decode_lane
         self.pools = pools
         self.ledger = Ledger()
-        self.flights: Flights[_Made] = Flights()
+        self.flights: Flights[_Made] = Flights(self._landed)
         self.shared = shared
         store.on_purge.append(self._part_with)
         self.recorder = recorder
@@ -219,7 +235,16 @@ class Segmenter:
         self._wall_clock = wall_clock
         self._background: set[asyncio.Task[None]] = set()
         self._arriving: dict[str, _Upload] = {}
-        self._ahead = 0  # prefetches that were taken on and are not encoded yet
+        self._ahead: dict[str, list[int]] = {}
+        """Prefetches that were taken on and are not encoded yet: by the embedding's key, the bytes of their files."""
+        self._most_bytes_ahead = most_bytes_ahead
+        encode_lane.on_late = partial(self.engine_health.late, "encoder")
+        decode_lane.on_late = partial(self.engine_health.late, "decoder")
+
+    @property
+    def bytes_ahead(self) -> int:
+        """Bytes of the image files that prefetches hold."""
+        return sum(sum(sizes) for sizes in self._ahead.values())
 
     # --- images -------------------------------------------------------------------------------------------------
 
@@ -237,56 +262,43 @@ class Segmenter:
             Overloaded: too many images wait already.
             BackendFailed: the model did not answer.
         """
-        image_keys = ImageKeys(tenant, image_id)
+        ask = self.bind(tenant, image_id)
         started = time.perf_counter()
-        key = image_keys.embedding(self.backend.version)
         # A header is cheap to read: what cannot be used is refused before it takes a place in a queue.
         purged = self.store.purged
-        upload = await self._upload(file) if self.store.peek(key) is None else None
-        made = await self._embedding(image_keys, upload)
-        self._record(Kind.EMBEDDING, image_keys, key, made)
+        upload = await self._upload(file) if self.store.peek(ask.embedding) is None else None
+        made = await self._embedding(ask, upload)
+        self._record(Kind.EMBEDDING, ask, ask.embedding, made)
         if client is not None:
-            self.clients.opened(f"{tenant}/{client}", image_keys.group)
+            self.clients.opened(f"{tenant}/{client}", ask.keys.group)
         if made.outcome is Outcome.HIT:
-            self._in_background(self._keep_file(image_keys, file, made.entry, purged))
-        return self._image_answer(image_keys, made, started)
+            self._in_background(self._keep_file(ask, file, made.entry, purged))
+        return _image_answer(ask, made, started)
 
-    async def prefetch(self, tenant: str, file: bytes, image_id: str, *, client: str | None = None) -> bool:
-        """Queue an image to be encoded while nobody waits for it. Whether that was needed.
+    async def prefetch(self, tenant: str, file: bytes, image_id: str, *, client: str | None = None) -> PrefetchAnswer:
+        """Queue an image to be encoded while nobody waits for it, unless it is encoded or queued already.
 
         Raises:
             BadImage, TooLarge: the file cannot be used, as far as its header tells.
-            Overloaded: too many images wait already.
+            Overloaded: too many images wait already, or too many bytes of them.
         """
-        image_keys = ImageKeys(tenant, image_id)
-        key = image_keys.embedding(self.backend.version)
+        ask = self.bind(tenant, image_id)
+        key = ask.embedding
         known = self.store.peek(key)
-        if known is None:
-            upload = await self._upload(file)
-            # What is taken on here finds a place in the queue later, also if that has filled meanwhile.
-            self.encode_lane.check_room(promised=self._ahead)
+        upload = await self._upload(file) if known is None else None
+        is_queued = key in self._ahead and key in self.flights
+        if upload is not None and not is_queued:
+            self._check_room_ahead(len(file))
         if client is not None:
-            self.clients.fetched_ahead(f"{tenant}/{client}", image_keys.group)
+            self.clients.fetched_ahead(f"{tenant}/{client}", ask.keys.group)
         if known is not None:
-            self._record(Kind.EMBEDDING, image_keys, key, _Made(known, Outcome.HIT, Timing()), ahead=True)
-            self._in_background(self._keep_file(image_keys, file, known, self.store.purged))
-            return False
-        self._ahead += 1
-
-        async def fetch() -> None:
-            try:
-                made = await self._embedding(image_keys, upload, patient=True)
-            except LabelingGroundError:
-                return  # counted where it happened; whoever opens the image will be told
-            finally:
-                self._ahead -= 1
-            self._record(Kind.EMBEDDING, image_keys, key, made, ahead=True)
-            if made.outcome is Outcome.HIT:
-                await self._keep_file(image_keys, file, made.entry, upload.purged)
-
-        self._in_background(fetch())
-        await asyncio.sleep(0)  # the flight is under way before the caller can ask about it
-        return True
+            self._record(Kind.EMBEDDING, ask, key, _Made(known, Outcome.HIT, Timing()), ahead=True)
+            self._in_background(self._keep_file(ask, file, known, self.store.purged))
+        if upload is not None and not is_queued:
+            self._ahead.setdefault(key, []).append(len(file))
+            self._in_background(self._fetch(ask, upload))
+            await asyncio.sleep(0)  # the flight is under way before the caller can ask about it
+        return PrefetchAnswer(upload is not None, ask.version, ask.model_note)
 
     async def image_state(self, tenant: str, image_id: str) -> ImageState:
         """What is known of an image.
@@ -294,29 +306,24 @@ class Segmenter:
         Raises:
             UnknownImage: nothing.
         """
-        image_keys = ImageKeys(tenant, image_id)
-        key = image_keys.embedding(self.backend.version)
-        version = self.backend.version
+        ask = self.bind(tenant, image_id)
+        key = ask.embedding
+
+        def state(facts: ImageFacts | image_codec.ImageHeader, **more: Any) -> ImageState:
+            about: dict[str, Any] = {"use_preview": facts.use_preview, "model_note": ask.model_note} | more
+            return ImageState(image_id, facts.width, facts.height, version=ask.version, **about)
+
         entry = self.store.peek(key) or await self.store.look_up(key)
         if entry is not None:
             facts = records.open_facts(entry, key)
-            return ImageState(
-                image_id, facts.width, facts.height, True, version, note=facts.note, use_preview=facts.use_preview
-            )
+            return state(facts, encoded=True, note=facts.note)
         arriving = self._arriving.get(key)
         if arriving is not None:
-            header = arriving.header
-            return ImageState(
-                image_id, header.width, header.height, False, version, encoding=True, use_preview=header.use_preview
-            )
-        kept_entry = await self._kept(image_keys)
+            return state(arriving.header, encoded=False, encoding=True)
+        kept_entry = await self._kept(ask.keys)
         if kept_entry is None:
             raise UnknownImage(image_id)
-        facts = records.open_facts(kept_entry, image_keys.image)
-        flying = key in self.flights
-        return ImageState(
-            image_id, facts.width, facts.height, False, version, encoding=flying, use_preview=facts.use_preview
-        )
+        return state(records.open_facts(kept_entry, ask.keys.image), encoded=False, encoding=key in self.flights)
 
     async def picture(self, tenant: str, image_id: str) -> Image:
         """The pixels of a known image, as they are given to the model.
@@ -324,9 +331,9 @@ class Segmenter:
         Raises:
             UnknownImage: the file is not kept.
         """
-        image_keys = ImageKeys(tenant, image_id)
-        file, _, _ = await self._file(image_keys, self.store.purged)
-        return await self._decoded(image_keys, file, background=True)
+        ask = self.bind(tenant, image_id)
+        file, _, _ = await self._file(ask, self.store.purged)
+        return await self._decoded(ask, file, background=True)
 
     async def embedding(self, tenant: str, image_id: str) -> tuple[Embedding, ImageAnswer]:
         """The embedding of a known image, computed again from the kept file where it was evicted.
@@ -335,18 +342,17 @@ class Segmenter:
             UnknownImage: neither the embedding nor the file is kept.
             Overloaded, BackendFailed: as in ``add_image``.
         """
-        image_keys = ImageKeys(tenant, image_id)
+        ask = self.bind(tenant, image_id)
         started = time.perf_counter()
-        made = await self._embedding(image_keys)
-        key = image_keys.embedding(self.backend.version)
-        self._record(Kind.EMBEDDING, image_keys, key, made)
-        embedding = records.open_embedding(made.entry, key)
-        return embedding, self._image_answer(image_keys, made, started)
+        made = await self._embedding(ask)
+        self._record(Kind.EMBEDDING, ask, ask.embedding, made)
+        embedding = records.open_embedding(made.entry, ask.embedding)
+        return embedding, _image_answer(ask, made, started)
 
     # --- masks --------------------------------------------------------------------------------------------------
 
     async def masks(
-        self, tenant: str, image_id: str, asks: Sequence[PromptAsk], *, client: str | None = None
+        self, tenant: str, image_id: str, prompts: Sequence[PromptAsk], *, client: str | None = None
     ) -> list[MaskAnswer]:
         """Masks for one or many prompts on a known image, in the prompts' order.
 
@@ -356,21 +362,25 @@ class Segmenter:
             UnknownPrediction: a mask input refers to a prediction that is not kept.
             Overloaded, BackendFailed: as in ``add_image``.
         """
-        image_keys = ImageKeys(tenant, image_id)
-        found = await self._masks(image_keys, asks)
+        ask = self.bind(tenant, image_id)
+        found = await self._masks(ask, prompts)
         if client is not None:
-            self.clients.opened(f"{tenant}/{client}", image_keys.group)
+            self.clients.opened(f"{tenant}/{client}", ask.keys.group)
         return found
 
-    async def _masks(self, image_keys: ImageKeys, asks: Sequence[PromptAsk]) -> list[MaskAnswer]:
-        if len(asks) == 1:
-            return [await self._mask(image_keys, asks[0])]
-        tasks = [asyncio.ensure_future(self._mask(image_keys, ask)) for ask in asks]
+    async def _masks(self, ask: Ask, prompts: Sequence[PromptAsk]) -> list[MaskAnswer]:
+        if len(prompts) == 1:
+            return [await self._mask(ask, prompts[0])]
+        tasks = [asyncio.ensure_future(self._mask(ask, prompt)) for prompt in prompts]
         try:
             return list(await asyncio.gather(*tasks))
         finally:
             for task in tasks:
                 task.cancel()
+
+    def bind(self, tenant: str, image_id: str) -> Ask:
+        """A request on one image, to be answered by the model version that is served now."""
+        return Ask(ImageKeys(tenant, image_id), self.backend.version, self.backend.note)
 
     def check_model(self, version: ModelVersion) -> None:
         """See that the backend still serves what a key was made for; one in another process may change its model.
@@ -387,7 +397,7 @@ class Segmenter:
     # --- whatever else an embedding is good for -----------------------------------------------------------------
 
     async def derived(
-        self, kind: Kind, image_keys: ImageKeys, key: str, make: Callable[[Embedding], Awaitable[Entry]]
+        self, kind: Kind, ask: Ask, key: str, make: Callable[[Embedding], Awaitable[Entry]]
     ) -> tuple[Entry, Outcome, Timing]:
         """An entry that is computed from an image's embedding: looked up, or made in a flight, and kept.
 
@@ -395,7 +405,7 @@ class Segmenter:
 
         Args:
             kind: what it is.
-            image_keys: the image.
+            ask: the image, and by which model version.
             key: the entry's own key.
             make: computes and seals it.
 
@@ -409,18 +419,19 @@ class Segmenter:
         async def predict(gate: Gate) -> _Made:
             await gate.wait()
             gate.begun = True
-            embedded = await self._embedding(image_keys)
-            embedding = records.open_embedding(embedded.entry, image_keys.embedding(self.backend.version))
+            embedded = await self._embedding(ask)
+            embedding = records.open_embedding(embedded.entry, ask.embedding)
             entry = await make(embedding)
             self.store.keep(key, entry, min(purged, embedded.since))
             outcome = Outcome.RECOMPUTED if embedded.outcome is Outcome.RECOMPUTED else Outcome.MISS
             return _Made(entry, outcome, Timing(encode=embedded.timing.encode, decode=entry.cost))
 
-        made = await self._obtain(kind, key, lambda: self._race(kind, key, predict, None))
+        # A grid is many calls of the engine: those that have begun end, the others go with the last asker.
+        made = await self._obtain(kind, key, lambda _: self._race(kind, key, predict, None))
         if made.outcome is Outcome.HIT:
-            self.store.slide(image_keys.image)
-            self.store.slide(image_keys.embedding(self.backend.version))
-        self._record(kind, image_keys, key, made)
+            self.store.slide(ask.keys.image)
+            self.store.slide(ask.embedding)
+        self._record(kind, ask, key, made)
         return made.entry, made.outcome, _with_lookup(made, started)
 
     async def purge(self, tenant: str | None, *, image_id: str | None = None, model: str | None = None) -> int:
@@ -447,6 +458,8 @@ class Segmenter:
             closing.push_async_callback(self.store.aclose)
             if self.shared is not None:
                 closing.push_async_callback(self.shared.aclose)
+            for lane in (self.encode_lane, self.decode_lane):
+                closing.push_async_callback(lane.aclose)
             closing.push_async_callback(self.flights.aclose)
 
     # --- within -------------------------------------------------------------------------------------------------
@@ -465,7 +478,7 @@ class Segmenter:
     def _record(
         self,
         kind: Kind,
-        image_keys: ImageKeys,
+        ask: Ask,
         key: str,
         made: _Made,
         *,
@@ -474,26 +487,61 @@ class Segmenter:
     ) -> None:
         if self.recorder is None:
             return
-        version = self.backend.version
         self.recorder.asked(
             kind,
             key,
             made.entry,
             made.outcome,
-            embedding=image_keys.embedding(version),
-            parent=None if parent is None else image_keys.mask(version, parent[0]),
+            embedding=ask.embedding,
+            parent=None if parent is None else ask.mask(parent[0]),
             beside=made.beside,
             ahead=ahead,
         )
 
-    async def _embedding(self, image_keys: ImageKeys, upload: _Upload | None = None, *, patient: bool = False) -> _Made:
-        key = image_keys.embedding(self.backend.version)
+    def _check_room_ahead(self, size: int) -> None:
+        """Refuse a prefetch of so many bytes for which there is no room.
+
+        Raises:
+            Overloaded: too many images wait for the encoder, or too many bytes of prefetches.
+        """
+        # What is taken on here finds a place in the queue later, also if that has filled meanwhile.
+        self.encode_lane.check_room(promised=sum(len(sizes) for sizes in self._ahead.values()))
+        if self.bytes_ahead and self.bytes_ahead + size > self._most_bytes_ahead:
+            raise Overloaded(
+                f"Images that wait to be encoded hold {self.bytes_ahead} bytes, and more than "
+                f"{self._most_bytes_ahead} are not taken on. Try again in a moment.",
+                retry_after=max(1.0, self.encode_lane.typical_s or 0.0),
+            )
+
+    async def _fetch(self, ask: Ask, upload: _Upload) -> None:
+        """Encode an image that nobody waits for, and that was counted as such."""
+        try:
+            made = await self._embedding(ask, upload, patient=True)
+        except LabelingGroundError:
+            return  # counted where it happened; whoever opens the image will be told
+        finally:
+            self._ahead[ask.embedding].remove(len(upload.file))
+            if not self._ahead[ask.embedding]:
+                del self._ahead[ask.embedding]
+        self._record(Kind.EMBEDDING, ask, ask.embedding, made, ahead=True)
+        if made.outcome is Outcome.HIT:
+            await self._keep_file(ask, upload.file, made.entry, upload.purged)
+
+    def _landed(self, key: str) -> None:
+        """A flight has ended; the file that it set off with may go, also where nobody waited for it any more."""
+        if key not in self.flights:
+            self._arriving.pop(key, None)
+
+    async def _embedding(self, ask: Ask, upload: _Upload | None = None, *, patient: bool = False) -> _Made:
+        key = ask.embedding
         try:
             while True:
                 if upload is not None:
                     self._arriving[key] = upload  # also for a flight that set off without a file
                 try:
-                    made = await self._obtain(Kind.EMBEDDING, key, lambda: self._make_embedding(image_keys, patient))
+                    made = await self._obtain(
+                        Kind.EMBEDDING, key, lambda begin: self._make_embedding(ask, patient, begin)
+                    )
                     break
                 except UnknownImage:
                     if upload is None:  # else it joined a flight that had looked for the file before this upload came
@@ -502,31 +550,37 @@ class Segmenter:
                     if not patient:  # else it joined a flight of somebody who was turned away
                         raise
         finally:
-            if key not in self.flights:
-                self._arriving.pop(key, None)
+            self._landed(key)
         if upload is not None and made.since < upload.purged:
             # It joined a flight with a file from before a purge, which is not kept. This one came after it.
             self.store.keep(key, made.entry, upload.purged)
-            self._in_background(self._keep_file(image_keys, upload.file, made.entry, upload.purged))
+            self._in_background(self._keep_file(ask, upload.file, made.entry, upload.purged))
         if made.outcome is Outcome.HIT:
-            self.store.slide(image_keys.image)
+            self.store.slide(ask.keys.image)
         return made
 
-    async def _make_embedding(self, image_keys: ImageKeys, patient: bool) -> _Made:
-        key = image_keys.embedding(self.backend.version)
+    async def _make_embedding(self, ask: Ask, patient: bool, begin: Callable[[], None]) -> _Made:
+        key = ask.embedding
         purged = self.store.purged
 
         async def predict(gate: Gate) -> _Made:
+            async def encode() -> _Made:
+                async with self.encode_lane.timed():
+                    return await self._encode(ask, file, since, outcome)
+
             # Who sends no file queues with the kept one in hand, or learns here that there is none: a slow tier must
             # not hold a place that others could use.
             if key not in self._arriving:
                 await gate.wait()
-            file, outcome, since = await self._file(image_keys, purged)
-            async with self.encode_lane.slot(patient=patient):
+            file, outcome, since = await self._file(ask, purged)
+            async with self.encode_lane.slot(patient=patient) as place:
                 await gate.wait()
+                late = self.store.peek(key)
+                if late is not None:  # one that was given up as too slow has come to its end meanwhile
+                    return _Made(late, Outcome.HIT, Timing())
                 gate.begun = True
-                async with self.encode_lane.timed():
-                    return await self._encode(image_keys, file, since, outcome)
+                begin()
+                return await place.call(encode)
 
         window = max(self._embedding_window_s, self.store.p99_s)
         if self.encode_lane.typical_s is not None:
@@ -535,22 +589,21 @@ class Segmenter:
         if made.outcome is Outcome.JOINED and key in self._arriving:
             # Whoever computed it has kept the file where only its own machine may find it.
             arrived = self._arriving[key]
-            self._in_background(self._keep_file(image_keys, arrived.file, made.entry, min(purged, arrived.purged)))
+            self._in_background(self._keep_file(ask, arrived.file, made.entry, min(purged, arrived.purged)))
         return made
 
-    async def _encode(self, image_keys: ImageKeys, file: bytes, purged: int, outcome: Outcome) -> _Made:
-        version = self.backend.version
-        key = image_keys.embedding(version)
+    async def _encode(self, ask: Ask, file: bytes, purged: int, outcome: Outcome) -> _Made:
+        key = ask.embedding
         started = time.perf_counter()
-        image = await self._decoded(image_keys, file)
+        image = await self._decoded(ask, file)
         beside = 0
         if outcome is not Outcome.RECOMPUTED:
             # What losing the file costs is an upload and an encode; before the first encode there is no better guess.
             worth = self.encode_lane.typical_s or time.perf_counter() - started
-            kept = await self._sealed_file(image_keys, file, image, worth)
-            self.store.keep(image_keys.image, kept, purged)
+            kept = await self._sealed_file(ask.keys, file, image, worth)
+            self.store.keep(ask.keys.image, kept, purged)
             beside = kept.size
-        self.check_model(version)
+        self.check_model(ask.version)
         with self.engine_health.call("encoder"):
             embedding = await self.backend.encode(image)
             cost = time.perf_counter() - started
@@ -561,77 +614,76 @@ class Segmenter:
         self.store.keep(key, entry, purged)
         return _Made(entry, outcome, Timing(encode=cost), beside, purged)
 
-    async def _mask(self, image_keys: ImageKeys, ask: PromptAsk) -> MaskAnswer:
+    async def _mask(self, ask: Ask, sent: PromptAsk) -> MaskAnswer:
         started = time.perf_counter()
-        version = self.backend.version
-        prompt, parent = await self._settle_prompt(image_keys, ask)
+        prompt, parent = await self._settle_prompt(ask, sent)
         digest = keys.prompt_digest(prompt)
-        key = image_keys.mask(version, digest)
-        made = await self._obtain(Kind.MASK, key, lambda: self._make_mask(image_keys, digest, prompt, parent))
+        key = ask.mask(digest)
+        made = await self._obtain(Kind.MASK, key, lambda begin: self._make_mask(ask, digest, prompt, parent, begin))
         if made.outcome is Outcome.HIT:  # the image is being worked on: its next click shall need no encoder
-            self.store.slide(image_keys.image)
-            self.store.slide(image_keys.embedding(version))
-        self._record(Kind.MASK, image_keys, key, made, parent=parent)
+            self.store.slide(ask.keys.image)
+            self.store.slide(ask.embedding)
+        self._record(Kind.MASK, ask, key, made, parent=parent)
         prediction = records.open_prediction(made.entry, key)
-        for point in ask.points:  # as they were sent: the edge itself is outside, and shares its key with what is not
+        for point in sent.points:  # as they were sent: the edge itself is outside, and shares its key with what is not
             check_point(point, prediction.width, prediction.height)
-        return MaskAnswer(prediction, digest, made.outcome, version, _with_lookup(made, started))
+        return MaskAnswer(prediction, digest, made.outcome, ask.version, _with_lookup(made, started), ask.model_note)
 
     async def _make_mask(
-        self, image_keys: ImageKeys, digest: str, prompt: Prompt, parent: tuple[str, int] | None
+        self, ask: Ask, digest: str, prompt: Prompt, parent: tuple[str, int] | None, begin: Callable[[], None]
     ) -> _Made:
         async def predict(gate: Gate) -> _Made:
             await gate.wait()
             gate.begun = True
-            made, _ = await self._decode(image_keys, digest, prompt, parent)
+            made, _ = await self._decode(ask, digest, prompt, parent, begin)
             return made
 
-        return await self._race(Kind.MASK, image_keys.mask(self.backend.version, digest), predict, self._mask_window_s)
+        return await self._race(Kind.MASK, ask.mask(digest), predict, self._mask_window_s)
 
     async def _decode(
-        self, image_keys: ImageKeys, digest: str, prompt: Prompt, parent: tuple[str, int] | None
+        self, ask: Ask, digest: str, prompt: Prompt, parent: tuple[str, int] | None, begin: Callable[[], None]
     ) -> tuple[_Made, Entry]:
         """The masks, and the entry of their logits: the store need not have had room for it."""
-        version = self.backend.version
         purged = self.store.purged
-        embedded = await self._embedding(image_keys)
+        embedded = await self._embedding(ask)
         purged = min(purged, embedded.since)
-        embedding = records.open_embedding(embedded.entry, image_keys.embedding(version))
+        embedding = records.open_embedding(embedded.entry, ask.embedding)
         fitted = _fit(prompt, embedding.width, embedding.height)
-        async with self.decode_lane.slot(), self.decode_lane.timed():
+
+        async def predict(place: Place) -> tuple[_Made, Entry]:
             started = time.perf_counter()
-            self.check_model(version)
-            with self.engine_health.call("decoder"):
-                predictions = await self.backend.decode(embedding, [fitted])
-                cost = time.perf_counter() - started
-                prediction = _check_prediction(predictions, embedding.width, embedding.height)
-        mask_key, logits_key = image_keys.mask(version, digest), image_keys.logits(version, digest)
-        facts = {"cost": cost, "created": self._wall_clock()}
-        entry, logits = await asyncio.gather(  # side by side: each takes a millisecond of every click
-            self.pools.values.run(partial(records.seal_prediction, mask_key, prediction, prompt, parent, **facts)),
-            self.pools.values.run(partial(records.seal_logits, logits_key, prediction, **facts)),
-        )
-        self.store.keep(mask_key, entry, purged)
-        self.store.keep(logits_key, logits, purged)
-        outcome = Outcome.RECOMPUTED if embedded.outcome is Outcome.RECOMPUTED else Outcome.MISS
-        return _Made(entry, outcome, Timing(encode=embedded.timing.encode, decode=cost), logits.size), logits
+            self.check_model(ask.version)
+            async with self.decode_lane.timed():
+                with self.engine_health.call("decoder"):
+                    predictions = await self.backend.decode(embedding, [fitted])
+                    cost = time.perf_counter() - started
+                    prediction = _check_prediction(predictions, embedding.width, embedding.height)
+            place.free()
+            mask_key, logits_key = ask.mask(digest), ask.logits(digest)
+            facts = {"cost": cost, "created": self._wall_clock()}
+            entry, logits = await asyncio.gather(  # side by side: each takes a millisecond of every click
+                self.pools.values.run(partial(records.seal_prediction, mask_key, prediction, prompt, parent, **facts)),
+                self.pools.values.run(partial(records.seal_logits, logits_key, prediction, **facts)),
+            )
+            self.store.keep(mask_key, entry, purged)
+            self.store.keep(logits_key, logits, purged)
+            outcome = Outcome.RECOMPUTED if embedded.outcome is Outcome.RECOMPUTED else Outcome.MISS
+            return _Made(entry, outcome, Timing(encode=embedded.timing.encode, decode=cost), logits.size), logits
 
-    async def _settle_prompt(
-        self, image_keys: ImageKeys, ask: PromptAsk, depth: int = 0
-    ) -> tuple[Prompt, tuple[str, int] | None]:
-        parent = ask.mask_input if isinstance(ask.mask_input, tuple) else None
-        logits = None if isinstance(ask.mask_input, tuple) else ask.mask_input
+        async with self.decode_lane.slot() as place:
+            begin()
+            return await place.call(partial(predict, place))
+
+    async def _settle_prompt(self, ask: Ask, sent: PromptAsk, depth: int = 0) -> tuple[Prompt, tuple[str, int] | None]:
+        parent = sent.mask_input if isinstance(sent.mask_input, tuple) else None
+        logits = None if isinstance(sent.mask_input, tuple) else sent.mask_input
         if parent is not None:
-            logits = await self._logits(image_keys, *parent, depth)
-        return keys.canonical(ask.points, ask.box, logits, multimask=ask.multimask), parent
+            logits = await self._logits(ask, *parent, depth)
+        return keys.canonical(sent.points, sent.box, logits, multimask=sent.multimask), parent
 
-    async def _logits(self, image_keys: ImageKeys, prediction_id: str, index: int, depth: int) -> NDArray[np.float32]:
+    async def _logits(self, ask: Ask, prediction_id: str, index: int, depth: int) -> NDArray[np.float32]:
         """Low-res logits of an earlier prediction, computed again from its own prompt where they were evicted."""
-        version = self.backend.version
-        logits_key, mask_key = (
-            image_keys.logits(version, prediction_id),
-            image_keys.mask(version, prediction_id),
-        )
+        logits_key, mask_key = ask.logits(prediction_id), ask.mask(prediction_id)
         entry = self.store.peek(logits_key)
         if entry is None:
             kept = self.store.peek(mask_key) or await self.store.look_up(mask_key)
@@ -651,10 +703,10 @@ class Segmenter:
                     "value. Send the mask input by value again."
                 )
             again = PromptAsk(origin.points, origin.box, origin.parent, origin.multimask)
-            prompt, parent = await self._settle_prompt(image_keys, again, depth + 1)
+            prompt, parent = await self._settle_prompt(ask, again, depth + 1)
 
-            async def once_more() -> _Made:
-                made, logits = await self._decode(image_keys, prediction_id, prompt, parent)
+            async def once_more(begin: Callable[[], None]) -> _Made:
+                made, logits = await self._decode(ask, prediction_id, prompt, parent, begin)
                 return dataclasses.replace(made, entry=logits)
 
             entry = (await self._obtain(Kind.MASK, logits_key, once_more)).entry
@@ -669,8 +721,8 @@ class Segmenter:
         header = await self.pools.requests.run(read)
         return _Upload(file, header, purged)
 
-    async def _decoded(self, image_keys: ImageKeys, file: bytes, *, background: bool = False) -> Image:
-        image_id = image_keys.image_id
+    async def _decoded(self, ask: Ask, file: bytes, *, background: bool = False) -> Image:
+        image_id = ask.keys.image_id
         stretch = keys.stretch_of(image_id)
         decode = partial(image_codec.decode, file, image_id=image_id, max_pixels=self._max_pixels, stretch=stretch)
         return await self.pools.images.run(decode, background=background)
@@ -680,13 +732,13 @@ class Segmenter:
         seal = partial(records.seal_image, image_keys.image, file, image.width, image.height, **facts)
         return await self.pools.values.run(seal)
 
-    async def _keep_file(self, image_keys: ImageKeys, file: bytes, embedded: Entry, purged: int) -> None:
+    async def _keep_file(self, ask: Ask, file: bytes, embedded: Entry, purged: int) -> None:
         """See to it that the file of an image whose embedding was a hit is kept, or kept for longer."""
-        if await self.store.touch(image_keys.image):
+        if await self.store.touch(ask.keys.image):
             return
-        facts = records.open_facts(embedded, image_keys.embedding(self.backend.version))
-        entry = await self._sealed_file(image_keys, file, facts, embedded.cost)
-        self.store.keep(image_keys.image, entry, purged)
+        facts = records.open_facts(embedded, ask.embedding)
+        entry = await self._sealed_file(ask.keys, file, facts, embedded.cost)
+        self.store.keep(ask.keys.image, entry, purged)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -699,16 +751,16 @@ class Segmenter:
             image_keys.image, deadline_s=_IMAGE_DEADLINE_S
         )
 
-    async def _file(self, image_keys: ImageKeys, purged: int) -> tuple[bytes, Outcome, int]:
+    async def _file(self, ask: Ask, purged: int) -> tuple[bytes, Outcome, int]:
         """The file to encode; what encoding it will have been: a miss, or recomputed from a kept file; and since which
         purge, ``purged`` or an earlier one, it has been here."""
-        key = image_keys.embedding(self.backend.version)
+        key = ask.embedding
         if key not in self._arriving:
-            entry = await self._kept(image_keys)
+            entry = await self._kept(ask.keys)
             if entry is not None:
-                return records.open_image(entry, image_keys.image)[0], Outcome.RECOMPUTED, purged
+                return records.open_image(entry, ask.keys.image)[0], Outcome.RECOMPUTED, purged
         if key not in self._arriving:  # it may have been sent meanwhile
-            raise UnknownImage(image_keys.image_id)
+            raise UnknownImage(ask.keys.image_id)
         arrived = self._arriving[key]
         return arrived.file, Outcome.MISS, min(purged, arrived.purged)
 
@@ -736,7 +788,7 @@ class Segmenter:
         window = window_s if self._mode == "parallel" else None
         return await race(look_up(), in_turn, window_s=window, settle=settle)
 
-    async def _obtain(self, kind: Kind, key: str, work: Callable[[], Awaitable[_Made]]) -> _Made:
+    async def _obtain(self, kind: Kind, key: str, work: Callable[[Callable[[], None]], Awaitable[_Made]]) -> _Made:
         """What is at hand, or else what the flight brings; counted."""
         entry = self.store.peek(key)
         if entry is not None:
@@ -752,19 +804,20 @@ class Segmenter:
         self.ledger.outcome(kind, made.outcome, made.entry.cost)
         return made
 
-    def _image_answer(self, image_keys: ImageKeys, made: _Made, started: float) -> ImageAnswer:
-        version = self.backend.version
-        facts = records.open_facts(made.entry, image_keys.embedding(version))
-        return ImageAnswer(
-            image_keys.image_id,
-            facts.width,
-            facts.height,
-            made.outcome,
-            version,
-            _with_lookup(made, started),
-            facts.note,
-            facts.use_preview,
-        )
+
+def _image_answer(ask: Ask, made: _Made, started: float) -> ImageAnswer:
+    facts = records.open_facts(made.entry, ask.embedding)
+    return ImageAnswer(
+        ask.keys.image_id,
+        facts.width,
+        facts.height,
+        made.outcome,
+        ask.version,
+        _with_lookup(made, started),
+        facts.note,
+        facts.use_preview,
+        ask.model_note,
+    )
 
 
 def _with_lookup(made: _Made, started: float) -> Timing:

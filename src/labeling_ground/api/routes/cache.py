@@ -92,7 +92,7 @@ async def cache_figures(request: Request) -> dict[str, Any]:
         "settings": _settings(parts),
         "policies": parts.tuner.policies,
         "has_admin_key": parts.settings.admin_key is not None,
-        **answers.origin(parts.segmenter.backend),
+        **answers.origin(parts.segmenter.backend.version, parts.segmenter.backend.note),
     }
 
 

@@ -19,6 +19,7 @@ from labeling_ground.inference.graphs import Precision, version_from
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
+from labeling_ground.types import ModelVersion
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -43,8 +44,8 @@ class DecoderFile:
     family: str
 
 
-def find_decoder(parts: Parts) -> DecoderFile:
-    """The decoder of the model version that is served: to embeddings of another one it would answer with noise.
+def find_decoder(parts: Parts, version: ModelVersion) -> DecoderFile:
+    """The decoder of a model version that is served: to embeddings of another one it would answer with noise.
 
     It is the one for prompts of few tokens where there are two, as it takes any prompt and most have few. Reads a
     manifest, so it is for a thread.
@@ -53,7 +54,7 @@ def find_decoder(parts: Parts) -> DecoderFile:
         NotFound: the model has none, it is not here, or clients may not have it.
     """
     backend = parts.segmenter.backend
-    name = backend.version.model
+    name = version.model
     if not parts.settings.share_decoder:
         raise NotFound("This server keeps its decoders to itself: ask for masks instead.")
     store = ModelStore(parts.settings.models_dir)
@@ -65,7 +66,7 @@ def find_decoder(parts: Parts) -> DecoderFile:
             f"The decoder of {name} is no file of this server, so only the server can run it: ask for masks instead."
         )
     digests = [noted.files[part].sha256 for part in _ROLES if part in noted.files]
-    if backend.version not in (version_from(name, digests, precision) for precision in get_args(Precision)):
+    if version not in (version_from(name, digests, precision) for precision in get_args(Precision)):
         raise NotFound(f"The files of {name} on this server are not those of the version that is served.")
     if isinstance(backend, SamBackend):
         family: str | None = backend.engine.family.value
@@ -107,14 +108,14 @@ async def decoder(
     """
     caller_of(request)
     parts = parts_of(request)
-    version = str(segmenter_for(parts, model).backend.version)
-    found = await pools_of(request).files.run(find_decoder, parts)
+    version = segmenter_for(parts, model).backend.version
+    found = await pools_of(request).files.run(find_decoder, parts, version)
     if sha256 is not None and sha256.lower() != found.sha256:
         raise NotFound(f"{model} has another decoder by now. Ask /v1/models for its digest.")
     headers = {
         "ETag": f'"{found.sha256}"',
         "Cache-Control": f"private, {_FOR_EVER if sha256 else 'no-cache'}",
-        "X-Model-Version": version,
+        "X-Model-Version": str(version),
     }
     if matches(request.headers.get("if-none-match", ""), headers["ETag"]):
         return Response(status_code=304, headers=headers)

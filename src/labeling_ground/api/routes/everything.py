@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -74,7 +74,7 @@ async def everything(request: Request, image_id: ImageId) -> Response:
     """
     parts, caller = parts_of(request), caller_of(request)
     body = await read_json(request, EverythingRequest) if await request.body() else EverythingRequest()
-    segmenter = segmenter_for(parts, body.model)
+    segmenter_for(parts, body.model)  # it is served, or this is where the client hears that it is not
     given = {name: getattr(body, name) for name in _OPTIONS if getattr(body, name) is not None}
     options = dataclasses.replace(parts.everything.usual, **given)
     if options.points_per_side > parts.settings.max_points_per_side:
@@ -85,15 +85,19 @@ async def everything(request: Request, image_id: ImageId) -> Response:
     record = record_of(request)
     record.fields |= {"image": image_id[:12], "points": options.points_per_side**2}
     drawing = pools_of(request).drawing
-    origin = {name: value for name, value in answers.origin(segmenter.backend).items() if value is not None}
-    head = {"image_id": image_id, **origin, "options": dataclasses.asdict(options)}
+
+    def head(of: Begun | EverythingAnswer) -> dict[str, Any]:
+        origin = answers.origin(of.version, of.model_note).items()
+        said = {name: value for name, value in origin if value is not None}
+        return {"image_id": image_id, **said, "options": dataclasses.asdict(options)}
+
     if not _wants_lines(request):
 
         async def work() -> bytes:
             answer = await parts.everything.ask(caller.tenant, image_id, options, client=caller.client)
             size = (answer.found.height, answer.found.width)
             about = {"width": size[1], "height": size[0], "points": answer.found.points}
-            fields = head | about | _origin(answer, record)
+            fields = head(answer) | about | _origin(answer, record)
             masks = await answers.found(answer.found.masks, size, body.format, drawing)
             return answers.with_masks(fields, masks)
 
@@ -134,7 +138,7 @@ class _Stream(StreamingResponse):
         self,
         first: Step,
         steps: AsyncGenerator[Step, None],
-        head: dict[str, Any],
+        head: Callable[[Begun], dict[str, Any]],
         form: str,
         record: Record,
         drawing: Pool,
@@ -165,7 +169,8 @@ class _Stream(StreamingResponse):
             while step is not None:
                 if isinstance(step, Begun):
                     size = (step.height, step.width)
-                    yield _line("start", self._head | dataclasses.asdict(step))
+                    about = {"width": step.width, "height": step.height, "points": step.points}
+                    yield _line("start", self._head(step) | about)
                 elif isinstance(step, Progress):
                     masks = await answers.found(step.masks, size, self._form, self._drawing)
                     progress = {"done": step.done, "points": step.points, "standing": step.standing}

@@ -114,9 +114,9 @@ async def add_image(
     record = record_of(request)
     record.fields["image"] = image_id[:12]
     if not wait:
-        queued = await segmenter.prefetch(caller.tenant, file, image_id, client=caller.client)
+        ahead = await segmenter.prefetch(caller.tenant, file, image_id, client=caller.client)
         return answers.as_json(
-            {"image_id": image_id, **answers.origin(segmenter.backend), "queued": queued},
+            {"image_id": image_id, **answers.origin(ahead.version, ahead.model_note), "queued": ahead.queued},
             status=202,
         )
     answer = await while_connected(request, segmenter.add_image(caller.tenant, file, image_id, client=caller.client))
@@ -129,7 +129,7 @@ async def add_image(
             "outcome": answer.outcome,
             "seconds": round(answer.timing.total, 6),
             "use_preview": answer.use_preview,
-            **answers.origin(segmenter.backend, answer.note),
+            **answers.origin(answer.version, answer.model_note, answer.note),
         }
     )
 
@@ -155,7 +155,7 @@ async def image_state(request: Request, image_id: ImageId, model: Model = None) 
             "width": state.width,
             "height": state.height,
             "use_preview": state.use_preview,
-            **answers.origin(segmenter.backend, state.note),
+            **answers.origin(state.version, state.model_note, state.note),
         }
     )
 
@@ -212,17 +212,17 @@ async def embedding(request: Request, image_id: ImageId, model: Model = None) ->
     """For clients that run the decoder themselves. Floats are in the precision that the server stores."""
     parts, caller = parts_of(request), caller_of(request)
     segmenter = segmenter_for(parts, model)
-    version = str(segmenter.backend.version)
 
     async def work() -> tuple[ImageAnswer, bytes]:
         found, answer = await segmenter.embedding(caller.tenant, image_id)
         record_of(request).note(answer.outcome, answer.timing)
-        metadata = {"image_id": image_id, "model": segmenter.backend.version.model, "model_version": version}
+        version = answer.version
+        metadata = {"image_id": image_id, "model": version.model, "model_version": str(version)}
         write = partial(tensors.to_safetensors, found, metadata=metadata)
         return answer, await pools_of(request).drawing.run(write)
 
     answer, content = await while_connected(request, work())
-    headers = {"X-Outcome": answer.outcome, "X-Model-Version": version}
+    headers = {"X-Outcome": answer.outcome, "X-Model-Version": str(answer.version)}
     return Response(content, headers=headers, media_type="application/octet-stream")
 
 
@@ -265,7 +265,7 @@ async def masks(request: Request, image_id: ImageId) -> Response:
     first = found[0]
     shared: dict[str, Any] = {
         "image_id": image_id,
-        **answers.origin(segmenter.backend),
+        **answers.origin(first.version, first.model_note),
         "width": first.prediction.width,
         "height": first.prediction.height,
         "seconds": round(max(answer.timing.total for answer in found), 6),

@@ -32,7 +32,7 @@ async def models(request: Request) -> Response:
     version, note = parts.segmenter.backend.version, parts.segmenter.backend.note
     model = {"id": version.model, "version": str(version), "default": True, "engine": parts.engine, "note": note}
     with contextlib.suppress(NotFound):
-        found = await pools_of(request).files.run(find_decoder, parts)
+        found = await pools_of(request).files.run(find_decoder, parts, version)
         model["decoder"] = {"family": found.family, "sha256": found.sha256, "bytes": found.bytes}
     return answers.as_json({"models": [{name: value for name, value in model.items() if value != ""}]})
 

@@ -80,7 +80,7 @@ async def open_image(request: Request) -> Response:
             "width": answer.width,
             "height": answer.height,
             "outcome": answer.outcome,
-            **answers.origin(parts.segmenter.backend, answer.note),
+            **answers.origin(answer.version, answer.model_note, answer.note),
         }
     )
 
@@ -186,13 +186,13 @@ async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str,
         "message": "Images processed successfully",
         "points": [{"x": p.x, "y": p.y, "label": p.label} for p in snapshot.clicks],
         "image_id": snapshot.image_id,
-        **answers.origin(parts.segmenter.backend),
     }
     if snapshot.box is not None:
         state["box"] = [snapshot.box.x0, snapshot.box.y0, snapshot.box.x1, snapshot.box.y1]
     if snapshot.is_empty:
         empty = await pools_of(request).drawing.run(answers.empty_png, snapshot.height, snapshot.width)
-        return answers.as_json(state | {"masks": empty})
+        ask = parts.segmenter.bind(caller.tenant, snapshot.image_id)
+        return answers.as_json(state | answers.origin(ask.version, ask.model_note) | {"masks": empty})
     refine = parts.settings.session_refine and takes_mask_input(parts.segmenter.backend)
     answer = await while_connected(
         request,
@@ -203,6 +203,7 @@ async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str,
     record.note(answer.outcome, answer.timing)
     return answers.as_json(
         state
+        | answers.origin(answer.version, answer.model_note)
         | {
             "masks": base64.b64encode(answer.prediction.png).decode("ascii"),
             "score": answer.prediction.masks[0].score,
