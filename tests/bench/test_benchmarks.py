@@ -54,6 +54,13 @@ def test_the_redis_benchmark_runs_and_finds_in_redis_what_memory_has_lost() -> N
     assert result["found_in_redis"] == result["repeated_clicks"] > 0
 
 
+def test_the_disk_benchmark_runs_and_the_other_process_writes_all_the_while() -> None:
+    result = run("bench.cache_disk")
+    works = {work["name"]: work for work in result["works"]}
+    assert all(work["failed"] == 0 and work["writes"] > 0 for work in works.values())
+    assert works["another policy"]["transactions"] > result["entries"] // 256
+
+
 @pytest.mark.slow
 def test_the_benchmark_of_segment_anything_over_http_runs_and_clicks_on_what_it_says(tmp_path: Path) -> None:
     for module in ("onnx", "onnxruntime"):

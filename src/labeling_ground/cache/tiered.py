@@ -181,7 +181,7 @@ class TieredStore:
         for guard in self.guards:
             guard.mark_done(group, done)
 
-    async def delete(self, pattern: str, *, deadline_s: float = 30.0) -> int:
+    async def delete(self, pattern: str, *, deadline_s: float = 120.0) -> int:
         """Purge from all tiers. How many keys went, each counted once per tier.
 
         That takes a while, in which nothing that it means is kept.
@@ -195,7 +195,7 @@ class TieredStore:
                 async with asyncio.timeout(deadline_s):
                     counts = await self._each(guard.delete(pattern) for guard in self.guards)
             except TimeoutError as error:
-                raise StoreFailed("A cache tier did not purge in time. Try again.") from error
+                raise StoreFailed("A cache tier has not finished the purge in time. Try again.") from error
         return gone + sum(counts)
 
     async def purged_elsewhere(self, pattern: str, works: Mapping[str, Callable[[str], Awaitable[int]]]) -> None:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _BUSY_S = 5.0
 """How long to wait for another process's write lock. No transaction here is longer than a turn."""
 
-_TURN_S = 0.02
+_TURN_S = 0.01
 """Seconds after which a transaction that goes through many entries takes no further one."""
 
 
