@@ -14,6 +14,7 @@ Nothing here knows HTTP: ``api/errors.py`` has the one table from these classes 
     │   └── TooLarge             over a limit that the operator has set
     ├── NotFound
     │   ├── UnknownImage         never seen, or no longer kept: send it again
+    │   │   └── NoRoom               the cache is too small to keep this one: sending it again is no use
     │   ├── UnknownSession
     │   ├── UnknownModel
     │   └── UnknownPrediction    a mask input refers to a prediction that is not kept any more
@@ -87,6 +88,19 @@ class UnknownImage(NotFound):
         super().__init__(
             f"Image {image_id} is not known here, or is no longer kept. "
             "Send it again with POST /v1/images, then repeat this request."
+        )
+        self.image_id = image_id
+
+
+class NoRoom(UnknownImage):
+    """No tier has kept the image or its embedding: the budgets are too small. Sending it again is no use."""
+
+    def __init__(self, image_id: str, embedding_bytes: int, file_bytes: int) -> None:
+        Exception.__init__(
+            self,
+            f"The cache of this server is too small for image {image_id}: it keeps neither its embedding "
+            f"({embedding_bytes} bytes) nor its file ({file_bytes} bytes), so nothing can be asked about it. Sending "
+            "it again does not help: the operator must give the cache more room (memory_bytes, disk_bytes).",
         )
         self.image_id = image_id
 

@@ -212,7 +212,9 @@ class Settings(BaseSettings):
     cache_mode: Literal["parallel", "first"] = "parallel"
     """`parallel` looks up and queues the prediction at the same moment; `first` predicts only after a miss."""
     memory_bytes: ByteSize = Field(default_factory=_default_memory)
-    """Budget of the memory tier. By default a quarter of this machine's memory, at most 2 GiB."""
+    """Budget of the memory tier, at most this machine's memory; by default a quarter of that, up to 2 GiB. No tier has
+    a value above an eighth of its budget, so one at least must have eight times the room of an embedding (2 MiB for
+    SAM, 8 for SAM 2, twice that in `fp32`)."""
     disk_bytes: ByteSize = Field(default_factory=_default_disk)
     """Budget of the disk tier; 0 switches it off. With Redis it is off unless you give it a size."""
     cache_dir: Path = Field(default_factory=_default_cache_dir)
@@ -553,6 +555,7 @@ _MADE_AT_START = {
 }
 _EXAMPLES: Mapping[str, str] = MappingProxyType(
     {
+        "root_path": "/label",
         "allowed_hosts": "labels.example.org",
         "cors_origins": "https://labels.example.org",
         "api_keys": "a-long-key-for-ann,a-long-key-for-ben",
@@ -570,9 +573,6 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
         "trace_file": "/var/lib/labeling-ground/trace",
         "models_dir": "/var/lib/labeling-ground/models",
         "models_mirror": "https://files.example.org/sam/",
-        "encode_workers": "2",
-        "decode_workers": "4",
-        "grid_workers": "2",
         "encoder_url": "http://gpu:8080",
         "decoder_url": "http://cpu:7080",
         "encoder_management_url": "http://gpu:8081",
@@ -585,8 +585,10 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
 
 def example_of(name: str) -> str:
     """A value that a setting can have, as one writes it in a variable."""
-    default = Settings.model_fields[name].default
-    return _EXAMPLES.get(name) or _shown(default).strip("`")
+    field = Settings.model_fields[name]
+    if field.default_factory is not None and field.annotation is int:
+        return "2"
+    return _EXAMPLES.get(name) or _shown(field.default).strip("`")
 
 
 def as_markdown() -> str:

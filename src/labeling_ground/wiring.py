@@ -3,6 +3,7 @@
 Nothing connects, loads or reads the environment at import; it happens here, once.
 """
 
+import logging
 import os
 from functools import partial
 
@@ -10,6 +11,7 @@ from labeling_ground.api.app import create_app
 from labeling_ground.api.engine import Desk
 from labeling_ground.api.state import Parts
 from labeling_ground.breaker import Breaker
+from labeling_ground.cache.budgets import check_budgets, remark_on_files
 from labeling_ground.cache.choose import choose_policy, choose_ranking
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.disk.folder import refusal
@@ -51,9 +53,14 @@ from labeling_ground.service.session_keeper import GuardedKeeper
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.service.shared_flight import SharedFlights
 from labeling_ground.service.tuning import Tuner, Tuning
-from labeling_ground.settings import Settings, read_settings
+from labeling_ground.settings import Settings, memory_of_this_machine, read_settings
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind
+
+log = logging.getLogger(__name__)
+
+_SEAL_BYTES = 4096
+"""More than what stands beside an entry's tensors: names, shapes, key, checksum."""
 
 __all__ = ["build_app", "build_backend", "build_disk", "build_parts", "build_segmenter", "build_store"]
 
@@ -385,6 +392,8 @@ def build_segmenter(
     """
     supervisor = supervisor or Supervisor()
     chosen = backend or build_backend(settings, supervisor)[0]
+    if store is None and (remark := check_room(settings, chosen)):
+        log.warning("%s", remark)
     tiers = store or build_store(settings, supervisor)
     # An engine that encodes one image at a time, with all threads, must not be sent a second one: it would wait inside,
     # where the wait looks like work.
@@ -445,6 +454,36 @@ def build_parts(
     )
 
 
+def embedding_bytes(settings: Settings, backend: Backend | None) -> int:
+    """What one image's embedding takes in the cache, at most; 0 for an engine of which that is not known."""
+    floats = 2 if settings.precision == "fp16" else 4
+    if isinstance(backend, RemoteBackend):
+        return backend.family.embedding_bytes(floats) + _SEAL_BYTES
+    if isinstance(backend, SamBackend):
+        return backend.engine.family.embedding_bytes(floats) + _SEAL_BYTES
+    return int(getattr(backend, "largest_embedding", 0))
+
+
+def check_room(settings: Settings, backend: Backend | None) -> str:
+    """See that the budgets are large enough for an image, and small enough for this machine.
+
+    Returns:
+        What is worth knowing where they do, but not for the largest image files; empty if there is nothing.
+
+    Raises:
+        BadSettings: they cannot work.
+    """
+    memory, disk, has_redis = int(settings.memory_bytes), int(settings.disk_bytes), settings.redis_url is not None
+    check_budgets(
+        memory,
+        disk,
+        has_redis=has_redis,
+        value_bytes=embedding_bytes(settings, backend),
+        machine_bytes=memory_of_this_machine(),
+    )
+    return remark_on_files(memory, disk, has_redis=has_redis, file_bytes=int(settings.max_image_bytes))
+
+
 def build_tuner(settings: Settings, segmenter: Segmenter, sessions: Sessions) -> Tuner:
     """What changes settings of the cache while the server runs; at first they are as given."""
     tuning = Tuning(
@@ -455,7 +494,12 @@ def build_tuner(settings: Settings, segmenter: Segmenter, sessions: Sessions) ->
         disk_bytes=int(settings.disk_bytes),
         idle_s=settings.idle_s,
     )
-    return Tuner(segmenter.store, sessions, tuning, tenant_share=settings.share_of_each)
+
+    def check(new: Tuning) -> None:
+        budgets = {"memory_bytes": new.memory_bytes, "disk_bytes": new.disk_bytes}
+        check_room(settings.model_copy(update=budgets), segmenter.backend)
+
+    return Tuner(segmenter.store, sessions, tuning, tenant_share=settings.share_of_each, check=check)
 
 
 def build_app(settings: Settings | None = None) -> object:

@@ -75,6 +75,7 @@ TABLE: dict[type[errors.LabelingGroundError], tuple[int, str, str]] = {
     errors.NotFound: (404, "not-found", "Not found"),
     errors.NotAllowed: (401, "unauthorized", "An API key is needed"),
     errors.Forbidden: (403, "forbidden", "This is not for everybody"),
+    errors.NoRoom: (507, "no-room", "The cache is too small for this image"),
     errors.Overloaded: (503, "overloaded", "Too much at once"),
     errors.BackendFailed: (503, "backend-failed", "The model did not answer"),
     errors.StoreFailed: (503, "store-failed", "The cache did not do it"),
@@ -256,6 +257,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         413: "Over a limit of this server",
         415: "Not a content type or an image format that is read here",
         422: "The request is well-formed but makes no sense",
+        507: "The cache is too small to keep this image: the operator must give it more room",
         503: "Too much at once, or the model does not answer; try again after `Retry-After` seconds",
     }
     return {

@@ -10,6 +10,7 @@ from itertools import count
 from types import EllipsisType
 
 from labeling_ground import key as keys
+from labeling_ground.cache.budgets import PARTS
 from labeling_ground.cache.policy.handover import Handover
 from labeling_ground.cache.policy.port import Item, Policy, Reason
 from labeling_ground.errors import BadSettings
@@ -324,6 +325,16 @@ class MemoryStore:
         since, offset = self._clock() - within_s, self._since_1970()
         return ((record.key, record.used + offset) for record in self._all() if record.used > since)
 
+    @property
+    def makes_room(self) -> bool:
+        """Whether the policy evicts anything for what is new."""
+        return self._policy.makes_room
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest value that is admitted."""
+        return self._largest
+
     def __contains__(self, key: str) -> bool:
         """Whether the key is held, which is no use of it; it may have expired."""
         return key in self._records
@@ -422,7 +433,7 @@ class MemoryStore:
     def _set_budget(self, budget_bytes: int) -> None:
         low, high = self._watermarks
         self._budget = budget_bytes
-        self._largest = budget_bytes // 8
+        self._largest = budget_bytes // PARTS
         self._low, self._high = int(budget_bytes * low), int(budget_bytes * high)
 
     def _expired(self, record: _Record, now: float) -> Reason | None:

@@ -105,6 +105,16 @@ class Adjustable(Protocol):
 
 
 @runtime_checkable
+class Choosy(Protocol):
+    """A tier that refuses what is too large for it."""
+
+    @property
+    def largest(self) -> int | None:
+        """Bytes of the largest value that is admitted; ``None`` where that is not known."""
+        ...
+
+
+@runtime_checkable
 class Troubled(Protocol):
     """A tier that knows of a trouble which makes no request fail, such as a full disk."""
 

@@ -16,7 +16,7 @@ from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policy.port import Policy, Ranking, Reason
 from labeling_ground.cache.recent_purges import RecentPurges
 from labeling_ground.cache.rules import goes_down, weighed_in_memory
-from labeling_ground.cache.store import Adjustable, Bounded, Store
+from labeling_ground.cache.store import Adjustable, Bounded, Choosy, Store
 from labeling_ground.errors import StoreFailed
 from labeling_ground.pools import Pool
 from labeling_ground.supervisor import Supervisor
@@ -161,6 +161,16 @@ class TieredStore:
         for guard in self.guards:
             guard.write(key, entry)
         return True
+
+    def keeps(self, key: str, kind: Kind, size: int) -> bool:
+        """Whether what was just handed to ``keep`` has a place: it is in memory, or not too large for a tier."""
+        if key in self.memory:
+            return True
+        lower = self.guards[-1:] if kind is Kind.IMAGE else self.guards
+        sizes = [guard.store.largest if isinstance(guard.store, Choosy) else None for guard in lower]
+        if self.memory.makes_room and not (lower and kind is Kind.IMAGE):
+            sizes.append(self.memory.largest)
+        return any(largest is None or size <= largest for largest in sizes)
 
     async def touch(self, key: str) -> bool:
         """Slide an entry's idle time in whichever tier has it. Whether one has (a failing tier has not)."""

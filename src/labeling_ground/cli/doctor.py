@@ -18,9 +18,10 @@ from labeling_ground.cache.disk.store import look
 from labeling_ground.cache.redis.health import examine
 from labeling_ground.cli.common import Folder, data, megabytes, say, settings_with
 from labeling_ground.errors import LabelingGroundError
+from labeling_ground.inference.backend import Backend
 from labeling_ground.settings import Settings
 from labeling_ground.types import Image, Point, Prompt
-from labeling_ground.wiring import build_backend, build_disk, connect_redis
+from labeling_ground.wiring import build_backend, build_disk, check_room, connect_redis
 
 _LIBRARIES = (
     "numpy",
@@ -57,13 +58,14 @@ def doctor(cache_dir: Path | None, as_json: bool) -> None:
     Exit code 1 if the server would not work.
     """
     settings = settings_with(cache_dir=cache_dir)
+    engine, backend = asyncio.run(_engine(settings))
     findings = [
         _machine(),
         *_libraries(),
-        asyncio.run(_engine(settings)),
+        engine,
         asyncio.run(_disk(settings)),
         asyncio.run(_redis(settings)),
-        _memory(settings),
+        _memory(settings, backend),
         _access(settings),
     ]
     if as_json:
@@ -96,11 +98,12 @@ def _libraries() -> list[Finding]:
     return findings
 
 
-async def _engine(settings: Settings) -> Finding:
+async def _engine(settings: Settings) -> tuple[Finding, Backend | None]:
+    """How the engine does, and the engine, closed, where there is one."""
     try:
         backend, chosen = await asyncio.to_thread(build_backend, settings)
     except LabelingGroundError as error:
-        return Finding("engine", ok=False, text=str(error))
+        return Finding("engine", ok=False, text=str(error)), None
     pixels = np.zeros((96, 128, 3), dtype=np.uint8)
     pixels[24:72, 32:96] = 200
     try:
@@ -110,7 +113,7 @@ async def _engine(settings: Settings) -> Finding:
         await backend.decode(embedding, [Prompt((Point(64.0, 48.0, 1),))])
         decoded = time.perf_counter()
     except LabelingGroundError as error:
-        return Finding("engine", ok=False, text=f"{backend.version}: {error}")
+        return Finding("engine", ok=False, text=f"{backend.version}: {error}"), backend
     finally:
         await backend.aclose()
     why = chosen.rstrip(".") or "it needs no weights"
@@ -118,7 +121,7 @@ async def _engine(settings: Settings) -> Finding:
         f"{backend.version}, because the setting 'model' is {settings.model!r} and {why}; a first test image took "
         f"{(encoded - started) * 1e3:.0f} ms to encode, {(decoded - encoded) * 1e3:.0f} ms to decode"
     )
-    return Finding("engine", ok=True, text=f"{text}. {backend.note}".strip())
+    return Finding("engine", ok=True, text=f"{text}. {backend.note}".strip()), backend
 
 
 async def _disk(settings: Settings) -> Finding:
@@ -161,8 +164,13 @@ async def _redis(settings: Settings) -> Finding:
     return Finding("redis tier", not any(remark.fatal for remark in remarks), text, advice)
 
 
-def _memory(settings: Settings) -> Finding:
-    return Finding("memory tier", ok=True, text=f"{megabytes(settings.memory_bytes)}, policy {settings.policy}")
+def _memory(settings: Settings, backend: Backend | None) -> Finding:
+    try:
+        remark = check_room(settings, backend)
+    except LabelingGroundError as error:
+        return Finding("memory tier", ok=False, text=str(error))
+    text = f"{megabytes(settings.memory_bytes)}, policy {settings.policy}"
+    return Finding("memory tier", ok=True, text=text, advice=(remark,) if remark else ())
 
 
 def _access(settings: Settings) -> Finding:

@@ -1,5 +1,6 @@
 """The families of models, as far as their numbers differ."""
 
+import math
 from enum import StrEnum
 
 from labeling_ground.sam.geometry import Frame, longest_side, stretched
@@ -31,6 +32,10 @@ class Family(StrEnum):
         if self is Family.SAM2:
             shapes |= {"high_res_features_0": (1, 32, 256, 256), "high_res_features_1": (1, 64, 128, 128)}
         return shapes
+
+    def embedding_bytes(self, floats: int) -> int:
+        """Bytes of an embedding whose floats take so many bytes each."""
+        return floats * sum(math.prod(shape) for shape in self.embedding_shapes.values())
 
     @property
     def embedding_names(self) -> tuple[str, ...]:

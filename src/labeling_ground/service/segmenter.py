@@ -1,10 +1,12 @@
 """The main path: key → look-up ∥ prediction → store."""
 
 import asyncio
+import contextlib
 import dataclasses
 import math
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from labeling_ground.errors import (
     BackendFailed,
     BadPrompt,
     LabelingGroundError,
+    NoRoom,
     Overloaded,
     UnknownImage,
     UnknownPrediction,
@@ -58,6 +61,8 @@ from labeling_ground.types import (
 
 T = TypeVar("T")
 
+_REMEMBERED_WITHOUT_ROOM = 1_000
+"""So many images that could not be kept."""
 _IMAGE_DEADLINE_S = 5.0
 """A kept image file is worth waiting for: without it the client must send it again."""
 
@@ -238,6 +243,8 @@ class Segmenter:
         self._ahead: dict[str, list[int]] = {}
         """Prefetches that were taken on and are not encoded yet: by the embedding's key, the bytes of their files."""
         self._most_bytes_ahead = most_bytes_ahead
+        self._without_room: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        """Images that were sent and that nothing was kept of: group → bytes of embedding and file."""
         encode_lane.on_late = partial(self.engine_health.late, "encoder")
         decode_lane.on_late = partial(self.engine_health.late, "decoder")
 
@@ -261,6 +268,7 @@ class Segmenter:
             BadImage, TooLarge: the file cannot be used.
             Overloaded: too many images wait already.
             BackendFailed: the model did not answer.
+            NoRoom: the cache keeps neither the image nor its embedding, so nothing could be asked about it.
         """
         ask = self.bind(tenant, image_id)
         started = time.perf_counter()
@@ -269,6 +277,7 @@ class Segmenter:
         upload = await self._upload(file) if self.store.peek(ask.embedding) is None else None
         made = await self._embedding(ask, upload)
         self._record(Kind.EMBEDDING, ask, ask.embedding, made)
+        self._check_room(ask, file, made, purged)
         if client is not None:
             self.clients.opened(f"{tenant}/{client}", ask.keys.group)
         if made.outcome is Outcome.HIT:
@@ -322,7 +331,7 @@ class Segmenter:
             return state(arriving.header, encoded=False, encoding=True)
         kept_entry = await self._kept(ask.keys)
         if kept_entry is None:
-            raise UnknownImage(image_id)
+            raise self._unknown(ask)
         return state(records.open_facts(kept_entry, ask.keys.image), encoded=False, encoding=key in self.flights)
 
     async def picture(self, tenant: str, image_id: str) -> Image:
@@ -524,6 +533,8 @@ class Segmenter:
             if not self._ahead[ask.embedding]:
                 del self._ahead[ask.embedding]
         self._record(Kind.EMBEDDING, ask, ask.embedding, made, ahead=True)
+        with contextlib.suppress(NoRoom):  # whoever opens the image will be told
+            self._check_room(ask, upload.file, made, upload.purged)
         if made.outcome is Outcome.HIT:
             await self._keep_file(ask, upload.file, made.entry, upload.purged)
 
@@ -740,6 +751,33 @@ class Segmenter:
         entry = await self._sealed_file(ask.keys, file, facts, embedded.cost)
         self.store.keep(ask.keys.image, entry, purged)
 
+    def _check_room(self, ask: Ask, file: bytes, made: _Made, purged: int) -> None:
+        """See that something is left of an image that was just sent.
+
+        Raises:
+            NoRoom: no tier has taken its embedding or its file, and no purge has meant them since.
+        """
+        sizes = made.entry.size, len(file)
+        self._without_room.pop(ask.keys.group, None)
+        if made.outcome is Outcome.HIT or self.store.purged != purged or self._has_room(ask, sizes):
+            return
+        self._without_room[ask.keys.group] = sizes
+        if len(self._without_room) > _REMEMBERED_WITHOUT_ROOM:
+            self._without_room.popitem(last=False)
+        raise self._unknown(ask)
+
+    def _has_room(self, ask: Ask, sizes: tuple[int, int]) -> bool:
+        """Whether an image's embedding, or its file, of these bytes has a place in the cache."""
+        keeps = self.store.keeps
+        return keeps(ask.embedding, Kind.EMBEDDING, sizes[0]) or keeps(ask.keys.image, Kind.IMAGE, sizes[1])
+
+    def _unknown(self, ask: Ask) -> UnknownImage:
+        """What to say of an image that is not here: whether sending it again would help."""
+        sizes = self._without_room.get(ask.keys.group)
+        if sizes is None or self._has_room(ask, sizes):
+            return UnknownImage(ask.keys.image_id)
+        return NoRoom(ask.keys.image_id, *sizes)
+
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self.supervisor.watch("after an answer", task)
@@ -760,7 +798,7 @@ class Segmenter:
             if entry is not None:
                 return records.open_image(entry, ask.keys.image)[0], Outcome.RECOMPUTED, purged
         if key not in self._arriving:  # it may have been sent meanwhile
-            raise UnknownImage(ask.keys.image_id)
+            raise self._unknown(ask)
         arrived = self._arriving[key]
         return arrived.file, Outcome.MISS, min(purged, arrived.purged)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -43,10 +44,17 @@ class Tuner:
         sessions: they end after the same idle time.
         tuning: what the tiers were made with.
         tenant_share: see ``choose_policy``.
+        check: says with ``BadSettings`` what cannot work, before anything is changed.
     """
 
     def __init__(
-        self, store: TieredStore, sessions: Sessions, tuning: Tuning, *, tenant_share: float | None = None
+        self,
+        store: TieredStore,
+        sessions: Sessions,
+        tuning: Tuning,
+        *,
+        tenant_share: float | None = None,
+        check: Callable[[Tuning], None] | None = None,
     ) -> None:
         self._tenant_share = tenant_share
         self.now = tuning
@@ -54,6 +62,7 @@ class Tuner:
         self._store = store
         self._sessions = sessions
         self._at_start = tuning
+        self._check = check
         self._turn = asyncio.Lock()
 
     @property
@@ -68,7 +77,7 @@ class Tuner:
         Nothing that is held goes but what the new limits force out.
 
         Raises:
-            BadSettings: there is no such policy, or no such tier; nothing was changed.
+            BadSettings: there is no such policy, or no such tier, or budgets cannot work; nothing was changed.
             StoreFailed: a tier did not do it; trying again is safe.
         """
         async with self._turn:
@@ -78,6 +87,8 @@ class Tuner:
                 raise BadSettings(f"There is no eviction policy {new.policy!r}. Choose one of {choices}.")
             if bool(new.disk_bytes) is not bool(old.disk_bytes):
                 raise BadSettings("There is no disk tier in this server. Start it with one to give it a budget.")
+            if self._check is not None and (new.memory_bytes, new.disk_bytes) != (old.memory_bytes, old.disk_bytes):
+                self._check(new)
             weight, exponent = new.done_weight, new.frequency_exponent
             is_other = (new.policy, weight, exponent) != (old.policy, old.done_weight, old.frequency_exponent)
             budgets = {"memory": (old.memory_bytes, new.memory_bytes), "disk": (old.disk_bytes, new.disk_bytes)}

@@ -39,7 +39,7 @@ Step = Begun | Progress | EverythingAnswer
             "content": {LINES: {"schema": {"$ref": "#/components/schemas/EverythingLine"}}},
             "description": "All masks; or, where `Accept` names `application/x-ndjson`, a stream of lines",
         },
-        **responses(400, 401, 404, 408, 413, 415, 422, 503),
+        **responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
     },
     openapi_extra={
         "parameters": [CLIENT_ID],

@@ -63,7 +63,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
             "model": ImageQueued,
             "description": "With `wait=false`: taken on, encoded when its turn comes",
         },
-        **responses(400, 401, 404, 408, 413, 415, 422, 503),
+        **responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
     },
     openapi_extra={
         "parameters": [CLIENT_ID],
@@ -139,7 +139,7 @@ async def add_image(
     operation_id="get_image",
     summary="Is this image known, and is it encoded?",
     response_model=ImageStateOut,
-    responses=responses(401, 404, 422),
+    responses=responses(401, 404, 422, 507),
 )
 async def image_state(request: Request, image_id: ImageId, model: Model = None) -> Response:
     """200 if it is known: masks can be asked for without sending it. 404 if not: send it."""
@@ -170,7 +170,7 @@ async def image_state(request: Request, image_id: ImageId, model: Model = None) 
             "description": "The decoded pixels: upright, 8-bit RGB, in the width and height of all coordinates.",
             "content": {"image/png": _FILE, "image/jpeg": _FILE},
         },
-        **responses(400, 401, 404, 413, 415, 422, 503),
+        **responses(400, 401, 404, 413, 415, 422, 503, 507),
     },
 )
 async def preview(
@@ -205,7 +205,7 @@ async def preview(
             "and `model_version` in its metadata.",
             "content": {"application/octet-stream": _FILE},
         },
-        **responses(401, 404, 422, 503),
+        **responses(401, 404, 422, 503, 507),
     },
 )
 async def embedding(request: Request, image_id: ImageId, model: Model = None) -> Response:
@@ -231,7 +231,7 @@ async def embedding(request: Request, image_id: ImageId, model: Model = None) ->
     operation_id="predict_masks",
     summary="Masks for one or many prompts",
     response_model=MasksOut,
-    responses=responses(400, 401, 404, 408, 413, 415, 422, 503),
+    responses=responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
     openapi_extra={
         "parameters": [CLIENT_ID],
         "requestBody": {

@@ -43,7 +43,7 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-_PROBLEMS = responses(400, 401, 404, 408, 413, 415, 422, 503)
+_PROBLEMS = responses(400, 401, 404, 408, 413, 415, 422, 503, 507)
 
 
 @router.post(
@@ -51,7 +51,7 @@ _PROBLEMS = responses(400, 401, 404, 408, 413, 415, 422, 503)
     operation_id="open_session_image",
     summary="Open an image in a session",
     response_model=SessionImageOut,
-    responses=responses(400, 401, 408, 413, 415, 422, 503),
+    responses=responses(400, 401, 408, 413, 415, 422, 503, 507),
     openapi_extra=_body(SessionImage),
 )
 async def open_image(request: Request) -> Response:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import TypeVar
 
+from labeling_ground.cache.budgets import PARTS
 from labeling_ground.cache.complaint import Complaint
 from labeling_ground.cache.disk.eviction import Limits, Turn
 from labeling_ground.cache.disk.files import GRACE_S, says_full
@@ -112,6 +113,11 @@ class DiskStore:
         """Why the last value was not kept; empty once one is again."""
         self._complaint = Complaint(log, self.name)
 
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest value that is admitted."""
+        return self._limits.budget // PARTS
+
     async def open(self) -> None:
         """Make the directory ready, clear away what a killed process left, and listen for purges of other processes.
 
@@ -154,7 +160,7 @@ class DiskStore:
             StoreFailed: the value is not kept; nothing of it is left behind.
         """
         now = self._clock()
-        if entry.size > self._limits.budget // 8:
+        if entry.size > self.largest:
             self._refused += 1
             return
         if self._limits.max_age_s is not None and now - entry.created >= self._limits.max_age_s:

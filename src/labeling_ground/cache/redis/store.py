@@ -12,6 +12,7 @@ from typing import Any
 from redis.exceptions import NoPermissionError
 
 from labeling_ground import key as keys
+from labeling_ground.cache.budgets import PARTS
 from labeling_ground.cache.complaint import Complaint
 from labeling_ground.cache.policy.port import Ranking, Reason
 from labeling_ground.cache.redis.connect import RedisConnection
@@ -232,6 +233,11 @@ class RedisStore:
             if self.notices is not None:
                 self.notices.keep_s = max(self.notices.keep_s, 2 * idle_s)
 
+    @property
+    def largest(self) -> int | None:
+        """Bytes of the largest value that is admitted; ``None`` where Redis does not tell its memory."""
+        return self._largest
+
     async def open(self) -> None:
         """Hear of the purges up to now, and listen for those to come.
 
@@ -283,7 +289,7 @@ class RedisStore:
         smallest = min((info.get("maxmemory", 0) for info in servers), default=0)
         if self._given_budget is not None:
             smallest = self._given_budget // max(1, len(servers))
-        self._largest = smallest // 8 if smallest else None
+        self._largest = smallest // PARTS if smallest else None
         now = self._clock()
         since = 0.0 if self._looked is None else now - self._looked
         for info in servers:

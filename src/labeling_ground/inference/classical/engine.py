@@ -30,6 +30,9 @@ ALGORITHM_VERSION = "2"
 
 MODEL = "classical"
 
+LARGEST_EMBEDDING = 1_200_000
+"""Bytes that no embedding is larger than, whatever the image's size."""
+
 NOTE = (
     "These masks come from classical image processing without learned weights, "
     "not from Segment Anything, and are of lower quality."
@@ -43,7 +46,7 @@ def encode_image(pixels: NDArray[np.uint8]) -> Embedding:
         pixels: ``uint8 [height, width, 3]``, RGB.
 
     Returns:
-        Tensors as ``scene.pack`` lays them out; at most 1.2 MB, whatever the image's size.
+        Tensors as ``scene.pack`` lays them out; at most ``LARGEST_EMBEDDING``.
 
     Raises:
         BackendFailed: the array is not an image with at least one pixel.
@@ -84,6 +87,7 @@ class ClassicalBackend:
     """
 
     prompts_at_once = 1
+    largest_embedding = LARGEST_EMBEDDING
     # A score is a guess with few figures to go by, seldom above 0.7: from 0.35 on, the photos that parameters are
     # chosen on are covered by 80 to 95 regions, of which up to four say nearly the same. Neighbouring clicks mean the
     # same region, so that a finer grid would cost four times as much and find little more.

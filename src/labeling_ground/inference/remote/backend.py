@@ -115,6 +115,11 @@ class RemoteBackend:
         self._refreshing: asyncio.Task[None] | None = None
 
     @property
+    def family(self) -> Family:
+        """What kind of model is served there."""
+        return self._family
+
+    @property
     def usual(self) -> EverythingOptions:
         """The family's own defaults."""
         return everything.USUAL[self._family]
