@@ -59,8 +59,11 @@ async def test_the_figures_add_up(server: "Running", make_image: "Callable[..., 
     now = await figures(server)
     for part in (now, *now["kinds"].values()):
         assert part["lookups"] == part["hits"] + part["misses"] + part["joined"]
-        assert part["hit_ratio"] == pytest.approx(part["hits"] / part["lookups"], abs=1e-3)
+        assert part["hit_ratio"] == pytest.approx(part["asked"]["hit"] / sum(part["asked"].values()), abs=1e-3)
     masks = now["kinds"]["mask"]
+    assert masks["asked"] == {"hit": 1, "joined": 1, "recomputed": 1, "miss": 2}
+    assert now["kinds"]["embedding"]["asked"] == {"hit": 0, "joined": 0, "recomputed": 0, "miss": 1}
+    assert now["kinds"]["embedding"]["hits"] > 0  # behind the misses of masks: no annotator waited for those
     assert (masks["misses"], masks["hits"], masks["joined"]) == (3, 1, 1)
     assert masks["recomputed"] == 1
     assert masks["failed"] == 1

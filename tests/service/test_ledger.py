@@ -21,3 +21,16 @@ def test_look_ups_are_hits_and_misses_and_joined_and_seconds_are_the_entries_own
     assert (figures.seconds_saved, figures.seconds_computed) == (4.5, 5.0)
     total = ledger.total()
     assert (total.lookups, total.hits, total.failed, total.seconds_saved) == (6, 3, 1, 4.75)
+
+
+def test_the_hit_ratio_is_that_of_what_somebody_waited_for() -> None:
+    """Ten clicks, of which three were hits; the seven others found their embedding, which nobody asked for."""
+    ledger = Ledger()
+    assert ledger.total().hit_ratio is None
+    for outcome in [Outcome.HIT] * 3 + [Outcome.MISS] * 7:
+        ledger.outcome(Kind.MASK, outcome, 0.1)
+        ledger.asked(Kind.MASK, outcome)
+        if outcome is Outcome.MISS:
+            ledger.outcome(Kind.EMBEDDING, Outcome.HIT, 1.0)
+    assert (ledger.total().hit_ratio, ledger.total().lookups) == (0.3, 17)
+    assert ledger.kinds[Kind.EMBEDDING].hit_ratio is None

@@ -348,7 +348,11 @@ class LookupsOut(BaseModel):
     joined: int
     recomputed: int = Field(description="Those of the misses that were cached before.")
     failed: int = Field(description="Asks that ended in an error; they are no look-ups.")
-    hit_ratio: float | None = Field(description="Hits of the look-ups; `null` before the first.", examples=[0.9])
+    asked: dict[str, int] = Field(
+        description="By outcome, those of the look-ups whose answer somebody waited for: without those behind a miss "
+        "(a mask that is computed looks for its embedding), and without prefetches."
+    )
+    hit_ratio: float | None = Field(description="Hits of `asked`; `null` before the first.", examples=[0.9])
     seconds_saved: float = Field(description="Computing time that hits and joined asks spared.")
     seconds_computed: float
 

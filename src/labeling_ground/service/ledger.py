@@ -32,6 +32,14 @@ class KindFigures:
     """Asks that ended in an error; they are no look-ups."""
     seconds_saved: float = 0.0
     seconds_computed: float = 0.0
+    asked: Counter[Outcome] = field(default_factory=Counter)
+    """Those of the look-ups whose answer somebody waited for: not those behind a miss, and no prefetches."""
+
+    @property
+    def hit_ratio(self) -> float | None:
+        """Hits of ``asked``, from 0 to 1; ``None`` before the first."""
+        asked = self.asked.total()
+        return self.asked[Outcome.HIT] / asked if asked else None
 
     @property
     def lookups(self) -> int:
@@ -61,6 +69,10 @@ class Ledger:
             figures.misses += 1
             figures.recomputed += outcome is Outcome.RECOMPUTED
             figures.seconds_computed += cost
+
+    def asked(self, kind: Kind, outcome: Outcome) -> None:
+        """Count that somebody waited for this look-up, which ``outcome`` has counted."""
+        self.kinds[kind].asked[outcome] += 1
 
     def failure(self, kind: Kind) -> None:
         """Count an ask that ended in an error."""

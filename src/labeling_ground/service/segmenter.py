@@ -494,6 +494,8 @@ class Segmenter:
         parent: tuple[str, int] | None = None,
         ahead: bool = False,
     ) -> None:
+        if not ahead:
+            self.ledger.asked(kind, made.outcome)
         if self.recorder is None:
             return
         self.recorder.asked(

@@ -13,7 +13,7 @@ const idle = { encoder: { running: 0, waiting: 0 }, decoder: { running: 0, waiti
 
 /** Figures with so many hits, joined, misses and recomputed among the misses. */
 function figures(uptime, [hits, joined, misses, recomputed], queues = idle) {
-  return { uptime_seconds: uptime, hits, joined, misses, recomputed, queues };
+  return { uptime_seconds: uptime, asked: byOutcome({ hits, joined, misses, recomputed }), queues };
 }
 
 test("outcomes are parts of the look-ups, and money is seconds at a price", () => {

@@ -198,7 +198,8 @@ def _kind(found: KindFigures) -> dict[str, Any]:
         "joined": found.joined,
         "recomputed": found.recomputed,
         "failed": found.failed,
-        "hit_ratio": round(found.hits / found.lookups, 4) if found.lookups else None,
+        "asked": {outcome.value: found.asked[outcome] for outcome in Outcome},
+        "hit_ratio": None if found.hit_ratio is None else round(found.hit_ratio, 4),
         "seconds_saved": round(found.seconds_saved, 6),
         "seconds_computed": round(found.seconds_computed, 6),
     }

@@ -19,11 +19,11 @@ function quiet(...words) {
 
 /** What one sees first. */
 export function drawTiles(figures, trail, price) {
-  const { lookups, hit_ratio: ratio, seconds_saved: saved, seconds_computed: computed } = figures;
+  const { asked: answered, hit_ratio: ratio, seconds_saved: saved, seconds_computed: computed } = figures;
   const recent = trail.since(60);
-  const asked = OUTCOMES.reduce((sum, outcome) => sum + recent.counts[outcome], 0);
+  const asked = total(recent.counts);
   $("hit-ratio").textContent = percent(ratio);
-  $("hit-bar").replaceChildren(outcomeBar(figures, lookups, $("hit-bar").clientWidth));
+  $("hit-bar").replaceChildren(outcomeBar(answered, total(answered), $("hit-bar").clientWidth));
   $("hit-recent").textContent = t("hitRatioMore", { ratio: percent(asked ? recent.counts.hit / asked : null) });
   $("time-saved").textContent = duration(saved);
   $("time-computed").textContent = t("timeSavedMore", { computed: duration(computed) });
@@ -38,8 +38,11 @@ export function drawTiles(figures, trail, price) {
   $("checks").replaceChildren(...wrong.map(([part, how]) => make("li", {}, `${part}: ${how}`)));
 }
 
-function outcomeBar(found, whole, width) {
-  const counts = byOutcome(found);
+function total(counts) {
+  return OUTCOMES.reduce((sum, outcome) => sum + counts[outcome], 0);
+}
+
+function outcomeBar(counts, whole, width) {
   const parts = OUTCOMES.map((outcome) => ({ value: counts[outcome], kind: outcome, title: `${t(outcome)}: ${number(counts[outcome])}` }));
   return bar(parts, { width, whole, label: parts.map(({ title }) => title).join(", ") });
 }
@@ -56,7 +59,7 @@ export function drawLookups(place, figures) {
     return make("div", { className: "part", data: { kind } },
       make("p", {}, make("span", {}, make("b", {}, t(kind)), ` · ${counted("lookupsOf", found.lookups)}`),
         ...(isAsked ? [make("span", {}, make("b", {}, percent(found.hit_ratio)), ` · ${t("saved", { time: duration(found.seconds_saved) })}`)] : [])),
-      outcomeBar(found, most, width),
+      outcomeBar(counts, most, width),
       ...(isAsked ? [make("ul", { className: "legend" }, ...legend(told))] : []));
   }));
 }
@@ -66,7 +69,7 @@ export function drawLive(trail, now) {
   const { steps, seconds } = trail;
   $("live-title").textContent = counted("lastMinutes", seconds / 60);
   $("live-legend").replaceChildren(...legend(OUTCOMES.map((outcome) => [outcome, t(outcome)])));
-  const all = ({ counts }) => OUTCOMES.reduce((sum, outcome) => sum + counts[outcome], 0);
+  const all = ({ counts }) => total(counts);
   const rate = (step) => all(step) / (step.to - step.from);
   const ask = { seconds, end: now, width: $("live-lookups").clientWidth };
   const names = (top, word) => ({ top: t(word, { n: number(top, 1) }), left: t("ago", { time: duration(seconds) }), right: t("now") });

@@ -54,7 +54,7 @@ export function changesOf(fields, shown, typed) {
 
 /** What happened between the polls of the last minutes. */
 export class Trail {
-  steps = []; // {from, to, counts, encoder, decoder}: seconds on the page's clock, look-ups by outcome, asks in the queues
+  steps = []; // {from, to, counts, encoder, decoder}: seconds on the page's clock, asks by outcome, asks in the queues
   #last = null;
 
   constructor(seconds) {
@@ -64,7 +64,7 @@ export class Trail {
   /** Take in the figures of the moment `at`. A server that was started anew begins a new trail. */
   push(figures, at) {
     const last = this.#last;
-    this.#last = { at, uptime: figures.uptime_seconds, total: byOutcome(figures) };
+    this.#last = { at, uptime: figures.uptime_seconds, total: figures.asked };
     if (last === null) return;
     const counts = Object.fromEntries(OUTCOMES.map((outcome) => [outcome, this.#last.total[outcome] - last.total[outcome]]));
     if (figures.uptime_seconds < last.uptime) {
@@ -77,7 +77,7 @@ export class Trail {
     this.steps = this.steps.filter(({ to }) => to > at - this.seconds);
   }
 
-  /** Look-ups by outcome in the last `seconds`, and how many seconds these steps really span. */
+  /** Asks that somebody waited for, by outcome, in the last `seconds`, and how many seconds these steps really span. */
   since(seconds) {
     const end = this.steps.at(-1)?.to ?? 0;
     const found = this.steps.filter(({ to }) => to > end - seconds);
