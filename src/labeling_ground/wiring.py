@@ -399,6 +399,7 @@ def build_segmenter(
     # where the wait looks like work.
     encodes = 1 if isinstance(chosen, SamBackend) else settings.encode_workers
     decodes = settings.decode_workers
+    share = settings.share_of_each
     encode_deadline_s: float | None = settings.encode_deadline_s
     decode_deadline_s: float | None = settings.decode_deadline_s
     if isinstance(chosen, RemoteBackend):
@@ -407,8 +408,8 @@ def build_segmenter(
     return Segmenter(
         store=tiers,
         backend=chosen,
-        encode_lane=Lane("encoder", encodes, settings.encode_queue, deadline_s=encode_deadline_s),
-        decode_lane=Lane("decoder", decodes, settings.decode_queue, deadline_s=decode_deadline_s),
+        encode_lane=Lane("encoder", encodes, settings.encode_queue, deadline_s=encode_deadline_s, tenant_share=share),
+        decode_lane=Lane("decoder", decodes, settings.decode_queue, deadline_s=decode_deadline_s, tenant_share=share),
         pools=build_pools(settings, encodes),
         shared=build_shared_flights(settings, tiers, supervisor),
         precision=settings.precision,
@@ -447,7 +448,7 @@ def build_parts(
         deadline_s=settings.lookup_deadline_ms / 1e3,
         patience_s=settings.session_patience_ms / 1e3,
     )
-    grids = Lane("grids", settings.grids, settings.grid_queue)
+    grids = Lane("grids", settings.grids, settings.grid_queue, tenant_share=settings.share_of_each)
     everything = Everything(segmenter, jobs=grids, workers=settings.grid_workers)
     return Parts(
         settings, segmenter, sessions, RequestMetrics(), everything, build_tuner(settings, segmenter, sessions), why

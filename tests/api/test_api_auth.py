@@ -1,5 +1,6 @@
 """API keys, their namespaces, and pages of other origins."""
 
+import asyncio
 import base64
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from labeling_ground.api import schemas
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.api.conftest import Start
+    from tests.api.conftest import Start, ToyBackend
 
 pytestmark = pytest.mark.anyio
 
@@ -214,3 +215,25 @@ async def test_the_flood_of_one_key_ends_nothing_that_another_ones_holder_works_
             assert again.json()["encoded"] is True
         tiers = (await server.client.get("/v1/cache", headers=small)).json()["tiers"]
         assert [tier["tier"] for tier in tiers if tier["evictions"]["budget"] > 0] == ["memory", "disk"]
+
+
+async def test_the_prefetches_of_one_key_do_not_keep_another_ones_holder_from_sending_an_image(
+    start: "Start", make_image: "Callable[..., bytes]", make_backend: "type[ToyBackend]"
+) -> None:
+    """Nor from prefetching: the share of one is what the others find free."""
+    small, flood = ({"X-API-Key": letter * 32} for letter in "sf")
+    backend = make_backend()
+    async with start(backend=backend, api_keys="s" * 32 + "," + "f" * 32, encode_queue=8, encode_workers=1) as server:
+        backend.encode_may_go_on.clear()
+        codes = [
+            (await server.client.post("/v1/images?wait=false", content=make_image(), headers=flood)).status_code
+            for _ in range(20)
+        ]
+        assert codes.count(202) == 4, "half of the queue"
+        assert set(codes[4:]) == {503}
+        answer = await server.client.post("/v1/images?wait=false", content=make_image(), headers=small)
+        assert answer.status_code == 202
+        sending = asyncio.create_task(server.send_image(make_image(), **small))
+        await server.until(lambda: server.parts.segmenter.encode_lane.waiting == 5)
+        backend.encode_may_go_on.set()
+        await sending

@@ -206,3 +206,49 @@ async def test_closing_calls_off_what_runs() -> None:
     await lane.aclose()
     await asyncio.wait({asking})
     assert (asking.cancelled(), lane.running, engine.ended) == (True, 0, 0)
+
+
+# --- tenants --------------------------------------------------------------------------------------------------------
+
+
+async def test_one_tenant_waits_in_its_share_of_the_queue_and_keeps_nobody_out() -> None:
+    lane = Lane("encoder", 1, 8, tenant_share=0.5)
+    leave = asyncio.Event()
+
+    async def come(tenant: str, *, patient: bool = False) -> None:
+        async with lane.slot(tenant, patient=patient):
+            await leave.wait()
+
+    tasks = [asyncio.create_task(come("a")) for _ in range(5)]
+    await until(lambda: lane.waiting == 4)
+    with pytest.raises(Overloaded, match="of this API key"):
+        await come("a")
+    tasks += [asyncio.create_task(come("b")) for _ in range(4)]
+    await until(lambda: lane.waiting == 8)
+    with pytest.raises(Overloaded):
+        await come("b")
+    tasks.append(asyncio.create_task(come("c")))
+    await until(lambda: lane.waiting == 9)
+    with pytest.raises(Overloaded):
+        await come("c")
+    assert lane.turned_away == 3
+    leave.set()
+    await asyncio.gather(*tasks)
+    lane.check_room("a")
+
+
+async def test_what_a_tenant_was_promised_counts_as_its_own() -> None:
+    lane = Lane("encoder", 1, 8, tenant_share=0.5)
+    lane.check_room("a", {"a": 3})
+    with pytest.raises(Overloaded, match="of this API key"):
+        lane.check_room("a", {"a": 4})
+    lane.check_room("b", {"a": 9})  # nothing of its own waits
+    with pytest.raises(Overloaded):
+        lane.check_room("b", {"a": 8, "b": 1})
+
+
+async def test_where_tenants_are_not_told_apart_one_may_have_the_whole_queue() -> None:
+    lane = Lane("encoder", 1, 8)
+    lane.check_room("a", {"a": 8})
+    with pytest.raises(Overloaded):
+        lane.check_room("a", {"a": 9})

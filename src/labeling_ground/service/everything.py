@@ -15,6 +15,7 @@ from labeling_ground.codec.mask import area, bbox, from_rle, to_rle
 from labeling_ground.codec.records import CachedEverything, CachedMask, FoundMask
 from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.sketch import Sketch, sketcher_of
+from labeling_ground.key import tenant_in
 from labeling_ground.sam.everything import CANDIDATES, SECOND_NMS, grid, keep_best, without_small_regions
 from labeling_ground.service.asks import Ask
 from labeling_ground.service.lane import Lane
@@ -256,7 +257,7 @@ class Everything:
 
     async def _make(self, key: str, version: ModelVersion, embedding: Embedding, options: EverythingOptions) -> Entry:
         self._segmenter.check_model(version)  # whose embedding this is: it was opened just now
-        async with self.jobs.slot(), self.jobs.timed():
+        async with self.jobs.slot(tenant_in(key)), self.jobs.timed():
             started = time.perf_counter()
             points = grid(options.points_per_side, embedding.height, embedding.width)
             search = _Search(version, embedding, options, points)

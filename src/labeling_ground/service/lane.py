@@ -2,8 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from labeling_ground.errors import BackendFailed, Overloaded
@@ -67,6 +69,7 @@ class Lane:
         slots: how many run at the same time.
         queue: how many may wait.
         deadline_s: how long one may take, in seconds; ``None``: as long as it does.
+        tenant_share: part of the queue that one tenant may wait in; ``None``: tenants are not told apart.
         clock: seconds.
     """
 
@@ -77,8 +80,11 @@ class Lane:
         queue: int,
         *,
         deadline_s: float | None = None,
+        tenant_share: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self._most_of_one = None if tenant_share is None else max(1, int(tenant_share * queue))
+        self._waiting_of: Counter[str] = Counter()
         self.name = name
         self.deadline_s = deadline_s
         self.on_late: Callable[[str], None] | None = None
@@ -95,41 +101,55 @@ class Lane:
         self.typical_s: float | None = None
         """Moving average of how long one takes, in seconds; ``None`` before the first."""
 
-    def check_room(self, promised: int = 0) -> None:
+    def check_room(self, tenant: str = "", promised: Mapping[str, int] = MappingProxyType({})) -> None:
         """Refuse now what would be refused in the queue.
 
+        A tenant that has no place yet is given one though the queue is full: others cannot keep it out.
+
         Args:
-            promised: places that others were promised, who may not be in the queue yet.
+            tenant: who asks.
+            promised: places that tenants were promised, who may not be in the queue yet.
 
         Raises:
-            Overloaded: the queue is full.
+            Overloaded: the queue is full, or the tenant's share of it.
         """
-        is_full = self._semaphore.locked() and self.waiting >= self.queue
-        if is_full or promised >= self.slots + self.queue:
+        ahead = sum(promised.values())
+        own = max(self._waiting_of[tenant], promised.get(tenant, 0))
+        is_busy = self._semaphore.locked() or ahead >= self.slots
+        is_full = (self._semaphore.locked() and self.waiting >= self.queue) or ahead >= self.slots + self.queue
+        if self._most_of_one is None:
+            waiting, whose = max(self.waiting, ahead - self.slots), "requests"
+        elif is_busy and own >= self._most_of_one:
+            is_full, waiting, whose = True, own, "requests of this API key"
+        else:
+            is_full, waiting, whose = is_full and own > 0, max(self.waiting, ahead - self.slots), "requests"
+        if is_full:
             self.turned_away += 1
-            waiting = max(self.waiting, promised - self.slots)
             raise Overloaded(
-                f"{waiting} requests already wait for the {self.name}. Try again in a moment.",
+                f"{waiting} {whose} already wait for the {self.name}. Try again in a moment.",
                 retry_after=max(1.0, (self.typical_s or 0.0) * waiting / self.slots),
             )
 
     @asynccontextmanager
-    async def slot(self, *, patient: bool = False) -> AsyncIterator[Place]:
+    async def slot(self, tenant: str = "", *, patient: bool = False) -> AsyncIterator[Place]:
         """Wait for a place and hold it; what is called in it may hold it for longer.
 
         Args:
+            tenant: who asks.
             patient: wait though the queue is full, for work that was taken on already and asks for few places.
 
         Raises:
-            Overloaded: the queue is full.
+            Overloaded: the queue is full, or the tenant's share of it.
         """
         if not patient:
-            self.check_room()
+            self.check_room(tenant)
         self.waiting += 1
+        self._waiting_of[tenant] += 1
         try:
             await self._semaphore.acquire()
         finally:
             self.waiting -= 1
+            self._waiting_of[tenant] -= 1
         self.running += 1
         place = Place(self)
         try:

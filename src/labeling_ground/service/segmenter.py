@@ -6,7 +6,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -297,7 +297,7 @@ class Segmenter:
         upload = await self._upload(file) if known is None else None
         is_queued = key in self._ahead and key in self.flights
         if upload is not None and not is_queued:
-            self._check_room_ahead(len(file))
+            self._check_room_ahead(tenant, len(file))
         if client is not None:
             self.clients.fetched_ahead(f"{tenant}/{client}", ask.keys.group)
         if known is not None:
@@ -509,14 +509,17 @@ class Segmenter:
             ahead=ahead,
         )
 
-    def _check_room_ahead(self, size: int) -> None:
-        """Refuse a prefetch of so many bytes for which there is no room.
+    def _check_room_ahead(self, tenant: str, size: int) -> None:
+        """Refuse a tenant's prefetch of so many bytes for which there is no room.
 
         Raises:
             Overloaded: too many images wait for the encoder, or too many bytes of prefetches.
         """
         # What is taken on here finds a place in the queue later, also if that has filled meanwhile.
-        self.encode_lane.check_room(promised=sum(len(sizes) for sizes in self._ahead.values()))
+        promised: Counter[str] = Counter()
+        for key, sizes in self._ahead.items():
+            promised[keys.tenant_in(key)] += len(sizes)
+        self.encode_lane.check_room(tenant, promised)
         if self.bytes_ahead and self.bytes_ahead + size > self._most_bytes_ahead:
             raise Overloaded(
                 f"Images that wait to be encoded hold {self.bytes_ahead} bytes, and more than "
@@ -586,7 +589,7 @@ class Segmenter:
             if key not in self._arriving:
                 await gate.wait()
             file, outcome, since = await self._file(ask, purged)
-            async with self.encode_lane.slot(patient=patient) as place:
+            async with self.encode_lane.slot(ask.keys.tenant, patient=patient) as place:
                 await gate.wait()
                 late = self.store.peek(key)
                 if late is not None:  # one that was given up as too slow has come to its end meanwhile
@@ -683,7 +686,7 @@ class Segmenter:
             outcome = Outcome.RECOMPUTED if embedded.outcome is Outcome.RECOMPUTED else Outcome.MISS
             return _Made(entry, outcome, Timing(encode=embedded.timing.encode, decode=cost), logits.size), logits
 
-        async with self.decode_lane.slot() as place:
+        async with self.decode_lane.slot(ask.keys.tenant) as place:
             begin()
             return await place.call(partial(predict, place))
 
