@@ -18,7 +18,7 @@ def check(memory: int, disk: int = 0, *, has_redis: bool = False, value: int = V
 
 def test_a_budget_that_cannot_hold_one_image_is_refused_with_one_that_can() -> None:
     for memory, disk in ((1, 0), (PARTS * VALUE - 1, 0), (1 * MIB, PARTS * VALUE - 1)):
-        with pytest.raises(BadSettings, match=r"too small for one image.*2 MiB.*memory_bytes 16 MiB or more"):
+        with pytest.raises(BadSettings, match=r"too small for one image.*2.00 MiB.*memory_bytes 16 MiB or more"):
             check(memory, disk)
     check(PARTS * VALUE)
     check(1, disk=PARTS * VALUE)
@@ -28,7 +28,7 @@ def test_a_budget_that_cannot_hold_one_image_is_refused_with_one_that_can() -> N
 
 @pytest.mark.parametrize("disk", [0, 1 << 40])
 def test_a_budget_beyond_the_machines_memory_is_refused(disk: int) -> None:
-    with pytest.raises(BadSettings, match=r"4 MiB, and this machine.*has 3 MiB"):
+    with pytest.raises(BadSettings, match=r"4.00 MiB, and this machine.*has 3.00 MiB"):
         check(4 * MIB, disk, value=0, machine=3 * MIB)
     check(3 * MIB, disk, value=0, machine=3 * MIB)
 

@@ -1,4 +1,4 @@
-"""The commands: words to stderr, data to stdout, exit codes that tell."""
+"""The commands: what was asked for to stdout, what is said on the way to stderr, exit codes that tell."""
 
 import io
 import json
@@ -18,7 +18,11 @@ from PIL import Image as Pillow
 from tests.ports import free_port
 
 from labeling_ground.cli import cli, main
+from labeling_ground.cli.running import listen
+from labeling_ground.cli.serve import _greet
 from labeling_ground.errors import BadSettings, UnknownModel
+from labeling_ground.settings import Settings
+from labeling_ground.wiring import build_parts
 
 
 def photo(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:
@@ -71,9 +75,8 @@ def test_warm_names_the_files_that_failed_and_goes_on(runner: CliRunner, folder:
     (folder / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     result = runner.invoke(cli, ["warm", str(folder)])
     assert result.exit_code == 1
-    assert result.stdout == ""
     assert re.search(r"failed: .*1\.png: ", result.stderr)
-    assert "1 failed" in result.stderr
+    assert "1 failed" in result.stdout
 
 
 def test_warm_refuses_an_empty_folder_with_a_sentence(runner: CliRunner, tmp_path: Path) -> None:
@@ -181,7 +184,7 @@ def test_doctor_says_what_is_wrong_and_fails(runner: CliRunner, tmp_path: Path) 
     (tmp_path / "a-file").write_text("in the way")
     result = runner.invoke(cli, ["doctor", "--cache-dir", str(tmp_path / "a-file" / "cache")])
     assert result.exit_code == 1
-    assert "BAD  disk tier" in result.stderr
+    assert "BAD  disk tier" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -269,3 +272,62 @@ def test_an_error_of_ours_is_a_sentence_and_exit_code_1(capsys: pytest.CaptureFi
         main(fail)
     assert stopped.value.code == 1
     assert capsys.readouterr().err == "labeling-ground: This cannot work.\n"
+
+
+def test_what_a_command_was_asked_for_can_be_searched_and_paged(runner: CliRunner, folder: Path) -> None:
+    warmed = runner.invoke(cli, ["warm", str(folder)])
+    assert re.search(r"\d hit, \d computed, 0 failed", warmed.stdout)
+    for words, found in (
+        (["doctor"], "ok   disk tier"),
+        (["cache", "stats"], "8 entries"),
+        (["models", "list"], "mobile-sam"),
+        (["cache", "purge", "--yes"], "8 entries deleted"),
+    ):
+        result = runner.invoke(cli, words)
+        assert found in result.stdout
+        assert result.stderr == ""
+
+
+@pytest.mark.parametrize("words", [["cache", "stats"], ["cache", "purge", "--yes"], ["doctor"]], ids=" ".join)
+def test_a_folder_that_is_misspelled_is_not_made(runner: CliRunner, tmp_path: Path, words: list[str]) -> None:
+    wrong = tmp_path / "typo" / "cache"
+    assert runner.invoke(cli, [*words, "--cache-dir", str(wrong)]).exit_code == 0
+    assert not wrong.parent.exists()
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "203.0.113.7", "256.0.0.1", "a..b", "2001:db8::7"])
+def test_a_host_that_cannot_be_had_gets_advice_about_the_host(host: str) -> None:
+    with pytest.raises(BadSettings, match="--host or LABELING_GROUND_HOST") as refused:
+        listen(host, 0, hint="Choose another port.")
+    assert host in str(refused.value)
+    assert "another port" not in str(refused.value)
+
+
+def test_a_port_that_is_taken_gets_advice_about_the_port() -> None:
+    with listen("localhost", 0, hint="") as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BadSettings, match=f"port {port}.*Choose another port") as refused:
+            listen("127.0.0.1", port, hint="Choose another port.")
+    assert "--host" not in str(refused.value)
+
+
+def test_a_host_may_stand_in_brackets_as_in_a_url() -> None:
+    with listen("[::1]", 0, hint="") as listener:
+        assert listener.getsockname()[0] == "::1"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+def test_the_greeting_names_the_pages_and_promises_no_disk_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for folder, promised in ((tmp_path / "cache", True), (tmp_path / "file" / "cache", False)):
+        settings = Settings(cache_dir=folder, log_format="text", host=host, root_path="/label")
+        with listen(host, 0, hint="") as listener:
+            _greet(settings, listener, build_parts(settings))
+            port = listener.getsockname()[1]
+        said = capsys.readouterr().err
+        assert f"label at http://{host}:{port}/label/" in said
+        assert "open to this machine" in said
+        assert (f"disk 8.0 GiB in {folder}" in said) is promised
+        assert ("no disk tier (The cache directory" in said) is not promised

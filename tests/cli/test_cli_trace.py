@@ -1,17 +1,24 @@
 """``cache trace info``, ``cache synth`` and ``cache simulate``."""
 
+import io
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from labeling_ground.cache.trace.files import read, write
+from labeling_ground.cache.trace.grid import Row
+from labeling_ground.cache.trace.replay import Replayed, Setup
 from labeling_ground.cli import cli
-from labeling_ground.cli.trace import _seconds, _size
+from labeling_ground.cli.trace import _seconds, _size, _table
 from labeling_ground.errors import BadSettings, BadTrace
+from labeling_ground.types import Kind
 
 SMALL = ["--annotators", "4", "--hours", "0.5"]
 
@@ -62,8 +69,8 @@ def test_info_counts_what_is_in_the_file(runner: CliRunner, made: Path) -> None:
     assert found["seconds_without_cache"] > 60
     words = runner.invoke(cli, ["cache", "trace", "info", str(made)])
     assert words.exit_code == 0
-    assert words.stdout == ""
-    assert f"{len(events)} events from 2026-01-05" in words.stderr
+    assert words.stderr == ""
+    assert f"{len(events)} events from 2026-01-05" in words.stdout
 
 
 def test_info_of_an_empty_trace(runner: CliRunner, made: Path) -> None:
@@ -100,10 +107,13 @@ def test_simulate_says_it_in_a_table_and_on_a_page(runner: CliRunner, made: Path
     options = ["--policy", "gds", "--policy", "lru", "--budget", "25%", "--jobs", "1", "--html", str(html)]
     result = runner.invoke(cli, ["cache", "simulate", str(made), *options, "--no-bound", "--lower-budget", "100MB"])
     assert result.exit_code == 0, result.output
-    assert result.stdout == ""
-    assert "Recommended: " in result.stderr
-    assert "(today)" in result.stderr
-    assert "+ 100 MiB" in result.stderr
+    assert "Recommended: " in result.stdout
+    assert "with 100.0 MiB behind the memory" in result.stdout
+    table = result.stdout[result.stdout.index("policy") :].splitlines()
+    [best] = [line for line in table if line.rstrip().endswith("best")]
+    assert best.split()[0] in ("gds", "lru")
+    assert any(line.rstrip().endswith("today") for line in table)
+    assert re.search(r"replaying .* 3/3", result.stderr)
     assert "<svg" in html.read_text()
     assert "Today&#x27;s setting" in html.read_text()
 
@@ -145,3 +155,25 @@ def test_sizes(text: str, expected: int) -> None:
 @pytest.mark.parametrize(("text", "expected"), [("90", 90), ("30min", 1800), ("2h", 7200), ("5 s", 5), ("never", None)])
 def test_times(text: str, expected: float | None) -> None:
     assert _seconds(text) == expected
+
+
+@pytest.mark.parametrize("policy", ["gdsf", "labeling_ground.cache.policy.gds:GreedyDualSizeByCostDensityOrSo"])
+def test_the_table_fits_a_terminal_of_80_columns(policy: str) -> None:
+    setup = Setup(policy, 1023 << 20, 999 << 30, 5400.0, None, 0.1, 0.25, (1.0, 1.0))
+    many = Counter({Kind.EMBEDDING: 10**9, Kind.MASK: 10**9})
+    replayed = Replayed(setup, lookups=many, hits=many, evictions={"memory": {"budget": 10**9}})
+    row = Row(replayed, 0.1234, 12345.67, 12345.67, 0.1234)
+    other = Row(replayed, 0.1234, 12345.68, 12345.68, 0.1234)
+    out = io.StringIO()
+    Console(file=out, width=80).print(_table([row, other], row, other))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    for figure in ("1023 MiB", "90 min", "0.1234", "100.0%", "1000M", "24691", "best"):
+        assert any(figure in line for line in lines), figure
+    assert policy.rpartition(":")[2] in "".join(line.split(" ")[0] for line in lines)
+
+
+def test_a_page_that_cannot_be_written_is_said_before_the_work(runner: CliRunner, made: Path) -> None:
+    result = runner.invoke(cli, ["cache", "simulate", str(made), "--html", str(made / "below" / "page.html")])
+    assert isinstance(result.exception, BadSettings)
+    assert "replaying" not in result.stderr

@@ -45,4 +45,4 @@ def remark_on_files(memory_bytes: int, disk_bytes: int, *, has_redis: bool, file
 
 
 def _mib(count: int, *, up: bool = False) -> str:
-    return f"{-(-count // (1 << 20))} MiB" if up else f"{count / (1 << 20):.3g} MiB"
+    return f"{-(-count // (1 << 20))} MiB" if up else f"{count / (1 << 20):.{0 if count >= 100 << 20 else 2}f} MiB"

@@ -1,4 +1,8 @@
-"""The command line. Words for people go to stderr, data goes to stdout."""
+"""The command line.
+
+What a command was asked for goes to stdout, in words or as ``--json``, so that it can be searched and paged. What is
+said on the way goes to stderr: progress, questions, warnings, what a server says of itself.
+"""
 
 import logging
 from collections.abc import Callable

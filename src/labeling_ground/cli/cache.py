@@ -11,7 +11,7 @@ from labeling_ground import key as keys
 from labeling_ground.cache.disk.folder import is_claimed
 from labeling_ground.cache.disk.store import look
 from labeling_ground.cache.store import Store
-from labeling_ground.cli.common import Folder, data, megabytes, say, settings_with
+from labeling_ground.cli.common import Folder, data, megabytes, settings_with, show
 from labeling_ground.cli.trace import simulate, synth, trace
 from labeling_ground.errors import BadSettings
 from labeling_ground.settings import Settings
@@ -61,11 +61,11 @@ def stats(cache_dir: Path | None, as_json: bool) -> None:
         data({"tiers": [_described(each, place) for each, place in zip(found, tiers, strict=True)]})
         return
     for each, place in zip(found, tiers, strict=True):
-        say(place)
+        show(place)
         budget = megabytes(each.budget) if each.budget else "no limit that is known"
-        say(f"  {each.entries} entries, {megabytes(each.bytes)} of {budget}")
+        show(f"  {each.entries} entries, {megabytes(each.bytes)} of {budget}")
         for kind, count in sorted(each.entries_by_kind.items()):
-            say(f"  {kind:10} {count:8} entries {megabytes(each.bytes_by_kind[kind]):>12}")
+            show(f"  {kind:10} {count:8} entries {megabytes(each.bytes_by_kind[kind]):>12}")
 
 
 @cache.command()
@@ -89,7 +89,7 @@ def purge(cache_dir: Path | None, image: str | None, model: str | None, yes: boo
     if as_json:
         data({"deleted": deleted})
     else:
-        say(f"{deleted} entries deleted.")
+        show(f"{deleted} entries deleted.")
 
 
 async def _with_all(stores: list[Store], work: Callable[[Store], Awaitable[T]]) -> list[T]:

@@ -42,8 +42,13 @@ class Folder(click.Path):
         return super().convert(value, param, ctx)
 
 
+def show(text: str = "") -> None:
+    """Print what the command was asked for, in words, on stdout."""
+    click.echo(text)
+
+
 def say(text: str = "") -> None:
-    """Words for people."""
+    """Print what is worth knowing on the way, on stderr."""
     click.echo(text, err=True)
 
 

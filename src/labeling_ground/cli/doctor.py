@@ -16,7 +16,7 @@ from labeling_ground import __version__
 from labeling_ground.cache.disk.folder import nearest, obstacle
 from labeling_ground.cache.disk.store import look
 from labeling_ground.cache.redis.health import examine
-from labeling_ground.cli.common import Folder, data, megabytes, say, settings_with
+from labeling_ground.cli.common import Folder, data, megabytes, settings_with, show
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.inference.backend import Backend
 from labeling_ground.settings import Settings
@@ -72,9 +72,9 @@ def doctor(cache_dir: Path | None, as_json: bool) -> None:
         data({"ok": all(f.ok for f in findings), "findings": [asdict(f) for f in findings]})
     else:
         for finding in findings:
-            say(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:14} {finding.text}")
+            show(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:14} {finding.text}")
             for advice in finding.advice:
-                say(f"  !  {'':14} {advice}")
+                show(f"  !  {'':14} {advice}")
     if not all(finding.ok for finding in findings):
         sys.exit(1)
 

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from labeling_ground.cli.common import Folder, data, megabytes, say, settings_with
+from labeling_ground.cli.common import Folder, data, megabytes, say, settings_with, show
 from labeling_ground.inference.graphs import version_of
 from labeling_ground.models.archive import SERVING, check_archiver, check_target, version_files
 from labeling_ground.models.archive import archive as write_archive
@@ -82,11 +82,11 @@ def list_models(models_dir: Path | None, as_json: bool) -> None:
     for yours in own:
         table.add_row(yours.name, yours.family or "?", "your own", "", "", "", "", ", ".join(sorted(yours.files)))
     # A narrow window breaks the lines itself; columns cut short would say nothing.
-    Console(stderr=True, width=max(Console(stderr=True).width, 100)).print(table)
-    say()
-    say("ONNX is ready to serve; int8 means weights rounded to 8 bits by whoever made the file. ~ is an estimate.")
-    say("MiB an image is what its embedding takes in the cache.")
-    say(f"The weights are in {store.folder}.")
+    Console(width=max(Console().width, 100)).print(table)
+    show()
+    show("ONNX is ready to serve; int8 means weights rounded to 8 bits by whoever made the file. ~ is an estimate.")
+    show("MiB an image is what its embedding takes in the cache.")
+    show(f"The weights are in {store.folder}.")
 
 
 @models.command()

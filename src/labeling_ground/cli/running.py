@@ -1,6 +1,7 @@
 """Listening and running, for the commands that serve."""
 
 import contextlib
+import errno
 import signal
 import socket
 import sys
@@ -16,25 +17,37 @@ if sys.platform != "win32":
     import resource
 
 
+_HOST_HINT = (
+    "Choose another with --host or LABELING_GROUND_HOST: 127.0.0.1 is this machine only, 0.0.0.0 all that it has."
+)
+
+
 def listen(host: str, port: int, *, hint: str) -> socket.socket:
     """A listening socket.
 
     Args:
-        host: address.
+        host: an address of this machine, or a name of one.
         port: 0 takes a free one.
         hint: how to choose another port, for the error's sentence.
 
     Raises:
-        BadSettings: it cannot be had.
+        BadSettings: it cannot be had; the sentence says whether the host or the port is at fault.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError) as error:  # the latter: it cannot even be a name
+        why = error.strerror if isinstance(error, OSError) else "that is no host name"
+        raise BadSettings(f"Cannot listen on the host {host}: {why}. {_HOST_HINT}") from None
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
+        listener.bind(address)
         listener.listen(2048)
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise BadSettings(f"Cannot listen on {host}: no interface of this machine has it. {_HOST_HINT}") from None
         raise BadSettings(f"Cannot listen on {host} port {port}: {error.strerror}. {hint}") from None
     listener.setblocking(False)
     return listener

@@ -1,5 +1,6 @@
 """``labeling-ground serve``."""
 
+import ipaddress
 import logging
 import socket
 from pathlib import Path
@@ -8,6 +9,7 @@ import click
 
 from labeling_ground.api.app import create_app
 from labeling_ground.api.state import Parts
+from labeling_ground.cache.disk.folder import obstacle
 from labeling_ground.cli.common import Folder, megabytes, say, settings_with
 from labeling_ground.cli.running import listen, run
 from labeling_ground.observe import logs_text, set_up_logging
@@ -50,8 +52,7 @@ def serve(
     )
     set_up_logging(settings.log_level, settings.log_format)
     parts = build_parts(settings)
-    hint = "Choose another with --port, or PORT=9000 make run."
-    listener = listen(settings.host, settings.port, hint=hint)
+    listener = listen(settings.host, settings.port, hint="Choose another with --port, or PORT=9000 make run.")
     _greet(settings, listener, parts)
     run(create_app(parts), settings, listener)
 
@@ -61,20 +62,32 @@ def _greet(settings: Settings, listener: socket.socket, parts: Parts) -> None:
     version, note = str(backend.version), backend.note
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    disk = f"disk {megabytes(settings.disk_bytes)} in {settings.cache_dir}" if settings.disk_bytes else "no disk tier"
+    disk = _disk(settings)
     if (redis := connect_redis(settings)) is not None:
         disk += f", {redis.address}"
     cache = f"memory {megabytes(settings.memory_bytes)}, {disk}; unused for {settings.idle_s:g} s: deleted"
-    where = "this machine" if host in ("127.0.0.1", "::1") else "everyone who reaches this port"
+    is_here = ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    where = "this machine" if is_here else "everyone who reaches this port"
     access = f"{len(settings.api_keys)} API keys" if settings.api_keys else f"open to {where}: no API keys are set"
     if not logs_text(settings.log_format):
         fields = {"url": url, "model": version, "engine": parts.engine, "cache": cache, "access": access}
         log.info("listening", extra={"fields": {name: value for name, value in fields.items() if value}})
         return
-    say(f"Labeling Ground on {url}   (try it at /docs, read it at /redoc)")
+    say(f"Labeling Ground on {url}")
+    say(f"  pages   label at {url}{settings.root_path}/, watch the cache at /cache, try the API at /docs")
     say(f"  model   {version}")
     for line in (parts.engine, note):
         if line:
             say(f"          {line}")
     say(f"  cache   {cache}")
     say(f"  access  {access}")
+
+
+def _disk(settings: Settings) -> str:
+    """What there is of a disk tier; one that cannot be written is none, and the log says why."""
+    if not settings.disk_bytes:
+        return "no disk tier"
+    folder = settings.folder("cache_dir")
+    if why := obstacle(folder):
+        return f"no disk tier ({why.rstrip('.')})"
+    return f"disk {megabytes(settings.disk_bytes)} in {folder}"

@@ -4,11 +4,13 @@ import itertools
 import re
 from collections import Counter
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from labeling_ground.cache.choose import POLICIES, choose_policy
@@ -17,9 +19,10 @@ from labeling_ground.cache.trace.files import read, write
 from labeling_ground.cache.trace.grid import Prices, Row, cheapest, peak_without_budget, read_trace, replay_all
 from labeling_ground.cache.trace.prepared import prepare
 from labeling_ground.cache.trace.replay import UNBOUNDED, Setup
-from labeling_ground.cache.trace.report import hit_ratio, name_of, page
+from labeling_ground.cache.trace.report import hit_ratio, name_of, page, parts_of
 from labeling_ground.cache.trace.synth import MIXES, Work, synthesise
-from labeling_ground.cli.common import data, megabytes, say, settings_with
+from labeling_ground.cli.common import data, megabytes, say, settings_with, show
+from labeling_ground.errors import BadSettings
 from labeling_ground.types import Kind
 
 _TRACES = click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
@@ -66,11 +69,11 @@ def info(traces: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         data(found)
         return
-    say(f"{found['events']} events from {found['from']} to {found['to']}, {found['images']} images")
+    show(f"{found['events']} events from {found['from']} to {found['to']}, {found['images']} images")
     for name, part in kinds.items():
         outcomes_said = ", ".join(f"{count} {word}" for word, count in part["outcomes"].items())
-        say(f"  {name:10} {part['asks']:8} asks for {part['keys']:8} keys: {outcomes_said}")
-    say(f"Without a cache these would be {found['seconds_without_cache'] / 3600:.2f} hours of computing.")
+        show(f"  {name:10} {part['asks']:8} asks for {part['keys']:8} keys: {outcomes_said}")
+    show(f"Without a cache these would be {found['seconds_without_cache'] / 3600:.2f} hours of computing.")
 
 
 @click.command()
@@ -145,6 +148,8 @@ def simulate(
     memory that idle time alone would need, and today's setting.
     """
     settings = settings_with()
+    if html is not None:
+        _check_writable(html)
     prepared = read_trace(traces)
     prices = Prices(price_memory, price_lower, price_encoder)
     idle_times = [_seconds(text) for text in idles] or [settings.idle_s]
@@ -166,7 +171,11 @@ def simulate(
     ]
     today = setup(settings.policy, int(settings.memory_bytes), settings.idle_s, settings.frequency_exponent)
     setups = list(dict.fromkeys([*wanted, today]))
-    rows = replay_all(traces, setups, prices, bounds=bound, jobs=jobs)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("replaying", total=len(setups))
+        advance = partial(progress.advance, bar)
+        rows = replay_all(traces, setups, prices, bounds=bound, jobs=jobs, on_row=advance)
     best = cheapest(rows)
     now = next(row for row in rows if row.replayed.setup == today)
     reason = _reason(best, now, rows)
@@ -191,9 +200,23 @@ def simulate(
         )
         return
     for fact in facts:
-        say(fact)
-    _print(rows, best, now)
-    say(f"Recommended: {name_of(best.replayed.setup)}. {reason}")
+        show(fact)
+    show()
+    Console().print(_table(rows, best, now))
+    show()
+    show(f"Recommended: {name_of(best.replayed.setup)}. {reason}")
+
+
+def _check_writable(file: Path) -> None:
+    """See, before minutes of work, that a file can be written.
+
+    Raises:
+        BadSettings: it cannot.
+    """
+    try:
+        file.open("a").close()
+    except OSError as error:
+        raise BadSettings(f"The page {file} cannot be written: {error.strerror}.") from None
 
 
 def _reason(best: Row, now: Row, rows: list[Row]) -> str:
@@ -212,25 +235,41 @@ def _reason(best: Row, now: Row, rows: list[Row]) -> str:
     return said
 
 
-def _print(rows: list[Row], best: Row, now: Row) -> None:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("set-up", no_wrap=True)
-    for heading in ("computed", "bound", "embeddings hit", "masks hit", "evicted", "a day"):
-        table.add_column(heading, justify="right")
+def _table(rows: list[Row], best: Row, now: Row) -> Table:
+    """The rows, in 80 columns. What all have in common, the tier behind memory, is in the heading."""
+    lower = {row.replayed.setup.lower_bytes for row in rows} - {0}
+    title = f"with {', '.join(map(megabytes, sorted(lower)))} behind the memory" if lower else None
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    table.add_column("policy", overflow="fold")
+    for heading in ("memory", "idle", "computed", "bound", "images\nhit", "masks\nhit", "evicted", "a day"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for row in rows:
-        words = [word for word, is_it in (("recommended", row is best), ("today", row is now)) if is_it]
+        policy, memory, idle = parts_of(row.replayed.setup)
         evicted = sum(tier["budget"] for tier in row.replayed.evictions.values())
         table.add_row(
-            name_of(row.replayed.setup) + (f" ({', '.join(words)})" if words else ""),
+            policy.rpartition(":")[2],
+            memory,
+            idle,
             f"{row.ratio:.4f}",
             "" if row.bound is None else f"{row.bound:.4f}",
             f"{hit_ratio(row, Kind.EMBEDDING):.1%}",
             f"{hit_ratio(row, Kind.MASK):.1%}",
-            str(evicted),
+            _short(evicted),
             f"{row.money:.2f}",
+            "best" if row is best else "today" if row is now else "",
             style="bold" if row is best else None,
         )
-    Console(stderr=True, width=None if Console().is_terminal else 140).print(table)
+    return table
+
+
+def _short(count: int) -> str:
+    """A count in at most five characters."""
+    for unit in ("", "k", "M", "G"):
+        if count < 10_000:
+            return f"{count}{unit}"
+        count //= 1000
+    return "many"
 
 
 def _described(row: Row) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from labeling_ground import key as keys
-from labeling_ground.cli.common import Folder, data, say, settings_with
+from labeling_ground.cli.common import Folder, data, say, settings_with, show
 from labeling_ground.errors import LabelingGroundError, StoreFailed, TooLarge
 from labeling_ground.service.segmenter import Segmenter
 from labeling_ground.settings import Settings
@@ -62,7 +62,7 @@ def warm(directory: Path, cache_dir: Path | None, model: str | None, api_key: st
         for file, problem in failures:
             say(f"failed: {file}: {problem}")
         left = len(files) - counts.total()
-        say(
+        show(
             f"{counts['hit']} hit, {counts['computed']} computed, {counts['failed']} failed"
             + (f"; interrupted, {left} left: start again to go on" if interrupted else "")
         )

@@ -4,8 +4,8 @@ import gc
 import math
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,9 +77,23 @@ def peak_without_budget(trace: Prepared, idle_s: float | None) -> int:
 
 
 def replay_all(
-    paths: Sequence[Path], setups: Sequence[Setup], prices: Prices, *, bounds: bool = True, jobs: int | None = None
+    paths: Sequence[Path],
+    setups: Sequence[Setup],
+    prices: Prices,
+    *,
+    bounds: bool = True,
+    jobs: int | None = None,
+    on_row: Callable[[], object] = lambda: None,
 ) -> list[Row]:
     """Replay every set-up, in parallel processes; the rows are in the set-ups' order.
+
+    Args:
+        paths: of the traces.
+        setups: what is to be replayed.
+        prices: of room and computing.
+        bounds: whether to work out what no policy can beat.
+        jobs: processes; as many as there are cores without it.
+        on_row: told of each set-up that is done.
 
     Raises:
         BadTrace: as ``read_trace``.
@@ -90,12 +104,19 @@ def replay_all(
     count = min(jobs or os.cpu_count() or 1, len(setups))
     if count <= 1:
         trace = read_trace(paths)
-        rows = [_row(trace, setup, prices, with_bound=wanted) for setup, wanted in work]
+        rows = []
+        for setup, wanted in work:
+            rows.append(_row(trace, setup, prices, with_bound=wanted))
+            on_row()
     else:
         # Spawned: a fork of a process with threads in it may wait for a lock that nobody will release.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(count, context, initializer=_Worker.begin, initargs=(list(paths),)) as pool:
-            rows = list(pool.map(_Worker.row, work, [prices] * len(work)))
+            futures = [pool.submit(_Worker.row, each, prices) for each in work]
+            for future in as_completed(futures):
+                future.result()
+                on_row()
+            rows = [future.result() for future in futures]
     known = {_room(row.replayed.setup): row.bound for row in rows if row.bound is not None}
     return [replace(row, bound=known.get(_room(row.replayed.setup))) for row in rows]
 

@@ -63,8 +63,14 @@ def page(rows: Sequence[Row], best: Row, reason: str, *, today: Setup | None, fa
 
 def name_of(setup: Setup) -> str:
     """A set-up in words."""
+    policy, memory, idle = parts_of(setup)
     lower = f" + {_bytes(setup.lower_bytes)}" if setup.lower_bytes else ""
-    return f"{_policy(setup)}, {_bytes(setup.memory_bytes)}{lower}, idle {_idle(setup.idle_s)}"
+    return f"{policy}, {memory}{lower}, idle {idle}"
+
+
+def parts_of(setup: Setup) -> tuple[str, str, str]:
+    """Policy, memory and idle time of a set-up, each in words."""
+    return _policy(setup), _bytes(setup.memory_bytes), _idle(setup.idle_s)
 
 
 def _policy(setup: Setup) -> str:
@@ -184,7 +190,8 @@ def _gib(row: Row) -> float:
 def _bytes(count: int) -> str:
     if count > 1 << 50:
         return "no budget"
-    return f"{count / (1 << 30):.3g} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.3g} MiB"
+    value, unit = (count / (1 << 30), "GiB") if count >= 1 << 30 else (count / (1 << 20), "MiB")
+    return f"{value:.0f} {unit}" if value >= 1000 else f"{value:.3g} {unit}"
 
 
 def _ticks(low: float, high: float) -> list[float]:
