@@ -419,6 +419,7 @@ def build_segmenter(
         embedding_window_s=settings.embedding_window_ms / 1e3,
         prefetch_per_client=settings.prefetch_per_client,
         most_bytes_ahead=int(settings.max_bytes_in_flight) // 2,
+        tenant_share=share,
         recorder=build_recorder(settings),
         supervisor=supervisor,
         engine_health=EngineHealth(settings.engine_failures),

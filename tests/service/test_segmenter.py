@@ -420,6 +420,26 @@ async def test_queued_prefetches_hold_no_more_bytes_than_they_may_and_repeats_of
         assert (await segmenter.prefetch(TENANT, files[-1], keys.image_id(files[-1]))).queued
 
 
+async def test_the_bytes_that_one_tenants_prefetches_hold_keep_no_other_ones_out() -> None:
+    files = [image_bytes(seed, form="BMP") for seed in range(40)]
+    backend = ToyBackend()
+    backend.hold = asyncio.Event()
+    most = 10 * len(files[0])
+    async with serving(backend, DictStore(), slots=1, most_bytes_ahead=most, tenant_share=0.5) as segmenter:
+        taken: list[str] = []
+        for number, file in enumerate(files):
+            tenant = "flood" if number < 20 else "small"
+            with contextlib.suppress(Overloaded):
+                await segmenter.prefetch(tenant, file, keys.image_id(file))
+                taken.append(tenant)
+        assert taken == ["flood"] * 5 + ["small"] * 5
+        assert (await segmenter.prefetch("late", files[0], keys.image_id(files[0]))).queued
+        with pytest.raises(Overloaded):
+            await segmenter.prefetch("late", files[1], keys.image_id(files[1]))
+        backend.hold.set()
+        await until(lambda: segmenter.bytes_ahead == 0)
+
+
 async def test_a_prefetch_of_an_image_that_somebody_waits_for_keeps_its_promise_when_that_one_leaves() -> None:
     backend = ToyBackend()
     backend.hold = asyncio.Event()

@@ -192,6 +192,7 @@ class Segmenter:
         embedding_window_s: the same for an embedding.
         prefetch_per_client: how many images a client's prefetches can hold.
         most_bytes_ahead: how many bytes of image files all prefetches can hold that wait for the encoder.
+        tenant_share: part of these bytes that one tenant's prefetches can hold; ``None``: tenants are not told apart.
         recorder: writes down what is asked for, so that it can be replayed.
         supervisor: counts what goes wrong behind the answers.
         engine_health: counts the model's failures.
@@ -214,6 +215,7 @@ class Segmenter:
         embedding_window_s: float = 0.005,
         prefetch_per_client: int = 4,
         most_bytes_ahead: int = 512 << 20,
+        tenant_share: float | None = None,
         recorder: Recorder | None = None,
         supervisor: Supervisor | None = None,
         engine_health: EngineHealth | None = None,
@@ -243,6 +245,7 @@ class Segmenter:
         self._ahead: dict[str, list[int]] = {}
         """Prefetches that were taken on and are not encoded yet: by the embedding's key, the bytes of their files."""
         self._most_bytes_ahead = most_bytes_ahead
+        self._tenant_share = tenant_share
         self._without_room: OrderedDict[str, tuple[int, int]] = OrderedDict()
         """Images that were sent and that nothing was kept of: group → bytes of embedding and file."""
         encode_lane.on_late = partial(self.engine_health.late, "encoder")
@@ -520,7 +523,12 @@ class Segmenter:
         for key, sizes in self._ahead.items():
             promised[keys.tenant_in(key)] += len(sizes)
         self.encode_lane.check_room(tenant, promised)
-        if self.bytes_ahead and self.bytes_ahead + size > self._most_bytes_ahead:
+        own = sum(sum(sizes) for key, sizes in self._ahead.items() if keys.tenant_in(key) == tenant)
+        is_full = self.bytes_ahead + size > self._most_bytes_ahead
+        if self._tenant_share is not None:
+            is_full = is_full or own + size > self._tenant_share * self._most_bytes_ahead
+        # One file may be as large as its own limit; and what others hold keeps nobody out.
+        if is_full and (self.bytes_ahead if self._tenant_share is None else own):
             raise Overloaded(
                 f"Images that wait to be encoded hold {self.bytes_ahead} bytes, and more than "
                 f"{self._most_bytes_ahead} are not taken on. Try again in a moment.",
