@@ -1,6 +1,7 @@
 """What the page draws is what the server segments."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.needs import needs
+from tests.web import formats
 from tests.web.conftest import Served
 from tests.web.labeler import Labeler, reload
 
@@ -59,6 +61,14 @@ def test_the_picture_is_the_servers(served: Served, context: Any, tmp_path: Path
         x, y, width, height = coco["annotations"][-1]["bbox"]
         assert np.hypot(x + width / 2 - 90, y + height / 2 - 100) < 10
         assert coco["annotations"][-1]["segmentation"]["size"] == [SIZE[1], SIZE[0]]
+    with zipfile.ZipFile(labeler.export("yolo", tmp_path)) as archive:
+        archive.extractall(tmp_path / "yolo")
+    [(name, rows)] = formats.yolo(tmp_path / "yolo", exact=False).items()
+    assert (Path(name).suffix, len(rows)) == (".jpg", 2)
+    drawn = cv2.imread(str(tmp_path / "yolo/images" / name))
+    assert drawn is not None
+    red = drawn[:, :, 2] > 130
+    assert (red & rows[0][1]).sum() / (red | rows[0][1]).sum() > 0.9
 
 
 def test_a_file_that_neither_can_read_is_named(served: Served, context: Any, tmp_path: Path) -> None:

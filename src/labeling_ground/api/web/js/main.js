@@ -10,6 +10,7 @@ import { watch } from "./gestures.js";
 import { listen, table } from "./keys.js";
 import { Painter } from "./painter.js";
 import { drawClasses, drawObjects, drawThumbs } from "./panels.js";
+import { sceneOf } from "./scene.js";
 import { Server, pause } from "./server.js";
 import { Storage, notes } from "./storage.js";
 import { ourTurn } from "./turn.js";
@@ -44,7 +45,7 @@ class Page {
   constructor() {
     this.canvas = $("canvas");
     this.storage = new Storage();
-    this.painter = new Painter(this.canvas, () => this.#scene());
+    this.painter = new Painter(this.canvas, () => sceneOf(this.editor, this.choices));
     this.server = new Server({
       base: document.baseURI,
       client: this.choices.client,
@@ -311,9 +312,11 @@ class Page {
   /** Every image with its objects, or only the open one; those that the editor has not seen come from the storage. */
   async #labeled(onlyThis = false) {
     const images = onlyThis ? [this.editor.image].filter(Boolean) : this.album.images;
-    return Promise.all(images.map(async ({ id, names, width, height, state, file }) => {
+    return Promise.all(images.map(async (image) => {
+      const { id, names, width, height, state } = image;
+      const file = this.album.pictureOf(image);
       const seen = this.editor.objectsOf(id) ?? (await this.storage.get("work", id).catch(() => null))?.objects;
-      return { id, names, width, height, state, file, objects: seen ?? [] };
+      return { id, names, width, height, state, file, isRedrawn: file !== image.file, objects: seen ?? [] };
     }));
   }
 
@@ -376,33 +379,6 @@ class Page {
   }
 
   // --- drawing ---------------------------------------------------------------------------------------------------------
-
-  #colourOf(classId) {
-    return this.choices.classes.find((one) => one.id === classId)?.colour ?? "#888888";
-  }
-
-  #scene() {
-    const { editor } = this;
-    const { work } = editor;
-    const opacity = this.choices.opacity / 100;
-    const editedClass = work.objects.find((one) => one.id === work.editing)?.classId;
-    const colour = this.#colourOf(editedClass ?? this.choices.classId);
-    const masks = [];
-    if (editor.masksShown) {
-      for (const object of work.objects) {
-        if (object.hidden || object.id === work.editing || !object.rle) continue;
-        masks.push({ rle: object.rle, colour: this.#colourOf(object.classId), opacity, strong: object.id === editor.selected });
-      }
-    }
-    const active = works.chosen(work);
-    if (active) masks.push({ rle: active.rle, colour, opacity: Math.max(0.2, opacity), strong: true });
-    else if (editor.stale) masks.push({ rle: editor.stale, colour, opacity: opacity * 0.6, strong: true, dashed: true });
-    else if (editor.preview) masks.push({ rle: editor.preview.rle, colour, opacity: opacity * 0.6, strong: true, dashed: true });
-    const { picture, view, cross } = editor;
-    const pending = work.objects.filter((one) => one.pending);
-    const boxes = [...pending, { box: editor.boxing ?? work.box }].map((one) => one.box).filter(Boolean);
-    return { picture, view, masks, cross, colour, boxes, points: [...pending, work].flatMap((one) => one.points) };
-  }
 
   /** Draw everything anew with the next frame. */
   draw() {

@@ -8,9 +8,11 @@ export function fileNames(images) {
 /**
  * Where each image and its label file belong, `[{image, label}]`, by the rule of the trainers that read YOLO's format: the
  * last folder `images` of the path becomes `labels`, and the ending `.txt`. Folders stay, and no two share a label file.
+ * Where the images are `copied`, those that the server has drawn (`isRedrawn`) are JPEG.
  */
-export function yoloPaths(images) {
-  const wanted = images.map(({ name, file }) => {
+export function yoloPaths(images, copied) {
+  const wanted = images.map(({ name: own, file, isRedrawn }) => {
+    const name = copied && isRedrawn ? `${own.replace(/\.[^./]*$/, "")}.jpg` : own;
     const parts = name.split("/").filter((part) => part !== "");
     return `images/${(parts.length ? parts : ["image"]).map(safe).join("/")}${hasEnding(name) ? "" : ending(file)}`;
   });

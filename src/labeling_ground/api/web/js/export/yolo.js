@@ -17,7 +17,7 @@ export function toYolo({ images, classes }, options = {}, progress = () => {}) {
   const names = classes.map((one, i) => `  ${i}: ${JSON.stringify(one.name)}`);
   // Without `path` the folder of data.yaml counts, wherever the trainer is started.
   const files = { "data.yaml": `train: train.txt\nval: train.txt\nnames:\n${names.join("\n")}\n` };
-  const paths = yoloPaths(images);
+  const paths = yoloPaths(images, copied);
   files["train.txt"] = paths.map(({ image }) => `./${image}\n`).join("");
   images.forEach((image, i) => {
     files[paths[i].label] = image.objects.flatMap((object) => lines(object, image, { classes, which, tolerance })).join("");
