@@ -232,3 +232,43 @@ async def test_a_value_for_which_no_room_can_be_made_pushes_nothing_out(tmp_path
         await store.put("v1/a/b/mask/m@1/0", Entry(Kind.MASK, bytes(1_400), 1.0, NOW))
     assert await store.has("v1/a/ready/mask/m@1/0")
     await store.aclose()
+
+
+async def test_no_statement_that_holds_the_write_lock_goes_through_all_entries(tmp_path: Path, clock: Clock) -> None:
+    """Neither for one value nor for many: each finds its rows by an index."""
+    store = build(tmp_path, clock)
+    await fill(store, tmp_path)
+    statements: list[str] = []
+
+    def watch() -> None:
+        store._index.connections.get().set_trace_callback(statements.append)
+
+    await store._write(watch)
+    small, large = (Entry(Kind.EMBEDDING, bytes(size), 1.0, NOW) for size in (100, 100_000))
+    for key, value in (("v1/a/b/embedding/m@1", small), ("v1/a/c/embedding/m@1", large)):
+        for _ in range(2):
+            await store.put(key, value, NOW - 1.0)
+            clock.now += 100.0
+            await store.touch(key)
+    await store.delete("v1/a/c/embedding/m@1")
+    await store.delete("v1/*/*/*/new@*")
+    await store.drop_damaged("v1/a/b/embedding/m@1")
+    await store.mark_done(GROUP, True)
+    await store.reconfigure(ranking=LeastRecentlyUsed(), budget_bytes=ENTRIES * SIZE // 4, uses=[("v1/a", NOW)])
+    await store.reconfigure(max_age_s=1000.0)
+    clock.now += 1800.0
+    await store.sweep()
+    await store.aclose()
+    within, held = False, set[str]()
+    for statement in statements:
+        within = statement.startswith("BEGIN") or (within and not statement.startswith(("COMMIT", "ROLLBACK")))
+        if within and statement.startswith(("SELECT", "UPDATE", "DELETE")):
+            held.add(statement)
+    assert len(held) > 50
+    with closing(sqlite3.connect(tmp_path / INDEX)) as db:
+        for statement in held:
+            for *_, step in db.execute(f"EXPLAIN QUERY PLAN {statement}"):
+                # In the order of an index, up to a limit; or through those that are being written, which are few.
+                by_order = "USING INDEX" in step and ("LIMIT" in statement or "unfinished" in step)
+                assert not step.startswith("SCAN entries") or by_order, statement
+                assert "key>" not in step, statement

@@ -127,38 +127,38 @@ class DiskIndex:
             StoreFailed: there is no room, because all of it is taken by values that are being written.
         """
         name = name_for(key) if entry.size > INLINE_BYTES else None
-        while (is_reserved := self._reserve(key, entry, name, now)) is None:
+        while (number := self._reserve(key, entry, name, now)) is None:
             time.sleep(_PAUSE_S)  # a part of the room was made; others may write
-        if not is_reserved:
+        if not number:
             return
         if name is not None:
-            self._fill(name, entry)
+            self._fill(number, name, entry)
         if last_used is not None:
             with self.connections.change() as change:
                 self.eviction.date_back(change, key, last_used)
 
-    def _reserve(self, key: str, entry: Entry, name: str | None, now: float) -> bool | None:
-        """Whether a row was inserted; ``None`` where room must go on being made."""
+    def _reserve(self, key: str, entry: Entry, name: str | None, now: float) -> int | None:
+        """The new row; 0 where there is none to be, ``None`` where room must go on being made."""
         with self.connections.change() as change:
             db = change.db
             if self.purges.means(change, key):
-                return False
+                return 0
             row = db.execute("SELECT id, file, state, created, used FROM entries WHERE key = ?", (key,)).fetchone()
             if row is not None:
                 number, file, state, created, used = row
                 if state != "ready":
                     if now - used < GRACE_S:
-                        return False
+                        return 0
                     self.eviction.remove(change, [(number, file)], None)
                 elif (reason := self.limits.broken(created, used, now)) is not None:
                     self.eviction.remove(change, [(number, file)], reason)
                 else:
                     if self.limits.is_due(used, now):
                         self.eviction.note_use(change, number, now)
-                    return False
+                    return 0
             if not self.eviction.make_room(change, entry.size, now, keys.tenant_in(key)):
                 return None
-            number = db.execute(
+            new = db.execute(
                 "INSERT INTO entries"
                 " (key, tenant, grp, kind, size, cost, created, used, formula, base, rank, use, state, file)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, ?, ?)",
@@ -175,27 +175,27 @@ class DiskIndex:
                     name,
                 ),
             ).lastrowid
-            self.eviction.note_use(change, number, now)
+            self.eviction.note_use(change, new, now)
             if name is None:
-                db.execute("INSERT INTO inline VALUES (?, ?)", (number, entry.value))
-        return True
+                db.execute("INSERT INTO inline VALUES (?, ?)", (new, entry.value))
+        return new
 
-    def _fill(self, name: str, entry: Entry) -> None:
+    def _fill(self, number: int, name: str, entry: Entry) -> None:
         try:
             self.files.write(name, entry.value)
         except BaseException:
             # If this fails too (the disk is full), the row is reclaimed later.
             with contextlib.suppress(sqlite3.Error), self.connections.change() as change:
-                change.db.execute("DELETE FROM entries WHERE file = ?", (name,))
+                change.db.execute("DELETE FROM entries WHERE id = ?", (number,))
             raise
         with self.connections.change() as change:
             finished = change.db.execute(
-                "UPDATE entries SET state = 'ready' WHERE file = ? AND state = 'reserved'",
-                (name,),
+                "UPDATE entries SET state = 'ready' WHERE id = ? AND state = 'reserved'",
+                (number,),
             )
             if finished.rowcount == 0:  # purged meanwhile, or we took so long that we were taken for dead
                 self.files.remove(name)
-                change.db.execute("DELETE FROM entries WHERE file = ?", (name,))
+                change.db.execute("DELETE FROM entries WHERE id = ?", (number,))
 
     def slide(self, key: str, now: float) -> None:
         """Note a use, unless one was noted just before."""
@@ -246,7 +246,8 @@ class DiskIndex:
         with self.connections.change() as change:
             change.db.execute(
                 "UPDATE entries SET state = 'doomed' WHERE id IN"  # noqa: S608
-                f" (SELECT id FROM entries WHERE state <> 'ready' AND state = 'reserved' AND {where})",
+                " (SELECT id FROM entries INDEXED BY unfinished"
+                f" WHERE state <> 'ready' AND state = 'reserved' AND {where})",
                 values,
             )
             last = change.db.execute("SELECT max(id) FROM entries").fetchone()[0] or 0

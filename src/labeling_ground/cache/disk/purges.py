@@ -77,11 +77,12 @@ class PurgeLog:
             )
         ]
 
-    def listen(self, from_the_beginning: bool) -> None:
-        """Begin to hear of purges: of those to come, or also of those in the log where something is held already."""
-        if from_the_beginning:
-            self._heard = Place()
-            return
+    def listen_to_all(self) -> None:
+        """Begin to hear of purges, of those in the log too: something may be held that they mean."""
+        self._heard = Place()
+
+    def listen(self) -> None:
+        """Begin to hear of purges to come: nothing is held yet."""
         with self._connections.change() as change:
             self._heard = self._end(change)
             self._say(change, self._heard)

@@ -126,14 +126,12 @@ class DiskStore:
         Raises:
             StoreFailed: it is not.
         """
-        is_open = False
-        try:
-            await self._write(self._index.connections.get)
-            is_open = True
-        finally:
-            if self.on_purge is not None and self._listener is None:
-                # Where the directory cannot be used yet, there may be something in memory when it can.
-                self._listener = asyncio.create_task(self._listen(self.on_purge, from_the_beginning=not is_open))
+        if self.on_purge is not None and self._listener is None:
+            # Where the directory cannot be used yet, there may be something in memory when it can.
+            self._index.purges.listen_to_all()
+            self._listener = asyncio.create_task(self._listen(self.on_purge))
+            await self._write(self._index.purges.listen)
+        await self._write(self._index.connections.get)
         if (await self._write(self._index.eviction.rank_anew)).more:
             self._ranking_anew = asyncio.create_task(self._rank_anew())
 
@@ -287,13 +285,11 @@ class DiskStore:
             self._limits.budget, self._limits.low = before
             raise
 
-    async def _listen(self, tell: Callable[[str], Awaitable[None]], from_the_beginning: bool) -> None:
-        purges, is_listening = self._index.purges, False
+    async def _listen(self, tell: Callable[[str], Awaitable[None]]) -> None:
+        purges = self._index.purges
         while True:
+            await asyncio.sleep(self._listen_s)
             try:
-                if not is_listening:
-                    await self._write(partial(purges.listen, from_the_beginning))
-                    is_listening = True
                 patterns, place = await self._read(purges.hear)
                 for pattern in patterns:
                     await tell(pattern)
@@ -301,7 +297,6 @@ class DiskStore:
                     await self._write(partial(purges.heard, place))
             except Exception as error:  # noqa: BLE001 -- whatever a tier above raises; it is told again
                 log.debug("disk: purges of other processes were not heard: %s", error)
-            await asyncio.sleep(self._listen_s)
 
     async def _wait_until_heard(self, purge: Purge) -> None:
         """So that who purges here and goes on elsewhere finds it purged there, and is not purged there later."""
