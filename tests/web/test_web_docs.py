@@ -53,6 +53,20 @@ def test_both_pages_show_the_api_and_ask_no_other_host(
     assert asked <= {"", f"{name}:{server.port}"}
 
 
+def test_the_other_pages_stand_below_a_path_too(below: Served, context: Any) -> None:
+    """From the path without its closing slash on, and every file that they load."""
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("response", lambda answer: wrong.append(answer.url) if answer.status >= 400 else None)
+    page.goto(f"http://127.0.0.1:{below.port}{BELOW}")
+    assert page.url == f"http://127.0.0.1:{below.port}{BELOW}/"
+    page.locator("input[type=file]").first.wait_for(state="attached")
+    page.goto(f"http://127.0.0.1:{below.port}{BELOW}/cache")
+    with page.expect_response(lambda answer: answer.url.endswith(f"{BELOW}/v1/cache")):
+        pass
+    assert wrong == []
+
+
 @pytest.mark.parametrize("where", ["", BELOW])
 def test_the_examples_can_be_tried_from_above_to_below(
     served: Served, below: Served, context: Any, shots: Path, where: str
