@@ -331,3 +331,22 @@ def test_the_greeting_names_the_pages_and_promises_no_disk_that_cannot_be_writte
         assert "open to this machine" in said
         assert (f"disk 8.0 GiB in {folder}" in said) is promised
         assert ("no disk tier (The cache directory" in said) is not promised
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "say with --api-key"),
+        (["--api-key", "a-key-of-nobody"], "none of the api_keys"),
+        (["--api-key", " "], "--api-key is empty"),
+        (["--api-key", "a-key-of-ann "], ""),
+    ],
+)
+def test_warm_fills_only_a_namespace_that_somebody_has(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, folder: Path, words: list[str], says: str
+) -> None:
+    monkeypatch.setenv("LABELING_GROUND_API_KEYS", "a-key-of-ann,a-key-of-ben")
+    result = runner.invoke(cli, ["warm", str(folder), *words])
+    assert result.exit_code == (2 if says else 0)
+    assert says in result.stderr
+    assert "a-key-of-" not in result.output

@@ -130,6 +130,12 @@ def test_a_missing_archive_is_said_with_the_commands_that_make_it(tmp_path: Path
     assert "docker build -t sam-builder -f ./segment_anything/Dockerfile-build ." in done.stderr
 
 
+def test_an_empty_host_or_port_is_not_handed_to_the_server() -> None:
+    said = make("-n", "run", "HOST=", "PORT=9000", PATH="/usr/bin:/bin").stdout
+    assert re.search(r"labeling-ground serve\s+--port 9000$", said, re.MULTILINE)
+    assert "serve --host 127.0.0.1 --port 8000" in make("-n", "run", PATH="/usr/bin:/bin").stdout
+
+
 def test_an_unknown_kind_of_engine_is_refused() -> None:
     done = make("c_ps", "ENGINES=other", PATH="/usr/bin:/bin")
     assert done.returncode != 0

@@ -148,7 +148,7 @@ def check_admin(request: Request) -> None:
 def _given_key(request: Request) -> str:
     scheme, *credentials = request.headers.get("authorization", "").split(maxsplit=1) or [""]
     given = "".join(credentials) if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
-    given = given.strip()  # blanks around a header's value are none of it
+    given = given.strip(" \t")  # blanks around a header's value are none of it; other bytes may be part of a character
     # A header's bytes are read as Latin-1; clients whose key is not ASCII send UTF-8.
     return given.encode("latin-1").decode("utf-8", "replace")
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from labeling_ground import key as keys
-from labeling_ground.cli.common import Folder, data, say, settings_with, show
+from labeling_ground.cli.common import Folder, data, empty_option, say, settings_with, show
 from labeling_ground.errors import LabelingGroundError, StoreFailed, TooLarge
 from labeling_ground.service.segmenter import Segmenter
 from labeling_ground.settings import Settings
@@ -44,7 +44,7 @@ def warm(directory: Path, cache_dir: Path | None, model: str | None, api_key: st
     files = sorted(_images_in(directory))
     if not files:
         raise click.UsageError(f"there is no image file in {directory} (JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF)")
-    tenant = keys.tenant_of(api_key) if api_key else keys.PUBLIC
+    tenant = _tenant(settings, api_key)
     # Nobody waits for these images: what is there already is worth waiting for, and is not computed a second time.
     patient = settings.model_copy(update={"cache_mode": "first", "lookup_deadline_ms": 10_000.0})
     counts, failures, interrupted = asyncio.run(_warm(patient, files, tenant))
@@ -70,6 +70,25 @@ def warm(directory: Path, cache_dir: Path | None, model: str | None, api_key: st
         raise SystemExit(130)
     if failures:
         raise SystemExit(1)
+
+
+def _tenant(settings: Settings, api_key: str | None) -> str:
+    """The namespace of a key, or the public one without.
+
+    Raises:
+        click.UsageError: the servers of this environment know no such key, so nobody would find what is warmed.
+    """
+    if api_key is None:
+        if settings.api_keys:
+            raise click.UsageError("api_keys are set, so say with --api-key whose namespace is to be warmed")
+        return keys.PUBLIC
+    given = api_key.strip()
+    if not given:
+        raise empty_option("--api-key")
+    known = [key.get_secret_value() for key in (*settings.api_keys, settings.admin_key) if key is not None]
+    if settings.api_keys and given not in known:
+        raise click.UsageError("--api-key is none of the api_keys that are set, so no server would find what is warmed")
+    return keys.tenant_of(given)
 
 
 def _images_in(place: Path) -> Iterable[Path]:
