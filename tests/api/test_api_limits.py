@@ -301,3 +301,26 @@ async def test_a_stream_without_end_is_cut(start: "Start") -> None:
     async with start(max_image_bytes=1_000_000) as server:
         assert (await server.client.post("/v1/images", content=endless())).status_code == 413
         assert sent < 2_000_000
+
+
+async def test_queued_images_count_as_bytes_in_flight_and_clicks_go_on(
+    start: "Start", make_image: "Callable[..., bytes]"
+) -> None:
+    files = [make_image(64, 48) for _ in range(20)]
+    room = 8 * len(files[0])
+    async with start(max_bytes_in_flight=room, max_image_bytes=room, encode_workers=1) as server:
+        image_id = await server.send_image(make_image())
+        server.backend.encode_may_go_on.clear()
+        statuses = [(await server.client.post("/v1/images?wait=false", content=file)).status_code for file in files]
+        assert {202, 503} == set(statuses)
+        assert server.parts.segmenter.bytes_ahead <= room // 2
+        taken = statuses.count(202)
+        repeats = [await server.client.post("/v1/images?wait=false", content=files[0]) for _ in range(20)]
+        assert {answer.status_code for answer in repeats} == {202}
+        assert len(server.parts.segmenter.flights) == taken
+        assert (await server.click(image_id, 3, 3)).status_code == 200
+        whole = b"x" * (room - server.parts.segmenter.bytes_ahead + 1)
+        answer = await server.client.post("/v1/images", content=whole)
+        assert (answer.status_code, "in flight" in answer.text) == (503, True)
+        server.backend.encode_may_go_on.set()
+        await server.until(lambda: server.parts.segmenter.bytes_ahead == 0)

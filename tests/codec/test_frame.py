@@ -142,9 +142,9 @@ headers = st.recursive(
 def test_a_header_of_nonsense_raises_nothing_but_damaged_entry(layout: Any, meta: Any) -> None:
     """Its checksum may be right: it may have been written by other code than ours."""
     value = _with_header({"key": KEY, "kind": "mask", "cost": 1, "created": 1, "meta": meta, "tensors": layout})
-    frame.verify(value, KEY)
-    with contextlib.suppress(DamagedEntry):
-        frame.unseal(value, KEY)
+    for read in (frame.verify, frame.unseal):
+        with contextlib.suppress(DamagedEntry):
+            read(value, KEY)
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,8 @@ def unseal(value: bytes, key: str) -> Frame:
         raise DamagedEntry(f"The value under {key} has a damaged header.") from error
 
 
-def verify(value: bytes, key: str) -> None:
-    """Check that a value is complete, unchanged and the one that belongs to the key.
+def verify(value: bytes, key: str) -> Frame:
+    """Check that a value is complete, unchanged and the one that belongs to the key, and open it.
 
     Raises:
         DamagedEntry: it is not.
@@ -144,8 +144,7 @@ def verify(value: bytes, key: str) -> None:
         raise DamagedEntry(f"The value under {key} is no frame.")
     if _checksum(memoryview(value)[_SUMMED_FROM:]) != checksum:
         raise DamagedEntry(f"The checksum of the value under {key} does not match.")
-    if _header(value)[0]["key"] != key:
-        raise DamagedEntry(f"The value under {key} belongs to another key.")
+    return unseal(value, key)
 
 
 def entry_of(value: bytes, key: str) -> Entry:

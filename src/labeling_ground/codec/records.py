@@ -269,8 +269,8 @@ def check(entry: Entry, key: str) -> None:
     Raises:
         DamagedEntry: it is not.
     """
-    frame.verify(entry.value, key)
-    if key.split("/")[3:4] != [entry.kind] or frame.unseal(entry.value, key).kind is not entry.kind:
+    opened = frame.verify(entry.value, key)
+    if key.split("/")[3:4] != [entry.kind] or opened.kind is not entry.kind:
         raise DamagedEntry(f"The value under {key} is of another kind.")
     _OPENERS[entry.kind](entry, key)
 
