@@ -5,6 +5,14 @@ import { load, until } from "./page.mjs";
 const { Album } = await load("album.js");
 const { Refused } = await load("server.js");
 
+// Pictures that the server made are texts here; files are none that a browser shows.
+globalThis.createImageBitmap = async (blob) => {
+  if (typeof blob !== "string") throw new Error("no such format");
+  return { width: 5, height: 6, close() {} };
+};
+const context = { drawImage() {} };
+globalThis.document = { createElement: () => ({ getContext: () => context, toBlob: (done) => done("thumb") }) };
+
 /** As much of the server as the album asks. `hold(id)` keeps an upload on its way until `release(id)`. */
 class Server {
   sent = [];
@@ -204,7 +212,7 @@ test("an image that the server reads as another picture than the browser is draw
   server.states.set("same", { encoded: true });
   for (const at of [0, 1, 2]) await ready(album, at);
   const [turned, clear, same] = album.images;
-  assert.deepEqual([album.pictureOf(turned), turned.width, turned.height], ["preview of turned", 3, 4]);
+  assert.deepEqual([album.pictureOf(turned), turned.width, turned.height, turned.thumb], ["preview of turned", 3, 4, "thumb"]);
   assert.deepEqual([album.pictureOf(clear), clear.width, clear.note], ["preview of clear", 4, "White on white."]);
   assert.equal(album.pictureOf(same), same.file);
   assert.deepEqual(pictured, [["turned", true], ["clear", false]]);
@@ -241,12 +249,6 @@ test("stretched or not, the picture of that reading is drawn", async () => {
 
 test("a file that the browser cannot show is drawn as the server reads it, or named where the server refuses it", async () => {
   const { album, server } = albumOf();
-  globalThis.createImageBitmap = async (blob) => {
-    if (typeof blob !== "string") throw new Error("no such format");
-    return { width: 5, height: 6, close() {} };
-  };
-  const context = { drawImage() {} };
-  globalThis.document = { createElement: () => ({ getContext: () => context, toBlob: (done) => done("thumb") }) };
   const fileOf = (name) => ({ name, type: "image/tiff", arrayBuffer: async () => new TextEncoder().encode(name).buffer });
   server.refuses = "broken.tif";
   const { failed } = await album.add([fileOf("scan.tif"), fileOf("broken.tif")], () => {}, () => {});

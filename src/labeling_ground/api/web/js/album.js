@@ -133,8 +133,10 @@ export class Album {
     const isResized = image.width !== width || image.height !== height;
     const before = this.pictureOf(image);
     if (differs && image.previewOf !== reading) {
-      image.preview = await this.server.preview(image.id, signal);
-      image.previewOf = reading;
+      const preview = await this.server.preview(image.id, signal);
+      const bitmap = await createImageBitmap(preview);
+      Object.assign(image, { preview, previewOf: reading, thumb: await thumbnail(bitmap) });
+      bitmap.close();
     } else if (!differs) {
       image.preview = image.previewOf = null;
     }

@@ -55,7 +55,7 @@ class Page {
     const changed = () => this.draw();
     const kept = (promise) => this.#kept(promise);
     const pictured = (image, isResized) => {
-      if (isResized) this.tell(t("otherPicture"));
+      if (isResized && image === this.editor.image) this.tell(t("otherPicture"));
       return this.editor.pictured(image, isResized);
     };
     this.album = new Album({ storage: this.storage, server: this.server, trouble, changed, kept, pictured });

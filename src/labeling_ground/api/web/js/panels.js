@@ -110,7 +110,7 @@ function addressOf(blob) {
 const STATES = { new: "notSent", sending: "sending", queued: "queued", ready: "ready", failed: "failed" };
 
 export function drawThumbs(list, { images, current }, open) {
-  const shown = images.map(({ id, names, state, objects }) => [id, names, state, objects]);
+  const shown = images.map(({ id, names, state, objects, previewOf }) => [id, names, state, objects, previewOf]);
   unlessDrawn(list, [shown, current], () =>
     images.map((image) => {
       const label = t("thumb", { name: nameOf(image), state: t(STATES[image.state]), objects: counted("objectsOf", image.objects) });
