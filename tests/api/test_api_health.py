@@ -1,6 +1,8 @@
 """``/health/ready`` tells what is known: of the model by its last calls, of the tiers though nobody asks them."""
 
 import asyncio
+import errno
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,3 +142,21 @@ async def test_a_redis_that_answers_nothing_is_known(start: "Start", valkey: tup
         finally:
             valkey[0].thaw()
         await until_ready_says(server, "ok")
+
+
+async def test_a_disk_tier_that_is_dead_from_the_start_is_known_before_anybody_asks_for_anything(
+    start: "Start", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk on which not even an index can be made; when there is room, it comes back by itself."""
+
+    def full(*_: object) -> bool:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("labeling_ground.cache.disk.folder.make", full)
+        async with start() as server:
+            status, found, checks = await ready(server)
+            assert (status, found) == (200, "degraded")
+            assert "is full" in checks["disk"]
+            patched.undo()
+            assert (await until_ready_says(server, "ok"))["disk"] == "ok"
