@@ -65,7 +65,7 @@ _SEAL_BYTES = 4096
 __all__ = ["build_app", "build_backend", "build_disk", "build_parts", "build_segmenter", "build_store"]
 
 
-def build_disk(settings: Settings) -> DiskStore | None:
+def build_disk(settings: Settings, supervisor: Supervisor | None = None) -> DiskStore | None:
     """The disk tier, or ``None`` where it is switched off.
 
     Raises:
@@ -83,6 +83,7 @@ def build_disk(settings: Settings) -> DiskStore | None:
         max_age_s=settings.max_age_s,
         ranking=choose_ranking(settings.policy, done_weight=settings.done_weight),
         tenant_share=settings.share_of_each,
+        supervisor=supervisor,
     )
 
 
@@ -146,7 +147,7 @@ def build_store(settings: Settings, supervisor: Supervisor | None = None) -> Tie
             low_watermark=settings.memory_low_watermark,
         )
 
-    disk, redis = build_disk(settings), build_redis(settings, supervisor)
+    disk, redis = build_disk(settings, supervisor), build_redis(settings, supervisor)
     lower: list[Store] = [tier for tier in (disk, redis) if tier is not None]
     store = TieredStore(
         memory(budget),
@@ -448,6 +449,7 @@ def build_parts(
         keeper=build_keeper(settings, segmenter.store),
         deadline_s=settings.lookup_deadline_ms / 1e3,
         patience_s=settings.session_patience_ms / 1e3,
+        supervisor=supervisor,
     )
     grids = Lane("grids", settings.grids, settings.grid_queue, tenant_share=settings.share_of_each)
     everything = Everything(segmenter, jobs=grids, workers=settings.grid_workers)

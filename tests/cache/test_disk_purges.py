@@ -19,6 +19,7 @@ from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import StoreFailed
 from labeling_ground.key import ImageKeys
 from labeling_ground.settings import Settings
+from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Entry
 from labeling_ground.wiring import build_store
 
@@ -294,3 +295,31 @@ async def test_a_file_that_is_being_written_when_another_process_purges_does_not
     two.disk._index.files = Purging(two.disk._index.files.folder)
     await two.disk.put(KEY, large)
     assert not await one.disk.has(KEY)
+
+
+async def test_a_purge_that_cannot_be_carried_out_here_is_counted_and_tried_again(start: Start, tmp_path: Path) -> None:
+    """Whatever the tier above raises."""
+    supervisor, failures = Supervisor(), [KeyError("a policy of the operator's own"), asyncio.CancelledError()]
+    one = await start()
+    store = DiskStore(
+        tmp_path / "cache",
+        budget_bytes=64 << 20,
+        idle_s=None,
+        max_age_s=None,
+        ranking=GreedyDualSize(),
+        listen_s=0.01,
+        supervisor=supervisor,
+    )
+    told = []
+
+    async def tell(pattern: str) -> None:
+        if failures:
+            raise failures.pop()
+        told.append(pattern)
+
+    store.on_purge = tell
+    await store.open()
+    await one.disk.delete("v1/t/*")
+    await until(lambda: told == ["v1/t/*"])
+    assert supervisor.errors == {"purges on disk": 2}
+    await store.aclose()

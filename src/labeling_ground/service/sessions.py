@@ -27,6 +27,7 @@ from labeling_ground.cache.shares import payer
 from labeling_ground.errors import LabelingGroundError, StoreFailed, UnknownSession
 from labeling_ground.service.session_keeper import GuardedKeeper
 from labeling_ground.service.session_state import SessionState, Snapshot
+from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Box, Point
 
 _REMEMBERED = 1024
@@ -103,6 +104,7 @@ class Sessions:
         keeper: where sessions outlive the process; ``None``: nowhere.
         deadline_s: how long a change waits for the keeper where no other server shares it.
         patience_s: how long it waits where some do, before it is taken back.
+        supervisor: counts errors while saving.
         clock: monotonic seconds.
     """
 
@@ -116,6 +118,7 @@ class Sessions:
         keeper: GuardedKeeper | None = None,
         deadline_s: float = 0.1,
         patience_s: float = 1.0,
+        supervisor: Supervisor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.idle_s = idle_s
@@ -130,6 +133,7 @@ class Sessions:
         self._keeper = keeper
         self._deadline_s = deadline_s
         self._patience_s = patience_s
+        self._supervisor = supervisor or Supervisor()
         self._place = ""
         self._clock = clock
         self._held: OrderedDict[_Key, _Held] = OrderedDict()
@@ -359,6 +363,7 @@ class Sessions:
     def _save_soon(self, keeper: GuardedKeeper, key: _Key, held: _Held) -> asyncio.Task[None]:
         if held.saver is None:
             held.saver = asyncio.create_task(self._save(keeper, key, held))
+            self._supervisor.watch("save sessions", held.saver)
         return held.saver
 
     async def _save(self, keeper: GuardedKeeper, key: _Key, held: _Held) -> None:

@@ -25,6 +25,7 @@ from labeling_ground.cache.disk.schema import LAYOUT
 from labeling_ground.cache.policy.port import Ranking, Reason
 from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import StoreFailed, StoreFull
+from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Entry, Kind, StoreStats
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class DiskStore:
         tenants are not told apart.
         clock: seconds since 1970.
         listen_s: seconds between two looks whether another process has purged something.
+        supervisor: of these looks, and of ranking anew what was ranked by another formula.
     """
 
     name = "disk"
@@ -94,7 +96,9 @@ class DiskStore:
         tenant_share: float | None = None,
         clock: Callable[[], float] = time.time,
         listen_s: float = 0.25,
+        supervisor: Supervisor | None = None,
     ) -> None:
+        self._supervisor = supervisor or Supervisor()
         self.on_purge: Callable[[str], Awaitable[None]] | None = None
         """Told each pattern that another process purged, from ``open`` on. What it raises is logged, and the pattern is
         told again. Until it has been, nothing that the pattern means is written."""
@@ -133,7 +137,7 @@ class DiskStore:
             await self._write(self._index.purges.listen)
         await self._write(self._index.connections.get)
         if (await self._write(self._index.eviction.rank_anew)).more:
-            self._ranking_anew = asyncio.create_task(self._rank_anew())
+            self._ranking_anew = asyncio.create_task(self._supervisor.persist("rank disk", self._rank_anew))
 
     async def get(self, key: str) -> Entry | None:
         """The entry, or ``None``.
@@ -287,16 +291,17 @@ class DiskStore:
 
     async def _listen(self, tell: Callable[[str], Awaitable[None]]) -> None:
         purges = self._index.purges
+
+        async def hear() -> None:
+            patterns, place = await self._read(purges.hear)
+            for pattern in patterns:
+                await tell(pattern)
+            if place != purges.place:
+                await self._write(partial(purges.heard, place))
+
         while True:
             await asyncio.sleep(self._listen_s)
-            try:
-                patterns, place = await self._read(purges.hear)
-                for pattern in patterns:
-                    await tell(pattern)
-                if place != purges.place:
-                    await self._write(partial(purges.heard, place))
-            except Exception as error:  # noqa: BLE001 -- whatever a tier above raises; it is told again
-                log.debug("disk: purges of other processes were not heard: %s", error)
+            await self._supervisor.attempt("purges on disk", hear)
 
     async def _wait_until_heard(self, purge: Purge) -> None:
         """So that who purges here and goes on elsewhere finds it purged there, and is not purged there later."""
