@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ByteSize, SecretStr
 
+from labeling_ground import settings as settings_module
 from labeling_ground.errors import BadSettings
 from labeling_ground.settings import (
     ENV_PREFIX,
@@ -260,3 +261,29 @@ def test_without_a_home_directory_a_folder_is_asked_for_where_one_is_needed(monk
     for name in ("cache_dir", "browser_runtime_dir"):
         with pytest.raises(BadSettings, match=f"no home directory.*LABELING_GROUND_{name.upper()}"):
             found.folder(name)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "100000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu.max": "9000000 100000"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+        ({"cpu.max": "nonsense"}, 64),
+        ({}, 64),
+    ],
+)
+def test_workers_follow_the_share_of_the_cores_that_a_container_has(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(settings_module, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64), raising=False)
+    given = Settings()
+    assert (given.decode_workers, given.encode_workers) == (cores, max(1, cores // 2))

@@ -38,6 +38,9 @@ NOWHERE = Path(os.devnull) / "no-home-directory"
 """Default of a folder below the home directory, where this user has none. Nobody can make a folder there."""
 
 
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
 def memory_of_this_machine() -> int:
     """Bytes of memory that this process may use: the container's limit where there is one."""
     total = 8 << 30
@@ -86,8 +89,21 @@ def _default_browser_runtime_dir() -> Path:
     return _below_home("XDG_DATA_HOME", ".local/share") / "labeling-ground" / "browser"
 
 
+def cores_of_this_machine() -> int:
+    """Cores that this process may use: the container's share (its CPU quota, rounded up) where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            parts = [part for name in names for part in (_CGROUPS / name).read_text(encoding="ascii").split()]
+        except OSError:
+            continue
+        if len(parts) == 2 and all(part.isdigit() for part in parts) and int(parts[1]):
+            cores = min(cores, -(-int(parts[0]) // int(parts[1])))
+    return max(1, cores)
+
+
 def _default_workers() -> int:
-    return max(1, (os.cpu_count() or 1) // 2)
+    return max(1, cores_of_this_machine() // 2)
 
 
 def _default_grid_workers(given: dict[str, Any]) -> int:
@@ -147,6 +163,11 @@ class Settings(BaseSettings):
     """Largest image file."""
     max_image_pixels: int = Field(50_000_000, ge=1)
     """Largest image, in pixels (width × height), known from the file's header before it is decoded."""
+    max_image_side: int = Field(65_535, ge=1)
+    """Longest side of an image, in pixels, known as early."""
+    max_pixels_at_once: int = Field(50_000_000, ge=1)
+    """Most pixels of all images that are decoded and encoded at the same time; others wait for their turn, and a larger
+    one has it alone. Each takes up to 16 bytes of memory, beside the budgets of the cache."""
     max_points: int = Field(256, ge=1)
     """Most points in one prompt, and most clicks in one session."""
     max_prompts: int = Field(64, ge=1)
@@ -280,8 +301,9 @@ class Settings(BaseSettings):
     """Address to download models from in place of their own hosts: a folder with the files under their names, or an
     address with `{file}` or `{sha256}` in it."""
     encode_workers: int = Field(default_factory=_default_workers, ge=1)
-    """Images encoded at the same time; half of the cores by default, so that clicks keep the other half."""
-    decode_workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    """Images encoded at the same time; half of the cores by default, so that clicks keep the other half. Cores are
+    those of the container, where its CPU quota is less than the machine has."""
+    decode_workers: int = Field(default_factory=cores_of_this_machine, ge=1)
     """Prompts decoded at the same time; a Segment Anything click that is alone uses so many threads."""
     draw_workers: int = Field(default_factory=_default_workers, ge=1)
     """Threads that draw masks as PNG and polygons and write large answers, those of clicks first; half of the cores by
@@ -591,6 +613,21 @@ def example_of(name: str) -> str:
     return _EXAMPLES.get(name) or _shown(field.default).strip("`")
 
 
+_MEMORY = f"""
+## How much memory a server takes
+
+The cache keeps to its budgets; what is worked on comes on top. As a rule of thumb, give a server
+
+- 300 MB for itself, and what its engine takes (`docs/models.md`),
+- `{ENV_PREFIX}MEMORY_BYTES`,
+- 16 bytes for each of `{ENV_PREFIX}MAX_PIXELS_AT_ONCE`: 800 MB by default. An image within the limits can take that
+  much, however few bytes its file has;
+- the files that are being sent, at most `{ENV_PREFIX}MAX_BYTES_IN_FLIGHT`.
+
+`bench/results/memory.md` shows what eight of the worst files at once took.
+"""
+
+
 def as_markdown() -> str:
     """The reference of all settings, for ``docs/settings.md``."""
     lines = [
@@ -611,7 +648,7 @@ def as_markdown() -> str:
         default = _MADE_AT_START.get(name) or _shown(field.default)
         text = " ".join((field.description or "").split()).replace("|", "\\|")
         lines.append(f"| `{ENV_PREFIX}{name.upper()}` | {default} | {text} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _MEMORY
 
 
 def _shown(default: object) -> str:

@@ -4,7 +4,6 @@ Nothing connects, loads or reads the environment at import; it happens here, onc
 """
 
 import logging
-import os
 from functools import partial
 
 from labeling_ground.api.app import create_app
@@ -53,7 +52,7 @@ from labeling_ground.service.session_keeper import GuardedKeeper
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.service.shared_flight import SharedFlights
 from labeling_ground.service.tuning import Tuner, Tuning
-from labeling_ground.settings import Settings, memory_of_this_machine, read_settings
+from labeling_ground.settings import Settings, cores_of_this_machine, memory_of_this_machine, read_settings
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind
 
@@ -318,7 +317,7 @@ def build_desks(settings: Settings, halves: Halves) -> tuple[list[Desk], str]:
     # Without a decoder beside it, an encoder takes all cores unless it was told otherwise.
     is_told = halves.decoder or "encode_workers" in settings.model_fields_set
     choice = choose_engine(
-        settings.encode_workers if is_told else os.cpu_count() or 1,
+        settings.encode_workers if is_told else cores_of_this_machine(),
         settings.decode_workers,
         encoder_path=encoder_path,
         decoder_path=decoder_path,
@@ -415,6 +414,8 @@ def build_segmenter(
         shared=build_shared_flights(settings, tiers, supervisor),
         precision=settings.precision,
         max_pixels=settings.max_image_pixels,
+        max_side=settings.max_image_side,
+        pixels_at_once=settings.max_pixels_at_once,
         mode=settings.cache_mode,
         mask_window_s=settings.mask_window_ms / 1e3,
         embedding_window_s=settings.embedding_window_ms / 1e3,

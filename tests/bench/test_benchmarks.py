@@ -31,6 +31,12 @@ def test_the_serving_benchmark_runs_and_finds_the_promises_that_are_no_timings_k
     assert all(row["p50_ms"] > 0 and row["requests"] > 0 for row in result["one_client"])
 
 
+def test_the_memory_benchmark_runs() -> None:
+    result = run("bench.serving.memory")
+    assert len(result["alone"]) == 8
+    assert result["together_mb"] > 0
+
+
 def test_the_engines_benchmark_runs() -> None:
     result = run("bench.engines")
     assert result

@@ -720,6 +720,19 @@ def test_huge_claims_are_refused_by_the_header() -> None:
             pixels_of(data)
 
 
+def test_a_side_has_a_limit_of_its_own() -> None:
+    """A picture one pixel wide takes many times the memory of a square one of as many."""
+    thin = png(1, 1000, 8, 0, b"\0\0" * 1000)
+    assert read_header(thin, max_pixels=MAX, max_side=1000).height == 1000
+    for data in (thin, saved(Pillow.new("RGB", (1000, 1)), "JPEG"), saved(Pillow.new("L", (1, 1000)), "TIFF")):
+        with pytest.raises(TooLarge, match="a side of at most 999"):
+            read_header(data, max_pixels=MAX, max_side=999)
+        with pytest.raises(TooLarge, match="a side of at most 999"):
+            decode(data, image_id="id", max_pixels=MAX, max_side=999)
+    with pytest.raises(TooLarge, match="a side of at most 65,535"):
+        read_header(png(1, 65_536, 8, 0, b""), max_pixels=MAX)
+
+
 def test_metadata_bombs_are_never_unpacked() -> None:
     bomb = zlib.compress(b"\0" * (1 << 26), 9)
     extra = [chunk(b"zTXt", b"k\0\0" + bomb), chunk(b"iCCP", b"k\0\0" + bomb)] * 20

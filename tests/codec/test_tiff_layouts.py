@@ -10,7 +10,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from labeling_ground.codec.image import decode
-from labeling_ground.errors import UnsupportedImage
+from labeling_ground.errors import TooLarge, UnsupportedImage
 
 WIDTH, HEIGHT = 45, 37
 """No multiples of a tile's sides, nor of each other."""
@@ -172,7 +172,7 @@ def test_of_many_channels_the_first_are_used_and_the_note_says_so(planar: str, s
             values = drawn(samples, 16)
             extra = [0] * (samples - used)
             file = written(values, 16, photometric=photometric, planarconfig=planar, extrasamples=extra)
-            image = decode(file, image_id="id", max_pixels=10_000)
+            image = decode(file, image_id="id", max_pixels=100_000)
             shown = np.broadcast_to(values[:used] >> 8, (3, HEIGHT, WIDTH)).transpose(1, 2, 0)
             np.testing.assert_array_equal(image.pixels, shown)
             assert f"{samples} channels, of which the first {used} are used" in image.note
@@ -252,6 +252,18 @@ def test_of_several_pages_the_first_is_used_and_the_note_says_so() -> None:
     image = decode(out.getvalue(), image_id="id", max_pixels=10_000)
     np.testing.assert_array_equal(image.pixels, drawn(3, 8).transpose(1, 2, 0))
     assert "several pages" in image.note
+
+
+def test_channels_side_by_side_count() -> None:
+    """They are decoded together, whatever is used of them; planes are not."""
+    values = drawn(40, 8)
+    for planar in ("contig", "separate"):
+        file = written(values, 8, photometric="minisblack", planarconfig=planar, extrasamples=[0] * 39, rowsperstrip=1)
+        if planar == "separate":
+            assert decode(file, image_id="id", max_pixels=WIDTH * HEIGHT).height == HEIGHT
+        else:
+            with pytest.raises(TooLarge, match="40 channels"):
+                decode(file, image_id="id", max_pixels=WIDTH * HEIGHT)
 
 
 def test_the_white_column_of_planes_of_16_bits() -> None:

@@ -36,6 +36,12 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 _BLOCK_FLOOR = 1 << 22
 """Pixels of a TIFF tile that are always allowed: a 512 × 512 tile may well hold a 10 × 10 image."""
 
+_MOST_SAMPLES = 4
+"""Samples of a pixel that are always allowed: RGB and alpha."""
+
+MAX_SIDE = 65_535
+"""The longest side that is accepted unless somebody says otherwise: what a JPEG can have."""
+
 _SMALL_PART = 0.25
 """A 16-bit image whose values (but for 1 % of them) span less than this part of the range is remarked on: it holds data
 of 12 bits, say."""
@@ -62,24 +68,27 @@ class ImageHeader:
     use_preview: bool = False
 
 
-def read_header(data: bytes, *, max_pixels: int) -> ImageHeader:
+def read_header(data: bytes, *, max_pixels: int, max_side: int = MAX_SIDE) -> ImageHeader:
     """Tell an image's format and size without decoding a pixel. Content decides, never a name or a content type.
 
     Args:
         data: the whole image file.
         max_pixels: the most pixels (width × height) that are accepted.
+        max_side: the longest side that is accepted, in pixels.
 
     Raises:
         UnsupportedImage: not one of the formats that we read.
-        TooLarge: more than ``max_pixels``.
+        TooLarge: more than ``max_pixels``, or a side longer than ``max_side``.
         DamagedImage: truncated or corrupted, as far as the header and the structure of the file show.
     """
-    found = _checked(data, max_pixels)
+    found = _checked(data, max_pixels, max_side)
     return ImageHeader(found.format, *_upright_size(found), found.use_preview)
 
 
-def decode(data: bytes, *, image_id: str, max_pixels: int, stretch: Stretch | None = None) -> Image:
-    """Decode an image file to upright 8-bit RGB.
+def decode(
+    data: bytes, *, image_id: str, max_pixels: int, max_side: int = MAX_SIDE, stretch: Stretch | None = None
+) -> Image:
+    """Decode an image file to upright 8-bit RGB. That takes up to 16 bytes of memory for each pixel.
 
     - EXIF orientation is applied.
     - Transparency is laid over white.
@@ -97,6 +106,7 @@ def decode(data: bytes, *, image_id: str, max_pixels: int, stretch: Stretch | No
         data: the whole image file.
         image_id: the id that the result carries; it is not checked here.
         max_pixels: the most pixels (width × height) that are accepted.
+        max_side: the longest side that is accepted, in pixels.
         stretch: the percentiles that become black and white.
 
     Returns:
@@ -106,10 +116,10 @@ def decode(data: bytes, *, image_id: str, max_pixels: int, stretch: Stretch | No
 
     Raises:
         UnsupportedImage: not one of the formats that we read, or a kind of sample that we do not read.
-        TooLarge: more than ``max_pixels``, or more than memory holds.
+        TooLarge: more than ``max_pixels``, a side longer than ``max_side``, or more than memory holds.
         DamagedImage: truncated or corrupted.
     """
-    found = _checked(data, max_pixels)
+    found = _checked(data, max_pixels, max_side)
     with _sentences(found):
         drawn = _draw(samples.read(found, all_bits=stretch is not None), found, stretch)
     pixels = _upright(drawn.pixels, found)
@@ -124,19 +134,29 @@ def decode_grey(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
 
     As ``decode`` otherwise, errors included.
     """
-    found = _checked(data, max_pixels)
+    found = _checked(data, max_pixels, MAX_SIDE)
     with _sentences(found):
         drawn = _draw(samples.read(found, all_bits=False), found, None)
     return _upright(np.asarray(Pillow.fromarray(drawn.pixels).convert("L")), found)
 
 
-def _checked(data: bytes, max_pixels: int) -> Container:
+def _checked(data: bytes, max_pixels: int, max_side: int) -> Container:
     found = walk(data)
     count = found.width * found.height
+    if max(found.width, found.height) > max_side:
+        raise TooLarge(
+            f"The image is {found.width} × {found.height} pixels; a side of at most {max_side:,} is accepted. "
+            "Cut it into pieces, or scale it down."
+        )
     if count > max_pixels:
         raise TooLarge(
             f"The image has {found.width} × {found.height} = {count:,} pixels; "
             f"at most {max_pixels:,} are accepted. Scale it down."
+        )
+    if found.tiff is not None and count * found.tiff.samples > _MOST_SAMPLES * max_pixels:
+        raise TooLarge(
+            f"The TIFF file has {count:,} pixels of {found.tiff.samples} channels side by side; at most "
+            f"{_MOST_SAMPLES * max_pixels:,} samples are accepted. Save the channels that matter as RGB."
         )
     if found.block > max(max_pixels, _BLOCK_FLOOR):
         raise TooLarge(f"The TIFF file has tiles of {found.block:,} pixels; at most {max_pixels:,} are accepted.")
@@ -241,6 +261,8 @@ def _between(histogram: NDArray[np.int64], low: float, high: float) -> tuple[int
     """The values at two percentiles: at 0 the smallest, at 100 the largest."""
     reached = histogram.cumsum()
     total = int(reached[-1])
+    if not total:  # it is transparent altogether
+        return 0, histogram.size - 1
     first = int(np.searchsorted(reached * 10_000, total * round(low * 100), side="right"))
     last = int(np.searchsorted(reached * 10_000, total * round(high * 100), side="left"))
     return min(first, histogram.size - 1), min(last, histogram.size - 1)

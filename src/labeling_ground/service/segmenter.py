@@ -7,8 +7,8 @@ import math
 import sys
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -41,6 +41,7 @@ from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.flight import Flights
 from labeling_ground.service.lane import Lane, Place
 from labeling_ground.service.ledger import Fate, Ledger
+from labeling_ground.service.pixels import PixelBudget
 from labeling_ground.service.race import Gate, race
 from labeling_ground.service.session_state import check_box, check_point
 from labeling_ground.service.shared_flight import SharedFlights
@@ -187,6 +188,8 @@ class Segmenter:
         shared: what makes flights common to all processes that share a tier; without it they are this process's own.
         precision: how embeddings are stored.
         max_pixels: largest image.
+        max_side: its longest side.
+        pixels_at_once: most pixels of all images that are decoded and encoded at the same time.
         mode: ``parallel`` or ``first``.
         mask_window_s: shortest wait of a queued mask prediction for its look-up.
         embedding_window_s: the same for an embedding.
@@ -210,6 +213,8 @@ class Segmenter:
         shared: SharedFlights | None = None,
         precision: Precision = "fp16",
         max_pixels: int = 50_000_000,
+        max_side: int = image_codec.MAX_SIDE,
+        pixels_at_once: int = 50_000_000,
         mode: str = "parallel",
         mask_window_s: float = 0.002,
         embedding_window_s: float = 0.005,
@@ -236,6 +241,8 @@ class Segmenter:
         self.clients = Clients(self._mark_done, prefetch_per_client)
         self._precision: Precision = precision
         self._max_pixels = max_pixels
+        self._max_side = max_side
+        self.pixels = PixelBudget(pixels_at_once)
         self._mode = mode
         self._mask_window_s = mask_window_s
         self._embedding_window_s = embedding_window_s
@@ -337,15 +344,17 @@ class Segmenter:
             raise self._unknown(ask)
         return state(records.open_facts(kept_entry, ask.keys.image), encoded=False, encoding=key in self.flights)
 
-    async def picture(self, tenant: str, image_id: str) -> Image:
-        """The pixels of a known image, as they are given to the model.
+    @asynccontextmanager
+    async def picture(self, tenant: str, image_id: str) -> AsyncIterator[Image]:
+        """The pixels of a known image, as they are given to the model; they take memory as long as this is open.
 
         Raises:
             UnknownImage: the file is not kept.
         """
         ask = self.bind(tenant, image_id)
         file, _, _ = await self._file(ask, self.store.purged)
-        return await self._decoded(ask, file, background=True)
+        async with self._room(file):
+            yield await self._decoded(ask, file, background=True)
 
     async def embedding(self, tenant: str, image_id: str) -> tuple[Embedding, ImageAnswer]:
         """The embedding of a known image, computed again from the kept file where it was evicted.
@@ -589,7 +598,7 @@ class Segmenter:
 
         async def predict(gate: Gate) -> _Made:
             async def encode() -> _Made:
-                async with self.encode_lane.timed():
+                async with self._room(file), self.encode_lane.timed():
                     return await self._encode(ask, file, since, outcome)
 
             # Who sends no file queues with the kept one in hand, or learns here that there is none: a slow tier must
@@ -741,14 +750,24 @@ class Segmenter:
 
     async def _upload(self, file: bytes) -> _Upload:
         purged = self.store.purged
-        read = partial(image_codec.read_header, file, max_pixels=self._max_pixels)
-        header = await self.pools.requests.run(read)
-        return _Upload(file, header, purged)
+        return _Upload(file, await self._header(file), purged)
+
+    async def _header(self, file: bytes) -> image_codec.ImageHeader:
+        read = partial(image_codec.read_header, file, max_pixels=self._max_pixels, max_side=self._max_side)
+        return await self.pools.requests.run(read)
+
+    @asynccontextmanager
+    async def _room(self, file: bytes) -> AsyncIterator[None]:
+        """Room for the pixels of an image file, while they are decoded and worked on."""
+        header = await self._header(file)
+        async with self.pixels.room(header.width * header.height):
+            yield
 
     async def _decoded(self, ask: Ask, file: bytes, *, background: bool = False) -> Image:
         image_id = ask.keys.image_id
         stretch = keys.stretch_of(image_id)
-        decode = partial(image_codec.decode, file, image_id=image_id, max_pixels=self._max_pixels, stretch=stretch)
+        limits = {"max_pixels": self._max_pixels, "max_side": self._max_side}
+        decode = partial(image_codec.decode, file, image_id=image_id, stretch=stretch, **limits)
         return await self.pools.images.run(decode, background=background)
 
     async def _sealed_file(self, image_keys: ImageKeys, file: bytes, image: Image | ImageFacts, cost: float) -> Entry:

@@ -187,8 +187,8 @@ async def preview(
     segmenter = segmenter_for(parts, model)
 
     async def work() -> bytes:
-        image = await segmenter.picture(caller.tenant, image_id)
-        return await pools_of(request).drawing.run(answers.drawn, image, format, background=True)
+        async with segmenter.picture(caller.tenant, image_id) as image:
+            return await pools_of(request).drawing.run(answers.drawn, image, format, background=True)
 
     content = await while_connected(request, work())
     return Response(content, headers={"Cache-Control": "private, no-store"}, media_type=f"image/{format}")
