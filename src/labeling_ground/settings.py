@@ -184,12 +184,12 @@ class Settings(BaseSettings):
     that are queued (`wait=false`) count until they are encoded, and have at most half of it."""
     receive_timeout_s: float = Field(20.0, gt=0)
     """Longest silence, in seconds, while a client sends a body, and longest time for its headers; then 408."""
-    send_timeout_s: float = Field(20.0, gt=0)
+    send_timeout_s: float = Field(20.0, gt=0, le=86_400)
     """Seconds in which a client must take 1 KiB of its answer for each second, or the connection is cut."""
     discard_bytes: ByteSize = ByteSize(1 << 30)
     """Most bytes of a request that are read and thrown away after it was refused; a client that is still sending would
     otherwise get a closed connection in place of the answer."""
-    discard_timeout_s: float = Field(60.0, gt=0)
+    discard_timeout_s: float = Field(60.0, gt=0, le=86_400)
     """Longest time, in seconds, for that."""
 
     # --- Redis -------------------------------------------------------------------------------------------------------

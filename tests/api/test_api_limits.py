@@ -44,8 +44,11 @@ def read_answer(connection: socket.socket, timeout: float = 60.0) -> bytes:
     return received
 
 
+FILES = ("/", "/cache", "/docs", "/redoc", "/openapi.json", "/docs/static/swagger-ui.css", "/web/js/main.js")
+
+
 async def test_one_request_too_many_is_told_to_come_back(start: "Start", make_image: "Callable[..., bytes]") -> None:
-    """503 with ``Retry-After``, while health and metrics answer; and there is room again afterwards."""
+    """503 with ``Retry-After``, while health, metrics and files answer; and there is room again afterwards."""
     async with start(max_requests=2) as server:
         server.backend.encode_may_go_on.clear()
         busy = [asyncio.create_task(server.client.post("/v1/images", content=make_image())) for _ in range(2)]
@@ -54,7 +57,7 @@ async def test_one_request_too_many_is_told_to_come_back(start: "Start", make_im
         refused = await server.client.get("/v1/cache")
         assert (refused.status_code, refused.json()["type"]) == (503, "urn:labeling-ground:problem:overloaded")
         assert int(refused.headers["retry-after"]) >= 1
-        for path in ("/health/live", "/health/ready", "/metrics"):
+        for path in ("/health/live", "/health/ready", "/metrics", *FILES):
             assert (await server.client.get(path)).status_code == 200
         server.backend.encode_may_go_on.set()
         assert [(await post).status_code for post in busy] == [200, 200]

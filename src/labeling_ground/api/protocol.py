@@ -74,7 +74,7 @@ class _Transport:
     def write(self, data: bytes) -> None:
         self.written += len(data)
         self._raw.write(data)
-        if not self._http.is_watching and self._raw.get_write_buffer_size():
+        if not self._http.is_watching:
             self._http.watch_sending()
 
     def close(self) -> None:
@@ -97,6 +97,10 @@ class BoundedHttp(HttpToolsProtocol):
         """Start waiting for a request."""
         super().connection_made(transport)
         self._raw = transport
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # for what the kernel still holds when the connection is closed
+            milliseconds = max(1, round(2e3 * self.limits.send_seconds))  # later than ours: it ends without a word
+            with contextlib.suppress(OSError):
+                transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         self.transport: Any = _Transport(self, transport)
         self.is_finishing = False
         """Whether the last answer was given: what comes now is thrown away."""
@@ -110,7 +114,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._read_ahead = bytearray()
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
-        self._taken = 0  # bytes that the client had taken when sending was last looked at
+        self._written = self._taken = 0  # bytes in all when sending was last looked at
         self._discard_timer: asyncio.TimerHandle | None = None
         self._discarded = 0
         self._await_head()
@@ -388,15 +392,16 @@ class BoundedHttp(HttpToolsProtocol):
         return self._send_timer is not None
 
     def watch_sending(self) -> None:
-        """Look, as long as anything waits to be sent, whether the client takes it; and cut it off if it does not."""
-        self._taken = self._taken_by_client()
+        """Look, as long as anything is on its way, whether the client takes it; and cut it off if it does not."""
+        self._written, self._taken = self.transport.written, self._taken_by_client()
         self._send_timer = self.loop.call_later(self.limits.send_seconds, self._look_at_sending)
 
     def _look_at_sending(self) -> None:
         self._send_timer = None
-        if not self._raw.get_write_buffer_size():
+        taken = self._taken_by_client()
+        if taken >= self.transport.written:
             return
-        if self._taken_by_client() - self._taken >= _SLOWEST * self.limits.send_seconds:
+        if taken >= self._written or taken - self._taken >= _SLOWEST * self.limits.send_seconds:
             self.watch_sending()
             return
         log.info("a client does not read its answer, and is cut off")
