@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from tests.doubles import TENANT, image_bytes, send, serving, until
 from tests.inference.remote_asks import PROMPTS, image, same
 from tests.inference.toy_engine import (
     LONG_S,
@@ -26,6 +28,7 @@ from tests.inference.toy_engine import (
 )
 from tests.ports import free_port
 
+from labeling_ground import key as keys
 from labeling_ground.codec.records import open_embedding, seal_embedding
 from labeling_ground.codec.tensors import pack
 from labeling_ground.errors import BackendFailed, BadPrompt, BadSettings, LabelingGroundError, Overloaded
@@ -37,7 +40,7 @@ from labeling_ground.inference.remote.wire import Role
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.prompts import PromptTensors
-from labeling_ground.types import Embedding, Point, Prediction, Prompt
+from labeling_ground.types import Embedding, Outcome, Point, Prediction, Prompt
 
 pytestmark = pytest.mark.anyio
 
@@ -600,3 +603,30 @@ def test_workers_and_queue_are_read_as_torchserve_tells_them() -> None:
     assert read_management(told) == (1, 4)
     for nonsense in (b"", b"{}", b"[]", b"[3]", b'[{"workers": 3}]', b'[{"workers": [3]}]'):
         assert read_management(nonsense) == (None, None)
+
+
+class Held(ToyEngine):
+    """Encodes when it is let go."""
+
+    def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
+        made = super().encode(pixels)
+        self.go.wait(LONG_S)
+        return made
+
+
+async def test_what_an_engine_elsewhere_has_begun_is_kept_though_its_client_left(tmp_path: Path) -> None:
+    engine, file = Held(go=threading.Event()), image_bytes(1)
+    with remote(engine, tmp_path) as backend:
+        async with serving(backend) as segmenter:  # type: ignore[arg-type]
+            for _ in range(3):
+                sending = asyncio.create_task(send(segmenter, file))
+                await until(lambda: engine.encodes == 1)
+                await until(lambda: [flight.askers for flight in segmenter.flights._flights.values()] == [1])
+                sending.cancel()
+                await asyncio.wait({sending})
+            assert segmenter.encode_lane.running == 1
+            engine.go.set()
+            await until(lambda: segmenter.encode_lane.running == len(segmenter.flights) == 0)
+            answer = await segmenter.add_image(TENANT, file, keys.image_id(file))
+            assert answer.outcome is Outcome.HIT
+    assert engine.encodes == 1
