@@ -528,6 +528,29 @@ def test_values_between_two_percentiles_are_spread_over_the_full_range(kind: str
     assert 0.09 < (tails == 255).mean() < 0.12
 
 
+def interlaced(values: NDArray[np.uint16]) -> bytes:
+    """A PNG of 16 bits in Adam7's seven passes."""
+    rows, columns, count = values.shape
+    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    lines = b"".join(
+        b"\0" + row.astype(">u2").tobytes() for y, x, down, across in passes for row in values[y::down, x::across]
+    )
+    head = struct.pack(">IIBBBBB", columns, rows, 16, {1: 0, 2: 4, 3: 2, 4: 6}[count], 0, 0, 1)
+    picture = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + picture
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 4])
+def test_an_interlaced_png_of_16_bits_is_the_same_picture(samples: int) -> None:
+    values = ramp(4095, samples)
+    for stretch in (None, Stretch(0, 100)):
+        one, other = (
+            decode(file, image_id="id", max_pixels=MAX, stretch=stretch).pixels
+            for file in (interlaced(values), deep("PNG", values))
+        )
+        np.testing.assert_array_equal(one, other)
+
+
 def test_one_hot_pixel_hides_nothing() -> None:
     """A camera's defect at the top of the range does not make a dark image a bright one."""
     values = ramp(1023, 1)

@@ -9,8 +9,8 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from labeling_ground.codec.image import decode
-from labeling_ground.errors import TooLarge, UnsupportedImage
+from labeling_ground.codec.image import decode, read_header
+from labeling_ground.errors import BadInput, TooLarge, UnsupportedImage
 
 WIDTH, HEIGHT = 45, 37
 """No multiples of a tile's sides, nor of each other."""
@@ -272,3 +272,23 @@ def test_the_white_column_of_planes_of_16_bits() -> None:
     values[:, :, 0] = 65535
     file = written(values, 16, photometric="rgb", planarconfig="separate", compression=None)
     np.testing.assert_array_equal(decode(file, image_id="id", max_pixels=10).pixels[..., 0], [[255, 0], [255, 0]])
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "adobe_deflate", "packbits", "jpeg"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_whatever_is_damaged_is_answered(planar: str, compression: str | None) -> None:
+    """Bytes turned in directories and in pictures: pixels of the size that the header tells, or an error of ours."""
+    options: dict[str, Any] = {} if compression == "jpeg" else {"extrasamples": [1]}
+    values = drawn(3 if compression == "jpeg" else 4, 8)
+    file = written(values, 8, photometric="rgb", planarconfig=planar, compression=compression, tile=(16, 32), **options)
+    random = np.random.default_rng(len(file))
+    for _ in range(150):
+        damaged = bytearray(file)
+        for _ in range(random.integers(1, 6)):
+            damaged[random.integers(0, len(file) if random.random() < 0.5 else 600)] = random.integers(0, 256)
+        try:
+            image = decode(bytes(damaged), image_id="id", max_pixels=100_000)
+        except BadInput:
+            continue
+        header = read_header(bytes(damaged), max_pixels=100_000)
+        assert image.pixels.shape == (header.height, header.width, 3)
