@@ -10,7 +10,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from labeling_ground.codec.image import decode, read_header
-from labeling_ground.errors import BadInput, TooLarge, UnsupportedImage
+from labeling_ground.errors import BadInput, DamagedImage, TooLarge, UnsupportedImage
 
 WIDTH, HEIGHT = 45, 37
 """No multiples of a tile's sides, nor of each other."""
@@ -292,3 +292,23 @@ def test_whatever_is_damaged_is_answered(planar: str, compression: str | None) -
             continue
         header = read_header(bytes(damaged), max_pixels=100_000)
         assert image.pixels.shape == (header.height, header.width, 3)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_a_small_jpeg_in_a_tiff_that_claims_a_large_picture_is_damaged(planar: str) -> None:
+    """Its header and the directory agree, and there is next to nothing behind them."""
+    side = 4096
+    file = bytearray(written(drawn(3, 8), 8, photometric="rgb", planarconfig=planar, compression="jpeg"))
+    for mark in (b"\xff\xc0", b"\xff\xc1"):
+        at = file.find(mark)
+        while at >= 0:
+            file[at + 5 : at + 9] = side.to_bytes(2, "big") * 2
+            at = file.find(mark, at + 2)
+    page = tifffile.TiffFile(io.BytesIO(bytes(file))).pages[0]
+    for name in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+        tag = page.tags[name]  # type: ignore[union-attr]
+        file[tag.valueoffset : tag.valueoffset + 4] = side.to_bytes(2 if tag.dtype == 3 else 4, "little").ljust(
+            4, b"\0"
+        )
+    with pytest.raises(DamagedImage, match="takes more data"):
+        decode(bytes(file), image_id="id", max_pixels=side * side)

@@ -213,6 +213,13 @@ def _check_blocks(data: bytes, singles: dict[int, int], arrays: dict[int, tuple[
         raise DamagedImage("The TIFF file is damaged: parts of its picture are missing.")
     if any(start + size > len(data) for start, size in zip(offsets, sizes or [0] * blocks, strict=True)):
         raise DamagedImage("The TIFF file is truncated: parts of its picture lie beyond its end.")
+    stored = min(sum(sizes), len(data)) if sizes else len(data)
+    # As in a JPEG of its own, what is missing would be filled with grey; 8 × 8 pixels take two bits at least.
+    if singles.get(_COMPRESSION) == _JPEG and stored * 256 < width * height:
+        raise DamagedImage(
+            f"The TIFF file is truncated or damaged: a picture of {width} × {height} pixels takes more data than it "
+            "has."
+        )
     arrays[where] = offsets
     if sizes:
         arrays[lengths] = sizes
