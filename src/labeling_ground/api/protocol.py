@@ -74,7 +74,7 @@ class _Transport:
     def write(self, data: bytes) -> None:
         self.written += len(data)
         self._raw.write(data)
-        if not self._http.is_watching:
+        if self._http.send_timer is None:
             self._http.watch_sending()
 
     def close(self) -> None:
@@ -107,13 +107,14 @@ class BoundedHttp(HttpToolsProtocol):
         self._is_deaf = False  # whether the parser has stopped: after what cannot be read nothing can be
         self._in_head = True  # whether what comes next belongs to a request line, headers, or the time before them
         self._head = 0  # bytes of those, counted by whole pieces
-        self._has_begun = False  # whether the request line has
+        self._begun: object = None  # the scope of the last request whose head was complete
         self._trailers = 0
         self._is_upgrade = False
         self._answering: RequestResponseCycle | None = None  # the cycle whose turn it is; `cycle` is the newest
         self._read_ahead = bytearray()
         self._head_timer: asyncio.TimerHandle | None = None
-        self._send_timer: asyncio.TimerHandle | None = None
+        self.send_timer: asyncio.TimerHandle | None = None
+        """Of the next look at what waits to be sent, if anything did lately."""
         self._written = self._taken = 0  # bytes in all when sending was last looked at
         self._discard_timer: asyncio.TimerHandle | None = None
         self._discarded = 0
@@ -123,8 +124,8 @@ class BoundedHttp(HttpToolsProtocol):
         """Tell the request whose turn it is, not only the newest; those behind it never begin."""
         self._stop_awaiting_head()
         self._stop_discarding()
-        if self._send_timer is not None:
-            self._send_timer.cancel()
+        if self.send_timer is not None:
+            self.send_timer.cancel()
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
@@ -172,8 +173,6 @@ class BoundedHttp(HttpToolsProtocol):
             return
         if self._in_head:
             self._head += len(data)
-            if self._head_timer is None and not self.is_finishing:
-                self._await_head()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -183,13 +182,12 @@ class BoundedHttp(HttpToolsProtocol):
             cause = error.__context__
             self._refuse(cause.response if isinstance(cause, _RefusedError) else _bad_request(_sentence(error)))
         else:
-            if self._in_head and self._head > self.limits.head_bytes:
+            if not self._head or not self._in_head:
+                return
+            if self._head > self.limits.head_bytes:
                 self._refuse(self._too_large())
-
-    def on_message_begin(self) -> None:
-        """Note that a request begins; a line break in front of it belongs to none."""
-        self._has_begun = True
-        super().on_message_begin()
+            elif self._head_timer is None and not self.is_finishing:
+                self._await_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Note a header. Trailers, which come after a body in chunks, are counted and not looked at."""
@@ -205,10 +203,15 @@ class BoundedHttp(HttpToolsProtocol):
         if self.is_finishing:
             raise _RefusedError(_bad_request("The connection is being closed."))  # nobody reads this
         self._check_head()
-        self._in_head = self._has_begun = False
+        self._in_head = False
         self._head = self._trailers = 0
-        self._stop_awaiting_head()
+        self._begun = self.scope
+        if self._head_timer is not None:
+            self._stop_awaiting_head()
         if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                self._in_head = True
+                raise _RefusedError(_not_done(501, "This server is no proxy: it does not CONNECT to others."))
             self._is_upgrade = True
             return
         super().on_headers_complete()
@@ -257,8 +260,6 @@ class BoundedHttp(HttpToolsProtocol):
             if set(codings) == {b"chunked"}:
                 raise _RefusedError(_bad_request("Transfer-Encoding names chunked more than once."))
             raise _RefusedError(_not_done(501, "Of transfer codings only chunked is read. Send the body as it is."))
-        if self.parser.get_method() == b"CONNECT":
-            raise _RefusedError(_not_done(501, "This server is no proxy: it does not CONNECT to others."))
 
     def _ignore_upgrade(self) -> None:
         """Have the head read again without the wish for another protocol, which hides the body from the parser."""
@@ -380,24 +381,19 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_timer = None
         if self._read_ahead:  # it may be here, and we not have read it
             self._await_head()
-        elif not self._has_begun:
-            self.transport.close()  # nobody asked for anything
+        elif self.scope is self._begun:  # nobody asked for anything more; a line break is no request
+            self.transport.close()
         else:
             sentence = f"The headers did not come within {self.limits.head_seconds:g} seconds. Send the request again."
             self._refuse(problem(408, "request-timeout", "The request did not arrive in time", sentence))
 
-    @property
-    def is_watching(self) -> bool:
-        """Whether somebody looks after what waits to be sent."""
-        return self._send_timer is not None
-
     def watch_sending(self) -> None:
         """Look, as long as anything is on its way, whether the client takes it; and cut it off if it does not."""
         self._written, self._taken = self.transport.written, self._taken_by_client()
-        self._send_timer = self.loop.call_later(self.limits.send_seconds, self._look_at_sending)
+        self.send_timer = self.loop.call_later(self.limits.send_seconds, self._look_at_sending)
 
     def _look_at_sending(self) -> None:
-        self._send_timer = None
+        self.send_timer = None
         taken = self._taken_by_client()
         if taken >= self.transport.written:
             return
