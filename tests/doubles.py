@@ -29,7 +29,7 @@ from labeling_ground.errors import StoreFailed
 from labeling_ground.key import ImageKeys
 from labeling_ground.pools import Pools
 from labeling_ground.service.lane import Lane
-from labeling_ground.service.segmenter import MaskAnswer, PromptAsk, Segmenter
+from labeling_ground.service.predictor import MaskAnswer, Predictor, PromptAsk
 from labeling_ground.types import (
     Box,
     Embedding,
@@ -415,8 +415,8 @@ async def serving(
     queue: int = 64,
     deadline_s: float | None = None,
     **options: Any,
-) -> AsyncIterator[Segmenter]:
-    """A Segmenter over these tiers, closed in the end.
+) -> AsyncIterator[Predictor]:
+    """A Predictor over these tiers, closed in the end.
 
     Deadline and windows are short in virtual time only: in real time a look-up that is late is this machine's doing,
     and what an answer is must not depend on it.
@@ -427,7 +427,7 @@ async def serving(
     else:
         deadline_s = LONG_S if deadline_s is None else deadline_s
         options = {"mask_window_s": LONG_S, "embedding_window_s": LONG_S} | options
-    segmenter = Segmenter(
+    predictor = Predictor(
         store=TieredStore(memory or memory_store(), lower, deadline_s=deadline_s, **clocks),
         backend=backend or ToyBackend(),
         encode_lane=Lane("encoder", slots, queue, **clocks),
@@ -436,9 +436,9 @@ async def serving(
         **options,
     )
     try:
-        yield segmenter
+        yield predictor
     finally:
-        await segmenter.aclose()
+        await predictor.aclose()
 
 
 def keys_of(file: bytes, tenant: str = TENANT) -> ImageKeys:
@@ -446,26 +446,26 @@ def keys_of(file: bytes, tenant: str = TENANT) -> ImageKeys:
     return ImageKeys(tenant, keys.image_id(file))
 
 
-async def send(segmenter: Segmenter, file: bytes, tenant: str = TENANT) -> str:
+async def send(predictor: Predictor, file: bytes, tenant: str = TENANT) -> str:
     """Send an image and return its id."""
     image_id = keys.image_id(file)
-    await segmenter.add_image(tenant, file, image_id)
+    await predictor.add_image(tenant, file, image_id)
     return image_id
 
 
-async def mask(segmenter: Segmenter, image_id: str, ask: PromptAsk | None = None, tenant: str = TENANT) -> MaskAnswer:
+async def mask(predictor: Predictor, image_id: str, ask: PromptAsk | None = None, tenant: str = TENANT) -> MaskAnswer:
     """Ask for one prompt."""
-    [answer] = await segmenter.masks(tenant, image_id, [ask or click()])
+    [answer] = await predictor.masks(tenant, image_id, [ask or click()])
     return answer
 
 
-async def forget(segmenter: Segmenter, kind: Kind, *, everywhere: bool = False) -> None:
+async def forget(predictor: Predictor, kind: Kind, *, everywhere: bool = False) -> None:
     """Evict all entries of one kind from memory, or from the lower tiers too: this is no purge."""
-    await segmenter.store.drain()
+    await predictor.store.drain()
     pattern = f"v1/*/{kind}*"
-    await segmenter.store.memory.delete(pattern)
+    await predictor.store.memory.delete(pattern)
     if everywhere:
-        for guard in segmenter.store.guards:
+        for guard in predictor.store.guards:
             await guard.store.delete(pattern)
 
 

@@ -12,7 +12,7 @@ from labeling_ground.pools import Pool
 pytestmark = pytest.mark.anyio
 
 
-class Held:
+class Lru:
     """A pool of one thread, which is taken until it is let go; calls note their names."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Held:
 
 
 async def test_calls_wait_for_a_thread_in_their_order_and_background_goes_last() -> None:
-    held = Held()
+    held = Lru()
     calls = [held.call("grid 1", background=True), held.call("grid 2", background=True)]
     calls += [held.call("click 1"), held.call("click 2")]
     await held.all_wait(4)
@@ -46,7 +46,7 @@ async def test_calls_wait_for_a_thread_in_their_order_and_background_goes_last()
 
 
 async def test_a_call_that_is_called_off_while_it_waits_never_begins() -> None:
-    held = Held()
+    held = Lru()
     first, second = held.call("first"), held.call("second")
     await held.all_wait(2)
     first.cancel()
@@ -57,7 +57,7 @@ async def test_a_call_that_is_called_off_while_it_waits_never_begins() -> None:
 
 
 async def test_a_call_that_is_called_off_in_the_turn_it_gets_its_thread_hands_that_on() -> None:
-    held = Held()
+    held = Lru()
     first, second = held.call("first"), held.call("second")
     await held.all_wait(2)
     held.pool._give_back()  # the thread's call is through: the turn is the first one's, who has not noticed yet
@@ -68,7 +68,7 @@ async def test_a_call_that_is_called_off_in_the_turn_it_gets_its_thread_hands_th
 
 
 async def test_a_call_that_has_begun_keeps_its_thread_though_its_caller_left() -> None:
-    held = Held()
+    held = Lru()
     next_one = held.call("next")
     await held.all_wait(1)
     held.holding.cancel()

@@ -16,7 +16,7 @@ from labeling_ground.models.disk import digest_of
 from labeling_ground.models.store import ModelStore, StoredFile
 from labeling_ground.settings import Settings
 from labeling_ground.types import Kind
-from labeling_ground.wiring import build_backend, build_segmenter
+from labeling_ground.wiring import build_backend, build_predictor
 
 pytestmark = pytest.mark.anyio
 
@@ -80,9 +80,9 @@ async def test_exported_files_are_served_by_the_engine_that_is_asked_for(tmp_pat
     assert backend.note == ""
     assert "in fp32: an image took" in why
     assert engine == "auto" or why.startswith(engine)
-    segmenter = build_segmenter(chosen, backend=backend)
-    assert segmenter.encode_lane.slots == 1
-    await segmenter.aclose()
+    predictor = build_predictor(chosen, backend=backend)
+    assert predictor.encode_lane.slots == 1
+    await predictor.aclose()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ async def test_exported_files_are_served_by_the_engine_that_is_asked_for(tmp_pat
 async def test_flights_are_common_to_all_servers_that_share_a_redis_unless_told_otherwise(
     tmp_path: Path, chosen: dict[str, str], covered: set[Kind] | None
 ) -> None:
-    segmenter = build_segmenter(settings(tmp_path, model="classical", **chosen))
-    shared = segmenter.shared
+    predictor = build_predictor(settings(tmp_path, model="classical", **chosen))
+    shared = predictor.shared
     assert (None if shared is None else {kind for kind in Kind if shared.covers(kind)}) == covered
-    await segmenter.aclose()
+    await predictor.aclose()

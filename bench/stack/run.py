@@ -70,7 +70,7 @@ SCENARIOS = (
 )
 SERVICES = ("proxy", "redis", "gpu", "cpu")
 SAME_IMAGE_CLIENTS = 10
-"""Clients at each proxy when all of them send one new image."""
+"""Presence at each proxy when all of them send one new image."""
 
 
 @dataclass

@@ -358,10 +358,10 @@ class Settings(BaseSettings):
     """Seconds between looks at the engines' workers, queues and model version."""
     max_engine_bytes: ByteSize = ByteSize(64 << 20)
     """Largest ask to an engine, and largest answer from one."""
-    kept_bytes: ByteSize = ByteSize(512 << 20)
+    embedding_store_bytes: ByteSize = ByteSize(512 << 20)
     """`labeling-ground engine`, decoder: budget of the embeddings that it keeps for the clicks that follow; 4 MiB each
     for SAM. They are in shared memory, of which a container has 64 MiB unless it is told otherwise."""
-    kept_dir: Path | None = None
+    embedding_store_dir: Path | None = None
     """Folder for them. Not set: one of this user's in `/dev/shm`."""
 
     # --- tenants ---------------------------------------------------------------------------------------------------
@@ -599,7 +599,7 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
         "decoder_url": "http://cpu:7080",
         "encoder_management_url": "http://gpu:8081",
         "decoder_management_url": "http://cpu:7081",
-        "kept_dir": "/dev/shm/labeling-ground",  # noqa: S108 -- an example in a sentence
+        "embedding_store_dir": "/dev/shm/labeling-ground",  # noqa: S108 -- an example in a sentence
     }
 )
 """Of the settings that have no default, or one that differs from machine to machine."""

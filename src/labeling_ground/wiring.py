@@ -7,20 +7,20 @@ import logging
 from functools import partial
 
 from labeling_ground.api.app import create_app
-from labeling_ground.api.engine import Desk
-from labeling_ground.api.state import Parts
+from labeling_ground.api.engine import ModelEndpoint
+from labeling_ground.api.state import AppState
 from labeling_ground.breaker import Breaker
 from labeling_ground.cache.budgets import check_budgets, remark_on_files
 from labeling_ground.cache.choose import choose_policy, choose_ranking
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.disk.folder import refusal
-from labeling_ground.cache.disk_keeper import DiskKeeper
+from labeling_ground.cache.disk.state_store import DiskStateStore
 from labeling_ground.cache.ghost import Watch
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.redis.connect import RedisConnection, Tls, connect
-from labeling_ground.cache.redis.keeper import RedisKeeper
 from labeling_ground.cache.redis.lease import RedisLeases
 from labeling_ground.cache.redis.notices import PurgeNotices
+from labeling_ground.cache.redis.state_store import RedisStateStore
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.cache.store import Store
 from labeling_ground.cache.tiered import TieredStore
@@ -35,8 +35,8 @@ from labeling_ground.inference.graphs import version_from
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.remote.backend import connect as connect_engines
 from labeling_ground.inference.remote.client import Address, EngineClient, Limits
-from labeling_ground.inference.remote.kept import KeptEmbeddings, default_folder
-from labeling_ground.inference.remote.room import EngineRoom
+from labeling_ground.inference.remote.embedding_store import EmbeddingStore, default_folder
+from labeling_ground.inference.remote.handler import InferenceHandler
 from labeling_ground.inference.remote.wire import Description
 from labeling_ground.inference.remote.wire import Role as EngineRole
 from labeling_ground.inference.sam import SamBackend
@@ -47,11 +47,11 @@ from labeling_ground.pools import Pools
 from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.lane import Lane
-from labeling_ground.service.segmenter import Segmenter
-from labeling_ground.service.session_keeper import GuardedKeeper
+from labeling_ground.service.predictor import Predictor
+from labeling_ground.service.runtime_settings import CacheSettings, RuntimeSettings
+from labeling_ground.service.session_store import SessionStore
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.service.shared_flight import SharedFlights
-from labeling_ground.service.tuning import Tuner, Tuning
 from labeling_ground.settings import Settings, cores_of_this_machine, memory_of_this_machine, read_settings
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind
@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 _SEAL_BYTES = 4096
 """More than what stands beside an entry's tensors: names, shapes, key, checksum."""
 
-__all__ = ["build_app", "build_backend", "build_disk", "build_parts", "build_segmenter", "build_store"]
+__all__ = ["build_app", "build_backend", "build_disk", "build_parts", "build_predictor", "build_store"]
 
 
 def build_disk(settings: Settings, supervisor: Supervisor | None = None) -> DiskStore | None:
@@ -193,13 +193,13 @@ def build_shared_flights(settings: Settings, store: TieredStore, supervisor: Sup
     return None
 
 
-def build_keeper(settings: Settings, store: TieredStore) -> GuardedKeeper | None:
+def build_session_store(settings: Settings, store: TieredStore) -> SessionStore | None:
     """Where sessions outlive the process: in Redis, which all servers share; else by the disk tier; else nowhere."""
     guards = {guard.store.name: guard for guard in store.guards}
     redis, disk = guards.get(RedisStore.name), guards.get(DiskStore.name)
     if redis is not None and isinstance(redis.store, RedisStore):
-        return GuardedKeeper(
-            RedisKeeper(redis.store.connection),
+        return SessionStore(
+            RedisStateStore(redis.store.connection),
             redis,
             others=settings.other_servers,
             present_s=max(30.0, 6 * settings.probe_s),
@@ -207,8 +207,10 @@ def build_keeper(settings: Settings, store: TieredStore) -> GuardedKeeper | None
     if disk is not None:
         # A file of sessions that cannot be used is no reason to leave the cache alone.
         beside = disk.beside(Breaker(settings.breaker_failures, settings.breaker_reset_s), at_once=1)
-        return GuardedKeeper(
-            DiskKeeper(settings.folder("cache_dir"), most=settings.max_sessions, tenant_share=settings.share_of_each),
+        return SessionStore(
+            DiskStateStore(
+                settings.folder("cache_dir"), most=settings.max_sessions, tenant_share=settings.share_of_each
+            ),
             beside,
         )
     return None
@@ -290,7 +292,7 @@ def build_remote(settings: Settings, supervisor: Supervisor | None = None) -> tu
     return backend, f"in other processes: {many}"
 
 
-def build_desks(settings: Settings, halves: Halves) -> tuple[list[Desk], str]:
+def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpoint], str]:
     """What an engine server serves, and a sentence on what computes it.
 
     The version is that of the whole model, also where only one half's files are here: the manifest has all digests.
@@ -330,20 +332,22 @@ def build_desks(settings: Settings, halves: Halves) -> tuple[list[Desk], str]:
     engine = choice.backend.engine
     version = version_from(name, counted, settings.engine_precision)
 
-    def room(role: EngineRole, stored: StoredFile, kept: KeptEmbeddings | None) -> EngineRoom:
+    def handler(role: EngineRole, stored: StoredFile, kept: EmbeddingStore | None) -> InferenceHandler:
         note = f"{_rounded(stored)} {choice.backend.note}".strip()
-        return EngineRoom(engine, Description(version, engine.family, settings.engine_precision, role, note), kept)
+        return InferenceHandler(
+            engine, Description(version, engine.family, settings.engine_precision, role, note), kept
+        )
 
-    desks = []
+    endpoints = []
     if halves.encoder:
-        encoder = room(EngineRole.ENCODER, files[Role.ENCODER], None)
-        desks.append(Desk(settings.encoder_name, encoder, workers=1, queue=settings.encode_queue))
+        encoder = handler(EngineRole.ENCODER, files[Role.ENCODER], None)
+        endpoints.append(ModelEndpoint(settings.encoder_name, encoder, workers=1, queue=settings.encode_queue))
     if halves.decoder:
-        kept = KeptEmbeddings(settings.kept_dir or default_folder(), int(settings.kept_bytes))
-        decoder = room(EngineRole.DECODER, files[Role.DECODER], kept)
+        kept = EmbeddingStore(settings.embedding_store_dir or default_folder(), int(settings.embedding_store_bytes))
+        decoder = handler(EngineRole.DECODER, files[Role.DECODER], kept)
         workers = settings.decode_workers
-        desks.append(Desk(settings.decoder_name, decoder, workers=workers, queue=settings.decode_queue))
-    return desks, choice.why
+        endpoints.append(ModelEndpoint(settings.decoder_name, decoder, workers=workers, queue=settings.decode_queue))
+    return endpoints, choice.why
 
 
 def _rounded(stored: StoredFile) -> str:
@@ -378,13 +382,13 @@ def build_pools(settings: Settings, encodes: int) -> Pools:
     )
 
 
-def build_segmenter(
+def build_predictor(
     settings: Settings,
     *,
     store: TieredStore | None = None,
     backend: Backend | None = None,
     supervisor: Supervisor | None = None,
-) -> Segmenter:
+) -> Predictor:
     """The main path. ``store`` and ``backend`` take the place of those that the settings name.
 
     Raises:
@@ -405,7 +409,7 @@ def build_segmenter(
     if isinstance(chosen, RemoteBackend):
         encodes, decodes = chosen.encodes_at_once, chosen.decodes_at_once
         encode_deadline_s = decode_deadline_s = None  # its connections have these deadlines
-    return Segmenter(
+    return Predictor(
         store=tiers,
         backend=chosen,
         encode_lane=Lane("encoder", encodes, settings.encode_queue, deadline_s=encode_deadline_s, tenant_share=share),
@@ -433,7 +437,7 @@ def build_parts(
     *,
     store: TieredStore | None = None,
     backend: Backend | None = None,
-) -> Parts:
+) -> AppState:
     """Everything that one server is made of.
 
     Raises:
@@ -441,21 +445,27 @@ def build_parts(
     """
     supervisor = Supervisor()
     chosen, why = (backend, "") if backend is not None else build_backend(settings, supervisor)
-    segmenter = build_segmenter(settings, store=store, backend=chosen, supervisor=supervisor)
+    predictor = build_predictor(settings, store=store, backend=chosen, supervisor=supervisor)
     sessions = Sessions(
         most=settings.max_sessions,
         tenant_share=settings.share_of_each,
         idle_s=settings.idle_s,
         most_clicks=settings.max_points,
-        keeper=build_keeper(settings, segmenter.store),
+        state_store=build_session_store(settings, predictor.store),
         deadline_s=settings.lookup_deadline_ms / 1e3,
         patience_s=settings.session_patience_ms / 1e3,
         supervisor=supervisor,
     )
     grids = Lane("grids", settings.grids, settings.grid_queue, tenant_share=settings.share_of_each)
-    everything = Everything(segmenter, jobs=grids, workers=settings.grid_workers)
-    return Parts(
-        settings, segmenter, sessions, RequestMetrics(), everything, build_tuner(settings, segmenter, sessions), why
+    everything = Everything(predictor, jobs=grids, workers=settings.grid_workers)
+    return AppState(
+        settings,
+        predictor,
+        sessions,
+        RequestMetrics(),
+        everything,
+        build_runtime_settings(settings, predictor, sessions),
+        why,
     )
 
 
@@ -489,9 +499,9 @@ def check_room(settings: Settings, backend: Backend | None) -> str:
     return remark_on_files(memory, disk, has_redis=has_redis, file_bytes=int(settings.max_image_bytes))
 
 
-def build_tuner(settings: Settings, segmenter: Segmenter, sessions: Sessions) -> Tuner:
+def build_runtime_settings(settings: Settings, predictor: Predictor, sessions: Sessions) -> RuntimeSettings:
     """What changes settings of the cache while the server runs; at first they are as given."""
-    tuning = Tuning(
+    cache_settings = CacheSettings(
         policy=settings.policy,
         done_weight=settings.done_weight,
         frequency_exponent=settings.frequency_exponent,
@@ -500,11 +510,11 @@ def build_tuner(settings: Settings, segmenter: Segmenter, sessions: Sessions) ->
         idle_s=settings.idle_s,
     )
 
-    def check(new: Tuning) -> None:
+    def check(new: CacheSettings) -> None:
         budgets = {"memory_bytes": new.memory_bytes, "disk_bytes": new.disk_bytes}
-        check_room(settings.model_copy(update=budgets), segmenter.backend)
+        check_room(settings.model_copy(update=budgets), predictor.backend)
 
-    return Tuner(segmenter.store, sessions, tuning, tenant_share=settings.share_of_each, check=check)
+    return RuntimeSettings(predictor.store, sessions, cache_settings, tenant_share=settings.share_of_each, check=check)
 
 
 def build_app(settings: Settings | None = None) -> object:

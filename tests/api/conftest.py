@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from PIL import Image as Pillow
 
 from labeling_ground.api.app import create_app
-from labeling_ground.api.state import Parts
+from labeling_ground.api.state import AppState
 from labeling_ground.cli.running import configuration, listen
 from labeling_ground.errors import BackendFailed
 from labeling_ground.settings import Settings
@@ -105,7 +105,7 @@ class Running:
     """A server that a test talks to."""
 
     app: FastAPI
-    parts: Parts
+    app_state: AppState
     backend: ToyBackend
     client: httpx.AsyncClient
 
@@ -117,7 +117,7 @@ class Running:
 
     async def until_asked(self, askers: int) -> None:
         """Wait until so many wait for one computation."""
-        flights = self.parts.segmenter.flights._flights
+        flights = self.app_state.predictor.flights._flights
         await self.until(lambda: any(flight.askers == askers for flight in flights.values()))
 
     async def until_ready(self) -> None:
@@ -147,7 +147,7 @@ class RealServer:
     url: str
     port: int
     backend: ToyBackend
-    parts: Parts
+    app_state: AppState
 
 
 def soon(holds: Callable[[], bool], timeout: float = LONG_S) -> None:
@@ -184,14 +184,14 @@ def start(make_settings: Callable[..., Settings]) -> Start:
         *, backend: ToyBackend | None = None, real_engine: bool = False, warm: bool = True, **chosen: Any
     ) -> AsyncIterator[Running]:
         toy = backend or ToyBackend()
-        parts = build_parts(make_settings(**chosen), backend=None if real_engine else toy)
-        app = create_app(parts)
+        app_state = build_parts(make_settings(**chosen), backend=None if real_engine else toy)
+        app = create_app(app_state)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=transport, base_url="http://server", timeout=LONG_S) as client,
         ):
-            running = Running(app, parts, toy, client)
+            running = Running(app, app_state, toy, client)
             if warm:
                 await running.until_ready()
                 toy.encodes = toy.decodes = 0
@@ -215,8 +215,8 @@ def start_real(make_settings: Callable[..., Settings]) -> StartReal:
     def started(*, backend: ToyBackend | None = None, **chosen: Any) -> Iterator[RealServer]:
         toy = backend or ToyBackend()
         settings = make_settings(**{"shutdown_grace_s": 5, **chosen})
-        parts = build_parts(settings, backend=toy)
-        app = create_app(parts)
+        app_state = build_parts(settings, backend=toy)
+        app = create_app(app_state)
         uvicorn_server = uvicorn.Server(configuration(app, settings))
         listener = listen("127.0.0.1", 0, hint="")
         thread = threading.Thread(target=uvicorn_server.run, args=([listener],))
@@ -226,7 +226,7 @@ def start_real(make_settings: Callable[..., Settings]) -> StartReal:
             soon(lambda: app.state.model_check == "ok")
             toy.encodes = toy.decodes = 0
             port = listener.getsockname()[1]
-            yield RealServer(f"http://127.0.0.1:{port}", port, toy, parts)
+            yield RealServer(f"http://127.0.0.1:{port}", port, toy, app_state)
         finally:
             toy.encode_may_go_on.set()
             toy.decode_may_go_on.set()

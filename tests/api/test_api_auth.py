@@ -108,7 +108,7 @@ async def test_the_admin_key_purges_everybody(start: "Start", make_image: "Calla
     """It sees the figures and purges all namespaces; it opens no tenant's image."""
     async with start(api_keys=("one", "two"), admin_key="root") as server:
         ids = [await server.send_image(make_image(), **bearer(key)) for key in ("one", "two")]
-        await server.parts.segmenter.store.drain()
+        await server.app_state.predictor.store.drain()
         assert (await server.client.get(f"/v1/images/{ids[0]}", headers=bearer("root"))).status_code == 404
         assert (await server.client.get("/v1/cache", headers=bearer("root"))).status_code == 200
         assert (await server.client.delete("/v1/cache", headers=bearer("root"))).json()["deleted"] >= 4
@@ -125,7 +125,7 @@ async def test_keys_are_never_told(start: "Start", caplog: pytest.LogCaptureFixt
             for path in ("/v1/cache", "/metrics", "/v1/models", "/health/ready", "/v1/images/x", "/openapi.json")
         ]
         assert "top-secret" not in "".join(texts) + caplog.text
-        assert "top-secret" not in repr(server.parts.settings)
+        assert "top-secret" not in repr(server.app_state.settings)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ async def test_the_flood_of_one_key_ends_nothing_that_another_ones_holder_works_
             for number in range(20):
                 sent |= {"image": base64.b64encode(make_image(150, 100, "BMP")).decode(), "session_id": str(number)}
                 assert (await server.client.post("/api/sam/image", json=sent, headers=flood)).status_code == 200
-            await server.parts.segmenter.store.drain()
+            await server.app_state.predictor.store.drain()
             click = {"points": [5, 5], "labels": [1], "session_id": "mine"}
             assert (await server.client.post("/api/sam/click", json=click, headers=small)).status_code == 200
             again = await server.client.get(f"/v1/images/{image_id}", headers=small)
@@ -238,6 +238,6 @@ async def test_the_prefetches_of_one_key_do_not_keep_another_ones_holder_from_se
         answer = await server.client.post("/v1/images?wait=false", content=make_image(), headers=small)
         assert answer.status_code == 202
         sending = asyncio.create_task(server.send_image(make_image(), **small))
-        await server.until(lambda: server.parts.segmenter.encode_lane.waiting == 5)
+        await server.until(lambda: server.app_state.predictor.encode_lane.waiting == 5)
         backend.encode_may_go_on.set()
         await sending

@@ -46,11 +46,11 @@ async def work(server: "Running", make_image: "Callable[..., bytes]") -> None:
     server.backend.decode_may_go_on.set()
     await asyncio.gather(*both)
     await server.client.post(f"/v1/images/{image_id}/everything", json={"points_per_side": 1})
-    await server.parts.segmenter.store.drain()
+    await server.app_state.predictor.store.drain()
     await server.client.delete("/v1/cache?model=toy")
     await server.click(image_id, 5, 5)
     await server.click(image_id, 500, 5)
-    await server.parts.segmenter.store.drain()
+    await server.app_state.predictor.store.drain()
 
 
 async def test_the_figures_add_up(server: "Running", make_image: "Callable[..., bytes]") -> None:
@@ -256,7 +256,7 @@ async def test_one_image_is_purged_in_the_namespaces_of_who_asks(
         for key in (one, two):
             image_id = await server.send_image(file, **key)
             other_id = await server.send_image(make_image(), **key)
-        await server.parts.segmenter.store.drain()
+        await server.app_state.predictor.store.drain()
 
         async def status(**key: str) -> int:
             return (await server.client.get(f"/v1/images/{image_id}", headers=key)).status_code
@@ -265,7 +265,7 @@ async def test_one_image_is_purged_in_the_namespaces_of_who_asks(
         assert (await server.client.delete(purge, headers=one)).json()["deleted"] > 0
         assert (await status(**one), await status(**two)) == (404, 200)
         await server.send_image(file, **one)
-        await server.parts.segmenter.store.drain()
+        await server.app_state.predictor.store.drain()
         assert (await server.client.delete(purge, headers=root)).json()["deleted"] > 0
         assert (await status(**one), await status(**two)) == (404, 404)
         assert (await server.client.get(f"/v1/images/{other_id}", headers=two)).status_code == 200
@@ -340,7 +340,7 @@ async def test_every_answer_carries_its_id_and_its_times(server: "Running") -> N
 async def test_purging_one_model_keeps_the_files(server: "Running", make_image: "Callable[..., bytes]") -> None:
     """And a model that is not served, such as the last one, can be purged as well."""
     await server.send_image(make_image())
-    await server.parts.segmenter.store.drain()
+    await server.app_state.predictor.store.drain()
     assert (await server.client.delete("/v1/cache?model=sam-vit-h")).json() == {"deleted": 0}
     assert (await server.client.delete("/v1/cache?model=toy")).json()["deleted"] == 2
     held = (await figures(server))["tiers"][1]["entries_by_kind"]

@@ -26,7 +26,7 @@ async def test_it_takes_effect_at_once_and_answers_with_what_is_in_effect(
     """What is left out, or ``null``, stays; entries stay; figures and answer agree."""
     async with start(admin_key="root", max_age_s=9999.0) as server:
         image_id = await server.send_image(make_image())
-        await server.parts.segmenter.store.drain()
+        await server.app_state.predictor.store.drain()
         answer = await put(server, {"policy": "lru", "memory_bytes": 8 * MIB, "idle_seconds": 600, "done_weight": None})
         assert answer.status_code == 200
         assert answer.json() == {
@@ -60,7 +60,7 @@ async def test_only_the_operator_may(start: "Start") -> None:
             assert answer.status_code == status
             assert answer.json()["type"].endswith("forbidden" if status == 403 else "unauthorized")
         assert (await put(server, {"nonsense": 1}, **{"X-API-Key": "one"})).status_code == 403
-        assert server.parts.tuner.now.memory_bytes == 64 * MIB
+        assert server.app_state.runtime_settings.now.memory_bytes == 64 * MIB
         assert (await put(server, body, Authorization="Bearer root")).status_code == 200
     async with start(admin_key="root") as server:
         answer = await put(server, body, **{"X-Nothing": ""})
@@ -70,7 +70,7 @@ async def test_only_the_operator_may(start: "Start") -> None:
         answer = await put(server, body)
         assert answer.status_code == 403
         assert "LABELING_GROUND_ADMIN_KEY" in answer.json()["detail"]
-        assert server.parts.tuner.now.memory_bytes == 64 * MIB
+        assert server.app_state.runtime_settings.now.memory_bytes == 64 * MIB
 
 
 async def test_the_documentation_says_that_a_key_is_needed(server: "Running") -> None:
@@ -100,11 +100,11 @@ async def test_the_documentation_says_that_a_key_is_needed(server: "Running") ->
 async def test_what_makes_no_sense_is_refused_and_changes_nothing(start: "Start", body: dict[str, Any]) -> None:
     """422 that says what is wrong."""
     async with start(admin_key="root") as server:
-        before = server.parts.tuner.now
+        before = server.app_state.runtime_settings.now
         answer = await put(server, {"idle_seconds": 60.0} | body)
         assert answer.status_code == 422
         assert answer.json()["type"].endswith("invalid-request")
-        assert server.parts.tuner.now == before
+        assert server.app_state.runtime_settings.now == before
 
 
 async def test_a_server_without_a_disk_tier_cannot_be_given_one(start: "Start") -> None:
@@ -120,4 +120,4 @@ async def test_a_restart_forgets_it(start: "Start") -> None:
     async with start(admin_key="root") as server:
         assert (await put(server, {"policy": "lru"})).status_code == 200
     async with start(admin_key="root") as server:
-        assert server.parts.tuner.now.policy == "gds"
+        assert server.app_state.runtime_settings.now.policy == "gds"

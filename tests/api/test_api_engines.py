@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.inference.toy_engine import NAMES, OTHER, VERSION, Served, ToyEngine, desk, served
+from tests.inference.toy_engine import NAMES, OTHER, VERSION, Served, ToyEngine, endpoint, served
 from tests.ports import free_port
 
 from labeling_ground.inference.remote.wire import Role
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 def both(folder: Path, port: int = 0) -> contextlib.AbstractContextManager[Served]:
     return served(
-        desk(Role.ENCODER, ToyEngine(), folder, workers=1), desk(Role.DECODER, ToyEngine(), folder), port=port
+        endpoint(Role.ENCODER, ToyEngine(), folder, workers=1), endpoint(Role.DECODER, ToyEngine(), folder), port=port
     )
 
 
@@ -63,7 +63,7 @@ async def test_what_is_known_of_the_engines_is_told(
                 str(VERSION),
                 "in other processes: 1 encoder and 2 decoder workers",
             )
-            assert server.parts.segmenter.encode_lane.slots == 1
+            assert server.app_state.predictor.encode_lane.slots == 1
 
 
 async def test_without_engines_the_cache_goes_on_and_the_rest_is_told_to_come_back(
@@ -87,8 +87,8 @@ async def test_without_engines_the_cache_goes_on_and_the_rest_is_told_to_come_ba
             assert status == 503
             assert "failing: The decoder does not answer" in found["decoder"]
             stack.enter_context(both(tmp_path / "kept", engines.port))
-            backend: Any = server.parts.segmenter.backend
-            await server.until(lambda: not backend.troubles())
+            backend: Any = server.app_state.predictor.backend
+            await server.until(lambda: not backend.failing())
             assert (await server.click(image_id, 20, 20)).status_code == 200
             assert (await checks(server))[0] == 200
 
@@ -101,17 +101,17 @@ async def test_after_a_change_of_the_model_nothing_of_the_old_one_is_served(
             file = make_image()
             image_id = await server.send_image(file)
             old = (await server.click(image_id, 9, 9)).json()
-            for half in engines.desks:
+            for half in engines.endpoints:
                 engine = ToyEngine(seed=-3)
-                half.room = desk(half.room.description.role, engine, tmp_path / "kept", version=OTHER).room
-            backend: Any = server.parts.segmenter.backend
+                half.handler = endpoint(half.handler.description.role, engine, tmp_path / "kept", version=OTHER).handler
+            backend: Any = server.app_state.predictor.backend
             await server.until(lambda: bool(backend.version == OTHER))
             new = (await server.click(image_id, 9, 9)).json()
             assert (old["model_version"], new["model_version"]) == (str(VERSION), str(OTHER))
             assert new["outcome"] == "recomputed"
             assert new["masks"] != old["masks"]
-            engines.desks[1].room = desk(Role.DECODER, ToyEngine(), tmp_path / "kept").room
-            await server.until(lambda: "model" in backend.troubles())
+            engines.endpoints[1].handler = endpoint(Role.DECODER, ToyEngine(), tmp_path / "kept").handler
+            await server.until(lambda: "model" in backend.failing())
             status, found = await checks(server)
             assert status == 503
             assert "must be halves of one model" in found["model"]

@@ -229,7 +229,7 @@ async def test_lines_come_while_the_grid_is_being_worked_on(
         server.backend.decode_may_go_on.clear()
         async with streaming(server, image_id) as stream:
             assert (await stream.line())["event"] == "start"
-            assert server.parts.everything.jobs.running == 1
+            assert server.app_state.everything.jobs.running == 1
             server.backend.decode_may_go_on.set()
             assert (await stream.rest())[-1]["event"] == "end"
 
@@ -239,7 +239,7 @@ async def test_the_last_client_that_leaves_calls_the_work_off_and_the_first_does
 ) -> None:
     with start_real() as server:
         image_id = send_to(server, make_image())
-        flights = server.parts.segmenter.flights
+        flights = server.app_state.predictor.flights
         server.backend.decode_may_go_on.clear()
         async with streaming(server, image_id) as staying:
             await staying.line()
@@ -247,10 +247,10 @@ async def test_the_last_client_that_leaves_calls_the_work_off_and_the_first_does
                 await leaving.line()
             await asyncio.sleep(0.1)
             assert (len(flights), server.backend.cancelled) == (1, 0)
-        await until(lambda: len(flights) == server.parts.everything.jobs.running == 0)
+        await until(lambda: len(flights) == server.app_state.everything.jobs.running == 0)
         decodes = server.backend.decodes
         server.backend.decode_may_go_on.set()
-        await until(lambda: server.parts.segmenter.decode_lane.running == 0)
+        await until(lambda: server.app_state.predictor.decode_lane.running == 0)
         assert server.backend.decodes == decodes
         async with streaming(server, image_id) as again:
             assert (await again.rest())[-1]["outcome"] == "miss"
@@ -269,7 +269,7 @@ async def test_who_waits_for_one_answer_and_leaves_calls_the_work_off_too(
             asking.cancel()
             await asyncio.wait({asking})
             assert asking.cancelled()
-        await until(lambda: len(server.parts.segmenter.flights) == server.parts.everything.jobs.running == 0)
+        await until(lambda: len(server.app_state.predictor.flights) == server.app_state.everything.jobs.running == 0)
 
 
 async def test_who_joins_late_gets_everything_too(start_real: "StartReal", make_image: "Callable[..., bytes]") -> None:
@@ -318,7 +318,7 @@ async def test_a_grid_too_many_is_told_when_to_come_back(
     with start_real(grid_queue=1) as server:
         ids = [send_to(server, make_image()) for _ in range(3)]
         server.backend.decode_may_go_on.clear()
-        jobs = server.parts.everything.jobs
+        jobs = server.app_state.everything.jobs
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
 
             async def everything(image_id: str) -> httpx.Response:
@@ -345,7 +345,7 @@ async def test_a_server_that_stops_says_so_in_the_stream(
         server.backend.decode_may_go_on.clear()
         async with streaming(server, image_id) as stream:
             await stream.line()
-            for flight in server.parts.segmenter.flights._flights.values():  # what closing the server does
+            for flight in server.app_state.predictor.flights._flights.values():  # what closing the server does
                 flight.task.get_loop().call_soon_threadsafe(flight.task.cancel)
             [problem] = await stream.rest()
     assert (problem["event"], problem["status"]) == ("problem", 503)
@@ -378,7 +378,7 @@ async def test_clicks_are_answered_while_many_wait_for_a_grid_to_be_drawn(
     async with start(draw_workers=1) as server:
         image_id = await server.send_image(make_image(64, 48))
         grid = len((await ask(server, image_id)).json()["masks"])
-        drawing, go = server.parts.segmenter.pools.drawing, threading.Event()
+        drawing, go = server.app_state.predictor.pools.drawing, threading.Event()
         holding = asyncio.create_task(drawing.run(go.wait))
         askers = [asyncio.create_task(ask(server, image_id, format="polygons")) for _ in range(12)]
         await server.until(lambda: drawing.waiting == 12)
@@ -407,7 +407,7 @@ def test_who_hangs_up_while_the_answer_is_drawn_has_no_more_drawn(
         image_id = client.post("/v1/images", content=make_image(64, 48)).json()["image_id"]
         address = f"/v1/images/{image_id}/everything"
         assert len(client.post(address, json=GRID).json()["masks"]) > 3
-        drawing, go = server.parts.segmenter.pools.drawing, threading.Event()
+        drawing, go = server.app_state.predictor.pools.drawing, threading.Event()
         before = drawing.begun
         drawing._executor.submit(go.wait)  # the thread is taken
         try:

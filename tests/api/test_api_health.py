@@ -101,7 +101,7 @@ def test_halves_fail_each_by_itself() -> None:
             raise BackendFailed("away")
         with health.call("decoder"):
             pass
-    assert health.troubles() == {"encoder": "The last 2 calls failed: away"}
+    assert health.failing() == {"encoder": "The last 2 calls failed: away"}
 
 
 # --- the tiers, with no traffic at all ---------------------------------------------------------------------------

@@ -236,7 +236,7 @@ async def test_a_forgotten_image_is_unknown_and_the_answer_says_send_it_again(
     file = make_image()
     image_id = await server.send_image(file)
     await server.click(image_id, 9, 9)
-    await server.parts.segmenter.store.drain()
+    await server.app_state.predictor.store.drain()
     gone = await server.client.delete(f"/v1/images/{image_id}")
     assert gone.json()["deleted"] >= 3
     for answer in (
@@ -259,7 +259,7 @@ async def test_an_evicted_embedding_is_computed_again_from_the_kept_file(
     """Purging a model's entries leaves the file: the next click is ``recomputed``, and asks for no upload."""
     image_id = await server.send_image(make_image())
     await server.click(image_id, 9, 9)
-    await server.parts.segmenter.store.drain()
+    await server.app_state.predictor.store.drain()
     assert (await server.client.delete("/v1/cache?model=toy")).json()["deleted"] > 0
     state = (await server.client.get(f"/v1/images/{image_id}")).json()
     assert (state["encoded"], state["encoding"]) == (False, False)
@@ -276,7 +276,7 @@ async def test_an_evicted_embedding_is_computed_again_from_the_kept_file(
 async def test_purging_everything_forgets_every_image(server: "Running", make_image: "Callable[..., bytes]") -> None:
     """``DELETE /v1/cache`` leaves nothing behind in any tier."""
     ids = [await server.send_image(make_image()) for _ in range(3)]
-    await server.parts.segmenter.store.drain()
+    await server.app_state.predictor.store.drain()
     assert (await server.client.delete("/v1/cache")).json()["deleted"] >= 6
     assert [(await server.client.get(f"/v1/images/{one}")).status_code for one in ids] == [404] * 3
     assert [tier["entries"] for tier in (await server.client.get("/v1/cache")).json()["tiers"]] == [0, 0]

@@ -52,7 +52,7 @@ async def test_one_request_too_many_is_told_to_come_back(start: "Start", make_im
     async with start(max_requests=2) as server:
         server.backend.encode_may_go_on.clear()
         busy = [asyncio.create_task(server.client.post("/v1/images", content=make_image())) for _ in range(2)]
-        lane = server.parts.segmenter.encode_lane
+        lane = server.app_state.predictor.encode_lane
         await until(lambda: lane.running + lane.waiting == 2)
         refused = await server.client.get("/v1/cache")
         assert (refused.status_code, refused.json()["type"]) == (503, "urn:labeling-ground:problem:overloaded")
@@ -88,7 +88,7 @@ async def test_a_full_queue_is_told_to_come_back(start: "Start", make_image: "Ca
         posts = [asyncio.create_task(server.client.post("/v1/images", content=make_image()))]
         await until(lambda: server.backend.encodes == 2)
         posts.append(asyncio.create_task(server.client.post("/v1/images", content=make_image())))
-        await until(lambda: server.parts.segmenter.encode_lane.waiting == 1)
+        await until(lambda: server.app_state.predictor.encode_lane.waiting == 1)
         for query in ("", "?wait=false"):
             refused = await server.client.post(f"/v1/images{query}", content=make_image())
             assert (refused.status_code, refused.json()["type"]) == (503, "urn:labeling-ground:problem:overloaded")
@@ -232,7 +232,7 @@ async def test_a_client_that_leaves_takes_its_encode_off_the_queue(
 ) -> None:
     """What waits is called off when nobody waits for it any more. What is running is finished, and its result kept."""
     with start_real(encode_workers=1) as server:
-        lane = server.parts.segmenter.encode_lane
+        lane = server.app_state.predictor.encode_lane
         server.backend.encode_may_go_on.clear()
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
             first = asyncio.create_task(client.post("/v1/images", content=make_image()))
@@ -259,7 +259,7 @@ async def test_a_client_that_leaves_takes_its_encode_off_the_queue(
 
 def _askers(server: "RealServer") -> list[int]:
     """How many wait for each computation."""
-    return [flight.askers for flight in list(server.parts.segmenter.flights._flights.values())]
+    return [flight.askers for flight in list(server.app_state.predictor.flights._flights.values())]
 
 
 async def test_a_client_that_leaves_does_not_cancel_the_others(
@@ -275,7 +275,7 @@ async def test_a_client_that_leaves_does_not_cancel_the_others(
             def second_has_asked() -> bool:
                 if server.backend.encodes == 1 and not tasks:
                     tasks.append(asyncio.create_task(client.post("/v1/images", content=file)))
-                flights = list(server.parts.segmenter.flights._flights.values())
+                flights = list(server.app_state.predictor.flights._flights.values())
                 return [flight.askers for flight in flights] == [2]
 
             await _post_and_leave(server, file, second_has_asked)
@@ -288,7 +288,7 @@ async def test_a_client_that_leaves_does_not_cancel_the_others(
 def _left(server: "RealServer") -> float:
     """Requests whose client did not wait."""
     labels = {"route": "/v1/images", "status": "499", "outcome": "none"}
-    return server.parts.metrics.registry.get_sample_value("labeling_ground_requests_total", labels) or 0.0
+    return server.app_state.metrics.registry.get_sample_value("labeling_ground_requests_total", labels) or 0.0
 
 
 async def test_a_stream_without_end_is_cut(start: "Start") -> None:
@@ -316,14 +316,14 @@ async def test_queued_images_count_as_bytes_in_flight_and_clicks_go_on(
         server.backend.encode_may_go_on.clear()
         statuses = [(await server.client.post("/v1/images?wait=false", content=file)).status_code for file in files]
         assert {202, 503} == set(statuses)
-        assert server.parts.segmenter.bytes_ahead <= room // 2
+        assert server.app_state.predictor.bytes_ahead <= room // 2
         taken = statuses.count(202)
         repeats = [await server.client.post("/v1/images?wait=false", content=files[0]) for _ in range(20)]
         assert {answer.status_code for answer in repeats} == {202}
-        assert len(server.parts.segmenter.flights) == taken
+        assert len(server.app_state.predictor.flights) == taken
         assert (await server.click(image_id, 3, 3)).status_code == 200
-        whole = b"x" * (room - server.parts.segmenter.bytes_ahead + 1)
+        whole = b"x" * (room - server.app_state.predictor.bytes_ahead + 1)
         answer = await server.client.post("/v1/images", content=whole)
         assert (answer.status_code, "in flight" in answer.text) == (503, True)
         server.backend.encode_may_go_on.set()
-        await server.until(lambda: server.parts.segmenter.bytes_ahead == 0)
+        await server.until(lambda: server.app_state.predictor.bytes_ahead == 0)

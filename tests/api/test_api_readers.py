@@ -1,4 +1,4 @@
-"""Clients that do not take their answers hold nobody's place, and not their connection for long."""
+"""Presence that do not take their answers hold nobody's place, and not their connection for long."""
 
 import asyncio
 import contextlib

@@ -41,7 +41,7 @@ async def test_what_cannot_be_kept_is_said_at_the_upload_and_at_every_ask(start:
 async def test_an_image_that_was_taken_on_ahead_is_not_asked_for_again_either(start: Start) -> None:
     async with start(**TINY) as server:
         assert (await server.client.post("/v1/images?wait=false", content=FILE)).status_code == 202
-        await server.until(lambda: server.backend.encodes == 1 and not server.parts.segmenter.flights._flights)
+        await server.until(lambda: server.backend.encodes == 1 and not server.app_state.predictor.flights._flights)
         await no_room(await server.client.get(f"/v1/images/{ID}"))
 
 
@@ -77,7 +77,7 @@ async def test_other_budgets_are_looked_at_while_the_server_runs(start: Start) -
 async def test_with_more_room_it_is_asked_for_again(start: Start) -> None:
     async with start(**TINY, admin_key="root") as server:
         await no_room(await server.client.post("/v1/images", content=FILE))
-        await server.parts.tuner.change(memory_bytes=8 << 20)
+        await server.app_state.runtime_settings.change(memory_bytes=8 << 20)
         assert (await server.click(ID, 20, 15)).status_code == 404
         await server.send_image(FILE)
         assert (await server.click(ID, 20, 15)).status_code == 200

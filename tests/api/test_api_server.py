@@ -163,7 +163,7 @@ async def test_one_error_in_a_sweep_ends_neither_sweeping_nor_the_shutdown(
 ) -> None:
     """Whatever is swept: the error is counted, the other sweeps have their turn, and all is swept again."""
     async with start(idle_s=1.0) as server:
-        parts, swept = server.parts, Counter[str]()
+        app_state, swept = server.app_state, Counter[str]()
 
         def fail_once(name: str, sweep: "Callable[[], Awaitable[object]]") -> "Callable[[], Awaitable[object]]":
             async def sweep_or_fail() -> object:
@@ -174,8 +174,8 @@ async def test_one_error_in_a_sweep_ends_neither_sweeping_nor_the_shutdown(
 
             return sweep_or_fail
 
-        memory, disk = parts.segmenter.store.memory, parts.segmenter.store.guards[0]
-        for name, owner in (("memory", memory), ("disk", disk), ("sessions", parts.sessions)):
+        memory, disk = app_state.predictor.store.memory, app_state.predictor.store.guards[0]
+        for name, owner in (("memory", memory), ("disk", disk), ("sessions", app_state.sessions)):
             monkeypatch.setattr(owner, "sweep", fail_once(name, owner.sweep))
         await server.until(lambda: min(swept[name] for name in ("memory", "disk", "sessions")) >= 3)
         counted = (await server.client.get("/v1/cache")).json()["background_errors"]
@@ -204,13 +204,13 @@ async def test_whatever_fails_to_close_all_the_rest_is_closed(
 
     starting = start()
     server = await starting.__aenter__()
-    segmenter = server.parts.segmenter
+    predictor = server.app_state.predictor
     owners = {
-        "sessions": server.parts.sessions._keeper,
-        "flights": segmenter.flights,
-        "backend": segmenter.backend,
-        "memory": segmenter.store.memory,
-        "disk": segmenter.store.guards[0].store,
+        "sessions": server.app_state.sessions._state_store,
+        "flights": predictor.flights,
+        "backend": predictor.backend,
+        "memory": predictor.store.memory,
+        "disk": predictor.store.guards[0].store,
     }
     for name, owner in owners.items():
         assert owner is not None
@@ -219,7 +219,7 @@ async def test_whatever_fails_to_close_all_the_rest_is_closed(
     with pytest.raises(RuntimeError, match="will not close"):
         await starting.__aexit__(None, None, None)
     assert sorted(closed) == sorted(owners)
-    assert segmenter.store.guards[0].pending == 0, "what waited was written"
+    assert predictor.store.guards[0].pending == 0, "what waited was written"
 
 
 async def test_a_second_server_finds_what_the_first_one_kept(

@@ -281,7 +281,7 @@ async def test_a_click_refines_the_same_mask_though_that_and_all_before_it_are_p
 
 async def clicked(server: "Running", name: str, count: int) -> None:
     """Wait until so many clicks of a session have come."""
-    while len((await server.parts.sessions.look(keys.PUBLIC, name)).clicks) < count:  # noqa: ASYNC110 -- sets no event
+    while len((await server.app_state.sessions.look(keys.PUBLIC, name)).clicks) < count:  # noqa: ASYNC110 -- sets no event
         await asyncio.sleep(0)
 
 
@@ -360,8 +360,8 @@ async def test_sessions_that_cannot_be_kept_leave_the_cache_alone(
         await open_image(server, make_image())
         for _ in range(10):
             assert (await send(server, "click", points=[5, 5])).status_code == 200
-        assert server.parts.sessions.unkept >= 10
-        [guard] = server.parts.segmenter.store.guards
+        assert server.app_state.sessions.unkept >= 10
+        [guard] = server.app_state.predictor.store.guards
         assert guard.breaker.state == "closed"
         assert guard.figures.errors["failed"] >= 5
 
@@ -415,7 +415,7 @@ async def test_two_servers_lose_no_answered_click_while_their_redis_is_full_or_g
             start(cache_dir=tmp_path / "one", **given) as one,
             start(cache_dir=tmp_path / "other", **given) as other,
         ):
-            await one.until(lambda: one.parts.sessions.is_shared)
+            await one.until(lambda: one.app_state.sessions.is_shared)
             file = make_image(64, 48)
             for server in (other, one):  # each has the image itself: a full Redis takes no files
                 await open_image(server, file)
@@ -439,7 +439,7 @@ async def test_two_servers_lose_no_answered_click_while_their_redis_is_full_or_g
                 while (answer := await send(other, "click", points=[60, 10])).status_code != 200:  # noqa: ASYNC110 -- it is asked
                     await asyncio.sleep(0.05)
             assert [(p["x"], p["y"]) for p in answer.json()["points"]] == [*answered, (60.0, 10.0)]
-            await one.until(lambda: one.parts.sessions.trouble == "")
+            await one.until(lambda: one.app_state.sessions.trouble == "")
 
 
 async def test_a_redis_that_is_frozen_or_gone_fails_no_click_of_a_session(
@@ -464,11 +464,11 @@ async def test_a_redis_that_is_frozen_or_gone_fails_no_click_of_a_session(
             redis.thaw()
             redis.kill()
             assert len((await send(server, "click", points=[30, 10])).json()["points"]) == 3
-            assert server.parts.sessions.unkept >= 2
+            assert server.app_state.sessions.unkept >= 2
             redis.start()
 
             async def kept() -> bool:
-                await server.parts.sessions.sweep()
+                await server.app_state.sessions.sweep()
                 return bool(redis.ask("KEYS", "lg.session:*"))
 
             async with asyncio.timeout(60):

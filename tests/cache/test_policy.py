@@ -72,7 +72,7 @@ class Naive:
         return item
 
 
-class Keeper:
+class StateStore:
     """Keeps the facts up to date, as a store does, and tells the policies."""
 
     def __init__(self, *policies: Policy) -> None:
@@ -156,20 +156,20 @@ STEPS = st.lists(
 def test_the_heap_gives_the_order_of_the_naive_policy(ranking: Ranking, steps: list[tuple[object, ...]]) -> None:
     """Whatever happens, victims and their order are those of an argmin over all entries."""
     ours, naive = RankedPolicy(ranking, near=3), Naive(ranking)  # so that there are stacks of what is not near
-    keeper = Keeper(naive, ours)
+    state_store = StateStore(naive, ours)
     now = 100.0
     for verb, *rest in steps:
         match verb, rest:
             case "evict", []:
-                keeper.evict()
+                state_store.evict()
             case "tick", [int(seconds)]:
                 now += seconds
             case _:
-                keeper.take(verb, rest, now)
+                state_store.take(verb, rest, now)
         expected, found = naive.victim(), ours.victim()
         assert (expected and expected.key) == (found and found.key)
         assert len(naive.kept) == len(ours)
-    keeper.drain()
+    state_store.drain()
 
 
 @pytest.mark.parametrize("near", [7, 100, 4096])
@@ -177,17 +177,17 @@ def test_the_heap_gives_the_order_of_the_naive_policy(ranking: Ranking, steps: l
 def test_the_order_is_the_same_when_nobody_looks_in_between(ranking: Ranking, near: int) -> None:
     """Places are given late, and in bulk: more come in and are marked than may wait."""
     dice = random.Random(5)
-    keeper = Keeper(Naive(ranking), RankedPolicy(ranking, near=near))
+    state_store = StateStore(Naive(ranking), RankedPolicy(ranking, near=near))
     for number in range(2500):
         key = f"k{dice.randrange(1500)}"
-        keeper.insert(key, dice.randint(1, 9), dice.random(), number / 7)
-        keeper.hit(f"k{dice.randrange(1500)}", number / 7)
-        keeper.mark(f"k{dice.randrange(1500)}", dice.random() < 0.6)
+        state_store.insert(key, dice.randint(1, 9), dice.random(), number / 7)
+        state_store.hit(f"k{dice.randrange(1500)}", number / 7)
+        state_store.mark(f"k{dice.randrange(1500)}", dice.random() < 0.6)
         if dice.random() < 0.2:
-            keeper.remove(f"k{dice.randrange(1500)}")
+            state_store.remove(f"k{dice.randrange(1500)}")
     for _ in range(40):
-        keeper.evict()
-        keeper.mark(f"k{dice.randrange(1500)}", True)
+        state_store.evict()
+        state_store.mark(f"k{dice.randrange(1500)}", True)
 
 
 @pytest.mark.parametrize(
@@ -203,21 +203,21 @@ def test_the_order_is_the_same_when_nobody_looks_in_between(ranking: Ranking, ne
 )
 def test_gds_keeps_what_costs_most_by_the_byte(entries: dict[str, tuple[int, float]], expected: list[str]) -> None:
     """Of two entries the one with less cost by the byte goes first; among equals the older."""
-    keeper = Keeper(RankedPolicy(GreedyDualSize()))
+    state_store = StateStore(RankedPolicy(GreedyDualSize()))
     for key, (size, cost) in entries.items():
-        keeper.insert(key, size, cost)
-    assert expected == keeper.drain()
+        state_store.insert(key, size, cost)
+    assert expected == state_store.drain()
 
 
 def test_gds_forgets_what_was_dear_long_ago() -> None:
     """A dear entry that nobody uses sinks below cheap ones that come in, since the floor rises."""
-    keeper = Keeper(RankedPolicy(GreedyDualSize()))
-    keeper.insert("dear", 1, 5.0)
+    state_store = StateStore(RankedPolicy(GreedyDualSize()))
+    state_store.insert("dear", 1, 5.0)
     gone = []
     for number in range(20):
-        keeper.insert(f"cheap {number}", 1)
+        state_store.insert(f"cheap {number}", 1)
         if number >= 2:
-            gone.append(keeper.evict())
+            gone.append(state_store.evict())
     assert "dear" in gone
     assert gone.index("dear") > 3
 
@@ -225,58 +225,58 @@ def test_gds_forgets_what_was_dear_long_ago() -> None:
 def test_the_done_hint_puts_an_entry_first_and_a_hit_takes_it_back() -> None:
     """A finished image's entry goes before an equal one, until it is used again."""
     policy = RankedPolicy(GreedyDualSize(0.1))
-    keeper = Keeper(policy)
+    state_store = StateStore(policy)
     for key in ("a", "b", "c"):
-        keeper.insert(key)
-    keeper.mark("c", True)
+        state_store.insert(key)
+    state_store.mark("c", True)
     first = policy.victim()
     assert first is not None
     assert first.key == "c"
-    keeper.hit("c", 2.0)
-    assert keeper.drain() == ["a", "b", "c"]
+    state_store.hit("c", 2.0)
+    assert state_store.drain() == ["a", "b", "c"]
 
 
 def test_taking_the_hint_back_restores_the_rank() -> None:
     """Marking and unmarking is no use: the order is what it was, even if a place was given in between."""
     policy = RankedPolicy(GreedyDualSize(0.1))
-    keeper = Keeper(policy)
+    state_store = StateStore(policy)
     for key in ("a", "b"):
-        keeper.insert(key)
+        state_store.insert(key)
     for done in (True, False, True, False):
-        keeper.mark("b", done)
-        assert policy.victim() is keeper.items["b" if done else "a"][0]
-    assert keeper.drain() == ["a", "b"]
+        state_store.mark("b", done)
+        assert policy.victim() is state_store.items["b" if done else "a"][0]
+    assert state_store.drain() == ["a", "b"]
 
 
 def test_uses_count_as_much_as_the_exponent_says() -> None:
     """Four uses are worth twice as much under 0.5, four times under 1, nothing under 0."""
     for exponent, first in ((0.0, "used"), (0.5, "used"), (1.0, "dear")):
-        keeper = Keeper(RankedPolicy(GreedyDualSize(0.1, exponent)))
-        keeper.insert("used", 10, 1.0)
+        state_store = StateStore(RankedPolicy(GreedyDualSize(0.1, exponent)))
+        state_store.insert("used", 10, 1.0)
         for _ in range(3):
-            keeper.hit("used")
-        keeper.insert("dear", 10, 3.0)
-        assert keeper.evict() == first
+            state_store.hit("used")
+        state_store.insert("dear", 10, 3.0)
+        assert state_store.evict() == first
 
 
 def test_lfu_goes_by_uses_and_then_by_last_use() -> None:
-    keeper = Keeper(RankedPolicy(LeastFrequentlyUsed()))
+    state_store = StateStore(RankedPolicy(LeastFrequentlyUsed()))
     for key in ("a", "b", "c", "d"):
-        keeper.insert(key)
+        state_store.insert(key)
     for key in ("a", "a", "c", "b"):
-        keeper.hit(key)
-    assert keeper.drain() == ["d", "c", "b", "a"]
+        state_store.hit(key)
+    assert state_store.drain() == ["d", "c", "b", "a"]
 
 
 def test_lru_keeps_the_order_of_use_while_the_clock_stands_still() -> None:
     """Uses within one reading of the clock, or after it was set back, keep their order."""
-    keeper = Keeper(RankedPolicy(LeastRecentlyUsed()))
+    state_store = StateStore(RankedPolicy(LeastRecentlyUsed()))
     for key in ("a", "b", "c"):
-        keeper.insert(key, now=50.0)
-    keeper.hit("a", 50.0)
-    keeper.hit("b", 10.0)
-    keeper.mark("b", True)
-    assert keeper.drain() == ["c", "a", "b"]
+        state_store.insert(key, now=50.0)
+    state_store.hit("a", 50.0)
+    state_store.hit("b", 10.0)
+    state_store.mark("b", True)
+    assert state_store.drain() == ["c", "a", "b"]
 
 
 def notes(policy: RankedPolicy) -> int:
@@ -289,42 +289,42 @@ def test_many_entries_go_in_the_order_of_their_ranks(ranking: Ranking) -> None:
     """More than are kept in order, used and marked between evictions; against all of them, sorted."""
     dice = random.Random(7)
     policy = RankedPolicy(ranking, near=256)
-    keeper = Keeper(policy)
+    state_store = StateStore(policy)
     for now in range(6):
         for number in range(2000):
-            keeper.insert(f"{now} {number}", dice.randint(1, 99), dice.random(), now)
+            state_store.insert(f"{now} {number}", dice.randint(1, 99), dice.random(), now)
         for _ in range(1500):
             key = f"{dice.randrange(now + 1)} {dice.randrange(2000)}"
-            keeper.hit(key, now)
-            keeper.mark(f"{dice.randrange(now + 1)} {dice.randrange(2000)}", dice.random() < 0.8)
+            state_store.hit(key, now)
+            state_store.mark(f"{dice.randrange(now + 1)} {dice.randrange(2000)}", dice.random() < 0.8)
         for _ in range(200):
-            keeper.remove(f"{dice.randrange(now + 1)} {dice.randrange(2000)}")
-        alive = [items[0] for items in keeper.items.values()]
+            state_store.remove(f"{dice.randrange(now + 1)} {dice.randrange(2000)}")
+        alive = [items[0] for items in state_store.items.values()]
 
         def order(item: Item) -> tuple[float, int]:
             base = ranking.base(item.floor, item.latest)
             return ranking.rank(base, item.size, item.cost, item.done, item.uses), item.turn
 
         expected = sorted(alive, key=order)[:1200]
-        assert [keeper.evict() for _ in range(1200)] == [item.key for item in expected]
-        assert len(policy) == len(keeper.items)
+        assert [state_store.evict() for _ in range(1200)] == [item.key for item in expected]
+        assert len(policy) == len(state_store.items)
         assert policy._stacks
 
 
 def test_the_stacks_are_in_order_and_of_bounded_size() -> None:
     policy = RankedPolicy(GreedyDualSize(), near=100)
-    keeper = Keeper(policy)
+    state_store = StateStore(policy)
     dice = random.Random(8)
     for number in range(6000):
-        keeper.insert(str(number), dice.randint(1, 99), dice.random())
-    keeper.evict()
+        state_store.insert(str(number), dice.randint(1, 99), dice.random())
+    state_store.evict()
     assert len(policy._stacks) > 20
     assert all(len(stack) < 1024 for stack in policy._stacks)
     edges = [(-math.inf, 0), *policy._bounds, (math.inf, 0)]
     for (low, high), held in zip(pairwise(edges), [policy._near, *policy._stacks], strict=True):
         assert all(low <= note[:2] < high for note in held)
     for number in range(6000):
-        keeper.remove(str(number))
+        state_store.remove(str(number))
     assert notes(policy) <= 64
 
 
@@ -332,111 +332,111 @@ def test_what_comes_from_a_tier_above_is_ranked_by_its_last_use() -> None:
     """Not as one that was just used: it goes before what was used since."""
     for ranking in (LeastRecentlyUsed(), GreedyDualSize()):
         policy = RankedPolicy(ranking)
-        keeper = Keeper(policy)
+        state_store = StateStore(policy)
         for number in range(4):
-            keeper.insert(f"gone {number}", 10, 1.0 + number, now=100.0 * number)
+            state_store.insert(f"gone {number}", 10, 1.0 + number, now=100.0 * number)
         for number in range(4):  # each eviction raises the floor
             if number == 1:
-                keeper.insert("before", 4, 9.0, now=1100.0)
-            keeper.insert(f"tick {number}", 1, 9.0, now=1000.0 + 100.0 * number)
-            assert keeper.evict() == f"gone {number}"
-        keeper.insert("since", 4, 9.0, now=2000.0)
+                state_store.insert("before", 4, 9.0, now=1100.0)
+            state_store.insert(f"tick {number}", 1, 9.0, now=1000.0 + 100.0 * number)
+            assert state_store.evict() == f"gone {number}"
+        state_store.insert("since", 4, 9.0, now=2000.0)
         came = Item("from above", 4, 9.0, 1150.0)
         came.uses = 0
-        keeper.items["from above"] = [came]
+        state_store.items["from above"] = [came]
         policy.insert(came)
-        assert [key for key in keeper.drain() if "tick" not in str(key)] == ["before", "from above", "since"]
+        assert [key for key in state_store.drain() if "tick" not in str(key)] == ["before", "from above", "since"]
 
 
 def test_dead_notes_do_not_pile_up() -> None:
     """Hints back and forth leave nothing behind for long."""
     policy = RankedPolicy(GreedyDualSize())
-    keeper = Keeper(policy)
+    state_store = StateStore(policy)
     for number in range(100):
-        keeper.insert(str(number), 1 + number)
+        state_store.insert(str(number), 1 + number)
     dice = random.Random(4)
     for _ in range(5000):
         key = str(dice.randrange(100))
-        keeper.hit(key)
-        keeper.mark(key, True)
+        state_store.hit(key)
+        state_store.mark(key, True)
         if dice.random() < 0.2:
-            keeper.remove(key)
-            keeper.insert(key, 1 + int(key))
+            state_store.remove(key)
+            state_store.insert(key, 1 + int(key))
         policy.victim()
     assert notes(policy) <= 2 * len(policy) + 64
-    assert len(keeper.drain()) == 100
+    assert len(state_store.drain()) == 100
 
 
 def test_who_waits_is_bounded_too() -> None:
     """What comes and goes while nothing is ever evicted leaves nothing behind."""
     policy = RankedPolicy(GreedyDualSize())
-    keeper = Keeper(policy)
+    state_store = StateStore(policy)
     for number in range(5000):
-        keeper.insert(str(number))
-        keeper.remove(str(number))
+        state_store.insert(str(number))
+        state_store.remove(str(number))
     assert notes(policy) + len(policy._waiting) < 100
     assert len(policy) == 0
 
 
-def s3fifo(*keys: str) -> tuple[SmallMainGhost, Keeper]:
+def s3fifo(*keys: str) -> tuple[SmallMainGhost, StateStore]:
     policy = SmallMainGhost()
-    keeper = Keeper(policy)
+    state_store = StateStore(policy)
     for key in keys:
-        keeper.insert(key)
-    return policy, keeper
+        state_store.insert(key)
+    return policy, state_store
 
 
 def test_s3fifo_lets_what_was_used_once_go_first() -> None:
     """A scan goes through the small queue; what was used twice goes on to the main queue."""
-    _, keeper = s3fifo("a", "b", "c", "d")
+    _, state_store = s3fifo("a", "b", "c", "d")
     for key in ("b", "b", "c"):
-        keeper.hit(key)
-    assert keeper.evict() == "a"
-    assert keeper.evict() == "c"
-    keeper.insert("e")
-    assert keeper.drain() == ["d", "e", "b"]
+        state_store.hit(key)
+    assert state_store.evict() == "a"
+    assert state_store.evict() == "c"
+    state_store.insert("e")
+    assert state_store.drain() == ["d", "e", "b"]
 
 
 def test_s3fifo_knows_who_comes_back() -> None:
     """What went a short while ago enters the main queue, and there it outlives what is new."""
-    _, keeper = s3fifo("a", "b", "c")
-    assert keeper.evict() == "a"
-    keeper.insert("a")
-    keeper.insert("d")
-    assert keeper.drain() == ["b", "c", "d", "a"]
+    _, state_store = s3fifo("a", "b", "c")
+    assert state_store.evict() == "a"
+    state_store.insert("a")
+    state_store.insert("d")
+    assert state_store.drain() == ["b", "c", "d", "a"]
 
 
 def test_s3fifo_gives_a_lap_for_each_use() -> None:
-    policy, keeper = s3fifo("a", "b")
+    policy, state_store = s3fifo("a", "b")
     for key in ("a", "b"):
-        keeper.evict()
-        keeper.insert(key)  # both are in the main queue now
+        state_store.evict()
+        state_store.insert(key)  # both are in the main queue now
     assert len(policy) == 2
     for _ in range(9):
-        keeper.hit("a")
-    keeper.hit("b")
-    assert keeper.drain() == ["b", "a"]
+        state_store.hit("a")
+    state_store.hit("b")
+    assert state_store.drain() == ["b", "a"]
 
 
 @given(steps=STEPS)
 def test_s3fifo_counts_its_bytes(steps: list[tuple[object, ...]]) -> None:
     """Whatever happens, each queue knows what it holds, and every item comes out once."""
-    policy, keeper = s3fifo()
+    policy, state_store = s3fifo()
     for verb, *rest in steps:
         match verb, rest:
             case "insert", [str(key), int(size), float(cost)]:
-                keeper.insert(key, size, cost)
+                state_store.insert(key, size, cost)
             case "hit", [str(key)]:
-                keeper.hit(key)
+                state_store.hit(key)
             case "remove", [str(key)]:
-                keeper.remove(key)
+                state_store.remove(key)
             case "evict", []:
-                keeper.evict()
-        held = sum(items[0].size for items in keeper.items.values())
+                state_store.evict()
+        held = sum(items[0].size for items in state_store.items.values())
         assert policy._small_bytes + policy._main_bytes == held
         assert sum(policy._ghost.values()) == policy._ghost_bytes
-        assert len(policy) == len(keeper.items)
-    keeper.drain()
+        assert len(policy) == len(state_store.items)
+    state_store.drain()
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
@@ -561,41 +561,41 @@ def test_whatever_happens_during_a_handover_every_item_goes_once(
 ) -> None:
     """Told in parts while entries come, are used, are marked and go: none is lost and none comes back."""
     old = RankedPolicy(GreedyDualSize(), near=3)
-    keeper = Keeper(old)
+    state_store = StateStore(old)
     for number in range(5):
-        keeper.insert(f"k{number}", 10 + number, 1.0, float(number))
-    handover = Handover(old, choose_policy(new), [items[0] for items in keeper.items.values()])
-    keeper.policies = (handover,)
+        state_store.insert(f"k{number}", 10 + number, 1.0, float(number))
+    handover = Handover(old, choose_policy(new), [items[0] for items in state_store.items.values()])
+    state_store.policies = (handover,)
     for step, (verb, *rest) in enumerate(steps):
         now = 100.0 + step
         match verb, rest:
             case "evict", []:
-                expected = bool(keeper.items)
-                assert (keeper.evict() is not None) is expected
+                expected = bool(state_store.items)
+                assert (state_store.evict() is not None) is expected
             case "tick", _:
                 handover.tell(slices)
             case _:
-                keeper.take(verb, rest, now)
+                state_store.take(verb, rest, now)
     while handover.tell(slices):
         pass
-    held = set(keeper.items)
-    keeper.policies = (handover.new,)
-    assert set(keeper.drain()) == held
+    held = set(state_store.items)
+    state_store.policies = (handover.new,)
+    assert set(state_store.drain()) == held
 
 
 def test_lru_is_lru_again_after_a_handover() -> None:
     """What was used in the middle of it is the last to go."""
     old = choose_policy("gds")
-    keeper = Keeper(old)
+    state_store = StateStore(old)
     for number, key in enumerate("abcdef"):
-        keeper.insert(key, 10, 6.0 - number, float(number))
-    handover = Handover(old, choose_policy("lru"), [items[0] for items in keeper.items.values()])
-    keeper.policies = (handover,)
+        state_store.insert(key, 10, 6.0 - number, float(number))
+    handover = Handover(old, choose_policy("lru"), [items[0] for items in state_store.items.values()])
+    state_store.policies = (handover,)
     for _ in range(4):  # two to sort, two that tell
         handover.tell(3)
-    keeper.hit("a", 10.0)
-    keeper.insert("g", now=11.0)
+    state_store.hit("a", 10.0)
+    state_store.insert("g", now=11.0)
     while handover.tell(2):
         pass
-    keeper.policies = (handover.new,)
-    assert keeper.drain() == list("bcdefag")
+    state_store.policies = (handover.new,)
+    assert state_store.drain() == list("bcdefag")

@@ -14,17 +14,17 @@ from tests.ports import free_port
 from tests.redis_servers import Server, clustered, program, serving, watched
 
 from labeling_ground import key as keys
-from labeling_ground.cache.keeper import Kept
 from labeling_ground.cache.lease import Claim
 from labeling_ground.cache.redis.connect import connect
-from labeling_ground.cache.redis.keeper import RedisKeeper
 from labeling_ground.cache.redis.lease import RedisLeases
+from labeling_ground.cache.redis.state_store import RedisStateStore
 from labeling_ground.cache.redis.store import RedisStore
+from labeling_ground.cache.state_store import VersionedState
 from labeling_ground.errors import LabelingGroundError, StoreFailed
-from labeling_ground.service.segmenter import Segmenter
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.settings import Settings
 from labeling_ground.types import Kind, Outcome
-from labeling_ground.wiring import build_segmenter
+from labeling_ground.wiring import build_predictor
 
 pytestmark = pytest.mark.anyio
 
@@ -40,13 +40,13 @@ PATIENT: dict[str, Any] = {
 
 
 @asynccontextmanager
-async def service(url: str, folder: Path, **given: Any) -> AsyncIterator[Segmenter]:
+async def service(url: str, folder: Path, **given: Any) -> AsyncIterator[Predictor]:
     chosen: dict[str, Any] = {"redis_timeout_s": 0.5, "breaker_reset_s": 0.2, "lookup_deadline_ms": 250.0} | given
-    segmenter = build_segmenter(Settings(redis_url=SecretStr(url), cache_dir=folder, **chosen), backend=ToyBackend())
+    predictor = build_predictor(Settings(redis_url=SecretStr(url), cache_dir=folder, **chosen), backend=ToyBackend())
     try:
-        yield segmenter
+        yield predictor
     finally:
-        await segmenter.aclose()
+        await predictor.aclose()
 
 
 @pytest.fixture
@@ -55,37 +55,37 @@ def server() -> Any:
         yield started
 
 
-def redis_of(segmenter: Segmenter) -> Any:
-    return segmenter.store.guards[-1]
+def redis_of(predictor: Predictor) -> Any:
+    return predictor.store.guards[-1]
 
 
-async def ask(segmenter: Segmenter, image_id: str, x: float) -> str:
+async def ask(predictor: Predictor, image_id: str, x: float) -> str:
     """One click, within its limit; what the masks are, whoever computed them."""
     async with asyncio.timeout(MOST_S):
-        answer = await mask(segmenter, image_id, click(x, 10.0))
+        answer = await mask(predictor, image_id, click(x, 10.0))
     return answer.prediction.masks[0].counts
 
 
-async def works_again(segmenter: Segmenter) -> None:
+async def works_again(predictor: Predictor) -> None:
     """The tier takes values and gives them back."""
     number = 1000
 
     async def trip() -> bool:
         nonlocal number
         number += 1
-        await send(segmenter, image_bytes(number))
-        await segmenter.store.drain()
+        await send(predictor, image_bytes(number))
+        await predictor.store.drain()
         key = keys_of(image_bytes(number)).embedding(TOY)
-        return await segmenter.store.look_up(key) is not None
+        return await predictor.store.look_up(key) is not None
 
     async with asyncio.timeout(MOST_S):
         while not await trip():  # noqa: ASYNC110 -- what is waited for sets no event
             await asyncio.sleep(0.05)
 
 
-async def under_load(segmenter: Segmenter, trouble: Callable[[], Awaitable[None]]) -> None:
+async def under_load(predictor: Predictor, trouble: Callable[[], Awaitable[None]]) -> None:
     """Eight clients click while something happens; every mask is the one that an undisturbed service gives."""
-    images = [await send(segmenter, image_bytes(number)) for number in range(4)]
+    images = [await send(predictor, image_bytes(number)) for number in range(4)]
     async with service("redis://127.0.0.1:1", Path("unused"), breaker_reset_s=60.0) as undisturbed:
         for number in range(4):
             await send(undisturbed, image_bytes(number))
@@ -98,10 +98,10 @@ async def under_load(segmenter: Segmenter, trouble: Callable[[], Awaitable[None]
         while not stop:
             for x in range(1, 20):
                 image = images[(number + x) % 4]
-                assert await ask(segmenter, image, x) == right[image, x]
+                assert await ask(predictor, image, x) == right[image, x]
                 asked += 1
                 await asyncio.sleep(0.001)
-            await segmenter.store.memory.delete("v1/*/mask/*")  # cold: Redis is asked
+            await predictor.store.memory.delete("v1/*/mask/*")  # cold: Redis is asked
 
     clients = [asyncio.create_task(client(number)) for number in range(8)]
     try:
@@ -115,25 +115,25 @@ async def under_load(segmenter: Segmenter, trouble: Callable[[], Awaitable[None]
 
 
 async def test_killed_and_started_again_under_load(server: Server, tmp_path: Path) -> None:
-    async with service(server.url, tmp_path) as segmenter:
+    async with service(server.url, tmp_path) as predictor:
 
         async def trouble() -> None:
-            errors = redis_of(segmenter).figures.errors
+            errors = redis_of(predictor).figures.errors
             before = errors["failed"]
             server.kill()
             await asyncio.sleep(0.5)
             await until(lambda: errors["failed"] > before)
             await asyncio.to_thread(server.start)
 
-        await under_load(segmenter, trouble)
-        await works_again(segmenter)
+        await under_load(predictor, trouble)
+        await works_again(predictor)
 
 
 async def test_frozen_for_a_while_under_load(server: Server, tmp_path: Path) -> None:
-    async with service(server.url, tmp_path) as segmenter:
+    async with service(server.url, tmp_path) as predictor:
 
         async def trouble() -> None:
-            figures = redis_of(segmenter).figures
+            figures = redis_of(predictor).figures
             before = figures.errors["deadline"], figures.skipped
             server.freeze()
             await asyncio.sleep(1.5)
@@ -141,48 +141,48 @@ async def test_frozen_for_a_while_under_load(server: Server, tmp_path: Path) -> 
             await until(lambda: figures.skipped > before[1])  # the breaker spares most asks the wait
             server.thaw()
 
-        await under_load(segmenter, trouble)
-        await works_again(segmenter)
+        await under_load(predictor, trouble)
+        await works_again(predictor)
 
 
 async def test_gone_from_the_start_everything_still_works(tmp_path: Path) -> None:
-    async with service("redis://127.0.0.1:1", tmp_path) as segmenter:
-        image_id = await send(segmenter, image_bytes(1))
-        assert (await mask(segmenter, image_id)).outcome is Outcome.MISS
-        assert (await mask(segmenter, image_id)).outcome is Outcome.HIT, "memory has it"
-        [_, redis] = await segmenter.store.stats()
+    async with service("redis://127.0.0.1:1", tmp_path) as predictor:
+        image_id = await send(predictor, image_bytes(1))
+        assert (await mask(predictor, image_id)).outcome is Outcome.MISS
+        assert (await mask(predictor, image_id)).outcome is Outcome.HIT, "memory has it"
+        [_, redis] = await predictor.store.stats()
         assert not redis.answers
         with pytest.raises(StoreFailed):
-            await segmenter.purge(None)
-        assert redis_of(segmenter).figures.errors["failed"] > 0
+            await predictor.purge(None)
+        assert redis_of(predictor).figures.errors["failed"] > 0
 
 
 async def test_one_that_never_answers_costs_each_ask_no_more_than_its_deadline(server: Server, tmp_path: Path) -> None:
-    async with service(server.url, tmp_path, breaker_failures=1000, cache_mode="first") as segmenter:
-        await segmenter.store.stats(deadline_s=MOST_S)
+    async with service(server.url, tmp_path, breaker_failures=1000, cache_mode="first") as predictor:
+        await predictor.store.stats(deadline_s=MOST_S)
         server.freeze()
         started = time.monotonic()
-        image_id = await send(segmenter, image_bytes(1))
-        await ask(segmenter, image_id, 5.0)
+        image_id = await send(predictor, image_bytes(1))
+        await ask(predictor, image_id, 5.0)
         assert time.monotonic() - started < MOST_S
-        assert redis_of(segmenter).figures.errors["deadline"] >= 2
+        assert redis_of(predictor).figures.errors["deadline"] >= 2
         server.thaw()
-        await works_again(segmenter)
+        await works_again(predictor)
 
 
 @pytest.mark.parametrize("policy", ["volatile-ttl", "noeviction"])
 async def test_full(policy: str, tmp_path: Path) -> None:
     with serving(program(), "--maxmemory", "3mb", "--maxmemory-policy", policy) as server:
-        async with service(server.url, tmp_path, **PATIENT) as segmenter:
+        async with service(server.url, tmp_path, **PATIENT) as predictor:
             for number in range(100):  # some 25 KB each; a server alone takes 2 MB
-                await send(segmenter, image_bytes(number, width=90, height=90, form="BMP"))
+                await send(predictor, image_bytes(number, width=90, height=90, form="BMP"))
             if policy == "noeviction":  # no room for a lease either
                 server.ask("CONFIG", "SET", "maxmemory", 1)
                 for number in range(100, 110):
-                    await send(segmenter, image_bytes(number))
-            await segmenter.store.drain()
-            [_, stats] = await segmenter.store.stats(deadline_s=MOST_S)
-            guard = redis_of(segmenter)
+                    await send(predictor, image_bytes(number))
+            await predictor.store.drain()
+            [_, stats] = await predictor.store.stats(deadline_s=MOST_S)
+            guard = redis_of(predictor)
             assert guard.breaker.state == "closed", "a server that is full is not one that is down"
             assert dict(guard.figures.errors) == {}
             if policy == "volatile-ttl":
@@ -191,29 +191,29 @@ async def test_full(policy: str, tmp_path: Path) -> None:
             else:
                 assert stats.refused > 10
                 assert stats.evictions["budget"] == 0
-            assert (await mask(segmenter, await send(segmenter, image_bytes(5)))).prediction.masks
+            assert (await mask(predictor, await send(predictor, image_bytes(5)))).prediction.masks
 
 
 async def test_damaged_values_are_thrown_away_and_computed_again(server: Server, tmp_path: Path) -> None:
-    async with service(server.url, tmp_path, **PATIENT) as segmenter:
-        image_id = await send(segmenter, image_bytes(1))
-        right = await ask(segmenter, image_id, 5.0)
-        await segmenter.store.drain()
+    async with service(server.url, tmp_path, **PATIENT) as predictor:
+        image_id = await send(predictor, image_bytes(1))
+        right = await ask(predictor, image_id, 5.0)
+        await predictor.store.drain()
         with server.client() as client:
             for name in client.keys(b"lg:*"):
                 value = bytearray(client.get(name))
                 value[len(value) // 2] ^= 1
                 client.set(name, bytes(value), keepttl=True)
-        await forget(segmenter, Kind.MASK)
-        await forget(segmenter, Kind.EMBEDDING)
-        await send(segmenter, image_bytes(1))  # the file is damaged as well
-        assert await ask(segmenter, image_id, 5.0) == right
-        await segmenter.store.drain()
-        assert redis_of(segmenter).figures.errors["damaged"] >= 2
-        [_, stats] = await segmenter.store.stats(deadline_s=MOST_S)
-        assert stats.evictions["damaged"] == redis_of(segmenter).figures.errors["damaged"]
+        await forget(predictor, Kind.MASK)
+        await forget(predictor, Kind.EMBEDDING)
+        await send(predictor, image_bytes(1))  # the file is damaged as well
+        assert await ask(predictor, image_id, 5.0) == right
+        await predictor.store.drain()
+        assert redis_of(predictor).figures.errors["damaged"] >= 2
+        [_, stats] = await predictor.store.stats(deadline_s=MOST_S)
+        assert stats.evictions["damaged"] == redis_of(predictor).figures.errors["damaged"]
         key = keys_of(image_bytes(1)).embedding(TOY)
-        assert await segmenter.store.look_up(key) is not None, "it was replaced"
+        assert await predictor.store.look_up(key) is not None, "it was replaced"
 
 
 @asynccontextmanager
@@ -251,21 +251,21 @@ async def test_another_primary_behind_the_same_address_is_found(server: Server, 
     """The old one goes on as its replica, and says no to every write."""
     with serving(program()) as other:
         standing = server.port
-        async with address(lambda: standing) as url, service(url, tmp_path) as segmenter:
-            await asyncio.gather(*(send(segmenter, image_bytes(number)) for number in range(8)))
-            await segmenter.store.drain()
+        async with address(lambda: standing) as url, service(url, tmp_path) as predictor:
+            await asyncio.gather(*(send(predictor, image_bytes(number)) for number in range(8)))
+            await predictor.store.drain()
             standing = other.port
             server.ask("REPLICAOF", "127.0.0.1", other.port)
-            await works_again(segmenter)
+            await works_again(predictor)
             assert other.ask("DBSIZE") > 0
 
 
 async def test_a_wrong_password_is_a_tier_that_fails(tmp_path: Path) -> None:
     with serving(program(), "--requirepass", "geheim") as server:
-        async with service(f"redis://:falsch@127.0.0.1:{server.port}", tmp_path) as segmenter:
-            image_id = await send(segmenter, image_bytes(1))
-            assert await ask(segmenter, image_id, 5.0)
-            await until(lambda: redis_of(segmenter).figures.errors["failed"] > 0)
+        async with service(f"redis://:falsch@127.0.0.1:{server.port}", tmp_path) as predictor:
+            image_id = await send(predictor, image_bytes(1))
+            assert await ask(predictor, image_id, 5.0)
+            await until(lambda: redis_of(predictor).figures.errors["failed"] > 0)
 
 
 @pytest.mark.slow
@@ -298,8 +298,8 @@ async def test_a_lost_primary_takes_its_third_and_no_more_until_its_replica_take
             await asyncio.sleep(0.1)
         assert best == set(images), "the replica has them"
         assert await store.delete(keys.pattern()) == len(images)
-        async with service(cluster.url, tmp_path) as segmenter:
-            await works_again(segmenter)
+        async with service(cluster.url, tmp_path) as predictor:
+            await works_again(predictor)
         await store.aclose()
 
 
@@ -328,9 +328,9 @@ async def test_sessions_and_leases_follow_the_sentinels_choice() -> None:
     name, key = "5" * 64, keys_of(image_bytes(1)).embedding(TOY)
     with watched(program()) as (url, primary, replica):
         connection = connect(url, timeout_s=10.0)
-        keeper, leases = RedisKeeper(connection), RedisLeases(connection)
-        first, second = Kept.new(b"first"), Kept.new(b"second")
-        assert await keeper.save(name, first, b"", 600.0) == first
+        state_store, leases = RedisStateStore(connection), RedisLeases(connection)
+        first, second = VersionedState.new(b"first"), VersionedState.new(b"second")
+        assert await state_store.save(name, first, b"", 600.0) == first
         assert await leases.take(key, "a", 600.0) is Claim.GRANTED
         await until(lambda: bool(replica.ask("DBSIZE") == 2))
         primary.kill()
@@ -338,7 +338,7 @@ async def test_sessions_and_leases_follow_the_sentinels_choice() -> None:
         async with asyncio.timeout(2 * MOST_S):
             while saved is None:
                 try:
-                    saved = await keeper.save(name, second, first.version, 600.0)
+                    saved = await state_store.save(name, second, first.version, 600.0)
                 except StoreFailed:
                     await asyncio.sleep(0.1)
         assert saved == second, "the version before was there"

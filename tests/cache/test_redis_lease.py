@@ -20,7 +20,7 @@ from labeling_ground.cache.redis.lease import RedisLeases
 from labeling_ground.cache.redis.names import Names
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.errors import StoreFailed
-from labeling_ground.service.segmenter import Segmenter
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.shared_flight import SharedFlights
 from labeling_ground.types import Kind, Outcome
 
@@ -178,7 +178,7 @@ async def test_a_server_that_falls_silent_keeps_nobody_who_wants_to_listen(serve
 
 
 @asynccontextmanager
-async def processes(count: int, url: str) -> AsyncIterator[list[Segmenter]]:
+async def processes(count: int, url: str) -> AsyncIterator[list[Predictor]]:
     """As many Segmenters, each with its own way to Redis, as processes have it. Patient: this machine may be busy."""
     async with AsyncExitStack() as stack:
         segmenters = []
@@ -186,9 +186,9 @@ async def processes(count: int, url: str) -> AsyncIterator[list[Segmenter]]:
             connection = connect(url, timeout_s=LONG_S)
             await connection.each("PING")
             store = RedisStore(connection, idle_s=600.0)
-            segmenter = await stack.enter_async_context(serving(ToyBackend(), store))
-            segmenter.shared = SharedFlights(NotingLeases(connection), segmenter.store.guards[0], lease_s=LONG_S)
-            segmenters.append(segmenter)
+            predictor = await stack.enter_async_context(serving(ToyBackend(), store))
+            predictor.shared = SharedFlights(NotingLeases(connection), predictor.store.guards[0], lease_s=LONG_S)
+            segmenters.append(predictor)
         yield segmenters
 
 
@@ -204,19 +204,19 @@ class NotingLeases(RedisLeases):
         return self.claims[-1]
 
 
-def backends(segmenters: list[Segmenter]) -> list[ToyBackend]:
-    found = [segmenter.backend for segmenter in segmenters]
+def backends(segmenters: list[Predictor]) -> list[ToyBackend]:
+    found = [predictor.backend for predictor in segmenters]
     return [backend for backend in found if isinstance(backend, ToyBackend)]
 
 
-def computed(segmenters: list[Segmenter]) -> tuple[int, int]:
+def computed(segmenters: list[Predictor]) -> tuple[int, int]:
     return sum(b.encodes for b in backends(segmenters)), sum(b.decodes for b in backends(segmenters))
 
 
-async def once_all_have_asked(segmenters: list[Segmenter], asks: list[Coroutine[Any, Any, T]]) -> list[T]:
+async def once_all_have_asked(segmenters: list[Predictor], asks: list[Coroutine[Any, Any, T]]) -> list[T]:
     """Answers to asks that are all under way before the model gives anything."""
     hold = asyncio.Event()
-    leases = [segmenter.shared._leases for segmenter in segmenters if segmenter.shared is not None]
+    leases = [predictor.shared._leases for predictor in segmenters if predictor.shared is not None]
     noting = [each for each in leases if isinstance(each, NotingLeases)]
     assert len(noting) == len(segmenters)
     for backend, each in zip(backends(segmenters), noting, strict=True):

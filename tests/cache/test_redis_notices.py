@@ -20,11 +20,11 @@ from labeling_ground.cache.redis.names import Names
 from labeling_ground.cache.redis.notices import PurgeNotices
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.errors import StoreFailed, UnknownImage
-from labeling_ground.service.segmenter import Segmenter
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.settings import Settings
 from labeling_ground.types import Outcome
-from labeling_ground.wiring import build_keeper, build_segmenter
+from labeling_ground.wiring import build_predictor, build_session_store
 
 pytestmark = pytest.mark.anyio
 
@@ -147,26 +147,26 @@ async def test_the_user_that_the_docs_describe_may_do_all_that_is_done(
         server.ask("ACL", "SETUSER", "lg", "on", ">secret", *rules)
         url = server.url.replace("//", "//lg:secret@")
         settings = Settings(redis_url=SecretStr(url), cache_dir=tmp_path, **PATIENT)
-        segmenter = build_segmenter(settings, backend=ToyBackend())
-        keeper = build_keeper(settings, segmenter.store)
-        sessions = Sessions(most=9, idle_s=60.0, most_clicks=9, keeper=keeper, deadline_s=LONG_S)
+        predictor = build_predictor(settings, backend=ToyBackend())
+        state_store = build_session_store(settings, predictor.store)
+        sessions = Sessions(most=9, idle_s=60.0, most_clicks=9, state_store=state_store, deadline_s=LONG_S)
         try:
-            image_id = await send(segmenter, image_bytes(1))
-            await mask(segmenter, image_id)
-            await segmenter.store.probe()
+            image_id = await send(predictor, image_bytes(1))
+            await mask(predictor, image_id)
+            await predictor.store.probe()
             await sessions.meet()
             assert not sessions.is_shared, "it was answered, and no other server is there"
             await sessions.open("t", "s", image_id, 4, 3, 1)
             assert sessions.unkept == 0
-            await segmenter.store.drain()
-            assert await segmenter.purge(TENANT, image_id=image_id) > 0
-            assert await segmenter.purge(None) == 0
-            [_, figures] = await segmenter.store.stats(deadline_s=LONG_S)
+            await predictor.store.drain()
+            assert await predictor.purge(TENANT, image_id=image_id) > 0
+            assert await predictor.purge(None) == 0
+            [_, figures] = await predictor.store.stats(deadline_s=LONG_S)
             assert figures.answers
         finally:
             await sessions.aclose()
-            await segmenter.aclose()
-        assert dict(segmenter.store.guards[-1].figures.errors) == {}
+            await predictor.aclose()
+        assert dict(predictor.store.guards[-1].figures.errors) == {}
         assert server.ask("XLEN", "lg.servers") == 0, "it has left"
 
 
@@ -305,23 +305,23 @@ async def insist(listener: Listener, pattern: str) -> None:
 
 
 @asynccontextmanager
-async def two(url: str, folder: Path, **given: Any) -> AsyncIterator[tuple[Segmenter, Segmenter]]:
+async def two(url: str, folder: Path, **given: Any) -> AsyncIterator[tuple[Predictor, Predictor]]:
     """Two servers' hearts, each with a memory and perhaps a disk of its own."""
     made = []
     for name in ("a", "b"):
         settings = Settings(redis_url=SecretStr(url), cache_dir=folder / name, **(PATIENT | given))
-        made.append(build_segmenter(settings, backend=ToyBackend()))
+        made.append(build_predictor(settings, backend=ToyBackend()))
         await made[-1].store.stats(deadline_s=LONG_S)  # as the app does it at start
     try:
         yield made[0], made[1]
     finally:
-        for segmenter in made:
-            await segmenter.aclose()
+        for predictor in made:
+            await predictor.aclose()
 
 
-def heard(segmenter: Segmenter) -> int:
+def heard(predictor: Predictor) -> int:
     """How many purges of the other one were applied."""
-    [redis] = [guard.store for guard in segmenter.store.guards if isinstance(guard.store, RedisStore)]
+    [redis] = [guard.store for guard in predictor.store.guards if isinstance(guard.store, RedisStore)]
     assert redis.notices is not None
     return redis.notices.heard
 
@@ -362,8 +362,8 @@ async def test_the_others_disk_is_purged_too(valkey: tuple[Server, str], tmp_pat
     async with two(valkey[1], tmp_path, disk_bytes=ByteSize(64 << 20)) as (one, other):
         await send(one, image_bytes(1))
         await mask(other, await send(other, image_bytes(2)))
-        for segmenter in (one, other):
-            await segmenter.store.drain()
+        for predictor in (one, other):
+            await predictor.store.drain()
         [_, disk, _] = await other.store.stats(deadline_s=LONG_S)
         assert (disk.tier, disk.entries) == ("disk", 2)
         await one.purge(None)
@@ -433,18 +433,18 @@ async def test_what_a_new_process_keeps_is_not_purged_by_old_notices(url: str, t
         redis_url=SecretStr(url), disk_bytes=ByteSize(1 << 24), cache_dir=tmp_path, model="classical", **PATIENT
     )
     file = image_bytes(3)
-    first = build_segmenter(settings, backend=ToyBackend())
+    first = build_predictor(settings, backend=ToyBackend())
     await first.store.open(deadline_s=LONG_S)
     image_id = await send(first, file)
     await first.store.drain()
     # The purge reaches Redis and its log; that disk was away.
-    other = build_segmenter(settings.model_copy(update={"cache_dir": tmp_path / "other"}), backend=ToyBackend())
+    other = build_predictor(settings.model_copy(update={"cache_dir": tmp_path / "other"}), backend=ToyBackend())
     await first.aclose()
     await other.store.open(deadline_s=LONG_S)
     await other.purge("public", image_id=image_id)
     await other.aclose()
 
-    again = build_segmenter(settings, backend=ToyBackend())
+    again = build_predictor(settings, backend=ToyBackend())
     await again.store.open(deadline_s=LONG_S)
     with pytest.raises(UnknownImage):
         await mask(again, image_id)

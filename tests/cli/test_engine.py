@@ -24,7 +24,7 @@ from labeling_ground.inference.remote.wire import Role as EngineRole
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
 from labeling_ground.settings import Settings
-from labeling_ground.wiring import build_backend, build_desks
+from labeling_ground.wiring import build_backend, build_endpoints
 
 pytestmark = pytest.mark.anyio
 
@@ -71,7 +71,13 @@ def half(role: str, weights: Path, kept: Path) -> Iterator[tuple[str, str, subpr
     port, management = free_port(), free_port()
     words = ["engine", "--role", role, "--model", "my-sam", "--port", str(port), "--management-port", str(management)]
     url, told = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{management}"
-    chosen = {"models_dir": weights, "engine": "onnx", "kept_dir": kept, "decode_workers": 2, "log_format": "json"}
+    chosen = {
+        "models_dir": weights,
+        "engine": "onnx",
+        "embedding_store_dir": kept,
+        "decode_workers": 2,
+        "log_format": "json",
+    }
     with command(*words, ready=f"{url}/ping", **chosen) as process:
         yield url, told, process
 
@@ -125,11 +131,11 @@ def test_halves_in_other_places_have_the_version_of_the_whole_model(weights: Pat
     ):
         path = store.path_of("my-sam", gone)
         away = path.rename(tmp_path / "away")
-        settings = Settings(models_dir=weights, model="my-sam", engine="onnx", kept_dir=tmp_path / "kept")
-        [desk], _ = build_desks(settings, halves)
-        assert desk.room.description.role is role
-        assert desk.room.description.version == whole.version
-        desk.close()
+        settings = Settings(models_dir=weights, model="my-sam", engine="onnx", embedding_store_dir=tmp_path / "kept")
+        [endpoint], _ = build_endpoints(settings, halves)
+        assert endpoint.handler.description.role is role
+        assert endpoint.handler.description.version == whole.version
+        endpoint.close()
         away.rename(path)
 
 

@@ -21,7 +21,7 @@ from tests.inference.toy_engine import (
     ToyEngine,
     backend_of,
     client,
-    desk,
+    endpoint,
     process,
     remote,
     served,
@@ -162,7 +162,7 @@ async def test_an_empty_prompt_is_the_callers_fault(tmp_path: Path) -> None:
             await backend.decode(embedding, [Prompt()])
         with pytest.raises(BackendFailed, match="not one of this model"):
             await backend.decode(Embedding({"regions": np.zeros(3)}, 5, 5), [CLICK])
-        assert not backend.troubles()
+        assert not backend.failing()
         await backend.aclose()
 
 
@@ -170,22 +170,22 @@ async def test_an_empty_prompt_is_the_callers_fault(tmp_path: Path) -> None:
 
 
 async def test_a_new_model_is_met_with_its_own_version_and_never_with_the_old_one(tmp_path: Path) -> None:
-    encoder, decoder = (desk(role, ToyEngine(), tmp_path) for role in (Role.ENCODER, Role.DECODER))
+    encoder, decoder = (endpoint(role, ToyEngine(), tmp_path) for role in (Role.ENCODER, Role.DECODER))
     with served(encoder, decoder) as both:
         management = f"http://127.0.0.1:{both.management_port}"
         backend = backend_of(client(Role.ENCODER, both.url, management), client(Role.DECODER, both.url, management))
         old = await backend.encode(image())
-        decoder.room = desk(Role.DECODER, ToyEngine(seed=2), tmp_path, version=OTHER).room
+        decoder.handler = endpoint(Role.DECODER, ToyEngine(seed=2), tmp_path, version=OTHER).handler
         with pytest.raises(BackendFailed, match="changed to another model"):
             await backend.decode(old, [CLICK])
         assert backend.version == VERSION  # only one half has changed: there is no new model yet
-        assert "must be halves of one model" in backend.troubles()["model"]
+        assert "must be halves of one model" in backend.failing()["model"]
         assert (await backend.encode(image())).height == old.height  # the encoder still serves what it says
-        encoder.room = desk(Role.ENCODER, ToyEngine(seed=2), tmp_path, version=OTHER).room
+        encoder.handler = endpoint(Role.ENCODER, ToyEngine(seed=2), tmp_path, version=OTHER).handler
         with pytest.raises(BackendFailed, match="changed to another model"):
             await backend.encode(image())
         assert backend.version == OTHER
-        assert not backend.troubles()
+        assert not backend.failing()
         new = await backend.encode(image())
         assert (new.tensors["image_embeddings"] != old.tensors["image_embeddings"]).any()
         assert (await backend.decode(new, [CLICK]))[0].masks
@@ -193,14 +193,14 @@ async def test_a_new_model_is_met_with_its_own_version_and_never_with_the_old_on
 
 
 async def test_a_new_model_is_noticed_while_nobody_asks(tmp_path: Path) -> None:
-    encoder, decoder = (desk(role, ToyEngine(), tmp_path) for role in (Role.ENCODER, Role.DECODER))
+    encoder, decoder = (endpoint(role, ToyEngine(), tmp_path) for role in (Role.ENCODER, Role.DECODER))
     with served(encoder, decoder) as both:
         management = f"http://127.0.0.1:{both.management_port}"
         clients = [client(role, both.url, management) for role in (Role.ENCODER, Role.DECODER)]
         backend = backend_of(clients[0], clients[1], poll_s=0.05)
         await backend.encode(image())
         for half in (encoder, decoder):
-            half.room = desk(half.room.description.role, ToyEngine(), tmp_path, version=OTHER).room
+            half.handler = endpoint(half.handler.description.role, ToyEngine(), tmp_path, version=OTHER).handler
 
         async def has_changed() -> bool:
             return backend.version == OTHER
@@ -210,13 +210,13 @@ async def test_a_new_model_is_noticed_while_nobody_asks(tmp_path: Path) -> None:
 
 
 def test_engines_that_do_not_belong_together_are_refused_at_start(tmp_path: Path) -> None:
-    encoder = desk(Role.ENCODER, ToyEngine(), tmp_path)
-    decoder = desk(Role.DECODER, ToyEngine(), tmp_path, version=OTHER)
+    encoder = endpoint(Role.ENCODER, ToyEngine(), tmp_path)
+    decoder = endpoint(Role.DECODER, ToyEngine(), tmp_path, version=OTHER)
     with served(encoder, decoder) as both:
         one, other = client(Role.ENCODER, both.url), client(Role.DECODER, both.url)
         with pytest.raises(BadSettings, match="must be halves of one model"):
             connect(one, other, model="", wait_s=0)
-        decoder.room = desk(Role.DECODER, ToyEngine(), tmp_path).room
+        decoder.handler = endpoint(Role.DECODER, ToyEngine(), tmp_path).handler
         with pytest.raises(BadSettings, match="the setting 'model' wants sam-vit-h"):
             connect(one, other, model="sam-vit-h", wait_s=0)
         connect(one, other, model="toy-sam", wait_s=LONG_S)
@@ -229,7 +229,7 @@ def test_engines_that_are_not_there_are_waited_for_and_then_named(tmp_path: Path
     with pytest.raises(BadSettings, match=rf"toy_encode at .*:{port}.*not ready after 0\.6 s.*cannot be connected"):
         connect(client(Role.ENCODER, url), client(Role.DECODER, url), model="", wait_s=0.6)
     assert time.monotonic() - started >= 0.6
-    with served(desk(Role.ENCODER, ToyEngine(), tmp_path)) as one:
+    with served(endpoint(Role.ENCODER, ToyEngine(), tmp_path)) as one:
         clients = client(Role.ENCODER, one.url), client(Role.DECODER, one.url)
         with pytest.raises(BadSettings, match="serves toy_encode"):
             connect(clients[0], clients[1], model="", wait_s=0)
@@ -375,7 +375,7 @@ async def test_an_engine_that_only_talks_nonsense_is_left_alone() -> None:
             with pytest.raises(BackendFailed):
                 await backend.decode(embedding, [CLICK])
         assert len(asks) < 6
-        assert "decoder" in backend.troubles()
+        assert "decoder" in backend.failing()
         assert backend.engines()[1].state != "closed"
 
 
@@ -387,7 +387,7 @@ async def test_a_full_queue_is_no_failure(status: str) -> None:
         for _ in range(5):
             with pytest.raises(Overloaded, match="The queue is full"):
                 await backend.decode(embedding, [CLICK])
-        assert not backend.troubles()
+        assert not backend.failing()
 
 
 async def test_an_engine_that_is_too_busy_for_a_probe_is_left_in_peace_for_a_while() -> None:
@@ -433,7 +433,7 @@ async def test_an_engine_that_is_too_busy_for_a_probe_is_left_in_peace_for_a_whi
         return not clients[1].owes_an_answer
 
     await soon(an_answer_is_enough)
-    assert not backend.troubles()
+    assert not backend.failing()
     await backend.aclose()
     server.close()
 
@@ -506,7 +506,7 @@ async def test_a_decoder_that_is_killed_and_started_again(tmp_path: Path) -> Non
     """While it is away: errors, at once, and no wrong mask. When it is back: answers, with embeddings sent anew."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    encoder = desk(Role.ENCODER, ToyEngine(), tmp_path)
+    encoder = endpoint(Role.ENCODER, ToyEngine(), tmp_path)
     with served(encoder) as both:
         with process(Role.DECODER, tmp_path / "kept", port) as first:
             backend = backend_of(client(Role.ENCODER, both.url), client(Role.DECODER, url))
@@ -532,13 +532,13 @@ async def test_a_decoder_that_is_killed_and_started_again(tmp_path: Path) -> Non
         with pytest.raises(BackendFailed, match="does not answer"):
             await backend.decode(embedding, [CLICK])
         assert time.monotonic() - started < LONG_S  # the deadline is twice that
-        assert "decoder" in backend.troubles()
+        assert "decoder" in backend.failing()
         assert (await backend.encode(image())).height == 211  # the other half goes on
         forget(tmp_path / "kept")
         with process(Role.DECODER, tmp_path / "kept", port):
 
             async def is_back() -> bool:
-                return not backend.troubles()
+                return not backend.failing()
 
             await soon(is_back)
             same(await backend.decode(embedding, PROMPTS), expected)
@@ -550,7 +550,7 @@ async def test_a_decoder_that_hangs(tmp_path: Path) -> None:
     """Each ask ends at its deadline, those after some failures at once; when it goes on, so do we."""
     port = free_port()
     with (
-        served(desk(Role.ENCODER, ToyEngine(), tmp_path)) as both,
+        served(endpoint(Role.ENCODER, ToyEngine(), tmp_path)) as both,
         process(Role.DECODER, tmp_path / "kept", port) as frozen,
     ):
         backend = backend_of(
@@ -571,7 +571,7 @@ async def test_a_decoder_that_hangs(tmp_path: Path) -> None:
             os.kill(frozen.pid, signal.SIGCONT)
 
         async def is_back() -> bool:
-            return not backend.troubles()
+            return not backend.failing()
 
         await soon(is_back)
         same(await at_last(backend, embedding, PROMPTS), expected)
@@ -605,7 +605,7 @@ def test_workers_and_queue_are_read_as_torchserve_tells_them() -> None:
         assert read_management(nonsense) == (None, None)
 
 
-class Held(ToyEngine):
+class Lru(ToyEngine):
     """Encodes when it is let go."""
 
     def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
@@ -615,18 +615,18 @@ class Held(ToyEngine):
 
 
 async def test_what_an_engine_elsewhere_has_begun_is_kept_though_its_client_left(tmp_path: Path) -> None:
-    engine, file = Held(go=threading.Event()), image_bytes(1)
+    engine, file = Lru(go=threading.Event()), image_bytes(1)
     with remote(engine, tmp_path) as backend:
-        async with serving(backend) as segmenter:  # type: ignore[arg-type]
+        async with serving(backend) as predictor:  # type: ignore[arg-type]
             for _ in range(3):
-                sending = asyncio.create_task(send(segmenter, file))
+                sending = asyncio.create_task(send(predictor, file))
                 await until(lambda: engine.encodes == 1)
-                await until(lambda: [flight.askers for flight in segmenter.flights._flights.values()] == [1])
+                await until(lambda: [flight.askers for flight in predictor.flights._flights.values()] == [1])
                 sending.cancel()
                 await asyncio.wait({sending})
-            assert segmenter.encode_lane.running == 1
+            assert predictor.encode_lane.running == 1
             engine.go.set()
-            await until(lambda: segmenter.encode_lane.running == len(segmenter.flights) == 0)
-            answer = await segmenter.add_image(TENANT, file, keys.image_id(file))
+            await until(lambda: predictor.encode_lane.running == len(predictor.flights) == 0)
+            answer = await predictor.add_image(TENANT, file, keys.image_id(file))
             assert answer.outcome is Outcome.HIT
     assert engine.encodes == 1

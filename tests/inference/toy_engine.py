@@ -19,12 +19,12 @@ import numpy as np
 import uvicorn
 from numpy.typing import NDArray
 
-from labeling_ground.api.engine import Desk, create_engine_app
+from labeling_ground.api.engine import ModelEndpoint, create_engine_app
 from labeling_ground.inference.graphs import Engine, FloatArray
 from labeling_ground.inference.remote.backend import RemoteBackend, connect
 from labeling_ground.inference.remote.client import Address, EngineClient, Limits
-from labeling_ground.inference.remote.kept import KeptEmbeddings
-from labeling_ground.inference.remote.room import EngineRoom
+from labeling_ground.inference.remote.embedding_store import EmbeddingStore
+from labeling_ground.inference.remote.handler import InferenceHandler
 from labeling_ground.inference.remote.wire import Description, Role
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.geometry import LOW_RES, SIDE
@@ -103,10 +103,12 @@ class ToyEngine:
         return np.stack([logits + 4 * i for i in range(4)]).astype(np.float32), scores.astype(np.float32)
 
 
-def desk(role: Role, engine: Engine, kept: Path, *, version: ModelVersion = VERSION, workers: int = 2) -> Desk:
+def endpoint(
+    role: Role, engine: Engine, kept: Path, *, version: ModelVersion = VERSION, workers: int = 2
+) -> ModelEndpoint:
     description = Description(version, engine.family, "fp32", role)
-    keeps = KeptEmbeddings(kept, 64 << 20) if role is Role.DECODER else None
-    return Desk(NAMES[role], EngineRoom(engine, description, keeps), workers=workers, queue=64)
+    keeps = EmbeddingStore(kept, 64 << 20) if role is Role.DECODER else None
+    return ModelEndpoint(NAMES[role], InferenceHandler(engine, description, keeps), workers=workers, queue=64)
 
 
 @dataclass
@@ -115,7 +117,7 @@ class Served:
 
     port: int
     management_port: int
-    desks: list[Desk]
+    endpoints: list[ModelEndpoint]
 
     @property
     def url(self) -> str:
@@ -132,11 +134,13 @@ def listener(port: int = 0) -> socket.socket:
 
 
 @contextlib.contextmanager
-def served(*desks: Desk, port: int = 0) -> Iterator[Served]:
+def served(*endpoints: ModelEndpoint, port: int = 0) -> Iterator[Served]:
     """Serve from a thread."""
     sockets = [listener(port), listener()]
     ports = [made.getsockname()[1] for made in sockets]
-    app = create_engine_app(desks, management_port=ports[1], most_bytes=32 << 20, most_held=256 << 20, silence_s=LONG_S)
+    app = create_engine_app(
+        endpoints, management_port=ports[1], most_bytes=32 << 20, most_held=256 << 20, silence_s=LONG_S
+    )
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": sockets})
     thread.start()
@@ -146,7 +150,7 @@ def served(*desks: Desk, port: int = 0) -> Iterator[Served]:
             assert thread.is_alive()
             assert time.monotonic() < until
             time.sleep(0.01)
-        yield Served(ports[0], ports[1], list(desks))
+        yield Served(ports[0], ports[1], list(endpoints))
     finally:
         server.should_exit = True
         thread.join(LONG_S)
@@ -176,7 +180,9 @@ def backend_of(encoder: EngineClient, decoder: EngineClient, **chosen: float) ->
 @contextlib.contextmanager
 def remote(engine: Engine, kept: Path, *, workers: int = 2) -> Iterator[RemoteBackend]:
     """A backend over an engine server that serves both halves of an engine."""
-    with served(desk(Role.ENCODER, engine, kept, workers=1), desk(Role.DECODER, engine, kept, workers=workers)) as both:
+    with served(
+        endpoint(Role.ENCODER, engine, kept, workers=1), endpoint(Role.DECODER, engine, kept, workers=workers)
+    ) as both:
         management = f"http://127.0.0.1:{both.management_port}"
         yield backend_of(client(Role.ENCODER, both.url, management), client(Role.DECODER, both.url, management))
 
@@ -217,7 +223,7 @@ def process(role: Role, kept: Path, port: int, *, digest: str = VERSION.digest) 
 
 def main() -> None:
     role, kept, port, digest = Role(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-    one = desk(role, ToyEngine(decode_s=0.02), kept, version=ModelVersion("toy-sam", digest))
+    one = endpoint(role, ToyEngine(decode_s=0.02), kept, version=ModelVersion("toy-sam", digest))
     app = create_engine_app([one], management_port=0, most_bytes=32 << 20, most_held=256 << 20, silence_s=LONG_S)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     server.run(sockets=[listener(port)])

@@ -28,7 +28,7 @@ from labeling_ground.sam.masks import paint, paint_with_stability
 from labeling_ground.sam.prompts import PromptTensors
 from labeling_ground.service.everything import Everything, EverythingAnswer
 from labeling_ground.service.lane import Lane
-from labeling_ground.service.segmenter import Segmenter
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.types import EverythingOptions, ModelVersion
 
 FloatArray = NDArray[np.float32]
@@ -272,7 +272,7 @@ class TorchEngine:
 async def ours(engine: Any, file: bytes, options: EverythingOptions) -> EverythingAnswer:
     """What we make of an image."""
     backend = SamBackend(engine, ModelVersion("sam", "0" * 64), "", decode_threads=2)
-    segmenter = Segmenter(
+    predictor = Predictor(
         store=TieredStore(memory_store()),
         backend=backend,
         encode_lane=Lane("encoder", 1, 8),
@@ -280,13 +280,13 @@ async def ours(engine: Any, file: bytes, options: EverythingOptions) -> Everythi
         pools=Pools.sized(),
         precision="fp32",
     )
-    path = Everything(segmenter, jobs=Lane("grids", 1, 8), workers=2)
+    path = Everything(predictor, jobs=Lane("grids", 1, 8), workers=2)
     try:
         image_id = keys.image_id(file)
-        await segmenter.add_image(TENANT, file, image_id)
+        await predictor.add_image(TENANT, file, image_id)
         return await path.ask(TENANT, image_id, options)
     finally:
-        await segmenter.aclose()
+        await predictor.aclose()
 
 
 def check(answer: EverythingAnswer, theirs: list[dict[str, Any]]) -> None:

@@ -34,7 +34,7 @@ from labeling_ground.errors import BackendFailed, Overloaded, UnknownImage
 from labeling_ground.inference.sketch import Sketch
 from labeling_ground.service.everything import Begun, Everything, EverythingAnswer, Progress
 from labeling_ground.service.lane import Lane
-from labeling_ground.service.segmenter import Segmenter
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.types import (
     Embedding,
     EverythingOptions,
@@ -55,10 +55,10 @@ KEY = keys_of(FILE).everything(ToyBackend().version, GRID)
 @asynccontextmanager
 async def searching(
     backend: ToyBackend, *lower: Store, grids: int = 1, queue: int = 8, workers: int = 1, **options: Any
-) -> AsyncIterator[tuple[Everything, Segmenter]]:
-    async with serving(backend, *lower, **options) as segmenter:
-        await send(segmenter, FILE)
-        yield Everything(segmenter, jobs=Lane("grids", grids, queue), workers=workers), segmenter
+) -> AsyncIterator[tuple[Everything, Predictor]]:
+    async with serving(backend, *lower, **options) as predictor:
+        await send(predictor, FILE)
+        yield Everything(predictor, jobs=Lane("grids", grids, queue), workers=workers), predictor
 
 
 async def all_steps(path: Everything, options: EverythingOptions = GRID) -> list[Begun | Progress | EverythingAnswer]:
@@ -71,13 +71,13 @@ async def all_steps(path: Everything, options: EverythingOptions = GRID) -> list
 async def test_the_second_ask_is_a_hit_with_the_same_masks_from_any_tier() -> None:
     backend = ToyBackend()
     lower = DictStore()
-    async with searching(backend, lower) as (path, segmenter):
+    async with searching(backend, lower) as (path, predictor):
         first = await path.ask(TENANT, ID, GRID)
         asked = backend.decodes
         again = await path.ask(TENANT, ID, GRID)
-        await forget(segmenter, Kind.EVERYTHING)
+        await forget(predictor, Kind.EVERYTHING)
         below = await path.ask(TENANT, ID, GRID)
-        figures = segmenter.ledger.kinds[Kind.EVERYTHING]
+        figures = predictor.ledger.kinds[Kind.EVERYTHING]
     assert [first.outcome, again.outcome, below.outcome] == [Outcome.MISS, Outcome.HIT, Outcome.HIT]
     assert first.found == again.found == below.found
     assert backend.decodes == asked == 16
@@ -121,9 +121,9 @@ async def test_the_answer_does_not_depend_on_how_many_work_on_it() -> None:
 
 async def test_a_grid_on_which_nothing_passes_is_an_answer_and_kept() -> None:
     nothing = dataclasses.replace(GRID, pred_iou_thresh=1.0)
-    async with searching(ToyBackend(), DictStore()) as (path, segmenter):
+    async with searching(ToyBackend(), DictStore()) as (path, predictor):
         steps = await all_steps(path, nothing)
-        await forget(segmenter, Kind.EVERYTHING)
+        await forget(predictor, Kind.EVERYTHING)
         again = await path.ask(TENANT, ID, nothing)
     assert isinstance(steps[-1], EverythingAnswer)
     assert steps[-1].found.masks == again.found.masks == ()
@@ -227,25 +227,25 @@ async def test_twenty_askers_are_one_grid() -> None:
 
 async def test_the_first_one_leaving_disturbs_nobody_and_the_last_one_ends_the_work() -> None:
     backend = ToyBackend()
-    async with searching(backend, DictStore()) as (path, segmenter):
+    async with searching(backend, DictStore()) as (path, predictor):
         backend.hold = asyncio.Event()
         first, second = (path.follow(TENANT, ID, GRID) for _ in range(2))
         assert await anext(first) == await anext(second) == Begun(40, 30, 16, TOY, "A toy.")
-        await until(lambda: segmenter.decode_lane.running == 1)
+        await until(lambda: predictor.decode_lane.running == 1)
         await first.aclose()
         await asyncio.sleep(0)
         assert backend.called_off == 0
-        assert len(segmenter.flights) == 1
+        assert len(predictor.flights) == 1
         await second.aclose()
         await until(lambda: path.jobs.running == 0)
-        assert len(segmenter.flights) == 0
-        assert segmenter.decode_lane.running == 1, "the engine is not stopped, and has its place until it is through"
+        assert len(predictor.flights) == 0
+        assert predictor.decode_lane.running == 1, "the engine is not stopped, and has its place until it is through"
         decoded = backend.decodes
         backend.hold.set()
-        await until(lambda: segmenter.decode_lane.running == 0)
+        await until(lambda: predictor.decode_lane.running == 0)
         await asyncio.sleep(0.01)
         assert (backend.decodes, backend.called_off) == (decoded, 0)
-        assert segmenter.store.peek(KEY) is None
+        assert predictor.store.peek(KEY) is None
         assert (await path.ask(TENANT, ID, GRID)).outcome is Outcome.MISS
 
 
@@ -269,7 +269,7 @@ async def test_an_asker_who_is_cancelled_leaves_the_grid_to_the_others() -> None
 
 async def test_a_failure_in_the_middle_reaches_all_who_follow_and_is_not_kept() -> None:
     backend = ToyBackend()
-    async with searching(backend, DictStore()) as (path, segmenter):
+    async with searching(backend, DictStore()) as (path, predictor):
         backend.hold = asyncio.Event()
         follower = path.follow(TENANT, ID, GRID)
         assert isinstance(await anext(follower), Begun)
@@ -281,8 +281,8 @@ async def test_a_failure_in_the_middle_reaches_all_who_follow_and_is_not_kept() 
             _ = [step async for step in follower]
         with pytest.raises(BackendFailed):
             await asker
-        assert segmenter.ledger.kinds[Kind.EVERYTHING].failed == 2
-        assert segmenter.store.peek(KEY) is None
+        assert predictor.ledger.kinds[Kind.EVERYTHING].failed == 2
+        assert predictor.store.peek(KEY) is None
         assert path.jobs.running == 0
         backend.error = None
         assert (await path.ask(TENANT, ID, GRID)).outcome is Outcome.MISS
@@ -299,11 +299,11 @@ async def test_nonsense_from_the_decoder_is_a_failure(what: str) -> None:
         return [Prediction((dataclasses.replace(first, pixels=pixels, score=score), *rest))]
 
     backend = ToyBackend()
-    async with searching(backend) as (path, segmenter):
+    async with searching(backend) as (path, predictor):
         backend.spoil_predictions = spoil
         with pytest.raises(BackendFailed):
             await path.ask(TENANT, ID, GRID)
-        assert segmenter.store.peek(KEY) is None
+        assert predictor.store.peek(KEY) is None
         backend.spoil_predictions = lambda _: []
         with pytest.raises(BackendFailed):
             await path.ask(TENANT, ID, GRID)
@@ -311,21 +311,21 @@ async def test_nonsense_from_the_decoder_is_a_failure(what: str) -> None:
 
 async def test_an_unknown_image_is_said_and_a_kept_one_encoded_again() -> None:
     backend = ToyBackend()
-    async with searching(backend, DictStore()) as (path, segmenter):
+    async with searching(backend, DictStore()) as (path, predictor):
         with pytest.raises(UnknownImage):
             await path.ask(TENANT, "0" * 64, GRID)
         with pytest.raises(UnknownImage):
             await anext(path.follow("another-tenant", ID, GRID))
-        await forget(segmenter, Kind.EMBEDDING, everywhere=True)
+        await forget(predictor, Kind.EMBEDDING, everywhere=True)
         assert (await path.ask(TENANT, ID, GRID)).outcome is Outcome.RECOMPUTED
     assert backend.encodes == 2
 
 
 async def test_a_damaged_entry_is_a_miss() -> None:
     healthy = DictStore()
-    async with searching(ToyBackend(), healthy) as (path, segmenter):
+    async with searching(ToyBackend(), healthy) as (path, predictor):
         await path.ask(TENANT, ID, GRID)
-        await segmenter.store.drain()
+        await predictor.store.drain()
         entry = healthy.entries[KEY]
     backend = ToyBackend()
     lower = DamagingStore()
@@ -337,20 +337,20 @@ async def test_a_damaged_entry_is_a_miss() -> None:
 
 async def test_a_purge_in_the_middle_means_the_result_too() -> None:
     backend = ToyBackend()
-    async with searching(backend, DictStore()) as (path, segmenter):
+    async with searching(backend, DictStore()) as (path, predictor):
         backend.hold = asyncio.Event()
         before = asyncio.create_task(path.ask(TENANT, ID, GRID))
         await until(lambda: backend.decodes == 1)
-        await segmenter.purge(TENANT, image_id=ID)
+        await predictor.purge(TENANT, image_id=ID)
         backend.hold.set()
         assert (await before).outcome is Outcome.MISS
-        assert segmenter.store.peek(KEY) is None
+        assert predictor.store.peek(KEY) is None
         with pytest.raises(UnknownImage):
             await path.ask(TENANT, ID, GRID)
-        await send(segmenter, FILE)
+        await send(predictor, FILE)
         assert (await path.ask(TENANT, ID, GRID)).outcome is Outcome.MISS
-        assert await segmenter.purge(None, model="toy") > 0
-        assert segmenter.store.peek(KEY) is None
+        assert await predictor.purge(None, model="toy") > 0
+        assert predictor.store.peek(KEY) is None
 
 
 # --- beside the clicks -------------------------------------------------------------------------------------------
@@ -378,17 +378,17 @@ async def test_one_grid_too_many_is_turned_away() -> None:
 async def test_clicks_find_a_place_beside_two_grids() -> None:
     """Of all grids together no more than ``workers`` calls are with the decoder; a full queue does not fail a grid."""
     backend = ToyBackend()
-    async with searching(backend, grids=2, workers=2, slots=3, queue=1) as (path, segmenter):
+    async with searching(backend, grids=2, workers=2, slots=3, queue=1) as (path, predictor):
         backend.hold = asyncio.Event()
         grids = [
             asyncio.create_task(path.ask(TENANT, ID, dataclasses.replace(GRID, points_per_side=side)))
             for side in (3, 4)
         ]
-        await until(lambda: segmenter.decode_lane.running == 2)
+        await until(lambda: predictor.decode_lane.running == 2)
         await asyncio.sleep(0.01)
-        assert (segmenter.decode_lane.running, segmenter.decode_lane.waiting, backend.decodes) == (2, 0, 2)
-        clicks = [asyncio.create_task(mask(segmenter, ID, click(x, 10))) for x in (5, 15)]
-        await until(lambda: segmenter.decode_lane.running == 3 and segmenter.decode_lane.waiting == 1)
+        assert (predictor.decode_lane.running, predictor.decode_lane.waiting, backend.decodes) == (2, 0, 2)
+        clicks = [asyncio.create_task(mask(predictor, ID, click(x, 10))) for x in (5, 15)]
+        await until(lambda: predictor.decode_lane.running == 3 and predictor.decode_lane.waiting == 1)
         backend.hold.set()
         assert [answer.outcome for answer in await asyncio.gather(*grids)] == [Outcome.MISS] * 2
         assert [answer.outcome for answer in await asyncio.gather(*clicks)] == [Outcome.MISS] * 2
@@ -460,9 +460,9 @@ async def test_only_what_may_be_kept_is_drawn_and_what_is_alike_once(alike: bool
 
 
 async def test_what_is_too_large_for_memory_is_found_below() -> None:
-    async with searching(ToyBackend(), DictStore(), memory=memory_store(8)) as (path, segmenter):
+    async with searching(ToyBackend(), DictStore(), memory=memory_store(8)) as (path, predictor):
         first = await path.ask(TENANT, ID, GRID)
-        await segmenter.store.drain()
+        await predictor.store.drain()
         again = await path.ask(TENANT, ID, GRID)
     assert (first.outcome, again.outcome) == (Outcome.MISS, Outcome.HIT)
     assert first.found == again.found

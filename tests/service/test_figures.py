@@ -24,8 +24,8 @@ async def test_ages_and_idle_times_are_spread_over_the_seconds(sampled: bool) ->
     def make(budget_bytes: int) -> MemoryStore:
         return memory_store(budget_bytes, idle_s=None, clock=clock)
 
-    async with serving(ToyBackend(), memory=make(1 << 20)) as segmenter:
-        store = segmenter.store
+    async with serving(ToyBackend(), memory=make(1 << 20)) as predictor:
+        store = predictor.store
         share = 0.01 if sampled else 20.0
         store.watch = Watch(make, budget_bytes=1 << 20, idle_s=None, share=share, clock=clock)
         for hour in range(4):
@@ -38,7 +38,7 @@ async def test_ages_and_idle_times_are_spread_over_the_seconds(sampled: bool) ->
             clock.now += 3600.0
         store.keep(first + "-too-large", sealed(key, 1 << 19, created=clock.now))
         store.peek(first)
-        now = await figures(segmenter, Sessions(most=1, idle_s=1.0, most_clicks=1), Lane("grids", 1, 1))
+        now = await figures(predictor, Sessions(most=1, idle_s=1.0, most_clicks=1), Lane("grids", 1, 1))
     assert (now.sampled < 0.5) is sampled
     by = dict(zip(SPREAD_S, now.ages.counts, strict=True))
     assert by[1800.0] == 0

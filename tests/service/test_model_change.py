@@ -12,7 +12,7 @@ from labeling_ground.errors import BackendFailed
 from labeling_ground.pools import Pools
 from labeling_ground.service.everything import Begun, Everything, EverythingAnswer
 from labeling_ground.service.lane import Lane
-from labeling_ground.service.segmenter import Segmenter
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.types import EverythingOptions, Kind, ModelVersion, Outcome
 
 pytestmark = pytest.mark.anyio
@@ -31,32 +31,32 @@ async def test_an_image_is_not_encoded_by_another_model_than_its_key_says(monkey
         backend.version = OTHER
         return decode(*given, **more)
 
-    async with serving(backend) as segmenter:
+    async with serving(backend) as predictor:
         with monkeypatch.context() as patch:
             patch.setattr(image_codec, "decode", change)
             with pytest.raises(BackendFailed, match="changed in the middle"):
-                await segmenter.add_image(TENANT, FILE, ID)
+                await predictor.add_image(TENANT, FILE, ID)
         assert backend.encodes == 0
-        again = await segmenter.add_image(TENANT, FILE, ID)
+        again = await predictor.add_image(TENANT, FILE, ID)
         assert (again.outcome, again.version) == (Outcome.MISS, OTHER)
 
 
 async def test_a_prompt_is_not_decoded_by_another_model_than_its_key_says() -> None:
     backend = ToyBackend(TOY)
-    async with serving(backend, slots=1) as segmenter:
-        await segmenter.add_image(TENANT, FILE, ID)
+    async with serving(backend, slots=1) as predictor:
+        await predictor.add_image(TENANT, FILE, ID)
         backend.hold = asyncio.Event()
-        first = asyncio.create_task(mask(segmenter, ID, A_BOX))
+        first = asyncio.create_task(mask(predictor, ID, A_BOX))
         await until(lambda: backend.decodes == 1)
-        second = asyncio.create_task(mask(segmenter, ID))
-        await until(lambda: segmenter.decode_lane.waiting == 1)
+        second = asyncio.create_task(mask(predictor, ID))
+        await until(lambda: predictor.decode_lane.waiting == 1)
         backend.version = OTHER
         backend.hold.set()
         assert (await first).version == TOY
         with pytest.raises(BackendFailed, match="changed in the middle"):
             await second
         assert backend.decodes == 1
-        answer = await mask(segmenter, ID)
+        answer = await mask(predictor, ID)
         assert (answer.outcome, answer.version) == (Outcome.RECOMPUTED, OTHER)
         assert backend.encodes == 2
 
@@ -65,7 +65,7 @@ async def test_two_models_over_one_cache_both_hear_of_a_purge() -> None:
     backends = ToyBackend(TOY), ToyBackend(OTHER)
     hold = backends[0].hold = backends[1].hold = asyncio.Event()
     async with serving(backends[0]) as one:
-        two = Segmenter(
+        two = Predictor(
             store=one.store,
             backend=backends[1],
             encode_lane=Lane("encoder", 1, 9),
@@ -97,40 +97,40 @@ class Changing(ToyBackend):
 
 async def test_a_mask_and_its_neighbours_in_one_request_name_the_model_that_made_them() -> None:
     backend = Changing()
-    async with serving(backend) as segmenter:
-        await segmenter.add_image(TENANT, FILE, ID)
+    async with serving(backend) as predictor:
+        await predictor.add_image(TENANT, FILE, ID)
         for prompts in ([A_BOX], [click(), click(9, 9)]):
             backend.left = len(prompts)
-            found = await segmenter.masks(TENANT, ID, prompts)
+            found = await predictor.masks(TENANT, ID, prompts)
             assert backend.version == OTHER
             assert [(answer.version, answer.model_note) for answer in found] == [(TOY, "A toy.")] * len(prompts)
             backend.version, backend.note = TOY, "A toy."
-            again = await segmenter.masks(TENANT, ID, prompts)
+            again = await predictor.masks(TENANT, ID, prompts)
             assert [answer.outcome for answer in again] == [Outcome.HIT] * len(prompts)
             assert [answer.prediction for answer in again] == [answer.prediction for answer in found]
 
 
 async def test_an_image_and_its_embedding_name_the_model_that_encoded_it() -> None:
     backend = Changing()
-    async with serving(backend, DictStore()) as segmenter:
+    async with serving(backend, DictStore()) as predictor:
         backend.left = 1
-        answer = await segmenter.add_image(TENANT, FILE, ID)
+        answer = await predictor.add_image(TENANT, FILE, ID)
         assert (answer.version, answer.model_note, backend.version) == (TOY, "A toy.", OTHER)
         backend.version = TOY
-        await forget(segmenter, Kind.EMBEDDING, everywhere=True)
+        await forget(predictor, Kind.EMBEDDING, everywhere=True)
         backend.left = 1
-        _, answer = await segmenter.embedding(TENANT, ID)
+        _, answer = await predictor.embedding(TENANT, ID)
         assert (answer.version, answer.outcome, backend.version) == (TOY, Outcome.RECOMPUTED, OTHER)
-        state = await segmenter.image_state(TENANT, ID)
+        state = await predictor.image_state(TENANT, ID)
         assert (state.version, state.encoded) == (OTHER, False)
 
 
 async def test_all_masks_of_an_image_name_the_model_that_made_them() -> None:
     backend = Changing()
     options = EverythingOptions(points_per_side=2)
-    async with serving(backend) as segmenter:
-        path = Everything(segmenter, jobs=Lane("grids", 1, 8), workers=2)
-        await segmenter.add_image(TENANT, FILE, ID)
+    async with serving(backend) as predictor:
+        path = Everything(predictor, jobs=Lane("grids", 1, 8), workers=2)
+        await predictor.add_image(TENANT, FILE, ID)
         backend.left = 4
         begun, *_, answer = [step async for step in path.follow(TENANT, ID, options)]
         assert backend.version == OTHER
@@ -143,9 +143,9 @@ async def test_all_masks_of_an_image_name_the_model_that_made_them() -> None:
 
 async def test_a_grid_is_not_made_by_two_models() -> None:
     backend = Changing()
-    async with serving(backend) as segmenter:
-        path = Everything(segmenter, jobs=Lane("grids", 1, 8), workers=2)
-        await segmenter.add_image(TENANT, FILE, ID)
+    async with serving(backend) as predictor:
+        path = Everything(predictor, jobs=Lane("grids", 1, 8), workers=2)
+        await predictor.add_image(TENANT, FILE, ID)
         backend.left = 1
         with pytest.raises(BackendFailed, match="changed in the middle"):
             await path.ask(TENANT, ID, EverythingOptions(points_per_side=3))

@@ -12,10 +12,10 @@ from tests.doubles import Clock, DictStore, dice, now, patient, virtually
 
 from labeling_ground.breaker import Breaker
 from labeling_ground.cache.guard import Guard
-from labeling_ground.cache.keeper import Kept
+from labeling_ground.cache.state_store import VersionedState
 from labeling_ground.errors import BadPrompt, LabelingGroundError, StoreFailed, UnknownSession
-from labeling_ground.service.session_keeper import GuardedKeeper
 from labeling_ground.service.session_state import SessionState, Snapshot
+from labeling_ground.service.session_store import SessionStore
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.types import Box, Point
 
@@ -28,7 +28,7 @@ DEADLINE_S = 0.1
 class DictKeeper:
     """What all servers share. Takes its time, and does what it is told not to do: ``mood`` has its next answers."""
 
-    kept: dict[str, Kept] = field(default_factory=dict)
+    kept: dict[str, VersionedState] = field(default_factory=dict)
     takes_s: float = 0.0
     mood: list[str] = field(default_factory=list)
     loads: int = 0
@@ -36,14 +36,14 @@ class DictKeeper:
     present: set[str] = field(default_factory=set)
     place: str = "first"
 
-    async def load(self, name: str) -> Kept | None:
+    async def load(self, name: str) -> VersionedState | None:
         self.loads += 1
         await asyncio.sleep(self.takes_s)
         if self.mood and self.mood[0] == "down":
             raise StoreFailed("It is down.")
         return self.kept.get(name)
 
-    async def save(self, name: str, new: Kept, seen: bytes, idle_s: float) -> Kept | None:
+    async def save(self, name: str, new: VersionedState, seen: bytes, idle_s: float) -> VersionedState | None:
         assert idle_s > 0
         self.saves += 1
         mood = self.mood.pop(0) if self.mood else "well"
@@ -75,15 +75,15 @@ class DictKeeper:
         """Nothing is open."""
 
 
-def server(keeper: DictKeeper | None, **options: Any) -> Sessions:
+def server(state_store: DictKeeper | None, **options: Any) -> Sessions:
     """One process."""
     guarded = None
-    if keeper is not None:
+    if state_store is not None:
         breaker = Breaker(options.pop("failures", 1000), 5.0, now)
         guard = Guard(DictStore(), deadline_s=DEADLINE_S, breaker=breaker, clock=now)
-        guarded = GuardedKeeper(keeper, guard, others=options.pop("others", "none"))
+        guarded = SessionStore(state_store, guard, others=options.pop("others", "none"))
     given: dict[str, Any] = {"most": 100, "idle_s": 60.0, "most_clicks": 6, "clock": now}
-    return Sessions(keeper=guarded, deadline_s=DEADLINE_S, **(given | options))
+    return Sessions(state_store=guarded, deadline_s=DEADLINE_S, **(given | options))
 
 
 Step = tuple[str, Any]
@@ -132,11 +132,11 @@ def test_a_restart_between_any_two_changes_is_not_seen(sequence: list[Step], dat
     restarts = data.draw(st.lists(st.booleans(), min_size=len(sequence), max_size=len(sequence)))
 
     async def main() -> None:
-        keeper, alone = DictKeeper(), server(None)
-        restarted = server(keeper)
+        state_store, alone = DictKeeper(), server(None)
+        restarted = server(state_store)
         for number, (step, restart) in enumerate(zip(sequence, restarts, strict=True)):
             if restart:
-                restarted = server(keeper)
+                restarted = server(state_store)
             assert await do(restarted, step, number) == await do(alone, step, number)
         assert restarted.unkept == 0
 
@@ -147,8 +147,8 @@ def test_a_restart_between_any_two_changes_is_not_seen(sequence: list[Step], dat
 @given(st.lists(st.tuples(steps, st.integers(0, 2)), max_size=15))
 def test_it_does_not_matter_to_which_of_several_servers_a_change_comes(sequence: list[tuple[Step, int]]) -> None:
     async def main() -> None:
-        keeper, alone = DictKeeper(), server(None)
-        servers = [server(keeper) for _ in range(3)]
+        state_store, alone = DictKeeper(), server(None)
+        servers = [server(state_store) for _ in range(3)]
         for number, (step, which) in enumerate(sequence):
             assert await do(servers[which], step, number) == await do(alone, step, number)
 
@@ -163,18 +163,18 @@ def test_a_keeper_that_fails_changes_no_answer_and_has_everything_once_it_is_bac
     """Also where a save was carried out though its answer was lost: nothing is done twice."""
 
     async def main() -> None:
-        keeper, alone = DictKeeper(), server(None)
-        failing = server(keeper)
+        state_store, alone = DictKeeper(), server(None)
+        failing = server(state_store)
         await do(failing, ("open", A), 0)
         await do(alone, ("open", A), 0)
-        keeper.mood = list(mood)
+        state_store.mood = list(mood)
         for number, step in enumerate(sequence):
-            if keeper.mood and keeper.mood[0] == "down" and step[0] == "click":
-                keeper.mood.pop(0)  # a bad click looks whether it knows the newest state: that may fail as well
+            if state_store.mood and state_store.mood[0] == "down" and step[0] == "click":
+                state_store.mood.pop(0)  # a bad click looks whether it knows the newest state: that may fail as well
             assert await do(failing, step, number) == await do(alone, step, number)
-        keeper.mood.clear()
+        state_store.mood.clear()
         await failing.sweep()
-        assert await look(server(keeper)) == await look(alone)
+        assert await look(server(state_store)) == await look(alone)
 
     virtually(main)
 
@@ -189,15 +189,15 @@ def clicks_of(snapshot: Snapshot) -> list[float]:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_clicks_at_the_same_moment_on_several_servers_count_once_each(seed: int) -> None:
-    """Though the keeper loses saves, and answers to saves that it carried out."""
+    """Though the state store loses saves, and answers to saves that it carried out."""
 
     async def main() -> None:
-        keeper, chance = DictKeeper(takes_s=0.01), dice(seed)
-        servers = [server(keeper, most_clicks=200) for _ in range(3)]
+        state_store, chance = DictKeeper(takes_s=0.01), dice(seed)
+        servers = [server(state_store, most_clicks=200) for _ in range(3)]
         await servers[0].open("t", "s", A, 100, 10, servers[0].turn())
         for one in servers:
             await one.look("t", "s")
-        keeper.mood = chance.choices(["well", "down", "lost"], [6, 2, 2], k=40)
+        state_store.mood = chance.choices(["well", "down", "lost"], [6, 2, 2], k=40)
 
         async def click(x: int) -> None:
             await asyncio.sleep(chance.random() / 5)
@@ -205,10 +205,10 @@ def test_clicks_at_the_same_moment_on_several_servers_count_once_each(seed: int)
             assert x in clicks_of(snapshot)
 
         await asyncio.gather(*(click(x) for x in range(60)))
-        keeper.mood.clear()
+        state_store.mood.clear()
         for one in servers:
             await one.sweep()
-        assert clicks_of(await look(server(keeper))) == list(range(60))
+        assert clicks_of(await look(server(state_store))) == list(range(60))
         assert clicks_of(await servers[1].click("t", "s", [Point(60, 1, 1)])) == list(range(61))
 
     virtually(main)
@@ -216,8 +216,8 @@ def test_clicks_at_the_same_moment_on_several_servers_count_once_each(seed: int)
 
 def test_two_clicks_that_reach_two_servers_at_the_same_moment_are_in_the_later_ones_mask() -> None:
     async def main() -> None:
-        keeper = DictKeeper(takes_s=0.01)
-        one, other = server(keeper), server(keeper)
+        state_store = DictKeeper(takes_s=0.01)
+        one, other = server(state_store), server(state_store)
         await one.open("t", "s", A, 10, 10, one.turn())
         await other.look("t", "s")
         answers = await asyncio.gather(one.click("t", "s", [Point(1, 1, 1)]), other.click("t", "s", [Point(2, 2, 1)]))
@@ -228,8 +228,8 @@ def test_two_clicks_that_reach_two_servers_at_the_same_moment_are_in_the_later_o
 
 def test_a_click_that_an_older_copy_would_refuse_is_judged_by_the_newest() -> None:
     async def main() -> None:
-        keeper = DictKeeper()
-        one, other = server(keeper), server(keeper)
+        state_store = DictKeeper()
+        one, other = server(state_store), server(state_store)
         await one.open("t", "s", A, 10, 10, one.turn())
         await other.open("t", "s", B, 99, 99, other.turn())
         assert (await one.click("t", "s", [Point(50, 50, 1)])).image_id == B
@@ -244,10 +244,10 @@ def test_a_click_that_an_older_copy_would_refuse_is_judged_by_the_newest() -> No
 
 def test_a_click_on_an_image_that_was_left_meanwhile_is_not_done_again_on_the_next_one() -> None:
     async def main() -> None:
-        keeper = DictKeeper()
-        one, other = server(keeper), server(keeper)
+        state_store = DictKeeper()
+        one, other = server(state_store), server(state_store)
         await one.open("t", "s", A, 10, 10, one.turn())
-        keeper.mood = ["down"]
+        state_store.mood = ["down"]
         await one.click("t", "s", [GOOD])
         await other.open("t", "s", B, 10, 10, other.turn())
         assert (await one.click("t", "s", [Point(1, 1, 1)])).clicks == (Point(1, 1, 1),)
@@ -255,15 +255,15 @@ def test_a_click_on_an_image_that_was_left_meanwhile_is_not_done_again_on_the_ne
     virtually(main)
 
 
-# --- a keeper that is away -----------------------------------------------------------------------------------------
+# --- a state store that is away ------------------------------------------------------------------------------------
 
 
 def test_a_keeper_that_hangs_delays_a_change_by_the_deadline_and_no_more() -> None:
     async def main() -> None:
-        keeper = DictKeeper()
-        sessions = server(keeper, failures=3)
+        state_store = DictKeeper()
+        sessions = server(state_store, failures=3)
         await sessions.open("t", "s", A, 10, 10, sessions.turn())
-        keeper.takes_s = 1000.0
+        state_store.takes_s = 1000.0
         began = now()
         await asyncio.gather(*(sessions.click("t", "s", [GOOD]) for _ in range(3)))
         assert now() - began == pytest.approx(DEADLINE_S)
@@ -279,14 +279,14 @@ def test_a_keeper_that_hangs_delays_a_change_by_the_deadline_and_no_more() -> No
 
 def test_a_session_that_is_not_known_here_is_not_called_unknown_while_the_keeper_is_away() -> None:
     async def main() -> None:
-        keeper = DictKeeper()
-        first = server(keeper)
+        state_store = DictKeeper()
+        first = server(state_store)
         await first.open("t", "s", A, 10, 10, first.turn())
-        keeper.mood = ["down"]
-        second = server(keeper)
+        state_store.mood = ["down"]
+        second = server(state_store)
         with pytest.raises(StoreFailed, match="Try again"):
             await second.click("t", "s", [GOOD])
-        keeper.mood.clear()
+        state_store.mood.clear()
         assert (await second.click("t", "s", [GOOD])).clicks == (GOOD,)
         with pytest.raises(UnknownSession):
             await second.click("t", "nobody", [GOOD])
@@ -296,18 +296,18 @@ def test_a_session_that_is_not_known_here_is_not_called_unknown_while_the_keeper
 
 def test_a_session_that_is_not_known_here_is_asked_for_again_where_the_first_answer_was_late() -> None:
     async def main() -> None:
-        keeper = DictKeeper()
-        first = server(keeper)
+        state_store = DictKeeper()
+        first = server(state_store)
         await first.open("t", "s", A, 10, 10, first.turn())
-        keeper.takes_s = 1000.0
-        asyncio.get_running_loop().call_later(1.5 * DEADLINE_S, setattr, keeper, "takes_s", 0.0)
+        state_store.takes_s = 1000.0
+        asyncio.get_running_loop().call_later(1.5 * DEADLINE_S, setattr, state_store, "takes_s", 0.0)
         began = now()
-        assert (await look(server(keeper))).image_id == A
+        assert (await look(server(state_store))).image_id == A
         assert now() - began == pytest.approx(2 * DEADLINE_S)
-        keeper.takes_s = 1000.0
+        state_store.takes_s = 1000.0
         began = now()
         with pytest.raises(StoreFailed):
-            await look(server(keeper))
+            await look(server(state_store))
         assert now() - began == pytest.approx(3 * DEADLINE_S)
 
     virtually(main)
@@ -315,19 +315,19 @@ def test_a_session_that_is_not_known_here_is_asked_for_again_where_the_first_ans
 
 def test_what_nobody_could_keep_is_kept_when_the_server_shuts_down() -> None:
     async def main() -> None:
-        keeper = DictKeeper()
-        first = server(keeper)
+        state_store = DictKeeper()
+        first = server(state_store)
         await first.open("t", "s", A, 10, 10, first.turn())
-        keeper.mood = ["down"]
+        state_store.mood = ["down"]
         await first.click("t", "s", [GOOD])
         assert first.unkept == 1
         await first.aclose()
-        assert (await look(server(keeper))).clicks == (GOOD,)
+        assert (await look(server(state_store))).clicks == (GOOD,)
 
     virtually(main)
 
 
-# --- several servers, and a keeper that fails them -----------------------------------------------------------------
+# --- several servers, and a state store that fails them ------------------------------------------------------------
 
 
 async def click_somewhere(servers: Sequence[Sessions], which: int, x: int) -> list[float] | None:
@@ -340,24 +340,24 @@ async def click_somewhere(servers: Sequence[Sessions], which: int, x: int) -> li
 
 @pytest.mark.parametrize("seed", range(30))
 def test_with_several_servers_an_answered_click_is_in_every_later_answer(seed: int) -> None:
-    """Whatever a save comes to; and a click that was refused is not there in the end, though the keeper had it."""
+    """Whatever a save comes to; and a click that was refused is not there in the end, though the state store had it."""
 
     async def main() -> None:
-        keeper, chance = DictKeeper(), dice(seed)
-        servers = [server(keeper, most_clicks=200, others="some") for _ in range(3)]
+        state_store, chance = DictKeeper(), dice(seed)
+        servers = [server(state_store, most_clicks=200, others="some") for _ in range(3)]
         await servers[0].open("t", "s", A, 100, 10, servers[0].turn())
         answered: list[float] = []
         for x in range(60):
-            keeper.mood = chance.choices(["well", "down", "full", "lost"], [5, 2, 2, 2], k=2)
+            state_store.mood = chance.choices(["well", "down", "full", "lost"], [5, 2, 2, 2], k=2)
             seen = await click_somewhere(servers, chance.randrange(3), x)
             if seen is not None:
                 answered.append(x)
                 assert set(answered) <= set(seen)
         assert 10 < len(answered) < 60
-        keeper.mood.clear()
+        state_store.mood.clear()
         for one in servers:
             await one.sweep()
-        assert clicks_of(await look(server(keeper))) == answered
+        assert clicks_of(await look(server(state_store))) == answered
         assert sum(one.unkept for one in servers) == 0
 
     virtually(main)
@@ -371,14 +371,14 @@ def test_a_change_that_was_refused_was_not_made_whatever_it_was(
     """Undo, box, finish and another image alike: tried again until it is done, each counts once."""
 
     async def main() -> None:
-        keeper, alone = DictKeeper(), server(None)
-        servers = [server(keeper, others="some") for _ in range(3)]
+        state_store, alone = DictKeeper(), server(None)
+        servers = [server(state_store, others="some") for _ in range(3)]
         for number, (step, which) in enumerate(sequence):
             for mood in data.draw(st.lists(st.sampled_from(["down", "full"]), max_size=2)):
-                keeper.mood = [mood] * 9
+                state_store.mood = [mood] * 9
                 refused = await do(servers[which], step, number)
                 assert issubclass(refused[0], LabelingGroundError)
-            keeper.mood = []
+            state_store.mood = []
             assert await do(servers[which], step, number) == await do(alone, step, number)
 
     virtually(main)
@@ -388,17 +388,17 @@ def test_a_change_that_was_refused_was_not_made_whatever_it_was(
 @pytest.mark.parametrize("seed", range(15))
 def test_what_a_replica_lacks_that_took_over_is_said_to_it_again(seed: int, sticky: bool) -> None:
     async def main() -> None:
-        keeper, chance = DictKeeper(), dice(seed)
-        servers = [server(keeper, most_clicks=200, others="some") for _ in range(3)]
+        state_store, chance = DictKeeper(), dice(seed)
+        servers = [server(state_store, most_clicks=200, others="some") for _ in range(3)]
         await servers[0].open("t", "s", A, 100, 10, servers[0].turn())
         for one in servers:
             await one.meet()
-        behind = dict(keeper.kept)
+        behind = dict(state_store.kept)
         for x in range(60):
             if chance.random() < 0.3:
-                behind = dict(keeper.kept)  # so far the replica has come
+                behind = dict(state_store.kept)  # so far the replica has come
             if chance.random() < 0.1:
-                keeper.kept, keeper.place = dict(behind), f"replica {x}"
+                state_store.kept, state_store.place = dict(behind), f"replica {x}"
                 for one in [] if sticky else chance.sample(servers, 3):
                     await one.meet()
             seen = await click_somewhere(servers, 0 if sticky else chance.randrange(3), x)
@@ -411,15 +411,15 @@ def test_both_sides_of_a_fail_over_are_kept_and_what_was_taken_back_stays_so() -
     """One server's clicks were lost, another one has gone on from what was left, before it heard of the fail-over."""
 
     async def main() -> None:
-        keeper = DictKeeper()
-        one, other = server(keeper, others="some"), server(keeper, others="some")
+        state_store = DictKeeper()
+        one, other = server(state_store, others="some"), server(state_store, others="some")
         await one.open("t", "s", A, 100, 10, one.turn())
         for x in range(3):
             await click_somewhere([one, other], x % 2, x)
-        behind = dict(keeper.kept)
+        behind = dict(state_store.kept)
         await one.undo("t", "s")  # takes 2 back
         await click_somewhere([one], 0, 3)
-        keeper.kept = behind
+        state_store.kept = behind
         assert await click_somewhere([other], 0, 4) == [0, 1, 2, 4]
         assert await click_somewhere([one], 0, 5) == [0, 1, 3, 4, 5]
         assert await click_somewhere([other], 0, 6) == [0, 1, 3, 4, 5, 6]
@@ -429,25 +429,25 @@ def test_both_sides_of_a_fail_over_are_kept_and_what_was_taken_back_stays_so() -
 
 def test_one_server_alone_goes_on_and_one_that_has_met_others_does_not() -> None:
     async def main() -> None:
-        keeper = DictKeeper()
-        one, other = server(keeper, others="auto"), server(keeper, others="auto")
+        state_store = DictKeeper()
+        one, other = server(state_store, others="auto"), server(state_store, others="auto")
         await one.meet()
         await one.open("t", "s", A, 10, 10, one.turn())
-        keeper.mood = ["down"]
+        state_store.mood = ["down"]
         assert len((await one.click("t", "s", [GOOD])).clicks) == 1
         assert one.trouble
         await one.sweep()
         assert not one.trouble
         await other.meet()
         await one.meet()
-        keeper.mood = ["down"]
+        state_store.mood = ["down"]
         with pytest.raises(StoreFailed, match="was not made"):
             await one.click("t", "s", [GOOD])
         await one.undo("t", "s")
         assert (await other.look("t", "s")).clicks == ()
         await other.aclose()
         await one.meet()
-        keeper.mood = ["down"]
+        state_store.mood = ["down"]
         assert len((await one.click("t", "s", [GOOD])).clicks) == 1
 
     virtually(main)
@@ -455,8 +455,8 @@ def test_one_server_alone_goes_on_and_one_that_has_met_others_does_not() -> None
 
 def test_a_server_that_never_met_the_keeper_does_not_take_itself_for_alone() -> None:
     async def main() -> None:
-        keeper = DictKeeper(mood=["down"] * 9)
-        one = server(keeper, others="auto")
+        state_store = DictKeeper(mood=["down"] * 9)
+        one = server(state_store, others="auto")
         await one.meet()
         with pytest.raises(StoreFailed, match="was not made"):
             await one.open("t", "s", A, 10, 10, one.turn())
@@ -470,15 +470,15 @@ def test_a_server_that_never_met_the_keeper_does_not_take_itself_for_alone() -> 
 
 def test_many_clicks_at_once_travel_together_and_many_askers_load_once() -> None:
     async def main() -> None:
-        keeper = DictKeeper(takes_s=0.01)
-        sessions = server(keeper, most_clicks=100)
+        state_store = DictKeeper(takes_s=0.01)
+        sessions = server(state_store, most_clicks=100)
         await sessions.open("t", "s", A, 10, 10, sessions.turn())
         await asyncio.gather(*(sessions.click("t", "s", [GOOD]) for _ in range(50)))
-        assert keeper.saves <= 3
-        again = server(keeper, most_clicks=100)
-        keeper.loads = 0
+        assert state_store.saves <= 3
+        again = server(state_store, most_clicks=100)
+        state_store.loads = 0
         snapshots = await asyncio.gather(*(again.click("t", "s", [GOOD]) for _ in range(20)))
-        assert keeper.loads == 1
+        assert state_store.loads == 1
         assert sorted(len(snapshot.clicks) for snapshot in snapshots) == list(range(51, 71))
 
     virtually(main)
@@ -486,16 +486,16 @@ def test_many_clicks_at_once_travel_together_and_many_askers_load_once() -> None
 
 def test_what_changes_nothing_is_not_saved() -> None:
     async def main() -> None:
-        keeper = DictKeeper()
-        sessions = server(keeper)
+        state_store = DictKeeper()
+        sessions = server(state_store)
         await sessions.open("t", "s", A, 10, 10, sessions.turn())
         asked = await sessions.click("t", "s", [GOOD])
         await sessions.answered("t", "s", asked, "one")
-        saves = keeper.saves
+        saves = state_store.saves
         await sessions.answered("t", "s", asked, "one")
         await sessions.finish("t", "s")
         await sessions.take_back("t", "s", asked)
-        assert keeper.saves == saves + 1
+        assert state_store.saves == saves + 1
 
     virtually(main)
 
@@ -521,23 +521,23 @@ def test_a_session_that_made_room_in_memory_is_still_known() -> None:
 def test_bytes_that_are_no_session_are_none_and_are_replaced(value: bytes) -> None:
     async def main() -> None:
         assert SessionState.from_bytes(value) is None
-        keeper = DictKeeper()
-        sessions = server(keeper)
+        state_store = DictKeeper()
+        sessions = server(state_store)
         await sessions.open("t", "s", A, 10, 10, sessions.turn())
-        [name] = keeper.kept
-        keeper.kept[name] = Kept.new(value)
+        [name] = state_store.kept
+        state_store.kept[name] = VersionedState.new(value)
         with pytest.raises(UnknownSession):
-            await server(keeper).click("t", "s", [GOOD])
+            await server(state_store).click("t", "s", [GOOD])
         await sessions.click("t", "s", [GOOD])
-        assert (await look(server(keeper))).clicks == (GOOD,)
+        assert (await look(server(state_store))).clicks == (GOOD,)
 
     virtually(main)
 
 
 def test_neither_tenant_nor_name_stands_in_what_it_is_kept_under() -> None:
     async def main() -> None:
-        keeper = DictKeeper()
-        sessions = server(keeper)
+        state_store = DictKeeper()
+        sessions = server(state_store)
         names: Sequence[tuple[str, str]] = [
             ("t", "a/b"),
             ("t", "a\nb"),
@@ -547,8 +547,8 @@ def test_neither_tenant_nor_name_stands_in_what_it_is_kept_under() -> None:
         ]
         for tenant, name in names:
             await sessions.open(tenant, name, A, 10, 10, sessions.turn())
-        assert len(keeper.kept) == len(names)
-        assert all(len(name) == 64 and name.isalnum() for name in keeper.kept)
+        assert len(state_store.kept) == len(names)
+        assert all(len(name) == 64 and name.isalnum() for name in state_store.kept)
 
     virtually(main)
 
@@ -563,10 +563,10 @@ def test_a_state_remembers_a_bounded_number_of_servers() -> None:
 
 
 def test_an_older_copy_ends_with_its_idle_time_and_the_kept_one_is_taken() -> None:
-    clock, keeper = Clock(), DictKeeper()
+    clock, state_store = Clock(), DictKeeper()
 
     async def main() -> None:
-        one, other = server(keeper, clock=clock), server(keeper)
+        one, other = server(state_store, clock=clock), server(state_store)
         await one.open("t", "s", A, 10, 10, one.turn())
         await other.click("t", "s", [GOOD])
         clock.now += 61

@@ -36,8 +36,8 @@ from labeling_ground.cache.lease import Claim
 from labeling_ground.cache.store import Store
 from labeling_ground.errors import BackendFailed, LabelingGroundError, Overloaded, StoreFailed
 from labeling_ground.service.ledger import Fate
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.race import Gate
-from labeling_ground.service.segmenter import Segmenter
 from labeling_ground.service.shared_flight import SharedFlights
 from labeling_ground.types import Kind, Outcome
 
@@ -52,15 +52,15 @@ KEY = keys_of(FILE).embedding(TOY)
 class Node:
     """One process."""
 
-    segmenter: Segmenter
+    predictor: Predictor
     backend: ToyBackend
 
     async def send(self, file: bytes = FILE) -> Outcome:
-        return (await self.segmenter.add_image(TENANT, file, keys.image_id(file))).outcome
+        return (await self.predictor.add_image(TENANT, file, keys.image_id(file))).outcome
 
     @property
     def errors(self) -> Counter[str]:
-        return self.segmenter.store.guards[0].figures.errors
+        return self.predictor.store.guards[0].figures.errors
 
 
 @dataclass
@@ -83,11 +83,11 @@ class Cluster:
 
     def figures(self, kind: Kind) -> dict[str, int]:
         """What all of them counted."""
-        ledgers = [node.segmenter.ledger.kinds[kind] for node in self.nodes]
+        ledgers = [node.predictor.ledger.kinds[kind] for node in self.nodes]
         return {name: sum(getattr(one, name) for one in ledgers) for name in ("lookups", "hits", "misses", "joined")}
 
     def fates(self, kind: Kind) -> dict[Fate, int]:
-        counted = {fate: sum(node.segmenter.ledger.fates[kind, fate] for node in self.nodes) for fate in Fate}
+        counted = {fate: sum(node.predictor.ledger.fates[kind, fate] for node in self.nodes) for fate in Fate}
         return {fate: count for fate, count in counted.items() if count}
 
 
@@ -112,9 +112,9 @@ async def cluster(
         for _ in range(count):
             backend = ToyBackend(encode_s=encode_s, decode_s=decode_s)
             tiers = [store] if own is None else [store, own()]
-            segmenter = await stack.enter_async_context(serving(backend, *tiers, clock=clock, **options))
-            segmenter.shared = SharedFlights(leases, segmenter.store.guards[0], **shared)
-            nodes.append(Node(segmenter, backend))
+            predictor = await stack.enter_async_context(serving(backend, *tiers, clock=clock, **options))
+            predictor.shared = SharedFlights(leases, predictor.store.guards[0], **shared)
+            nodes.append(Node(predictor, backend))
         yield Cluster(nodes, leases)
 
 
@@ -149,8 +149,8 @@ def test_identical_prompts_are_one_decode_and_the_same_mask_for_all() -> None:
     async def main() -> None:
         async with cluster(4) as four:
             await four.nodes[0].send()
-            await four.nodes[0].segmenter.store.drain()
-            answers = await asyncio.gather(*(mask(node.segmenter, ID) for node in four for _ in range(10)))
+            await four.nodes[0].predictor.store.drain()
+            answers = await asyncio.gather(*(mask(node.predictor, ID) for node in four for _ in range(10)))
             assert Counter(answer.outcome for answer in answers) == {Outcome.MISS: 1, Outcome.JOINED: 39}
             assert len({answer.prediction.png for answer in answers}) == 1
             assert (four.encodes, four.decodes) == (1, 1)
@@ -215,9 +215,9 @@ def test_a_kind_that_is_not_worth_a_lease_takes_none() -> None:
     async def main() -> None:
         async with cluster(2, kinds=frozenset({Kind.EMBEDDING})) as two:
             await two.nodes[0].send()
-            await two.nodes[0].segmenter.store.drain()
+            await two.nodes[0].predictor.store.drain()
             taken = two.leases.calls["take"]
-            await asyncio.gather(*(mask(node.segmenter, ID) for node in two))
+            await asyncio.gather(*(mask(node.predictor, ID) for node in two))
             assert two.decodes == 2
             assert two.leases.calls["take"] == taken + 1, "the embedding that the other one looked up"
 
@@ -250,7 +250,7 @@ def test_a_tier_slower_than_its_deadline_is_waited_for_where_computing_takes_lon
         leases.delay_s = 0.3
         async with cluster(4, store, leases, deadline_s=0.1, patience_s=patience_s) as four:
             await asyncio.gather(*(node.send() for node in four for _ in range(10)))
-            await asyncio.gather(*(mask(node.segmenter, ID) for node in four))
+            await asyncio.gather(*(mask(node.predictor, ID) for node in four))
             assert (four.encodes, four.decodes) == computed, "a mask is computed meanwhile"
 
     virtually(main)
@@ -264,7 +264,7 @@ def test_a_hit_never_waits_for_a_lease_nor_leaves_one_behind() -> None:
         store = SlowStore(0.001)
         async with cluster(1, store) as (before,):
             await before.send()
-            await before.segmenter.store.drain()
+            await before.predictor.store.drain()
         leases = DictLeases()  # knows of no value, and is slower than the look-up
         leases.delay_s = 0.05
         async with cluster(1, store, leases) as (node,):
@@ -362,7 +362,7 @@ def test_a_damaged_value_is_thrown_away_and_computed_once() -> None:
         store = DictStore()
         async with cluster(1, store) as (before,):
             await before.send()
-            await before.segmenter.store.drain()
+            await before.predictor.store.drain()
         store.entries[KEY] = damage(store.entries[KEY])
         async with cluster(3, store) as three:
             outcomes = await asyncio.gather(*(node.send() for node in three))
@@ -386,7 +386,7 @@ def test_a_holder_that_fails_fails_alone_and_the_next_one_tries_at_once() -> Non
                 await first
             assert Counter(await asyncio.gather(*rest)) == {Outcome.MISS: 1, Outcome.JOINED: 1}
             assert now() == pytest.approx(2.0, abs=0.05)
-            assert one.segmenter.ledger.kinds[Kind.EMBEDDING].failed == 1
+            assert one.predictor.ledger.kinds[Kind.EMBEDDING].failed == 1
 
     virtually(main)
 
@@ -467,7 +467,7 @@ def test_a_server_that_stops_releases_what_it_holds() -> None:
             one, other = two
             sending = asyncio.create_task(one.send())
             await one.backend.begun.wait()
-            await one.segmenter.aclose()
+            await one.predictor.aclose()
             with pytest.raises(BackendFailed):
                 await sending
             assert two.leases.held == {}
@@ -509,7 +509,7 @@ def test_a_holder_that_dies_is_succeeded_when_its_lease_ends() -> None:
         async with cluster(4, lease_s=1.5, encode_s=10.0) as all_of_them:
             one, *others = all_of_them
             line = Line(all_of_them.leases)
-            one.segmenter.shared = SharedFlights(line, one.segmenter.store.guards[0], lease_s=1.5)
+            one.predictor.shared = SharedFlights(line, one.predictor.store.guards[0], lease_s=1.5)
             dying = asyncio.create_task(one.send())
             await asyncio.sleep(5.0)
             rest = spawn(*(node.send() for node in others))
@@ -536,7 +536,7 @@ def test_the_value_can_be_read_before_the_lease_ends_however_slow_and_long_the_q
             store.seconds = 0.5
             for number in range(20):  # ten seconds of writing
                 key = keys_of(image_bytes(50 + number)).embedding(TOY)
-                one.segmenter.store.keep(key, sealed(key))
+                one.predictor.store.keep(key, sealed(key))
             assert await first is Outcome.MISS
             assert now() == pytest.approx(1.0, abs=0.05), "nobody waits for a write"
             store.seconds = 0.05
@@ -565,8 +565,8 @@ def test_who_waits_for_another_process_holds_no_place_in_the_queue() -> None:
             await one.backend.begun.wait()
             waiting, working = spawn(other.send(), other.send(image_bytes(2)))
             await asyncio.sleep(0.1)
-            assert other.segmenter.encode_lane.running == 1
-            assert other.segmenter.encode_lane.waiting == 0
+            assert other.predictor.encode_lane.running == 1
+            assert other.predictor.encode_lane.waiting == 0
             assert (await first, await waiting, await working) == (Outcome.MISS, Outcome.JOINED, Outcome.MISS)
 
     virtually(main)
@@ -606,7 +606,7 @@ def test_after_a_purge_nobody_waits_for_what_will_not_be_kept() -> None:
             one, other = two
             first = asyncio.create_task(one.send())
             await asyncio.sleep(1.0)
-            await one.segmenter.purge(TENANT, image_id=ID)
+            await one.predictor.purge(TENANT, image_id=ID)
             assert list(await asyncio.gather(other.send(), one.send())) == [Outcome.MISS, Outcome.JOINED]
             assert now() == pytest.approx(11.0, abs=0.05)
             assert await first is Outcome.MISS

@@ -16,8 +16,8 @@ from labeling_ground.cache.trace.prepared import prepare
 from labeling_ground.cache.trace.recorder import Recorder
 from labeling_ground.cache.trace.replay import SWEEP_EVERY_S, UNBOUNDED, Replay, Setup
 from labeling_ground.errors import NotFound
-from labeling_ground.service import segmenter as module
-from labeling_ground.service.segmenter import PromptAsk, Segmenter
+from labeling_ground.service import predictor as module
+from labeling_ground.service.predictor import Predictor, PromptAsk
 from labeling_ground.types import Kind, Outcome, Point
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +29,7 @@ def recorder(path: Path, clock: Clock) -> Recorder:
     return Recorder(TraceWriter(path, max_bytes=1 << 20, files=2), clock)
 
 
-async def work(segmenter: Segmenter, clock: Clock, seed: int, steps: int = 350) -> None:
+async def work(predictor: Predictor, clock: Clock, seed: int, steps: int = 350) -> None:
     """Two people label at random: new images, old ones, clicks, refinements, breaks, a purge now and then."""
     rng = dice(seed)
     current: dict[str, str] = {}
@@ -40,32 +40,32 @@ async def work(segmenter: Segmenter, clock: Clock, seed: int, steps: int = 350) 
         sweep_at = time + SWEEP_EVERY_S if sweep_at is None else sweep_at
         while sweep_at <= time:
             clock.now = sweep_at
-            await segmenter.store.sweep()
+            await predictor.store.sweep()
             sweep_at += SWEEP_EVERY_S
         clock.now = time
         client = rng.choice(["ann", "bob"])
         chance = rng.random()
         if client not in current or chance < 0.25:
             file = rng.choice(FILES)
-            answer = await segmenter.add_image(TENANT, file, keys.image_id(file), client=client)
+            answer = await predictor.add_image(TENANT, file, keys.image_id(file), client=client)
             current[client] = answer.image_id
             last.pop(client, None)
         elif chance < 0.27:
-            await segmenter.purge(TENANT, image_id=current.pop(client))
+            await predictor.purge(TENANT, image_id=current.pop(client))
         elif chance < 0.275:
-            await segmenter.purge(TENANT)
+            await predictor.purge(TENANT)
             current.clear()
         else:
             point = Point(5.0 * rng.randrange(6), 15.0, 1)
             parent = (last[client], 0) if client in last and rng.random() < 0.4 else None
             ask = PromptAsk(points=[point], mask_input=parent)
             try:
-                [mask] = await segmenter.masks(TENANT, current[client], [ask], client=client)
+                [mask] = await predictor.masks(TENANT, current[client], [ask], client=client)
                 last[client] = mask.prediction_id
             except NotFound:  # purged by the other one
                 current.pop(client)
                 last.pop(client, None)
-        await segmenter.store.drain()
+        await predictor.store.drain()
 
 
 @pytest.mark.parametrize(("policy", "tiered"), [("lru", False), ("lru", True), ("gds", True)])
@@ -86,14 +86,14 @@ async def test_a_replay_of_a_recording_agrees_exactly(
         wall_clock=clock,
         recorder=recorder(tmp_path / "t", clock),
         mode="first",  # whether a prediction is lost to a late look-up is no matter of the trace
-    ) as segmenter:
+    ) as predictor:
         # What is computed again costs what it cost at first: a trace has one cost for a key.
         ticks = count()
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
-        segmenter.encode_lane.typical_s = 1.0
-        await work(segmenter, clock, seed=budget + tiered)
-        await segmenter.store.drain()
-        ledger = segmenter.ledger
+        predictor.encode_lane.typical_s = 1.0
+        await work(predictor, clock, seed=budget + tiered)
+        await predictor.store.drain()
+        ledger = predictor.ledger
         held, evictions = memory.bytes, memory.evictions
     trace = prepare(read([tmp_path / "t"]))
     replay = Replay(Setup(policy, budget, UNBOUNDED if tiered else 0))
@@ -110,12 +110,12 @@ async def test_a_replay_of_a_recording_agrees_exactly(
 async def test_what_is_recorded_says_nothing_of_images_and_prompts(tmp_path: Path) -> None:
     """Digests and numbers: no id, no name, no coordinate."""
     clock = Clock(1_000_000.0)
-    async with serving(ToyBackend(), recorder=recorder(tmp_path / "t", clock)) as segmenter:
+    async with serving(ToyBackend(), recorder=recorder(tmp_path / "t", clock)) as predictor:
         image_id = keys.image_id(FILES[0])
-        await segmenter.add_image(TENANT, FILES[0], image_id, client="ann")
+        await predictor.add_image(TENANT, FILES[0], image_id, client="ann")
         for _ in range(2):
-            await segmenter.masks(TENANT, image_id, [PromptAsk(points=[Point(12.0, 13.0, 1)])], client="ann")
-        await segmenter.prefetch(TENANT, FILES[0], image_id, client="bob")
+            await predictor.masks(TENANT, image_id, [PromptAsk(points=[Point(12.0, 13.0, 1)])], client="ann")
+        await predictor.prefetch(TENANT, FILES[0], image_id, client="bob")
     content = (tmp_path / "t").read_bytes()
     for secret in (image_id, TENANT, "ann", "toy"):
         assert secret.encode() not in content.split(b"\n", 1)[1]

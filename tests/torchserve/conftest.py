@@ -66,7 +66,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
 def server(archives: Archives, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchServe]:
     environment = {
         "LABELING_GROUND_THREADS": str(THREADS),
-        "LABELING_GROUND_KEPT_DIR": str(tmp_path_factory.mktemp("kept", numbered=True)),
+        "LABELING_GROUND_EMBEDDING_STORE_DIR": str(tmp_path_factory.mktemp("kept", numbered=True)),
     }
     models = {ENCODER: 1, DECODER: 2, BATCHED: 1}
     with torchserve(archives.folder, "decode", models, environment=environment) as running:

@@ -62,27 +62,27 @@ def test_both_sides_mean_the_same_layout(handler: Any) -> None:
 
 def test_an_archive_that_cannot_be_used_is_refused_in_a_sentence(handler: Any, tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match=r"no model\.json"):
-        handler.open_room(tmp_path)
+        handler.open_handler(tmp_path)
     (tmp_path / "model.json").write_text("[1]")
     with pytest.raises(BadSettings, match="make it again"):
-        handler.open_room(tmp_path)
+        handler.open_handler(tmp_path)
     with pytest.raises(BadSettings, match="make it again"):
-        handler.open_room(written(tmp_path, layout=archive.LAYOUT + 1))
+        handler.open_handler(written(tmp_path, layout=archive.LAYOUT + 1))
     with pytest.raises(BadSettings, match="make it again"):
-        handler.open_room(written(tmp_path, preprocessing_version="0"))
+        handler.open_handler(written(tmp_path, preprocessing_version="0"))
     with pytest.raises(BadSettings, match="painter"):
-        handler.open_room(written(tmp_path, role="painter"))
+        handler.open_handler(written(tmp_path, role="painter"))
     with pytest.raises(BadSettings, match="'decoder'"):
-        handler.open_room(written(tmp_path, files={}))
+        handler.open_handler(written(tmp_path, files={}))
     with pytest.raises(BadSettings, match=r"decoder\.onnx cannot be loaded"):
-        handler.open_room(written(tmp_path))
+        handler.open_handler(written(tmp_path))
     with pytest.raises(BadSettings, match="many"):
-        handler.open_room(written(tmp_path), environment={handler.THREADS: "many"})
-    for name in (handler.THREADS, handler.KEPT_BYTES):
+        handler.open_handler(written(tmp_path), environment={handler.THREADS: "many"})
+    for name in (handler.THREADS, handler.EMBEDDING_STORE_BYTES):
         with pytest.raises(BadSettings, match=f"{name} is -1"):
-            handler.open_room(written(tmp_path), environment={name: "-1"})
+            handler.open_handler(written(tmp_path), environment={name: "-1"})
     with pytest.raises(BadSettings, match=r"decoder\.onnx cannot be loaded"):  # an empty variable is not set
-        handler.open_room(written(tmp_path), environment={handler.THREADS: " ", handler.KEPT_BYTES: " "})
+        handler.open_handler(written(tmp_path), environment={handler.THREADS: " ", handler.EMBEDDING_STORE_BYTES: " "})
 
 
 def test_each_of_a_batch_gets_its_own_status_and_type(handler: Any, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_each_of_a_batch_gets_its_own_status_and_type(handler: Any, tmp_path: Pa
         (tmp_path / f"{name}.onnx").symlink_to(folder / f"{name}.onnx")
     context = Context(written(tmp_path))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(handler.KEPT_DIR, str(tmp_path / "kept"))
+        patch.setenv(handler.EMBEDDING_STORE_DIR, str(tmp_path / "kept"))
         assert handler.handle(None, context) == []
     # A body as it comes; JSON and forms as TorchServe hands them over when it reads them itself; and none.
     rows = [{"body": bytearray(wire.write_ask(wire.Describe()))}, {"body": {"a": 1}}, {"field": b"x"}, {"body": "text"}]

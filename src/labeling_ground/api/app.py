@@ -21,7 +21,7 @@ from labeling_ground.api import browser_runtime, errors, schemas
 from labeling_ground.api.middleware import ALWAYS, Limit, Observe
 from labeling_ground.api.paths import HeadAsGet, SubPath
 from labeling_ground.api.routes import cache, decoder, docs, everything, images, pages, service, session
-from labeling_ground.api.state import Parts
+from labeling_ground.api.state import AppState
 from labeling_ground.api.web_security import ANY, OriginCheck, SecurityHeaders
 from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import LabelingGroundError
@@ -94,23 +94,25 @@ _KEYS = {
 }
 
 
-def create_app(parts: Parts) -> FastAPI:
-    """The app of one server. The parts are closed when it shuts down."""
+def create_app(app_state: AppState) -> FastAPI:
+    """The app of one server. The app_state are closed when it shuts down."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as closing:  # closes each, in reverse, also where another one fails to
-            closing.push_async_callback(parts.segmenter.aclose)
-            closing.push_async_callback(parts.sessions.aclose)  # before the tiers: that is where sessions are kept
-            await parts.segmenter.store.open()  # the first look-up shall not wait for that
-            await parts.supervisor.attempt("sweep sessions", parts.sessions.sweep)  # nor the first click for their file
-            await parts.supervisor.attempt("meet servers", parts.sessions.meet)
+            closing.push_async_callback(app_state.predictor.aclose)
+            closing.push_async_callback(app_state.sessions.aclose)  # before the tiers: that is where sessions are kept
+            await app_state.predictor.store.open()  # the first look-up shall not wait for that
+            await app_state.supervisor.attempt(
+                "sweep sessions", app_state.sessions.sweep
+            )  # nor the first click for their file
+            await app_state.supervisor.attempt("meet servers", app_state.sessions.meet)
             for name, work in (
-                ("model", partial(_watch_model, app, parts)),
-                ("probe tiers", partial(_probe, parts)),
-                ("sweep", partial(_sweep, parts)),
+                ("model", partial(_watch_model, app, app_state)),
+                ("probe tiers", partial(_probe, app_state)),
+                ("sweep", partial(_sweep, app_state)),
             ):
-                task = asyncio.create_task(parts.supervisor.persist(name, work))
+                task = asyncio.create_task(app_state.supervisor.persist(name, work))
                 closing.push_async_callback(stop, task)
             yield
 
@@ -124,17 +126,17 @@ def create_app(parts: Parts) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.state.parts = parts
+    app.state.app_state = app_state
     app.state.model_check = "starting"
     for router in (images.router, everything.router, session.router, service.router, decoder.router, cache.router):
         app.include_router(router)
     docs.install(app)
-    runtime = browser_runtime.find(parts.settings.browser_runtime_dir)
+    runtime = browser_runtime.find(app_state.settings.browser_runtime_dir)
     decoder.install_runtime(app, runtime)
     pages.install(app, runs_wasm=runtime is not None)
     errors.install(app)
     app.add_exception_handler(ClientDisconnect, _gone)
-    settings = parts.settings
+    settings = app_state.settings
     app.add_middleware(HeadAsGet)
     # Inside of what follows, so that a refusal is bounded, measured and readable like any other answer.
     app.add_middleware(OriginCheck, hosts=_hosts(settings), origins=settings.cors_origins)
@@ -143,7 +145,7 @@ def create_app(parts: Parts) -> FastAPI:
         most_requests=settings.max_requests,
         most_bytes=_body_limits(int(settings.max_image_bytes), int(settings.max_body_bytes)),
         most_held=int(settings.max_bytes_in_flight),
-        held_beside=lambda: parts.segmenter.bytes_ahead,
+        held_beside=lambda: app_state.predictor.bytes_ahead,
         silence_s=settings.receive_timeout_s,
         takes_no_place=_takes_no_place,
     )
@@ -162,7 +164,7 @@ def create_app(parts: Parts) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Client-Id"],
             expose_headers=EXPOSED,
         )
-    app.add_middleware(Observe, metrics=parts.metrics)
+    app.add_middleware(Observe, metrics=app_state.metrics)
     if settings.root_path:
         app.add_middleware(SubPath, root_path=settings.root_path)
     app.add_middleware(SecurityHeaders)
@@ -203,19 +205,19 @@ async def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=499)
 
 
-async def _watch_model(app: FastAPI, parts: Parts) -> None:
+async def _watch_model(app: FastAPI, app_state: AppState) -> None:
     """Run the model once before anybody is told that it is ready: the first run of an engine is its slowest.
 
     Later, whenever it fails, try whether it answers again: one that is not ready is sent nothing that would show it.
     """
     while True:
-        if app.state.model_check != "ok" or parts.segmenter.engine_health.troubles():
-            await _try_model(app, parts)
+        if app.state.model_check != "ok" or app_state.predictor.engine_health.failing():
+            await _try_model(app, app_state)
         await asyncio.sleep(_AGAIN_S)
 
 
-async def _try_model(app: FastAPI, parts: Parts) -> None:
-    backend, health = parts.segmenter.backend, parts.segmenter.engine_health
+async def _try_model(app: FastAPI, app_state: AppState) -> None:
+    backend, health = app_state.predictor.backend, app_state.predictor.engine_health
     rows = np.linspace(0, 255, 64, dtype=np.uint8)
     pixels = np.repeat(np.repeat(rows[:, None, None], 96, axis=1), 3, axis=2)
     pixels[16:48, 32:64] = (200, 40, 40)
@@ -233,23 +235,23 @@ async def _try_model(app: FastAPI, parts: Parts) -> None:
         app.state.model_check = "ok"
 
 
-async def _probe(parts: Parts) -> None:
+async def _probe(app_state: AppState) -> None:
     """See from time to time how the tiers are: what is wrong shall be known before somebody needs them."""
     while True:
-        await parts.segmenter.store.probe()
-        await parts.supervisor.attempt("meet servers", parts.sessions.meet)
-        await asyncio.sleep(parts.settings.probe_s)
+        await app_state.predictor.store.probe()
+        await app_state.supervisor.attempt("meet servers", app_state.sessions.meet)
+        await asyncio.sleep(app_state.settings.probe_s)
 
 
-async def _sweep(parts: Parts) -> None:
+async def _sweep(app_state: AppState) -> None:
     """Delete what was idle for too long, also where nobody asks for it any more."""
-    attempt = parts.supervisor.attempt
+    attempt = app_state.supervisor.attempt
     while True:
-        await asyncio.sleep(min(30.0, max(0.25, parts.tuner.now.idle_s / 60)))
-        await attempt("sweep cache", parts.segmenter.store.sweep)
-        await attempt("sweep sessions", parts.sessions.sweep)
-        if parts.segmenter.recorder is not None:
-            await attempt("flush trace", parts.segmenter.recorder.flush)
+        await asyncio.sleep(min(30.0, max(0.25, app_state.runtime_settings.now.idle_s / 60)))
+        await attempt("sweep cache", app_state.predictor.store.sweep)
+        await attempt("sweep sessions", app_state.sessions.sweep)
+        if app_state.predictor.recorder is not None:
+            await attempt("flush trace", app_state.predictor.recorder.flush)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
@@ -281,7 +283,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             components.setdefault(name, definition)
         schema["components"]["securitySchemes"] = _KEYS
         needs: list[dict[str, list[str]]] = [{name: []} for name in _KEYS]
-        if not app.state.parts.settings.api_keys:
+        if not app.state.app_state.settings.api_keys:
             needs.append({})  # a key may be sent, and need not be
         for path, operations in schema["paths"].items():
             if path.startswith(("/v1/", "/api/")):

@@ -20,25 +20,25 @@ from labeling_ground.api.middleware import Limit
 from labeling_ground.api.web_security import ANY, OriginCheck, SecurityHeaders
 from labeling_ground.errors import Overloaded
 from labeling_ground.inference.remote import wire
-from labeling_ground.inference.remote.room import EngineRoom, Reply
+from labeling_ground.inference.remote.handler import InferenceHandler, Reply
 from labeling_ground.service.lane import Lane
 
 
-class Desk:
+class ModelEndpoint:
     """One half of a model: so many asks at a time, so many waiting, each in a thread.
 
     Args:
         name: what it is called in paths.
-        room: what answers.
+        handler: what answers.
         workers: asks that are answered at the same time.
         queue: asks that may wait; one more is answered 503.
     """
 
-    def __init__(self, name: str, room: EngineRoom, *, workers: int, queue: int) -> None:
+    def __init__(self, name: str, handler: InferenceHandler, *, workers: int, queue: int) -> None:
         self.name = name
-        self.room = room
-        self.lane = Lane(room.description.role.value, workers, queue)
-        self._threads = ThreadPoolExecutor(workers, f"engine-{room.description.role.value}")
+        self.handler = handler
+        self.lane = Lane(handler.description.role.value, workers, queue)
+        self._threads = ThreadPoolExecutor(workers, f"engine-{handler.description.role.value}")
 
     async def answer(self, body: bytes) -> Reply:
         """Answer an ask. One that is cancelled while it waits is never begun.
@@ -47,9 +47,9 @@ class Desk:
             Overloaded: the queue is full.
         """
         if wire.is_describe(body):
-            return self.room.answer(body)  # at once: whoever asks wants to know whether there is anybody
+            return self.handler.answer(body)  # at once: whoever asks wants to know whether there is anybody
         async with self.lane.slot(), self.lane.timed():
-            running = asyncio.get_running_loop().run_in_executor(self._threads, self.room.answer, body)
+            running = asyncio.get_running_loop().run_in_executor(self._threads, self.handler.answer, body)
             try:
                 return await asyncio.shield(running)
             except asyncio.CancelledError:
@@ -58,7 +58,7 @@ class Desk:
 
     def status(self) -> dict[str, Any]:
         """What TorchServe's management tells of a model, as far as anybody reads it."""
-        description, lane = self.room.description, self.lane
+        description, lane = self.handler.description, self.lane
         return {
             "modelName": self.name,
             "modelVersion": str(description.version),
@@ -76,35 +76,35 @@ class Desk:
 
 
 def create_engine_app(
-    desks: Sequence[Desk], *, management_port: int, most_bytes: int, most_held: int, silence_s: float
+    endpoints: Sequence[ModelEndpoint], *, management_port: int, most_bytes: int, most_held: int, silence_s: float
 ) -> ASGIApp:
     """The app of one engine server, for two listeners.
 
     Args:
-        desks: what is served.
+        endpoints: what is served.
         management_port: the port whose listener tells about workers and takes no asks.
         most_bytes: largest ask.
         most_held: bytes of asks that may be read at the same time.
         silence_s: longest wait for the next piece of an ask.
     """
-    by_name = {desk.name: desk for desk in desks}
+    by_name = {endpoint.name: endpoint for endpoint in endpoints}
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         with contextlib.ExitStack() as closing:
-            for desk in desks:
-                closing.callback(desk.close)
+            for endpoint in endpoints:
+                closing.callback(endpoint.close)
             yield
 
     async def ping(_: Request) -> Response:
         return JSONResponse({"status": "Healthy"})
 
     async def predictions(request: Request) -> Response:
-        desk = by_name.get(request.path_params["name"])
-        if desk is None:
+        endpoint = by_name.get(request.path_params["name"])
+        if endpoint is None:
             return _unknown(by_name)
         try:
-            reply = await _unless_gone(request, desk, await request.body())
+            reply = await _unless_gone(request, endpoint, await request.body())
         except ClientDisconnect:
             return Response(status_code=499)
         except Overloaded as error:
@@ -112,15 +112,15 @@ def create_engine_app(
         return Response(reply.body, reply.status, dict(reply.headers), media_type=reply.media_type)
 
     async def management(request: Request) -> Response:
-        desk = by_name.get(request.path_params["name"])
-        return _unknown(by_name) if desk is None else JSONResponse([desk.status()])
+        endpoint = by_name.get(request.path_params["name"])
+        return _unknown(by_name) if endpoint is None else JSONResponse([endpoint.status()])
 
     asks = Starlette(
         routes=[Route("/ping", ping), Route("/predictions/{name}", predictions, methods=["POST"])], lifespan=lifespan
     )
     limited = Limit(
         asks,
-        most_requests=sum(desk.lane.slots + desk.lane.queue for desk in desks) + 64,
+        most_requests=sum(endpoint.lane.slots + endpoint.lane.queue for endpoint in endpoints) + 64,
         most_bytes=lambda _: most_bytes,
         most_held=most_held,
         silence_s=silence_s,
@@ -136,14 +136,14 @@ def create_engine_app(
     return SecurityHeaders(OriginCheck(app, hosts=[ANY], origins=[]))
 
 
-async def _unless_gone(request: Request, desk: Desk, body: bytes) -> Reply:
+async def _unless_gone(request: Request, endpoint: ModelEndpoint, body: bytes) -> Reply:
     """The answer; or none, for an asker that has left (its deadline was over, or its own client's interest).
 
     Raises:
         ClientDisconnect: it has.
-        Overloaded: as ``Desk.answer``.
+        Overloaded: as ``ModelEndpoint.answer``.
     """
-    answering = asyncio.ensure_future(desk.answer(body))
+    answering = asyncio.ensure_future(endpoint.answer(body))
     leaving = asyncio.ensure_future(request.receive())  # after a whole body, only one thing can come
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -155,6 +155,6 @@ async def _unless_gone(request: Request, desk: Desk, body: bytes) -> Reply:
         leaving.cancel()
 
 
-def _unknown(by_name: Mapping[str, Desk]) -> Response:
+def _unknown(by_name: Mapping[str, ModelEndpoint]) -> Response:
     served = ", ".join(sorted(by_name))
     return problem(404, "unknown-model", "The model is not served here", f"This engine serves {served}.")

@@ -246,7 +246,7 @@ def _allowed(app: FastAPI, scope: Scope) -> list[str]:
     ]
 
 
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The problem answers of a route, for its documentation."""
     titles = {
         400: "The body or the image cannot be read",

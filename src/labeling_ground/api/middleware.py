@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labeling_ground.api.errors import TooSlow, bug_response, response_for
-from labeling_ground.api.state import RECORD_KEY, Record
+from labeling_ground.api.state import REQUEST_LOG_KEY, RequestLog
 from labeling_ground.errors import BadInput, Overloaded, TooLarge
 from labeling_ground.observe import RequestMetrics, access
 
@@ -36,8 +36,8 @@ class Observe:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        record = Record()
-        scope[RECORD_KEY] = record
+        record = RequestLog()
+        scope[REQUEST_LOG_KEY] = record
         request_id = secrets.token_hex(6)
         started = time.perf_counter()
         status = 0

@@ -13,24 +13,24 @@ from labeling_ground.errors import Forbidden, NotAllowed
 from labeling_ground.observe import RequestMetrics
 from labeling_ground.pools import Pools
 from labeling_ground.service.everything import Everything
-from labeling_ground.service.segmenter import Segmenter, Timing
+from labeling_ground.service.predictor import Predictor, Timing
+from labeling_ground.service.runtime_settings import RuntimeSettings
 from labeling_ground.service.sessions import Sessions
-from labeling_ground.service.tuning import Tuner
 from labeling_ground.settings import Settings
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Outcome
 
 
 @dataclass(frozen=True)
-class Parts:
+class AppState:
     """One server's parts, made by ``wiring``."""
 
     settings: Settings
-    segmenter: Segmenter
+    predictor: Predictor
     sessions: Sessions
     metrics: RequestMetrics
     everything: Everything
-    tuner: Tuner
+    runtime_settings: RuntimeSettings
     engine: str = ""
     """What computes, and why that; empty where there is no choice."""
     started: float = field(default_factory=time.monotonic)
@@ -39,11 +39,11 @@ class Parts:
     @property
     def supervisor(self) -> Supervisor:
         """What runs this server's background work."""
-        return self.segmenter.supervisor
+        return self.predictor.supervisor
 
 
 @dataclass
-class Record:
+class RequestLog:
     """What the request's log line and ``Server-Timing`` header will say."""
 
     outcome: str = "none"
@@ -65,24 +65,24 @@ class Record:
 
 RANKS = {outcome: rank for rank, outcome in enumerate(Outcome)}
 """From the cheapest outcome to the dearest."""
-RECORD_KEY = "labeling_ground.record"
+REQUEST_LOG_KEY = "labeling_ground.request_log"
 
 
-def record_of(request: Request) -> Record:
+def request_log_of(request: Request) -> RequestLog:
     """The record of a request; the middleware put it there."""
-    record: Record = request.scope[RECORD_KEY]
+    record: RequestLog = request.scope[REQUEST_LOG_KEY]
     return record
 
 
-def parts_of(request: Request) -> Parts:
+def state_of(request: Request) -> AppState:
     """The parts of the server that this request came to."""
-    parts: Parts = request.app.state.parts
-    return parts
+    app_state: AppState = request.app.state.app_state
+    return app_state
 
 
 def pools_of(request: Request) -> Pools:
     """The threads of that server."""
-    return parts_of(request).segmenter.pools
+    return state_of(request).predictor.pools
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def caller_of(request: Request) -> Caller:
     Raises:
         NotAllowed: the operator has set keys, and none of them was given.
     """
-    settings = parts_of(request).settings
+    settings = state_of(request).settings
     client = request.headers.get("x-client-id")
     if client is not None:
         client = client[:200]
@@ -133,7 +133,7 @@ def check_admin(request: Request) -> None:
         NotAllowed: no key was given, or a wrong one.
         Forbidden: one was given that may not do this; or the server has no admin key.
     """
-    settings = parts_of(request).settings
+    settings = state_of(request).settings
     if caller_of(request).is_admin:
         return
     if settings.admin_key is None:

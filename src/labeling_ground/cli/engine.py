@@ -10,7 +10,7 @@ from labeling_ground.cli.common import Folder, say, settings_with
 from labeling_ground.cli.running import listen, run
 from labeling_ground.inference.auto import Halves
 from labeling_ground.observe import logs_text, set_up_logging
-from labeling_ground.wiring import build_desks
+from labeling_ground.wiring import build_endpoints
 
 log = logging.getLogger(__name__)
 
@@ -47,29 +47,29 @@ def engine(
     set_up_logging(settings.log_level, settings.log_format)
     asked = _PORTS[role] if port is None else port
     beside = (min(asked + 1, 65535) if asked else 0) if management_port is None else management_port
-    desks, why = build_desks(settings, _HALVES[role])  # first: whoever can connect shall be answered
+    endpoints, why = build_endpoints(settings, _HALVES[role])  # first: whoever can connect shall be answered
     hint = "Choose another with --port and --management-port."
     listeners = [listen(settings.host, number, hint=hint) for number in (asked, beside)]
     ports = [listener.getsockname()[1] for listener in listeners]
-    for desk in desks:
-        description = desk.room.description
+    for endpoint in endpoints:
+        description = endpoint.handler.description
         fields: dict[str, object] = {
             "half": description.role.value,
-            "name": desk.name,
+            "name": endpoint.name,
             "model": str(description.version),
             "engine": why,
         }
-        fields |= {"port": ports[0], "management_port": ports[1], "workers": desk.lane.slots}
+        fields |= {"port": ports[0], "management_port": ports[1], "workers": endpoint.lane.slots}
         if logs_text(settings.log_format):
             say(
                 f"{description.role} of {description.version} on http://{settings.host}:{ports[0]}/predictions/"
-                f"{desk.name}, {desk.lane.slots} at a time; workers and queue on port {ports[1]}"
+                f"{endpoint.name}, {endpoint.lane.slots} at a time; workers and queue on port {ports[1]}"
             )
             say(f"  {why} {description.note}".rstrip())
         else:
             log.info("listening", extra={"fields": fields})
     app = create_engine_app(
-        desks,
+        endpoints,
         management_port=ports[1],
         most_bytes=int(settings.max_engine_bytes),
         most_held=int(settings.max_bytes_in_flight),

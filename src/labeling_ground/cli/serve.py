@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from labeling_ground.api.app import create_app
-from labeling_ground.api.state import Parts
+from labeling_ground.api.state import AppState
 from labeling_ground.cache.disk.folder import obstacle
 from labeling_ground.cli.common import Folder, megabytes, say, settings_with
 from labeling_ground.cli.running import listen, run
@@ -51,14 +51,14 @@ def serve(
         log_format=log_format,
     )
     set_up_logging(settings.log_level, settings.log_format)
-    parts = build_parts(settings)
+    app_state = build_parts(settings)
     listener = listen(settings.host, settings.port, hint="Choose another with --port, or PORT=9000 make run.")
-    _greet(settings, listener, parts)
-    run(create_app(parts), settings, listener)
+    _greet(settings, listener, app_state)
+    run(create_app(app_state), settings, listener)
 
 
-def _greet(settings: Settings, listener: socket.socket, parts: Parts) -> None:
-    backend = parts.segmenter.backend
+def _greet(settings: Settings, listener: socket.socket, app_state: AppState) -> None:
+    backend = app_state.predictor.backend
     version, note = str(backend.version), backend.note
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -70,13 +70,13 @@ def _greet(settings: Settings, listener: socket.socket, parts: Parts) -> None:
     where = "this machine" if is_here else "everyone who reaches this port"
     access = f"{len(settings.api_keys)} API keys" if settings.api_keys else f"open to {where}: no API keys are set"
     if not logs_text(settings.log_format):
-        fields = {"url": url, "model": version, "engine": parts.engine, "cache": cache, "access": access}
+        fields = {"url": url, "model": version, "engine": app_state.engine, "cache": cache, "access": access}
         log.info("listening", extra={"fields": {name: value for name, value in fields.items() if value}})
         return
     say(f"Labeling Ground on {url}")
     say(f"  pages   label at {url}{settings.root_path}/, watch the cache at /cache, try the API at /docs")
     say(f"  model   {version}")
-    for line in (parts.engine, note):
+    for line in (app_state.engine, note):
         if line:
             say(f"          {line}")
     say(f"  cache   {cache}")

@@ -19,7 +19,7 @@ from labeling_ground.cache.trace.files import read, write
 from labeling_ground.cache.trace.grid import Prices, Row, cheapest, peak_without_budget, read_trace, replay_all
 from labeling_ground.cache.trace.prepared import prepare
 from labeling_ground.cache.trace.replay import UNBOUNDED, Setup
-from labeling_ground.cache.trace.report import hit_ratio, name_of, page, parts_of
+from labeling_ground.cache.trace.report import hit_ratio, name_of, page, state_of
 from labeling_ground.cache.trace.synth import MIXES, Work, synthesise
 from labeling_ground.cli.common import data, megabytes, say, settings_with, show
 from labeling_ground.errors import BadSettings
@@ -245,7 +245,7 @@ def _table(rows: list[Row], best: Row, now: Row) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for row in rows:
-        policy, memory, idle = parts_of(row.replayed.setup)
+        policy, memory, idle = state_of(row.replayed.setup)
         evicted = sum(tier["budget"] for tier in row.replayed.evictions.values())
         table.add_row(
             policy.rpartition(":")[2],

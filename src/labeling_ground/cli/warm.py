@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from labeling_ground import key as keys
 from labeling_ground.cli.common import Folder, data, empty_option, say, settings_with, show
 from labeling_ground.errors import LabelingGroundError, StoreFailed, TooLarge
-from labeling_ground.service.segmenter import Segmenter
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.settings import Settings
-from labeling_ground.wiring import build_segmenter
+from labeling_ground.wiring import build_predictor
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tif", ".tiff"})
 
@@ -100,7 +100,7 @@ def _images_in(place: Path) -> Iterable[Path]:
 async def _warm(
     settings: Settings, files: list[Path], tenant: str
 ) -> tuple[Counter[str], list[tuple[Path, str]], bool]:
-    segmenter = build_segmenter(settings)
+    predictor = build_predictor(settings)
     counts: Counter[str] = Counter()
     failures: list[tuple[Path, str]] = []
     waiting = iter(files)
@@ -121,7 +121,7 @@ async def _warm(
             for file in waiting:
                 if stopping.is_set():
                     return
-                outcome, problem = await _one(segmenter, settings, file, tenant)
+                outcome, problem = await _one(predictor, settings, file, tenant)
                 counts[outcome] += 1
                 if problem:
                     failures.append((file, problem))
@@ -129,41 +129,41 @@ async def _warm(
                 progress.update(bar, advance=1, rate=f"{speed:.1f}/s" if speed else "")
 
         try:
-            await _check_tiers(segmenter)
+            await _check_tiers(predictor)
             # One more than the encoder takes at once, so that reading a file never keeps it waiting.
             await asyncio.gather(*(work() for _ in range(settings.encode_workers + 1)))
         finally:
             loop.remove_signal_handler(signal.SIGINT)
-            await segmenter.aclose()
+            await predictor.aclose()
     return counts, failures, stopping.is_set()
 
 
-async def _check_tiers(segmenter: Segmenter) -> None:
+async def _check_tiers(predictor: Predictor) -> None:
     """See that what is going to be computed can be kept.
 
     Raises:
         StoreFailed: a tier does not work.
     """
-    await segmenter.store.open()
-    await segmenter.store.probe()
-    if trouble := _trouble(segmenter):
+    await predictor.store.open()
+    await predictor.store.probe()
+    if trouble := _trouble(predictor):
         raise StoreFailed(trouble)
 
 
-def _trouble(segmenter: Segmenter) -> str:
+def _trouble(predictor: Predictor) -> str:
     """What is wrong with a tier, in a sentence; empty where nothing is."""
-    for guard in segmenter.store.guards:
+    for guard in predictor.store.guards:
         if guard.trouble:
             return f"The {guard.store.name} tier keeps nothing. {guard.trouble}"
     return ""
 
 
-async def _one(segmenter: Segmenter, settings: Settings, file: Path, tenant: str) -> tuple[str, str | None]:
+async def _one(predictor: Predictor, settings: Settings, file: Path, tenant: str) -> tuple[str, str | None]:
     try:
         content, image_id = await asyncio.to_thread(_read, file, settings.max_image_bytes)
-        answer = await segmenter.add_image(tenant, content, image_id)
-        await segmenter.store.drain()  # on disk before the next one: an interruption loses nothing that was counted
-        if trouble := _trouble(segmenter):
+        answer = await predictor.add_image(tenant, content, image_id)
+        await predictor.store.drain()  # on disk before the next one: an interruption loses nothing that was counted
+        if trouble := _trouble(predictor):
             return "failed", trouble
     except (LabelingGroundError, OSError) as error:
         return "failed", str(error)

@@ -14,7 +14,7 @@ from labeling_ground.errors import BadSettings
 from labeling_ground.inference import sam
 from labeling_ground.inference.dialects import decoder_inputs
 from labeling_ground.inference.graphs import FAST_TOKENS, FloatArray, Precision
-from labeling_ground.inference.held import Held
+from labeling_ground.inference.lru import Lru
 from labeling_ground.inference.onnx_halves import CPU, CUDA, OnnxDecoder, OnnxEncoder, OnnxHalves, Provider
 from labeling_ground.sam.geometry import LOW_RES
 from labeling_ground.sam.prompts import PromptTensors
@@ -143,7 +143,7 @@ class DeviceDecoder(OnnxDecoder):
         super().__init__(decoder, fast_decoder, 1, providers)
         self._kind, _, number = device.partition(":")
         self._number = int(number)
-        self.held: Held[dict[str, Any]] = Held(most_bytes)
+        self.held: Lru[dict[str, Any]] = Lru(most_bytes)
         # One at a time: side by side they would take as long together, and the work memory of all.
         self._turn = threading.Lock()
 

@@ -16,7 +16,7 @@ from labeling_ground.inference.graphs import (
     Precision,
     version_of,
 )
-from labeling_ground.inference.held import Held
+from labeling_ground.inference.lru import Lru
 from labeling_ground.inference.sketch import Sketch
 from labeling_ground.sam import everything
 from labeling_ground.sam.geometry import Frame
@@ -53,7 +53,7 @@ class SamBackend:
         self.note = note
         self.engine = engine
         self._decoding = 0
-        self._floats: Held[Floats] = Held(_FLOATS_BYTES)
+        self._floats: Lru[Floats] = Lru(_FLOATS_BYTES)
         self._encoders = ThreadPoolExecutor(1, "sam-encode")
         self._decoders = ThreadPoolExecutor(decode_threads, "sam-decode")
 

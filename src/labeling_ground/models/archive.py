@@ -19,7 +19,7 @@ from typing import Any
 
 from labeling_ground.errors import BadInput, BadSettings, UnknownModel
 from labeling_ground.models.catalogue import Role
-from labeling_ground.models.disk import check_room, disk_troubles
+from labeling_ground.models.disk import check_room, disk_errors
 from labeling_ground.models.store import InstalledModel, ModelStore
 from labeling_ground.sam.preprocess import PREPROCESSING_VERSION
 from labeling_ground.types import ModelVersion
@@ -119,7 +119,7 @@ def archive(
     check_archiver()
     model = _installed(store, name)
     files = {role: store.path_of(name, role) for role in HALVES[half] if role is half or role in model.files}
-    with disk_troubles(target.parent):
+    with disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         check_room(target.parent, 2 * sum(path.stat().st_size for path in files.values()))
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".archive-") as temporary:

@@ -1,4 +1,4 @@
-"""This machine's disk: room, digests, and its troubles in sentences."""
+"""This machine's disk: room, digests, and its failing in sentences."""
 
 import contextlib
 import errno
@@ -68,7 +68,7 @@ def flush(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_troubles(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> Iterator[None]:
     """Say in a sentence what the system says in numbers."""
     try:
         yield

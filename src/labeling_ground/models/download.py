@@ -67,7 +67,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class RetryPolicy:
     """How to ask.
 
     Attributes:
@@ -102,7 +102,7 @@ class _StartAnewError(Exception):
         self.ranges = ranges
 
 
-def download(artifact: Artifact, url: str, path: Path, manners: Manners, report: Callable[[Step], None]) -> None:
+def download(artifact: Artifact, url: str, path: Path, retries: RetryPolicy, report: Callable[[Step], None]) -> None:
     """Make ``path`` hold exactly the artifact's bytes. What it holds already is used if it is a beginning of them.
 
     After any failure but wrong bytes, and after an interruption, what came stays in ``path``, and calling this again
@@ -113,7 +113,7 @@ def download(artifact: Artifact, url: str, path: Path, manners: Manners, report:
     """
     with Part(path) as part:
         part.take_in(lambda: report(Step(State.CHECKING, artifact, part.size, artifact.about_bytes)))
-        transfer = _Transfer(artifact, url, part, manners, report)
+        transfer = _Transfer(artifact, url, part, retries, report)
         failures, furthest, begun_anew = 0, part.size, 0
         while part.sha256 != artifact.sha256:
             try:
@@ -129,12 +129,12 @@ def download(artifact: Artifact, url: str, path: Path, manners: Manners, report:
                     raise PullFailed(_unreachable(artifact, url, str(trouble))) from None
                 failures = 1 if part.size >= furthest + _SLACK else failures + 1
                 furthest = max(furthest, part.size)
-                if failures >= manners.attempts:
+                if failures >= retries.attempts:
                     raise PullFailed(_given_up(artifact, url, failures, str(trouble), part.size)) from None
-                pause = trouble.pause_s or min(manners.backoff_s * 2 ** (failures - 1), LONGEST_PAUSE_S)
+                pause = trouble.pause_s or min(retries.backoff_s * 2 ** (failures - 1), LONGEST_PAUSE_S)
                 note = f"{trouble}; trying again in {pause:.0f} s"
                 report(Step(State.RETRYING, artifact, part.size, artifact.about_bytes, note))
-                manners.sleep(pause)
+                retries.sleep(pause)
             else:
                 if part.sha256 == artifact.sha256:
                     return
@@ -151,12 +151,12 @@ class _Transfer:
     """The asking: one request after another for one file."""
 
     def __init__(
-        self, artifact: Artifact, url: str, part: Part, manners: Manners, report: Callable[[Step], None]
+        self, artifact: Artifact, url: str, part: Part, retries: RetryPolicy, report: Callable[[Step], None]
     ) -> None:
         self.artifact = artifact
         self.url = url
         self.part = part
-        self.manners = manners
+        self.retries = retries
         self.report = report
         self.ranges = True
         """The server may be asked for the rest of its file."""
@@ -185,7 +185,7 @@ class _Transfer:
 
     def _open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         try:
-            answer: http.client.HTTPResponse = self._client.open(request, timeout=self.manners.timeout_s)
+            answer: http.client.HTTPResponse = self._client.open(request, timeout=self.retries.timeout_s)
         except urllib.error.HTTPError as error:
             self.reached = True
             with error:
@@ -196,7 +196,7 @@ class _Transfer:
             raise _TryAgainError(_why(error.reason), offline=True) from None
         except TimeoutError:
             self.reached = True
-            raise _TryAgainError(f"the server said nothing for {self.manners.timeout_s:g} s") from None
+            raise _TryAgainError(f"the server said nothing for {self.retries.timeout_s:g} s") from None
         except (http.client.InvalidURL, UnicodeError) as error:
             raise PullFailed(f"{shown_url(self.url)} is no address that can be asked: {error}.") from None
         except (http.client.HTTPException, OSError) as error:
@@ -258,7 +258,7 @@ class _Transfer:
                 f"{shown_url(self.url)} is {total} bytes long, and {self.artifact.file} should have about "
                 f"{self.artifact.about_bytes}: that is not the file. {_other_ways(self.artifact)}"
             )
-        free = self.manners.free() if self.manners.free else None
+        free = self.retries.free() if self.retries.free else None
         check_room(self.part.path.parent, total - self.part.size, free)
 
     @property
@@ -274,7 +274,7 @@ class _Transfer:
                 # read1 and not read: what has come is written down before more is waited for.
                 chunk = answer.read1(_CHUNK if total is None else min(_CHUNK, total - part.size))
             except TimeoutError:
-                raise _TryAgainError(f"the server stalled for {self.manners.timeout_s:g} s") from None
+                raise _TryAgainError(f"the server stalled for {self.retries.timeout_s:g} s") from None
             except (http.client.HTTPException, OSError) as error:
                 raise _TryAgainError(f"the connection was cut ({_why(error)})") from None
             if not chunk:

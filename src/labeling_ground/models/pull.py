@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 from labeling_ground.errors import BadSettings, shown_url
 from labeling_ground.models.catalogue import Artifact, CatalogueModel, Format
 from labeling_ground.models.disk import check_room, digest_of, disk_trouble, existing
-from labeling_ground.models.download import Manners, State, Step, download
+from labeling_ground.models.download import RetryPolicy, State, Step, download
 from labeling_ground.models.store import InstalledModel, ModelStore, is_here, stored_from
 
 
@@ -65,11 +65,13 @@ def pull(
     with store.pulling(model.name, waiting=lambda: tell(Step(State.WAITING))):
         here = store.get(model.name)
         if here is None or not is_here(here, model, as_format):
-            manners = Manners(timeout_s, attempts, backoff_s, sleep, lambda: disk_usage(existing(store.folder)).free)
+            retries = RetryPolicy(
+                timeout_s, attempts, backoff_s, sleep, lambda: disk_usage(existing(store.folder)).free
+            )
             missing = [artifact for artifact in wanted if not _is_kept(store, artifact)]
             _check_room(store, missing, disk_usage)
             for artifact in missing:
-                download(artifact, addresses[artifact.sha256], store.part(artifact.sha256), manners, tell)
+                download(artifact, addresses[artifact.sha256], store.part(artifact.sha256), retries, tell)
             here = _keep(store, model, wanted, addresses)
         tell(Step(State.DONE))
         return here

@@ -29,7 +29,7 @@ from labeling_ground.models.catalogue import (
     is_model_name,
     is_sha256,
 )
-from labeling_ground.models.disk import check_room, copied, digest_of, disk_troubles, flush
+from labeling_ground.models.disk import check_room, copied, digest_of, disk_errors, flush
 from labeling_ground.models.lock import hold
 
 log = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ class ModelStore:
             PullFailed: the disk is full, or the folder cannot be written.
         """
         files = list(files)
-        with disk_troubles(self.folder):
+        with disk_errors(self.folder):
             (self.folder / "manifests").mkdir(parents=True, exist_ok=True)
             (self.folder / "blobs").mkdir(exist_ok=True)
             with self._locked():
@@ -249,7 +249,7 @@ class ModelStore:
         parts = [p for a in self._artifacts_of(name) if (p := self.part(a.sha256)).exists()]
         if not is_model_name(name) or not (self._manifest(name).exists() or parts):
             raise UnknownModel(f"Nothing of a model {name!r} is here.")
-        with disk_troubles(self.folder), self.pulling(name, wait_s=0), self._locked():
+        with disk_errors(self.folder), self.pulling(name, wait_s=0), self._locked():
             model = self.get(name)
             self._manifest(name).unlink(missing_ok=True)
             freed = self._drop_unused({file.sha256 for file in model.files.values()} if model else set())
@@ -276,7 +276,7 @@ class ModelStore:
             PullFailed: somebody else still does after ``wait_s``, or the folder cannot be written.
         """
         with contextlib.ExitStack() as held:
-            with disk_troubles(self.folder):
+            with disk_errors(self.folder):
                 for folder in ("locks", "partial"):
                     (self.folder / folder).mkdir(parents=True, exist_ok=True)
                 try:
@@ -318,11 +318,11 @@ class ModelStore:
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[Path]:
         folder = self.folder / "partial"
-        with disk_troubles(self.folder):
+        with disk_errors(self.folder):
             folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"add-{secrets.token_hex(6)}"
         try:
-            with disk_troubles(self.folder):
+            with disk_errors(self.folder):
                 yield path
         finally:
             path.unlink(missing_ok=True)

@@ -39,7 +39,7 @@ class EngineHealth:
         self._in_a_row[half] += 1
         self._last[half] = sentence
 
-    def troubles(self) -> Mapping[str, str]:
+    def failing(self) -> Mapping[str, str]:
         """The halves that are failing, each with a sentence; empty if all is well."""
         return {
             half: f"The last {count} calls failed: {self._last[half]}"

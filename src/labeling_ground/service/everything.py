@@ -19,7 +19,7 @@ from labeling_ground.key import tenant_in
 from labeling_ground.sam.everything import CANDIDATES, SECOND_NMS, grid, keep_best, without_small_regions
 from labeling_ground.service.asks import Ask
 from labeling_ground.service.lane import Lane
-from labeling_ground.service.segmenter import Segmenter, Timing
+from labeling_ground.service.predictor import Predictor, Timing
 from labeling_ground.types import Embedding, Entry, EverythingOptions, Kind, ModelVersion, Outcome, Point, Prompt
 
 
@@ -161,7 +161,7 @@ class Everything:
     are with the decoder or wait for it. They queue there like a click does, so a click waits for no more than those.
 
     Args:
-        segmenter: the main path.
+        predictor: the main path.
         jobs: queue of grids.
         workers: calls to the decoder, and masks being painted, at the same time; fewer than the decoder's places
             where it has several.
@@ -169,13 +169,13 @@ class Everything:
     """
 
     def __init__(
-        self, segmenter: Segmenter, *, jobs: Lane, workers: int, wall_clock: Callable[[], float] = time.time
+        self, predictor: Predictor, *, jobs: Lane, workers: int, wall_clock: Callable[[], float] = time.time
     ) -> None:
         self.jobs = jobs
         self._wall_clock = wall_clock
-        self._segmenter = segmenter
-        self._pool = segmenter.pools.grids
-        self._sketcher = sketcher_of(segmenter.backend)
+        self._predictor = predictor
+        self._pool = predictor.pools.grids
+        self._sketcher = sketcher_of(predictor.backend)
         self._workers = Lane("grids' calls", workers, 0)
         self._searches: dict[str, _Search] = {}
         self._news = asyncio.Event()
@@ -192,18 +192,18 @@ class Everything:
 
         Raises:
             UnknownImage: send it again.
-            Overloaded, BackendFailed: as in ``Segmenter.add_image``.
+            Overloaded, BackendFailed: as in ``Predictor.add_image``.
         """
-        return await self._ask(self._segmenter.bind(tenant, image_id), options, client)
+        return await self._ask(self._predictor.bind(tenant, image_id), options, client)
 
     async def _ask(self, ask: Ask, options: EverythingOptions, client: str | None) -> EverythingAnswer:
         key = ask.everything(options)
-        entry, outcome, timing = await self._segmenter.derived(
+        entry, outcome, timing = await self._predictor.derived(
             Kind.EVERYTHING, ask, key, lambda embedding: self._make(key, ask.version, embedding, options)
         )
         found = await self._pool.run(records.open_everything, entry, key)
         if client is not None:
-            self._segmenter.clients.opened(f"{ask.keys.tenant}/{client}", ask.keys.group)
+            self._predictor.presence.opened(f"{ask.keys.tenant}/{client}", ask.keys.group)
         return EverythingAnswer(found, found.masks, outcome, ask.version, timing, ask.model_note)
 
     async def follow(
@@ -217,7 +217,7 @@ class Everything:
         Raises:
             UnknownImage, Overloaded, BackendFailed: as in ``ask``; also after the first steps.
         """
-        ask = self._segmenter.bind(tenant, image_id)
+        ask = self._predictor.bind(tenant, image_id)
         key = ask.everything(options)
         asking = asyncio.ensure_future(self._ask(ask, options, client))
 
@@ -256,7 +256,7 @@ class Everything:
                 asking.exception()  # seen: who has left is told nothing
 
     async def _make(self, key: str, version: ModelVersion, embedding: Embedding, options: EverythingOptions) -> Entry:
-        self._segmenter.check_model(version)  # whose embedding this is: it was opened just now
+        self._predictor.check_model(version)  # whose embedding this is: it was opened just now
         async with self.jobs.slot(tenant_in(key)), self.jobs.timed():
             started = time.perf_counter()
             points = grid(options.points_per_side, embedding.height, embedding.width)
@@ -292,15 +292,15 @@ class Everything:
         prompts = [Prompt((search.points[number],)) for number in numbers]
 
         async def sketch() -> list[list[Sketch]]:
-            self._segmenter.check_model(search.version)
-            with self._segmenter.engine_health.call("decoder"):
+            self._predictor.check_model(search.version)
+            with self._predictor.engine_health.call("decoder"):
                 sketches = await self._sketcher.sketch(search.embedding, prompts)
                 if len(sketches) != len(prompts):
                     raise BackendFailed("The decoder did not answer each prompt.")
             return sketches
 
         async with self._workers.slot(patient=True) as worker:
-            async with self._segmenter.decode_lane.slot(patient=True) as place:
+            async with self._predictor.decode_lane.slot(patient=True) as place:
                 sketches = await place.call(sketch, also=worker)
             return await self._pool.run(
                 lambda: [

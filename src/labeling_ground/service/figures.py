@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from labeling_ground.cache.ghost import Regret
-from labeling_ground.inference.elsewhere import Elsewhere, EngineFigures
+from labeling_ground.inference.remote_status import EngineFigures, RemoteStatus
 from labeling_ground.service.lane import Lane
 from labeling_ground.service.ledger import Fate, KindFigures
-from labeling_ground.service.segmenter import Segmenter
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.types import Kind, StoreStats
 
@@ -97,11 +97,11 @@ class Figures:
     idle: Spread
 
 
-async def figures(segmenter: Segmenter, sessions: Sessions, grids: Lane) -> Figures:
+async def figures(predictor: Predictor, sessions: Sessions, grids: Lane) -> Figures:
     """Take the snapshot. ``grids`` is the queue of «segment everything»."""
-    guards = {guard.store.name: guard for guard in segmenter.store.guards}
+    guards = {guard.store.name: guard for guard in predictor.store.guards}
     tiers = []
-    for stats in await segmenter.store.stats():
+    for stats in await predictor.store.stats():
         guard = guards.get(stats.tier)
         if guard is None:
             tiers.append(TierFigures(stats, "closed", {}, 0, 0, 0))
@@ -110,26 +110,26 @@ async def figures(segmenter: Segmenter, sessions: Sessions, grids: Lane) -> Figu
             tiers.append(
                 TierFigures(stats, guard.breaker.state, dict(seen.errors), seen.skipped, guard.pending, seen.demoted)
             )
-    backend, watch, memory = segmenter.backend, segmenter.store.watch, segmenter.store.memory
+    backend, watch, memory = predictor.backend, predictor.store.watch, predictor.store.memory
     sample = [] if watch is None else watch.spread(memory)
     regret = Regret() if watch is None else watch.regret
     return Figures(
         at=time.time(),
-        total=segmenter.ledger.total(),
-        kinds=dict(segmenter.ledger.kinds),
-        fates=dict(segmenter.ledger.fates),
+        total=predictor.ledger.total(),
+        kinds=dict(predictor.ledger.kinds),
+        fates=dict(predictor.ledger.fates),
         tiers=tuple(tiers),
         lanes={
             lane.name: LaneFigures(lane.running, lane.waiting, lane.turned_away, lane.typical_s)
-            for lane in (segmenter.encode_lane, segmenter.decode_lane, grids)
+            for lane in (predictor.encode_lane, predictor.decode_lane, grids)
         },
-        flights=len(segmenter.flights),
+        flights=len(predictor.flights),
         sessions=len(sessions),
         sessions_unkept=sessions.unkept,
-        background_errors=dict(segmenter.supervisor.errors),
-        engines=tuple(backend.engines()) if isinstance(backend, Elsewhere) else (),
+        background_errors=dict(predictor.supervisor.errors),
+        engines=tuple(backend.engines()) if isinstance(backend, RemoteStatus) else (),
         regret={
-            kind: Regretted(regret.entries[kind], regret.seconds.get(kind, 0.0)) for kind in segmenter.ledger.kinds
+            kind: Regretted(regret.entries[kind], regret.seconds.get(kind, 0.0)) for kind in predictor.ledger.kinds
         },
         ghosts=tuple(
             GhostFigures(ghost.larger_by, ghost.hits, ghost.seconds_saved) for ghost in (watch.ghosts if watch else ())

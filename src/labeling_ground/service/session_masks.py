@@ -3,34 +3,34 @@
 from collections.abc import Awaitable, Callable
 
 from labeling_ground.errors import UnknownPrediction
-from labeling_ground.service.segmenter import MaskAnswer, PromptAsk, Segmenter
+from labeling_ground.service.predictor import MaskAnswer, Predictor, PromptAsk
 from labeling_ground.service.session_state import Snapshot
 
 _Ask = Callable[[int, str | None], Awaitable[MaskAnswer]]
 """Predict for so many of the clicks, refining this prediction."""
 
 
-async def mask_of(segmenter: Segmenter, tenant: str, snapshot: Snapshot, *, client: str, refine: bool) -> MaskAnswer:
+async def mask_of(predictor: Predictor, tenant: str, snapshot: Snapshot, *, client: str, refine: bool) -> MaskAnswer:
     """The prediction for a session's clicks and box.
 
     What it refines may be gone, by eviction, by a purge, or with a process that was killed before it had written it
     down. Then it is predicted again from its own clicks: a session's masks do not depend on what the cache has kept.
 
     Args:
-        segmenter: predicts.
+        predictor: predicts.
         tenant: whose session it is.
         snapshot: what was pointed at.
         client: whose images these are, for the done hint.
         refine: whether the mask before the last clicks is taken into account at all.
 
     Raises:
-        LabelingGroundError: see ``Segmenter.masks``, but for ``UnknownPrediction``.
+        LabelingGroundError: see ``Predictor.masks``, but for ``UnknownPrediction``.
     """
 
     async def ask(count: int, parent: str | None) -> MaskAnswer:
         mask_input = None if parent is None else (parent, 0)
         prompt = PromptAsk(points=snapshot.clicks[:count], box=snapshot.box, mask_input=mask_input)
-        [answer] = await segmenter.masks(tenant, snapshot.image_id, [prompt], client=client)
+        [answer] = await predictor.masks(tenant, snapshot.image_id, [prompt], client=client)
         return answer
 
     clicks = len(snapshot.clicks)

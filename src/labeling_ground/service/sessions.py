@@ -1,14 +1,14 @@
 """Sessions: clients' named working states. A thin layer above the cache, never part of a key.
 
 Every change is made in this process first, without awaiting: twenty clicks at once are twenty clicks. Where there is
-a keeper, the change is then written through before its asker hears of it, so that it outlives this process. Several
+a store, the change is then written through before its asker hears of it, so that it outlives this process. Several
 changes of one session travel together. A save replaces only the version that this process knew; where another server
-has saved since, its version is taken over and what it lacks is done again on top. So all servers that share a keeper
+has saved since, its version is taken over and what it lacks is done again on top. So all servers that share a store
 count every click once, whichever of them it comes to.
 
-Where the keeper does not do it, what follows depends on whether another server may take the session's next change. If
+Where the store does not do it, what follows depends on whether another server may take the session's next change. If
 not, the change counts here and is kept later. If so, it is taken back and its asker is told to try again: otherwise the
-other server's answer would lack it. What a keeper has lost that was kept before (a fail-over to a replica that was
+other server's answer would lack it. What a state store has lost that was kept before (a fail-over to a replica that was
 behind) is merged into what it has by the first server that knows of it.
 """
 
@@ -22,18 +22,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from labeling_ground.cache.keeper import Kept
 from labeling_ground.cache.shares import payer
+from labeling_ground.cache.state_store import VersionedState
 from labeling_ground.errors import LabelingGroundError, StoreFailed, UnknownSession
-from labeling_ground.service.session_keeper import GuardedKeeper
 from labeling_ground.service.session_state import SessionState, Snapshot
+from labeling_ground.service.session_store import SessionStore
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Box, Point
 
 _REMEMBERED = 1024
 """Changes of one session that are done again, at most, on top of what another server saved."""
 _TRIES = 3
-"""How often a keeper is asked for a session that is not known here: without an answer its change cannot be made."""
+"""How often a store is asked for a session that is not known here: without an answer its change cannot be made."""
 
 _Key = tuple[str, str]
 _Work = Callable[[SessionState, str], Any]
@@ -90,10 +90,10 @@ class _Held:
 class Sessions:
     """All sessions of all tenants, bounded and with an idle time.
 
-    Where no other server shares the keeper, one that is down, slow or full fails no change: it then counts in this
+    Where no other server shares the state store, one that is down, slow or full fails no change: it then counts in this
     process's memory only, is counted in ``unkept``, and is kept later, with the session's next change or with a sweep.
 
-    Every change raises ``UnknownSession`` where nobody knows the session, and ``StoreFailed`` where the keeper does not
+    Every change raises ``UnknownSession`` where nobody knows the session, and ``StoreFailed`` where the store does not
     answer and either this process does not know the session, or other servers may know it too. Nothing was done then.
 
     Args:
@@ -101,8 +101,8 @@ class Sessions:
         tenant_share: what part of them one tenant may have while others need room; ``None``: there is one tenant.
         idle_s: seconds after the last use at which a session ends.
         most_clicks: how many clicks one session holds.
-        keeper: where sessions outlive the process; ``None``: nowhere.
-        deadline_s: how long a change waits for the keeper where no other server shares it.
+        state_store: where sessions outlive the process; ``None``: nowhere.
+        deadline_s: how long a change waits for the state store where no other server shares it.
         patience_s: how long it waits where some do, before it is taken back.
         supervisor: counts errors while saving.
         clock: monotonic seconds.
@@ -115,7 +115,7 @@ class Sessions:
         tenant_share: float | None = None,
         idle_s: float,
         most_clicks: int,
-        keeper: GuardedKeeper | None = None,
+        state_store: SessionStore | None = None,
         deadline_s: float = 0.1,
         patience_s: float = 1.0,
         supervisor: Supervisor | None = None,
@@ -130,7 +130,7 @@ class Sessions:
         self._share = tenant_share
         self._of: dict[str, OrderedDict[_Key, None]] = {}  # each tenant's sessions, the idlest first
         self._most_clicks = most_clicks
-        self._keeper = keeper
+        self._state_store = state_store
         self._deadline_s = deadline_s
         self._patience_s = patience_s
         self._supervisor = supervisor or Supervisor()
@@ -145,7 +145,7 @@ class Sessions:
     @property
     def is_shared(self) -> bool:
         """Whether another server may be asked for a session's next change."""
-        return self._keeper is not None and self._keeper.is_shared
+        return self._state_store is not None and self._state_store.is_shared
 
     def __len__(self) -> int:
         self._expire()
@@ -230,34 +230,34 @@ class Sessions:
         return (await self._known(tenant, name)).state.snapshot()
 
     async def sweep(self) -> None:
-        """Keep what could not be kept yet, and let the keeper delete what has run out."""
+        """Keep what could not be kept yet, and let the state store delete what has run out."""
         self._expire()
-        if self._keeper is None:
+        if self._state_store is None:
             return
         for key, held in list(self._held.items()):
             if held.pending:
                 if not held.is_unsaved:  # whether what was given up is not kept all the same is seen by saving
                     held.pending.append(self._made(_nothing, held))
-                await asyncio.wait({self._save_soon(self._keeper, key, held)})
+                await asyncio.wait({self._save_soon(self._state_store, key, held)})
                 if held.is_unsaved:  # it is still away
                     return
-        await self._keeper.sweep()
+        await self._state_store.sweep()
 
     async def meet(self) -> None:
-        """See whether other servers share the keeper, and whether it is still the same one.
+        """See whether other servers share the state store, and whether it is still the same one.
 
         Where another one has come in its place, as after a fail-over, it may lack what was kept of late: every session
         that is known here is saved to it again.
         """
-        if self._keeper is None:
+        if self._state_store is None:
             return
-        place = await self._keeper.meet(self._me)
+        place = await self._state_store.meet(self._me)
         if place is None:
             return
         if self._place and place != self._place:
             for key, held in list(self._held.items()):
                 held.pending.append(self._made(_nothing, held))
-                await asyncio.wait({self._save_soon(self._keeper, key, held)})
+                await asyncio.wait({self._save_soon(self._state_store, key, held)})
         self._place = place
         if self.trouble:
             await self.sweep()
@@ -265,11 +265,11 @@ class Sessions:
                 self.trouble = ""
 
     async def aclose(self, grace_s: float = 5.0) -> None:
-        """Keep what could not be kept yet, as far as the grace allows, and close the keeper."""
-        if self._keeper is None:
+        """Keep what could not be kept yet, as far as the grace allows, and close the state_store."""
+        if self._state_store is None:
             return
         try:
-            await self._keeper.leave(self._me)
+            await self._state_store.leave(self._me)
             sweeping = asyncio.create_task(self.sweep())
             await asyncio.wait({sweeping}, timeout=grace_s)
             sweeping.cancel()
@@ -278,7 +278,7 @@ class Sessions:
                 task.cancel()
             await asyncio.wait({sweeping, *savers})
         finally:
-            await self._keeper.aclose()
+            await self._state_store.aclose()
         if not sweeping.cancelled() and (error := sweeping.exception()) is not None:
             raise error  # whoever closes this says so in the log
 
@@ -338,15 +338,15 @@ class Sessions:
     async def _keep(self, key: _Key, held: _Held, change: _Change) -> None:
         """Write a change through that was made here. Where that fails and others may be asked next, take it back, if
         that is possible: what an answer has brought about is kept later."""
-        if self._keeper is None:
+        if self._state_store is None:
             return
         held.state.note(self._me, change.number)
         held.pending.append(change)
         del held.pending[:-_REMEMBERED]
         change.told = told = asyncio.get_running_loop().create_future()
-        self._save_soon(self._keeper, key, held)
+        self._save_soon(self._state_store, key, held)
         try:
-            patience_s = self._patience_s if self._keeper.is_shared else self._deadline_s
+            patience_s = self._patience_s if self._state_store.is_shared else self._deadline_s
             await asyncio.wait({told}, timeout=patience_s)
         finally:
             change.told = None
@@ -354,27 +354,27 @@ class Sessions:
             raise change.error
         if change.kept:
             return
-        if self._keeper.is_shared and (change.revert is not None or change.image_id == ""):
+        if self._state_store.is_shared and (change.revert is not None or change.image_id == ""):
             change.given_up = True
             self._rebuild(key, held)
         else:
             self.unkept += 1
 
-    def _save_soon(self, keeper: GuardedKeeper, key: _Key, held: _Held) -> asyncio.Task[None]:
+    def _save_soon(self, state_store: SessionStore, key: _Key, held: _Held) -> asyncio.Task[None]:
         if held.saver is None:
-            held.saver = asyncio.create_task(self._save(keeper, key, held))
+            held.saver = asyncio.create_task(self._save(state_store, key, held))
             self._supervisor.watch("save sessions", held.saver)
         return held.saver
 
-    async def _save(self, keeper: GuardedKeeper, key: _Key, held: _Held) -> None:
+    async def _save(self, state_store: SessionStore, key: _Key, held: _Held) -> None:
         try:
             while held.is_unsaved:
-                last, new = held.pending[-1].number, Kept.new(held.state.to_bytes())
+                last, new = held.pending[-1].number, VersionedState.new(held.state.to_bytes())
                 sent = [change for change in held.pending if not change.given_up]
                 for change in sent:
                     change.sent.add(last)
-                patience_s = self._patience_s if keeper.is_shared else None
-                kept = await keeper.save(*key, new, held.version, self.idle_s, patience_s)
+                patience_s = self._patience_s if state_store.is_shared else None
+                kept = await state_store.save(*key, new, held.version, self.idle_s, patience_s)
                 if kept is None:
                     self.trouble = self.trouble or "The last change of a session could not be kept."
                     return
@@ -392,7 +392,7 @@ class Sessions:
             for change in held.pending:
                 change.settle(kept=False)
 
-    def _take_over(self, key: _Key, held: _Held, kept: Kept) -> None:
+    def _take_over(self, key: _Key, held: _Held, kept: VersionedState) -> None:
         """Go on from what another server has saved, and from what was kept before and is not in it: do again, on top of
         that, what it lacks."""
         held.version = kept.version
@@ -442,9 +442,9 @@ class Sessions:
 
     async def _refresh(self, key: _Key, held: _Held) -> bool:
         """See whether another server has saved since, and take that over."""
-        if self._keeper is None:
+        if self._state_store is None:
             return False
-        _, kept = await self._keeper.load(*key)
+        _, kept = await self._state_store.load(*key)
         if kept is None or kept.version == held.version:
             return False
         self._take_over(key, held, kept)
@@ -453,10 +453,10 @@ class Sessions:
     async def _known(self, tenant: str, name: str) -> _Held:
         key = (tenant, name)
         answered = True
-        if (held := self._find(key)) is None and self._keeper is not None:
+        if (held := self._find(key)) is None and self._state_store is not None:
             loading = self._loading.get(key)
             if loading is None:
-                loading = self._loading[key] = asyncio.create_task(self._load(self._keeper, key))
+                loading = self._loading[key] = asyncio.create_task(self._load(self._state_store, key))
                 loading.add_done_callback(lambda _: self._loading.pop(key, None))
             await asyncio.wait({loading})  # not cancelled with the first who asks: others may wait too
             answered = loading.result()
@@ -472,11 +472,11 @@ class Sessions:
             f"There is no session {name!r}, or it was idle for too long. Send its image to /api/sam/image first."
         )
 
-    async def _load(self, keeper: GuardedKeeper, key: _Key) -> bool:
-        """Take a session over from the keeper, if it has it. Whether it has answered."""
+    async def _load(self, state_store: SessionStore, key: _Key) -> bool:
+        """Take a session over from the state store, if it has it. Whether it has answered."""
         answered, kept = False, None
         for _ in range(_TRIES):
-            answered, kept = await keeper.load(*key)
+            answered, kept = await state_store.load(*key)
             if answered:
                 break
         state = None if kept is None else SessionState.from_bytes(kept.value)

@@ -1,1 +1,1 @@
-"""One file a resource. A route parses, calls one service method, and answers."""
+"""One file a resource. A route parses, calls one service method, and responses."""

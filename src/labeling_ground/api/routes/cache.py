@@ -9,14 +9,14 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeHistogramMetricFamily, GaugeMetricFamily, Metric
 
-from labeling_ground.api import answers
-from labeling_ground.api.body import read_json
-from labeling_ground.api.errors import BadBody, responses
+from labeling_ground.api import responses
+from labeling_ground.api.errors import BadBody, problem_responses
+from labeling_ground.api.requests import read_json
 from labeling_ground.api.routes.service import health_of
 from labeling_ground.api.schemas import SHA256, CacheOut, CacheSettingsIn, CacheSettingsOut, Purged
-from labeling_ground.api.state import Parts, caller_of, check_admin, parts_of
+from labeling_ground.api.state import AppState, caller_of, check_admin, state_of
 from labeling_ground.errors import BadSettings, NotAllowed
-from labeling_ground.inference.elsewhere import EngineFigures
+from labeling_ground.inference.remote_status import EngineFigures
 from labeling_ground.observe import BUCKETS_S, RequestMetrics
 from labeling_ground.service.figures import SPREAD_S, Figures, TierFigures, figures
 from labeling_ground.service.ledger import KindFigures
@@ -43,13 +43,13 @@ ASKED_FOR = {
     tags=["cache"],
     summary="What the cache holds, did and saved",
     response_model=CacheOut,
-    responses=responses(401),
+    responses=problem_responses(401),
 )
 async def cache_figures(request: Request) -> dict[str, Any]:
     """Figures since the server started. `lookups = hits + misses + joined`; `recomputed` are part of the misses."""
-    parts = parts_of(request)
+    app_state = state_of(request)
     caller_of(request)  # a key is needed where there are some
-    now = await figures(parts.segmenter, parts.sessions, parts.everything.jobs)
+    now = await figures(app_state.predictor, app_state.sessions, app_state.everything.jobs)
     return {
         **_kind(now.total),
         "kinds": {kind.value: _kind(found) for kind, found in now.kinds.items()},
@@ -86,13 +86,13 @@ async def cache_figures(request: Request) -> dict[str, Any]:
         },
         "ages": {"seconds": SPREAD_S, "entries": now.ages.counts},
         "idle": {"seconds": SPREAD_S, "entries": now.idle.counts},
-        "latency": _latency(parts.metrics),
+        "latency": _latency(app_state.metrics),
         "health": health_of(request),
-        "uptime_seconds": round(time.monotonic() - parts.started, 3),
-        "settings": _settings(parts),
-        "policies": parts.tuner.policies,
-        "has_admin_key": parts.settings.admin_key is not None,
-        **answers.origin(parts.segmenter.backend.version, parts.segmenter.backend.note),
+        "uptime_seconds": round(time.monotonic() - app_state.started, 3),
+        "settings": _settings(app_state),
+        "policies": app_state.runtime_settings.policies,
+        "has_admin_key": app_state.settings.admin_key is not None,
+        **responses.origin(app_state.predictor.backend.version, app_state.predictor.backend.note),
     }
 
 
@@ -102,7 +102,7 @@ async def cache_figures(request: Request) -> dict[str, Any]:
     tags=["cache"],
     summary="Purge everything, one model, or one image",
     response_model=Purged,
-    responses=responses(401, 422, 503),
+    responses=problem_responses(401, 422, 503),
 )
 async def purge(
     request: Request,
@@ -121,12 +121,12 @@ async def purge(
 
     Where an admin key is set and no API keys are, only the admin key purges.
     """
-    parts, caller = parts_of(request), caller_of(request)
-    if parts.settings.admin_key is not None and not parts.settings.api_keys and not caller.is_admin:
+    app_state, caller = state_of(request), caller_of(request)
+    if app_state.settings.admin_key is not None and not app_state.settings.api_keys and not caller.is_admin:
         raise NotAllowed("Only the admin key may purge here. Send it as 'Authorization: Bearer <key>' or 'X-API-Key'.")
     image_id = None if image_id is None else image_id.lower()
     tenant = None if caller.is_admin else caller.tenant
-    return answers.as_json({"deleted": await parts.segmenter.purge(tenant, image_id=image_id, model=model)})
+    return responses.as_json({"deleted": await app_state.predictor.purge(tenant, image_id=image_id, model=model)})
 
 
 @router.put(
@@ -135,7 +135,7 @@ async def purge(
     tags=["cache"],
     summary="Change policy, budgets or idle time while the server runs",
     response_model=CacheSettingsOut,
-    responses=responses(400, 401, 403, 413, 415, 422, 503),
+    responses=problem_responses(400, 401, 403, 413, 415, 422, 503),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -152,16 +152,16 @@ async def change_settings(request: Request) -> dict[str, Any]:
     where they share the disk tier. Redis keeps its own budget, and an entry there gets a new idle time at its next use.
     """
     check_admin(request)
-    parts = parts_of(request)
+    app_state = state_of(request)
     wanted = await read_json(request, CacheSettingsIn)
     changes = wanted.model_dump(exclude_none=True)
     if "idle_seconds" in changes:
         changes["idle_s"] = changes.pop("idle_seconds")
     try:
-        await parts.tuner.change(**changes)
+        await app_state.runtime_settings.change(**changes)
     except BadSettings as error:
         raise BadBody(str(error)) from error
-    return _settings(parts)
+    return _settings(app_state)
 
 
 @router.get(
@@ -169,14 +169,14 @@ async def change_settings(request: Request) -> dict[str, Any]:
 )
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
-    parts = parts_of(request)
-    snapshot = _Snapshot(await figures(parts.segmenter, parts.sessions, parts.everything.jobs))
-    content = generate_latest(parts.metrics.registry) + generate_latest(snapshot)
+    app_state = state_of(request)
+    snapshot = _Snapshot(await figures(app_state.predictor, app_state.sessions, app_state.everything.jobs))
+    content = generate_latest(app_state.metrics.registry) + generate_latest(snapshot)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
 
 
-def _settings(parts: Parts) -> dict[str, Any]:
-    settings, now = parts.settings, parts.tuner.now
+def _settings(app_state: AppState) -> dict[str, Any]:
+    settings, now = app_state.settings, app_state.runtime_settings.now
     return {
         "mode": settings.cache_mode,
         "policy": now.policy,

@@ -8,12 +8,12 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, Response
 
-from labeling_ground.api import answers, browser_runtime
-from labeling_ground.api.errors import responses
+from labeling_ground.api import browser_runtime, responses
+from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.routes.images import segmenter_for
 from labeling_ground.api.routes.pages import WASM_HEADERS, matches
 from labeling_ground.api.schemas import SHA256
-from labeling_ground.api.state import Parts, caller_of, parts_of, pools_of
+from labeling_ground.api.state import AppState, caller_of, pools_of, state_of
 from labeling_ground.errors import NotFound
 from labeling_ground.inference.graphs import Precision, version_from
 from labeling_ground.inference.sam import SamBackend
@@ -44,7 +44,7 @@ class DecoderFile:
     family: str
 
 
-def find_decoder(parts: Parts, version: ModelVersion) -> DecoderFile:
+def find_decoder(app_state: AppState, version: ModelVersion) -> DecoderFile:
     """The decoder of a model version that is served: to embeddings of another one it would answer with noise.
 
     It is the one for prompts of few tokens where there are two, as it takes any prompt and most have few. Reads a
@@ -53,11 +53,11 @@ def find_decoder(parts: Parts, version: ModelVersion) -> DecoderFile:
     Raises:
         NotFound: the model has none, it is not here, or clients may not have it.
     """
-    backend = parts.segmenter.backend
+    backend = app_state.predictor.backend
     name = version.model
-    if not parts.settings.share_decoder:
+    if not app_state.settings.share_decoder:
         raise NotFound("This server keeps its decoders to itself: ask for masks instead.")
-    store = ModelStore(parts.settings.models_dir)
+    store = ModelStore(app_state.settings.models_dir)
     noted, here = store.noted(name), store.get(name)
     files = here.files if here is not None else {}
     role = Role.FAST_DECODER if Role.FAST_DECODER in files else Role.DECODER
@@ -88,7 +88,7 @@ def find_decoder(parts: Parts, version: ModelVersion) -> DecoderFile:
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         },
         304: {"description": "The client has it (`If-None-Match`)"},
-        **responses(401, 404, 422),
+        **problem_responses(401, 404, 422),
     },
 )
 async def decoder(
@@ -107,9 +107,9 @@ async def decoder(
     Embedding and decoder must be of one `model_version`: the `X-Model-Version` of both answers is the same.
     """
     caller_of(request)
-    parts = parts_of(request)
-    version = segmenter_for(parts, model).backend.version
-    found = await pools_of(request).files.run(find_decoder, parts, version)
+    app_state = state_of(request)
+    version = segmenter_for(app_state, model).backend.version
+    found = await pools_of(request).files.run(find_decoder, app_state, version)
     if sha256 is not None and sha256.lower() != found.sha256:
         raise NotFound(f"{model} has another decoder by now. Ask /v1/models for its digest.")
     headers = {
@@ -134,7 +134,7 @@ def install_runtime(app: FastAPI, runtime: Path | None) -> None:
 
     @app.get("/web/decoder.json", include_in_schema=False)
     async def what_there_is() -> Response:
-        answer = answers.as_json({"runtime": told})
+        answer = responses.as_json({"runtime": told})
         answer.headers["Cache-Control"] = "no-cache"
         return answer
 

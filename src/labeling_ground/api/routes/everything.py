@@ -10,12 +10,12 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
-from labeling_ground.api import answers
-from labeling_ground.api.body import read_json, while_connected
-from labeling_ground.api.errors import as_line, responses
+from labeling_ground.api import responses
+from labeling_ground.api.errors import as_line, problem_responses
+from labeling_ground.api.requests import read_json, while_connected
 from labeling_ground.api.routes.images import ImageId, segmenter_for
 from labeling_ground.api.schemas import CLIENT_ID, EverythingOut, EverythingRequest
-from labeling_ground.api.state import Record, caller_of, parts_of, pools_of, record_of
+from labeling_ground.api.state import RequestLog, caller_of, pools_of, request_log_of, state_of
 from labeling_ground.errors import TooLarge
 from labeling_ground.pools import Pool
 from labeling_ground.service.everything import Begun, EverythingAnswer, Progress
@@ -39,7 +39,7 @@ Step = Begun | Progress | EverythingAnswer
             "content": {LINES: {"schema": {"$ref": "#/components/schemas/EverythingLine"}}},
             "description": "All masks; or, where `Accept` names `application/x-ndjson`, a stream of lines",
         },
-        **responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
+        **problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
     },
     openapi_extra={
         "parameters": [CLIENT_ID],
@@ -72,37 +72,37 @@ async def everything(request: Request, image_id: ImageId) -> Response:
     each. An answer from the cache is a `start` and an `end`. Clicks do not wait for grids: those are computed beside
     them, some at a time, and when too many wait the answer is 503 with `Retry-After`.
     """
-    parts, caller = parts_of(request), caller_of(request)
+    app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, EverythingRequest) if await request.body() else EverythingRequest()
-    segmenter_for(parts, body.model)  # it is served, or this is where the client hears that it is not
+    segmenter_for(app_state, body.model)  # it is served, or this is where the client hears that it is not
     given = {name: getattr(body, name) for name in _OPTIONS if getattr(body, name) is not None}
-    options = dataclasses.replace(parts.everything.usual, **given)
-    if options.points_per_side > parts.settings.max_points_per_side:
+    options = dataclasses.replace(app_state.everything.usual, **given)
+    if options.points_per_side > app_state.settings.max_points_per_side:
         raise TooLarge(
             f"A grid of {options.points_per_side} points a side; this server takes "
-            f"{parts.settings.max_points_per_side}."
+            f"{app_state.settings.max_points_per_side}."
         )
-    record = record_of(request)
+    record = request_log_of(request)
     record.fields |= {"image": image_id[:12], "points": options.points_per_side**2}
     drawing = pools_of(request).drawing
 
     def head(of: Begun | EverythingAnswer) -> dict[str, Any]:
-        origin = answers.origin(of.version, of.model_note).items()
+        origin = responses.origin(of.version, of.model_note).items()
         said = {name: value for name, value in origin if value is not None}
         return {"image_id": image_id, **said, "options": dataclasses.asdict(options)}
 
     if not _wants_lines(request):
 
         async def work() -> bytes:
-            answer = await parts.everything.ask(caller.tenant, image_id, options, client=caller.client)
+            answer = await app_state.everything.ask(caller.tenant, image_id, options, client=caller.client)
             size = (answer.found.height, answer.found.width)
             about = {"width": size[1], "height": size[0], "points": answer.found.points}
             fields = head(answer) | about | _origin(answer, record)
-            masks = await answers.found(answer.found.masks, size, body.format, drawing)
-            return answers.with_masks(fields, masks)
+            masks = await responses.found(answer.found.masks, size, body.format, drawing)
+            return responses.with_masks(fields, masks)
 
         return Response(await while_connected(request, work()), media_type="application/json")
-    steps = parts.everything.follow(caller.tenant, image_id, options, client=caller.client)
+    steps = app_state.everything.follow(caller.tenant, image_id, options, client=caller.client)
     # Until the first step there is no stream: what fails before is answered like anywhere else.
     first = await while_connected(request, _next(steps))
     return _Stream(first, steps, head, body.format, record, drawing)
@@ -121,13 +121,13 @@ async def _next(steps: AsyncGenerator[Step, None]) -> Step:
     return await anext(steps)
 
 
-def _origin(answer: EverythingAnswer, record: Record) -> dict[str, Any]:
+def _origin(answer: EverythingAnswer, record: RequestLog) -> dict[str, Any]:
     record.note(answer.outcome, answer.timing)
     record.fields["masks"] = len(answer.found.masks)
     return {
         "outcome": answer.outcome,
         "seconds": round(answer.timing.total, 6),
-        "timing": answers.timing(answer.timing),
+        "timing": responses.timing(answer.timing),
     }
 
 
@@ -140,7 +140,7 @@ class _Stream(StreamingResponse):
         steps: AsyncGenerator[Step, None],
         head: Callable[[Begun], dict[str, Any]],
         form: str,
-        record: Record,
+        record: RequestLog,
         drawing: Pool,
     ) -> None:
         # A proxy in between must not hold the lines back.
@@ -172,13 +172,13 @@ class _Stream(StreamingResponse):
                     about = {"width": step.width, "height": step.height, "points": step.points}
                     yield _line("start", self._head(step) | about)
                 elif isinstance(step, Progress):
-                    masks = await answers.found(step.masks, size, self._form, self._drawing)
+                    masks = await responses.found(step.masks, size, self._form, self._drawing)
                     progress = {"done": step.done, "points": step.points, "standing": step.standing}
-                    yield answers.with_masks({"event": "progress"} | progress, masks) + b"\n"
+                    yield responses.with_masks({"event": "progress"} | progress, masks) + b"\n"
                 else:
                     end = {"event": "end", "standing": [one.id for one in step.found.masks]}
-                    masks = await answers.found(step.news, size, self._form, self._drawing)
-                    yield answers.with_masks(end | _origin(step, self._record), masks) + b"\n"
+                    masks = await responses.found(step.news, size, self._form, self._drawing)
+                    yield responses.with_masks(end | _origin(step, self._record), masks) + b"\n"
                 step = await anext(self._steps, None)
         except Exception as error:  # noqa: BLE001 -- the answer has begun: what ends it early must be said in it
             self._record.fields["problem"] = type(error).__name__

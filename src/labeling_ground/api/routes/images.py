@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from labeling_ground import key as keys
-from labeling_ground.api import answers
-from labeling_ground.api.body import read_image, read_json, while_connected
-from labeling_ground.api.errors import responses
+from labeling_ground.api import responses
+from labeling_ground.api.errors import problem_responses
+from labeling_ground.api.requests import read_image, read_json, while_connected
 from labeling_ground.api.schemas import (
     CLIENT_ID,
     EXAMPLE_ID,
@@ -27,11 +27,11 @@ from labeling_ground.api.schemas import (
     PromptIn,
     Purged,
 )
-from labeling_ground.api.state import Parts, caller_of, parts_of, pools_of, record_of
+from labeling_ground.api.state import AppState, caller_of, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text, tensors
 from labeling_ground.codec.walk import ACCEPTED
 from labeling_ground.errors import BadPrompt, TooLarge, UnknownModel
-from labeling_ground.service.segmenter import ImageAnswer, MaskAnswer, PromptAsk, Segmenter
+from labeling_ground.service.predictor import ImageAnswer, MaskAnswer, Predictor, PromptAsk
 from labeling_ground.types import Box, Point, Stretch
 
 router = APIRouter(prefix="/v1/images", tags=["images and masks"])
@@ -63,7 +63,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
             "model": ImageQueued,
             "description": "With `wait=false`: taken on, encoded when its turn comes",
         },
-        **responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
+        **problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
     },
     openapi_extra={
         "parameters": [CLIENT_ID],
@@ -107,21 +107,21 @@ async def add_image(
     The image id is the SHA-256 of the file's bytes; ask for masks under it. To try it, save
     [the image of the examples](docs/static/example.png) and choose that file.
     """
-    parts, caller = parts_of(request), caller_of(request)
-    segmenter = segmenter_for(parts, model)
-    file, digest = await read_image(request, parts.settings.max_image_bytes)
+    app_state, caller = state_of(request), caller_of(request)
+    predictor = segmenter_for(app_state, model)
+    file, digest = await read_image(request, app_state.settings.max_image_bytes)
     image_id = keys.stretched(digest, stretch_from(stretch))
-    record = record_of(request)
+    record = request_log_of(request)
     record.fields["image"] = image_id[:12]
     if not wait:
-        ahead = await segmenter.prefetch(caller.tenant, file, image_id, client=caller.client)
-        return answers.as_json(
-            {"image_id": image_id, **answers.origin(ahead.version, ahead.model_note), "queued": ahead.queued},
+        ahead = await predictor.prefetch(caller.tenant, file, image_id, client=caller.client)
+        return responses.as_json(
+            {"image_id": image_id, **responses.origin(ahead.version, ahead.model_note), "queued": ahead.queued},
             status=202,
         )
-    answer = await while_connected(request, segmenter.add_image(caller.tenant, file, image_id, client=caller.client))
+    answer = await while_connected(request, predictor.add_image(caller.tenant, file, image_id, client=caller.client))
     record.note(answer.outcome, answer.timing)
-    return answers.as_json(
+    return responses.as_json(
         {
             "image_id": image_id,
             "width": answer.width,
@@ -129,7 +129,7 @@ async def add_image(
             "outcome": answer.outcome,
             "seconds": round(answer.timing.total, 6),
             "use_preview": answer.use_preview,
-            **answers.origin(answer.version, answer.model_note, answer.note),
+            **responses.origin(answer.version, answer.model_note, answer.note),
         }
     )
 
@@ -139,14 +139,14 @@ async def add_image(
     operation_id="get_image",
     summary="Is this image known, and is it encoded?",
     response_model=ImageStateOut,
-    responses=responses(401, 404, 422, 507),
+    responses=problem_responses(401, 404, 422, 507),
 )
 async def image_state(request: Request, image_id: ImageId, model: Model = None) -> Response:
     """200 if it is known: masks can be asked for without sending it. 404 if not: send it."""
-    parts, caller = parts_of(request), caller_of(request)
-    segmenter = segmenter_for(parts, model)
-    state = await segmenter.image_state(caller.tenant, image_id)
-    return answers.as_json(
+    app_state, caller = state_of(request), caller_of(request)
+    predictor = segmenter_for(app_state, model)
+    state = await predictor.image_state(caller.tenant, image_id)
+    return responses.as_json(
         {
             "image_id": image_id,
             "known": True,
@@ -155,7 +155,7 @@ async def image_state(request: Request, image_id: ImageId, model: Model = None) 
             "width": state.width,
             "height": state.height,
             "use_preview": state.use_preview,
-            **answers.origin(state.version, state.model_note, state.note),
+            **responses.origin(state.version, state.model_note, state.note),
         }
     )
 
@@ -170,7 +170,7 @@ async def image_state(request: Request, image_id: ImageId, model: Model = None) 
             "description": "The decoded pixels: upright, 8-bit RGB, in the width and height of all coordinates.",
             "content": {"image/png": _FILE, "image/jpeg": _FILE},
         },
-        **responses(400, 401, 404, 413, 415, 422, 503, 507),
+        **problem_responses(400, 401, 404, 413, 415, 422, 503, 507),
     },
 )
 async def preview(
@@ -183,12 +183,12 @@ async def preview(
     model: Model = None,
 ) -> Response:
     """For pages: what browsers cannot draw, or draw in another way (`use_preview` in the answers about the image)."""
-    parts, caller = parts_of(request), caller_of(request)
-    segmenter = segmenter_for(parts, model)
+    app_state, caller = state_of(request), caller_of(request)
+    predictor = segmenter_for(app_state, model)
 
     async def work() -> bytes:
-        async with segmenter.picture(caller.tenant, image_id) as image:
-            return await pools_of(request).drawing.run(answers.drawn, image, format, background=True)
+        async with predictor.picture(caller.tenant, image_id) as image:
+            return await pools_of(request).drawing.run(responses.drawn, image, format, background=True)
 
     content = await while_connected(request, work())
     return Response(content, headers={"Cache-Control": "private, no-store"}, media_type=f"image/{format}")
@@ -205,17 +205,17 @@ async def preview(
             "and `model_version` in its metadata.",
             "content": {"application/octet-stream": _FILE},
         },
-        **responses(401, 404, 422, 503, 507),
+        **problem_responses(401, 404, 422, 503, 507),
     },
 )
 async def embedding(request: Request, image_id: ImageId, model: Model = None) -> Response:
     """For clients that run the decoder themselves. Floats are in the precision that the server stores."""
-    parts, caller = parts_of(request), caller_of(request)
-    segmenter = segmenter_for(parts, model)
+    app_state, caller = state_of(request), caller_of(request)
+    predictor = segmenter_for(app_state, model)
 
     async def work() -> tuple[ImageAnswer, bytes]:
-        found, answer = await segmenter.embedding(caller.tenant, image_id)
-        record_of(request).note(answer.outcome, answer.timing)
+        found, answer = await predictor.embedding(caller.tenant, image_id)
+        request_log_of(request).note(answer.outcome, answer.timing)
         version = answer.version
         metadata = {"image_id": image_id, "model": version.model, "model_version": str(version)}
         write = partial(tensors.to_safetensors, found, metadata=metadata)
@@ -231,7 +231,7 @@ async def embedding(request: Request, image_id: ImageId, model: Model = None) ->
     operation_id="predict_masks",
     summary="Masks for one or many prompts",
     response_model=MasksOut,
-    responses=responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
+    responses=problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
     openapi_extra={
         "parameters": [CLIENT_ID],
         "requestBody": {
@@ -246,38 +246,38 @@ async def masks(request: Request, image_id: ImageId) -> Response:
     One prompt directly in the body is answered with `masks` and `scores` at the top; several under `prompts` are
     answered one by one under `predictions`, in their order. `outcome` is the dearest of them.
     """
-    parts, caller = parts_of(request), caller_of(request)
+    app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, MasksRequest)
-    segmenter = segmenter_for(parts, body.model)
+    predictor = segmenter_for(app_state, body.model)
     prompts = body.prompts or [body]
-    _check_counts(prompts, parts)
+    _check_counts(prompts, app_state)
     asks = [_ask(prompt, multimask=body.multimask) for prompt in prompts]
-    record = record_of(request)
+    record = request_log_of(request)
     record.fields |= {"image": image_id[:12], "prompts": len(asks)}
 
     async def work() -> tuple[list[MaskAnswer], list[dict[str, Any]]]:
-        found = await segmenter.masks(caller.tenant, image_id, asks, client=caller.client)
+        found = await predictor.masks(caller.tenant, image_id, asks, client=caller.client)
         for answer in found:
             record.note(answer.outcome, answer.timing)
-        return found, await answers.predictions(found, body.format, pools_of(request).drawing)
+        return found, await responses.predictions(found, body.format, pools_of(request).drawing)
 
     found, predictions = await while_connected(request, work())
     first = found[0]
     shared: dict[str, Any] = {
         "image_id": image_id,
-        **answers.origin(first.version, first.model_note),
+        **responses.origin(first.version, first.model_note),
         "width": first.prediction.width,
         "height": first.prediction.height,
         "seconds": round(max(answer.timing.total for answer in found), 6),
     }
     if body.prompts is None:
-        return answers.as_json(shared | predictions[0])
-    return answers.as_json(
+        return responses.as_json(shared | predictions[0])
+    return responses.as_json(
         shared
         | {
-            "outcome": answers.dearest([answer.outcome for answer in found]),
+            "outcome": responses.dearest([answer.outcome for answer in found]),
             "predictions": predictions,
-            "timing": answers.merged_timing([answer.timing for answer in found]),
+            "timing": responses.merged_timing([answer.timing for answer in found]),
         }
     )
 
@@ -287,12 +287,12 @@ async def masks(request: Request, image_id: ImageId) -> Response:
     operation_id="delete_image",
     summary="Forget an image",
     response_model=Purged,
-    responses=responses(401, 422, 503),
+    responses=problem_responses(401, 422, 503),
 )
 async def forget(request: Request, image_id: ImageId) -> Response:
     """Delete the file, its embeddings and masks by every model and with every stretch, from all tiers."""
-    parts, caller = parts_of(request), caller_of(request)
-    return answers.as_json({"deleted": await parts.segmenter.purge(caller.tenant, image_id=image_id)})
+    app_state, caller = state_of(request), caller_of(request)
+    return responses.as_json({"deleted": await app_state.predictor.purge(caller.tenant, image_id=image_id)})
 
 
 def stretch_from(text: str | None) -> Stretch | None:
@@ -304,20 +304,20 @@ def stretch_from(text: str | None) -> Stretch | None:
     return None if text is None else Stretch(*map(float, text.split(",")))
 
 
-def segmenter_for(parts: Parts, model: str | None) -> Segmenter:
+def segmenter_for(app_state: AppState, model: str | None) -> Predictor:
     """What serves the model that a request names, or the default one.
 
     Raises:
         UnknownModel: it is not served here.
     """
-    served = parts.segmenter.backend.version.model
+    served = app_state.predictor.backend.version.model
     if model not in (None, served):
         raise UnknownModel(f"The model {model!r} is not served here. Served: {served}.")
-    return parts.segmenter
+    return app_state.predictor
 
 
-def _check_counts(prompts: list[PromptIn] | list[MasksRequest], parts: Parts) -> None:
-    settings = parts.settings
+def _check_counts(prompts: list[PromptIn] | list[MasksRequest], app_state: AppState) -> None:
+    settings = app_state.settings
     if len(prompts) > settings.max_prompts:
         raise TooLarge(
             f"{len(prompts)} prompts in one request; this server takes {settings.max_prompts}. Send several requests."

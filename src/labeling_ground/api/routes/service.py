@@ -6,13 +6,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from labeling_ground.api import answers
-from labeling_ground.api.errors import responses
+from labeling_ground.api import responses
+from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.routes.decoder import find_decoder
 from labeling_ground.api.schemas import Health, ModelsOut
-from labeling_ground.api.state import caller_of, parts_of, pools_of
+from labeling_ground.api.state import caller_of, pools_of, state_of
 from labeling_ground.errors import NotFound
-from labeling_ground.inference.elsewhere import Elsewhere
+from labeling_ground.inference.remote_status import RemoteStatus
 
 router = APIRouter()
 
@@ -23,18 +23,18 @@ router = APIRouter()
     summary="The models that are served",
     tags=["models"],
     response_model=ModelsOut,
-    responses=responses(401),
+    responses=problem_responses(401),
 )
 async def models(request: Request) -> Response:
     """One, for now; its version is part of every cache key, so a swap never serves an old prediction."""
     caller_of(request)  # a key is needed where there are some
-    parts = parts_of(request)
-    version, note = parts.segmenter.backend.version, parts.segmenter.backend.note
-    model = {"id": version.model, "version": str(version), "default": True, "engine": parts.engine, "note": note}
+    app_state = state_of(request)
+    version, note = app_state.predictor.backend.version, app_state.predictor.backend.note
+    model = {"id": version.model, "version": str(version), "default": True, "engine": app_state.engine, "note": note}
     with contextlib.suppress(NotFound):
-        found = await pools_of(request).files.run(find_decoder, parts, version)
+        found = await pools_of(request).files.run(find_decoder, app_state, version)
         model["decoder"] = {"family": found.family, "sha256": found.sha256, "bytes": found.bytes}
-    return answers.as_json({"models": [{name: value for name, value in model.items() if value != ""}]})
+    return responses.as_json({"models": [{name: value for name, value in model.items() if value != ""}]})
 
 
 @router.get(
@@ -42,7 +42,7 @@ async def models(request: Request) -> Response:
 )
 async def live() -> Response:
     """Always 200; does nothing else, and so is also what `bench/` compares with."""
-    return answers.as_json({"status": "ok", "checks": {}})
+    return responses.as_json({"status": "ok", "checks": {}})
 
 
 @router.get(
@@ -56,25 +56,25 @@ async def live() -> Response:
 async def ready(request: Request) -> Response:
     """200 with `ok`; 200 with `degraded` while a cache tier fails (answers are right, only slower); else 503."""
     health = health_of(request)
-    return answers.as_json(health, status=200 if health["status"] in ("ok", "degraded") else 503)
+    return responses.as_json(health, status=200 if health["status"] in ("ok", "degraded") else 503)
 
 
 def health_of(request: Request) -> dict[str, Any]:
     """How the server that this request came to is, as `Health` says it."""
-    parts = parts_of(request)
-    model, backend = request.app.state.model_check, parts.segmenter.backend
-    troubles = dict(parts.segmenter.engine_health.troubles())
-    if isinstance(backend, Elsewhere):
-        troubles |= backend.troubles()
-    checks = {"model": model, **{part: f"failing: {why}" for part, why in troubles.items()}}
-    for guard in parts.segmenter.store.guards:
+    app_state = state_of(request)
+    model, backend = request.app.state.model_check, app_state.predictor.backend
+    failing = dict(app_state.predictor.engine_health.failing())
+    if isinstance(backend, RemoteStatus):
+        failing |= backend.failing()
+    checks = {"model": model, **{part: f"failing: {why}" for part, why in failing.items()}}
+    for guard in app_state.predictor.store.guards:
         state = guard.breaker.state
         because = f": {guard.trouble}" if guard.trouble else ""
         is_well = state == "closed" and not because
         checks[guard.store.name] = "ok" if is_well else f"failing (breaker {state}){because}"
-    if parts.sessions.trouble:
-        checks["sessions"] = f"failing: {parts.sessions.trouble}"
-    if model != "ok" or troubles:
+    if app_state.sessions.trouble:
+        checks["sessions"] = f"failing: {app_state.sessions.trouble}"
+    if model != "ok" or failing:
         return {"status": "starting" if model == "starting" else "failing", "checks": checks}
     healthy = all(check == "ok" for check in checks.values())
     return {"status": "ok" if healthy else "degraded", "checks": checks}

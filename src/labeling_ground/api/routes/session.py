@@ -9,9 +9,9 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from labeling_ground import key as keys
-from labeling_ground.api import answers
-from labeling_ground.api.body import read_json, while_connected
-from labeling_ground.api.errors import BadBody, responses
+from labeling_ground.api import responses
+from labeling_ground.api.errors import BadBody, problem_responses
+from labeling_ground.api.requests import read_json, while_connected
 from labeling_ground.api.routes.images import stretch_from
 from labeling_ground.api.schemas import (
     SessionClick,
@@ -22,7 +22,7 @@ from labeling_ground.api.schemas import (
     SessionOnly,
     SessionRect,
 )
-from labeling_ground.api.state import Caller, Parts, caller_of, parts_of, pools_of, record_of
+from labeling_ground.api.state import AppState, Caller, caller_of, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text
 from labeling_ground.errors import BadPrompt, TooLarge
 from labeling_ground.inference.backend import takes_mask_input
@@ -43,7 +43,7 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-_PROBLEMS = responses(400, 401, 404, 408, 413, 415, 422, 503, 507)
+_PROBLEMS = problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507)
 
 
 @router.post(
@@ -51,36 +51,36 @@ _PROBLEMS = responses(400, 401, 404, 408, 413, 415, 422, 503, 507)
     operation_id="open_session_image",
     summary="Open an image in a session",
     response_model=SessionImageOut,
-    responses=responses(400, 401, 408, 413, 415, 422, 503, 507),
+    responses=problem_responses(400, 401, 408, 413, 415, 422, 503, 507),
     openapi_extra=_body(SessionImage),
 )
 async def open_image(request: Request) -> Response:
     """The session starts over with this image. An image that anybody sent before is not encoded again."""
-    parts, caller = parts_of(request), caller_of(request)
-    turn = parts.sessions.turn()  # before the body is read: what came later shall stay, however long either takes
+    app_state, caller = state_of(request), caller_of(request)
+    turn = app_state.sessions.turn()  # before the body is read: what came later shall stay, however long either takes
     body = await read_json(request, SessionImage)
     file, digest = await pools_of(request).requests.run(_from_base64, body.image)
     image_id = keys.stretched(digest, stretch_from(body.stretch))
-    if len(file) > parts.settings.max_image_bytes:
+    if len(file) > app_state.settings.max_image_bytes:
         raise TooLarge(
-            f"The image file is larger than {parts.settings.max_image_bytes} bytes, which is this server's limit."
+            f"The image file is larger than {app_state.settings.max_image_bytes} bytes, which is this server's limit."
         )
-    record = record_of(request)
+    record = request_log_of(request)
     record.fields |= {"image": image_id[:12], "session": body.session_id}
     answer = await while_connected(
         request,
-        parts.segmenter.add_image(caller.tenant, file, image_id, client=_client(body.session_id)),
+        app_state.predictor.add_image(caller.tenant, file, image_id, client=_client(body.session_id)),
     )
     record.note(answer.outcome, answer.timing)
-    await parts.sessions.open(caller.tenant, body.session_id, image_id, answer.width, answer.height, turn)
-    return answers.as_json(
+    await app_state.sessions.open(caller.tenant, body.session_id, image_id, answer.width, answer.height, turn)
+    return responses.as_json(
         {
             "message": "Images received successfully",
             "image_id": image_id,
             "width": answer.width,
             "height": answer.height,
             "outcome": answer.outcome,
-            **answers.origin(answer.version, answer.model_note, answer.note),
+            **responses.origin(answer.version, answer.model_note, answer.note),
         }
     )
 
@@ -99,16 +99,16 @@ async def click(request: Request) -> Response:
     A click that fails does not count. One whose answer the client did not wait for does: pages call a request off
     when the next click comes.
     """
-    parts, caller = parts_of(request), caller_of(request)
+    app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, SessionClick)
-    points = _points(body, parts.settings.max_points)
-    snapshot = await parts.sessions.click(caller.tenant, body.session_id, points)
+    points = _points(body, app_state.settings.max_points)
+    snapshot = await app_state.sessions.click(caller.tenant, body.session_id, points)
     try:
-        return await _mask(request, parts, caller, body.session_id, snapshot)
+        return await _mask(request, app_state, caller, body.session_id, snapshot)
     except ClientDisconnect:
         raise
     except BaseException:
-        await parts.sessions.take_back(caller.tenant, body.session_id, snapshot)
+        await app_state.sessions.take_back(caller.tenant, body.session_id, snapshot)
         raise
 
 
@@ -122,13 +122,13 @@ async def click(request: Request) -> Response:
 )
 async def rect(request: Request) -> Response:
     """The box replaces the clicks so far; later clicks refine it. It may be drawn from any corner."""
-    parts, caller = parts_of(request), caller_of(request)
+    app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, SessionRect)
     box = keys.canonical(box=Box(body.startX, body.startY, body.endX, body.endY)).box
     if box is None:
         raise BadPrompt("The box has no area.")
-    before, after = await parts.sessions.rect(caller.tenant, body.session_id, box)
-    return await _mask_or_restore(request, parts, caller, body.session_id, before, after)
+    before, after = await app_state.sessions.rect(caller.tenant, body.session_id, box)
+    return await _mask_or_restore(request, app_state, caller, body.session_id, before, after)
 
 
 @router.post(
@@ -141,10 +141,10 @@ async def rect(request: Request) -> Response:
 )
 async def undo(request: Request) -> Response:
     """The mask for what is left: usually a hit. With nothing left the mask is empty."""
-    parts, caller = parts_of(request), caller_of(request)
+    app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, SessionOnly)
-    before, after = await parts.sessions.undo(caller.tenant, body.session_id)
-    return await _mask_or_restore(request, parts, caller, body.session_id, before, after)
+    before, after = await app_state.sessions.undo(caller.tenant, body.session_id)
+    return await _mask_or_restore(request, app_state, caller, body.session_id, before, after)
 
 
 @router.post(
@@ -157,26 +157,26 @@ async def undo(request: Request) -> Response:
 )
 async def finish_click(request: Request) -> Response:
     """Forget the clicks and the box, keep the image for the next object."""
-    parts, caller = parts_of(request), caller_of(request)
+    app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, SessionOnly)
-    await parts.sessions.finish(caller.tenant, body.session_id)
-    return answers.as_json({"message": "Finish successfully", "points": []})
+    await app_state.sessions.finish(caller.tenant, body.session_id)
+    return responses.as_json({"message": "Finish successfully", "points": []})
 
 
 async def _mask_or_restore(
-    request: Request, parts: Parts, caller: Caller, session_id: str, before: Snapshot, after: Snapshot
+    request: Request, app_state: AppState, caller: Caller, session_id: str, before: Snapshot, after: Snapshot
 ) -> Response:
     try:
-        return await _mask(request, parts, caller, session_id, after)
+        return await _mask(request, app_state, caller, session_id, after)
     except ClientDisconnect:
         raise
     except BaseException:
-        await parts.sessions.restore(caller.tenant, session_id, before, after)
+        await app_state.sessions.restore(caller.tenant, session_id, before, after)
         raise
 
 
-async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str, snapshot: Snapshot) -> Response:
-    record = record_of(request)
+async def _mask(request: Request, app_state: AppState, caller: Caller, session_id: str, snapshot: Snapshot) -> Response:
+    record = request_log_of(request)
     record.fields |= {
         "image": snapshot.image_id[:12],
         "session": session_id,
@@ -190,20 +190,20 @@ async def _mask(request: Request, parts: Parts, caller: Caller, session_id: str,
     if snapshot.box is not None:
         state["box"] = [snapshot.box.x0, snapshot.box.y0, snapshot.box.x1, snapshot.box.y1]
     if snapshot.is_empty:
-        empty = await pools_of(request).drawing.run(answers.empty_png, snapshot.height, snapshot.width)
-        ask = parts.segmenter.bind(caller.tenant, snapshot.image_id)
-        return answers.as_json(state | answers.origin(ask.version, ask.model_note) | {"masks": empty})
-    refine = parts.settings.session_refine and takes_mask_input(parts.segmenter.backend)
+        empty = await pools_of(request).drawing.run(responses.empty_png, snapshot.height, snapshot.width)
+        ask = app_state.predictor.bind(caller.tenant, snapshot.image_id)
+        return responses.as_json(state | responses.origin(ask.version, ask.model_note) | {"masks": empty})
+    refine = app_state.settings.session_refine and takes_mask_input(app_state.predictor.backend)
     answer = await while_connected(
         request,
-        mask_of(parts.segmenter, caller.tenant, snapshot, client=_client(session_id), refine=refine),
+        mask_of(app_state.predictor, caller.tenant, snapshot, client=_client(session_id), refine=refine),
     )
     if refine:
-        await parts.sessions.answered(caller.tenant, session_id, snapshot, answer.prediction_id)
+        await app_state.sessions.answered(caller.tenant, session_id, snapshot, answer.prediction_id)
     record.note(answer.outcome, answer.timing)
-    return answers.as_json(
+    return responses.as_json(
         state
-        | answers.origin(answer.version, answer.model_note)
+        | responses.origin(answer.version, answer.model_note)
         | {
             "masks": base64.b64encode(answer.prediction.png).decode("ascii"),
             "score": answer.prediction.masks[0].score,

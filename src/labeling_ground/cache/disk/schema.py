@@ -32,7 +32,7 @@ CREATE INDEX by_group ON entries (grp);
 -- Small values, apart from their rows: sliding a timer rewrites the row, but not 32 KiB.
 CREATE TABLE inline (id INTEGER PRIMARY KEY, value BLOB NOT NULL);
 
--- Kept by triggers, so that no way of changing a row can forget them.
+-- VersionedState by triggers, so that no way of changing a row can forget them.
 -- Kind '' is what is being written.
 CREATE TABLE totals (kind TEXT PRIMARY KEY, entries INTEGER NOT NULL, bytes INTEGER NOT NULL);
 CREATE TRIGGER came AFTER INSERT ON entries BEGIN

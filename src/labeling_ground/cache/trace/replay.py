@@ -76,7 +76,7 @@ class Replayed:
 class Replay:
     """One trace through one set-up.
 
-    Each ask goes the way of ``service.segmenter``: a mask that is not there wants its embedding, a refinement the
+    Each ask goes the way of ``service.predictor``: a mask that is not there wants its embedding, a refinement the
     logits of its parent. Computing takes no time here, so nothing is ever joined: who would have joined hits.
     """
 

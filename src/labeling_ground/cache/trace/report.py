@@ -63,12 +63,12 @@ def page(rows: Sequence[Row], best: Row, reason: str, *, today: Setup | None, fa
 
 def name_of(setup: Setup) -> str:
     """A set-up in words."""
-    policy, memory, idle = parts_of(setup)
+    policy, memory, idle = state_of(setup)
     lower = f" + {_bytes(setup.lower_bytes)}" if setup.lower_bytes else ""
     return f"{policy}, {memory}{lower}, idle {idle}"
 
 
-def parts_of(setup: Setup) -> tuple[str, str, str]:
+def state_of(setup: Setup) -> tuple[str, str, str]:
     """Policy, memory and idle time of a set-up, each in words."""
     return _policy(setup), _bytes(setup.memory_bytes), _idle(setup.idle_s)
 

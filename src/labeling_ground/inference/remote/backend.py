@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from labeling_ground.errors import BackendFailed, BadSettings, LabelingGroundError
-from labeling_ground.inference.elsewhere import EngineFigures
 from labeling_ground.inference.remote import wire
 from labeling_ground.inference.remote.client import Answer, EngineClient
+from labeling_ground.inference.remote_status import EngineFigures
 from labeling_ground.inference.sketch import Sketch
 from labeling_ground.pools import Pool
 from labeling_ground.sam import everything
@@ -175,7 +175,7 @@ class RemoteBackend:
         asked = await self._asked(embedding)
         return await _all([self._one(asked, prompt, _SKETCHED, note) for prompt in prompts])
 
-    def troubles(self) -> Mapping[str, str]:
+    def failing(self) -> Mapping[str, str]:
         """What keeps which part from working, as sentences; empty if all is well."""
         found = {client.half: client.trouble for client in (self._encoder, self._decoder) if client.trouble}
         return {**found, **({"model": self._disagreement} if self._disagreement else {})}
@@ -286,7 +286,7 @@ class RemoteBackend:
         looked = time.monotonic()
         while True:
             await asyncio.sleep(min(self._reset_s, self._poll_s))
-            if not self.troubles() and time.monotonic() - looked < self._poll_s:
+            if not self.failing() and time.monotonic() - looked < self._poll_s:
                 continue
             looked = time.monotonic()
             await self._refresh()

@@ -14,8 +14,8 @@ import aiohttp
 
 from labeling_ground.breaker import Breaker
 from labeling_ground.errors import BackendFailed, BadInput, Overloaded, shown_url
-from labeling_ground.inference.elsewhere import EngineFigures
 from labeling_ground.inference.remote import wire
+from labeling_ground.inference.remote_status import EngineFigures
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from labeling_ground.errors import BadSettings
 from labeling_ground.inference.graphs import Engine
 from labeling_ground.inference.onnx_halves import OnnxDecoder, OnnxEncoder, providers
 from labeling_ground.inference.remote import wire
-from labeling_ground.inference.remote.kept import KeptEmbeddings, default_folder
-from labeling_ground.inference.remote.room import EngineRoom
+from labeling_ground.inference.remote.embedding_store import EmbeddingStore, default_folder
+from labeling_ground.inference.remote.handler import InferenceHandler
 from labeling_ground.sam.preprocess import PREPROCESSING_VERSION
 from labeling_ground.types import ModelVersion
 
@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 
 LAYOUT = 1
 """Of ``model.json``; what ``models.archive`` writes."""
-THREADS, KEPT_DIR, KEPT_BYTES = (f"LABELING_GROUND_{name}" for name in ("THREADS", "KEPT_DIR", "KEPT_BYTES"))
+THREADS, EMBEDDING_STORE_DIR, EMBEDDING_STORE_BYTES = (
+    f"LABELING_GROUND_{name}" for name in ("THREADS", "EMBEDDING_STORE_DIR", "EMBEDDING_STORE_BYTES")
+)
 """Environment: threads of one worker (all cores), and where and how much a decoder's workers keep of embeddings."""
 BATCH_HEADER = "x-batch"
 """Of an answer: how many asks the worker was handed together with this one, itself included."""
@@ -48,7 +50,7 @@ class Context(Protocol):
         ...
 
 
-_rooms: list[EngineRoom] = []
+_handlers: list[InferenceHandler] = []
 """The one engine of this process, once it is loaded."""
 
 
@@ -59,11 +61,13 @@ def handle(data: Sequence[Mapping[str, Any]] | None, context: Context) -> list[b
         BadSettings: the archive cannot be used. TorchServe logs it and gives the worker up.
     """
     if data is None:
-        _rooms[:] = [open_room(Path(context.system_properties["model_dir"]), context.system_properties.get("gpu_id"))]
+        _handlers[:] = [
+            open_handler(Path(context.system_properties["model_dir"]), context.system_properties.get("gpu_id"))
+        ]
         return []
     bodies = []
     for index, row in enumerate(data):
-        reply = _rooms[0].answer(_body(row))
+        reply = _handlers[0].answer(_body(row))
         if reply.status != 200:
             context.set_response_status(reply.status, "", index)
         context.set_response_content_type(index, reply.media_type)
@@ -73,14 +77,14 @@ def handle(data: Sequence[Mapping[str, Any]] | None, context: Context) -> list[b
     return bodies
 
 
-def open_room(folder: Path, gpu: int | None = None, environment: Mapping[str, str] = os.environ) -> EngineRoom:
+def open_handler(folder: Path, gpu: int | None = None, environment: Mapping[str, str] = os.environ) -> InferenceHandler:
     """Load the half of a model that an archive holds.
 
     Args:
         folder: the unpacked archive.
         gpu: the number of the GPU that TorchServe has given this worker; without one, or where this build of ONNX
             Runtime cannot use it, the processor computes.
-        environment: see ``THREADS``, ``KEPT_DIR``, ``KEPT_BYTES``.
+        environment: see ``THREADS``, ``EMBEDDING_STORE_DIR``, ``EMBEDDING_STORE_BYTES``.
 
     Raises:
         BadSettings: it cannot be used.
@@ -89,23 +93,25 @@ def open_room(folder: Path, gpu: int | None = None, environment: Mapping[str, st
     try:
         version, role = ModelVersion(about["model"], about["digest"]), wire.Role(about["role"])
         files = {name: folder / file["file"] for name, file in about["files"].items()}
-        given = {name: environment.get(name, "").strip() for name in (THREADS, KEPT_DIR, KEPT_BYTES)}  # empty: not set
+        given = {
+            name: environment.get(name, "").strip() for name in (THREADS, EMBEDDING_STORE_DIR, EMBEDDING_STORE_BYTES)
+        }  # empty: not set
         threads = int(given[THREADS] or os.cpu_count() or 1)
-        kept_bytes = int(given[KEPT_BYTES] or 1 << 29)
-        if threads < 1 or kept_bytes < 0:
-            raise ValueError(f"{THREADS} is {threads}, {KEPT_BYTES} is {kept_bytes}")
+        embedding_store_bytes = int(given[EMBEDDING_STORE_BYTES] or 1 << 29)
+        if threads < 1 or embedding_store_bytes < 0:
+            raise ValueError(f"{THREADS} is {threads}, {EMBEDDING_STORE_BYTES} is {embedding_store_bytes}")
         half: OnnxEncoder | OnnxDecoder
         if role is wire.Role.ENCODER:
             half, kept = OnnxEncoder(files["encoder"], threads, providers(gpu)), None
         else:
             half = OnnxDecoder(files["decoder"], files.get("decoder-fast"), threads, providers(gpu), many_at_once=False)
-            kept = KeptEmbeddings(Path(given[KEPT_DIR] or default_folder()), kept_bytes)
+            kept = EmbeddingStore(Path(given[EMBEDDING_STORE_DIR] or default_folder()), embedding_store_bytes)
         description = wire.Description(version, half.family, about["precision"], role, about["note"])
     except (KeyError, TypeError, ValueError) as error:
         raise BadSettings(f"The archive or its environment cannot be used: {error!r}.") from error
     log.info("%s of %s is loaded: %d threads, %s", role, version, threads, half.computed_by)
-    # A room calls only that half of an engine that its description names.
-    return EngineRoom(cast("Engine", half), description, kept)
+    # A handler calls only that half of an engine that its description names.
+    return InferenceHandler(cast("Engine", half), description, kept)
 
 
 def _about(folder: Path) -> dict[str, Any]:

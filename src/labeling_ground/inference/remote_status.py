@@ -35,10 +35,10 @@ class EngineFigures:
 
 
 @runtime_checkable
-class Elsewhere(Protocol):
+class RemoteStatus(Protocol):
     """A backend that does not compute in this process. Both calls tell what is known, and ask nobody."""
 
-    def troubles(self) -> Mapping[str, str]:
+    def failing(self) -> Mapping[str, str]:
         """What keeps which part from working, as sentences; empty if all is well."""
         ...
 

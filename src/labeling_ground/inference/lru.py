@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Held(Generic[T]):
+class Lru(Generic[T]):
     """A few values of embeddings, by the embedding's digest; those that were used longest ago make room.
 
     It saves work and decides nothing: under one digest there is one embedding (``types.Embedding``), so what is held is

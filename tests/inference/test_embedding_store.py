@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from labeling_ground.errors import BadSettings
-from labeling_ground.inference.remote.kept import KeptEmbeddings
+from labeling_ground.inference.remote.embedding_store import EmbeddingStore
 
 FILE = 5 * 1024
 
@@ -30,8 +30,8 @@ def held(folder: Path) -> int:
 
 
 def test_what_was_put_is_got_by_any_process(tmp_path: Path) -> None:
-    assert KeptEmbeddings(tmp_path / "kept", 1 << 20).put(key(1), tensors(1))
-    other = KeptEmbeddings(tmp_path / "kept", 1 << 20)
+    assert EmbeddingStore(tmp_path / "kept", 1 << 20).put(key(1), tensors(1))
+    other = EmbeddingStore(tmp_path / "kept", 1 << 20)
     got = other.get(key(1))
     assert got is not None
     np.testing.assert_array_equal(got["image_embeddings"], tensors(1)["image_embeddings"])
@@ -39,7 +39,7 @@ def test_what_was_put_is_got_by_any_process(tmp_path: Path) -> None:
 
 
 def test_those_unused_for_longest_go_first(tmp_path: Path) -> None:
-    kept = KeptEmbeddings(tmp_path, 3 * FILE)
+    kept = EmbeddingStore(tmp_path, 3 * FILE)
     for number in range(3):
         kept.put(key(number), tensors(number))
         os.utime(kept.path_of(key(number)), (number, number))
@@ -50,14 +50,14 @@ def test_those_unused_for_longest_go_first(tmp_path: Path) -> None:
 
 
 def test_what_is_larger_than_the_budget_is_not_kept(tmp_path: Path) -> None:
-    kept = KeptEmbeddings(tmp_path, FILE // 2)
+    kept = EmbeddingStore(tmp_path, FILE // 2)
     assert not kept.put(key(1), tensors(1))
     assert kept.get(key(1)) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_goes_while_it_is_read_stays_readable_for_its_reader(tmp_path: Path) -> None:
-    kept = KeptEmbeddings(tmp_path, 1 << 20)
+    kept = EmbeddingStore(tmp_path, 1 << 20)
     kept.put(key(7), tensors(7))
     got = kept.get(key(7))
     kept.path_of(key(7)).unlink()
@@ -67,7 +67,7 @@ def test_a_file_that_goes_while_it_is_read_stays_readable_for_its_reader(tmp_pat
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "foreign", "misnamed"])
 def test_a_damaged_file_is_no_embedding(tmp_path: Path, damage: str) -> None:
-    kept = KeptEmbeddings(tmp_path, 1 << 20)
+    kept = EmbeddingStore(tmp_path, 1 << 20)
     kept.put(key(1), tensors(1))
     whole = kept.path_of(key(1)).read_bytes()
     content = {"empty": b"", "cut": whole[:-100], "foreign": b"x" * 5000, "misnamed": whole}[damage]
@@ -82,7 +82,7 @@ def test_where_the_file_system_has_less_than_the_budget_others_make_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container's shared memory may be smaller than what we were told to take."""
-    kept = KeptEmbeddings(tmp_path, 1 << 20)
+    kept = EmbeddingStore(tmp_path, 1 << 20)
     write = Path.write_bytes
 
     def write_if_there_is_room(path: Path, data: bytes) -> int:
@@ -105,19 +105,19 @@ def test_what_a_dead_worker_left_half_written_is_cleared_away(tmp_path: Path) ->
     for path in (part, fresh):
         path.write_bytes(b"half")
     os.utime(part, (time.time() - 3600,) * 2)
-    KeptEmbeddings(tmp_path, 1 << 20).put(key(3), tensors(3))
+    EmbeddingStore(tmp_path, 1 << 20).put(key(3), tensors(3))
     assert not part.exists()
     assert fresh.exists()
 
 
 def test_nothing_but_its_own_files_is_counted_or_deleted(tmp_path: Path) -> None:
-    """Whatever folder ``kept_dir`` names, and however old what is in it."""
+    """Whatever folder ``embedding_store_dir`` names, and however old what is in it."""
     others = [tmp_path / "thesis.tex", tmp_path / key(5), tmp_path / f".{key(6)}.part"]
     for path in others:
         path.write_bytes(bytes(10 * FILE))
         os.utime(path, (1, 1))
     (tmp_path / "folder").mkdir()
-    kept = KeptEmbeddings(tmp_path, 2 * FILE)
+    kept = EmbeddingStore(tmp_path, 2 * FILE)
     for number in range(4):
         assert kept.put(key(number), tensors(number))
     assert [path.stat().st_size for path in others] == [10 * FILE] * 3
@@ -129,15 +129,15 @@ def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
     folder.mkdir()
     folder.chmod(0o777)
     with pytest.raises(BadSettings, match="nobody else"):
-        KeptEmbeddings(folder, 1 << 20)
+        EmbeddingStore(folder, 1 << 20)
     (tmp_path / "link").symlink_to(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(BadSettings):
-        KeptEmbeddings(tmp_path / "file", 1 << 20)
+        EmbeddingStore(tmp_path / "file", 1 << 20)
 
 
 def _churn(folder: Path, seed: int, rounds: int, wrong: Any) -> None:
-    kept = KeptEmbeddings(folder, 4 * FILE)
+    kept = EmbeddingStore(folder, 4 * FILE)
     rng = np.random.default_rng(seed)
     for _ in range(rounds):
         number = int(rng.integers(0, 8))

@@ -15,7 +15,7 @@ from labeling_ground.api.state import RANKS
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedMask, CachedPrediction, FoundMask
 from labeling_ground.pools import Pool
-from labeling_ground.service.segmenter import MaskAnswer, Timing
+from labeling_ground.service.predictor import MaskAnswer, Timing
 from labeling_ground.types import Image, ModelVersion, Outcome
 
 _SMALL = 1_000_000

@@ -11,7 +11,7 @@ class _Client:
     ahead: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
 
-class Clients:
+class Presence:
     """Knows each client's current image and the images that were fetched ahead for it.
 
     An image is done when it is no client's current one and no prefetch that still waits to be opened.

@@ -5,31 +5,31 @@ import hashlib
 from typing import Literal
 
 from labeling_ground.cache.guard import Guard
-from labeling_ground.cache.keeper import TENANT_DIGITS, Keeper, Kept
+from labeling_ground.cache.state_store import TENANT_DIGITS, StateStore, VersionedState
 from labeling_ground.errors import StoreFailed
 
 _MEET_DEADLINE_S = 2.0
 
 
-class GuardedKeeper:
-    """A keeper behind the guard of the tier that it lies in, or one beside that: same deadline, failures counted there.
+class SessionStore:
+    """A store behind the guard of the tier that it lies in, or one beside that: same deadline, failures counted there.
 
     Args:
-        keeper: where states are kept; closed with this object.
+        state_store: where states are kept; closed with this object.
         guard: of the tier, which its owner closes, or made by ``Guard.beside``.
-        others: whether other servers share the keeper: ``none``, ``some``, or ``auto``: those that it has met say so.
+        others: whether other servers share the store: ``none``, ``some``, or ``auto``: those that it has met say so.
         present_s: seconds after which a server that has not been met again is taken for gone.
     """
 
     def __init__(
         self,
-        keeper: Keeper,
+        state_store: StateStore,
         guard: Guard,
         *,
         others: Literal["auto", "none", "some"] = "none",
         present_s: float = 60.0,
     ) -> None:
-        self._keeper = keeper
+        self._state_store = state_store
         self._guard = guard
         self._others = others
         self._present_s = present_s
@@ -41,9 +41,9 @@ class GuardedKeeper:
         return self._others == "some" or (self._others == "auto" and self._met != 0)
 
     async def meet(self, server: str) -> str | None:
-        """Say that this server is there, and see which others are. What keeps the states now (see ``Keeper.meet``);
+        """Say that this server is there, and see which others are. What keeps the states now (see ``StateStore.meet``);
         ``None`` without an answer: then those that were there last are taken to be there still."""
-        met = await self._guard.ask("meet", lambda: self._keeper.meet(server, self._present_s), _MEET_DEADLINE_S)
+        met = await self._guard.ask("meet", lambda: self._state_store.meet(server, self._present_s), _MEET_DEADLINE_S)
         if met is None:
             return None
         self._met, place = met
@@ -51,34 +51,40 @@ class GuardedKeeper:
 
     async def leave(self, server: str) -> None:
         """Say that this server is going. One that cannot say so is taken for gone some time later."""
-        await self._guard.ask("leave", lambda: self._keeper.leave(server))
+        await self._guard.ask("leave", lambda: self._state_store.leave(server))
 
-    async def load(self, tenant: str, session: str) -> tuple[bool, Kept | None]:
+    async def load(self, tenant: str, session: str) -> tuple[bool, VersionedState | None]:
         """Whether there was an answer, and the state if there is one."""
         name = _name(tenant, session)
 
-        async def ask() -> tuple[bool, Kept | None]:
-            return True, await self._keeper.load(name)
+        async def ask() -> tuple[bool, VersionedState | None]:
+            return True, await self._state_store.load(name)
 
         return await self._guard.ask("load of a session", ask) or (False, None)
 
     async def save(
-        self, tenant: str, session: str, new: Kept, seen: bytes, idle_s: float, deadline_s: float | None = None
-    ) -> Kept | None:
+        self,
+        tenant: str,
+        session: str,
+        new: VersionedState,
+        seen: bytes,
+        idle_s: float,
+        deadline_s: float | None = None,
+    ) -> VersionedState | None:
         """What is kept then; ``None`` where it was not done, or not in time. It may still be done later."""
         name = _name(tenant, session)
         return await self._guard.ask(
-            "save of a session", lambda: self._keeper.save(name, new, seen, idle_s), deadline_s
+            "save of a session", lambda: self._state_store.save(name, new, seen, idle_s), deadline_s
         )
 
     async def sweep(self) -> None:
-        """Delete what has run out. A keeper that fails will do it another time."""
+        """Delete what has run out. A state store that fails will do it another time."""
         with contextlib.suppress(StoreFailed):
-            await self._keeper.sweep()
+            await self._state_store.sweep()
 
     async def aclose(self) -> None:
-        """Close the keeper."""
-        await self._keeper.aclose()
+        """Close the state_store."""
+        await self._state_store.aclose()
 
 
 def _name(tenant: str, session: str) -> str:

@@ -2,11 +2,11 @@
 
 import threading
 
-from labeling_ground.inference.held import Held
+from labeling_ground.inference.lru import Lru
 
 
 def test_what_is_held_is_made_once_and_the_least_recently_used_makes_room() -> None:
-    held: Held[str] = Held(30)
+    held: Lru[str] = Lru(30)
     made: list[str] = []
 
     def get(digest: str, size: int = 10) -> str:
@@ -28,14 +28,14 @@ def test_what_is_held_is_made_once_and_the_least_recently_used_makes_room() -> N
 
 
 def test_without_a_digest_and_beyond_the_budget_nothing_is_held() -> None:
-    held: Held[str] = Held(30)
+    held: Lru[str] = Lru(30)
     assert held.get("", lambda: ("unknown", 10)) == "unknown"
     assert held.get("large", lambda: ("large", 31)) == "large"
     assert (len(held), held.bytes) == (0, 0)
 
 
 def test_many_threads_keep_to_the_budget() -> None:
-    held: Held[str] = Held(100)
+    held: Lru[str] = Lru(100)
 
     def work(offset: int) -> None:
         for i in range(300):

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
+class CacheSettings:
     """What decides over keeping.
 
     Attributes:
@@ -36,13 +36,13 @@ class Tuning:
     idle_s: float
 
 
-class Tuner:
-    """Puts a tuning into effect. What it changes is this process's, and lasts until the process ends.
+class RuntimeSettings:
+    """Puts a cache_settings into effect. What it changes is this process's, and lasts until the process ends.
 
     Args:
         store: the tiers.
         sessions: they end after the same idle time.
-        tuning: what the tiers were made with.
+        cache_settings: what the tiers were made with.
         tenant_share: see ``choose_policy``.
         check: says with ``BadSettings`` what cannot work, before anything is changed.
     """
@@ -51,17 +51,17 @@ class Tuner:
         self,
         store: TieredStore,
         sessions: Sessions,
-        tuning: Tuning,
+        cache_settings: CacheSettings,
         *,
         tenant_share: float | None = None,
-        check: Callable[[Tuning], None] | None = None,
+        check: Callable[[CacheSettings], None] | None = None,
     ) -> None:
         self._tenant_share = tenant_share
-        self.now = tuning
+        self.now = cache_settings
         """What is in effect."""
         self._store = store
         self._sessions = sessions
-        self._at_start = tuning
+        self._at_start = cache_settings
         self._check = check
         self._turn = asyncio.Lock()
 
@@ -71,8 +71,8 @@ class Tuner:
         given = self._at_start.policy
         return (*POLICIES, *(() if given in POLICIES else (given,)))
 
-    async def change(self, **changes: Any) -> Tuning:
-        """Change some fields of the tuning; the others stay. What is in effect then.
+    async def change(self, **changes: Any) -> CacheSettings:
+        """Change some fields of the cache_settings; the others stay. What is in effect then.
 
         Nothing that is held goes but what the new limits force out.
 

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from labeling_ground.cache.disk.files import says_full
 from labeling_ground.cache.disk.folder import SESSIONS, claim
-from labeling_ground.cache.keeper import TENANT_DIGITS, Kept
 from labeling_ground.cache.shares import payer
+from labeling_ground.cache.state_store import TENANT_DIGITS, VersionedState
 from labeling_ground.errors import StoreFailed, StoreFull
 
 T = TypeVar("T")
@@ -33,12 +33,12 @@ _FORGET = (
 )
 
 
-class DiskKeeper:
+class DiskStateStore:
     """States in ``labeling-ground-sessions.sqlite3``, which is apart from the cache's index: a purge or a new layout of
     that does not touch it.
 
     A change is with the operating system when it is answered: it outlives the process, however that ends, and may be
-    lost with the power. All work is done in one thread of the keeper's own, so what nobody waits for any more is still
+    lost with the power. All work is done in one thread of the store's own, so what nobody waits for any more is still
     carried to its end.
 
     Args:
@@ -60,26 +60,26 @@ class DiskKeeper:
         self._longest_idle_s = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sessions")
 
-    async def load(self, name: str) -> Kept | None:
-        """See ``Keeper``."""
+    async def load(self, name: str) -> VersionedState | None:
+        """See ``StateStore``."""
         return await self._do(partial(self._load, name))
 
-    async def save(self, name: str, new: Kept, seen: bytes, idle_s: float) -> Kept | None:
-        """See ``Keeper``: ``None`` where the disk is full."""
+    async def save(self, name: str, new: VersionedState, seen: bytes, idle_s: float) -> VersionedState | None:
+        """See ``StateStore``: ``None`` where the disk is full."""
         try:
             return await self._do(partial(self._save, name, new, seen, idle_s))
         except StoreFull:
             return None
 
     async def meet(self, server: str, present_s: float) -> tuple[int, str]:
-        """See ``Keeper``. Other processes that share the file are not seen."""
+        """See ``StateStore``. Other processes that share the file are not seen."""
         return 0, ""
 
     async def leave(self, server: str) -> None:
-        """See ``Keeper``."""
+        """See ``StateStore``."""
 
     async def sweep(self) -> None:
-        """See ``Keeper``."""
+        """See ``StateStore``."""
         await self._do(self._sweep)
 
     async def aclose(self) -> None:
@@ -131,19 +131,21 @@ class DiskKeeper:
             self._db.close()
             self._db = None
 
-    def _load(self, name: str, db: sqlite3.Connection) -> Kept | None:
+    def _load(self, name: str, db: sqlite3.Connection) -> VersionedState | None:
         row = db.execute(
             "SELECT version, value FROM kept WHERE name = ? AND ends > ?", (name, self._clock())
         ).fetchone()
-        return None if row is None else Kept(*row)
+        return None if row is None else VersionedState(*row)
 
-    def _save(self, name: str, new: Kept, seen: bytes, idle_s: float, db: sqlite3.Connection) -> Kept:
+    def _save(
+        self, name: str, new: VersionedState, seen: bytes, idle_s: float, db: sqlite3.Connection
+    ) -> VersionedState:
         now = self._clock()
         self._longest_idle_s = max(self._longest_idle_s, idle_s)
         with _transaction(db):
             row = db.execute("SELECT version, value, ends FROM kept WHERE name = ?", (name,)).fetchone()
             if row is not None and row[0] != seen and row[2] > now:
-                return Kept(row[0], row[1])
+                return VersionedState(row[0], row[1])
             db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)", (name, new.version, new.value, now + idle_s))
             if row is None:
                 self._make_room(db, name)

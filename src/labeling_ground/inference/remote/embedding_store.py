@@ -40,7 +40,7 @@ def default_folder() -> Path:
     return base / f"labeling-ground-{os.getuid() if hasattr(os, 'getuid') else 0}"
 
 
-class KeptEmbeddings:
+class EmbeddingStore:
     """Tensors by key, in ``float32``, bounded in bytes; those unused for longest make room.
 
     A file appears under its name when it is complete, and never changes after; one that is deleted while somebody reads

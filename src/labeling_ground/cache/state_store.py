@@ -10,30 +10,30 @@ TENANT_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class VersionedState:
     """One version of a state. ``version`` is random: no two are alike, whoever made them and whatever was lost."""
 
     version: bytes
     value: bytes
 
     @classmethod
-    def new(cls, value: bytes) -> "Kept":
+    def new(cls, value: bytes) -> "VersionedState":
         """A state that nobody has kept yet."""
         return cls(secrets.token_bytes(VERSION_BYTES), value)
 
 
-class Keeper(Protocol):
+class StateStore(Protocol):
     """States by name, each replaced only by one who knows the version that he replaces.
 
     Unlike the values of a ``Store`` they change, and unlike these they cannot be computed again. Every method raises
-    ``StoreFailed`` where the keeper is not there, or does not do it. Whoever calls sets the deadline.
+    ``StoreFailed`` where the state store is not there, or does not do it. Whoever calls sets the deadline.
     """
 
-    async def load(self, name: str) -> Kept | None:
+    async def load(self, name: str) -> VersionedState | None:
         """The state, or ``None`` where there is none, or where its time has run out."""
         ...
 
-    async def save(self, name: str, new: Kept, seen: bytes, idle_s: float) -> Kept | None:
+    async def save(self, name: str, new: VersionedState, seen: bytes, idle_s: float) -> VersionedState | None:
         """Keep the new version for so many seconds if the version ``seen`` is the one that is kept, or if none is.
 
         What is kept afterwards: ``new``, or what somebody else has saved since. ``None`` where there is no room.

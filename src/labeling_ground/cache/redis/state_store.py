@@ -2,9 +2,9 @@
 
 from redis.exceptions import NoPermissionError
 
-from labeling_ground.cache.keeper import VERSION_BYTES, Kept
 from labeling_ground.cache.redis.connect import RedisConnection
 from labeling_ground.cache.redis.script import Script
+from labeling_ground.cache.state_store import VERSION_BYTES, VersionedState
 from labeling_ground.errors import StoreFailed, StoreFull
 
 # What lies there is the version and then the value. A script that has written something is not stopped for want of
@@ -42,7 +42,7 @@ return 1
 """)
 
 
-class RedisKeeper:
+class RedisStateStore:
     """States under names of their own (``lg.session:…``), which no purge touches and which expire by themselves.
 
     Args:
@@ -52,13 +52,13 @@ class RedisKeeper:
     def __init__(self, redis: RedisConnection) -> None:
         self._redis = redis
 
-    async def load(self, name: str) -> Kept | None:
-        """See ``Keeper``."""
+    async def load(self, name: str) -> VersionedState | None:
+        """See ``StateStore``."""
         kept: bytes | None = await self._redis.execute("GET", self._name(name))
         return None if kept is None else _kept(kept)
 
-    async def save(self, name: str, new: Kept, seen: bytes, idle_s: float) -> Kept | None:
-        """See ``Keeper``. A server that is full takes it nevertheless, unless it needs a larger value's room."""
+    async def save(self, name: str, new: VersionedState, seen: bytes, idle_s: float) -> VersionedState | None:
+        """See ``StateStore``. A server that is full takes it nevertheless, unless it needs a larger value's room."""
         milliseconds = max(1, round(idle_s * 1000))
         try:
             other: bytes | None = await _REPLACE.run(
@@ -69,7 +69,7 @@ class RedisKeeper:
         return new if other is None else _kept(other)
 
     async def meet(self, server: str, present_s: float) -> tuple[int, str]:
-        """See ``Keeper``. What keeps the states are the primaries, each of which names itself anew at its start."""
+        """See ``StateStore``. What keeps the states are the primaries, each of which names itself anew at its start."""
         present = await _MEET.run(self._redis, [self._redis.names.ours("servers")], server, round(present_s * 1000))
         try:
             runs = sorted(str(info.get("run_id")) for info in await self._redis.each("INFO"))
@@ -80,7 +80,7 @@ class RedisKeeper:
         return int(present) - 1, " ".join(runs)
 
     async def leave(self, server: str) -> None:
-        """See ``Keeper``."""
+        """See ``StateStore``."""
         await _LEAVE.run(self._redis, [self._redis.names.ours("servers")], server)
 
     async def sweep(self) -> None:
@@ -93,5 +93,5 @@ class RedisKeeper:
         return self._redis.names.ours(f"session:{name}")
 
 
-def _kept(value: bytes) -> Kept:
-    return Kept(value[:VERSION_BYTES], value[VERSION_BYTES:])
+def _kept(value: bytes) -> VersionedState:
+    return VersionedState(value[:VERSION_BYTES], value[VERSION_BYTES:])

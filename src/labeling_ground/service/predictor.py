@@ -36,12 +36,12 @@ from labeling_ground.inference.backend import Backend
 from labeling_ground.key import ImageKeys
 from labeling_ground.pools import Pools
 from labeling_ground.service.asks import Ask
-from labeling_ground.service.clients import Clients
 from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.flight import Flights
 from labeling_ground.service.lane import Lane, Place
 from labeling_ground.service.ledger import Fate, Ledger
 from labeling_ground.service.pixels import PixelBudget
+from labeling_ground.service.presence import Presence
 from labeling_ground.service.race import Gate, race
 from labeling_ground.service.session_state import check_box, check_point
 from labeling_ground.service.shared_flight import SharedFlights
@@ -176,7 +176,7 @@ class _Made:
     means also what is made of this."""
 
 
-class Segmenter:
+class Predictor:
     """Answers every ask for an embedding or a mask, and computes nothing twice.
 
     Args:
@@ -184,7 +184,7 @@ class Segmenter:
         backend: the model.
         encode_lane: queue in front of the encoder.
         decode_lane: queue in front of the decoder.
-        pools: threads for blocking work; they are closed with the segmenter.
+        pools: threads for blocking work; they are closed with the predictor.
         shared: what makes flights common to all processes that share a tier; without it they are this process's own.
         precision: how embeddings are stored.
         max_pixels: largest image.
@@ -238,7 +238,7 @@ class Segmenter:
         self.shared = shared
         store.on_purge.append(self._part_with)
         self.recorder = recorder
-        self.clients = Clients(self._mark_done, prefetch_per_client)
+        self.presence = Presence(self._mark_done, prefetch_per_client)
         self._precision: Precision = precision
         self._max_pixels = max_pixels
         self._max_side = max_side
@@ -289,7 +289,7 @@ class Segmenter:
         self._record(Kind.EMBEDDING, ask, ask.embedding, made)
         self._check_room(ask, file, made, purged)
         if client is not None:
-            self.clients.opened(f"{tenant}/{client}", ask.keys.group)
+            self.presence.opened(f"{tenant}/{client}", ask.keys.group)
         if made.outcome is Outcome.HIT:
             self._in_background(self._keep_file(ask, file, made.entry, purged))
         return _image_answer(ask, made, started)
@@ -309,7 +309,7 @@ class Segmenter:
         if upload is not None and not is_queued:
             self._check_room_ahead(tenant, len(file))
         if client is not None:
-            self.clients.fetched_ahead(f"{tenant}/{client}", ask.keys.group)
+            self.presence.fetched_ahead(f"{tenant}/{client}", ask.keys.group)
         if known is not None:
             self._record(Kind.EMBEDDING, ask, key, _Made(known, Outcome.HIT, Timing()), ahead=True)
             self._in_background(self._keep_file(ask, file, known, self.store.purged))
@@ -386,7 +386,7 @@ class Segmenter:
         ask = self.bind(tenant, image_id)
         found = await self._masks(ask, prompts)
         if client is not None:
-            self.clients.opened(f"{tenant}/{client}", ask.keys.group)
+            self.presence.opened(f"{tenant}/{client}", ask.keys.group)
         return found
 
     async def _masks(self, ask: Ask, prompts: Sequence[PromptAsk]) -> list[MaskAnswer]:

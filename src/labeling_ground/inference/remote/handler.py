@@ -11,7 +11,7 @@ import numpy as np
 from labeling_ground.errors import BackendFailed, BadInput
 from labeling_ground.inference.graphs import Engine, FloatArray
 from labeling_ground.inference.remote import wire
-from labeling_ground.inference.remote.kept import KeptEmbeddings
+from labeling_ground.inference.remote.embedding_store import EmbeddingStore
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class EngineRoom:
+class InferenceHandler:
     """One engine, or one half of one, and what it was asked to keep.
 
     Args:
@@ -42,7 +42,7 @@ class EngineRoom:
         kept: embeddings of the clicks before; ``None`` for an encoder.
     """
 
-    def __init__(self, engine: Engine, description: wire.Description, kept: KeptEmbeddings | None) -> None:
+    def __init__(self, engine: Engine, description: wire.Description, kept: EmbeddingStore | None) -> None:
         self.description = description
         self._engine = engine
         self._kept = kept
