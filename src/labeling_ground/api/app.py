@@ -17,16 +17,17 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import ClientDisconnect
 
 from labeling_ground import __version__
-from labeling_ground.api import browser_runtime, errors, schemas
+from labeling_ground.api import errors, schemas
 from labeling_ground.api.middleware import ALWAYS, Limit, Observe
 from labeling_ground.api.paths import HeadAsGet, SubPath
-from labeling_ground.api.routes import cache, decoder, docs, everything, images, pages, service, session
+from labeling_ground.api.routes import cache, decoder, docs, everything, images, service, session
 from labeling_ground.api.state import AppState
 from labeling_ground.api.web_security import ANY, OriginCheck, SecurityHeaders
 from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.settings import Settings
 from labeling_ground.types import Image, Point, Prompt
+from labeling_ground.web import browser_runtime, pages
 
 log = logging.getLogger(__name__)
 

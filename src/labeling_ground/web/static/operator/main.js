@@ -1,9 +1,9 @@
 // The operator's page: asks for the figures every now and then, and draws them.
 
-import { KEY, askForKey } from "../dialogs.js";
-import { Gone, Refused, Server, pause } from "../server.js";
-import { notes } from "../storage.js";
-import { languageFor, learn, speak, t } from "../words.js";
+import { KEY, askForKey } from "../shared/dialogs.js";
+import { Gone, Refused, Server, pause } from "../shared/server.js";
+import { notes } from "../shared/storage.js";
+import { languageFor, learn, speak, t } from "../shared/words.js";
 import * as cards from "./cards.js";
 import { Controls } from "./controls.js";
 import { Trail } from "./figures.js";

@@ -1,7 +1,7 @@
 // Draws the image, the masks and the prompt. Masks are drawn as outlines of their pixels, crisp at any zoom.
 
-import { cutOut } from "./rle.js";
-import { thinned, trace } from "./outline.js";
+import { cutOut } from "../shared/rle.js";
+import { thinned, trace } from "../shared/outline.js";
 import { toScreen } from "./view.js";
 
 const GROUND = "#0f1218"; // the page's own

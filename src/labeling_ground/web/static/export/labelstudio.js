@@ -1,6 +1,6 @@
 // Label Studio tasks with brush masks. Its brush RLE packs the mask as RGBA bytes, every pixel four times the same value.
 
-import { decodeCounts } from "../rle.js";
+import { decodeCounts } from "../shared/rle.js";
 
 const SIZES = [3, 4, 8, 16]; // bits of a run's length that a run may choose from
 

@@ -1,7 +1,7 @@
 // Decoding in the browser: a click on an image whose embedding is here needs no server. Whatever is missing or goes
 // wrong, `masks` answers `null`, and the server is asked.
 
-import { Refused, persistently } from "../server.js";
+import { Refused, persistently } from "../shared/server.js";
 import { Helper } from "./helper.js";
 import { EMBEDDINGS } from "./prompts.js";
 

@@ -1,8 +1,8 @@
 // The way from a prompt to its masks.
 
-import { Refused, persistently } from "./server.js";
+import { Refused, persistently } from "../shared/server.js";
 import { Shared } from "./shared.js";
-import { t } from "./words.js";
+import { t } from "../shared/words.js";
 
 const AT_ONCE = 4; // masks of finished objects that are asked for at the same time
 

@@ -1,7 +1,7 @@
 // The images that are open, and what the server knows of them.
 
-import { sha256 } from "./sha256.js";
-import { Refused, pause, persistently } from "./server.js";
+import { sha256 } from "../shared/sha256.js";
+import { Refused, pause, persistently } from "../shared/server.js";
 import { Shared } from "./shared.js";
 
 const AHEAD = 2;

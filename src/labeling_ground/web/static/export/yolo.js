@@ -1,7 +1,7 @@
 // YOLO segmentation: one text file an image, one piece of an object a line: class, then corners as shares of width and height.
 
-import { cutOut } from "../rle.js";
-import { area2, inset, keyhole, pieces, simplified, trace } from "../outline.js";
+import { cutOut } from "../shared/rle.js";
+import { area2, inset, keyhole, pieces, simplified, trace } from "../shared/outline.js";
 import { yoloPaths } from "./names.js";
 
 const MOST_CORNERS = 1000; // trainers bring each polygon to as many

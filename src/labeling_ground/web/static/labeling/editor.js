@@ -4,7 +4,7 @@ import { Asks, Backlog } from "./asks.js";
 import { History } from "./history.js";
 import { Newest } from "./newest.js";
 import { Picture } from "./painter.js";
-import { t } from "./words.js";
+import { t } from "../shared/words.js";
 import * as views from "./view.js";
 import * as works from "./work.js";
 

@@ -1,7 +1,7 @@
 // The export dialog: what goes along, and the file that comes of it.
 
-import { make } from "../elements.js";
-import { counted, t } from "../words.js";
+import { make } from "../shared/elements.js";
+import { counted, t } from "../shared/words.js";
 import { FORMATS } from "./index.js";
 import { dataSet } from "./set.js";
 

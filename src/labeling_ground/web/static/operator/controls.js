@@ -1,10 +1,10 @@
 // Changing settings and purging: asks first, and for the admin key where the server has one.
 
-import { askForKey, confirmed } from "../dialogs.js";
-import { make } from "../elements.js";
-import { Gone, Refused } from "../server.js";
-import { sha256 } from "../sha256.js";
-import { t } from "../words.js";
+import { askForKey, confirmed } from "../shared/dialogs.js";
+import { make } from "../shared/elements.js";
+import { Gone, Refused } from "../shared/server.js";
+import { sha256 } from "../shared/sha256.js";
+import { t } from "../shared/words.js";
 import { changesOf } from "./figures.js";
 import { bytes, counted } from "./format.js";
 

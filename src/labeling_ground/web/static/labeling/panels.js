@@ -1,8 +1,8 @@
 // The lists beside and below the image.
 
 import { nameOf } from "./album.js";
-import { icon, make, unlessDrawn } from "./elements.js";
-import { counted, t } from "./words.js";
+import { icon, make, unlessDrawn } from "../shared/elements.js";
+import { counted, t } from "../shared/words.js";
 
 function iconButton(name, label, onclick) {
   return make("button", { className: "icon", type: "button", title: label, aria: { label }, onclick }, icon(name));

@@ -2,7 +2,7 @@
 // belongs to the object where its logit is above 0. The mask is written as runs at once, column by column, and only
 // where a logit can be positive: a click on a small object of a large photo costs what the object costs.
 
-import { encodeCounts } from "../rle.js";
+import { encodeCounts } from "../shared/rle.js";
 import { LOW_RES, SIDE } from "./prompts.js";
 
 /** Which of a decoder's candidates are shown, best first: of four those for a prompt with several meanings, 1 to 3. */

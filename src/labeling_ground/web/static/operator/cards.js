@@ -1,7 +1,7 @@
 // The cards of the operator's page: figures in, elements out.
 
-import { make } from "../elements.js";
-import { t } from "../words.js";
+import { make } from "../shared/elements.js";
+import { t } from "../shared/words.js";
 import { KINDS, OUTCOMES, buckets, byOutcome, ceiling, money, quantile } from "./figures.js";
 import { amount, bytes, counted, duration, number, percent } from "./format.js";
 import { bar, columns, range, timeline } from "./plots.js";

@@ -1,7 +1,7 @@
 // COCO instances: https://cocodataset.org/#format-data
 
-import { cutOut } from "../rle.js";
-import { keyhole, pieces, trace } from "../outline.js";
+import { cutOut } from "../shared/rle.js";
+import { keyhole, pieces, trace } from "../shared/outline.js";
 
 /** The data set as a COCO object. `shape` is "rle" or "polygons"; polygons run along pixel edges and lose nothing. */
 export function toCoco({ images, classes }, shape, progress = () => {}) {

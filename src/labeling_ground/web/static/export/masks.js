@@ -1,6 +1,6 @@
 // PNG masks: one for each object, 255 on it and 0 off it, and a list that says which is what.
 
-import { toPixels } from "../rle.js";
+import { toPixels } from "../shared/rle.js";
 import { fileNames } from "./names.js";
 import { grayPng } from "./png.js";
 

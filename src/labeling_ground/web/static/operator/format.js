@@ -1,6 +1,6 @@
 // Numbers as people read them, in the page's language.
 
-import { counted as plural, t } from "../words.js";
+import { counted as plural, t } from "../shared/words.js";
 
 const numbers = new Map();
 

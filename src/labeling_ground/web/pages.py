@@ -47,7 +47,7 @@ WASM_HEADERS = {
 """What a worker that computes with WebAssembly may do, and its scripts: a worker has its own policy, not its page's."""
 _ISOLATED = {"Cross-Origin-Embedder-Policy": "require-corp", "Cross-Origin-Opener-Policy": "same-origin"}
 """A page that shares nothing with pages of other origins may have memory that its threads share."""
-_WASM_WORKER = "js/decode/worker.js"
+_WASM_WORKER = "decode/worker.js"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def install(app: FastAPI, *, runs_wasm: bool) -> None:
         app: where.
         runs_wasm: whether there is WebAssembly for the labeling page's worker to run.
     """
-    assets = dict(_walk(resources.files("labeling_ground.api") / "web", ""))
+    assets = dict(_walk(resources.files("labeling_ground.web") / "static", ""))
     for name in assets:
         if name.endswith("/worker.js"):
             more = WASM_HEADERS if runs_wasm and name == _WASM_WORKER else _WORKER_HEADERS
@@ -87,11 +87,13 @@ def install(app: FastAPI, *, runs_wasm: bool) -> None:
     @app.get("/", include_in_schema=False)
     async def labeling_page(request: Request) -> Response:
         # On plain http from another machine browsers do not isolate, and write an error about the wish.
-        return assets["index.html"].answer(request, _ISOLATED if runs_wasm and _is_trustworthy(request) else None)
+        return assets["labeling/index.html"].answer(
+            request, _ISOLATED if runs_wasm and _is_trustworthy(request) else None
+        )
 
     @app.get("/cache", include_in_schema=False)
     async def operators_page(request: Request) -> Response:
-        return assets["cache.html"].answer(request)
+        return assets["operator/cache.html"].answer(request)
 
     @app.get("/web/{name:path}", include_in_schema=False)
     async def asset(request: Request, name: str) -> Response:

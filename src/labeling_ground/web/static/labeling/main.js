@@ -1,20 +1,20 @@
 // Puts the page together.
 
 import { Album, filesOf, nameOf } from "./album.js";
-import { Decoder } from "./decode/decoder.js";
+import { Decoder } from "../decode/decoder.js";
 import { Editor } from "./editor.js";
-import { KEY, askForKey, confirmed } from "./dialogs.js";
-import { make } from "./elements.js";
-import { ExportDialog } from "./export/dialog.js";
+import { KEY, askForKey, confirmed } from "../shared/dialogs.js";
+import { make } from "../shared/elements.js";
+import { ExportDialog } from "../export/dialog.js";
 import { watch } from "./gestures.js";
 import { listen, table } from "./keys.js";
 import { Painter } from "./painter.js";
 import { drawClasses, drawObjects, drawThumbs } from "./panels.js";
 import { sceneOf } from "./scene.js";
-import { Server, pause } from "./server.js";
-import { Storage, notes } from "./storage.js";
+import { Server, pause } from "../shared/server.js";
+import { Storage, notes } from "../shared/storage.js";
 import { ourTurn } from "./turn.js";
-import { counted, languageFor, speak, t } from "./words.js";
+import { counted, languageFor, speak, t } from "../shared/words.js";
 import * as works from "./work.js";
 
 const COLOURS = ["#3ecf8e", "#ff7a59", "#4aa8ff", "#ffd23f", "#c77dff", "#ff5d8f", "#2fd6d6", "#a3d93d", "#ff9f1c"];
@@ -61,7 +61,7 @@ class Page {
     this.album = new Album({ storage: this.storage, server: this.server, trouble, changed, kept, pictured });
     this.decoder = new Decoder({
       server: this.server,
-      makeWorker: () => new Worker(new URL("decode/worker.js", import.meta.url), { type: "module" }),
+      makeWorker: () => new Worker(new URL("../decode/worker.js", import.meta.url), { type: "module" }),
       trouble,
       changed,
     });
