@@ -47,11 +47,11 @@ from labeling_ground.pools import Pools
 from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.lane import Lane
+from labeling_ground.service.leases import SharedFlights
 from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.runtime_settings import CacheSettings, RuntimeSettings
 from labeling_ground.service.session_store import SessionStore
 from labeling_ground.service.sessions import Sessions
-from labeling_ground.service.shared_flight import SharedFlights
 from labeling_ground.settings import Settings, cores_of_this_machine, memory_of_this_machine, read_settings
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind

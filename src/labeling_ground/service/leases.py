@@ -1,6 +1,6 @@
 """Flights across processes and machines: one of them computes, the others wait for what it puts into the shared tier.
 
-Each process has its own flights (``service/flight.py``), whose work goes through here: so of each process one waits,
+Each process has its own flights (``service/flights.py``), whose work goes through here: so of each process one waits,
 whoever joined it. A lease per key (``cache/lease.py``) says whose turn it is.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.lease import Claim, Leases
-from labeling_ground.service.race import Gate
+from labeling_ground.service.hedge import StartGate
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind, Outcome
 
@@ -95,8 +95,8 @@ class SharedFlights:
     async def fly(
         self,
         key: str,
-        gate: Gate,
-        predict: Callable[[Gate], Awaitable[T]],
+        gate: StartGate,
+        predict: Callable[[StartGate], Awaitable[T]],
         look_up: Callable[[Outcome], Awaitable[T | None]],
         patience_s: float | None = None,
     ) -> T:
@@ -144,7 +144,9 @@ class SharedFlights:
         finally:
             await self._leases.aclose()
 
-    async def _wait_for(self, turn: _Turn, gate: Gate, look_up: Callable[[Outcome], Awaitable[T | None]]) -> T | None:
+    async def _wait_for(
+        self, turn: _Turn, gate: StartGate, look_up: Callable[[Outcome], Awaitable[T | None]]
+    ) -> T | None:
         """What another process made; ``None`` when it is our turn, be it without a lease where none is to be had."""
         if not self._answers:
             self._in_background(self._try(turn))

@@ -1,23 +1,34 @@
-"""Look-up and prediction in parallel, without paying twice.
+"""The hedged look-up: look-up and prediction in parallel, without paying twice.
 
-Both start at the same moment, but the prediction waits at a gate that opens when the look-up has missed, or when a
-short window is over, whichever comes first. A hit answers at once, and a prediction that is still at the gate never
+Both start at the same moment, but the prediction waits at a start gate that opens when the look-up has missed, or when
+a short window is over, whichever comes first. A hit answers at once, and a prediction that is still at the gate never
 reaches the model.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from labeling_ground.errors import LabelingGroundError
-from labeling_ground.service.ledger import Fate
 
 T = TypeVar("T")
 F = TypeVar("F")
 
 
-class Gate:
+class HedgeOutcome(StrEnum):
+    """What became of a queued prediction."""
+
+    USED = "used"
+    """It was computed, and it was the answer."""
+    WITHDRAWN = "withdrawn"
+    """A hit came first, and the model never saw it."""
+    WASTED = "wasted"
+    """A hit came after the model had begun."""
+
+
+class StartGate:
     """Holds a prediction back. ``window_s`` of ``None`` means: until it is opened."""
 
     def __init__(self, window_s: float | None) -> None:
@@ -42,12 +53,12 @@ class Gate:
                     await self._open.wait()
 
 
-async def race(
+async def hedged_look_up(
     look_up: Awaitable[F | None],
-    predict: Callable[[Gate], Awaitable[T]],
+    predict: Callable[[StartGate], Awaitable[T]],
     *,
     window_s: float | None,
-    settle: Callable[[Fate], None],
+    count: Callable[[HedgeOutcome], None],
 ) -> F | T:
     """Answer with whichever comes first: what the look-up finds, or what the model predicts.
 
@@ -56,13 +67,13 @@ async def race(
         predict: calls ``gate.wait()`` before it lets the model do anything, and sets ``gate.begun`` when it does.
         window_s: how long the gate stays shut while the look-up has not answered; ``None`` keeps it shut until then
             (mode ``first``).
-        settle: is told what became of the prediction. One that came without the model, as another process made it
+        count: is told what became of the prediction. One that came without the model, as another process made it
             meanwhile, is withdrawn.
 
     Raises:
         Exception: what ``predict`` raised, unless the look-up finds the answer all the same.
     """
-    gate = Gate(window_s)
+    gate = StartGate(window_s)
     looking: asyncio.Future[F | None] = asyncio.ensure_future(look_up)
     predicting: asyncio.Future[T] = asyncio.ensure_future(predict(gate))
     predicting.add_done_callback(_seen)
@@ -73,11 +84,11 @@ async def race(
         if not predicting.done() or isinstance(predicting.exception(), LabelingGroundError):
             found = await asyncio.shield(looking)
             if found is not None:
-                settle(Fate.WASTED if gate.begun else Fate.WITHDRAWN)
+                count(HedgeOutcome.WASTED if gate.begun else HedgeOutcome.WITHDRAWN)
                 return found
             gate.open()
         result = await predicting  # a look-up that lost is left to finish
-        settle(Fate.USED if gate.begun else Fate.WITHDRAWN)
+        count(HedgeOutcome.USED if gate.begun else HedgeOutcome.WITHDRAWN)
         return result
     finally:
         predicting.cancel()

@@ -7,18 +7,17 @@ import pytest
 from tests.doubles import now, virtually
 
 from labeling_ground.errors import BackendFailed
-from labeling_ground.service.ledger import Fate
-from labeling_ground.service.race import Gate, race
+from labeling_ground.service.hedge import HedgeOutcome, StartGate, hedged_look_up
 
 
 class Run:
-    """One race in virtual time."""
+    """One hedged look-up in virtual time."""
 
     def __init__(
         self, found: str | None, after: float, *, predict_s: float = 0.0, error: Exception | None = None
     ) -> None:
         self.found, self.after, self.predict_s, self.error = found, after, predict_s, error
-        self.fates: Counter[Fate] = Counter()
+        self.outcomes: Counter[HedgeOutcome] = Counter()
         self.begun = 0
         self.looked_up = 0
         self.called_off = 0
@@ -30,7 +29,7 @@ class Run:
         self.looked_up += 1
         return self.found
 
-    async def predict(self, gate: Gate) -> str:
+    async def predict(self, gate: StartGate) -> str:
         await gate.wait()
         gate.begun = True
         self.begun += 1
@@ -43,13 +42,13 @@ class Run:
             raise self.error
         return "predicted"
 
-    def settle(self, fate: Fate) -> None:
-        self.fates[fate] += 1
+    def count(self, outcome: HedgeOutcome) -> None:
+        self.outcomes[outcome] += 1
 
     async def go(self, window_s: float | None) -> str:
         started = now()
         try:
-            return await race(self.look_up(), self.predict, window_s=window_s, settle=self.settle)
+            return await hedged_look_up(self.look_up(), self.predict, window_s=window_s, count=self.count)
         finally:
             self.seconds = now() - started
             await asyncio.sleep(0.0001)
@@ -63,7 +62,7 @@ def go(run: Run, window_s: float | None = 0.005) -> str:
 def test_a_hit_within_the_window_keeps_the_prediction_from_the_model() -> None:
     run = Run("found", 0.003)
     assert go(run) == "found"
-    assert (run.begun, run.fates) == (0, {Fate.WITHDRAWN: 1})
+    assert (run.begun, run.outcomes) == (0, {HedgeOutcome.WITHDRAWN: 1})
     assert run.seconds == pytest.approx(0.003)
 
 
@@ -71,7 +70,7 @@ def test_a_miss_within_the_window_opens_the_gate_at_once() -> None:
     run = Run(None, 0.001)
     assert go(run) == "predicted"
     assert run.seconds == pytest.approx(0.001)
-    assert run.fates == {Fate.USED: 1}
+    assert run.outcomes == {HedgeOutcome.USED: 1}
 
 
 @pytest.mark.parametrize("after", [2.0, 3600.0])
@@ -85,7 +84,7 @@ def test_a_hit_after_the_window_still_answers_first_and_the_prediction_is_called
     run = Run("found", 0.1, predict_s=0.3)
     assert go(run) == "found"
     assert run.seconds == pytest.approx(0.1)
-    assert (run.called_off_at_once, run.fates) == (1, {Fate.WASTED: 1})
+    assert (run.called_off_at_once, run.outcomes) == (1, {HedgeOutcome.WASTED: 1})
 
 
 def test_a_look_up_that_lost_is_left_to_finish() -> None:
@@ -120,7 +119,7 @@ def test_a_prediction_that_fails_is_an_error_once_the_look_up_has_missed() -> No
     run = Run(None, 0.05, error=BackendFailed("no"))
     with pytest.raises(BackendFailed):
         go(run)
-    assert run.fates == {}
+    assert run.outcomes == {}
 
 
 def test_a_bug_is_said_at_once_whatever_the_look_up_would_find() -> None:
@@ -143,13 +142,13 @@ def test_who_leaves_calls_the_prediction_off_and_leaves_the_look_up_alone(error:
         await asyncio.sleep(2)
 
     virtually(main)
-    assert (run.called_off_at_once, run.looked_up, run.fates) == (0 if error else 1, 1, {})
+    assert (run.called_off_at_once, run.looked_up, run.outcomes) == (0 if error else 1, 1, {})
 
 
 def test_a_prediction_that_fails_while_it_is_called_off_is_not_complained_about() -> None:
     complaints: list[object] = []
 
-    async def stubborn(gate: Gate) -> str:
+    async def stubborn(gate: StartGate) -> str:
         try:
             await gate.wait()
             return "never"
@@ -159,7 +158,7 @@ def test_a_prediction_that_fails_while_it_is_called_off_is_not_complained_about(
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         run = Run("found", 0.001)
-        assert await race(run.look_up(), stubborn, window_s=1.0, settle=run.settle) == "found"
+        assert await hedged_look_up(run.look_up(), stubborn, window_s=1.0, count=run.count) == "found"
         await asyncio.sleep(1)
 
     virtually(main)
@@ -168,7 +167,7 @@ def test_a_prediction_that_fails_while_it_is_called_off_is_not_complained_about(
 
 def test_a_gate_opens_by_hand_or_when_its_window_is_over() -> None:
     async def waited(window_s: float | None, open_after: float | None) -> float:
-        gate = Gate(window_s)
+        gate = StartGate(window_s)
         if open_after is not None:
             asyncio.get_running_loop().call_later(open_after, gate.open)
         started = now()

@@ -35,10 +35,9 @@ from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.lease import Claim
 from labeling_ground.cache.store import Store
 from labeling_ground.errors import BackendFailed, LabelingGroundError, Overloaded, StoreFailed
-from labeling_ground.service.ledger import Fate
+from labeling_ground.service.hedge import HedgeOutcome, StartGate
+from labeling_ground.service.leases import SharedFlights
 from labeling_ground.service.predictor import Predictor
-from labeling_ground.service.race import Gate
-from labeling_ground.service.shared_flight import SharedFlights
 from labeling_ground.types import Kind, Outcome
 
 T = TypeVar("T")
@@ -83,12 +82,15 @@ class Cluster:
 
     def figures(self, kind: Kind) -> dict[str, int]:
         """What all of them counted."""
-        ledgers = [node.predictor.ledger.kinds[kind] for node in self.nodes]
-        return {name: sum(getattr(one, name) for one in ledgers) for name in ("lookups", "hits", "misses", "joined")}
+        counted = [node.predictor.counters.kinds[kind] for node in self.nodes]
+        return {name: sum(getattr(one, name) for one in counted) for name in ("lookups", "hits", "misses", "joined")}
 
-    def fates(self, kind: Kind) -> dict[Fate, int]:
-        counted = {fate: sum(node.predictor.ledger.fates[kind, fate] for node in self.nodes) for fate in Fate}
-        return {fate: count for fate, count in counted.items() if count}
+    def hedges(self, kind: Kind) -> dict[HedgeOutcome, int]:
+        counted = {
+            outcome: sum(node.predictor.counters.hedges[kind, outcome] for node in self.nodes)
+            for outcome in HedgeOutcome
+        }
+        return {outcome: count for outcome, count in counted.items() if count}
 
 
 @asynccontextmanager
@@ -138,7 +140,7 @@ def test_four_processes_with_ten_askers_each_make_one_encode(mode: str) -> None:
             assert outcomes == {Outcome.MISS: 1, Outcome.JOINED: 39}
             assert four.encodes == 1
             assert four.figures(Kind.EMBEDDING) == {"lookups": 40, "hits": 0, "misses": 1, "joined": 39}
-            assert four.fates(Kind.EMBEDDING) == {Fate.USED: 1, Fate.WITHDRAWN: 3}
+            assert four.hedges(Kind.EMBEDDING) == {HedgeOutcome.USED: 1, HedgeOutcome.WITHDRAWN: 3}
             await asyncio.sleep(1.0)
             assert four.leases.held == {}
 
@@ -386,7 +388,7 @@ def test_a_holder_that_fails_fails_alone_and_the_next_one_tries_at_once() -> Non
                 await first
             assert Counter(await asyncio.gather(*rest)) == {Outcome.MISS: 1, Outcome.JOINED: 1}
             assert now() == pytest.approx(2.0, abs=0.05)
-            assert one.predictor.ledger.kinds[Kind.EMBEDDING].failed == 1
+            assert one.predictor.counters.kinds[Kind.EMBEDDING].failed == 1
 
     virtually(main)
 
@@ -639,10 +641,10 @@ class World:
         ]
 
     async def ask(self, process: int, key: str, seconds: float, *, fails: bool) -> str:
-        gate, guard = Gate(0.0), self.guards[process]
+        gate, guard = StartGate(0.0), self.guards[process]
         gate.open()
 
-        async def predict(_: Gate) -> str:
+        async def predict(_: StartGate) -> str:
             self.computing[key] += 1
             self.most[key] = max(self.most[key], self.computing[key])
             try:
