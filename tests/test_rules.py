@@ -262,8 +262,8 @@ async def test_rule_5_a_bad_tier_is_a_miss_and_never_a_failed_request_nor_a_wron
         if isinstance(lower, Slow):
             lower.release.set()
         await predictor.store.drain()
-        [guard] = predictor.store.guards
-        errors = guard.figures.errors
+        [tier] = predictor.store.lower
+        errors = tier.health.counters.errors
     assert found.prediction == right.prediction
     counted = {Damaging: "damaged", Slow: "deadline", Down: "failed"}
     if kind in counted and mode == "first":
@@ -331,8 +331,8 @@ async def test_rule_6_using_what_was_made_of_an_image_keeps_its_file(disk: Disk,
 
 async def settled(predictor: Predictor) -> None:
     """Slides run behind the caller's back."""
-    [guard] = predictor.store.guards
-    await until(lambda: not guard._loose)
+    [tier] = predictor.store.lower
+    await until(lambda: not tier.calls.unfinished)
 
 
 async def test_rule_6_max_age_is_absolute_in_every_tier(disk: Disk) -> None:

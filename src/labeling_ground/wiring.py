@@ -23,6 +23,8 @@ from labeling_ground.cache.redis.notices import PurgeNotices
 from labeling_ground.cache.redis.state_store import RedisStateStore
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.cache.store import Store
+from labeling_ground.cache.tier_calls import TierCalls
+from labeling_ground.cache.tier_health import TierHealth
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.cache.trace.files import TraceWriter
 from labeling_ground.cache.trace.recorder import Recorder
@@ -177,14 +179,14 @@ async def _nothing_left(pattern: str) -> int:
 def build_shared_flights(settings: Settings, store: TieredStore, supervisor: Supervisor) -> SharedFlights | None:
     """What makes flights common to all servers that share a Redis, or ``None`` where there is none."""
     kinds = {"all": frozenset(Kind), "embeddings": frozenset({Kind.EMBEDDING}), "none": frozenset[Kind]()}
-    for guard in store.guards:
-        if isinstance(guard.store, RedisStore) and settings.leases != "none":
-            leases = RedisLeases(guard.store.connection, supervisor=supervisor)
+    for tier in store.lower:
+        if isinstance(tier.store, RedisStore) and settings.leases != "none":
+            leases = RedisLeases(tier.store.connection, supervisor=supervisor)
             patience_s = settings.lease_patience_ms / 1e3
             covered = kinds[settings.leases]
             return SharedFlights(
                 leases,
-                guard,
+                tier,
                 kinds=covered,
                 lease_s=settings.lease_s,
                 patience_s=patience_s,
@@ -195,23 +197,24 @@ def build_shared_flights(settings: Settings, store: TieredStore, supervisor: Sup
 
 def build_session_store(settings: Settings, store: TieredStore) -> SessionStore | None:
     """Where sessions outlive the process: in Redis, which all servers share; else by the disk tier; else nowhere."""
-    guards = {guard.store.name: guard for guard in store.guards}
-    redis, disk = guards.get(RedisStore.name), guards.get(DiskStore.name)
+    lower = {tier.store.name: tier for tier in store.lower}
+    redis, disk = lower.get(RedisStore.name), lower.get(DiskStore.name)
     if redis is not None and isinstance(redis.store, RedisStore):
         return SessionStore(
             RedisStateStore(redis.store.connection),
-            redis,
+            redis.calls,
             others=settings.other_servers,
             present_s=max(30.0, 6 * settings.probe_s),
         )
     if disk is not None:
         # A file of sessions that cannot be used is no reason to leave the cache alone.
-        beside = disk.beside(Breaker(settings.breaker_failures, settings.breaker_reset_s), at_once=1)
+        breaker = Breaker(settings.breaker_failures, settings.breaker_reset_s)
+        health = TierHealth(disk.store, breaker, disk.health.counters)
         return SessionStore(
             DiskStateStore(
                 settings.folder("cache_dir"), most=settings.max_sessions, tenant_share=settings.share_of_each
             ),
-            beside,
+            TierCalls(health, deadline_s=disk.calls.deadline_s, at_once=1),
         )
     return None
 

@@ -187,7 +187,7 @@ async def processes(count: int, url: str) -> AsyncIterator[list[Predictor]]:
             await connection.each("PING")
             store = RedisStore(connection, idle_s=600.0)
             predictor = await stack.enter_async_context(serving(ToyBackend(), store))
-            predictor.shared = SharedFlights(NotingLeases(connection), predictor.store.guards[0], lease_s=LONG_S)
+            predictor.shared = SharedFlights(NotingLeases(connection), predictor.store.lower[0], lease_s=LONG_S)
             segmenters.append(predictor)
         yield segmenters
 

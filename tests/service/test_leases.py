@@ -31,9 +31,9 @@ from tests.doubles import (
 
 from labeling_ground import key as keys
 from labeling_ground.breaker import Breaker
-from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.lease import Claim
 from labeling_ground.cache.store import Store
+from labeling_ground.cache.tier import Tier
 from labeling_ground.errors import BackendFailed, LabelingGroundError, Overloaded, StoreFailed
 from labeling_ground.service.hedge import HedgeOutcome, StartGate
 from labeling_ground.service.leases import SharedFlights
@@ -59,7 +59,7 @@ class Node:
 
     @property
     def errors(self) -> Counter[str]:
-        return self.predictor.store.guards[0].figures.errors
+        return self.predictor.store.lower[0].health.counters.errors
 
 
 @dataclass
@@ -115,7 +115,7 @@ async def cluster(
             backend = ToyBackend(encode_s=encode_s, decode_s=decode_s)
             tiers = [store] if own is None else [store, own()]
             predictor = await stack.enter_async_context(serving(backend, *tiers, clock=clock, **options))
-            predictor.shared = SharedFlights(leases, predictor.store.guards[0], **shared)
+            predictor.shared = SharedFlights(leases, predictor.store.lower[0], **shared)
             nodes.append(Node(predictor, backend))
         yield Cluster(nodes, leases)
 
@@ -511,7 +511,7 @@ def test_a_holder_that_dies_is_succeeded_when_its_lease_ends() -> None:
         async with cluster(4, lease_s=1.5, encode_s=10.0) as all_of_them:
             one, *others = all_of_them
             line = Line(all_of_them.leases)
-            one.predictor.shared = SharedFlights(line, one.predictor.store.guards[0], lease_s=1.5)
+            one.predictor.shared = SharedFlights(line, one.predictor.store.lower[0], lease_s=1.5)
             dying = asyncio.create_task(one.send())
             await asyncio.sleep(5.0)
             rest = spawn(*(node.send() for node in others))
@@ -632,16 +632,16 @@ class World:
     def __post_init__(self) -> None:
         self.leases = DictLeases(self.store.entries)
         clock = asyncio.get_running_loop().time
-        self.guards = [
-            Guard(self.store, deadline_s=0.1, breaker=Breaker(5, 5.0, clock), clock=clock) for _ in range(self.count)
+        self.tiers = [
+            Tier(self.store, deadline_s=0.1, breaker=Breaker(5, 5.0, clock), clock=clock) for _ in range(self.count)
         ]
         self.lines = [Line(self.leases) for _ in range(self.count)]
         self.flights = [
-            SharedFlights(line, guard, lease_s=1.5) for line, guard in zip(self.lines, self.guards, strict=True)
+            SharedFlights(line, tier, lease_s=1.5) for line, tier in zip(self.lines, self.tiers, strict=True)
         ]
 
     async def ask(self, process: int, key: str, seconds: float, *, fails: bool) -> str:
-        gate, guard = StartGate(0.0), self.guards[process]
+        gate, tier = StartGate(0.0), self.tiers[process]
         gate.open()
 
         async def predict(_: StartGate) -> str:
@@ -654,11 +654,11 @@ class World:
             if fails:
                 raise BackendFailed("no")
             self.computed[key] += 1
-            guard.write(key, sealed(key))
+            tier.queue.write(key, sealed(key))
             return key
 
         async def look_up(_: Outcome) -> str | None:
-            entry = await guard.look_up(key, lambda _: None)
+            entry = await tier.look_up(key, lambda _: None)
             return None if entry is None else key
 
         return await self.flights[process].fly(key, gate, predict, look_up)
@@ -733,7 +733,7 @@ def test_whatever_happens_nobody_computes_beside_a_live_holder_and_everybody_end
         assert all(world.leases.holder(name) is None for name in names)
         for flights in world.flights:
             await flights.aclose()
-        for guard in world.guards:
-            await guard.aclose()
+        for tier in world.tiers:
+            await tier.aclose()
 
     virtually(main)

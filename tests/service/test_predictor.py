@@ -625,8 +625,8 @@ async def test_a_damaged_lower_tier_is_a_miss_and_never_a_wrong_mask(mode: str) 
             assert same(found, right)
             assert found.outcome is Outcome.MISS
             await predictor.store.drain()
-            [guard] = predictor.store.guards
-            assert guard.figures.errors["damaged"] >= 2
+            [tier] = predictor.store.lower
+            assert tier.health.counters.errors["damaged"] >= 2
         assert store.entries.keys() <= entries.keys()
 
 

@@ -185,16 +185,16 @@ async def take_snapshot(
     supervisor: Supervisor,
 ) -> CountersSnapshot:
     """Everything that these parts count, at this moment."""
-    guards = {guard.store.name: guard for guard in store.guards}
+    lower = {tier.store.name: tier for tier in store.lower}
     tiers = []
     for stats in await store.stats():
-        guard = guards.get(stats.tier)
-        if guard is None:
+        tier = lower.get(stats.tier)
+        if tier is None:
             tiers.append(TierCounts(stats, "closed", {}, 0, 0, 0))
         else:
-            seen = guard.figures
+            health, seen = tier.health, tier.health.counters
             tiers.append(
-                TierCounts(stats, guard.breaker.state, dict(seen.errors), seen.skipped, guard.pending, seen.demoted)
+                TierCounts(stats, health.breaker.state, dict(seen.errors), seen.skipped, len(tier.queue), seen.demoted)
             )
     watch, memory = store.watch, store.memory
     sample = [] if watch is None else watch.spread(memory)

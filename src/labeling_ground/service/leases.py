@@ -14,8 +14,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.lease import Claim, Leases
+from labeling_ground.cache.tier import Tier
 from labeling_ground.service.hedge import StartGate
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind, Outcome
@@ -52,7 +52,7 @@ class SharedFlights:
 
     Args:
         leases: the leases.
-        guard: the tier in which the results are shared; its deadline and its breaker are for the leases too.
+        tier: where the results are shared; its deadline and its breaker are for the leases too.
         kinds: what is worth a lease.
         lease_s: seconds for which a lease is taken; it is renewed every third of them. A process that dies holds the
             others up for so long.
@@ -64,7 +64,7 @@ class SharedFlights:
     def __init__(
         self,
         leases: Leases,
-        guard: Guard,
+        tier: Tier,
         *,
         kinds: frozenset[Kind] = frozenset(Kind),
         lease_s: float = 3.0,
@@ -74,7 +74,7 @@ class SharedFlights:
     ) -> None:
         self._supervisor = supervisor or Supervisor()
         self._leases = leases
-        self._guard = guard
+        self._tier = tier
         self._kinds = kinds
         self._lease_s = lease_s
         self._patience_s = patience_s
@@ -179,7 +179,7 @@ class SharedFlights:
         return None
 
     async def _ask(self, turn: _Turn) -> Claim | None:
-        claim = await self._guard.ask("lease", lambda: self._take(turn), turn.patience_s)
+        claim = await self._tier.calls.ask("lease", lambda: self._take(turn), turn.patience_s)
         self._answers = claim is not None
         return claim
 
@@ -196,17 +196,19 @@ class SharedFlights:
     async def _tend(self, turn: _Turn) -> None:
         """Renew the lease until it is over, then release it."""
         while not await _set_within(turn.over, self._lease_s / 3):
-            renewed = await self._guard.ask("renew", lambda: self._leases.renew(turn.key, turn.token, self._lease_s))
+            renewed = await self._tier.calls.ask(
+                "renew", lambda: self._leases.renew(turn.key, turn.token, self._lease_s)
+            )
             if renewed is False:  # whoever has it now shall keep it
                 log.warning("%s: the lease ended before the work; is this server too busy for it?", turn.key)
                 return
-        await self._guard.ask("release", lambda: self._leases.release(turn.key, turn.token))
+        await self._tier.calls.ask("release", lambda: self._leases.release(turn.key, turn.token))
 
     async def _hand_over(self, turn: _Turn) -> None:
         """See to it that the others can read the result, and only then let go."""
         try:
             async with asyncio.timeout(self._lease_s):
-                await self._guard.written(turn.key)
+                await self._tier.queue.flush(turn.key)
         except TimeoutError:
             log.debug("%s was not written in time", turn.key)
         finally:

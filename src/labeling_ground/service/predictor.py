@@ -450,8 +450,8 @@ class Predictor:
         # A grid is many calls of the engine: those that have begun end, the others go with the last asker.
         made = await self._obtain(kind, key, lambda _: self._race(kind, key, predict, None))
         if made.outcome is Outcome.HIT:
-            self.store.slide(ask.keys.image)
-            self.store.slide(ask.embedding)
+            self.store.touch_later(ask.keys.image)
+            self.store.touch_later(ask.embedding)
         self._record(kind, ask, key, made)
         return made.entry, made.outcome, _with_lookup(made, started)
 
@@ -589,7 +589,7 @@ class Predictor:
             self.store.keep(key, made.entry, upload.purged)
             self._in_background(self._keep_file(ask, upload.file, made.entry, upload.purged))
         if made.outcome is Outcome.HIT:
-            self.store.slide(ask.keys.image)
+            self.store.touch_later(ask.keys.image)
         return made
 
     async def _make_embedding(self, ask: Ask, patient: bool, begin: Callable[[], None]) -> _Made:
@@ -654,8 +654,8 @@ class Predictor:
         key = ask.mask(digest)
         made = await self._obtain(Kind.MASK, key, lambda begin: self._make_mask(ask, digest, prompt, parent, begin))
         if made.outcome is Outcome.HIT:  # the image is being worked on: its next click shall need no encoder
-            self.store.slide(ask.keys.image)
-            self.store.slide(ask.embedding)
+            self.store.touch_later(ask.keys.image)
+            self.store.touch_later(ask.embedding)
         self._record(Kind.MASK, ask, key, made, parent=parent)
         prediction = records.open_prediction(made.entry, key)
         for point in sent.points:  # as they were sent: the edge itself is outside, and shares its key with what is not
