@@ -48,12 +48,14 @@ from labeling_ground.observe import RequestMetrics
 from labeling_ground.pools import Pools
 from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.everything import Everything
+from labeling_ground.service.fetching import Fetcher
 from labeling_ground.service.lane import Lane
 from labeling_ground.service.leases import SharedFlights
 from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.runtime_settings import CacheSettings, RuntimeSettings
 from labeling_ground.service.session_store import SessionStore
 from labeling_ground.service.sessions import Sessions
+from labeling_ground.service.sources import Sources
 from labeling_ground.settings import Settings, cores_of_this_machine, memory_of_this_machine, read_settings
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind
@@ -435,6 +437,28 @@ def build_predictor(
     )
 
 
+def build_sources(settings: Settings, predictor: Predictor) -> Sources:
+    """What opens images by their address, from the hosts and buckets that the operator has named.
+
+    Raises:
+        BadSettings: a bucket takes a package that is not installed.
+    """
+    fetcher = Fetcher(
+        settings.sources,
+        max_bytes=int(settings.max_image_bytes),
+        timeout_s=settings.source_timeout_s,
+        redirects=settings.source_redirects,
+        at_once=settings.source_fetches,
+    )
+    return Sources(
+        predictor,
+        fetcher,
+        most_addresses=settings.source_addresses,
+        fresh_s=settings.source_fresh_s,
+        most_bytes=int(settings.max_bytes_in_flight) // 2,
+    )
+
+
 def build_parts(
     settings: Settings,
     *,
@@ -468,6 +492,7 @@ def build_parts(
         RequestMetrics(),
         everything,
         build_runtime_settings(settings, predictor, sessions),
+        build_sources(settings, predictor),
         why,
     )
 

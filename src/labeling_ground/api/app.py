@@ -102,6 +102,7 @@ def create_app(app_state: AppState) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as closing:  # closes each, in reverse, also where another one fails to
             closing.push_async_callback(app_state.predictor.aclose)
+            closing.push_async_callback(app_state.sources.aclose)
             closing.push_async_callback(app_state.sessions.aclose)  # before the tiers: that is where sessions are kept
             await app_state.predictor.store.open()  # the first look-up shall not wait for that
             await app_state.supervisor.attempt(
@@ -146,7 +147,7 @@ def create_app(app_state: AppState) -> FastAPI:
         most_requests=settings.max_requests,
         most_bytes=_body_limits(int(settings.max_image_bytes), int(settings.max_body_bytes)),
         most_held=int(settings.max_bytes_in_flight),
-        held_beside=lambda: app_state.predictor.bytes_ahead,
+        held_beside=lambda: app_state.predictor.bytes_ahead + app_state.sources.bytes_held,
         silence_s=settings.receive_timeout_s,
         takes_no_place=_takes_no_place,
     )
@@ -266,6 +267,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         )
         # Bodies are read by hand (limits first, and off the event loop when large), so their schemas are added by hand.
         bodies: list[type[BaseModel]] = [
+            schemas.ImageAtUrl,
             schemas.MasksRequest,
             schemas.EverythingRequest,
             schemas.EverythingLine,
