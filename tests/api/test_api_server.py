@@ -12,9 +12,10 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
+import numpy as np
 import pytest
 from tests.needs import needs_program
 from tests.ports import free_port
@@ -174,7 +175,7 @@ async def test_one_error_in_a_sweep_ends_neither_sweeping_nor_the_shutdown(
 
             return sweep_or_fail
 
-        memory, disk = app_state.predictor.store.memory, app_state.predictor.store.lower[0]
+        memory, disk = app_state.predictor.store.memory, app_state.predictor.store.guards[0]
         for name, owner in (("memory", memory), ("disk", disk), ("sessions", app_state.sessions)):
             monkeypatch.setattr(owner, "sweep", fail_once(name, owner.sweep))
         await server.until(lambda: min(swept[name] for name in ("memory", "disk", "sessions")) >= 3)
@@ -183,7 +184,7 @@ async def test_one_error_in_a_sweep_ends_neither_sweeping_nor_the_shutdown(
         assert counted["sweep cache"] >= 1
         assert 'background_errors_total{work="sweep sessions"} 1.0' in (await server.client.get("/metrics")).text
         await server.send_image(make_image())
-    assert len(disk.queue) == 0, "what waited was written"
+    assert disk.pending == 0, "what waited was written"
 
 
 @pytest.mark.parametrize("broken", ["sessions", "flights", "backend", "memory"])
@@ -210,7 +211,7 @@ async def test_whatever_fails_to_close_all_the_rest_is_closed(
         "flights": predictor.flights,
         "backend": predictor.backend,
         "memory": predictor.store.memory,
-        "disk": predictor.store.lower[0].store,
+        "disk": predictor.store.guards[0].store,
     }
     for name, owner in owners.items():
         assert owner is not None
@@ -219,7 +220,7 @@ async def test_whatever_fails_to_close_all_the_rest_is_closed(
     with pytest.raises(RuntimeError, match="will not close"):
         await starting.__aexit__(None, None, None)
     assert sorted(closed) == sorted(owners)
-    assert len(predictor.store.lower[0].queue) == 0, "what waited was written"
+    assert predictor.store.guards[0].pending == 0, "what waited was written"
 
 
 async def test_a_second_server_finds_what_the_first_one_kept(
@@ -279,7 +280,7 @@ def test_the_examples_of_a_readme_run_as_they_stand(
     text = (Path(__file__).parents[2] / readme).read_text(encoding="utf-8")
     section = text[text.index("## API" if readme.endswith("ko.md") else "## The API") :]
     shell = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
-    python = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    python = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert shell is not None
     assert python is not None
     (tmp_path / "cat.jpg").write_bytes(make_image(1024, 768, format="JPEG"))
@@ -296,5 +297,25 @@ def test_the_examples_of_a_readme_run_as_they_stand(
         assert (sent["width"], sent["height"], sent["outcome"]) == (1024, 768, "miss")
         assert (clicked["image_id"], clicked["outcome"]) == (sent["image_id"], "miss")
         printed = run(url, sys.executable, "-c", python.group(1))
-    assert [line.split()[0] for line in printed] == ["hit", "hit"]
-    assert str(clicked["masks"][0]["rle"]["size"]) in printed[0]
+    assert printed == [f"hit {clicked['scores']} (768, 1024)"]
+
+
+def test_the_notebook_of_the_python_client_runs_as_it_stands(tmp_path: Path) -> None:
+    """And its masks are those of the objects that it draws."""
+    file = Path(__file__).parents[2] / "clients" / "python" / "examples" / "first_masks.ipynb"
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    names: dict[str, Any] = {}
+    with serving(tmp_path) as (_, url):
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                source = "".join(cell["source"]).replace("http://127.0.0.1:8000", url)
+                exec(compile(source, f"{file.name} {cell['id']}", "exec"), names)
+    pixels = np.asarray(names["picture"])
+    disc, box = (one.mask for one in names["both"])
+    for mask, colour in ((names["disc"].mask, "f4a259"), (disc, "f4a259"), (box, "5b8e7d")):
+        drawn = (pixels == list(bytes.fromhex(colour))).all(axis=2)
+        assert (mask & drawn).sum() > 0.95 * (mask | drawn).sum()
+    assert not names["refined"].mask[160, 240]
+    assert len(names["grid"]) == 8
+    assert len(names["everything"]) >= 2
+    assert names["embedding"]

@@ -1,1 +1,0 @@
-"""The pages: their files under ``static/``, what serves them, and ONNX Runtime Web for the page that decodes."""

@@ -1,0 +1,50 @@
+"""The snapshot of everything that is counted."""
+
+from hashlib import sha256
+
+import pytest
+from tests.doubles import Clock, ToyBackend, memory_store, sealed, serving
+
+from labeling_ground.cache.ghost import Watch
+from labeling_ground.cache.memory import MemoryStore
+from labeling_ground.key import ImageKeys
+from labeling_ground.service.figures import SPREAD_S, figures
+from labeling_ground.service.lane import Lane
+from labeling_ground.service.sessions import Sessions
+from labeling_ground.types import ModelVersion
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+async def test_ages_and_idle_times_are_spread_over_the_seconds(sampled: bool) -> None:
+    """Also by a sample of what is held, whose counts stand for all."""
+    clock = Clock(1e9)
+
+    def make(budget_bytes: int) -> MemoryStore:
+        return memory_store(budget_bytes, idle_s=None, clock=clock)
+
+    async with serving(ToyBackend(), memory=make(1 << 20)) as predictor:
+        store = predictor.store
+        share = 0.01 if sampled else 20.0
+        store.watch = Watch(make, budget_bytes=1 << 20, idle_s=None, share=share, clock=clock)
+        for hour in range(4):
+            for number in range(250):
+                keys = ImageKeys("public", sha256(f"{hour} {number}".encode()).hexdigest())
+                key = keys.embedding(ModelVersion("toy", "0" * 64))
+                store.keep(key, sealed(keys.image, 8, created=clock.now))
+                if hour == 0:
+                    first = key
+            clock.now += 3600.0
+        store.keep(first + "-too-large", sealed(key, 1 << 19, created=clock.now))
+        store.peek(first)
+        now = await figures(predictor, Sessions(most=1, idle_s=1.0, most_clicks=1), Lane("grids", 1, 1))
+    assert (now.sampled < 0.5) is sampled
+    by = dict(zip(SPREAD_S, now.ages.counts, strict=True))
+    assert by[1800.0] == 0
+    assert by[3600.0] == pytest.approx(250, abs=80 if sampled else 0)
+    assert by[14_400.0] == by[86_400.0] == now.ages.total == 1000
+    assert now.ages.seconds == pytest.approx(1000 * 9000.0, rel=0.2 if sampled else 1e-6)
+    used = now.idle.counts[0]
+    assert sampled or used == 1
+    assert now.idle.counts[-1] == 1000
