@@ -465,8 +465,8 @@ async def forget(predictor: Predictor, kind: Kind, *, everywhere: bool = False) 
     pattern = f"v1/*/{kind}*"
     await predictor.store.memory.delete(pattern)
     if everywhere:
-        for guard in predictor.store.guards:
-            await guard.store.delete(pattern)
+        for tier in predictor.store.lower:
+            await tier.store.delete(pattern)
 
 
 async def until(condition: Callable[[], bool], *, most_s: float = LONG_S) -> None:

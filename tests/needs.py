@@ -36,8 +36,8 @@ def needs_program(name: str) -> str:
 
 def needs_browser_runtime() -> Path:
     """The folder with ONNX Runtime Web where ``make browser_decoder`` put it; otherwise the same."""
-    from labeling_ground.api import browser_runtime
     from labeling_ground.settings import Settings
+    from labeling_ground.web import browser_runtime
 
     folder = Settings().browser_runtime_dir
     return folder if browser_runtime.find(folder) else _absent("ONNX Runtime Web is not here: make browser_decoder")

@@ -262,8 +262,8 @@ async def test_rule_5_a_bad_tier_is_a_miss_and_never_a_failed_request_nor_a_wron
         if isinstance(lower, Slow):
             lower.release.set()
         await predictor.store.drain()
-        [guard] = predictor.store.guards
-        errors = guard.figures.errors
+        [tier] = predictor.store.lower
+        errors = tier.health.counters.errors
     assert found.prediction == right.prediction
     counted = {Damaging: "damaged", Slow: "deadline", Down: "failed"}
     if kind in counted and mode == "first":
@@ -331,8 +331,8 @@ async def test_rule_6_using_what_was_made_of_an_image_keeps_its_file(disk: Disk,
 
 async def settled(predictor: Predictor) -> None:
     """Slides run behind the caller's back."""
-    [guard] = predictor.store.guards
-    await until(lambda: not guard._loose)
+    [tier] = predictor.store.lower
+    await until(lambda: not tier.calls.unfinished)
 
 
 async def test_rule_6_max_age_is_absolute_in_every_tier(disk: Disk) -> None:
@@ -569,7 +569,7 @@ async def test_rule_10_what_is_counted_is_true(disk: Disk) -> None:
         with pytest.raises(UnknownImage):
             await mask(predictor, "0" * 64)
 
-        figures = predictor.ledger.kinds[Kind.MASK]
+        figures = predictor.counters.kinds[Kind.MASK]
         by_outcome = Counter(outcome for outcome, _ in answers)
         assert figures.hits == by_outcome[Outcome.HIT]
         assert figures.joined == by_outcome[Outcome.JOINED]
@@ -581,10 +581,10 @@ async def test_rule_10_what_is_counted_is_true(disk: Disk) -> None:
         spent = [cost for outcome, cost in answers if outcome in (Outcome.MISS, Outcome.RECOMPUTED)]
         assert figures.seconds_saved == pytest.approx(sum(saved))
         assert figures.seconds_computed == pytest.approx(sum(spent))
-        embeddings = predictor.ledger.kinds[Kind.EMBEDDING]
+        embeddings = predictor.counters.kinds[Kind.EMBEDDING]
         assert embeddings.lookups == uploads.total() + figures.misses
         assert embeddings.misses == predictor.backend.encodes  # type: ignore[attr-defined]
-        assert predictor.ledger.total().lookups == embeddings.lookups + figures.lookups
+        assert predictor.counters.total().lookups == embeddings.lookups + figures.lookups
 
 
 async def test_rule_10_evictions_are_counted_by_reason(disk: Disk) -> None:

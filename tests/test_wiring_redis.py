@@ -23,7 +23,7 @@ URL = SecretStr("redis://:geheim@127.0.0.1:1/0")
 async def names(settings: Settings) -> list[str]:
     store = build_store(settings)
     await store.aclose()
-    return [store.memory.name, *(guard.store.name for guard in store.guards)]
+    return [store.memory.name, *(tier.store.name for tier in store.lower)]
 
 
 async def test_the_disk_is_behind_memory_and_redis_behind_both(tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ from tests.web.labeler import Labeler
 from bench.serving.photos import SIZE, jpeg
 from bench.serving.run import where
 from bench.serving.server import Server, running
-from labeling_ground.api import browser_runtime
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
+from labeling_ground.web import browser_runtime
 
 MODEL = "mobile-sam-measured"
 LATENCIES_MS = (0, 100)

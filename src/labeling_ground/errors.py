@@ -11,7 +11,8 @@ Nothing here knows HTTP: ``api/errors.py`` has the one table from these classes 
     │   │   ├── UnsupportedImage     a format or a pixel layout that we do not read
     │   │   └── DamagedImage         truncated or corrupted
     │   ├── BadPrompt            points, box or mask input that make no sense for this image
-    │   └── TooLarge             over a limit that the operator has set
+    │   ├── TooLarge             over a limit that the operator has set
+    │   └── SourceRefused        an address that images are not fetched from
     ├── NotFound
     │   ├── UnknownImage         never seen, or no longer kept: send it again
     │   │   └── NoRoom               the cache is too small to keep this one: sending it again is no use
@@ -22,6 +23,7 @@ Nothing here knows HTTP: ``api/errors.py`` has the one table from these classes 
     │   └── Forbidden            the key is one of ours, but not for this
     ├── Overloaded               a queue is full; ``retry_after`` says when to come back
     ├── BackendFailed            the model did not answer, or answered nonsense
+    ├── SourceFailed             another host did not give an image that was to be fetched there
     ├── PullFailed               a model's files could not be had, or not be kept
     ├── DamagedEntry             a cached value is not what was stored (a miss to the caller)
     ├── StoreFailed              a tier did not do what was asked of it (a miss to the caller)
@@ -71,6 +73,10 @@ class BadPrompt(BadInput):
 
 class TooLarge(BadInput):
     """Over a limit that the operator has set."""
+
+
+class SourceRefused(BadInput):
+    """An address that images are not fetched from: the operator has not named its host, or it is none."""
 
 
 class BadTrace(BadInput):
@@ -135,6 +141,10 @@ class Overloaded(LabelingGroundError):  # noqa: N818
 
 class BackendFailed(LabelingGroundError):  # noqa: N818
     """The model did not answer, or answered nonsense."""
+
+
+class SourceFailed(LabelingGroundError):  # noqa: N818
+    """Another host did not give an image that was to be fetched there."""
 
 
 class PullFailed(LabelingGroundError):  # noqa: N818

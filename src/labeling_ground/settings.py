@@ -192,6 +192,24 @@ class Settings(BaseSettings):
     discard_timeout_s: float = Field(60.0, gt=0, le=86_400)
     """Longest time, in seconds, for that."""
 
+    # --- images by their address -----------------------------------------------------------------------------------
+    sources: Annotated[tuple[str, ...], NoDecode] = ()
+    """Where images may be fetched from, separated by commas: host names such as `images.example.org`, with a port if it
+    is not the usual one; `*.example.org` for each name below it, `*` for any; buckets as `s3://bucket/prefix`, `gs://…`
+    or `azure://container/…`. A host in a private network, or on this machine, needs `private:` before it
+    (`private:nas.lan:8080`). None by default. See `docs/images.md`."""
+    source_timeout_s: float = Field(30.0, gt=0, le=86_400)
+    """Longest time, in seconds, to fetch one image, redirects and waiting for a turn included."""
+    source_redirects: int = Field(5, ge=0, le=20)
+    """Most redirects on the way to an image. Each must lead to a host that `sources` names."""
+    source_fetches: int = Field(8, ge=1)
+    """Images fetched at the same time; others wait."""
+    source_fresh_s: float = Field(60.0, ge=0)
+    """Seconds for which the image at an address is taken to be the same. After that its host is asked whether it has
+    changed (`ETag`, `Last-Modified`), or sends it anew."""
+    source_addresses: int = Field(10_000, ge=1)
+    """Addresses whose image is remembered."""
+
     # --- Redis -------------------------------------------------------------------------------------------------------
     redis_url: SecretStr | None = None
     """Redis as a tier that all servers share: `redis://user:password@host:port/db`, `rediss://…` (TLS),
@@ -456,6 +474,20 @@ class Settings(BaseSettings):
                 )
         return tuple(name.lower().removesuffix(".") for name in value)
 
+    @field_validator("sources", mode="after")
+    @classmethod
+    def _source_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        host = r"(private:)?((\*\.)?[\w-]+(\.[\w-]+)*\.?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
+        for name in value:
+            if not re.fullmatch(rf"\*|{host}|(s3|gs|azure)://[\w.-]+(/.*)?", name, re.IGNORECASE):
+                raise ValueError(
+                    f"{name!r} is no source; write a host without scheme and path, such as images.example.org, or a "
+                    "bucket such as s3://photos"
+                )
+            if int(name.rpartition(":")[2] if re.search(r":[0-9]+$", name) else 1) not in range(1, 65_536):
+                raise ValueError(f"{name!r} has no port that there is")
+        return value
+
     @field_validator("cors_origins", mode="after")
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -471,7 +503,7 @@ class Settings(BaseSettings):
             found.append(origin.removesuffix({"http": ":80", "https": ":443"}.get(scheme, "/")))
         return tuple(found)
 
-    @field_validator("allowed_hosts", "cors_origins", "api_keys", mode="before")
+    @field_validator("allowed_hosts", "cors_origins", "api_keys", "sources", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -580,6 +612,7 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
         "root_path": "/label",
         "allowed_hosts": "labels.example.org",
         "cors_origins": "https://labels.example.org",
+        "sources": "images.example.org,s3://photos",
         "api_keys": "a-long-key-for-ann,a-long-key-for-ben",
         "admin_key": "another-long-key",
         "browser_runtime_dir": "/var/lib/labeling-ground/browser",

@@ -23,6 +23,8 @@ from labeling_ground.cache.redis.notices import PurgeNotices
 from labeling_ground.cache.redis.state_store import RedisStateStore
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.cache.store import Store
+from labeling_ground.cache.tier_calls import TierCalls
+from labeling_ground.cache.tier_health import TierHealth
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.cache.trace.files import TraceWriter
 from labeling_ground.cache.trace.recorder import Recorder
@@ -46,12 +48,14 @@ from labeling_ground.observe import RequestMetrics
 from labeling_ground.pools import Pools
 from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.everything import Everything
+from labeling_ground.service.fetching import Fetcher
 from labeling_ground.service.lane import Lane
+from labeling_ground.service.leases import SharedFlights
 from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.runtime_settings import CacheSettings, RuntimeSettings
 from labeling_ground.service.session_store import SessionStore
 from labeling_ground.service.sessions import Sessions
-from labeling_ground.service.shared_flight import SharedFlights
+from labeling_ground.service.sources import Sources
 from labeling_ground.settings import Settings, cores_of_this_machine, memory_of_this_machine, read_settings
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind
@@ -177,14 +181,14 @@ async def _nothing_left(pattern: str) -> int:
 def build_shared_flights(settings: Settings, store: TieredStore, supervisor: Supervisor) -> SharedFlights | None:
     """What makes flights common to all servers that share a Redis, or ``None`` where there is none."""
     kinds = {"all": frozenset(Kind), "embeddings": frozenset({Kind.EMBEDDING}), "none": frozenset[Kind]()}
-    for guard in store.guards:
-        if isinstance(guard.store, RedisStore) and settings.leases != "none":
-            leases = RedisLeases(guard.store.connection, supervisor=supervisor)
+    for tier in store.lower:
+        if isinstance(tier.store, RedisStore) and settings.leases != "none":
+            leases = RedisLeases(tier.store.connection, supervisor=supervisor)
             patience_s = settings.lease_patience_ms / 1e3
             covered = kinds[settings.leases]
             return SharedFlights(
                 leases,
-                guard,
+                tier,
                 kinds=covered,
                 lease_s=settings.lease_s,
                 patience_s=patience_s,
@@ -195,23 +199,24 @@ def build_shared_flights(settings: Settings, store: TieredStore, supervisor: Sup
 
 def build_session_store(settings: Settings, store: TieredStore) -> SessionStore | None:
     """Where sessions outlive the process: in Redis, which all servers share; else by the disk tier; else nowhere."""
-    guards = {guard.store.name: guard for guard in store.guards}
-    redis, disk = guards.get(RedisStore.name), guards.get(DiskStore.name)
+    lower = {tier.store.name: tier for tier in store.lower}
+    redis, disk = lower.get(RedisStore.name), lower.get(DiskStore.name)
     if redis is not None and isinstance(redis.store, RedisStore):
         return SessionStore(
             RedisStateStore(redis.store.connection),
-            redis,
+            redis.calls,
             others=settings.other_servers,
             present_s=max(30.0, 6 * settings.probe_s),
         )
     if disk is not None:
         # A file of sessions that cannot be used is no reason to leave the cache alone.
-        beside = disk.beside(Breaker(settings.breaker_failures, settings.breaker_reset_s), at_once=1)
+        breaker = Breaker(settings.breaker_failures, settings.breaker_reset_s)
+        health = TierHealth(disk.store, breaker, disk.health.counters)
         return SessionStore(
             DiskStateStore(
                 settings.folder("cache_dir"), most=settings.max_sessions, tenant_share=settings.share_of_each
             ),
-            beside,
+            TierCalls(health, deadline_s=disk.calls.deadline_s, at_once=1),
         )
     return None
 
@@ -432,6 +437,28 @@ def build_predictor(
     )
 
 
+def build_sources(settings: Settings, predictor: Predictor) -> Sources:
+    """What opens images by their address, from the hosts and buckets that the operator has named.
+
+    Raises:
+        BadSettings: a bucket takes a package that is not installed.
+    """
+    fetcher = Fetcher(
+        settings.sources,
+        max_bytes=int(settings.max_image_bytes),
+        timeout_s=settings.source_timeout_s,
+        redirects=settings.source_redirects,
+        at_once=settings.source_fetches,
+    )
+    return Sources(
+        predictor,
+        fetcher,
+        most_addresses=settings.source_addresses,
+        fresh_s=settings.source_fresh_s,
+        most_bytes=int(settings.max_bytes_in_flight) // 2,
+    )
+
+
 def build_parts(
     settings: Settings,
     *,
@@ -465,6 +492,7 @@ def build_parts(
         RequestMetrics(),
         everything,
         build_runtime_settings(settings, predictor, sessions),
+        build_sources(settings, predictor),
         why,
     )
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from labeling_ground.api import browser_runtime
 from labeling_ground.cli import cli
 from labeling_ground.errors import PullFailed
 from labeling_ground.inference.graphs import version_from
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
 from labeling_ground.types import ModelVersion
+from labeling_ground.web import browser_runtime
 
 if TYPE_CHECKING:
     from tests.api.conftest import Start, ToyBackend
@@ -157,7 +157,7 @@ async def test_without_the_runtime_nothing_may_run_webassembly(start: "Start", t
         assert (told.json(), told.headers["cache-control"]) == ({}, "no-cache")
         missing = await server.client.get(f"/web/runtime/{browser_runtime.VERSION}/{browser_runtime.MODULE}")
         assert (missing.status_code, "browser-decoder" in missing.json()["detail"]) == (404, True)
-        for path in ("/", "/web/js/decode/worker.js"):
+        for path in ("/", "/web/decode/worker.js"):
             headers = (await server.client.get(path)).headers
             assert "unsafe" not in headers["content-security-policy"]
             assert "cross-origin-opener-policy" not in headers
@@ -182,7 +182,7 @@ async def test_the_runtime_is_sent_for_ever_and_only_its_worker_may_run_it(start
             assert "'wasm-unsafe-eval'" in answer.headers["content-security-policy"]
         for path in (f"/{folder}/package.json", f"/web/runtime/0.0.1/{browser_runtime.MODULE}"):
             assert (await server.client.get(path)).status_code == 404
-        worker = (await server.client.get("/web/js/decode/worker.js")).headers
+        worker = (await server.client.get("/web/decode/worker.js")).headers
         assert "script-src 'self' 'wasm-unsafe-eval';" in worker["content-security-policy"]
         assert worker["cross-origin-embedder-policy"] == "require-corp"
         assert worker["cache-control"] == "no-cache"

@@ -104,7 +104,7 @@ async def test_a_page_of_an_allowed_origin_reads_every_header_that_says_somethin
         image_id = await server.send_image(make_image(), **page)
         answers = [
             await server.client.get(f"/v1/images/{image_id}/embedding", headers=page),
-            await server.client.get("/web/style.css", headers=page),
+            await server.client.get("/web/labeling/style.css", headers=page),
             await server.client.get("/v1/models", headers={"Origin": ORIGIN}),
             await server.client.put("/v1/images", headers=page),
             await server.client.get("/metrics", headers=page),

@@ -80,7 +80,7 @@ async def test_a_server_below_a_path_answers_there(start: "Start", given: str) -
     async with start(root_path=given, max_body_bytes=1000) as server:
         for prefix in (root, ""):
             assert (await server.client.get(f"{prefix}/docs")).status_code == 200
-            assert (await server.client.get(f"{prefix}/web/js/docs.js")).status_code == 200
+            assert (await server.client.get(f"{prefix}/web/shared/docs.js")).status_code == 200
             schema = (await server.client.get(f"{prefix}/openapi.json")).json()
             assert schema["servers"] == [{"url": root}]
             assert "/v1/images" in schema["paths"]

@@ -44,7 +44,7 @@ def read_answer(connection: socket.socket, timeout: float = 60.0) -> bytes:
     return received
 
 
-FILES = ("/", "/cache", "/docs", "/redoc", "/openapi.json", "/docs/static/swagger-ui.css", "/web/js/main.js")
+FILES = ("/", "/cache", "/docs", "/redoc", "/openapi.json", "/docs/static/swagger-ui.css", "/web/labeling/main.js")
 
 
 async def test_one_request_too_many_is_told_to_come_back(start: "Start", make_image: "Callable[..., bytes]") -> None:

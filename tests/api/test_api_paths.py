@@ -26,7 +26,15 @@ async def test_head_is_answered_wherever_get_is(server: "Running") -> None:
         if "get" in operations
     ]
     assert {IMAGE, f"{IMAGE}/embedding", "/v1/models", "/v1/cache", "/metrics"} <= set(paths)
-    paths += ["/", "/cache", "/docs", "/redoc", "/openapi.json", "/docs/static/swagger-ui.css", "/web/style.css"]
+    paths += [
+        "/",
+        "/cache",
+        "/docs",
+        "/redoc",
+        "/openapi.json",
+        "/docs/static/swagger-ui.css",
+        "/web/labeling/style.css",
+    ]
     paths += ["/web/decoder.json", "/nope", f"/v1/images/{'0' * 64}"]
     for path in paths:
         get, head = await server.client.get(path), await server.client.head(path)

@@ -40,7 +40,7 @@ def ask_and_never_read(port: int, path: str, method: str = "GET", body: bytes = 
     return connection
 
 
-@pytest.mark.parametrize("path", [BUNDLE, "/docs/static/redoc.standalone.js", "/web/js/main.js", "/openapi.json"])
+@pytest.mark.parametrize("path", [BUNDLE, "/docs/static/redoc.standalone.js", "/web/labeling/main.js", "/openapi.json"])
 def test_many_that_never_read_leave_the_places_to_others(start_real: "StartReal", path: str) -> None:
     """Two places, sixty clients one after the other, and a normal client in between."""
     with (

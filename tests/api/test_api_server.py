@@ -175,7 +175,7 @@ async def test_one_error_in_a_sweep_ends_neither_sweeping_nor_the_shutdown(
 
             return sweep_or_fail
 
-        memory, disk = app_state.predictor.store.memory, app_state.predictor.store.guards[0]
+        memory, disk = app_state.predictor.store.memory, app_state.predictor.store.lower[0]
         for name, owner in (("memory", memory), ("disk", disk), ("sessions", app_state.sessions)):
             monkeypatch.setattr(owner, "sweep", fail_once(name, owner.sweep))
         await server.until(lambda: min(swept[name] for name in ("memory", "disk", "sessions")) >= 3)
@@ -184,7 +184,7 @@ async def test_one_error_in_a_sweep_ends_neither_sweeping_nor_the_shutdown(
         assert counted["sweep cache"] >= 1
         assert 'background_errors_total{work="sweep sessions"} 1.0' in (await server.client.get("/metrics")).text
         await server.send_image(make_image())
-    assert disk.pending == 0, "what waited was written"
+    assert len(disk.queue) == 0, "what waited was written"
 
 
 @pytest.mark.parametrize("broken", ["sessions", "flights", "backend", "memory"])
@@ -211,7 +211,7 @@ async def test_whatever_fails_to_close_all_the_rest_is_closed(
         "flights": predictor.flights,
         "backend": predictor.backend,
         "memory": predictor.store.memory,
-        "disk": predictor.store.guards[0].store,
+        "disk": predictor.store.lower[0].store,
     }
     for name, owner in owners.items():
         assert owner is not None
@@ -220,7 +220,7 @@ async def test_whatever_fails_to_close_all_the_rest_is_closed(
     with pytest.raises(RuntimeError, match="will not close"):
         await starting.__aexit__(None, None, None)
     assert sorted(closed) == sorted(owners)
-    assert predictor.store.guards[0].pending == 0, "what waited was written"
+    assert len(predictor.store.lower[0].queue) == 0, "what waited was written"
 
 
 async def test_a_second_server_finds_what_the_first_one_kept(

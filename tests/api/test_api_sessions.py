@@ -361,9 +361,9 @@ async def test_sessions_that_cannot_be_kept_leave_the_cache_alone(
         for _ in range(10):
             assert (await send(server, "click", points=[5, 5])).status_code == 200
         assert server.app_state.sessions.unkept >= 10
-        [guard] = server.app_state.predictor.store.guards
-        assert guard.breaker.state == "closed"
-        assert guard.figures.errors["failed"] >= 5
+        [tier] = server.app_state.predictor.store.lower
+        assert tier.health.breaker.state == "closed"
+        assert tier.health.counters.errors["failed"] >= 5
 
 
 async def test_a_session_on_a_purged_image_is_told_so_after_a_restart_too(

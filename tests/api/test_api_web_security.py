@@ -274,7 +274,7 @@ async def test_every_answer_says_that_nobody_may_embed_it_or_guess_its_type(star
                 await server.client.get(path)
                 for path in ("/", "/cache", "/docs", "/redoc", "/openapi.json", "/v1/models", "/metrics", "/nope")
             ],
-            await server.client.get("/web/js/main.js"),
+            await server.client.get("/web/labeling/main.js"),
             await server.client.get("/docs/static/swagger-ui.css"),
         ]
         assert [answer.status_code for answer in asked] == [304, 413, 421, 403, 200, 405, *[200] * 7, 404, 200, 200]

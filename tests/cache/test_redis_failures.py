@@ -56,7 +56,7 @@ def server() -> Any:
 
 
 def redis_of(predictor: Predictor) -> Any:
-    return predictor.store.guards[-1]
+    return predictor.store.lower[-1]
 
 
 async def ask(predictor: Predictor, image_id: str, x: float) -> str:
@@ -118,7 +118,7 @@ async def test_killed_and_started_again_under_load(server: Server, tmp_path: Pat
     async with service(server.url, tmp_path) as predictor:
 
         async def trouble() -> None:
-            errors = redis_of(predictor).figures.errors
+            errors = redis_of(predictor).health.counters.errors
             before = errors["failed"]
             server.kill()
             await asyncio.sleep(0.5)
@@ -133,7 +133,7 @@ async def test_frozen_for_a_while_under_load(server: Server, tmp_path: Path) -> 
     async with service(server.url, tmp_path) as predictor:
 
         async def trouble() -> None:
-            figures = redis_of(predictor).figures
+            figures = redis_of(predictor).health.counters
             before = figures.errors["deadline"], figures.skipped
             server.freeze()
             await asyncio.sleep(1.5)
@@ -154,7 +154,7 @@ async def test_gone_from_the_start_everything_still_works(tmp_path: Path) -> Non
         assert not redis.answers
         with pytest.raises(StoreFailed):
             await predictor.purge(None)
-        assert redis_of(predictor).figures.errors["failed"] > 0
+        assert redis_of(predictor).health.counters.errors["failed"] > 0
 
 
 async def test_one_that_never_answers_costs_each_ask_no_more_than_its_deadline(server: Server, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ async def test_one_that_never_answers_costs_each_ask_no_more_than_its_deadline(s
         image_id = await send(predictor, image_bytes(1))
         await ask(predictor, image_id, 5.0)
         assert time.monotonic() - started < MOST_S
-        assert redis_of(predictor).figures.errors["deadline"] >= 2
+        assert redis_of(predictor).health.counters.errors["deadline"] >= 2
         server.thaw()
         await works_again(predictor)
 
@@ -182,9 +182,9 @@ async def test_full(policy: str, tmp_path: Path) -> None:
                     await send(predictor, image_bytes(number))
             await predictor.store.drain()
             [_, stats] = await predictor.store.stats(deadline_s=MOST_S)
-            guard = redis_of(predictor)
-            assert guard.breaker.state == "closed", "a server that is full is not one that is down"
-            assert dict(guard.figures.errors) == {}
+            tier = redis_of(predictor)
+            assert tier.health.breaker.state == "closed", "a server that is full is not one that is down"
+            assert dict(tier.health.counters.errors) == {}
             if policy == "volatile-ttl":
                 assert stats.evictions["budget"] > 10
                 assert stats.refused == 0
@@ -209,9 +209,9 @@ async def test_damaged_values_are_thrown_away_and_computed_again(server: Server,
         await send(predictor, image_bytes(1))  # the file is damaged as well
         assert await ask(predictor, image_id, 5.0) == right
         await predictor.store.drain()
-        assert redis_of(predictor).figures.errors["damaged"] >= 2
+        assert redis_of(predictor).health.counters.errors["damaged"] >= 2
         [_, stats] = await predictor.store.stats(deadline_s=MOST_S)
-        assert stats.evictions["damaged"] == redis_of(predictor).figures.errors["damaged"]
+        assert stats.evictions["damaged"] == redis_of(predictor).health.counters.errors["damaged"]
         key = keys_of(image_bytes(1)).embedding(TOY)
         assert await predictor.store.look_up(key) is not None, "it was replaced"
 
@@ -265,7 +265,7 @@ async def test_a_wrong_password_is_a_tier_that_fails(tmp_path: Path) -> None:
         async with service(f"redis://:falsch@127.0.0.1:{server.port}", tmp_path) as predictor:
             image_id = await send(predictor, image_bytes(1))
             assert await ask(predictor, image_id, 5.0)
-            await until(lambda: redis_of(predictor).figures.errors["failed"] > 0)
+            await until(lambda: redis_of(predictor).health.counters.errors["failed"] > 0)
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ from labeling_ground.cache.redis.lease import RedisLeases
 from labeling_ground.cache.redis.names import Names
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.errors import StoreFailed
+from labeling_ground.service.leases import SharedFlights
 from labeling_ground.service.predictor import Predictor
-from labeling_ground.service.shared_flight import SharedFlights
 from labeling_ground.types import Kind, Outcome
 
 pytestmark = pytest.mark.anyio
@@ -187,7 +187,7 @@ async def processes(count: int, url: str) -> AsyncIterator[list[Predictor]]:
             await connection.each("PING")
             store = RedisStore(connection, idle_s=600.0)
             predictor = await stack.enter_async_context(serving(ToyBackend(), store))
-            predictor.shared = SharedFlights(NotingLeases(connection), predictor.store.guards[0], lease_s=LONG_S)
+            predictor.shared = SharedFlights(NotingLeases(connection), predictor.store.lower[0], lease_s=LONG_S)
             segmenters.append(predictor)
         yield segmenters
 
@@ -242,7 +242,7 @@ async def test_one_encode_and_one_decode_for_all_who_share_a_redis(shape: str, r
         assert len({answer.prediction.png for answer in answers}) == 1
         assert computed(three) == (1, 1)
         for kind in (Kind.EMBEDDING, Kind.MASK):
-            figures = [one.ledger.kinds[kind] for one in three]
+            figures = [one.counters.kinds[kind] for one in three]
             assert sum(f.misses for f in figures) == 1
             assert all(f.lookups == f.hits + f.misses + f.joined for f in figures)
         await until(lambda: all(not each.ask("KEYS", "*lease*") for each in servers))

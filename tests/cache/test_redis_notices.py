@@ -166,7 +166,7 @@ async def test_the_user_that_the_docs_describe_may_do_all_that_is_done(
         finally:
             await sessions.aclose()
             await predictor.aclose()
-        assert dict(predictor.store.guards[-1].figures.errors) == {}
+        assert dict(predictor.store.lower[-1].health.counters.errors) == {}
         assert server.ask("XLEN", "lg.servers") == 0, "it has left"
 
 
@@ -321,7 +321,7 @@ async def two(url: str, folder: Path, **given: Any) -> AsyncIterator[tuple[Predi
 
 def heard(predictor: Predictor) -> int:
     """How many purges of the other one were applied."""
-    [redis] = [guard.store for guard in predictor.store.guards if isinstance(guard.store, RedisStore)]
+    [redis] = [tier.store for tier in predictor.store.lower if isinstance(tier.store, RedisStore)]
     assert redis.notices is not None
     return redis.notices.heard
 

@@ -174,10 +174,10 @@ async def test_an_image_can_be_slid_without_being_read() -> None:
     store = TieredStore(memory_store(), [lower], idle_s=1800.0, clock=clock)
     store.keep(IMAGE, sealed(IMAGE))
     await store.drain()
-    store.slide(IMAGE)
+    store.touch_later(IMAGE)
     clock.now += 91.0
-    store.slide(IMAGE)
-    store.slide(IMAGE)
+    store.touch_later(IMAGE)
+    store.touch_later(IMAGE)
     await until(lambda: lower.count("touch") == 1)
     assert await store.touch(IMAGE)
     assert not await store.touch(ImageKeys("public", "b" * 64).image)
@@ -340,7 +340,7 @@ async def test_what_waits_to_be_written_when_another_purges_is_not_written() -> 
         return 0
 
     purging = asyncio.create_task(store.purged_elsewhere("v1/*", {shared.name: take_back}))
-    await until(lambda: store.guards[0].pending == 0)
+    await until(lambda: len(store.lower[0].queue) == 0)
     shared.release.set()
     await purging
     await store.drain()
@@ -430,7 +430,7 @@ async def test_what_memory_has_no_room_for_goes_down_where_the_tier_below_has_lo
     assert store.peek(OTHERS[0]) is not None, "on its way it is at hand"
     await store.drain()
     assert lower.entries == {OTHERS[0]: sealed(OTHERS[0], 4000, cost=0.5), OTHERS[1]: sealed(OTHERS[1], 4000, cost=9.0)}
-    assert store.guards[0].figures.demoted == 2, "it came up again and pushed out another"
+    assert store.lower[0].health.counters.demoted == 2, "it came up again and pushed out another"
     await store.aclose()
 
 
@@ -443,7 +443,7 @@ async def test_what_goes_down_is_as_old_there_as_its_last_use_here() -> None:
     clock.now += 60.0
     push_out(store)
     await store.drain()
-    assert store.guards[0].figures.demoted == 1
+    assert store.lower[0].health.counters.demoted == 1
     clock.now += 39.0
     assert await lower.has(OTHERS[0])
     clock.now += 1.0
@@ -457,7 +457,7 @@ async def test_what_the_tier_below_still_has_is_not_written_again() -> None:
     push_out(store)
     await store.drain()
     assert (lower.count("has"), lower.count("put"), lower.count("touch")) == (1, 1, 0)
-    assert store.guards[0].figures.demoted == 0
+    assert store.lower[0].health.counters.demoted == 0
     await store.aclose()
 
 
@@ -506,7 +506,7 @@ async def test_a_purge_takes_what_is_on_its_way_down() -> None:
     push_out(store, 9)
     await until(lambda: lower.count("has") == 1)
     purging = asyncio.create_task(store.delete("v1/*"))
-    await until(lambda: store.guards[0].pending == 0)
+    await until(lambda: len(store.lower[0].queue) == 0)
     lower.release.set()
     await purging
     await store.drain()
@@ -519,17 +519,17 @@ async def test_going_down_is_bounded_and_leaves_a_failing_tier_alone() -> None:
     lower = HangingStore(only=["has"])
     store = await squeezed(lower)
     lower.entries.clear()
-    guard = store.guards[0]
-    guard._pending_limit = 3 * sealed(OTHERS[0], 4000).size
+    tier = store.lower[0]
+    tier.queue.most_bytes = 3 * sealed(OTHERS[0], 4000).size
     push_out(store, 9)
-    assert guard.pending == 1
-    assert guard.figures.errors == {}
+    assert len(tier.queue) == 1
+    assert tier.health.counters.errors == {}
     lower.release.set()
     await store.drain()
     for _ in range(9):
-        guard.breaker.failed()
+        tier.health.breaker.failed()
     store.memory.reconfigure(budget_bytes=0)
-    assert guard.pending == 0
+    assert len(tier.queue) == 0
     await store.aclose()
 
 
@@ -540,7 +540,7 @@ async def test_a_real_disk_gets_back_what_it_lost(tmp_path: Path) -> None:
     await disk.drop_damaged(OTHERS[0])
     push_out(store)
     await store.drain()
-    assert store.guards[0].figures.demoted == 1
+    assert store.lower[0].health.counters.demoted == 1
     assert OTHERS[0] not in store.memory
     assert await store.look_up(OTHERS[0]) == sealed(OTHERS[0], 4000, cost=0.5)
     assert OTHERS[0] in store.memory

@@ -77,7 +77,7 @@ async def test_the_second_ask_is_a_hit_with_the_same_masks_from_any_tier() -> No
         again = await path.ask(TENANT, ID, GRID)
         await forget(predictor, Kind.EVERYTHING)
         below = await path.ask(TENANT, ID, GRID)
-        figures = predictor.ledger.kinds[Kind.EVERYTHING]
+        figures = predictor.counters.kinds[Kind.EVERYTHING]
     assert [first.outcome, again.outcome, below.outcome] == [Outcome.MISS, Outcome.HIT, Outcome.HIT]
     assert first.found == again.found == below.found
     assert backend.decodes == asked == 16
@@ -281,7 +281,7 @@ async def test_a_failure_in_the_middle_reaches_all_who_follow_and_is_not_kept() 
             _ = [step async for step in follower]
         with pytest.raises(BackendFailed):
             await asker
-        assert predictor.ledger.kinds[Kind.EVERYTHING].failed == 2
+        assert predictor.counters.kinds[Kind.EVERYTHING].failed == 2
         assert predictor.store.peek(KEY) is None
         assert path.jobs.running == 0
         backend.error = None

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.doubles import Clock, DictStore, dice, now, patient, virtually
 
 from labeling_ground.breaker import Breaker
-from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.state_store import VersionedState
+from labeling_ground.cache.tier import Tier
 from labeling_ground.errors import BadPrompt, LabelingGroundError, StoreFailed, UnknownSession
 from labeling_ground.service.session_state import SessionState, Snapshot
 from labeling_ground.service.session_store import SessionStore
@@ -77,13 +77,13 @@ class DictKeeper:
 
 def server(state_store: DictKeeper | None, **options: Any) -> Sessions:
     """One process."""
-    guarded = None
+    kept_below = None
     if state_store is not None:
         breaker = Breaker(options.pop("failures", 1000), 5.0, now)
-        guard = Guard(DictStore(), deadline_s=DEADLINE_S, breaker=breaker, clock=now)
-        guarded = SessionStore(state_store, guard, others=options.pop("others", "none"))
+        tier = Tier(DictStore(), deadline_s=DEADLINE_S, breaker=breaker, clock=now)
+        kept_below = SessionStore(state_store, tier.calls, others=options.pop("others", "none"))
     given: dict[str, Any] = {"most": 100, "idle_s": 60.0, "most_clicks": 6, "clock": now}
-    return Sessions(state_store=guarded, deadline_s=DEADLINE_S, **(given | options))
+    return Sessions(state_store=kept_below, deadline_s=DEADLINE_S, **(given | options))
 
 
 Step = tuple[str, Any]

@@ -93,7 +93,7 @@ async def test_a_replay_of_a_recording_agrees_exactly(
         predictor.encode_lane.typical_s = 1.0
         await work(predictor, clock, seed=budget + tiered)
         await predictor.store.drain()
-        ledger = predictor.ledger
+        counters = predictor.counters
         held, evictions = memory.bytes, memory.evictions
     trace = prepare(read([tmp_path / "t"]))
     replay = Replay(Setup(policy, budget, UNBOUNDED if tiered else 0))
@@ -102,7 +102,7 @@ async def test_a_replay_of_a_recording_agrees_exactly(
     assert evictions["budget"] > 20
     assert replay.memory.bytes == held
     for kind in (Kind.EMBEDDING, Kind.MASK):
-        figures = ledger.kinds[kind]
+        figures = counters.kinds[kind]
         assert (found.lookups[kind], found.hits[kind]) == (figures.lookups, figures.hits)
         assert figures.hits > 10
 

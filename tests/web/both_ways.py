@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 _BOTH_WAYS = """async (prompts) => {
-    const { Decoder } = await import("/web/js/decode/decoder.js");
-    const { Server } = await import("/web/js/server.js");
+    const { Decoder } = await import("/web/decode/decoder.js");
+    const { Server } = await import("/web/shared/server.js");
     const key = sessionStorage.getItem("labeling-ground-key");
     const server = new Server({ base: document.baseURI, client: "test", key: () => key });
     const decoder = new Decoder({
         server,
-        makeWorker: () => new Worker("/web/js/decode/worker.js", { type: "module" }),
+        makeWorker: () => new Worker("/web/decode/worker.js", { type: "module" }),
         trouble: () => {},
         changed: () => {},
     });

@@ -17,16 +17,17 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import ClientDisconnect
 
 from labeling_ground import __version__
-from labeling_ground.api import browser_runtime, errors, schemas
+from labeling_ground.api import errors, schemas
 from labeling_ground.api.middleware import ALWAYS, Limit, Observe
 from labeling_ground.api.paths import HeadAsGet, SubPath
-from labeling_ground.api.routes import cache, decoder, docs, everything, images, pages, service, session
+from labeling_ground.api.routes import cache, decoder, docs, everything, images, service, session
 from labeling_ground.api.state import AppState
 from labeling_ground.api.web_security import ANY, OriginCheck, SecurityHeaders
 from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.settings import Settings
 from labeling_ground.types import Image, Point, Prompt
+from labeling_ground.web import browser_runtime, pages
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ def create_app(app_state: AppState) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as closing:  # closes each, in reverse, also where another one fails to
             closing.push_async_callback(app_state.predictor.aclose)
+            closing.push_async_callback(app_state.sources.aclose)
             closing.push_async_callback(app_state.sessions.aclose)  # before the tiers: that is where sessions are kept
             await app_state.predictor.store.open()  # the first look-up shall not wait for that
             await app_state.supervisor.attempt(
@@ -145,7 +147,7 @@ def create_app(app_state: AppState) -> FastAPI:
         most_requests=settings.max_requests,
         most_bytes=_body_limits(int(settings.max_image_bytes), int(settings.max_body_bytes)),
         most_held=int(settings.max_bytes_in_flight),
-        held_beside=lambda: app_state.predictor.bytes_ahead,
+        held_beside=lambda: app_state.predictor.bytes_ahead + app_state.sources.bytes_held,
         silence_s=settings.receive_timeout_s,
         takes_no_place=_takes_no_place,
     )
@@ -265,6 +267,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         )
         # Bodies are read by hand (limits first, and off the event loop when large), so their schemas are added by hand.
         bodies: list[type[BaseModel]] = [
+            schemas.ImageAtUrl,
             schemas.MasksRequest,
             schemas.EverythingRequest,
             schemas.EverythingLine,

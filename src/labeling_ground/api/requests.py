@@ -34,7 +34,7 @@ async def read_json(request: Request, model: type[M]) -> M:
         UnreadMediaType: its content type says that it is no JSON.
     """
     _check_encoding(request)
-    kind = _media_type(request)
+    kind = media_type(request)
     if kind not in ("", "application/json") and not kind.endswith("+json") and not _is_from_curl(request, kind):
         raise _unread(kind, "JSON as application/json")
     body = (await request.body()).removeprefix(codecs.BOM_UTF8)
@@ -62,7 +62,7 @@ async def read_image(request: Request, max_bytes: int) -> tuple[bytes, str]:
         UnreadMediaType: its content type says that it is neither an image nor such a form.
     """
     _check_encoding(request)
-    kind = _media_type(request)
+    kind = media_type(request)
     if kind == "multipart/form-data":
         return await _read_form(request, max_bytes)
     if (
@@ -115,7 +115,7 @@ def _check_encoding(request: Request) -> None:
         raise EncodedBody("Compressed bodies are not read. Send the body as it is, without Content-Encoding.")
 
 
-def _media_type(request: Request) -> str:
+def media_type(request: Request) -> str:
     """The body's content type without parameters, in lower case; empty if the request names none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 

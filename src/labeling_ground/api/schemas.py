@@ -151,6 +151,17 @@ _USE_PREVIEW = (
 )
 
 
+class ImageAtUrl(_In):
+    """An image that the server shall fetch."""
+
+    url: str = Field(
+        min_length=1,
+        max_length=8192,
+        description="Address of the image file, at a host that the operator has named (`sources`).",
+        examples=["https://images.example.org/cat.jpg"],
+    )
+
+
 class ImageOut(Answered):
     """An image that is encoded."""
 

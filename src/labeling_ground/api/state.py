@@ -16,6 +16,7 @@ from labeling_ground.service.everything import Everything
 from labeling_ground.service.predictor import Predictor, Timing
 from labeling_ground.service.runtime_settings import RuntimeSettings
 from labeling_ground.service.sessions import Sessions
+from labeling_ground.service.sources import Sources
 from labeling_ground.settings import Settings
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Outcome
@@ -31,6 +32,8 @@ class AppState:
     metrics: RequestMetrics
     everything: Everything
     runtime_settings: RuntimeSettings
+    sources: Sources
+    """Images by their address, from the hosts that ``sources`` names."""
     engine: str = ""
     """What computes, and why that; empty where there is no choice."""
     started: float = field(default_factory=time.monotonic)

@@ -147,7 +147,7 @@ class MemoryStore:
         self._tallies: dict[Kind, _Tally] = {kind: _Tally() for kind in Kind}
 
     def peek(self, key: str) -> Entry | None:
-        """The entry, or ``None``. A hit slides the idle timer; what expired goes and is counted."""
+        """The entry, or ``None``. A hit restarts the idle timer; what expired goes and is counted."""
         record = self._records.get(key)
         if record is None:
             return None
@@ -295,7 +295,7 @@ class MemoryStore:
         self.insert(key, entry, used)
 
     async def touch(self, key: str) -> bool:
-        """Slide the idle timer. Whether the key is here."""
+        """Restart the idle timer. Whether the key is here."""
         return self.peek(key) is not None
 
     async def has(self, key: str) -> bool:

@@ -14,7 +14,7 @@ _SENT_BYTES_S = 12.5e6
 """What a line of 100 Mbit/s carries in a second."""
 
 
-def goes_down(entry: Entry, read_s: float) -> bool:
+def is_worth_demoting(entry: Entry, read_s: float) -> bool:
     """Whether what memory has no room for is worth a place in a tier where reading it takes so many seconds."""
     return entry.kind in _DEMOTED and entry.cost > _WORTH_READS * read_s
 

@@ -24,7 +24,7 @@ class Store(Protocol):
         ...
 
     async def get(self, key: str) -> Entry | None:
-        """The entry, or ``None``. A hit slides the idle timer."""
+        """The entry, or ``None``. A hit restarts the idle timer."""
         ...
 
     async def put(self, key: str, entry: Entry, used: float | None = None) -> None:
@@ -36,7 +36,7 @@ class Store(Protocol):
         ...
 
     async def touch(self, key: str) -> bool:
-        """Slide the idle timer without reading the value: a tier above had a hit. Whether the key is here."""
+        """Restart the idle timer without reading the value: a tier above had a hit. Whether the key is here."""
         ...
 
     async def has(self, key: str) -> bool:

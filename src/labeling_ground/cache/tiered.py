@@ -11,18 +11,18 @@ from types import MappingProxyType
 from labeling_ground import key as keys
 from labeling_ground.breaker import Breaker
 from labeling_ground.cache.ghost import Watch
-from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policy.port import Policy, Ranking, Reason
 from labeling_ground.cache.recent_purges import RecentPurges
-from labeling_ground.cache.rules import goes_down, weighed_in_memory
-from labeling_ground.cache.store import Adjustable, Bounded, Choosy, Store
+from labeling_ground.cache.rules import is_worth_demoting, weighed_in_memory
+from labeling_ground.cache.store import Adjustable, Choosy, Store
+from labeling_ground.cache.tier import Tier
 from labeling_ground.errors import StoreFailed
 from labeling_ground.pools import Pool
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Entry, Kind, StoreStats
 
-_REMEMBERED_SLIDES = 100_000
+_REMEMBERED_TOUCHES = 100_000
 _REMEMBERED_PURGES = 2_000
 _SHRINK_STEP = 4 << 20
 """Bytes by which memory's budget is lowered at once; between the steps others get their turn."""
@@ -41,9 +41,9 @@ class TieredStore:
 
     Args:
         memory: the first tier; asked without waiting.
-        lower: the others, each of which gets a guard with a deadline and a breaker.
+        lower: the others, each of which gets a deadline, a circuit breaker and a write queue.
         watch: follows what happens in memory, to tell what another budget would have done.
-        idle_s: the idle time that all tiers keep; a hit above slides it below, at most once per a twentieth of it.
+        idle_s: the idle time that all tiers keep; a hit above restarts it below, at most once per a twentieth of it.
         check_threads: threads that check large values which the lower tiers answer.
         supervisor: of the tiers' write queues.
     """
@@ -64,12 +64,11 @@ class TieredStore:
     ) -> None:
         self.memory = memory
         self._checks = Pool("checks", check_threads)
-        self.guards = [
-            Guard(
+        self.lower = [
+            Tier(
                 store,
                 deadline_s=deadline_s,
                 breaker=Breaker(breaker_failures, breaker_reset_s, clock),
-                at_once=store.at_once if isinstance(store, Bounded) else None,
                 checks=self._checks,
                 clock=clock,
                 supervisor=supervisor,
@@ -81,8 +80,8 @@ class TieredStore:
         memory.on_evict = self._evicted
         self._clock = clock
         self._idle_s = idle_s
-        self._slide_every = idle_s / 20
-        self._slid: OrderedDict[str, float] = OrderedDict()
+        self._touch_every_s = idle_s / 20
+        self._touched: OrderedDict[str, float] = OrderedDict()
         self._purges = RecentPurges(_REMEMBERED_PURGES)
         self._purging: list[Callable[[str], bool]] = []
         self.purged = 0
@@ -94,27 +93,27 @@ class TieredStore:
     @property
     def has_lower(self) -> bool:
         """Whether a look-up can find anything that ``peek`` does not."""
-        return bool(self.guards)
+        return bool(self.lower)
 
     @property
     def p99_s(self) -> float:
         """99th percentile of the lower tiers' embedding look-ups, one after the other, in seconds."""
-        return sum(guard.p99_s for guard in self.guards)
+        return sum(tier.p99_s for tier in self.lower)
 
     async def open(self, *, deadline_s: float = 2.0) -> None:
         """Make the lower tiers ready. One that cannot be is treated as one that fails later: as if it held nothing."""
-        for guard in self.guards:
-            await guard.open(deadline_s)
+        for tier in self.lower:
+            await tier.open(deadline_s)
 
     def peek(self, key: str) -> Entry | None:
         """What is at hand without waiting: in memory, or on its way to a lower tier."""
         entry = self._use(key)
         if entry is not None:
-            if self.guards:
-                self._slide(key)
+            if self.lower:
+                self._touch_lower(key)
             return entry
-        for guard in self.guards:
-            entry = guard.waiting(key)
+        for tier in self.lower:
+            entry = tier.queue.waiting(key)
             if entry is not None:
                 self._promote(key, entry)
                 return entry
@@ -133,8 +132,8 @@ class TieredStore:
             if not self._purged_since(key, purged):
                 self._promote(key, entry)
 
-        for guard in self.guards:
-            entry = await guard.look_up(key, promote, deadline_s)
+        for tier in self.lower:
+            entry = await tier.look_up(key, promote, deadline_s)
             if entry is not None:
                 return entry
         return None
@@ -150,46 +149,46 @@ class TieredStore:
         """
         if (purged is not None and self._purged_since(key, purged)) or self._is_being_purged(key):
             return False
-        if entry.kind is Kind.LOGITS or not self.guards:
+        if entry.kind is Kind.LOGITS or not self.lower:
             self._insert(key, weighed_in_memory(entry))
             return True
-        self._note_slide(key)  # the write sets the timer
+        self._note_touch(key)  # the write sets the timer
         if entry.kind is Kind.IMAGE:
-            self.guards[-1].write(key, entry)
+            self.lower[-1].queue.write(key, entry)
             return True
         self._insert(key, entry)
-        for guard in self.guards:
-            guard.write(key, entry)
+        for tier in self.lower:
+            tier.queue.write(key, entry)
         return True
 
     def keeps(self, key: str, kind: Kind, size: int) -> bool:
         """Whether what was just handed to ``keep`` has a place: it is in memory, or not too large for a tier."""
         if key in self.memory:
             return True
-        lower = self.guards[-1:] if kind is Kind.IMAGE else self.guards
-        sizes = [guard.store.largest if isinstance(guard.store, Choosy) else None for guard in lower]
+        lower = self.lower[-1:] if kind is Kind.IMAGE else self.lower
+        sizes = [tier.store.largest if isinstance(tier.store, Choosy) else None for tier in lower]
         if self.memory.makes_room and not (lower and kind is Kind.IMAGE):
             sizes.append(self.memory.largest)
         return any(largest is None or size <= largest for largest in sizes)
 
     async def touch(self, key: str) -> bool:
-        """Slide an entry's idle time in whichever tier has it. Whether one has (a failing tier has not)."""
+        """Restart an entry's idle timer in whichever tier has it. Whether one has (a failing tier has not)."""
         if self._use(key) is not None:
             return True
-        return any([await guard.touched(key) for guard in self.guards])
+        return any([await tier.touch(key) for tier in self.lower])
 
-    def slide(self, key: str) -> None:
+    def touch_later(self, key: str) -> None:
         """Say that an entry is in use though nobody read it (an image whose embedding is being used)."""
-        if self._use(key) is None and self.guards:
-            self._slide(key)
+        if self._use(key) is None and self.lower:
+            self._touch_lower(key)
 
     def mark_done(self, group: str, done: bool) -> None:
         """Pass the done hint to all tiers."""
         self.memory.mark(group, done)
         if self.watch is not None:
             self.watch.marked(group, done)
-        for guard in self.guards:
-            guard.mark_done(group, done)
+        for tier in self.lower:
+            tier.mark_done(group, done)
 
     async def delete(self, pattern: str, *, deadline_s: float = 120.0) -> int:
         """Purge from all tiers. How many keys went, each counted once per tier.
@@ -203,7 +202,7 @@ class TieredStore:
             gone = await self.memory.delete(pattern)
             try:
                 async with asyncio.timeout(deadline_s):
-                    counts = await self._each(guard.delete(pattern) for guard in self.guards)
+                    counts = await self._each(tier.queue.delete(pattern) for tier in self.lower)
             except TimeoutError as error:
                 raise StoreFailed("A cache tier has not finished the purge in time. Try again.") from error
         return gone + sum(counts)
@@ -220,20 +219,20 @@ class TieredStore:
         """
         with self._purge(pattern):
             await self.memory.delete(pattern)
-            await self._each(guard.delete(pattern, works.get(guard.store.name)) for guard in self.guards)
+            await self._each(tier.queue.delete(pattern, works.get(tier.store.name)) for tier in self.lower)
 
     async def sweep(self) -> None:
         """Delete what was idle, or is too old, in every tier that does not do so by itself."""
         async with AsyncExitStack() as sweeping:  # each has its turn, also where another one fails; memory's is first
-            for guard in reversed(self.guards):
-                sweeping.push_async_callback(guard.sweep)
+            for tier in reversed(self.lower):
+                sweeping.push_async_callback(tier.sweep)
             if self.watch is not None:
                 sweeping.callback(self.watch.sweep)
             sweeping.push_async_callback(self._sweep_memory)
 
     async def probe(self) -> None:
-        """Ask each lower tier whether it works; ``Guard.trouble`` says what came of it."""
-        await asyncio.gather(*(guard.probe() for guard in self.guards))
+        """Ask each lower tier whether it works; ``TierHealth.trouble`` says what came of it."""
+        await asyncio.gather(*(tier.probe() for tier in self.lower))
 
     async def reconfigure(
         self,
@@ -260,13 +259,13 @@ class TieredStore:
         """
         # Below a use is noted only once in a while, by the old idle time: too rarely for one that is much shorter.
         is_shorter = idle_s is not None and idle_s < self._idle_s
-        uses = await self._uses(idle_s) if idle_s is not None and is_shorter and self.guards else ()
+        uses = await self._uses(idle_s) if idle_s is not None and is_shorter and self.lower else ()
         try:
             async with asyncio.timeout(deadline_s):
-                for guard in self.guards:
-                    if isinstance(guard.store, Adjustable):
-                        await guard.store.reconfigure(
-                            budget_bytes=budgets.get(guard.store.name),
+                for tier in self.lower:
+                    if isinstance(tier.store, Adjustable):
+                        await tier.store.reconfigure(
+                            budget_bytes=budgets.get(tier.store.name),
                             idle_s=... if idle_s is None else idle_s,
                             ranking=ranking,
                             uses=uses,
@@ -277,8 +276,8 @@ class TieredStore:
             await self.memory.adopt(policy())
         if idle_s is not None:
             self.memory.reconfigure(idle_s=idle_s)
-            self._idle_s, self._slide_every = idle_s, idle_s / 20
-            self._slid.clear()  # so that each next use is noted below, where a timer may still run by the old time
+            self._idle_s, self._touch_every_s = idle_s, idle_s / 20
+            self._touched.clear()  # so that each next use is noted below, where a timer may still run by the old time
         if self.watch is not None:
             await self.watch.reconfigure(budget_bytes=budgets.get(self.memory.name), idle_s=idle_s, policy=policy)
         budget = budgets.get(self.memory.name)
@@ -290,26 +289,26 @@ class TieredStore:
     async def stats(self, *, deadline_s: float = 2.0) -> list[StoreStats]:
         """What each tier holds. Of a tier that does not answer only the name is known, and that it does not."""
         figures = [await self.memory.stats()]
-        for guard in self.guards:
+        for tier in self.lower:
             try:
                 async with asyncio.timeout(deadline_s):
-                    figures.append(await guard.store.stats())
+                    figures.append(await tier.store.stats())
             except Exception:  # noqa: BLE001 -- whatever a tier's driver raises; figures are no error
-                figures.append(StoreStats(guard.store.name, entries=0, bytes=0, budget=0, answers=False))
+                figures.append(StoreStats(tier.store.name, entries=0, bytes=0, budget=0, answers=False))
         return figures
 
     async def drain(self) -> None:
         """Wait until the lower tiers have everything that was kept."""
-        for guard in self.guards:
-            await guard.drain()
+        for tier in self.lower:
+            await tier.queue.drain()
 
     async def aclose(self) -> None:
         """Write what is pending and close all tiers."""
         async with AsyncExitStack() as closing:
             closing.push_async_callback(self.memory.aclose)
             closing.callback(self._checks.close)
-            for guard in reversed(self.guards):
-                closing.push_async_callback(guard.aclose)
+            for tier in reversed(self.lower):
+                closing.push_async_callback(tier.aclose)
 
     async def _sweep_memory(self) -> None:
         while await self.memory.sweep():  # noqa: ASYNC110 -- each turn does a part of the work
@@ -351,10 +350,10 @@ class TieredStore:
     def _evicted(self, key: str, entry: Entry, reason: str, used: float) -> None:
         if self.watch is not None:
             self.watch.evicted(key, reason, used)
-        if reason == Reason.BUDGET and self._demotes and self.guards and not self._is_being_purged(key):
-            below = self.guards[0]
-            if goes_down(entry, below.typical_s):
-                below.demote(key, entry, used)
+        if reason == Reason.BUDGET and self._demotes and self.lower and not self._is_being_purged(key):
+            below = self.lower[0]
+            if is_worth_demoting(entry, below.typical_s):
+                below.queue.demote(key, entry, used)
 
     @contextmanager
     def _purge(self, pattern: str) -> Iterator[None]:
@@ -394,19 +393,19 @@ class TieredStore:
                 self.watch.used(key, entry, in_memory=False)
             self.memory.insert(key, entry)
 
-    def _slide(self, key: str) -> None:
-        last = self._slid.get(key)
-        if last is not None and self._clock() - last < self._slide_every:
+    def _touch_lower(self, key: str) -> None:
+        last = self._touched.get(key)
+        if last is not None and self._clock() - last < self._touch_every_s:
             return
-        self._note_slide(key)
-        for guard in self.guards:
-            guard.touch(key)
+        self._note_touch(key)
+        for tier in self.lower:
+            tier.touch_later(key)
 
-    def _note_slide(self, key: str) -> None:
-        self._slid[key] = self._clock()
-        self._slid.move_to_end(key)
-        if len(self._slid) > _REMEMBERED_SLIDES:
-            self._slid.popitem(last=False)
+    def _note_touch(self, key: str) -> None:
+        self._touched[key] = self._clock()
+        self._touched.move_to_end(key)
+        if len(self._touched) > _REMEMBERED_TOUCHES:
+            self._touched.popitem(last=False)
 
     def _purged_since(self, key: str, purged: int) -> bool:
         # Where there were more than are remembered, one of those may have meant it.

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from labeling_ground.api import browser_runtime
-from labeling_ground.api.browser_runtime import PACKAGE, VERSION
 from labeling_ground.cli.common import say, settings_with
 from labeling_ground.errors import PullFailed
+from labeling_ground.web import browser_runtime
+from labeling_ground.web.browser_runtime import PACKAGE, VERSION
 
 
 @click.command("browser-decoder")

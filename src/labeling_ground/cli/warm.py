@@ -152,9 +152,9 @@ async def _check_tiers(predictor: Predictor) -> None:
 
 def _trouble(predictor: Predictor) -> str:
     """What is wrong with a tier, in a sentence; empty where nothing is."""
-    for guard in predictor.store.guards:
-        if guard.trouble:
-            return f"The {guard.store.name} tier keeps nothing. {guard.trouble}"
+    for tier in predictor.store.lower:
+        if trouble := tier.health.trouble:
+            return f"The {tier.store.name} tier keeps nothing. {trouble}"
     return ""
 
 

@@ -36,15 +36,15 @@ from labeling_ground.inference.backend import Backend
 from labeling_ground.key import ImageKeys
 from labeling_ground.pools import Pools
 from labeling_ground.service.asks import Ask
+from labeling_ground.service.counters import Counters
 from labeling_ground.service.engine_health import EngineHealth
-from labeling_ground.service.flight import Flights
+from labeling_ground.service.flights import Flights
+from labeling_ground.service.hedge import HedgeOutcome, StartGate, hedged_look_up
 from labeling_ground.service.lane import Lane, Place
-from labeling_ground.service.ledger import Fate, Ledger
+from labeling_ground.service.leases import SharedFlights
 from labeling_ground.service.pixels import PixelBudget
 from labeling_ground.service.presence import Presence
-from labeling_ground.service.race import Gate, race
 from labeling_ground.service.session_state import check_box, check_point
-from labeling_ground.service.shared_flight import SharedFlights
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import (
     Box,
@@ -233,7 +233,7 @@ class Predictor:
         self.encode_lane = encode_lane
         self.decode_lane = decode_lane
         self.pools = pools
-        self.ledger = Ledger()
+        self.counters = Counters()
         self.flights: Flights[_Made] = Flights(self._landed)
         self.shared = shared
         store.on_purge.append(self._part_with)
@@ -437,7 +437,7 @@ class Predictor:
         started = time.perf_counter()
         purged = self.store.purged
 
-        async def predict(gate: Gate) -> _Made:
+        async def predict(gate: StartGate) -> _Made:
             await gate.wait()
             gate.begun = True
             embedded = await self._embedding(ask)
@@ -450,8 +450,8 @@ class Predictor:
         # A grid is many calls of the engine: those that have begun end, the others go with the last asker.
         made = await self._obtain(kind, key, lambda _: self._race(kind, key, predict, None))
         if made.outcome is Outcome.HIT:
-            self.store.slide(ask.keys.image)
-            self.store.slide(ask.embedding)
+            self.store.touch_later(ask.keys.image)
+            self.store.touch_later(ask.embedding)
         self._record(kind, ask, key, made)
         return made.entry, made.outcome, _with_lookup(made, started)
 
@@ -507,7 +507,7 @@ class Predictor:
         ahead: bool = False,
     ) -> None:
         if not ahead:
-            self.ledger.asked(kind, made.outcome)
+            self.counters.asked(kind, made.outcome)
         if self.recorder is None:
             return
         self.recorder.asked(
@@ -589,14 +589,14 @@ class Predictor:
             self.store.keep(key, made.entry, upload.purged)
             self._in_background(self._keep_file(ask, upload.file, made.entry, upload.purged))
         if made.outcome is Outcome.HIT:
-            self.store.slide(ask.keys.image)
+            self.store.touch_later(ask.keys.image)
         return made
 
     async def _make_embedding(self, ask: Ask, patient: bool, begin: Callable[[], None]) -> _Made:
         key = ask.embedding
         purged = self.store.purged
 
-        async def predict(gate: Gate) -> _Made:
+        async def predict(gate: StartGate) -> _Made:
             async def encode() -> _Made:
                 async with self._room(file), self.encode_lane.timed():
                     return await self._encode(ask, file, since, outcome)
@@ -654,8 +654,8 @@ class Predictor:
         key = ask.mask(digest)
         made = await self._obtain(Kind.MASK, key, lambda begin: self._make_mask(ask, digest, prompt, parent, begin))
         if made.outcome is Outcome.HIT:  # the image is being worked on: its next click shall need no encoder
-            self.store.slide(ask.keys.image)
-            self.store.slide(ask.embedding)
+            self.store.touch_later(ask.keys.image)
+            self.store.touch_later(ask.embedding)
         self._record(Kind.MASK, ask, key, made, parent=parent)
         prediction = records.open_prediction(made.entry, key)
         for point in sent.points:  # as they were sent: the edge itself is outside, and shares its key with what is not
@@ -665,7 +665,7 @@ class Predictor:
     async def _make_mask(
         self, ask: Ask, digest: str, prompt: Prompt, parent: tuple[str, int] | None, begin: Callable[[], None]
     ) -> _Made:
-        async def predict(gate: Gate) -> _Made:
+        async def predict(gate: StartGate) -> _Made:
             await gate.wait()
             gate.begun = True
             made, _ = await self._decode(ask, digest, prompt, parent, begin)
@@ -835,28 +835,28 @@ class Predictor:
         return arrived.file, Outcome.MISS, min(purged, arrived.purged)
 
     async def _race(
-        self, kind: Kind, key: str, predict: Callable[[Gate], Awaitable[_Made]], window_s: float | None
+        self, kind: Kind, key: str, predict: Callable[[StartGate], Awaitable[_Made]], window_s: float | None
     ) -> _Made:
         if not self.store.has_lower:
-            made = await predict(Gate(0.0))
-            self.ledger.fate(kind, Fate.USED)
+            made = await predict(StartGate(0.0))
+            self.counters.hedge(kind, HedgeOutcome.USED)
             return made
 
         async def look_up(outcome: Outcome = Outcome.HIT, deadline_s: float | None = None) -> _Made | None:
             entry = await self.store.look_up(key, deadline_s=deadline_s)
             return None if entry is None else _Made(entry, outcome, Timing())
 
-        async def in_turn(gate: Gate) -> _Made:
+        async def in_turn(gate: StartGate) -> _Made:
             if self.shared is None or not self.shared.covers(kind):
                 return await predict(gate)
             patience_s = self.shared.patience_s(kind)
             return await self.shared.fly(key, gate, predict, partial(look_up, deadline_s=patience_s), patience_s)
 
-        def settle(fate: Fate) -> None:
-            self.ledger.fate(kind, fate)
+        def count(outcome: HedgeOutcome) -> None:
+            self.counters.hedge(kind, outcome)
 
         window = window_s if self._mode == "parallel" else None
-        return await race(look_up(), in_turn, window_s=window, settle=settle)
+        return await hedged_look_up(look_up(), in_turn, window_s=window, count=count)
 
     async def _obtain(self, kind: Kind, key: str, work: Callable[[Callable[[], None]], Awaitable[_Made]]) -> _Made:
         """What is at hand, or else what the flight brings; counted."""
@@ -867,11 +867,11 @@ class Predictor:
             try:
                 made, joined = await self.flights.join(key, work)
             except Exception:
-                self.ledger.failure(kind)
+                self.counters.failure(kind)
                 raise
             if joined and made.outcome is not Outcome.HIT:
                 made = _Made(made.entry, Outcome.JOINED, Timing(), since=made.since)
-        self.ledger.outcome(kind, made.outcome, made.entry.cost)
+        self.counters.outcome(kind, made.outcome, made.entry.cost)
         return made
 
 

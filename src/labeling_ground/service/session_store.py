@@ -4,19 +4,19 @@ import contextlib
 import hashlib
 from typing import Literal
 
-from labeling_ground.cache.guard import Guard
 from labeling_ground.cache.state_store import TENANT_DIGITS, StateStore, VersionedState
+from labeling_ground.cache.tier_calls import TierCalls
 from labeling_ground.errors import StoreFailed
 
 _MEET_DEADLINE_S = 2.0
 
 
 class SessionStore:
-    """A store behind the guard of the tier that it lies in, or one beside that: same deadline, failures counted there.
+    """A store of states, asked like the tier that it lies in: same deadline, failures counted there.
 
     Args:
         state_store: where states are kept; closed with this object.
-        guard: of the tier, which its owner closes, or made by ``Guard.beside``.
+        calls: to the tier, or calls of its own to the same place, with another breaker.
         others: whether other servers share the store: ``none``, ``some``, or ``auto``: those that it has met say so.
         present_s: seconds after which a server that has not been met again is taken for gone.
     """
@@ -24,13 +24,13 @@ class SessionStore:
     def __init__(
         self,
         state_store: StateStore,
-        guard: Guard,
+        calls: TierCalls,
         *,
         others: Literal["auto", "none", "some"] = "none",
         present_s: float = 60.0,
     ) -> None:
         self._state_store = state_store
-        self._guard = guard
+        self._calls = calls
         self._others = others
         self._present_s = present_s
         self._met: int | None = None
@@ -43,7 +43,7 @@ class SessionStore:
     async def meet(self, server: str) -> str | None:
         """Say that this server is there, and see which others are. What keeps the states now (see ``StateStore.meet``);
         ``None`` without an answer: then those that were there last are taken to be there still."""
-        met = await self._guard.ask("meet", lambda: self._state_store.meet(server, self._present_s), _MEET_DEADLINE_S)
+        met = await self._calls.ask("meet", lambda: self._state_store.meet(server, self._present_s), _MEET_DEADLINE_S)
         if met is None:
             return None
         self._met, place = met
@@ -51,7 +51,7 @@ class SessionStore:
 
     async def leave(self, server: str) -> None:
         """Say that this server is going. One that cannot say so is taken for gone some time later."""
-        await self._guard.ask("leave", lambda: self._state_store.leave(server))
+        await self._calls.ask("leave", lambda: self._state_store.leave(server))
 
     async def load(self, tenant: str, session: str) -> tuple[bool, VersionedState | None]:
         """Whether there was an answer, and the state if there is one."""
@@ -60,7 +60,7 @@ class SessionStore:
         async def ask() -> tuple[bool, VersionedState | None]:
             return True, await self._state_store.load(name)
 
-        return await self._guard.ask("load of a session", ask) or (False, None)
+        return await self._calls.ask("load of a session", ask) or (False, None)
 
     async def save(
         self,
@@ -73,7 +73,7 @@ class SessionStore:
     ) -> VersionedState | None:
         """What is kept then; ``None`` where it was not done, or not in time. It may still be done later."""
         name = _name(tenant, session)
-        return await self._guard.ask(
+        return await self._calls.ask(
             "save of a session", lambda: self._state_store.save(name, new, seen, idle_s), deadline_s
         )
 

@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load, until } from "./page.mjs";
 
-const { Album } = await load("album.js");
-const { Refused } = await load("server.js");
+const { Album } = await load("labeling/album.js");
+const { Refused } = await load("shared/server.js");
 
 // Pictures that the server made are texts here; files are none that a browser shows.
 globalThis.createImageBitmap = async (blob) => {

@@ -2,10 +2,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./page.mjs";
 
-const { Trail, buckets, byOutcome, ceiling, changesOf, money, quantile } = await load("cache/figures.js");
-const { amount, bytes, duration, percent } = await load("cache/format.js");
-const { learn, speak } = await load("words.js");
-const { CACHE_WORDS } = await load("cache/words.js");
+const { Trail, buckets, byOutcome, ceiling, changesOf, money, quantile } = await load("operator/figures.js");
+const { amount, bytes, duration, percent } = await load("operator/format.js");
+const { learn, speak } = await load("shared/words.js");
+const { CACHE_WORDS } = await load("operator/words.js");
 
 learn(CACHE_WORDS);
 const root = { documentElement: {}, querySelectorAll: () => [] };

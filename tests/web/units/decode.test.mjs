@@ -7,7 +7,7 @@ const { Helper } = await load("decode/helper.js");
 const { order, paint } = await load("decode/masks.js");
 const { frameOf } = await load("decode/prompts.js");
 const { read } = await load("decode/tensors.js");
-const { Refused } = await load("server.js");
+const { Refused } = await load("shared/server.js");
 
 const soon = () => new Promise((resolve) => setTimeout(resolve, 0));
 const until = async (holds) => {

@@ -7,8 +7,8 @@ globalThis.createImageBitmap = async () => {
   await pictures;
   return { width: 60, height: 40, close() {} };
 };
-const { Editor } = await load("editor.js");
-const { Refused } = await load("server.js");
+const { Editor } = await load("labeling/editor.js");
+const { Refused } = await load("shared/server.js");
 
 const MASK = { rle: { size: [40, 60], counts: "00" }, score: 0.9, area: 7 };
 

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./page.mjs";
 
-const { keyOf, table } = await load("keys.js");
+const { keyOf, table } = await load("labeling/keys.js");
 
 const pressed = (key, code, held = {}) => keyOf({ key, code, shiftKey: false, ctrlKey: false, metaKey: false, ...held });
 

@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { drawn, load, noise } from "./page.mjs";
 
-const { cutOut, fromPixels } = await load("rle.js");
-const { area2, inset, inside, keyhole, pieces, simplified, thinned, trace } = await load("outline.js");
+const { cutOut, fromPixels } = await load("shared/rle.js");
+const { area2, inset, inside, keyhole, pieces, simplified, thinned, trace } = await load("shared/outline.js");
 
 const ringsOf = ({ pixels, width, height }) => trace(cutOut(fromPixels(pixels, width, height)));
 

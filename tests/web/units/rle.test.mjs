@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { drawn, load, noise } from "./page.mjs";
 
-const { cutOut, decodeCounts, encodeCounts, fromPixels, toPixels } = await load("rle.js");
+const { cutOut, decodeCounts, encodeCounts, fromPixels, toPixels } = await load("shared/rle.js");
 
 test("counts that pycocotools wrote are read and written", () => {
   // pycocotools.mask.encode of a 4 × 5 image (rows × columns) with the middle 2 × 3 set

@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./page.mjs";
 
-const { sceneOf } = await load("scene.js");
-const works = await load("work.js");
+const { sceneOf } = await load("labeling/scene.js");
+const works = await load("labeling/work.js");
 
 const choices = { classes: [{ id: "1", colour: "red" }, { id: "2", colour: "blue" }], classId: "2", opacity: 40 };
 const object = (id, more) => ({ id, classId: "1", hidden: false, rle: `rle ${id}`, points: [], box: null, ...more });

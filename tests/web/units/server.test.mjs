@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./page.mjs";
 
-const { Gone, Refused, Server, pause, persistently } = await load("server.js");
+const { Gone, Refused, Server, pause, persistently } = await load("shared/server.js");
 
 const never = new AbortController().signal;
 

@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { test } from "node:test";
 import { load, random } from "./page.mjs";
 
-const { hex, sha256, sha256Plain } = await load("sha256.js");
+const { hex, sha256, sha256Plain } = await load("shared/sha256.js");
 
 test("our own SHA-256 is everybody's, at every length around a block", async () => {
   const next = random(1);

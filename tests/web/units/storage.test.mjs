@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./page.mjs";
 
-const { Storage } = await load("storage.js");
+const { Storage } = await load("shared/storage.js");
 
 /** A database that takes every write, and at the end of the transaction may find the disk full. */
 const databaseOf = (full) => {

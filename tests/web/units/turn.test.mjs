@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load, until } from "./page.mjs";
 
-const { ourTurn } = await load("turn.js");
+const { ourTurn } = await load("labeling/turn.js");
 
 /** As much of the browser's locks as is asked, with one lock. Whoever has it can only be robbed of it. */
 class Locks {

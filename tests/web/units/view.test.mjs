@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./page.mjs";
 
-const { MOST, boxBetween, fit, pan, pixelAt, toImage, toScreen, zoom } = await load("view.js");
+const { MOST, boxBetween, fit, pan, pixelAt, toImage, toScreen, zoom } = await load("labeling/view.js");
 
 const image = { width: 4000, height: 3000 };
 const canvas = { width: 900, height: 700 };

@@ -3,10 +3,10 @@ import { readFile, readdir } from "node:fs/promises";
 import { test } from "node:test";
 import { load } from "./page.mjs";
 
-const { learn, languageFor, words } = await load("words.js");
-const { CACHE_WORDS } = await load("cache/words.js");
+const { learn, languageFor, words } = await load("shared/words.js");
+const { CACHE_WORDS } = await load("operator/words.js");
 const own = { ...words }; // before the operator's page adds its own
-const web = new URL("../../../src/labeling_ground/api/web/", import.meta.url);
+const web = new URL("../../../src/labeling_ground/web/static/", import.meta.url);
 
 test("every word is there in both languages, with the same blanks", () => {
   const blanks = (text) => [...text.matchAll(/\{(\w+)\}/g)].map(([, name]) => name).sort();
@@ -38,7 +38,7 @@ async function used(page, folders) {
 }
 
 test("the labeling page uses no word that is not there", async () => {
-  const found = await used("index.html", ["js/", "js/export/"]);
+  const found = await used("labeling/index.html", ["shared/", "labeling/", "export/"]);
   assert.ok(found.length > 60);
   assert.deepEqual(found.filter((name) => !(name in own)), []);
 });
@@ -46,7 +46,7 @@ test("the labeling page uses no word that is not there", async () => {
 test("nor does the operator's page, and its own words are other ones", async () => {
   assert.deepEqual(Object.keys(CACHE_WORDS).filter((name) => name in own), []);
   learn(CACHE_WORDS);
-  const found = await used("cache.html", ["js/cache/"]);
+  const found = await used("operator/cache.html", ["operator/"]);
   assert.ok(found.length > 60);
   assert.deepEqual(found.filter((name) => !(name in words)), []);
 });

@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./page.mjs";
 
-const { History } = await load("history.js");
-const { Newest } = await load("newest.js");
-const works = await load("work.js");
+const { History } = await load("labeling/history.js");
+const { Newest } = await load("labeling/newest.js");
+const works = await load("labeling/work.js");
 
 const answer = { masks: [{ rle: { size: [2, 2], counts: "04" }, score: 0.9, area: 4 }, { rle: {}, score: 0.5, area: 1 }] };
 const clicked = works.withPoint(works.EMPTY, { x: 1, y: 1, label: 1 });

@@ -18,8 +18,7 @@ from labeling_ground.api.state import AppState, caller_of, check_admin, state_of
 from labeling_ground.errors import BadSettings, NotAllowed
 from labeling_ground.inference.remote_status import EngineFigures
 from labeling_ground.observe import BUCKETS_S, RequestMetrics
-from labeling_ground.service.figures import SPREAD_S, Figures, TierFigures, figures
-from labeling_ground.service.ledger import KindFigures
+from labeling_ground.service.counters import SPREAD_S, CountersSnapshot, KindCounts, TierCounts, take_snapshot
 from labeling_ground.types import Kind, Outcome
 
 router = APIRouter()
@@ -49,11 +48,11 @@ async def cache_figures(request: Request) -> dict[str, Any]:
     """Figures since the server started. `lookups = hits + misses + joined`; `recomputed` are part of the misses."""
     app_state = state_of(request)
     caller_of(request)  # a key is needed where there are some
-    now = await figures(app_state.predictor, app_state.sessions, app_state.everything.jobs)
+    now = await _snapshot_of(app_state)
     return {
         **_kind(now.total),
         "kinds": {kind.value: _kind(found) for kind, found in now.kinds.items()},
-        "predictions": _fates(now),
+        "predictions": _hedges(now),
         "tiers": [_tier(tier, now.at) for tier in now.tiers],
         "queues": {
             name: {
@@ -170,9 +169,22 @@ async def change_settings(request: Request) -> dict[str, Any]:
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
     app_state = state_of(request)
-    snapshot = _Snapshot(await figures(app_state.predictor, app_state.sessions, app_state.everything.jobs))
+    snapshot = _Snapshot(await _snapshot_of(app_state))
     content = generate_latest(app_state.metrics.registry) + generate_latest(snapshot)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
+
+
+async def _snapshot_of(app_state: AppState) -> CountersSnapshot:
+    predictor = app_state.predictor
+    return await take_snapshot(
+        predictor.counters,
+        store=predictor.store,
+        backend=predictor.backend,
+        queues=(predictor.encode_lane, predictor.decode_lane, app_state.everything.jobs),
+        flights=len(predictor.flights),
+        sessions=app_state.sessions,
+        supervisor=app_state.supervisor,
+    )
 
 
 def _settings(app_state: AppState) -> dict[str, Any]:
@@ -190,7 +202,7 @@ def _settings(app_state: AppState) -> dict[str, Any]:
     }
 
 
-def _kind(found: KindFigures) -> dict[str, Any]:
+def _kind(found: KindCounts) -> dict[str, Any]:
     return {
         "lookups": found.lookups,
         "hits": found.hits,
@@ -205,14 +217,14 @@ def _kind(found: KindFigures) -> dict[str, Any]:
     }
 
 
-def _fates(now: Figures) -> dict[str, dict[str, int]]:
+def _hedges(now: CountersSnapshot) -> dict[str, dict[str, int]]:
     table: dict[str, dict[str, int]] = {}
-    for (kind, fate), count in sorted(now.fates.items()):
-        table.setdefault(kind.value, {})[fate.value] = count
+    for (kind, outcome), count in sorted(now.hedges.items()):
+        table.setdefault(kind.value, {})[outcome.value] = count
     return table
 
 
-def _tier(tier: TierFigures, at: float) -> dict[str, Any]:
+def _tier(tier: TierCounts, at: float) -> dict[str, Any]:
     stats = tier.stats
     return {
         "tier": stats.tier,
@@ -275,7 +287,7 @@ def _latency(metrics: RequestMetrics) -> dict[str, Any]:
 class _Snapshot:
     """Prometheus' view of the figures, in the shape that its library collects from."""
 
-    def __init__(self, now: Figures) -> None:
+    def __init__(self, now: CountersSnapshot) -> None:
         self._now = now
 
     def collect(self) -> list[Metric]:
@@ -313,8 +325,8 @@ class _Snapshot:
             "Queued predictions by what became of them.",
             labels=["kind", "fate"],
         )
-        for (kind, fate), count in now.fates.items():
-            predictions.add_metric([kind.value, fate.value], count)
+        for (kind, outcome), count in now.hedges.items():
+            predictions.add_metric([kind.value, outcome.value], count)
         unkept = CounterMetricFamily(
             "labeling_ground_sessions_unkept",
             "Changes of sessions that were answered before they were kept below memory.",

@@ -8,10 +8,9 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, Response
 
-from labeling_ground.api import browser_runtime, responses
+from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.routes.images import segmenter_for
-from labeling_ground.api.routes.pages import WASM_HEADERS, matches
 from labeling_ground.api.schemas import SHA256
 from labeling_ground.api.state import AppState, caller_of, pools_of, state_of
 from labeling_ground.errors import NotFound
@@ -20,6 +19,8 @@ from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
 from labeling_ground.types import ModelVersion
+from labeling_ground.web import browser_runtime
+from labeling_ground.web.pages import WASM_HEADERS, matches
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -38,7 +38,7 @@ def install(app: FastAPI) -> None:
     }
     # Redoc would have each reader's browser ask its maker's host for a logo.
     files["redoc.standalone.js"] = files["redoc.standalone.js"].replace(_LOGO, _NOTHING)
-    web = resources.files("labeling_ground.api") / "web"
+    web = resources.files("labeling_ground.web") / "static" / "shared"
     pages = {name: (web / f"{name}.html").read_text(encoding="utf-8") for name in ("docs", "redoc")}
     headers = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
 

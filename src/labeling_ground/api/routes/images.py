@@ -12,12 +12,13 @@ from pydantic import AfterValidator
 from labeling_ground import key as keys
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
-from labeling_ground.api.requests import read_image, read_json, while_connected
+from labeling_ground.api.requests import media_type, read_image, read_json, while_connected
 from labeling_ground.api.schemas import (
     CLIENT_ID,
     EXAMPLE_ID,
     IMAGE_ID,
     STRETCH,
+    ImageAtUrl,
     ImageOut,
     ImageQueued,
     ImageStateOut,
@@ -63,14 +64,15 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
             "model": ImageQueued,
             "description": "With `wait=false`: taken on, encoded when its turn comes",
         },
-        **problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
+        **problem_responses(400, 401, 403, 404, 408, 413, 415, 422, 502, 503, 507),
     },
     openapi_extra={
         "parameters": [CLIENT_ID],
         "requestBody": {
             "required": True,
-            "description": f"The image file itself ({ACCEPTED}), or a form with one file in it.",
+            "description": f"The image file itself ({ACCEPTED}), a form with one file in it, or JSON with its address.",
             "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/ImageAtUrl"}},
                 "application/octet-stream": _FILE,
                 **{f"image/{kind}": _FILE for kind in ("jpeg", "png", "webp", "avif", "heic", "gif", "bmp", "tiff")},
                 "multipart/form-data": {
@@ -105,25 +107,43 @@ async def add_image(
     """Encode an image, unless somebody sent it before. The answer comes when clicks can be answered fast.
 
     The image id is the SHA-256 of the file's bytes; ask for masks under it. To try it, save
-    [the image of the examples](docs/static/example.png) and choose that file.
+    [the image of the examples](docs/static/example.png) and choose that file. With `{"url": …}` the server fetches the
+    file itself, from the hosts that its operator has named.
     """
     app_state, caller = state_of(request), caller_of(request)
     predictor = segmenter_for(app_state, model)
-    file, digest = await read_image(request, app_state.settings.max_image_bytes)
-    image_id = keys.stretched(digest, stretch_from(stretch))
+    read_as = stretch_from(stretch)
     record = request_log_of(request)
-    record.fields["image"] = image_id[:12]
+    sources, url = app_state.sources, ""
+    file, image_id = b"", ""
+    if media_type(request) == "application/json":
+        url = (await read_json(request, ImageAtUrl)).url
+    else:
+        file, digest = await read_image(request, app_state.settings.max_image_bytes)
+        image_id = keys.stretched(digest, read_as)
+        record.fields["image"] = image_id[:12]
     if not wait:
-        ahead = await predictor.prefetch(caller.tenant, file, image_id, client=caller.client)
+        if url:
+            work = sources.prefetch(caller.tenant, url, stretch=read_as, client=caller.client)
+            image_id, ahead = await while_connected(request, work)
+            record.fields["image"] = image_id[:12]
+        else:
+            ahead = await predictor.prefetch(caller.tenant, file, image_id, client=caller.client)
         return responses.as_json(
             {"image_id": image_id, **responses.origin(ahead.version, ahead.model_note), "queued": ahead.queued},
             status=202,
         )
-    answer = await while_connected(request, predictor.add_image(caller.tenant, file, image_id, client=caller.client))
+    adding = (
+        sources.open_image(caller.tenant, url, stretch=read_as, client=caller.client)
+        if url
+        else predictor.add_image(caller.tenant, file, image_id, client=caller.client)
+    )
+    answer = await while_connected(request, adding)
+    record.fields["image"] = answer.image_id[:12]
     record.note(answer.outcome, answer.timing)
     return responses.as_json(
         {
-            "image_id": image_id,
+            "image_id": answer.image_id,
             "width": answer.width,
             "height": answer.height,
             "outcome": answer.outcome,

@@ -67,11 +67,11 @@ def health_of(request: Request) -> dict[str, Any]:
     if isinstance(backend, RemoteStatus):
         failing |= backend.failing()
     checks = {"model": model, **{part: f"failing: {why}" for part, why in failing.items()}}
-    for guard in app_state.predictor.store.guards:
-        state = guard.breaker.state
-        because = f": {guard.trouble}" if guard.trouble else ""
+    for tier in app_state.predictor.store.lower:
+        state = tier.health.breaker.state
+        because = f": {trouble}" if (trouble := tier.health.trouble) else ""
         is_well = state == "closed" and not because
-        checks[guard.store.name] = "ok" if is_well else f"failing (breaker {state}){because}"
+        checks[tier.store.name] = "ok" if is_well else f"failing (breaker {state}){because}"
     if app_state.sessions.trouble:
         checks["sessions"] = f"failing: {app_state.sessions.trouble}"
     if model != "ok" or failing:

@@ -14,7 +14,7 @@ from labeling_ground.errors import StoreFailed
 BATCH = 256
 """Entries that one transaction changes at most, so that other processes get their turn."""
 
-_SLIDE_S = 60.0
+_TOUCH_S = 60.0
 """Seconds within which a second use of an entry is not written down."""
 
 # The first comparison finds them by the index, roughly; the second is that of Limits.broken, since
@@ -67,13 +67,13 @@ class Limits:
     tenant_share: float | None = None
 
     @property
-    def slide_after_s(self) -> float:
+    def touch_after_s(self) -> float:
         """A use is written down once the last one noted is this many seconds ago."""
-        return _SLIDE_S if self.idle_s is None else min(_SLIDE_S, self.idle_s / 20)
+        return _TOUCH_S if self.idle_s is None else min(_TOUCH_S, self.idle_s / 20)
 
     def is_due(self, used: float, now: float) -> bool:
         """Whether a use now is to be written down; a use in the future, by a clock that was ahead, is not one since."""
-        return not 0.0 <= now - used < self.slide_after_s
+        return not 0.0 <= now - used < self.touch_after_s
 
     def broken(self, created: float, used: float, now: float) -> Reason | None:
         """Why an entry is past its time, if it is."""

@@ -53,7 +53,7 @@ class Found:
 
     standing: Standing
     entry: Entry | None = None
-    slide: bool = False
+    touch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +104,14 @@ class DiskIndex:
         kind, size, cost, created, used, done, file, content = row
         if self.limits.broken(created, used, now):
             return Found(Standing.UNSURE)
-        slide = bool(done) or self.limits.is_due(used, now)
+        touch = bool(done) or self.limits.is_due(used, now)
         if not value:
-            return Found(Standing.HIT, None, slide)
+            return Found(Standing.HIT, None, touch)
         if file is not None:
             content = self.files.read(file, size)
         if content is None or len(content) != size:
             return Found(Standing.UNSURE)
-        return Found(Standing.HIT, Entry(Kind(kind), content, cost, created), slide)
+        return Found(Standing.HIT, Entry(Kind(kind), content, cost, created), touch)
 
     def totals(self) -> Totals:
         """What is held, from the running totals: no scan."""
@@ -197,7 +197,7 @@ class DiskIndex:
                 self.files.remove(name)
                 change.db.execute("DELETE FROM entries WHERE id = ?", (number,))
 
-    def slide(self, key: str, now: float) -> None:
+    def touch(self, key: str, now: float) -> None:
         """Note a use, unless one was noted just before."""
         with self.connections.change() as change:
             row = change.db.execute(

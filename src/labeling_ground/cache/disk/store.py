@@ -150,8 +150,8 @@ class DiskStore:
             # In line with the writes: the use that keeps it alive may be waiting there.
             await self._write(partial(self._index.settle, key, now))
             found = await self._read(partial(self._index.find, key, now))
-        if found.slide:
-            self._behind(partial(self._index.slide, key, now))
+        if found.touch:
+            self._behind(partial(self._index.touch, key, now))
         return found.entry
 
     async def put(self, key: str, entry: Entry, used: float | None = None) -> None:
@@ -179,14 +179,14 @@ class DiskStore:
             self.trouble = ""
 
     async def touch(self, key: str) -> bool:
-        """Slide the idle timer without reading the value. Whether the key is here."""
+        """Restart the idle timer without reading the value. Whether the key is here."""
         now = self._clock()
         found = await self._read(partial(self._index.find, key, now, value=False))
         if found.standing is Standing.UNSURE:
             await self._write(partial(self._index.settle, key, now))
             found = await self._read(partial(self._index.find, key, now, value=False))
-        if found.slide:
-            self._behind(partial(self._index.slide, key, now))
+        if found.touch:
+            self._behind(partial(self._index.touch, key, now))
         return found.standing is Standing.HIT
 
     async def has(self, key: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from labeling_ground.cache.redis.connect import RedisConnection
 
 _OLDEST = (6, 2)
-"""The first version with ``GETEX``, which reads and slides the idle time at once."""
+"""The first version with ``GETEX``, which reads and restarts the idle time at once."""
 _LEAST = 32 << 20
 """An eighth of this is 4 MiB: the embedding of one image, unrounded."""
 _SET = "Set 'maxmemory-policy volatile-ttl'."

@@ -34,9 +34,9 @@ _RECENT = 10_000
 class RedisStore:
     """Entries in Redis, each under one key, its value the sealed frame as it is.
 
-    The read itself slides the idle timer (``GETEX``), in the same round trip. A key that is there is not written again
-    (``SET NX``), only its timer is: values never change. Redis expires and evicts; this class sends it the lifetimes
-    by which it does so (see ``Lifetimes``), and refuses what is above an eighth of the memory of the smallest server.
+    The read itself restarts the idle timer (``GETEX``), in the same round trip. A key that is there is not written
+    again (``SET NX``), only its timer is: values never change. Redis expires and evicts; this class sends it the
+    lifetimes for that (see ``Lifetimes``), and refuses what is above an eighth of the memory of the smallest server.
     The done hint is not passed on: it is one process's knowledge and Redis is everybody's, and finding an image's keys
     would cost a scan.
 

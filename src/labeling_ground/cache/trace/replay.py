@@ -9,7 +9,7 @@ from labeling_ground.cache.choose import choose_policy, choose_ranking
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policy.port import Policy, Reason
 from labeling_ground.cache.policy.ranked import RankedPolicy
-from labeling_ground.cache.rules import LONGEST_CHAIN, goes_down
+from labeling_ground.cache.rules import LONGEST_CHAIN, is_worth_demoting
 from labeling_ground.cache.trace.events import What
 from labeling_ground.cache.trace.prepared import Prepared, Step
 from labeling_ground.types import Entry, Kind
@@ -94,8 +94,8 @@ class Replay:
             self.memory.on_evict = self._demote
         self._peek, self._insert = self.memory.peek, self.memory.insert
         self._read_s = setup.lower_read_s
-        self._slide_every = (setup.idle_s or 1800.0) / 20
-        self._slid: dict[str, float] = {}
+        self._touch_every_s = (setup.idle_s or 1800.0) / 20
+        self._touched: dict[str, float] = {}
         self._ages = setup.max_age_s is not None
         self._accesses = 0
         self.result = Replayed(setup)
@@ -149,8 +149,8 @@ class Replay:
         self._lookups[kind] += 1
         if self._find(step.key) is not None:
             self._hits[kind] += 1
-            self._slide(step.image)
-            self._slide(step.embedding)
+            self._touch(step.image)
+            self._touch(step.embedding)
         else:
             self._decode(step)
 
@@ -177,7 +177,7 @@ class Replay:
         self._lookups[Kind.EMBEDDING] += 1
         if self._find(step.embedding) is not None:
             self._hits[Kind.EMBEDDING] += 1
-            self._slide(step.image)
+            self._touch(step.image)
             return True
         if self._find(step.image) is None:
             self._keep(step.image, step.alone if self.lower is None else step.file)
@@ -191,7 +191,7 @@ class Replay:
         if self.lower is None:
             return entry
         if entry is not None:
-            self._slide_lower(key)
+            self._touch_lower(key)
             return entry
         entry = self.lower.peek(key)
         if entry is not None and entry.kind is not Kind.IMAGE:
@@ -206,24 +206,29 @@ class Replay:
         if self.lower is None or kind is Kind.LOGITS:
             self._insert(key, entry)
             return
-        self._slid[key] = self._now
+        self._touched[key] = self._now
         if kind is not Kind.IMAGE:
             self._insert(key, entry)
         self.lower.insert(key, entry)
 
     def _demote(self, key: str, entry: Entry, reason: str, used: float) -> None:
         below = self.lower
-        if below is not None and reason == Reason.BUDGET and goes_down(entry, self._read_s) and key not in below:
+        if (
+            below is not None
+            and reason == Reason.BUDGET
+            and is_worth_demoting(entry, self._read_s)
+            and key not in below
+        ):
             below.insert(key, entry, used)
 
-    def _slide(self, key: str) -> None:
+    def _touch(self, key: str) -> None:
         self._accesses += 1
         if self._peek(key) is None and self.lower is not None:
-            self._slide_lower(key)
+            self._touch_lower(key)
 
-    def _slide_lower(self, key: str) -> None:
-        if self.lower is not None and self._now - self._slid.get(key, -1e18) >= self._slide_every:
-            self._slid[key] = self._now
+    def _touch_lower(self, key: str) -> None:
+        if self.lower is not None and self._now - self._touched.get(key, -1e18) >= self._touch_every_s:
+            self._touched[key] = self._now
             self.lower.peek(key)
 
     def _mark(self, group: str, done: bool) -> None:

@@ -1,0 +1,150 @@
+"""Calls to a tier: each with a deadline that measures the tier, under one circuit breaker, a few at a time."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from labeling_ground.cache.tier_health import TierHealth
+
+T = TypeVar("T")
+
+_TURNS = 8
+"""Turns of the loop that an answer is given after its deadline: where the loop was held up, it is there already."""
+
+
+class Call:
+    """One call to the tier: futures that are done when the tier began with it, and when it was through."""
+
+    def __init__(self, limit: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.limit = limit
+        """Seconds that the tier may take."""
+        self.begun: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.started = 0.0
+        """When the tier began, in seconds of the calls' clock."""
+
+
+class TierCalls:
+    """Calls to one tier, or to what lies in the same place.
+
+    Deadlines measure the tier: from the moment that it begins with a call until it is through. What a call waits before
+    that, for one of the tier's places in this process, and what checking its answer takes, is bounded likewise, but
+    it is not the tier that fails then.
+
+    Args:
+        health: told how each call ends.
+        deadline_s: how long a call may take, in seconds.
+        at_once: calls that the tier works on at the same time; ``None``: as many as come.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        health: TierHealth,
+        *,
+        deadline_s: float,
+        at_once: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.health = health
+        self.deadline_s = deadline_s
+        self.clock = clock
+        self.unfinished: set[asyncio.Task[Any]] = set()
+        """Calls under way, those past their deadline among them."""
+        self._places = None if at_once is None else asyncio.Semaphore(at_once)
+        self._working: set[Call] = set()
+
+    async def ask(
+        self,
+        what: str,
+        work: Callable[[], Awaitable[T]],
+        deadline_s: float | None = None,
+        digest: Callable[[Call, T], Awaitable[T]] | None = None,
+    ) -> T | None:
+        """Return what ``work`` answers; ``None`` if it fails, is late, or the breaker is open.
+
+        What is past its deadline, or whose asker left, is left to finish: cutting it off would cost a connection.
+
+        Args:
+            what: a name for it in logs.
+            work: asks the tier.
+            deadline_s: how long the tier may take, where the default would not do.
+            digest: makes of the answer what is returned, when the tier is through.
+        """
+        if not self.health.breaker.allows():
+            return None
+        limit = deadline_s or self.deadline_s
+        call = Call(limit)
+        answer = self._answer(call, what, work, digest)
+        task = self.begin(answer)
+        try:
+            if not await _done_within(limit, call.begun, task):
+                # The queue is long; or the tier hangs, and so the queue does not move.
+                hangs = all(self.clock() - other.started > other.limit for other in self._working)
+                self.health.was_late(is_tier=hangs and bool(self._working))
+                return None
+            if not await _done_within(limit, call.ended, task):
+                self.health.was_late(is_tier=True)
+                return None
+            if not await _done_within(limit, task):
+                self.health.was_late(is_tier=False)
+                return None
+            return task.result()
+        finally:
+            if not call.begun.done():  # the tier knows nothing of it
+                task.cancel()
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start work that nobody need wait for; ``aclose`` does."""
+        task = asyncio.create_task(work)
+        self.unfinished.add(task)
+        task.add_done_callback(self.unfinished.discard)
+        return task
+
+    async def aclose(self, grace_s: float) -> None:
+        """Wait for what is under way, for so many seconds at most."""
+        if self.unfinished:
+            await asyncio.wait(self.unfinished, timeout=grace_s)
+
+    async def _answer(
+        self,
+        call: Call,
+        what: str,
+        work: Callable[[], Awaitable[T]],
+        digest: Callable[[Call, T], Awaitable[T]] | None,
+    ) -> T | None:
+        try:
+            async with self._place(call):
+                answer = await work()
+            if self.clock() - call.started <= call.limit:  # one that nobody waited for is no sign of health
+                self.health.succeeded()
+            return answer if digest is None else await digest(call, answer)
+        except Exception as error:  # noqa: BLE001 -- whatever a tier's driver raises, the ask goes on without it
+            self.health.failed(what, error, is_counted=self.clock() - call.started > call.limit)
+            return None
+
+    @contextlib.asynccontextmanager
+    async def _place(self, call: Call) -> AsyncIterator[None]:
+        """Wait for one of the tier's places and occupy it; note when the tier begins and when it is through."""
+        async with self._places or contextlib.nullcontext():
+            call.started = self.clock()
+            call.begun.set_result(None)
+            self._working.add(call)
+            try:
+                yield
+            finally:
+                self._working.discard(call)
+                call.ended.set_result(None)
+
+
+async def _done_within(limit: float, *futures: asyncio.Future[Any]) -> bool:
+    """Wait for the first of the futures, for so many seconds at most. Whether one is done."""
+    await asyncio.wait(futures, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+    for _ in range(_TURNS):
+        if any(future.done() for future in futures):
+            return True
+        await asyncio.sleep(0)
+    return False

@@ -1,0 +1,229 @@
+"""What one server counts: what was asked, what it cost, what the cache saved, and how its parts behave.
+
+Plain numbers, one truth for ``/v1/cache`` and ``/metrics``.
+"""
+
+import time
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from labeling_ground.cache.ghost import Regret
+from labeling_ground.cache.tiered import TieredStore
+from labeling_ground.inference.backend import Backend
+from labeling_ground.inference.remote_status import EngineFigures, RemoteStatus
+from labeling_ground.service.hedge import HedgeOutcome
+from labeling_ground.service.lane import Lane
+from labeling_ground.service.sessions import Sessions
+from labeling_ground.supervisor import Supervisor
+from labeling_ground.types import Kind, Outcome, StoreStats
+
+SPREAD_S = (10.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 14_400.0, 86_400.0)
+"""Seconds by which ages and idle times are told apart."""
+
+
+@dataclass
+class KindCounts:
+    """Look-ups of one kind. ``recomputed`` are those of the ``misses`` that were evicted before."""
+
+    hits: int = 0
+    misses: int = 0
+    joined: int = 0
+    recomputed: int = 0
+    failed: int = 0
+    """Asks that ended in an error; they are no look-ups."""
+    seconds_saved: float = 0.0
+    seconds_computed: float = 0.0
+    asked: Counter[Outcome] = field(default_factory=Counter)
+    """Those of the look-ups whose answer somebody waited for: not those behind a miss, and no prefetches."""
+
+    @property
+    def hit_ratio(self) -> float | None:
+        """Hits of ``asked``, from 0 to 1; ``None`` before the first."""
+        asked = self.asked.total()
+        return self.asked[Outcome.HIT] / asked if asked else None
+
+    @property
+    def lookups(self) -> int:
+        """Hits, misses and joined."""
+        return self.hits + self.misses + self.joined
+
+
+@dataclass
+class Counters:
+    """Counts outcomes. Only the event loop writes to it."""
+
+    kinds: dict[Kind, KindCounts] = field(
+        default_factory=lambda: {kind: KindCounts() for kind in (Kind.EMBEDDING, Kind.MASK, Kind.EVERYTHING)}
+    )
+    hedges: Counter[tuple[Kind, HedgeOutcome]] = field(default_factory=Counter)
+
+    def outcome(self, kind: Kind, outcome: Outcome, cost: float) -> None:
+        """Count one look-up. ``cost``: the seconds that computing the entry took, or takes again."""
+        counts = self.kinds[kind]
+        if outcome is Outcome.HIT:
+            counts.hits += 1
+            counts.seconds_saved += cost
+        elif outcome is Outcome.JOINED:
+            counts.joined += 1
+            counts.seconds_saved += cost
+        else:
+            counts.misses += 1
+            counts.recomputed += outcome is Outcome.RECOMPUTED
+            counts.seconds_computed += cost
+
+    def asked(self, kind: Kind, outcome: Outcome) -> None:
+        """Count that somebody waited for this look-up, which ``outcome`` has counted."""
+        self.kinds[kind].asked[outcome] += 1
+
+    def failure(self, kind: Kind) -> None:
+        """Count an ask that ended in an error."""
+        self.kinds[kind].failed += 1
+
+    def hedge(self, kind: Kind, outcome: HedgeOutcome) -> None:
+        """Count what became of a queued prediction."""
+        self.hedges[kind, outcome] += 1
+
+    def total(self) -> KindCounts:
+        """All kinds together."""
+        total = KindCounts()
+        for counts in self.kinds.values():
+            for name in vars(total):
+                setattr(total, name, getattr(total, name) + getattr(counts, name))
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class TierCounts:
+    """One tier: what it holds, and how it behaves."""
+
+    stats: StoreStats
+    breaker: str
+    errors: Mapping[str, int]
+    skipped: int
+    pending: int
+    demoted: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCounts:
+    """One queue in front of the model."""
+
+    running: int
+    waiting: int
+    turned_away: int
+    typical_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Regretted:
+    """What was computed again after memory's budget had evicted it."""
+
+    entries: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class GhostCounts:
+    """What a larger memory tier would have spared; estimates from a sample of the images."""
+
+    larger_by: float
+    hits: float
+    seconds_saved: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How seconds are spread over the entries in memory, by a sample of them.
+
+    Attributes:
+        counts: how many entries have at most ``SPREAD_S[i]`` seconds.
+        total: how many there are.
+        seconds: of all of them together.
+    """
+
+    counts: tuple[int, ...]
+    total: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CountersSnapshot:
+    """Everything that is counted, at one moment."""
+
+    at: float
+    total: KindCounts
+    kinds: Mapping[Kind, KindCounts]
+    hedges: Mapping[tuple[Kind, HedgeOutcome], int]
+    tiers: tuple[TierCounts, ...]
+    lanes: Mapping[str, QueueCounts]
+    flights: int
+    sessions: int
+    sessions_unkept: int
+    """Changes of sessions that were answered before they were kept below memory."""
+    background_errors: Mapping[str, int]
+    """Failed attempts of background work, by its name."""
+    engines: tuple[EngineFigures, ...]
+    """Those in other processes."""
+    regret: Mapping[Kind, Regretted]
+    ghosts: tuple[GhostCounts, ...]
+    sampled: float
+    """The share of the images that the ghosts see."""
+    ages: Spread
+    idle: Spread
+
+
+async def take_snapshot(
+    counters: Counters,
+    *,
+    store: TieredStore,
+    backend: Backend,
+    queues: Iterable[Lane],
+    flights: int,
+    sessions: Sessions,
+    supervisor: Supervisor,
+) -> CountersSnapshot:
+    """Everything that these parts count, at this moment."""
+    lower = {tier.store.name: tier for tier in store.lower}
+    tiers = []
+    for stats in await store.stats():
+        tier = lower.get(stats.tier)
+        if tier is None:
+            tiers.append(TierCounts(stats, "closed", {}, 0, 0, 0))
+        else:
+            health, seen = tier.health, tier.health.counters
+            tiers.append(
+                TierCounts(stats, health.breaker.state, dict(seen.errors), seen.skipped, len(tier.queue), seen.demoted)
+            )
+    watch, memory = store.watch, store.memory
+    sample = [] if watch is None else watch.spread(memory)
+    regret = Regret() if watch is None else watch.regret
+    return CountersSnapshot(
+        at=time.time(),
+        total=counters.total(),
+        kinds=dict(counters.kinds),
+        hedges=dict(counters.hedges),
+        tiers=tuple(tiers),
+        lanes={lane.name: QueueCounts(lane.running, lane.waiting, lane.turned_away, lane.typical_s) for lane in queues},
+        flights=flights,
+        sessions=len(sessions),
+        sessions_unkept=sessions.unkept,
+        background_errors=dict(supervisor.errors),
+        engines=tuple(backend.engines()) if isinstance(backend, RemoteStatus) else (),
+        regret={kind: Regretted(regret.entries[kind], regret.seconds.get(kind, 0.0)) for kind in counters.kinds},
+        ghosts=tuple(
+            GhostCounts(ghost.larger_by, ghost.hits, ghost.seconds_saved) for ghost in (watch.ghosts if watch else ())
+        ),
+        sampled=1.0 if watch is None else watch.sampled,
+        ages=_spread([age for age, _ in sample], memory.entries),
+        idle=_spread([idle for _, idle in sample], memory.entries),
+    )
+
+
+def _spread(sample: Sequence[float], entries: int) -> Spread:
+    """Of a sample, for all entries."""
+    ordered = sorted(sample)
+    scale = entries / len(ordered) if ordered else 0.0
+    counts = tuple(round(bisect_right(ordered, most) * scale) for most in SPREAD_S)
+    return Spread(counts, entries, sum(ordered) * scale)

@@ -1,0 +1,187 @@
+"""Images that are named by their address: fetched once, then known by the digest of what was there."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from labeling_ground import key as keys
+from labeling_ground.errors import Overloaded, UnknownImage
+from labeling_ground.service.fetching import Fetched, Fetcher, Validators
+from labeling_ground.service.flights import Flights
+from labeling_ground.service.predictor import ImageAnswer, ImageState, Predictor, PrefetchAnswer
+from labeling_ground.types import Stretch
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """What was found at an address: the file's digest, what tells whether it has changed, and until when not to ask."""
+
+    digest: str
+    validators: Validators
+    fresh_until: float
+
+
+class Sources:
+    """Opens images by address. An address is never a key of the cache: it leads to a digest, for a while.
+
+    For ``fresh_s`` nobody is asked again. After that, a host that sent an ``ETag`` or ``Last-Modified`` is asked
+    whether the file has changed; any other host sends it anew.
+
+    Args:
+        predictor: where the images go.
+        fetcher: gets the files.
+        most_addresses: so many addresses are remembered, those used last.
+        fresh_s: seconds for which the file at an address is taken to be the same.
+        most_bytes: so many bytes of fetched files are held at once, while they are encoded.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        fetcher: Fetcher,
+        *,
+        most_addresses: int = 10_000,
+        fresh_s: float = 60.0,
+        most_bytes: int = 512 << 20,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.fetcher = fetcher
+        self.bytes_held = 0
+        """Bytes of fetched files that are being encoded."""
+        self._predictor = predictor
+        self._most_addresses = most_addresses
+        self._fresh_s = fresh_s
+        self._most_bytes = most_bytes
+        self._clock = clock
+        self._remembered: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
+        self._flights: Flights[Fetched] = Flights()
+
+    async def open_image(
+        self, tenant: str, url: str, *, stretch: Stretch | None = None, client: str | None = None
+    ) -> ImageAnswer:
+        """The image at an address, fetched unless it is known, and encoded.
+
+        Raises:
+            LabelingGroundError: see ``locate``.
+        """
+        found = await self.locate(tenant, url, stretch=stretch, client=client)
+        if isinstance(found, ImageAnswer):
+            return found
+        _, answer = await self._predictor.embedding(tenant, found.image_id)
+        return answer
+
+    async def locate(
+        self,
+        tenant: str,
+        url: str,
+        *,
+        stretch: Stretch | None = None,
+        client: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        fresh_s: float | None = None,
+    ) -> ImageState | ImageAnswer:
+        """Which image is at an address, and its size; it is fetched and encoded unless it is known.
+
+        An ``ImageState`` is the answer where no file was fetched: the image may have to be encoded again then.
+
+        Args:
+            tenant: whose namespace; addresses are remembered for each tenant alone.
+            url: the address.
+            stretch: how the file is read.
+            client: who works on it now, if that is known.
+            headers: credentials for the address's own host, of this tenant.
+            fresh_s: in place of this object's own.
+
+        Raises:
+            SourceRefused, SourceFailed, TooLarge, Overloaded: see ``Fetcher.get``.
+            LabelingGroundError: see ``Predictor.add_image``.
+        """
+        known = await self._known(tenant, url, stretch)
+        if known is not None and self._is_fresh(tenant, url):
+            return known
+        fetched = await self._fetch(tenant, url, known, headers, fresh_s)
+        if fetched.file is None and known is not None:
+            return known
+        file = fetched.file or b""
+        self.bytes_held += len(file)
+        try:
+            image_id = keys.stretched(fetched.digest, stretch)
+            return await self._predictor.add_image(tenant, file, image_id, client=client)
+        finally:
+            self.bytes_held -= len(file)
+
+    async def prefetch(
+        self,
+        tenant: str,
+        url: str,
+        *,
+        stretch: Stretch | None = None,
+        client: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        fresh_s: float | None = None,
+    ) -> tuple[str, PrefetchAnswer]:
+        """Fetch the image at an address and queue it, unless it is encoded already: its id, and what became of it.
+
+        Raises:
+            LabelingGroundError: see ``locate``.
+        """
+        known = await self._known(tenant, url, stretch)
+        if known is not None and not known.encoded:
+            known = None  # its file is needed
+        fetched = None
+        if known is None or not self._is_fresh(tenant, url):
+            fetched = await self._fetch(tenant, url, known, headers, fresh_s)
+        if known is not None and (fetched is None or fetched.file is None):
+            return known.image_id, PrefetchAnswer(False, known.version, known.model_note)
+        assert fetched is not None  # noqa: S101 -- for the type checker
+        image_id = keys.stretched(fetched.digest, stretch)
+        return image_id, await self._predictor.prefetch(tenant, fetched.file or b"", image_id, client=client)
+
+    async def aclose(self) -> None:
+        """Call off what is being fetched, and close the connections."""
+        await self._flights.aclose()
+        await self.fetcher.aclose()
+
+    # --- within -------------------------------------------------------------------------------------------------
+
+    async def _known(self, tenant: str, url: str, stretch: Stretch | None) -> ImageState | None:
+        found = self._remembered.get((tenant, url))
+        if found is None:
+            return None
+        self._remembered.move_to_end((tenant, url))
+        try:
+            return await self._predictor.image_state(tenant, keys.stretched(found.digest, stretch))
+        except UnknownImage:
+            return None
+
+    def _is_fresh(self, tenant: str, url: str) -> bool:
+        return self._clock() < self._remembered[tenant, url].fresh_until
+
+    async def _fetch(
+        self,
+        tenant: str,
+        url: str,
+        known: ImageState | None,
+        headers: Mapping[str, str] | None,
+        fresh_s: float | None,
+    ) -> Fetched:
+        """What is at the address now; without the file where that is known and has not changed."""
+        if self.bytes_held >= self._most_bytes:
+            raise Overloaded("Too many fetched images wait to be encoded. Try again.")
+        before = self._remembered.get((tenant, url)) if known is not None else None
+        validators = before.validators if before is not None else None
+
+        async def fetch(_: Callable[[], None]) -> Fetched:
+            return await self.fetcher.get(url, headers=headers, validators=validators)
+
+        # Who has the file and who has not wait for two different answers.
+        fetched, _ = await self._flights.join(f"{tenant} {before is not None} {url}", fetch)
+        digest = before.digest if fetched.file is None and before is not None else fetched.digest
+        fresh_until = self._clock() + (self._fresh_s if fresh_s is None else fresh_s)
+        self._remembered[tenant, url] = _Remembered(digest, fetched.validators, fresh_until)
+        self._remembered.move_to_end((tenant, url))
+        if len(self._remembered) > self._most_addresses:
+            self._remembered.popitem(last=False)
+        return fetched

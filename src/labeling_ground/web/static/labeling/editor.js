@@ -1,0 +1,419 @@
+// The image that is being labeled: its work, the asks to the server, and what is to be seen of them.
+
+import { Asks, Backlog } from "./asks.js";
+import { History } from "./history.js";
+import { Newest } from "./newest.js";
+import { Picture } from "./painter.js";
+import { t } from "../shared/words.js";
+import * as views from "./view.js";
+import * as works from "./work.js";
+
+const REST = 60; // milliseconds that the pointer rests before a preview is asked for
+
+export class Editor {
+  image = null;
+  picture = null;
+  view = null;
+  waiting = null; // {kind, since, share}: what is being waited for
+  badge = null; // the newest answer
+  preview = null; // {at, rle}: the mask under the pointer
+  stale = null; // the mask of the prompt before the last click, until there is a newer one
+  boxing = null; // the box that is being drawn
+  cross = null; // the keyboard's place
+  corner = null; // the first corner of the keyboard's box
+  selected = null; // a finished object's id
+  problem = null; // what the server refused, or a word of ours
+  masksShown = true;
+  hovering = true;
+
+  #histories = new Map();
+  #asking = new Newest();
+  #looking = new Newest();
+  #opening = null;
+  #rest = 0;
+  #pixel = null;
+  #fitted = true;
+  #asked = null; // the work whose prompt is on its way to the server
+
+  /**
+   * `size()` is the canvas's; `redraw()` paints soon, `paint()` now; `changed()` redraws everything; `keep(id, work)` stores;
+   * `maskless(image, object)` hears of an object that was finished early and has no mask.
+   */
+  constructor({ album, server, decoder, trouble, size, redraw, paint, changed, keep, classId, maskless }) {
+    Object.assign(this, { album, server, decoder, size, redraw, paint, changed, keep, classId, maskless });
+    this.asks = new Asks({ album, server, decoder, trouble });
+    this.backlog = new Backlog({
+      asks: this.asks,
+      answered: (image, object, { masks }) => this.#settle(image, object, masks[0]),
+      refused: (image, object, error) => this.#settle(image, object, null, error.message),
+    });
+  }
+
+  get work() {
+    return this.#history?.now ?? works.EMPTY;
+  }
+
+  get #history() {
+    return this.image ? this.#histories.get(this.image.id) : null;
+  }
+
+  get canUndo() {
+    return this.#history?.canUndo ?? false;
+  }
+
+  get canRedo() {
+    return this.#history?.canRedo ?? false;
+  }
+
+  /** Put an image on the editor; `saved` is what was stored of its work, if anything. */
+  async open(image, saved) {
+    this.close();
+    const { signal } = (this.#opening = new AbortController());
+    this.image = image;
+    this.resume(image, saved);
+    this.changed();
+    await this.#show(image, signal).catch((error) => {
+      if (!signal.aborted) this.#wait(null);
+      throw error;
+    });
+    if (signal.aborted) return false;
+    this.#askIfNeeded();
+    return this.#getReady(image, signal);
+  }
+
+  async #show(image, signal) {
+    const picture = await Picture.of(this.album.pictureOf(image));
+    if (signal.aborted) return picture.close();
+    const { picture: before } = this;
+    this.picture = picture;
+    if (before?.width === picture.width && before.height === picture.height) this.redraw();
+    else this.fit();
+    before?.close();
+    return picture.addHalves().then(() => this.redraw(), () => {}); // closed meanwhile
+  }
+
+  /** An image turned out to be another picture than was drawn; on one of another size, prompts meant something else. */
+  async pictured(image, isResized) {
+    const history = this.#histories.get(image.id);
+    if (isResized && history) {
+      history.amendAll((work) => works.unasked(work, t("otherPicture")));
+      this.keep(image.id, history.now);
+    }
+    if (image !== this.image) return;
+    this.#askIfNeeded();
+    await this.#show(image, this.#opening.signal).catch((error) => this.#fail(error));
+    this.changed();
+  }
+
+  /** Take up an image's work, `saved` as it was stored, and get the masks that it still lacks. */
+  resume(image, saved) {
+    if (!this.#histories.has(image.id)) this.#histories.set(image.id, new History(works.restored(saved)));
+    for (const object of this.objectsOf(image.id)) if (object.pending) this.backlog.add(image, object);
+  }
+
+  /** Put the image away: another one comes. */
+  close() {
+    this.#opening?.abort();
+    this.#asking.drop();
+    this.#asked = null;
+    this.unhover();
+    this.decoder.close();
+    this.picture?.close();
+    Object.assign(this, { picture: null, waiting: null, badge: null, stale: null, boxing: null, cross: null, corner: null,
+      selected: null, problem: null, image: null });
+    this.#wait("checking");
+  }
+
+  /** Nothing is open any more. */
+  clear() {
+    this.close();
+    this.#wait(null);
+  }
+
+  forget(id) {
+    this.backlog.drop(id);
+    this.#histories.delete(id);
+  }
+
+  /** Every object of an image, as far as this editor has seen the image. */
+  objectsOf(id) {
+    return this.#histories.get(id)?.now.objects;
+  }
+
+  async #getReady(image, signal) {
+    try {
+      await this.album.ready(image, signal, (kind, share) => this.#wait(kind, share));
+      this.#wait(null);
+      this.decoder.open(image.id);
+      return true;
+    } catch (error) {
+      if (error.name !== "AbortError") this.#fail(error);
+      return false;
+    }
+  }
+
+  #wait(kind, share) {
+    const since = this.waiting?.kind === kind ? this.waiting.since : performance.now();
+    this.waiting = kind && { kind, since, share };
+    this.changed();
+  }
+
+  #fail(error) {
+    this.waiting = null;
+    this.problem = error.message;
+    this.changed();
+  }
+
+  // --- the prompt ------------------------------------------------------------------------------------------------------
+
+  /** A click on a pixel: label 1 on the object, 0 off it. */
+  click(pixel, label) {
+    this.#step(works.withPoint(this.work, { ...pixel, label }));
+  }
+
+  box(box) {
+    this.boxing = null;
+    if (box) this.#step(works.withBox(this.work, box));
+    else this.redraw();
+  }
+
+  discard() {
+    this.corner = null;
+    if (works.hasPrompt(this.work)) this.#step(works.discarded(this.work));
+    else this.select(null);
+  }
+
+  /** Take the next candidate, or with -1 the one before. */
+  candidate(step) {
+    this.#amend(works.stepped(this.work, step));
+  }
+
+  /** Finish the object in the making. Where its mask is not there yet, the object gets it however late it comes. */
+  finish() {
+    const classId = this.work.objects.find((one) => one.id === this.work.editing)?.classId ?? this.classId();
+    const [id, pending] = [newId(), newId()];
+    const next = works.finished(this.work, { id, classId, pending });
+    if (next === null) return false;
+    const object = next.objects.find((one) => one.pending === pending);
+    if (object) this.backlog.add(this.image, object); // before the ask for the prompt is called off, which it joins
+    this.#step(next);
+    return true;
+  }
+
+  #settle(image, object, mask, trouble) {
+    const history = this.#histories.get(image.id);
+    if (!history) return;
+    history.amendAll((work) => works.settled(work, object.pending, mask, trouble));
+    this.keep(image.id, history.now);
+    if (!mask?.area) this.maskless(image, object);
+    this.changed();
+  }
+
+  undo() {
+    if (!this.#history?.undo()) return;
+    this.stale = null;
+    this.#moved();
+  }
+
+  redo() {
+    if (!this.#history?.redo()) return;
+    this.stale = null;
+    this.#moved();
+  }
+
+  // --- finished objects ------------------------------------------------------------------------------------------------
+
+  edit(id) {
+    this.selected = null;
+    this.#step(works.editedAgain(this.work, id));
+  }
+
+  remove(id) {
+    this.#step(works.without(this.work, id));
+  }
+
+  change(id, change) {
+    this.#step(works.changed(this.work, id, change));
+  }
+
+  /** Hiding is looking, not labeling: undo does not care. */
+  hide(id) {
+    const object = this.work.objects.find((one) => one.id === id);
+    if (object) this.#amend(works.changed(this.work, id, { hidden: !object.hidden }));
+  }
+
+  select(id) {
+    this.selected = id;
+    this.changed();
+  }
+
+  #step(work) {
+    if (!this.image || work === this.work) return;
+    const before = works.chosen(this.work)?.rle ?? this.stale ?? this.preview?.rle ?? null;
+    this.stale = works.isAskable(work) && !work.answer ? before : null;
+    this.#history.push(work);
+    this.#moved();
+  }
+
+  #amend(work) {
+    if (!this.image) return;
+    this.#history.amend(work);
+    this.#kept();
+  }
+
+  #moved() {
+    this.unhover();
+    if (this.image.state !== "failed") this.problem = null;
+    if (!this.work.objects.some((one) => one.id === this.selected)) this.selected = null;
+    this.#askIfNeeded();
+    this.#kept();
+  }
+
+  #kept() {
+    this.image.objects = this.work.objects.length;
+    this.keep(this.image.id, this.work);
+    this.changed();
+  }
+
+  #askIfNeeded() {
+    const { image, work } = this;
+    if (!image || work.answer || !works.isAskable(work)) {
+      this.#asked = null;
+      this.#asking.drop();
+      if (this.waiting?.kind === "decoding") this.waiting = null;
+      return;
+    }
+    if (this.#asked && works.samePrompt(this.#asked, work)) return;
+    this.#asked = work;
+    const started = performance.now();
+    this.#asking.ask(async (signal) => {
+      try {
+        const answer = await this.asks.masks(image, work, signal, (kind, share) => this.#wait(kind, share));
+        if (signal.aborted || this.image !== image) return;
+        this.#wait(null);
+        this.badge = { ...answer, ms: performance.now() - started };
+        this.stale = null;
+        if (works.samePrompt(this.work, work)) this.#amend(works.withAnswer(this.work, answer));
+        this.paint();
+        performance.measure("click-to-mask", { start: started, detail: { outcome: answer.outcome, serverMs: answer.serverMs } });
+      } catch (error) {
+        if (error.name === "AbortError") throw error;
+        this.#fail(error);
+      } finally {
+        if (this.#asked === work) this.#asked = null;
+      }
+    });
+  }
+
+  // --- the preview -----------------------------------------------------------------------------------------------------
+
+  /** The pointer rests on, or passes over, a pixel. Asks only while nothing is being made: the next click would start it. */
+  hover(pixel) {
+    if (pixel && this.#pixel && pixel.x === this.#pixel.x && pixel.y === this.#pixel.y) return;
+    this.#pixel = pixel;
+    clearTimeout(this.#rest);
+    const wanted = pixel && this.hovering && this.image?.state === "ready" && !works.hasPrompt(this.work);
+    if (!wanted) {
+      this.unhover();
+      return;
+    }
+    this.#rest = setTimeout(() => this.#look(this.image, pixel), REST);
+  }
+
+  unhover() {
+    clearTimeout(this.#rest);
+    this.#looking.drop();
+    this.#pixel = null;
+    if (this.preview) {
+      this.preview = null;
+      this.redraw();
+    }
+  }
+
+  #look(image, pixel) {
+    this.#looking.ask(async (signal) => {
+      try {
+        const prompt = { points: [{ ...pixel, label: 1 }], box: null };
+        const here = await this.decoder.masks(image.id, prompt, signal, { preview: true });
+        const { masks } = here ?? (await this.server.masks(image.id, prompt, signal));
+        if (this.image !== image || this.#pixel !== pixel) return;
+        this.preview = { rle: masks[0].rle };
+        this.redraw();
+      } catch (error) {
+        if (error.name === "AbortError") throw error; // otherwise: a preview that fails is no trouble; a click will tell
+      }
+    });
+  }
+
+  // --- the view --------------------------------------------------------------------------------------------------------
+
+  fit() {
+    if (!this.picture) return;
+    this.view = views.fit(this.picture, this.size());
+    this.#fitted = true;
+    this.redraw();
+  }
+
+  /** The canvas has another size: a whole image stays whole, and a place that one looks at closely stays. */
+  resized() {
+    if (this.#fitted) this.fit();
+    else this.pan(0, 0);
+  }
+
+  zoom(factor, at) {
+    if (!this.picture) return;
+    const size = this.size();
+    this.view = views.zoom(this.view, at ?? { x: size.width / 2, y: size.height / 2 }, factor, this.picture, size);
+    this.#fitted = false;
+    this.redraw();
+  }
+
+  pan(dx, dy) {
+    if (!this.picture) return;
+    this.view = views.pan(this.view, dx, dy, this.picture, this.size());
+    this.#fitted = false;
+    this.redraw();
+  }
+
+  pixelAt(screen) {
+    return this.picture ? views.pixelAt(views.toImage(this.view, screen), this.picture) : null;
+  }
+
+  boxBetween(a, b) {
+    if (!this.picture) return null;
+    return views.boxBetween(views.toImage(this.view, a), views.toImage(this.view, b), this.picture);
+  }
+
+  /** Move the keyboard's cross by screen pixels, or by single ones of the image. */
+  moveCross(dx, dy, fine) {
+    if (!this.picture) return;
+    const size = this.size();
+    const from = this.cross ?? this.pixelAt({ x: size.width / 2, y: size.height / 2 }) ?? { x: 0, y: 0 };
+    const step = fine ? 1 : Math.max(1, Math.round(12 / this.view.scale));
+    const clamp = (value, many) => Math.min(many - 1, Math.max(0, value));
+    this.cross = { x: clamp(from.x + dx * step, this.picture.width), y: clamp(from.y + dy * step, this.picture.height) };
+    if (this.corner) this.boxing = this.#keyboardBox();
+    this.hover(this.cross);
+    this.redraw();
+  }
+
+  /** Set one corner of a box at the cross, then the other. */
+  cornerAtCross() {
+    if (!this.cross) return;
+    if (this.corner) {
+      const box = this.#keyboardBox();
+      this.corner = null;
+      this.box(box);
+    } else {
+      this.corner = this.cross;
+    }
+  }
+
+  #keyboardBox() {
+    return views.boxBetween(this.corner, { x: this.cross.x + 1, y: this.cross.y + 1 }, this.picture);
+  }
+}
+
+function newId() {
+  return crypto.getRandomValues(new Uint32Array(2)).join("-");
+}

@@ -1,0 +1,129 @@
+// The lists beside and below the image.
+
+import { nameOf } from "./album.js";
+import { icon, make, unlessDrawn } from "../shared/elements.js";
+import { counted, t } from "../shared/words.js";
+
+function iconButton(name, label, onclick) {
+  return make("button", { className: "icon", type: "button", title: label, aria: { label }, onclick }, icon(name));
+}
+
+function textInput(value, label, placeholder, onchange) {
+  const input = make("input", { type: "text", value, placeholder, maxLength: 80, aria: { label }, autocomplete: "off" });
+  input.addEventListener("change", () => onchange(input.value.trim()));
+  input.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") input.blur();
+    if (event.key === "Escape") {
+      input.value = value;
+      input.blur();
+    }
+  });
+  return input;
+}
+
+/** A name that a double click on it, or `rename()` of the element, turns into a field. */
+function renamable({ text, value, label, placeholder, title, pressed }, on) {
+  const pick = make("button", { type: "button", className: "pick", title, ...(pressed === undefined ? {} : { aria: { pressed } }) }, text);
+  pick.rename = () => {
+    const input = textInput(value, label, placeholder, (name) => (name !== value ? on.rename(name) : undefined));
+    input.addEventListener("blur", () => input.replaceWith(pick));
+    pick.replaceWith(input);
+    input.select();
+    input.focus();
+  };
+  pick.addEventListener("click", on.pick);
+  pick.addEventListener("dblclick", pick.rename);
+  return pick;
+}
+
+export function drawClasses(list, { classes, current }, on) {
+  unlessDrawn(list, [classes, current], () =>
+    classes.map((one, i) => {
+      const colour = make("input", { type: "color", value: one.colour, aria: { label: t("classColour", one) } });
+      colour.addEventListener("change", () => on.change(one.id, { colour: colour.value }));
+      const rename = (name) => name && on.change(one.id, { name });
+      const pick = renamable(
+        { text: one.name, value: one.name, label: t("className"), placeholder: "", title: t("pickClass", one), pressed: one.id === current },
+        { pick: () => on.pick(one.id), rename },
+      );
+      const row = make("li", { className: one.id === current ? "on" : "" }, colour, pick);
+      if (i < 9) row.append(make("kbd", {}, String(i + 1)));
+      row.append(iconButton("edit", t("renameClass", one), pick.rename));
+      if (classes.length > 1) row.append(iconButton("delete", t("deleteClass", one), () => on.remove(one.id)));
+      return row;
+    }),
+  );
+}
+
+/** The name that an object shows while it has none of its own: its class and the place among those of it. */
+export function shownName(object, objects, classes) {
+  const alike = objects.filter((one) => one.classId === object.classId);
+  return `${classes.find((one) => one.id === object.classId)?.name ?? "?"} ${alike.indexOf(object) + 1}`;
+}
+
+export function drawObjects(list, { objects, classes, selected, editing }, on) {
+  const shown = objects.map(({ id, name, classId, hidden, pending, trouble }) => [id, name, classId, hidden, pending, trouble]);
+  unlessDrawn(list, [shown, classes], () =>
+    objects.map((object) => {
+      const colour = classes.find((one) => one.id === object.classId)?.colour ?? "#888888";
+      const shown = shownName(object, objects, classes);
+      const name = renamable(
+        { text: object.name || shown, value: object.name, label: t("objectName"), placeholder: shown, title: t("renameObject") },
+        { pick: () => on.select(object.id), rename: (text) => on.change(object.id, { name: text }) },
+      );
+      const choice = make("select", { className: "chip", title: t("objectClass"), aria: { label: t("objectClass") } });
+      choice.style.setProperty("--colour", colour);
+      for (const one of classes) choice.append(make("option", { value: one.id, selected: one.id === object.classId }, one.name));
+      choice.addEventListener("change", () => on.change(object.id, { classId: choice.value }));
+      const row = make(
+        "li",
+        { className: object.hidden ? "off" : "", data: { id: object.id } },
+        choice,
+        name,
+        ...maskState(object),
+        iconButton(object.hidden ? "hidden" : "eye", t(object.hidden ? "show" : "hide"), () => on.hide(object.id)),
+        iconButton("edit", t("edit"), () => on.edit(object.id)),
+        iconButton("delete", t("delete"), () => on.remove(object.id)),
+      );
+      row.addEventListener("pointerdown", () => on.select(object.id));
+      return row;
+    }),
+  );
+  for (const row of list.children) row.classList.toggle("on", row.dataset.id === selected || row.dataset.id === editing);
+}
+
+/** What an object that was finished early shows while it has no mask. */
+function maskState({ pending, trouble }) {
+  if (pending) return [make("span", { className: "spinner", role: "img", title: t("pendingMask"), aria: { label: t("pendingMask") } })];
+  if (trouble === undefined) return [];
+  const why = trouble ? t("refused", { why: trouble }) : t("emptyMask");
+  return [make("span", { className: "no-mask", role: "img", title: why, aria: { label: why } }, "!")];
+}
+
+const addresses = new WeakMap(); // thumbnail → its address: made once
+
+function addressOf(blob) {
+  if (!addresses.has(blob)) addresses.set(blob, URL.createObjectURL(blob));
+  return addresses.get(blob);
+}
+
+const STATES = { new: "notSent", sending: "sending", queued: "queued", ready: "ready", failed: "failed" };
+
+export function drawThumbs(list, { images, current }, open) {
+  const shown = images.map(({ id, names, state, objects, previewOf }) => [id, names, state, objects, previewOf]);
+  unlessDrawn(list, [shown, current], () =>
+    images.map((image) => {
+      const label = t("thumb", { name: nameOf(image), state: t(STATES[image.state]), objects: counted("objectsOf", image.objects) });
+      const button = make(
+        "button",
+        { type: "button", title: label, aria: { label, current: image.id === current }, data: { state: image.state } },
+        make("img", { src: addressOf(image.thumb), alt: "", loading: "lazy" }),
+        make("span", { className: "dot" }),
+      );
+      if (image.objects) button.append(make("span", { className: "count" }, String(image.objects)));
+      button.addEventListener("click", () => open(image));
+      return make("li", {}, button);
+    }),
+  );
+  list.querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+}
