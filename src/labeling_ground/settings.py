@@ -34,6 +34,7 @@ SHORTEST_KEY = 8
 LONGEST_S = 1e9
 """Seconds, or milliseconds, that no time is longer than: thirty years. Timers and databases overflow beyond it."""
 _NO_LINKS = "set enableServiceLinks: false in the pod, or call the service something else than labeling-ground"
+AdapterName = Literal["all", "none", "x-anylabeling"]
 NOWHERE = Path(os.devnull) / "no-home-directory"
 """Default of a folder below the home directory, where this user has none. Nobody can make a folder there."""
 
@@ -149,6 +150,9 @@ class Settings(BaseSettings):
     """A key of 8 characters or more, with which `DELETE /v1/cache` purges all namespaces, and `PUT /v1/cache/settings`
     changes settings of the cache; without it nobody changes them. With `api_keys` set, each other key purges its own
     namespace only; without them, nobody else purges everything at once."""
+    adapters: Annotated[tuple[AdapterName, ...], NoDecode] = ("all",)
+    """Which labeling tools' own protocols are spoken, separated by commas: `x-anylabeling`; or `all`, or `none`. See
+    `docs/tools/`."""
     browser_runtime_dir: Path = Field(default_factory=_default_browser_runtime_dir)
     """Folder of what the labeling page needs to decode in the browser; `labeling-ground browser-decoder` fills it.
     Without it the page has every mask computed by the server."""
@@ -191,6 +195,13 @@ class Settings(BaseSettings):
     otherwise get a closed connection in place of the answer."""
     discard_timeout_s: float = Field(60.0, gt=0, le=86_400)
     """Longest time, in seconds, for that."""
+
+    adapter_texts: int = Field(10_000, ge=1)
+    """Of the images that labeling tools send whole with every click: how many are known by their base64 text, for each
+    API key. One that is not known any more is hashed anew, and not computed anew."""
+    adapter_deadline_s: float = Field(90.0, gt=0, le=86_400)
+    """Seconds after which a labeling tool's click is answered 503, while what was begun goes on and is kept. Below what
+    the tools themselves wait: 100 for Label Studio, 120 for CVAT, 180 for X-AnyLabeling."""
 
     # --- images by their address -----------------------------------------------------------------------------------
     sources: Annotated[tuple[str, ...], NoDecode] = ()
@@ -503,7 +514,15 @@ class Settings(BaseSettings):
             found.append(origin.removesuffix({"http": ":80", "https": ":443"}.get(scheme, "/")))
         return tuple(found)
 
-    @field_validator("allowed_hosts", "cors_origins", "api_keys", "sources", mode="before")
+    @field_validator("adapters", mode="after")
+    @classmethod
+    def _one_choice(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for alone in ("all", "none"):
+            if alone in value and len(value) > 1:
+                raise ValueError(f"{alone!r} stands alone; or list some of the others")
+        return value
+
+    @field_validator("adapters", "allowed_hosts", "cors_origins", "api_keys", "sources", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -689,7 +708,7 @@ def _shown(default: object) -> str:
         return f"`{default.human_readable().replace('.0', '')}`" if default else "`0`"
     if default is None or default in ((), ""):
         return "not set"
-    return f"`{default}`"
+    return f"`{','.join(default) if isinstance(default, tuple) else default}`"
 
 
 if __name__ == "__main__":

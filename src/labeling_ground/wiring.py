@@ -6,6 +6,7 @@ Nothing connects, loads or reads the environment at import; it happens here, onc
 import logging
 from functools import partial
 
+from labeling_ground.adapters.choose import choose_adapters
 from labeling_ground.api.app import create_app
 from labeling_ground.api.engine import ModelEndpoint
 from labeling_ground.api.state import AppState
@@ -551,4 +552,5 @@ def build_app(settings: Settings | None = None) -> object:
     Raises:
         BadSettings: a name is wrong, or what it needs is not installed.
     """
-    return create_app(build_parts(settings or read_settings()))
+    app_state = build_parts(settings or read_settings())
+    return create_app(app_state, choose_adapters(app_state))

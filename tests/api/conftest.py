@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image as Pillow
 
+from labeling_ground.adapters.choose import choose_adapters
 from labeling_ground.api.app import create_app
 from labeling_ground.api.state import AppState
 from labeling_ground.cli.running import configuration, listen
@@ -148,6 +149,8 @@ class RealServer:
     port: int
     backend: ToyBackend
     app_state: AppState
+    stop: Callable[[], None]
+    """Has it stop, as a signal would."""
 
 
 def soon(holds: Callable[[], bool], timeout: float = LONG_S) -> None:
@@ -185,7 +188,7 @@ def start(make_settings: Callable[..., Settings]) -> Start:
     ) -> AsyncIterator[Running]:
         toy = backend or ToyBackend()
         app_state = build_parts(make_settings(**chosen), backend=None if real_engine else toy)
-        app = create_app(app_state)
+        app = create_app(app_state, choose_adapters(app_state))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),
@@ -216,7 +219,7 @@ def start_real(make_settings: Callable[..., Settings]) -> StartReal:
         toy = backend or ToyBackend()
         settings = make_settings(**{"shutdown_grace_s": 5, **chosen})
         app_state = build_parts(settings, backend=toy)
-        app = create_app(app_state)
+        app = create_app(app_state, choose_adapters(app_state))
         uvicorn_server = uvicorn.Server(configuration(app, settings))
         listener = listen("127.0.0.1", 0, hint="")
         thread = threading.Thread(target=uvicorn_server.run, args=([listener],))
@@ -226,7 +229,9 @@ def start_real(make_settings: Callable[..., Settings]) -> StartReal:
             soon(lambda: app.state.model_check == "ok")
             toy.encodes = toy.decodes = 0
             port = listener.getsockname()[1]
-            yield RealServer(f"http://127.0.0.1:{port}", port, toy, app_state)
+            yield RealServer(
+                f"http://127.0.0.1:{port}", port, toy, app_state, lambda: setattr(uvicorn_server, "should_exit", True)
+            )
         finally:
             toy.encode_may_go_on.set()
             toy.decode_may_go_on.set()

@@ -23,6 +23,7 @@ from labeling_ground.codec.mask import (
     from_png,
     from_rle,
     rle_to_png,
+    to_centre_rings,
     to_png,
     to_polygons,
     to_rle,
@@ -298,3 +299,27 @@ def test_only_the_box_is_looked_at_where_one_is_known() -> None:
     assert area(mask, around) == 70
     assert bbox(mask, (0, 40, 10, 10)) == (0, 0, 0, 0)
     assert area(mask, (0, 0, 0, 0)) == 0
+
+
+# -- rings through pixel centres --------------------------------------------------------------------
+
+
+@given(masks)
+def test_centre_rings_filled_by_opencv_are_the_mask_with_its_holes_filled(mask: Bits) -> None:
+    canvas = np.zeros(mask.shape, np.uint8)
+    rings = to_centre_rings(mask)
+    for ring in rings:
+        cv2.fillPoly(canvas, [np.array(ring, np.int32)], 1)
+        assert len(ring) >= 3
+    outside = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
+    cv2.floodFill(outside, None, (0, 0), 2, flags=4)
+    assert (canvas.astype(bool) == (outside[1:-1, 1:-1] != 2)).all()
+
+
+def test_centre_rings_are_simplified_by_a_share_of_their_length() -> None:
+    sizes = [len(to_centre_rings(disc(200, 200, 80), epsilon_share=share)[0]) for share in (0.0, 0.001, 0.01)]
+    assert sizes[0] > sizes[1] > sizes[2] > 4
+    canvas = np.zeros((200, 200), np.uint8)
+    cv2.fillPoly(canvas, [np.array(to_centre_rings(disc(200, 200, 80), epsilon_share=0.001)[0])], 1)
+    assert iou(canvas.astype(bool), disc(200, 200, 80)) > 0.98
+    assert to_centre_rings(np.zeros((5, 5), np.bool_)) == []

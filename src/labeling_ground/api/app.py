@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from labeling_ground import __version__
 from labeling_ground.api import errors, schemas
+from labeling_ground.api.adapter import Adapter, ClientWords, EndpointTable, install_endpoints
 from labeling_ground.api.middleware import ALWAYS, Limit, Observe
 from labeling_ground.api.paths import HeadAsGet, SubPath
 from labeling_ground.api.routes import cache, decoder, docs, everything, images, service, session
@@ -95,14 +96,21 @@ _KEYS = {
 }
 
 
-def create_app(app_state: AppState) -> FastAPI:
-    """The app of one server. The app_state are closed when it shuts down."""
+def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI:
+    """The app of one server. Its parts and adapters are closed when it shuts down.
+
+    Args:
+        app_state: the server's parts.
+        adapters: ways in for other tools, beside our own API.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as closing:  # closes each, in reverse, also where another one fails to
             closing.push_async_callback(app_state.predictor.aclose)
             closing.push_async_callback(app_state.sources.aclose)
+            for adapter in adapters:
+                closing.push_async_callback(adapter.aclose)
             closing.push_async_callback(app_state.sessions.aclose)  # before the tiers: that is where sessions are kept
             await app_state.predictor.store.open()  # the first look-up shall not wait for that
             await app_state.supervisor.attempt(
@@ -130,12 +138,14 @@ def create_app(app_state: AppState) -> FastAPI:
     )
     app.state.app_state = app_state
     app.state.model_check = "starting"
+    app.state.adapters = adapters
     for router in (images.router, everything.router, session.router, service.router, decoder.router, cache.router):
         app.include_router(router)
     docs.install(app)
     runtime = browser_runtime.find(app_state.settings.browser_runtime_dir)
     decoder.install_runtime(app, runtime)
     pages.install(app, runs_wasm=runtime is not None)
+    endpoints = install_endpoints(app, adapters)
     errors.install(app)
     app.add_exception_handler(ClientDisconnect, _gone)
     settings = app_state.settings
@@ -145,7 +155,7 @@ def create_app(app_state: AppState) -> FastAPI:
     app.add_middleware(
         Limit,
         most_requests=settings.max_requests,
-        most_bytes=_body_limits(int(settings.max_image_bytes), int(settings.max_body_bytes)),
+        most_bytes=_body_limits(int(settings.max_image_bytes), int(settings.max_body_bytes), endpoints),
         most_held=int(settings.max_bytes_in_flight),
         held_beside=lambda: app_state.predictor.bytes_ahead + app_state.sources.bytes_held,
         silence_s=settings.receive_timeout_s,
@@ -167,6 +177,7 @@ def create_app(app_state: AppState) -> FastAPI:
             expose_headers=EXPOSED,
         )
     app.add_middleware(Observe, metrics=app_state.metrics)
+    app.add_middleware(ClientWords, table=endpoints)
     if settings.root_path:
         app.add_middleware(SubPath, root_path=settings.root_path)
     app.add_middleware(SecurityHeaders)
@@ -181,7 +192,7 @@ def _hosts(settings: Settings) -> Collection[str]:
     return (*settings.allowed_hosts, settings.host.lower())
 
 
-def _body_limits(image: int, other: int) -> Any:
+def _body_limits(image: int, other: int, endpoints: EndpointTable) -> Callable[[str], int]:
     """The largest body that each path takes. Base64 makes four bytes of three; a form adds its own lines."""
     form = image + 64 * 1024
     session_image = image // 3 * 4 + image // 12 + 64 * 1024  # a line break after each 76 is a sixteenth more
@@ -189,7 +200,9 @@ def _body_limits(image: int, other: int) -> Any:
     def most_bytes(path: str) -> int:
         if path == "/v1/images":
             return form
-        return session_image if path == "/api/sam/image" else other
+        if path == "/api/sam/image":
+            return session_image
+        return endpoints.max_body_bytes(path) or other
 
     return most_bytes
 

@@ -5,7 +5,7 @@ import codecs
 import contextlib
 import errno
 import hashlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -33,6 +33,16 @@ async def read_json(request: Request, model: type[M]) -> M:
         EncodedBody: it is compressed.
         UnreadMediaType: its content type says that it is no JSON.
     """
+    return await read_parsed(request, model.model_validate_json)
+
+
+async def read_parsed(request: Request, parse: Callable[[bytes], T]) -> T:
+    """What ``parse`` makes of the JSON in the body; called in a thread where the body is large.
+
+    Raises:
+        BadBody: ``parse`` raised a ``ValidationError``, or there is nothing to be parsed.
+        EncodedBody, UnreadMediaType: as in ``read_json``.
+    """
     _check_encoding(request)
     kind = media_type(request)
     if kind not in ("", "application/json") and not kind.endswith("+json") and not _is_from_curl(request, kind):
@@ -44,8 +54,8 @@ async def read_json(request: Request, model: type[M]) -> M:
         raise BadBody("The body is text in UTF-16 or UTF-32. Send the JSON in UTF-8.", malformed=True)
     try:
         if len(body) > _LARGE:
-            return await pools_of(request).requests.run(model.model_validate_json, body)
-        return model.model_validate_json(body)
+            return await pools_of(request).requests.run(parse, body)
+        return parse(body)
     except ValidationError as error:
         raise explain(error) from None
 

@@ -1,5 +1,7 @@
 """What the routes are handed: the parts of one server, and who is asking."""
 
+import base64
+import contextlib
 import hmac
 import time
 from dataclasses import dataclass, field
@@ -103,8 +105,12 @@ class Caller:
     is_admin: bool
 
 
-def caller_of(request: Request) -> Caller:
+def caller_of(request: Request, *more_keys: str | None) -> Caller:
     """Who asks. Called by hand at the top of each route: a framework's dependency would cost as much as a cache hit.
+
+    Args:
+        request: its headers may carry keys.
+        *more_keys: keys that came in another way.
 
     Raises:
         NotAllowed: the operator has set keys, and none of them was given.
@@ -115,18 +121,18 @@ def caller_of(request: Request) -> Caller:
         client = client[:200]
     if not settings.api_keys and settings.admin_key is None:
         return Caller(keys.PUBLIC, client, is_admin=False)
-    given = _given_key(request)
-    is_admin = settings.admin_key is not None and _same(given, settings.admin_key)
-    if not settings.api_keys:
-        return Caller(keys.PUBLIC, client, is_admin)
+    given = [each for each in (*_keys_in_headers(request), *more_keys) if each]
     # Every key is compared, whichever matches: the time taken tells nothing about them.
-    matches = [secret for secret in settings.api_keys if _same(given, secret)]
-    if not matches and not is_admin:
+    admin = [each for each in given if settings.admin_key is not None and _same(each, settings.admin_key)]
+    if not settings.api_keys:
+        return Caller(keys.PUBLIC, client, bool(admin))
+    matches = [each for each in given for secret in settings.api_keys if _same(each, secret)] + admin
+    if not matches:
         raise NotAllowed(
             "This server wants an API key. Send it as 'Authorization: Bearer <key>' or as 'X-API-Key: <key>'."
         )
-    tenant = keys.tenant_of(given)
-    return Caller(tenant, client or tenant, is_admin)
+    tenant = keys.tenant_of(matches[0])
+    return Caller(tenant, client or tenant, bool(admin))
 
 
 def check_admin(request: Request) -> None:
@@ -148,12 +154,24 @@ def check_admin(request: Request) -> None:
     raise Forbidden(sentence) if settings.api_keys else NotAllowed(sentence)
 
 
-def _given_key(request: Request) -> str:
-    scheme, *credentials = request.headers.get("authorization", "").split(maxsplit=1) or [""]
-    given = "".join(credentials) if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
-    given = given.strip(" \t")  # blanks around a header's value are none of it; other bytes may be part of a character
+def _keys_in_headers(request: Request) -> list[str]:
+    """The keys in a request's headers: ``Authorization: Bearer``, ``X-API-Key``, and what other tools send.
+
+    Those are ``Authorization: Basic`` with the key as the password, and ``Token``.
+    """
+    headers = request.headers
+    scheme, *credentials = headers.get("authorization", "").split(maxsplit=1) or [""]
+    bearer = "".join(credentials) if scheme.lower() == "bearer" else ""
     # A header's bytes are read as Latin-1; clients whose key is not ASCII send UTF-8.
-    return given.encode("latin-1").decode("utf-8", "replace")
+    given = [
+        # blanks around a header's value are none of it; other bytes may be part of a character
+        text.strip(" \t").encode("latin-1")
+        for text in (bearer, headers.get("x-api-key", ""), headers.get("token", ""))
+    ]
+    if scheme.lower() == "basic":
+        with contextlib.suppress(ValueError):
+            given.append(base64.b64decode("".join(credentials)).partition(b":")[2])
+    return [each.decode("utf-8", "replace") for each in given if each]
 
 
 def _same(given: str, secret: SecretStr) -> bool:

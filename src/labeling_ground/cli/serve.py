@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from labeling_ground.adapters.choose import choose_adapters
 from labeling_ground.api.app import create_app
 from labeling_ground.api.state import AppState
 from labeling_ground.cache.disk.folder import obstacle
@@ -54,7 +55,7 @@ def serve(
     app_state = build_parts(settings)
     listener = listen(settings.host, settings.port, hint="Choose another with --port, or PORT=9000 make run.")
     _greet(settings, listener, app_state)
-    run(create_app(app_state), settings, listener)
+    run(create_app(app_state, choose_adapters(app_state)), settings, listener)
 
 
 def _greet(settings: Settings, listener: socket.socket, app_state: AppState) -> None:

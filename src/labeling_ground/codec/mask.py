@@ -299,6 +299,30 @@ def to_polygons(mask: AnyMask, *, epsilon: float = 1.0) -> list[Ring]:
     return [[(float(x), float(y)) for x, y in ring.tolist()] for ring in rings]
 
 
+def to_centre_rings(mask: AnyMask, *, epsilon_share: float = 0.0) -> list[list[tuple[int, int]]]:
+    """Outline the object's parts as rings of ``(x, y)`` pixels, through the centres of the pixels at its edge.
+
+    That is how OpenCV draws and fills polygons, and so do tools that were made with it: ``cv2.fillPoly`` of the exact
+    rings gives the mask again, its holes filled. Parts of one or two pixels repeat a point, so that each ring has three
+    at least. A ring is not closed by a repeated point.
+
+    Args:
+        mask: the object.
+        epsilon_share: how far a simplified ring (Douglas–Peucker) may lie from the exact one, as a share of its length.
+    """
+    left, top, width, height = bbox(mask)
+    if width == 0:
+        return []
+    crop = _zeros_and_ones(mask)[top : top + height, left : left + width]
+    contours, _ = cv2.findContours(crop, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
+    rings = []
+    for contour in contours:
+        simplified = cv2.approxPolyDP(contour, epsilon_share * cv2.arcLength(contour, closed=True), closed=True)
+        ring = [(int(x), int(y)) for x, y in (simplified if len(simplified) > 2 else contour).reshape(-1, 2)]
+        rings.append((ring * 3)[: max(3, len(ring))])
+    return rings
+
+
 def _exact_rings(bits: NDArray[np.uint8]) -> list[NDArray[np.int32]]:
     """Rings along pixel edges, each ``int32 [points, 2]``, the object to the right of the way."""
     padded = cv2.copyMakeBorder(bits, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0).view(np.int8)

@@ -1,5 +1,6 @@
 """``/v1/images``: send an image once, ask for masks on it for ever."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -33,6 +34,7 @@ from labeling_ground.codec import base64_text, tensors
 from labeling_ground.codec.walk import ACCEPTED
 from labeling_ground.errors import BadPrompt, TooLarge, UnknownModel
 from labeling_ground.service.predictor import ImageAnswer, MaskAnswer, Predictor, PromptAsk
+from labeling_ground.settings import Settings
 from labeling_ground.types import Box, Point, Stretch
 
 router = APIRouter(prefix="/v1/images", tags=["images and masks"])
@@ -270,7 +272,7 @@ async def masks(request: Request, image_id: ImageId) -> Response:
     body = await read_json(request, MasksRequest)
     predictor = segmenter_for(app_state, body.model)
     prompts = body.prompts or [body]
-    _check_counts(prompts, app_state)
+    check_counts(prompts, app_state.settings)
     asks = [_ask(prompt, multimask=body.multimask) for prompt in prompts]
     record = request_log_of(request)
     record.fields |= {"image": image_id[:12], "prompts": len(asks)}
@@ -336,13 +338,17 @@ def segmenter_for(app_state: AppState, model: str | None) -> Predictor:
     return app_state.predictor
 
 
-def _check_counts(prompts: list[PromptIn] | list[MasksRequest], app_state: AppState) -> None:
-    settings = app_state.settings
+def check_counts(prompts: Sequence[PromptIn | PromptAsk], settings: Settings) -> None:
+    """Refuse more prompts in one request, or points in one prompt, than the operator allows.
+
+    Raises:
+        TooLarge: there are more.
+    """
     if len(prompts) > settings.max_prompts:
         raise TooLarge(
             f"{len(prompts)} prompts in one request; this server takes {settings.max_prompts}. Send several requests."
         )
-    most = max(len(prompt.points) for prompt in prompts)
+    most = max((len(prompt.points) for prompt in prompts), default=0)
     if most > settings.max_points:
         raise TooLarge(f"{most} points in one prompt; this server takes {settings.max_points}.")
 

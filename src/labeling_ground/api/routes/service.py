@@ -34,7 +34,10 @@ async def models(request: Request) -> Response:
     with contextlib.suppress(NotFound):
         found = await pools_of(request).files.run(find_decoder, app_state, version)
         model["decoder"] = {"family": found.family, "sha256": found.sha256, "bytes": found.bytes}
-    return responses.as_json({"models": [{name: value for name, value in model.items() if value != ""}]})
+    listed = {"models": [{name: value for name, value in model.items() if value != ""}]}
+    for adapter in request.app.state.adapters:
+        listed |= adapter.models_fields()
+    return responses.as_json(listed)
 
 
 @router.get(

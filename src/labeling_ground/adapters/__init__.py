@@ -1,0 +1,1 @@
+"""Ways in that speak other labeling tools' protocols, over the same service; chosen by ``LABELING_GROUND_ADAPTERS``."""

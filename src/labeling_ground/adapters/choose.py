@@ -1,0 +1,22 @@
+"""The adapters by name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from labeling_ground.adapters import x_anylabeling
+from labeling_ground.adapters.images import KnownTexts
+from labeling_ground.api.adapter import Adapter
+from labeling_ground.api.state import AppState
+
+ADAPTERS: Mapping[str, Callable[[AppState, KnownTexts], Adapter]] = MappingProxyType(
+    {"x-anylabeling": x_anylabeling.create}
+)
+"""What makes each of them, under the names of the setting ``adapters``."""
+
+
+def choose_adapters(app_state: AppState) -> Sequence[Adapter]:
+    """The adapters that the operator chose. Tools that send the same text share what is known of it."""
+    chosen = app_state.settings.adapters
+    names = ADAPTERS if chosen == ("all",) else () if chosen == ("none",) else dict.fromkeys(chosen)
+    texts = KnownTexts(app_state.settings.adapter_texts)
+    return [ADAPTERS[name](app_state, texts) for name in names]

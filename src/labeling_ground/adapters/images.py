@@ -1,0 +1,217 @@
+"""Images that a tool sends whole, in base64, with every click: a repeated one is known by its text, and not read."""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from labeling_ground import key as keys
+from labeling_ground.api.errors import BadBody
+from labeling_ground.api.requests import read_parsed, while_connected
+from labeling_ground.api.routes.images import check_counts
+from labeling_ground.api.state import Caller, pools_of, request_log_of, state_of
+from labeling_ground.codec import base64_text
+from labeling_ground.errors import Overloaded, TooLarge, UnknownImage
+from labeling_ground.service.predictor import MaskAnswer, PromptAsk
+from labeling_ground.settings import Settings
+from labeling_ground.types import Box, Point
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+_BESIDE_THE_IMAGE = 4 << 20
+"""Bytes of what a tool sends beside an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenImage:
+    """An image that was opened here: its id, and its width and height in pixels."""
+
+    image_id: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class SentImage:
+    """An image as a tool sent it: base64 text (or a ``data:`` URL), and its digest, by which it is known again."""
+
+    text: str
+    digest: bytes
+
+
+class KnownTexts:
+    """Which image a base64 text is, for each tenant.
+
+    The texts that were used last are known, so many for each tenant. Knowing one saves decoding its base64 and hashing
+    the file; it does not say that the image is still in the cache.
+
+    Args:
+        most: texts that are known for one tenant.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._of: dict[str, OrderedDict[bytes, OpenImage]] = {}
+
+    def find(self, tenant: str, digest: bytes) -> OpenImage | None:
+        """The image of a text; ``None`` where it is not known."""
+        known = self._of.get(tenant, OrderedDict())
+        if digest in known:
+            known.move_to_end(digest)
+        return known.get(digest)
+
+    def add(self, tenant: str, digest: bytes, image: OpenImage) -> None:
+        """Know a text from now on."""
+        known = self._of.setdefault(tenant, OrderedDict())
+        known[digest] = image
+        known.move_to_end(digest)
+        if len(known) > self._most:
+            known.popitem(last=False)
+
+
+def max_body_bytes(settings: Settings) -> int:
+    """The largest body with a whole image in base64, which makes four bytes of three."""
+    return int(settings.max_image_bytes) * 4 // 3 + _BESIDE_THE_IMAGE
+
+
+async def read_with_image(request: Request, model: type[M], text_of: Callable[[M], str]) -> tuple[M, SentImage]:
+    """A JSON body with an image in base64, as a value of ``model``; and the image. In a thread where it is large.
+
+    Args:
+        request: whose body is read.
+        model: what the body shall be.
+        text_of: where in it the image is.
+
+    Raises:
+        BadBody, EncodedBody, UnreadMediaType: as in ``read_json``.
+    """
+
+    def parse(content: bytes) -> tuple[M, SentImage]:
+        body = model.model_validate_json(content)
+        text = text_of(body)
+        return body, SentImage(text, hashlib.sha256(text.encode()).digest())
+
+    return await read_parsed(request, parse)
+
+
+async def open_sent(request: Request, caller: Caller, sent: SentImage, texts: KnownTexts) -> OpenImage:
+    """The image that was sent, encoded unless it was before; its text is known from then on.
+
+    Raises:
+        BadBody: the text is no base64.
+        TooLarge, BadImage, Overloaded, BackendFailed, NoRoom: as in the service's ``add_image``.
+    """
+    app_state = state_of(request)
+    file, image_id = await pools_of(request).requests.run(_file_of, sent.text, int(app_state.settings.max_image_bytes))
+    answer = await app_state.predictor.add_image(caller.tenant, file, image_id, client=caller.client)
+    request_log_of(request).note(answer.outcome, answer.timing)
+    image = OpenImage(image_id, answer.width, answer.height)
+    texts.add(caller.tenant, sent.digest, image)
+    return image
+
+
+async def segment_sent(
+    request: Request,
+    caller: Caller,
+    sent: SentImage,
+    texts: KnownTexts,
+    prompts_on: Callable[[OpenImage], Sequence[PromptAsk]],
+) -> tuple[OpenImage, list[MaskAnswer]]:
+    """The masks for a click that came with its image in base64. See ``segment``."""
+    known = texts.find(caller.tenant, sent.digest)
+    return await segment(request, caller, known, lambda: open_sent(request, caller, sent, texts), prompts_on)
+
+
+async def segment(
+    request: Request,
+    caller: Caller,
+    known: OpenImage | None,
+    open_image: Callable[[], Awaitable[OpenImage]],
+    prompts_on: Callable[[OpenImage], Sequence[PromptAsk]],
+) -> tuple[OpenImage, list[MaskAnswer]]:
+    """The masks for a tool's click, in the prompts' order, on an image that is opened if it is not in the cache (any
+    more); while the client is connected.
+
+    Args:
+        request: the click, whose log line is told the outcome.
+        caller: who clicks.
+        known: the image, where it is known without opening it.
+        open_image: opens it.
+        prompts_on: what is asked for on the image, whose size it may need.
+
+    Raises:
+        BadPrompt, TooLarge, BackendFailed: as in the service's ``masks``; and what ``open_image`` raises.
+        Overloaded: as there, or it was not ready before ``adapter_deadline_s``.
+        ClientDisconnect: the client left.
+    """
+    app_state, record = state_of(request), request_log_of(request)
+
+    async def masks_on(image: OpenImage) -> tuple[OpenImage, list[MaskAnswer]]:
+        prompts = prompts_on(image)
+        check_counts(prompts, app_state.settings)
+        record.fields |= {"image": image.image_id[:12], "prompts": len(prompts)}
+        if not prompts:
+            return image, []
+        found = await app_state.predictor.masks(caller.tenant, image.image_id, prompts, client=caller.client)
+        for answer in found:
+            record.note(answer.outcome, answer.timing)
+        return image, found
+
+    async def work() -> tuple[OpenImage, list[MaskAnswer]]:
+        if known is not None:
+            try:
+                return await masks_on(known)
+            except UnknownImage:
+                pass  # it was evicted or purged; here it comes again
+        return await masks_on(await open_image())
+
+    return await while_connected(request, in_time(request, work()))
+
+
+async def in_time(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` comes to, before the tool itself gives up. What an engine has begun by then goes on, and is kept.
+
+    Raises:
+        Overloaded: it was not ready before ``adapter_deadline_s``.
+    """
+    seconds = state_of(request).settings.adapter_deadline_s
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            return await work
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise Overloaded(f"The model did not get to it within {seconds:g} seconds. Try again in a moment.") from None
+
+
+def point_on(image: OpenImage, x: float, y: float, label: int) -> Point:
+    """A click, taken back onto the image where a tool's rounding has put it on or over the edge."""
+    return Point(min(max(x, 0.0), image.width - keys.STEP), min(max(y, 0.0), image.height - keys.STEP), label)
+
+
+def box_on(image: OpenImage, x0: float, y0: float, x1: float, y1: float) -> Box:
+    """A box, what reaches over the edge cut off."""
+    return Box(
+        *(
+            min(max(x, 0.0), float(size))
+            for x, size in zip((x0, y0, x1, y1), (image.width, image.height) * 2, strict=True)
+        )
+    )
+
+
+def _file_of(text: str, max_bytes: int) -> tuple[bytes, str]:
+    try:
+        file = base64_text.decode(text)
+    except ValueError as error:
+        raise BadBody(f"The image {error}.") from None
+    if not file:
+        raise BadBody("The image is empty.")
+    if len(file) > max_bytes:
+        raise TooLarge(f"The image file is larger than {max_bytes} bytes, which is this server's limit.")
+    return file, keys.image_id(file)

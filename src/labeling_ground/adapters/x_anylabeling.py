@@ -1,0 +1,183 @@
+"""X-AnyLabeling's remote server protocol. ``docs/tools/x-anylabeling.md`` says how to connect the tool.
+
+Whatever goes wrong with a prediction is answered 200, with no shapes and ``replace: false``: the tool takes any other
+answer to mean that all shapes of the picture that are not locked shall be deleted.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal
+
+from fastapi import Request
+from fastapi.responses import Response
+from pydantic import BaseModel, Field, FiniteFloat
+
+from labeling_ground.adapters.images import (
+    KnownTexts,
+    OpenImage,
+    box_on,
+    max_body_bytes,
+    point_on,
+    read_with_image,
+    segment_sent,
+)
+from labeling_ground.api import responses
+from labeling_ground.api.adapter import Adapter, Endpoint, Problem
+from labeling_ground.api.routes.images import segmenter_for
+from labeling_ground.api.state import AppState, caller_of, pools_of
+from labeling_ground.codec import mask as mask_codec
+from labeling_ground.codec.records import CachedPrediction
+from labeling_ground.errors import BadPrompt
+from labeling_ground.service.predictor import PromptAsk
+from labeling_ground.types import Box, Point
+
+_WIDGETS: tuple[dict[str, Any], ...] = (
+    {"name": "button_add_point", "value": None},
+    {"name": "button_remove_point", "value": None},
+    {"name": "button_add_rect", "value": None},
+    {"name": "button_clear", "value": None},
+    {"name": "button_finish_object", "value": None},
+    {"name": "mask_fineness_slider", "value": 10},
+    {"name": "mask_fineness_value_label", "value": None},
+)
+"""What the tool's window shows for the model."""
+_LABEL = "AUTOLABEL_OBJECT"
+"""By this label the tool finds a shape that is not finished yet, to replace it after the next click."""
+_NOTHING: Mapping[str, Any] = MappingProxyType({"shapes": [], "description": "", "replace": False})
+"""Adds no shape, and deletes none. Its description would be written into the annotator's file."""
+
+
+class Mark(BaseModel):
+    """What a person marked: a point ``[x, y]`` or a rectangle ``[x1, y1, x2, y2]``, in pixels."""
+
+    type: Literal["point", "rectangle"]
+    data: list[FiniteFloat]
+    label: int = 1
+
+
+class Params(BaseModel):
+    """What goes with an image: the marks, and how finely masks are outlined."""
+
+    marks: list[Mark] | None = None
+    epsilon_factor: FiniteFloat = Field(0.0, ge=0)
+    text_prompt: str | None = None
+
+
+class PredictRequest(BaseModel):
+    """The body of ``POST /v1/predict``."""
+
+    model: str | None = None
+    image: str
+    params: Params = Field(default_factory=Params)
+
+
+def create(app_state: AppState, texts: KnownTexts) -> Adapter:
+    """The adapter of one server."""
+
+    def models_fields() -> dict[str, Any]:
+        model = app_state.predictor.backend.version.model
+        about: dict[str, Any] = {
+            "display_name": f"Labeling Ground ({model})",
+            "widgets": _WIDGETS,
+            "params": {},
+            "batch_processing_mode": None,
+        }
+        return {"success": True, "data": {model: about}}
+
+    async def models(request: Request) -> Response:
+        caller_of(request)  # a key is needed where there are some
+        return responses.as_json(models_fields())
+
+    async def predict(request: Request) -> Response:
+        caller = caller_of(request)
+        body, sent = await read_with_image(request, PredictRequest, lambda body: body.image)
+        segmenter_for(app_state, body.model)  # it is served, or this is where the client hears that it is not
+        if body.params.text_prompt:
+            raise BadPrompt("This model takes no text: mark the object with points or a rectangle.")
+        marks = body.params.marks or []
+        shapes: list[dict[str, Any]] = []
+        if marks:
+            _, found = await segment_sent(request, caller, sent, texts, lambda image: prompts_of(marks, image))
+            for answer in found:
+                draw = partial(_shapes_of, answer.prediction, body.params.epsilon_factor)
+                shapes += await pools_of(request).drawing.run(draw)
+        return responses.as_json({"success": True, "data": {**_NOTHING, "shapes": shapes}})
+
+    predict_at = ("/x-anylabeling/v1/predict", "/v1/predict")  # the last: of the tool's default address
+    return Adapter(
+        "x-anylabeling",
+        (
+            Endpoint("GET", ("/x-anylabeling/v1/models",), models, failure=_failure),
+            Endpoint("POST", predict_at, predict, max_body_bytes(app_state.settings), failure=_harmless),
+        ),
+        ("/v1/models",),
+        models_fields,
+    )
+
+
+def prompts_of(marks: Sequence[Mark], image: OpenImage) -> list[PromptAsk]:
+    """The prompts that the marks stand for: one for each rectangle, or one for all points.
+
+    Points refine the rectangle, where there is one. Where there are several, a point belongs to those that it lies in;
+    points on the object that lie in none are one more object, and points off the object that lie in none go with all.
+
+    Raises:
+        BadPrompt: a mark has another number of coordinates than its type, or a label that makes no sense.
+    """
+    points, boxes = [], []
+    for mark in marks:
+        if len(mark.data) != (2 if mark.type == "point" else 4):
+            raise BadPrompt(f"A mark of the type {mark.type} has {len(mark.data)} coordinates.")
+        if mark.type == "point":
+            x, y = mark.data
+            points.append(point_on(image, x, y, mark.label))
+        elif mark.label == 1:
+            x0, y0, x1, y1 = mark.data
+            boxes.append(box_on(image, x0, y0, x1, y1))
+        else:
+            raise BadPrompt("A rectangle off the object means nothing to the model: use points to take away.")
+    if len(boxes) < 2:
+        return [PromptAsk(points, boxes[0] if boxes else None)]
+    inside = [[point for point in points if _lies_in(point, box)] for box in boxes]
+    alone = [point for point in points if not any(_lies_in(point, box) for box in boxes)]
+    off = [point for point in alone if point.label == 0]
+    prompts = [PromptAsk([*own, *off], box) for own, box in zip(inside, boxes, strict=True)]
+    return [*prompts, PromptAsk(alone)] if len(off) < len(alone) else prompts
+
+
+def _lies_in(point: Point, box: Box) -> bool:
+    x0, x1 = sorted((box.x0, box.x1))
+    y0, y1 = sorted((box.y0, box.y1))
+    return x0 <= point.x <= x1 and y0 <= point.y <= y1
+
+
+def _shapes_of(prediction: CachedPrediction, epsilon_share: float) -> list[dict[str, Any]]:
+    best = prediction.masks[0]
+    pixels = mask_codec.from_rle((prediction.height, prediction.width), best.counts)
+    rings = mask_codec.to_centre_rings(pixels, epsilon_share=epsilon_share)
+    return [
+        {
+            "label": _LABEL,
+            "shape_type": "polygon",
+            "points": [*ring, ring[0]],  # the tool draws a ring open whose first point is not repeated
+            "score": best.score,
+            "attributes": {},
+            "description": None,
+            "difficult": False,
+            "direction": 0,
+            "flags": None,
+            "group_id": None,
+            "kie_linking": [],
+        }
+        for ring in rings
+    ]
+
+
+def _failure(problem: Problem) -> tuple[int, dict[str, Any]]:
+    error = {"code": problem.type, "message": problem.detail}
+    return problem.status, {"success": False, "error": error, "data": {}}
+
+
+def _harmless(problem: Problem) -> tuple[int, dict[str, Any]]:
+    return 200, {**_failure(problem)[1], "data": dict(_NOTHING)}
