@@ -19,11 +19,11 @@ from bench.policies import others
 from bench.policies.public import Access, public_style
 from labeling_ground.cache.choose import choose_policy
 from labeling_ground.cache.memory import MemoryStore
-from labeling_ground.cache.trace.bound import bound
-from labeling_ground.cache.trace.prepared import Weight, prepare
-from labeling_ground.cache.trace.replay import UNBOUNDED, Replay, Setup
-from labeling_ground.cache.trace.synth import Work, synthesise
-from labeling_ground.types import Kind
+from labeling_ground.simulate.bound import bound
+from labeling_ground.simulate.prepared import prepare
+from labeling_ground.simulate.replay import UNBOUNDED, Replay, Setup
+from labeling_ground.simulate.synth import Work, synthesise
+from labeling_ground.types import Kind, Weight
 
 POLICIES: dict[str, tuple[str, float, float]] = {
     "gds": ("gds", 0.1, 0.0),

@@ -8,7 +8,6 @@ from functools import partial
 
 from labeling_ground.adapters.choose import choose_adapters
 from labeling_ground.api.app import create_app
-from labeling_ground.api.engine import ModelEndpoint
 from labeling_ground.api.state import AppState
 from labeling_ground.breaker import Breaker
 from labeling_ground.cache.budgets import check_budgets, remark_on_files
@@ -27,8 +26,7 @@ from labeling_ground.cache.store import Store
 from labeling_ground.cache.tier_calls import TierCalls
 from labeling_ground.cache.tier_health import TierHealth
 from labeling_ground.cache.tiered import TieredStore
-from labeling_ground.cache.trace.files import TraceWriter
-from labeling_ground.cache.trace.recorder import Recorder
+from labeling_ground.engine_server.app import ModelEndpoint
 from labeling_ground.errors import BadSettings
 from labeling_ground.inference.auto import ENGINES, Halves
 from labeling_ground.inference.auto import choose as choose_engine
@@ -59,6 +57,8 @@ from labeling_ground.service.sessions import Sessions
 from labeling_ground.service.sources import Sources
 from labeling_ground.settings import Settings, cores_of_this_machine, memory_of_this_machine, read_settings
 from labeling_ground.supervisor import Supervisor
+from labeling_ground.trace.files import TraceWriter
+from labeling_ground.trace.recorder import Recorder
 from labeling_ground.types import Kind
 
 log = logging.getLogger(__name__)

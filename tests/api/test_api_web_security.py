@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from labeling_ground.api import schemas
 from labeling_ground.api.app import create_app
-from labeling_ground.api.engine import create_engine_app
+from labeling_ground.engine_server.app import create_engine_app
 from labeling_ground.settings import Settings
 from labeling_ground.wiring import build_parts
 

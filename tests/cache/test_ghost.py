@@ -17,9 +17,8 @@ from labeling_ground.cache.ghost import LARGER_BY, Watch
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.store import Store
 from labeling_ground.cache.tiered import TieredStore
-from labeling_ground.cache.trace.prepared import Weight
 from labeling_ground.key import ImageKeys
-from labeling_ground.types import Entry, Kind
+from labeling_ground.types import Entry, Kind, Weight
 
 pytestmark = pytest.mark.anyio
 

@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from labeling_ground.cache.trace.files import read, write
-from labeling_ground.cache.trace.grid import Row
-from labeling_ground.cache.trace.replay import Replayed, Setup
 from labeling_ground.cli import cli
 from labeling_ground.cli.trace import _seconds, _size, _table
 from labeling_ground.errors import BadSettings, BadTrace
+from labeling_ground.simulate.grid import Row
+from labeling_ground.simulate.replay import Replayed, Setup
+from labeling_ground.trace.files import read, write
 from labeling_ground.types import Kind
 
 SMALL = ["--annotators", "4", "--hours", "0.5"]

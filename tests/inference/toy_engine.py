@@ -19,7 +19,7 @@ import numpy as np
 import uvicorn
 from numpy.typing import NDArray
 
-from labeling_ground.api.engine import ModelEndpoint, create_engine_app
+from labeling_ground.engine_server.app import ModelEndpoint, create_engine_app
 from labeling_ground.inference.graphs import Engine, FloatArray
 from labeling_ground.inference.remote.backend import RemoteBackend, connect
 from labeling_ground.inference.remote.client import Address, EngineClient, Limits

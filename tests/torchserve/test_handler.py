@@ -1,5 +1,6 @@
 """The handler without TorchServe around it: archives that cannot be used, and bodies that are no asks."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class Context:
 @pytest.fixture
 def handler() -> Any:
     needs("onnxruntime")
-    from labeling_ground.inference.remote import torchserve
+    from labeling_ground.engine_server import torchserve
 
     return torchserve
 
@@ -54,6 +55,10 @@ def handler() -> Any:
 def written(folder: Path, **changes: Any) -> Path:
     (folder / "model.json").write_text(json.dumps({**ABOUT, **changes}))
     return folder
+
+
+def test_archives_made_before_the_handler_moved_find_it(handler: Any) -> None:
+    assert importlib.import_module("labeling_ground.inference.remote.torchserve").handle is handler.handle
 
 
 def test_both_sides_mean_the_same_layout(handler: Any) -> None:

@@ -206,7 +206,7 @@ def test_a_worker_imports_no_more_than_it_needs() -> None:
     needs("onnxruntime")
     heavy = ("torch", "transformers", "scipy", "skimage", "pydantic", "fastapi", "aiohttp", "redis")
     code = (
-        "import sys, labeling_ground.inference.remote.torchserve\n"
+        "import sys, labeling_ground.engine_server.torchserve\n"
         f"print(*[name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=180)

@@ -16,8 +16,7 @@ from labeling_ground import key as keys
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policy.port import Policy, Reason
 from labeling_ground.cache.recent_purges import RecentPurges
-from labeling_ground.cache.trace.prepared import Weight
-from labeling_ground.types import Entry, Kind
+from labeling_ground.types import Entry, Kind, Weight
 
 LARGER_BY = (0.25, 0.5, 1.0)
 """By what share the ghosts' budgets are larger than the memory tier's."""

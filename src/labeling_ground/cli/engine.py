@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from labeling_ground.api.engine import create_engine_app
 from labeling_ground.cli.common import Folder, say, settings_with
 from labeling_ground.cli.running import listen, run
+from labeling_ground.engine_server.app import create_engine_app
 from labeling_ground.inference.auto import Halves
 from labeling_ground.observe import logs_text, set_up_logging
 from labeling_ground.wiring import build_endpoints

@@ -14,15 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from labeling_ground.cache.choose import POLICIES, choose_policy
-from labeling_ground.cache.trace.events import KINDS, OUTCOMES, What
-from labeling_ground.cache.trace.files import read, write
-from labeling_ground.cache.trace.grid import Prices, Row, cheapest, peak_without_budget, read_trace, replay_all
-from labeling_ground.cache.trace.prepared import prepare
-from labeling_ground.cache.trace.replay import UNBOUNDED, Setup
-from labeling_ground.cache.trace.report import hit_ratio, name_of, page, state_of
-from labeling_ground.cache.trace.synth import MIXES, Work, synthesise
 from labeling_ground.cli.common import data, megabytes, say, settings_with, show
 from labeling_ground.errors import BadSettings
+from labeling_ground.simulate.grid import Prices, Row, cheapest, peak_without_budget, read_trace, replay_all
+from labeling_ground.simulate.prepared import prepare
+from labeling_ground.simulate.replay import UNBOUNDED, Setup
+from labeling_ground.simulate.report import hit_ratio, name_of, page, state_of
+from labeling_ground.simulate.synth import MIXES, Work, synthesise
+from labeling_ground.trace.events import KINDS, OUTCOMES, What
+from labeling_ground.trace.files import read, write
 from labeling_ground.types import Kind
 
 _TRACES = click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))

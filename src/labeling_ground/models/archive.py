@@ -43,7 +43,7 @@ RANDOM = "random-"
 
 _HANDLER = '''"""Answers for TorchServe; the code is in the package labeling-ground."""
 
-from labeling_ground.inference.remote.torchserve import handle
+from labeling_ground.engine_server.torchserve import handle
 
 __all__ = ["handle"]
 '''

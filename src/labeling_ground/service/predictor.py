@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from labeling_ground import key as keys
 from labeling_ground.cache.rules import LONGEST_CHAIN
 from labeling_ground.cache.tiered import TieredStore
-from labeling_ground.cache.trace.recorder import Recorder
 from labeling_ground.codec import image as image_codec
 from labeling_ground.codec import records
 from labeling_ground.codec.frame import Precision
@@ -46,6 +45,7 @@ from labeling_ground.service.pixels import PixelBudget
 from labeling_ground.service.presence import Presence
 from labeling_ground.service.session_state import check_box, check_point
 from labeling_ground.supervisor import Supervisor
+from labeling_ground.trace.recorder import Recorder
 from labeling_ground.types import (
     Box,
     Embedding,

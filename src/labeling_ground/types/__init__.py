@@ -1,7 +1,7 @@
 """The values that travel between the parts. They import nothing of ours but the errors."""
 
 from labeling_ground.types.embedding import Embedding
-from labeling_ground.types.entry import Entry, Kind, StoreStats
+from labeling_ground.types.entry import Entry, Kind, StoreStats, Weight
 from labeling_ground.types.everything import EverythingOptions
 from labeling_ground.types.image import Image, ImageFacts, Stretch
 from labeling_ground.types.model import ModelVersion
@@ -25,4 +25,5 @@ __all__ = [
     "Prompt",
     "StoreStats",
     "Stretch",
+    "Weight",
 ]

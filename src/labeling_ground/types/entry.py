@@ -40,6 +40,13 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Weight(Entry):
+    """An entry without its bytes, for shadow caches and simulations: all that they ask is how many bytes they are."""
+
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStats:
     """What one tier holds and did.
 

@@ -9,11 +9,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from labeling_ground.cache.trace.bound import bound
-from labeling_ground.cache.trace.files import read
-from labeling_ground.cache.trace.prepared import Prepared, prepare
-from labeling_ground.cache.trace.replay import UNBOUNDED, Replay, Replayed, Setup
 from labeling_ground.errors import BadTrace
+from labeling_ground.simulate.bound import bound
+from labeling_ground.simulate.prepared import Prepared, prepare
+from labeling_ground.simulate.replay import UNBOUNDED, Replay, Replayed, Setup
+from labeling_ground.trace.files import read
 
 _DAY = 86_400.0
 _GIB = float(1 << 30)

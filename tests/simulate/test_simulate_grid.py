@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labeling_ground.cache.trace.events import EVENT, KINDS, What
-from labeling_ground.cache.trace.files import write
-from labeling_ground.cache.trace.grid import Prices, Row, cheapest, peak_without_budget, read_trace, replay_all
-from labeling_ground.cache.trace.replay import UNBOUNDED, Replay, Replayed, Setup
-from labeling_ground.cache.trace.synth import Work, synthesise
 from labeling_ground.errors import BadTrace
+from labeling_ground.simulate.grid import Prices, Row, cheapest, peak_without_budget, read_trace, replay_all
+from labeling_ground.simulate.replay import UNBOUNDED, Replay, Replayed, Setup
+from labeling_ground.simulate.synth import Work, synthesise
+from labeling_ground.trace.events import EVENT, KINDS, What
+from labeling_ground.trace.files import write
 from labeling_ground.types import Kind
 
 GIB = 1 << 30

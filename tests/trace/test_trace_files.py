@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labeling_ground.cache.trace.events import EVENT, Events, What, digest
-from labeling_ground.cache.trace.files import TraceWriter, read, write
 from labeling_ground.errors import BadTrace
+from labeling_ground.trace.events import EVENT, Events, What, digest
+from labeling_ground.trace.files import TraceWriter, read, write
 
 
 def events(count: int, start: float = 0.0) -> Events:

@@ -10,8 +10,8 @@ from typing import IO
 
 import numpy as np
 
-from labeling_ground.cache.trace.events import EVENT, Events
 from labeling_ground.errors import BadTrace
+from labeling_ground.trace.events import EVENT, Events
 
 MAGIC = "labeling-ground trace"
 VERSION = 1

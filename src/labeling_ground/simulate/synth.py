@@ -15,7 +15,7 @@ from itertools import count
 
 import numpy as np
 
-from labeling_ground.cache.trace.events import EVENT, KINDS, OUTCOMES, Events, What, digest
+from labeling_ground.trace.events import EVENT, KINDS, OUTCOMES, Events, What, digest
 from labeling_ground.types import Kind, Outcome
 
 _EMBEDDING = KINDS.index(Kind.EMBEDDING)

@@ -10,8 +10,8 @@ from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policy.port import Policy, Reason
 from labeling_ground.cache.policy.ranked import RankedPolicy
 from labeling_ground.cache.rules import LONGEST_CHAIN, is_worth_demoting
-from labeling_ground.cache.trace.events import What
-from labeling_ground.cache.trace.prepared import Prepared, Step
+from labeling_ground.simulate.prepared import Prepared, Step
+from labeling_ground.trace.events import What
 from labeling_ground.types import Entry, Kind
 
 UNBOUNDED = 1 << 62

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labeling_ground.cache.trace.bound import bound
-from labeling_ground.cache.trace.events import EVENT, KINDS, Events, What
-from labeling_ground.cache.trace.prepared import prepare
-from labeling_ground.cache.trace.replay import UNBOUNDED, Replay, Replayed, Setup
-from labeling_ground.cache.trace.synth import MIXES, Work, synthesise
+from labeling_ground.simulate.bound import bound
+from labeling_ground.simulate.prepared import prepare
+from labeling_ground.simulate.replay import UNBOUNDED, Replay, Replayed, Setup
+from labeling_ground.simulate.synth import MIXES, Work, synthesise
+from labeling_ground.trace.events import EVENT, KINDS, Events, What
 from labeling_ground.types import Kind
 
 EMBEDDING, MASK = KINDS.index(Kind.EMBEDDING), KINDS.index(Kind.MASK)

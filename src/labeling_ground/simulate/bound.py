@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix
 
-from labeling_ground.cache.trace.events import What
-from labeling_ground.cache.trace.prepared import Prepared
+from labeling_ground.simulate.prepared import Prepared
+from labeling_ground.trace.events import What
 
 _MOST_ENTRIES = 1_500_000
 """Non-zero numbers in the program. More moments make the bound tighter and the program slower."""

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from labeling_ground.cache.trace.grid import Row
-from labeling_ground.cache.trace.replay import UNBOUNDED, Replayed, Setup
-from labeling_ground.cache.trace.report import _ticks, hit_ratio, name_of, page
+from labeling_ground.simulate.grid import Row
+from labeling_ground.simulate.replay import UNBOUNDED, Replayed, Setup
+from labeling_ground.simulate.report import _ticks, hit_ratio, name_of, page
 from labeling_ground.types import Kind
 
 GIB = 1 << 30

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
-from labeling_ground.cache.trace.events import KINDS, OUTCOMES, What, digest
-from labeling_ground.cache.trace.files import TraceWriter
 from labeling_ground.key import LAYOUT, ImageKeys
+from labeling_ground.trace.events import KINDS, OUTCOMES, What, digest
+from labeling_ground.trace.files import TraceWriter
 from labeling_ground.types import Entry, Kind, Outcome
 
 _EVENT = struct.Struct("<dQQQQdIIIIBBBB")

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
-from labeling_ground.cache.trace.grid import Row
-from labeling_ground.cache.trace.replay import Setup
+from labeling_ground.simulate.grid import Row
+from labeling_ground.simulate.replay import Setup
 from labeling_ground.types import Kind
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 760, 380, 70, 50, 20, 150

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from labeling_ground.cache.trace.events import EVENT, KINDS, Events, What
-from labeling_ground.cache.trace.synth import MIXES, Work, synthesise
+from labeling_ground.simulate.synth import MIXES, Work, synthesise
+from labeling_ground.trace.events import EVENT, KINDS, Events, What
 from labeling_ground.types import Kind
 
 EMBEDDING, MASK = KINDS.index(Kind.EMBEDDING), KINDS.index(Kind.MASK)

@@ -7,20 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labeling_ground.cache.rules import weighed_in_memory
-from labeling_ground.cache.trace.events import KINDS, Events, What
 from labeling_ground.key import LAYOUT
-from labeling_ground.types import Entry, Kind
+from labeling_ground.trace.events import KINDS, Events, What
+from labeling_ground.types import Entry, Kind, Weight
 
 _EMBEDDING = KINDS.index(Kind.EMBEDDING)
 _MASK = KINDS.index(Kind.MASK)
 _EVERYTHING = KINDS.index(Kind.EVERYTHING)
-
-
-@dataclass(frozen=True, slots=True)
-class Weight(Entry):
-    """An entry without its bytes: all that a store asks of it is how many they are."""
-
-    size: int = 0
 
 
 _NOTHING = Weight(Kind.IMAGE, b"", 0.0, 0.0)

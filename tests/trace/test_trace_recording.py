@@ -10,14 +10,14 @@ from tests.doubles import TENANT, Clock, ToyBackend, dice, image_bytes, memory_s
 
 from labeling_ground import key as keys
 from labeling_ground.cache.choose import choose_policy
-from labeling_ground.cache.trace.events import EVENT, OUTCOMES, What
-from labeling_ground.cache.trace.files import TraceWriter, read
-from labeling_ground.cache.trace.prepared import prepare
-from labeling_ground.cache.trace.recorder import Recorder
-from labeling_ground.cache.trace.replay import SWEEP_EVERY_S, UNBOUNDED, Replay, Setup
 from labeling_ground.errors import NotFound
 from labeling_ground.service import predictor as module
 from labeling_ground.service.predictor import Predictor, PromptAsk
+from labeling_ground.simulate.prepared import prepare
+from labeling_ground.simulate.replay import SWEEP_EVERY_S, UNBOUNDED, Replay, Setup
+from labeling_ground.trace.events import EVENT, OUTCOMES, What
+from labeling_ground.trace.files import TraceWriter, read
+from labeling_ground.trace.recorder import Recorder
 from labeling_ground.types import Kind, Outcome, Point
 
 pytestmark = pytest.mark.anyio

@@ -1,0 +1,1 @@
+"""The simulator: replays recorded or made-up traces through the policies of the stores. No server imports it."""

@@ -1,0 +1,1 @@
+"""Traces: what a server writes down of its accesses (when, which key, bytes, cost), and the files they stand in."""
