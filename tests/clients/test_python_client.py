@@ -54,10 +54,12 @@ class Wire(httpx.HTTPTransport):
     def __init__(self) -> None:
         super().__init__()
         self.sent: list[str] = []
+        self.headers: list[httpx.Headers] = []
         self.before: list[httpx.Response | Exception | Callable[[], object] | None] = []
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         path = re.sub("^/v1/images/[^/]+", "/v1/images", request.url.path).removeprefix("/v1/")
+        self.headers.append(request.headers)
         self.sent.append(f"{request.method} {path}")
         happens = self.before.pop(0) if self.before else None
         if isinstance(happens, Exception):
@@ -254,7 +256,7 @@ def test_what_a_refinement_starts_from_is_asked_for_again_if_it_is_gone(
     server: "RealServer", client: Client, photo: Path
 ) -> None:
     cat = client.open(photo)
-    second = cat.refine(cat.click(32, 24), 10, 10)
+    second = cat.refine(cat.click(32, 24, multimask=False), 10, 10)
     third = cat.refine(second, 5, 5, 0)
     server.backend.decodes = 0
     assert httpx.delete(f"{server.url}/v1/cache", params={"model": "toy"}).json()["deleted"] > 0
@@ -356,6 +358,22 @@ def test_a_server_that_is_not_there_is_an_error_with_its_address(photo: Path) ->
         client.open(photo)
 
 
+def test_an_answer_that_is_not_of_the_api_is_an_error(client: Client, wire: Wire, photo: Path) -> None:
+    cat = client.open(photo)
+    for verb in ASKS.values():
+        wire.before = [httpx.Response(200, html="<h1>Sign in</h1>")]
+        with pytest.raises(ClientError, match="answered with text/html"):
+            verb(cat)
+
+
+def test_a_server_below_a_path_and_the_name_of_who_works(start_real: "StartReal", wire: Wire, photo: Path) -> None:
+    with start_real(root_path="/label") as server:
+        for url in (f"{server.url}/label", f"{server.url}/label/", server.url):
+            with Client(url, client_id="annotator-7", transport=wire) as client:
+                assert client.open(photo).click(1, 1).mask.shape == (48, 64)
+    assert {headers["x-client-id"] for headers in wire.headers} == {"annotator-7"}
+
+
 # -- everything ----------------------------------------------------------------------------------------------------
 
 
@@ -390,7 +408,8 @@ def test_who_leaves_everything_early_ends_the_work(server: "RealServer", client:
 
 
 def lines(*events: dict[str, Any]) -> httpx.Response:
-    return httpx.Response(200, content=b"".join(json.dumps(event).encode() + b"\n" for event in events))
+    content = b"".join(json.dumps(event).encode() + b"\n" for event in events)
+    return httpx.Response(200, content=content, headers={"Content-Type": "application/x-ndjson"})
 
 
 START = {"event": "start", "points": 4, "width": 64, "height": 48, "model": "toy", "model_version": "toy@1",

@@ -13,7 +13,7 @@ import httpx
 
 from labeling_ground_client.everything import AsyncEverything, Everything
 from labeling_ground_client.source import ImageLike, source_of
-from labeling_ground_client.steps import NDJSON, Call, ImageSteps, Reply, Service, Steps
+from labeling_ground_client.steps import Call, ImageSteps, Reply, Service, Steps
 from labeling_ground_client.values import EverythingOptions
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class _AnyClient:
         retry_for_s: float = 60.0,
         mask_format: Literal["rle", "png"] = "rle",
         client_id: str | None = None,
-        transport: Any = None,
+        transport: httpx.BaseTransport | httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Prepare to talk to a server; nothing is sent yet.
 
@@ -183,8 +183,10 @@ class Client(_AnyClient):
             time.sleep(call.pause_s)
         content = None if call.read is None else call.read()
         try:
-            reply = self._http.send(self._http.build_request(**_arguments(call), content=content), stream=call.stream)
-            if not reply.is_success:
+            reply = self._http.send(
+                self._http.build_request(**_arguments(call), content=content), stream=call.is_stream
+            )
+            if not call.is_answered_by(reply):
                 reply.read()
         except httpx.RequestError as error:
             return error
@@ -204,7 +206,7 @@ class Client(_AnyClient):
 
 
 class AsyncClient(_AnyClient):
-    """What ``Client`` is, for asynchronous programs (asyncio or trio)."""
+    """What ``Client`` is, for asynchronous programs."""
 
     _http: httpx.AsyncClient
 
@@ -235,8 +237,8 @@ class AsyncClient(_AnyClient):
         content = None if call.read is None else await anyio.to_thread.run_sync(call.read)
         try:
             request = self._http.build_request(**_arguments(call), content=content)
-            reply = await self._http.send(request, stream=call.stream)
-            if not reply.is_success:
+            reply = await self._http.send(request, stream=call.is_stream)
+            if not call.is_answered_by(reply):
                 await reply.aread()
         except httpx.RequestError as error:
             return error
@@ -257,7 +259,7 @@ class AsyncClient(_AnyClient):
 
 def _arguments(call: Call) -> dict[str, Any]:
     """The call as arguments of ``build_request``, but for a body that has to be read."""
-    headers = {"Accept": NDJSON} if call.stream else {}
+    headers = {"Accept": call.wanted}
     if call.read is not None:
         headers["Content-Type"] = "application/octet-stream"
     return {"method": call.method, "url": call.path, "params": call.params, "json": call.json, "headers": headers}

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import httpx
 
-from labeling_ground_client.errors import ProblemError, UnreachableError, problem_of
+from labeling_ground_client.errors import ClientError, ProblemError, UnreachableError, problem_of
 from labeling_ground_client.source import Source, image_id_of
 from labeling_ground_client.values import (
     Box,
@@ -25,6 +25,7 @@ from labeling_ground_client.values import (
 
 T = TypeVar("T")
 Reply = httpx.Response | httpx.RequestError
+JSON = "application/json"
 NDJSON = "application/x-ndjson"
 _LEAST_PAUSE_S = 0.1
 """Seconds between two calls, also where a server says that it may be asked again at once."""
@@ -36,7 +37,7 @@ class Call:
 
     Attributes:
         read: gives the request's body. Blocking.
-        stream: the answer's body is read piece by piece, by who gets it, unless the answer is an error.
+        wanted: content type of the answer.
         pause_s: seconds to wait before it is sent.
     """
 
@@ -45,8 +46,17 @@ class Call:
     params: Mapping[str, str] = field(default_factory=dict)
     json: Mapping[str, Any] | None = None
     read: Callable[[], bytes] | None = None
-    stream: bool = False
+    wanted: str = JSON
     pause_s: float = 0.0
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the answer's body is read piece by piece, by who gets it, unless it is not the wanted answer."""
+        return self.wanted == NDJSON
+
+    def is_answered_by(self, reply: httpx.Response) -> bool:
+        """Whether the reply is the wanted answer, and no error or somebody else's page."""
+        return reply.is_success and reply.headers.get("content-type", "").startswith(self.wanted)
 
 
 Steps = Generator[Call, Reply, T]
@@ -72,6 +82,7 @@ class Service:
         Raises:
             ProblemError: the server refused, or is still too busy.
             UnreachableError: no answer came.
+            ClientError: the answer is of another type than the API's.
         """
         left_s = self.retry_for_s
         was_broken = False
@@ -84,8 +95,13 @@ class Service:
                 was_broken = True
                 call = replace(call, pause_s=0.0)
                 continue
-            if reply.is_success:
+            if call.is_answered_by(reply):
                 return reply
+            if reply.is_success:
+                raise ClientError(
+                    f"{self.url} answered with {reply.headers.get('content-type')} where {call.wanted} was expected. "
+                    "Is it the address of a Labeling Ground server, and no page in front of it?"
+                )
             problem = problem_of(reply)
             pause_s = max(problem.retry_after_s or 0.0, _LEAST_PAUSE_S)
             if problem.status != 503 or pause_s > left_s:
@@ -158,10 +174,9 @@ class ImageSteps:
     def predict_many(self, prompts: Sequence[Prompt], *, multimask: bool = True) -> Steps[list[Prediction]]:
         """The masks of several objects, by one call: a prediction for each prompt, in their order."""
         body = {"prompts": [prompt.as_json() for prompt in prompts], "multimask": multimask}
-        answer = yield from self._masks(body, prompts, multimask)
-        return [
-            prediction_from(one, prompt, answer) for one, prompt in zip(answer["predictions"], prompts, strict=True)
-        ]
+        answer = yield from self._masks(body, prompts)
+        pairs = zip(answer["predictions"], prompts, strict=True)
+        return [prediction_from(one, prompt, answer, multimask=multimask) for one, prompt in pairs]
 
     def click(self, x: float, y: float, label: int = 1, *, multimask: bool = True) -> Steps[Prediction]:
         """The masks of the object at a point, in pixels."""
@@ -190,13 +205,15 @@ class ImageSteps:
 
     def embedding(self) -> Steps[Embedding]:
         """The image's embedding: the model's tensors by name."""
-        reply = yield from self._known(Call("GET", self._path("/embedding"), params=self._model()))
+        reply = yield from self._known(
+            Call("GET", self._path("/embedding"), params=self._model(), wanted="application/octet-stream")
+        )
         return Embedding(reply.content)
 
     def everything(self, options: EverythingOptions) -> Steps[httpx.Response]:
         """The open stream of «segment everything»."""
         body = {**options, **self._model(), "format": self.service.mask_format}
-        return (yield from self._known(Call("POST", self._path("/everything"), json=body, stream=True)))
+        return (yield from self._known(Call("POST", self._path("/everything"), json=body, wanted=NDJSON)))
 
     def delete(self) -> Steps[int]:
         """How many entries went: has the server forget the image and all that was computed from it."""
@@ -226,10 +243,10 @@ class ImageSteps:
         return (yield from self.service.answer_to(call))
 
     def _predict(self, prompt: Prompt, multimask: bool) -> Steps[Prediction]:
-        answer = yield from self._masks(prompt.as_json() | {"multimask": multimask}, [prompt], multimask)
-        return prediction_from(answer, prompt, answer)
+        answer = yield from self._masks(prompt.as_json() | {"multimask": multimask}, [prompt])
+        return prediction_from(answer, prompt, answer, multimask=multimask)
 
-    def _masks(self, body: Mapping[str, Any], prompts: Sequence[Prompt], multimask: bool) -> Steps[dict[str, Any]]:
+    def _masks(self, body: Mapping[str, Any], prompts: Sequence[Prompt]) -> Steps[dict[str, Any]]:
         body = {**body, **self._model(), "format": self.service.mask_format}
         call = Call("POST", self._path("/masks"), json=body)
         try:
@@ -240,7 +257,7 @@ class ImageSteps:
                 raise
             # The earlier masks went from the cache: they are asked for again, as the server's sentence says.
             for earlier in refined:
-                yield from self._predict(earlier.prompt, multimask)
+                yield from self._predict(earlier.prompt, earlier.multimask)
             reply = yield from self._known(call)
         answer: dict[str, Any] = reply.json()
         return answer

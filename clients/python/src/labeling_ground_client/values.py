@@ -128,6 +128,7 @@ class Prediction:
         note: what the server says of this model's quality; ``None`` where it says nothing.
         seconds: from the ask to the answer, inside the server.
         prompt: what was asked.
+        multimask: whether several candidates were asked for.
     """
 
     id: str
@@ -138,6 +139,7 @@ class Prediction:
     note: str | None
     seconds: float
     prompt: Prompt = field(repr=False)
+    multimask: bool = field(repr=False)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -209,7 +211,9 @@ def found_mask_from(body: Mapping[str, Any]) -> FoundMask:
     )
 
 
-def prediction_from(body: Mapping[str, Any], prompt: Prompt, origin: Mapping[str, Any]) -> Prediction:
+def prediction_from(
+    body: Mapping[str, Any], prompt: Prompt, origin: Mapping[str, Any], *, multimask: bool
+) -> Prediction:
     """A prediction from its JSON, and from that of the answer that it stands in."""
     return Prediction(
         id=body["prediction_id"],
@@ -220,4 +224,5 @@ def prediction_from(body: Mapping[str, Any], prompt: Prompt, origin: Mapping[str
         note=origin.get("note"),
         seconds=origin["seconds"],
         prompt=prompt,
+        multimask=multimask,
     )
