@@ -28,8 +28,8 @@ from labeling_ground.codec import frame
 from labeling_ground.errors import StoreFailed
 from labeling_ground.key import ImageKeys
 from labeling_ground.pools import Pools
-from labeling_ground.service.lane import Lane
 from labeling_ground.service.predictor import MaskAnswer, Predictor, PromptAsk
+from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import (
     Box,
     Embedding,
@@ -430,8 +430,8 @@ async def serving(
     predictor = Predictor(
         store=TieredStore(memory or memory_store(), lower, deadline_s=deadline_s, **clocks),
         backend=backend or ToyBackend(),
-        encode_lane=Lane("encoder", slots, queue, **clocks),
-        decode_lane=Lane("decoder", slots, queue, **clocks),
+        encode_lane=FairQueue("encoder", slots, queue, **clocks),
+        decode_lane=FairQueue("decoder", slots, queue, **clocks),
         pools=Pools.sized(),
         **options,
     )

@@ -48,9 +48,9 @@ from labeling_ground.pools import Pools
 from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.fetching import Fetcher
-from labeling_ground.service.lane import Lane
 from labeling_ground.service.leases import SharedFlights
 from labeling_ground.service.predictor import Predictor
+from labeling_ground.service.queues import FairQueue
 from labeling_ground.service.runtime_settings import CacheSettings, RuntimeSettings
 from labeling_ground.service.session_store import SessionStore
 from labeling_ground.service.sessions import Sessions
@@ -418,8 +418,12 @@ def build_predictor(
     return Predictor(
         store=tiers,
         backend=chosen,
-        encode_lane=Lane("encoder", encodes, settings.encode_queue, deadline_s=encode_deadline_s, tenant_share=share),
-        decode_lane=Lane("decoder", decodes, settings.decode_queue, deadline_s=decode_deadline_s, tenant_share=share),
+        encode_lane=FairQueue(
+            "encoder", encodes, settings.encode_queue, deadline_s=encode_deadline_s, tenant_share=share
+        ),
+        decode_lane=FairQueue(
+            "decoder", decodes, settings.decode_queue, deadline_s=decode_deadline_s, tenant_share=share
+        ),
         pools=build_pools(settings, encodes),
         shared=build_shared_flights(settings, tiers, supervisor),
         precision=settings.precision,
@@ -484,7 +488,7 @@ def build_parts(
         patience_s=settings.session_patience_ms / 1e3,
         supervisor=supervisor,
     )
-    grids = Lane("grids", settings.grids, settings.grid_queue, tenant_share=settings.share_of_each)
+    grids = FairQueue("grids", settings.grids, settings.grid_queue, tenant_share=settings.share_of_each)
     everything = Everything(predictor, jobs=grids, workers=settings.grid_workers)
     return AppState(
         settings,

@@ -27,8 +27,8 @@ from labeling_ground.sam.family import Family
 from labeling_ground.sam.masks import paint, paint_with_stability
 from labeling_ground.sam.prompts import PromptTensors
 from labeling_ground.service.everything import Everything, EverythingAnswer
-from labeling_ground.service.lane import Lane
 from labeling_ground.service.predictor import Predictor
+from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import EverythingOptions, ModelVersion
 
 FloatArray = NDArray[np.float32]
@@ -275,12 +275,12 @@ async def ours(engine: Any, file: bytes, options: EverythingOptions) -> Everythi
     predictor = Predictor(
         store=TieredStore(memory_store()),
         backend=backend,
-        encode_lane=Lane("encoder", 1, 8),
-        decode_lane=Lane("decoder", 2, 8),
+        encode_lane=FairQueue("encoder", 1, 8),
+        decode_lane=FairQueue("decoder", 2, 8),
         pools=Pools.sized(),
         precision="fp32",
     )
-    path = Everything(predictor, jobs=Lane("grids", 1, 8), workers=2)
+    path = Everything(predictor, jobs=FairQueue("grids", 1, 8), workers=2)
     try:
         image_id = keys.image_id(file)
         await predictor.add_image(TENANT, file, image_id)

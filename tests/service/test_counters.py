@@ -9,7 +9,7 @@ from labeling_ground.cache.ghost import Watch
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.key import ImageKeys
 from labeling_ground.service.counters import SPREAD_S, Counters, take_snapshot
-from labeling_ground.service.lane import Lane
+from labeling_ground.service.queues import FairQueue
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.types import Kind, ModelVersion, Outcome
 
@@ -73,7 +73,7 @@ async def test_ages_and_idle_times_are_spread_over_the_seconds(sampled: bool) ->
             predictor.counters,
             store=store,
             backend=predictor.backend,
-            queues=(Lane("grids", 1, 1),),
+            queues=(FairQueue("grids", 1, 1),),
             flights=0,
             sessions=Sessions(most=1, idle_s=1.0, most_clicks=1),
             supervisor=predictor.supervisor,

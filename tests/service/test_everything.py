@@ -33,8 +33,8 @@ from labeling_ground.codec.mask import bbox, from_rle
 from labeling_ground.errors import BackendFailed, Overloaded, UnknownImage
 from labeling_ground.inference.sketch import Sketch
 from labeling_ground.service.everything import Begun, Everything, EverythingAnswer, Progress
-from labeling_ground.service.lane import Lane
 from labeling_ground.service.predictor import Predictor
+from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import (
     Embedding,
     EverythingOptions,
@@ -58,7 +58,7 @@ async def searching(
 ) -> AsyncIterator[tuple[Everything, Predictor]]:
     async with serving(backend, *lower, **options) as predictor:
         await send(predictor, FILE)
-        yield Everything(predictor, jobs=Lane("grids", grids, queue), workers=workers), predictor
+        yield Everything(predictor, jobs=FairQueue("grids", grids, queue), workers=workers), predictor
 
 
 async def all_steps(path: Everything, options: EverythingOptions = GRID) -> list[Begun | Progress | EverythingAnswer]:

@@ -11,8 +11,8 @@ from labeling_ground.codec import image as image_codec
 from labeling_ground.errors import BackendFailed
 from labeling_ground.pools import Pools
 from labeling_ground.service.everything import Begun, Everything, EverythingAnswer
-from labeling_ground.service.lane import Lane
 from labeling_ground.service.predictor import Predictor
+from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import EverythingOptions, Kind, ModelVersion, Outcome
 
 pytestmark = pytest.mark.anyio
@@ -68,8 +68,8 @@ async def test_two_models_over_one_cache_both_hear_of_a_purge() -> None:
         two = Predictor(
             store=one.store,
             backend=backends[1],
-            encode_lane=Lane("encoder", 1, 9),
-            decode_lane=Lane("decoder", 1, 9),
+            encode_lane=FairQueue("encoder", 1, 9),
+            decode_lane=FairQueue("decoder", 1, 9),
             pools=Pools.sized(),
         )
         asks = [asyncio.create_task(each.add_image(TENANT, FILE, ID)) for each in (one, two)]
@@ -129,7 +129,7 @@ async def test_all_masks_of_an_image_name_the_model_that_made_them() -> None:
     backend = Changing()
     options = EverythingOptions(points_per_side=2)
     async with serving(backend) as predictor:
-        path = Everything(predictor, jobs=Lane("grids", 1, 8), workers=2)
+        path = Everything(predictor, jobs=FairQueue("grids", 1, 8), workers=2)
         await predictor.add_image(TENANT, FILE, ID)
         backend.left = 4
         begun, *_, answer = [step async for step in path.follow(TENANT, ID, options)]
@@ -144,7 +144,7 @@ async def test_all_masks_of_an_image_name_the_model_that_made_them() -> None:
 async def test_a_grid_is_not_made_by_two_models() -> None:
     backend = Changing()
     async with serving(backend) as predictor:
-        path = Everything(predictor, jobs=Lane("grids", 1, 8), workers=2)
+        path = Everything(predictor, jobs=FairQueue("grids", 1, 8), workers=2)
         await predictor.add_image(TENANT, FILE, ID)
         backend.left = 1
         with pytest.raises(BackendFailed, match="changed in the middle"):

@@ -21,7 +21,7 @@ from labeling_ground.api.web_security import ANY, OriginCheck, SecurityHeaders
 from labeling_ground.errors import Overloaded
 from labeling_ground.inference.remote import wire
 from labeling_ground.inference.remote.handler import InferenceHandler, Reply
-from labeling_ground.service.lane import Lane
+from labeling_ground.service.queues import FairQueue
 
 
 class ModelEndpoint:
@@ -37,7 +37,7 @@ class ModelEndpoint:
     def __init__(self, name: str, handler: InferenceHandler, *, workers: int, queue: int) -> None:
         self.name = name
         self.handler = handler
-        self.lane = Lane(handler.description.role.value, workers, queue)
+        self.lane = FairQueue(handler.description.role.value, workers, queue)
         self._threads = ThreadPoolExecutor(workers, f"engine-{handler.description.role.value}")
 
     async def answer(self, body: bytes) -> Reply:

@@ -14,7 +14,7 @@ from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.remote_status import EngineFigures, RemoteStatus
 from labeling_ground.service.hedge import HedgeOutcome
-from labeling_ground.service.lane import Lane
+from labeling_ground.service.queues import FairQueue
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind, Outcome, StoreStats
@@ -179,7 +179,7 @@ async def take_snapshot(
     *,
     store: TieredStore,
     backend: Backend,
-    queues: Iterable[Lane],
+    queues: Iterable[FairQueue],
     flights: int,
     sessions: Sessions,
     supervisor: Supervisor,

@@ -18,8 +18,8 @@ from labeling_ground.inference.sketch import Sketch, sketcher_of
 from labeling_ground.key import tenant_in
 from labeling_ground.sam.everything import CANDIDATES, SECOND_NMS, grid, keep_best, without_small_regions
 from labeling_ground.service.asks import Ask
-from labeling_ground.service.lane import Lane
 from labeling_ground.service.predictor import Predictor, Timing
+from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import Embedding, Entry, EverythingOptions, Kind, ModelVersion, Outcome, Point, Prompt
 
 
@@ -169,14 +169,14 @@ class Everything:
     """
 
     def __init__(
-        self, predictor: Predictor, *, jobs: Lane, workers: int, wall_clock: Callable[[], float] = time.time
+        self, predictor: Predictor, *, jobs: FairQueue, workers: int, wall_clock: Callable[[], float] = time.time
     ) -> None:
         self.jobs = jobs
         self._wall_clock = wall_clock
         self._predictor = predictor
         self._pool = predictor.pools.grids
         self._sketcher = sketcher_of(predictor.backend)
-        self._workers = Lane("grids' calls", workers, 0)
+        self._workers = FairQueue("grids' calls", workers, 0)
         self._searches: dict[str, _Search] = {}
         self._news = asyncio.Event()
 

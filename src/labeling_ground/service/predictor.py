@@ -39,10 +39,10 @@ from labeling_ground.service.counters import Counters
 from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.flights import Flights
 from labeling_ground.service.hedge import HedgeOutcome, StartGate, hedged_look_up
-from labeling_ground.service.lane import Lane, Place
 from labeling_ground.service.leases import SharedFlights
 from labeling_ground.service.pixels import PixelBudget
 from labeling_ground.service.presence import Presence
+from labeling_ground.service.queues import FairQueue, Place
 from labeling_ground.service.session_state import check_box, check_point
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.trace.recorder import Recorder
@@ -207,8 +207,8 @@ class Predictor:
         *,
         store: TieredStore,
         backend: Backend,
-        encode_lane: Lane,
-        decode_lane: Lane,
+        encode_lane: FairQueue,
+        decode_lane: FairQueue,
         pools: Pools,
         shared: SharedFlights | None = None,
         precision: Precision = "fp16",

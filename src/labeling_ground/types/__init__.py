@@ -7,6 +7,7 @@ from labeling_ground.types.image import Image, ImageFacts, Stretch
 from labeling_ground.types.model import ModelVersion
 from labeling_ground.types.outcome import Outcome
 from labeling_ground.types.prediction import Mask, Prediction
+from labeling_ground.types.priority import Priority
 from labeling_ground.types.prompt import Box, Point, Prompt
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Outcome",
     "Point",
     "Prediction",
+    "Priority",
     "Prompt",
     "StoreStats",
     "Stretch",
