@@ -21,6 +21,7 @@ Nothing here knows HTTP: ``api/errors.py`` has the one table from these classes 
     │   └── UnknownPrediction    a mask input refers to a prediction that is not kept any more
     ├── NotAllowed               an API key is missing, or it is not one of ours
     │   └── Forbidden            the key is one of ours, but not for this
+    ├── NotOffered               something that no model served here can do
     ├── Overloaded               a queue is full; ``retry_after`` says when to come back
     ├── BackendFailed            the model did not answer, or answered nonsense
     ├── SourceFailed             another host did not give an image that was to be fetched there
@@ -121,6 +122,10 @@ class UnknownModel(NotFound):
 
 class UnknownPrediction(NotFound):
     """A mask input refers to a prediction that is not kept any more."""
+
+
+class NotOffered(LabelingGroundError):  # noqa: N818
+    """Something that no model served here can do, such as finding what a text names."""
 
 
 class NotAllowed(LabelingGroundError):  # noqa: N818

@@ -34,7 +34,7 @@ SHORTEST_KEY = 8
 LONGEST_S = 1e9
 """Seconds, or milliseconds, that no time is longer than: thirty years. Timers and databases overflow beyond it."""
 _NO_LINKS = "set enableServiceLinks: false in the pod, or call the service something else than labeling-ground"
-AdapterName = Literal["all", "none", "x-anylabeling"]
+AdapterName = Literal["all", "none", "x-anylabeling", "roboflow"]
 NOWHERE = Path(os.devnull) / "no-home-directory"
 """Default of a folder below the home directory, where this user has none. Nobody can make a folder there."""
 
@@ -151,8 +151,8 @@ class Settings(BaseSettings):
     changes settings of the cache; without it nobody changes them. With `api_keys` set, each other key purges its own
     namespace only; without them, nobody else purges everything at once."""
     adapters: Annotated[tuple[AdapterName, ...], NoDecode] = ("all",)
-    """Which labeling tools' own protocols are spoken, separated by commas: `x-anylabeling`; or `all`, or `none`. See
-    `docs/tools/`."""
+    """Which labeling tools' own protocols are spoken, separated by commas: `x-anylabeling`, `roboflow`; or `all`, or
+    `none`. See `docs/tools/`."""
     browser_runtime_dir: Path = Field(default_factory=_default_browser_runtime_dir)
     """Folder of what the labeling page needs to decode in the browser; `labeling-ground browser-decoder` fills it.
     Without it the page has every mask computed by the server."""

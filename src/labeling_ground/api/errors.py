@@ -75,6 +75,7 @@ TABLE: dict[type[errors.LabelingGroundError], tuple[int, str, str]] = {
     errors.UnknownPrediction: (404, "unknown-prediction", "The prediction is not kept any more"),
     errors.NotFound: (404, "not-found", "Not found"),
     errors.NotAllowed: (401, "unauthorized", "An API key is needed"),
+    errors.NotOffered: (501, "not-offered", "No model here can do that"),
     errors.Forbidden: (403, "forbidden", "This is not for everybody"),
     errors.NoRoom: (507, "no-room", "The cache is too small for this image"),
     errors.Overloaded: (503, "overloaded", "Too much at once"),
@@ -190,7 +191,7 @@ def install(app: FastAPI) -> None:
 
     async def ours(_: Request, error: Exception) -> Response:
         assert isinstance(error, errors.LabelingGroundError)  # noqa: S101 -- registered for this class
-        if not isinstance(error, errors.BadInput | errors.NotFound | errors.NotAllowed):
+        if not isinstance(error, errors.BadInput | errors.NotFound | errors.NotAllowed | errors.NotOffered):
             log.warning("%s: %s", type(error).__name__, error)
         return response_for(error)
 
