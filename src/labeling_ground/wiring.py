@@ -15,13 +15,14 @@ from labeling_ground.cache.choose import choose_policy, choose_ranking
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.disk.folder import refusal
 from labeling_ground.cache.disk.state_store import DiskStateStore
-from labeling_ground.cache.ghost import Watch
 from labeling_ground.cache.memory import MemoryStore
+from labeling_ground.cache.purges import Purges
 from labeling_ground.cache.redis.connect import RedisConnection, Tls, connect
 from labeling_ground.cache.redis.lease import RedisLeases
 from labeling_ground.cache.redis.notices import PurgeNotices
 from labeling_ground.cache.redis.state_store import RedisStateStore
 from labeling_ground.cache.redis.store import RedisStore
+from labeling_ground.cache.shadow import ShadowCaches
 from labeling_ground.cache.store import Store
 from labeling_ground.cache.tier_calls import TierCalls
 from labeling_ground.cache.tier_health import TierHealth
@@ -156,7 +157,7 @@ def build_store(settings: Settings, supervisor: Supervisor | None = None) -> Tie
     store = TieredStore(
         memory(budget),
         lower,
-        watch=Watch(memory, budget_bytes=budget, idle_s=settings.idle_s),
+        shadows=ShadowCaches(memory, budget_bytes=budget, idle_s=settings.idle_s, purges=Purges()),
         idle_s=settings.idle_s,
         deadline_s=settings.lookup_deadline_ms / 1e3,
         breaker_failures=settings.breaker_failures,

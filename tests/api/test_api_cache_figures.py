@@ -134,7 +134,7 @@ async def test_metrics_say_what_the_figures_say(server: "Running", make_image: "
 async def test_the_live_view_shows_what_another_budget_would_do(
     start: "Start", make_image: "Callable[..., bytes]"
 ) -> None:
-    """Regret, ghosts and the spread of ages, in the figures and in the metrics alike."""
+    """What was recomputed, shadow caches and the spread of ages, in the figures and in the metrics alike."""
     async with start(disk_bytes=0, memory_bytes=4 << 20) as server:
         image_id = await server.send_image(make_image())
         for x in [*range(2, 26, 2), *range(2, 26, 2)]:  # 24 times 400 kB of logits, of which 10 fit
@@ -144,21 +144,23 @@ async def test_the_live_view_shows_what_another_budget_would_do(
             await server.click(image_id, x + 1, 5, **body)
         now = await figures(server)
         found = await samples(server)
-        assert now["regret"]["mask"]["entries"] > 0
-        assert now["regret"]["mask"]["seconds"] <= now["kinds"]["mask"]["seconds_computed"]
-        assert now["regret"]["embedding"] == {"entries": 0, "seconds": 0.0}
-        assert now["ghosts"]["sampled_share"] == 1.0
-        hits = {ghost["larger_by"]: ghost["hits"] for ghost in now["ghosts"]["budgets"]}
+        assert now["recomputed_after_eviction"]["mask"]["entries"] > 0
+        assert now["recomputed_after_eviction"]["mask"]["seconds"] <= now["kinds"]["mask"]["seconds_computed"]
+        assert now["recomputed_after_eviction"]["embedding"] == {"entries": 0, "seconds": 0.0}
+        assert now["shadow_caches"]["sampled_share"] == 1.0
+        hits = {cache["larger_by"]: cache["hits"] for cache in now["shadow_caches"]["budgets"]}
         assert list(hits) == [0.25, 0.5, 1.0]
-        assert 0 < hits[1.0] <= now["regret"]["mask"]["entries"]
+        assert 0 < hits[1.0] <= now["recomputed_after_eviction"]["mask"]["entries"]
         assert (
-            found["labeling_ground_regret_entries_total", frozenset({("kind", "mask")})]
-            == (now["regret"]["mask"]["entries"])
+            found["labeling_ground_recomputed_after_eviction_entries_total", frozenset({("kind", "mask")})]
+            == (now["recomputed_after_eviction"]["mask"]["entries"])
         )
-        for ghost in now["ghosts"]["budgets"]:
-            by = frozenset({("larger_by", f"{ghost['larger_by']:g}")})
-            assert found["labeling_ground_ghost_hits", by] == ghost["hits"]
-            assert found["labeling_ground_ghost_seconds_saved", by] == pytest.approx(ghost["seconds_saved"], abs=1e-5)
+        for cache in now["shadow_caches"]["budgets"]:
+            by = frozenset({("larger_by", f"{cache['larger_by']:g}")})
+            assert found["labeling_ground_shadow_cache_hits", by] == cache["hits"]
+            assert found["labeling_ground_shadow_cache_seconds_saved", by] == pytest.approx(
+                cache["seconds_saved"], abs=1e-5
+            )
         entries = now["tiers"][0]["entries"]
         for name, part in (("age", now["ages"]), ("idle", now["idle"])):
             assert len(part["seconds"]) == len(part["entries"])

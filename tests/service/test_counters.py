@@ -5,8 +5,8 @@ from hashlib import sha256
 import pytest
 from tests.doubles import Clock, ToyBackend, memory_store, sealed, serving
 
-from labeling_ground.cache.ghost import Watch
 from labeling_ground.cache.memory import MemoryStore
+from labeling_ground.cache.shadow import ShadowCaches
 from labeling_ground.key import ImageKeys
 from labeling_ground.service.counters import SPREAD_S, Counters, take_snapshot
 from labeling_ground.service.queues import FairQueue
@@ -58,7 +58,9 @@ async def test_ages_and_idle_times_are_spread_over_the_seconds(sampled: bool) ->
     async with serving(ToyBackend(), memory=make(1 << 20)) as predictor:
         store = predictor.store
         share = 0.01 if sampled else 20.0
-        store.watch = Watch(make, budget_bytes=1 << 20, idle_s=None, share=share, clock=clock)
+        store.shadows = store.memory.observer = ShadowCaches(
+            make, budget_bytes=1 << 20, idle_s=None, purges=store.purges, share=share, clock=clock
+        )
         for hour in range(4):
             for number in range(250):
                 keys = ImageKeys("public", sha256(f"{hour} {number}".encode()).hexdigest())

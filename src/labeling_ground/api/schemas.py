@@ -412,14 +412,14 @@ class EngineOut(BaseModel):
     received_bytes: int
 
 
-class RegretOut(BaseModel):
-    """What was computed again after memory's budget had evicted it."""
+class RecomputedOut(BaseModel):
+    """What was recomputed after memory's budget had evicted it."""
 
     entries: int
     seconds: float
 
 
-class GhostOut(BaseModel):
+class ShadowCacheOut(BaseModel):
     """What a memory tier with a larger budget would have spared: estimates from the sampled images."""
 
     larger_by: float = Field(description="0.25: a budget of 1.25 times the present one.", examples=[0.25])
@@ -427,11 +427,11 @@ class GhostOut(BaseModel):
     seconds_saved: float = Field(description="Computing that it would have spared, in all.")
 
 
-class GhostsOut(BaseModel):
+class ShadowCachesOut(BaseModel):
     """Shadows of the memory tier that hold no values, within 1 % of its budget (or half a MiB, if that is more)."""
 
     sampled_share: float = Field(description="Share of all images that they see.", examples=[0.125])
-    budgets: list[GhostOut]
+    budgets: list[ShadowCacheOut]
 
 
 class SpreadOut(BaseModel):
@@ -539,11 +539,11 @@ class CacheOut(LookupsOut):
         description="Failed attempts of background work (sweeps, write queues, notices), by its name; each is "
         "logged and tried again."
     )
-    regret: dict[str, RegretOut] = Field(
-        description="By kind: what was computed again after memory's budget had evicted it. With a larger budget it "
+    recomputed_after_eviction: dict[str, RecomputedOut] = Field(
+        description="By kind: what was recomputed after memory's budget had evicted it. With a larger budget it "
         "would have been a hit."
     )
-    ghosts: GhostsOut
+    shadow_caches: ShadowCachesOut
     ages: SpreadOut = Field(description="Of the entries in memory, since they were computed.")
     idle: SpreadOut = Field(description="Of the entries in memory, since their last use.")
     latency: LatencyOut

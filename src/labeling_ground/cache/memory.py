@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import count
 from types import EllipsisType
+from typing import Protocol
 
 from labeling_ground import key as keys
 from labeling_ground.cache.budgets import PARTS
@@ -24,6 +25,30 @@ _EXPIRED_AT_ONCE = 64
 """Expired entries that go at once for one that comes in; more of them only where that is too little room."""
 _GONE = Entry(Kind.IMAGE, b"", 0.0, 0.0)
 """In place of what was evicted, where a record of it is still noted somewhere."""
+
+
+class MemoryObserver(Protocol):
+    """Told what happens in a memory store. It must neither raise nor call back into the store."""
+
+    def hit(self, key: str, entry: Entry) -> None:
+        """An entry was found."""
+        ...
+
+    def arriving(self, key: str, entry: Entry, *, held: bool, computed: bool) -> None:
+        """An entry is about to be kept; ``held``: it is here already; ``computed``: it does not come from below."""
+        ...
+
+    def evicted(self, key: str, reason: Reason, used: float) -> None:
+        """An entry went that was used last then (seconds since 1970)."""
+        ...
+
+    def marked(self, group: str, done: bool) -> None:
+        """The done hint of an image changed."""
+        ...
+
+    def purged(self, pattern: str) -> None:
+        """Keys are about to be purged."""
+        ...
 
 
 class _Tally:
@@ -122,6 +147,8 @@ class MemoryStore:
                 "at least 0.125, the high one not below it, and neither above 1."
             )
         self.on_evict = on_evict
+        self.observer: MemoryObserver | None = None
+        """Told of what happens here, where that is wanted."""
         self.peak_bytes = 0
         """The most bytes held so far."""
         self._watermarks = low_watermark, high_watermark
@@ -163,9 +190,11 @@ class MemoryStore:
         record.done = False
         self._records.move_to_end(key)
         self._policy.hit(record)
+        if self.observer is not None:
+            self.observer.hit(key, record.entry)
         return record.entry
 
-    def insert(self, key: str, entry: Entry, used: float | None = None) -> None:
+    def insert(self, key: str, entry: Entry, used: float | None = None, *, computed: bool = True) -> None:
         """Keep the entry, making room first; a key that is here already counts as used.
 
         Above an eighth of the budget it is refused and counted, and so it is where there is no room and the policy
@@ -176,9 +205,12 @@ class MemoryStore:
             entry: the entry.
             used: when it was used last, seconds since 1970, where that is not now: it comes from a tier above, which
                 has no room for it.
+            computed: whether it was computed, and not found in a tier below.
         """
         now = self._clock()
         record = self._records.get(key)
+        if self.observer is not None:
+            self.observer.arriving(key, entry, held=record is not None, computed=computed)
         if record is not None:
             reason = self._expired(record, now)
             if reason is None:
@@ -308,6 +340,8 @@ class MemoryStore:
 
         A hit on a key takes it back too.
         """
+        if self.observer is not None:
+            self.observer.marked(group, done)
         for record in self._members(group):
             if record.done is not done:
                 record.done = done
@@ -371,6 +405,8 @@ class MemoryStore:
 
     def _purge(self, pattern: str) -> Iterator[int]:
         """A part at a time; how many went in each. What comes in meanwhile stays."""
+        if self.observer is not None:
+            self.observer.purged(pattern)
         matches = keys.matcher(pattern) if "*" in pattern else pattern.__eq__
         records = self._candidates(pattern)
         for start in range(0, len(records), _SLICE):
@@ -501,6 +537,8 @@ class MemoryStore:
         tally.entries -= 1
         tally.bytes -= size
         self._evictions[reason] += 1
+        if self.observer is not None:
+            self.observer.evicted(key, reason, record.used + self._since_1970())
         if self.on_evict is not None:
             self.on_evict(key, entry, reason, record.used + self._since_1970())
 

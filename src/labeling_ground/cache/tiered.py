@@ -3,18 +3,17 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from itertools import islice
 from types import MappingProxyType
 
-from labeling_ground import key as keys
 from labeling_ground.breaker import Breaker
-from labeling_ground.cache.ghost import Watch
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policy.port import Policy, Ranking, Reason
-from labeling_ground.cache.recent_purges import RecentPurges
+from labeling_ground.cache.purges import Purges
 from labeling_ground.cache.rules import is_worth_demoting, weighed_in_memory
+from labeling_ground.cache.shadow import ShadowCaches
 from labeling_ground.cache.store import Adjustable, Choosy, Store
 from labeling_ground.cache.tier import Tier
 from labeling_ground.errors import StoreFailed
@@ -23,7 +22,6 @@ from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Entry, Kind, StoreStats
 
 _REMEMBERED_TOUCHES = 100_000
-_REMEMBERED_PURGES = 2_000
 _SHRINK_STEP = 4 << 20
 """Bytes by which memory's budget is lowered at once; between the steps others get their turn."""
 _USES_AT_ONCE = 5_000
@@ -42,7 +40,7 @@ class TieredStore:
     Args:
         memory: the first tier; asked without waiting.
         lower: the others, each of which gets a deadline, a circuit breaker and a write queue.
-        watch: follows what happens in memory, to tell what another budget would have done.
+        shadows: observe memory, to tell what larger budgets would have spared.
         idle_s: the idle time that all tiers keep; a hit above restarts it below, at most once per a twentieth of it.
         check_threads: threads that check large values which the lower tiers answer.
         supervisor: of the tiers' write queues.
@@ -53,7 +51,7 @@ class TieredStore:
         memory: MemoryStore,
         lower: Sequence[Store] = (),
         *,
-        watch: Watch | None = None,
+        shadows: ShadowCaches | None = None,
         idle_s: float = 1800.0,
         deadline_s: float = 0.1,
         breaker_failures: int = 5,
@@ -75,20 +73,24 @@ class TieredStore:
             )
             for store in lower
         ]
-        self.watch = watch
+        self.shadows = memory.observer = shadows
+        self.purges = Purges() if shadows is None else shadows.purges
         self._demotes = True
         memory.on_evict = self._evicted
         self._clock = clock
         self._idle_s = idle_s
         self._touch_every_s = idle_s / 20
         self._touched: OrderedDict[str, float] = OrderedDict()
-        self._purges = RecentPurges(_REMEMBERED_PURGES)
-        self._purging: list[Callable[[str], bool]] = []
-        self.purged = 0
-        """How often a purge began or ended: what ``keep`` compares, to know whether one came in between."""
-        self.on_purge: list[Callable[[Callable[[str], bool]], None]] = []
-        """Each is told of every purge, here or elsewhere, with a test for the keys it means: before anything is
-        deleted, and again when all is, for what was begun meanwhile may know what is gone now."""
+
+    @property
+    def purged(self) -> int:
+        """See ``Purges.count``."""
+        return self.purges.count
+
+    @property
+    def on_purge(self) -> list[Callable[[Callable[[str], bool]], None]]:
+        """See ``Purges.on_purge``."""
+        return self.purges.on_purge
 
     @property
     def has_lower(self) -> bool:
@@ -107,7 +109,7 @@ class TieredStore:
 
     def peek(self, key: str) -> Entry | None:
         """What is at hand without waiting: in memory, or on its way to a lower tier."""
-        entry = self._use(key)
+        entry = self.memory.peek(key)
         if entry is not None:
             if self.lower:
                 self._touch_lower(key)
@@ -126,10 +128,10 @@ class TieredStore:
             key: what to look for.
             deadline_s: how long each tier may take, where the default would not do.
         """
-        purged = self.purged
+        purged = self.purges.count
 
         def promote(entry: Entry) -> None:
-            if not self._purged_since(key, purged):
+            if not self.purges.meant_since(key, purged):
                 self._promote(key, entry)
 
         for tier in self.lower:
@@ -144,19 +146,19 @@ class TieredStore:
         Args:
             key: its key.
             entry: the result.
-            purged: ``purged`` as it was when the computation began. A result whose image or model was purged since
-                then is not kept: the purge meant it too.
+            purged: ``purges.count`` when the computation began. A result whose image or model was purged since then is
+                not kept: the purge meant it too.
         """
-        if (purged is not None and self._purged_since(key, purged)) or self._is_being_purged(key):
+        if (purged is not None and self.purges.meant_since(key, purged)) or self.purges.is_under_way(key):
             return False
         if entry.kind is Kind.LOGITS or not self.lower:
-            self._insert(key, weighed_in_memory(entry))
+            self.memory.insert(key, weighed_in_memory(entry))
             return True
         self._note_touch(key)  # the write sets the timer
         if entry.kind is Kind.IMAGE:
             self.lower[-1].queue.write(key, entry)
             return True
-        self._insert(key, entry)
+        self.memory.insert(key, entry)
         for tier in self.lower:
             tier.queue.write(key, entry)
         return True
@@ -173,20 +175,18 @@ class TieredStore:
 
     async def touch(self, key: str) -> bool:
         """Restart an entry's idle timer in whichever tier has it. Whether one has (a failing tier has not)."""
-        if self._use(key) is not None:
+        if self.memory.peek(key) is not None:
             return True
         return any([await tier.touch(key) for tier in self.lower])
 
     def touch_later(self, key: str) -> None:
         """Say that an entry is in use though nobody read it (an image whose embedding is being used)."""
-        if self._use(key) is None and self.lower:
+        if self.memory.peek(key) is None and self.lower:
             self._touch_lower(key)
 
     def mark_done(self, group: str, done: bool) -> None:
         """Pass the done hint to all tiers."""
         self.memory.mark(group, done)
-        if self.watch is not None:
-            self.watch.marked(group, done)
         for tier in self.lower:
             tier.mark_done(group, done)
 
@@ -198,7 +198,7 @@ class TieredStore:
         Raises:
             StoreFailed: a tier did not do it. The others did, and trying again is safe.
         """
-        with self._purge(pattern):
+        with self.purges.under_way(pattern):
             gone = await self.memory.delete(pattern)
             try:
                 async with asyncio.timeout(deadline_s):
@@ -217,7 +217,7 @@ class TieredStore:
         Raises:
             StoreFailed: a tier did not do it; trying again is safe.
         """
-        with self._purge(pattern):
+        with self.purges.under_way(pattern):
             await self.memory.delete(pattern)
             await self._each(tier.queue.delete(pattern, works.get(tier.store.name)) for tier in self.lower)
 
@@ -226,8 +226,8 @@ class TieredStore:
         async with AsyncExitStack() as sweeping:  # each has its turn, also where another one fails; memory's is first
             for tier in reversed(self.lower):
                 sweeping.push_async_callback(tier.sweep)
-            if self.watch is not None:
-                sweeping.callback(self.watch.sweep)
+            if self.shadows is not None:
+                sweeping.callback(self.shadows.sweep)
             sweeping.push_async_callback(self._sweep_memory)
 
     async def probe(self) -> None:
@@ -278,8 +278,8 @@ class TieredStore:
             self.memory.reconfigure(idle_s=idle_s)
             self._idle_s, self._touch_every_s = idle_s, idle_s / 20
             self._touched.clear()  # so that each next use is noted below, where a timer may still run by the old time
-        if self.watch is not None:
-            await self.watch.reconfigure(budget_bytes=budgets.get(self.memory.name), idle_s=idle_s, policy=policy)
+        if self.shadows is not None:
+            await self.shadows.reconfigure(budget_bytes=budgets.get(self.memory.name), idle_s=idle_s, policy=policy)
         budget = budgets.get(self.memory.name)
         if budget is not None:
             await self._set_memory_budget(budget)
@@ -335,39 +335,11 @@ class TieredStore:
         finally:
             self._demotes = True
 
-    def _use(self, key: str) -> Entry | None:
-        entry = self.memory.peek(key)
-        if entry is not None and self.watch is not None:
-            self.watch.used(key, entry, in_memory=True)
-        return entry
-
-    def _insert(self, key: str, entry: Entry) -> None:
-        """Take what was computed into memory."""
-        if self.watch is not None:
-            self.watch.kept(key, entry, held=key in self.memory)
-        self.memory.insert(key, entry)
-
     def _evicted(self, key: str, entry: Entry, reason: str, used: float) -> None:
-        if self.watch is not None:
-            self.watch.evicted(key, reason, used)
-        if reason == Reason.BUDGET and self._demotes and self.lower and not self._is_being_purged(key):
+        if reason == Reason.BUDGET and self._demotes and self.lower and not self.purges.is_under_way(key):
             below = self.lower[0]
             if is_worth_demoting(entry, below.typical_s):
                 below.queue.demote(key, entry, used)
-
-    @contextmanager
-    def _purge(self, pattern: str) -> Iterator[None]:
-        """While a purge goes through the tiers, nothing that it means may come into any of them."""
-        if self.watch is not None:
-            self.watch.purged(pattern)
-        match = keys.matcher(pattern)
-        self._purging.append(match)
-        self._note_purge(pattern, match)
-        try:
-            yield
-        finally:
-            self._purging.remove(match)
-            self._note_purge(pattern, match)  # what was looked up or begun meanwhile is meant, too
 
     @staticmethod
     async def _each(works: Iterable[Awaitable[int]]) -> list[int]:
@@ -378,20 +350,9 @@ class TieredStore:
                 raise result
         return [result for result in results if not isinstance(result, BaseException)]
 
-    def _is_being_purged(self, key: str) -> bool:
-        return any(match(key) for match in self._purging)
-
-    def _note_purge(self, pattern: str, match: Callable[[str], bool]) -> None:
-        self._purges.note(pattern, self.purged)
-        self.purged += 1
-        for tell in self.on_purge:
-            tell(match)
-
     def _promote(self, key: str, entry: Entry) -> None:
-        if entry.kind is not Kind.IMAGE and not self._is_being_purged(key):
-            if self.watch is not None:
-                self.watch.used(key, entry, in_memory=False)
-            self.memory.insert(key, entry)
+        if entry.kind is not Kind.IMAGE and not self.purges.is_under_way(key):
+            self.memory.insert(key, entry, computed=False)
 
     def _touch_lower(self, key: str) -> None:
         last = self._touched.get(key)
@@ -406,7 +367,3 @@ class TieredStore:
         self._touched.move_to_end(key)
         if len(self._touched) > _REMEMBERED_TOUCHES:
             self._touched.popitem(last=False)
-
-    def _purged_since(self, key: str, purged: int) -> bool:
-        # Where there were more than are remembered, one of those may have meant it.
-        return self._purges.forgotten >= purged or self._purges.mean(key, purged)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from labeling_ground.cache.ghost import Regret
+from labeling_ground.cache.shadow import Recomputed
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.remote_status import EngineFigures, RemoteStatus
@@ -117,7 +117,7 @@ class QueueCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Regretted:
+class RecomputedCounts:
     """What was computed again after memory's budget had evicted it."""
 
     entries: int
@@ -125,7 +125,7 @@ class Regretted:
 
 
 @dataclass(frozen=True, slots=True)
-class GhostCounts:
+class ShadowCacheCounts:
     """What a larger memory tier would have spared; estimates from a sample of the images."""
 
     larger_by: float
@@ -166,10 +166,10 @@ class CountersSnapshot:
     """Failed attempts of background work, by its name."""
     engines: tuple[EngineFigures, ...]
     """Those in other processes."""
-    regret: Mapping[Kind, Regretted]
-    ghosts: tuple[GhostCounts, ...]
+    recomputed_after_eviction: Mapping[Kind, RecomputedCounts]
+    shadow_caches: tuple[ShadowCacheCounts, ...]
     sampled: float
-    """The share of the images that the ghosts see."""
+    """The share of the images that the shadow caches see."""
     ages: Spread
     idle: Spread
 
@@ -196,9 +196,9 @@ async def take_snapshot(
             tiers.append(
                 TierCounts(stats, health.breaker.state, dict(seen.errors), seen.skipped, len(tier.queue), seen.demoted)
             )
-    watch, memory = store.watch, store.memory
-    sample = [] if watch is None else watch.spread(memory)
-    regret = Regret() if watch is None else watch.regret
+    shadows, memory = store.shadows, store.memory
+    sample = [] if shadows is None else shadows.spread(memory)
+    recomputed = Recomputed() if shadows is None else shadows.recomputed
     return CountersSnapshot(
         at=time.time(),
         total=counters.total(),
@@ -211,11 +211,15 @@ async def take_snapshot(
         sessions_unkept=sessions.unkept,
         background_errors=dict(supervisor.errors),
         engines=tuple(backend.engines()) if isinstance(backend, RemoteStatus) else (),
-        regret={kind: Regretted(regret.entries[kind], regret.seconds.get(kind, 0.0)) for kind in counters.kinds},
-        ghosts=tuple(
-            GhostCounts(ghost.larger_by, ghost.hits, ghost.seconds_saved) for ghost in (watch.ghosts if watch else ())
+        recomputed_after_eviction={
+            kind: RecomputedCounts(recomputed.entries[kind], recomputed.seconds.get(kind, 0.0))
+            for kind in counters.kinds
+        },
+        shadow_caches=tuple(
+            ShadowCacheCounts(cache.larger_by, cache.hits, cache.seconds_saved)
+            for cache in (shadows.caches if shadows else ())
         ),
-        sampled=1.0 if watch is None else watch.sampled,
+        sampled=1.0 if shadows is None else shadows.sampled,
         ages=_spread([age for age, _ in sample], memory.entries),
         idle=_spread([idle for _, idle in sample], memory.entries),
     )

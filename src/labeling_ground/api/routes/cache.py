@@ -68,19 +68,19 @@ async def cache_figures(request: Request) -> dict[str, Any]:
         "sessions": now.sessions,
         "sessions_unkept": now.sessions_unkept,
         "background_errors": dict(now.background_errors),
-        "regret": {
+        "recomputed_after_eviction": {
             kind.value: {"entries": found.entries, "seconds": round(found.seconds, 6)}
-            for kind, found in now.regret.items()
+            for kind, found in now.recomputed_after_eviction.items()
         },
-        "ghosts": {
+        "shadow_caches": {
             "sampled_share": now.sampled,
             "budgets": [
                 {
-                    "larger_by": ghost.larger_by,
-                    "hits": round(ghost.hits),
-                    "seconds_saved": round(ghost.seconds_saved, 6),
+                    "larger_by": cache.larger_by,
+                    "hits": round(cache.hits),
+                    "seconds_saved": round(cache.seconds_saved, 6),
                 }
-                for ghost in now.ghosts
+                for cache in now.shadow_caches
             ],
         },
         "ages": {"seconds": SPREAD_S, "entries": now.ages.counts},
@@ -412,24 +412,30 @@ class _Snapshot:
 
     def _watched(self) -> list[Metric]:
         again = CounterMetricFamily(
-            "labeling_ground_regret_entries", "Computed again after memory's budget had evicted it.", labels=["kind"]
+            "labeling_ground_recomputed_after_eviction_entries",
+            "Recomputed after memory's budget had evicted it.",
+            labels=["kind"],
         )
-        rued = CounterMetricFamily("labeling_ground_regret_seconds", "The seconds which that took.", labels=["kind"])
-        for kind, found in self._now.regret.items():
+        seconds = CounterMetricFamily(
+            "labeling_ground_recomputed_after_eviction_seconds", "The seconds which that took.", labels=["kind"]
+        )
+        for kind, found in self._now.recomputed_after_eviction.items():
             again.add_metric([kind.value], found.entries)
-            rued.add_metric([kind.value], found.seconds)
+            seconds.add_metric([kind.value], found.seconds)
         # Gauges: a larger budget can lose at times what it had gained.
         hits = GaugeMetricFamily(
-            "labeling_ground_ghost_hits", "What a larger memory tier would have had.", labels=["larger_by"]
+            "labeling_ground_shadow_cache_hits", "What a larger memory tier would have had.", labels=["larger_by"]
         )
         spared = GaugeMetricFamily(
-            "labeling_ground_ghost_seconds_saved", "Seconds that it would have spared.", labels=["larger_by"]
+            "labeling_ground_shadow_cache_seconds_saved", "Seconds that it would have spared.", labels=["larger_by"]
         )
-        for ghost in self._now.ghosts:
-            hits.add_metric([f"{ghost.larger_by:g}"], ghost.hits)
-            spared.add_metric([f"{ghost.larger_by:g}"], ghost.seconds_saved)
+        for cache in self._now.shadow_caches:
+            hits.add_metric([f"{cache.larger_by:g}"], cache.hits)
+            spared.add_metric([f"{cache.larger_by:g}"], cache.seconds_saved)
         sampled = GaugeMetricFamily(
-            "labeling_ground_ghost_sampled_share", "Share of the images that this is estimated from.", self._now.sampled
+            "labeling_ground_shadow_cache_sampled_share",
+            "Share of the images that this is estimated from.",
+            self._now.sampled,
         )
         spreads = []
         for name, text, spread in (
@@ -440,7 +446,7 @@ class _Snapshot:
             buckets = [(f"{most:g}", float(count)) for most, count in zip(SPREAD_S, spread.counts, strict=True)]
             family.add_metric([], [*buckets, ("+Inf", float(spread.total))], spread.seconds)
             spreads.append(family)
-        return [again, rued, hits, spared, sampled, *spreads]
+        return [again, seconds, hits, spared, sampled, *spreads]
 
     def _engines(self) -> list[Metric]:
         is_open = GaugeMetricFamily(

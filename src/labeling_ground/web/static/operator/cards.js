@@ -147,22 +147,22 @@ export function drawLatency(place, { seconds, rows }) {
   return place.replaceChildren(list);
 }
 
-/** What a larger memory would have saved, and what was rued. */
-export function drawLarger(place, { ghosts, regret }, price) {
-  const most = Math.max(0, ...ghosts.budgets.map(({ seconds_saved: saved }) => saved));
+/** What a larger memory would have saved, by its shadow caches, and what was recomputed after eviction. */
+export function drawLarger(place, { shadow_caches: shadows, recomputed_after_eviction: recomputed }, price) {
+  const most = Math.max(0, ...shadows.budgets.map(({ seconds_saved: saved }) => saved));
   const width = place.clientWidth;
-  const rows = ghosts.budgets.map(({ larger_by: by, hits, seconds_saved: saved }) => {
+  const rows = shadows.budgets.map(({ larger_by: by, hits, seconds_saved: saved }) => {
     const label = t("largerRow", { n: number(by * 100), time: duration(saved), hits: number(hits) });
     return make("div", { className: "latency", data: { by } },
       make("span", {}, make("b", {}, t("largerBy", { n: number(by * 100) }))),
       make("span", {}, `${duration(saved)} · ${amount(money(saved, price))}`),
       make("div", {}, bar([{ value: Math.max(0, saved), kind: "embedding", title: label }], { width, whole: most, label })));
   });
-  const rued = Object.values(regret).reduce((sum, one) => [sum[0] + one.entries, sum[1] + one.seconds], [0, 0]);
+  const again = Object.values(recomputed).reduce((sum, one) => [sum[0] + one.entries, sum[1] + one.seconds], [0, 0]);
   place.replaceChildren(
     make("div", { className: "rows" }, ...rows,
-      quiet(rued[0] ? t("regret", { entries: counted("entries", rued[0]), time: duration(rued[1]) }) : t("noRegret")),
-      quiet(t("sampled", { share: percent(ghosts.sampled_share) }))),
+      quiet(again[0] ? t("recomputed", { entries: counted("entries", again[0]), time: duration(again[1]) }) : t("nothingRecomputed")),
+      quiet(t("sampled", { share: percent(shadows.sampled_share) }))),
   );
 }
 

@@ -13,8 +13,9 @@ import pytest
 from tests.doubles import TOY, Clock, DictStore, dice, memory_store
 
 from labeling_ground.cache.choose import choose_policy
-from labeling_ground.cache.ghost import LARGER_BY, Watch
 from labeling_ground.cache.memory import MemoryStore
+from labeling_ground.cache.purges import Purges
+from labeling_ground.cache.shadow import LARGER_BY, ShadowCaches
 from labeling_ground.cache.store import Store
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.key import ImageKeys
@@ -29,14 +30,16 @@ def image(number: int) -> ImageKeys:
     return ImageKeys("public", sha256(str(number).encode()).hexdigest())
 
 
-def watched(
+def observed(
     clock: Clock, budget: int, policy: str = "lru", *lower: Store, idle_s: float = 1800.0, share: float = 1.0
-) -> tuple[TieredStore, Watch]:
+) -> tuple[TieredStore, ShadowCaches]:
     def make(budget_bytes: int) -> MemoryStore:
         return memory_store(budget_bytes, idle_s=idle_s, policy=choose_policy(policy), clock=clock)
 
-    watch = Watch(make, budget_bytes=budget, idle_s=idle_s, share=share, clock=clock)
-    return TieredStore(make(budget), lower, watch=watch, idle_s=idle_s, clock=clock), watch
+    shadows = ShadowCaches(
+        make, budget_bytes=budget, idle_s=idle_s, purges=Purges(clock=clock), share=share, clock=clock
+    )
+    return TieredStore(make(budget), lower, shadows=shadows, idle_s=idle_s, clock=clock), shadows
 
 
 def ask(store: TieredStore, key: str, entry: Entry) -> float:
@@ -67,29 +70,29 @@ def work(clock: Clock, stores: list[TieredStore], *, images: int, asks: int, eve
 
 
 @pytest.mark.parametrize("policy", ["gds", "lru", "lfu", "s3fifo", "idle"])
-def test_the_ghosts_say_exactly_what_larger_stores_save_while_all_images_are_sampled(policy: str) -> None:
+def test_the_shadow_caches_say_exactly_what_larger_stores_save_while_all_images_are_sampled(policy: str) -> None:
     clock = Clock(1e9)
     budget = 4 * MIB
-    store, watch = watched(clock, budget, policy)
-    larger = [watched(clock, int(budget * (1 + by)), policy)[0] for by in LARGER_BY]
+    store, shadows = observed(clock, budget, policy)
+    larger = [observed(clock, int(budget * (1 + by)), policy)[0] for by in LARGER_BY]
     seconds, *others = work(clock, [store, *larger], images=600, asks=4000)
-    assert watch.sampled == 1.0
-    for ghost, other in zip(watch.ghosts, others, strict=True):
-        assert ghost.seconds_saved == pytest.approx(seconds - other, abs=1e-6)
-        assert (ghost.hits > 10) is (other < seconds)
+    assert shadows.sampled == 1.0
+    for cache, other in zip(shadows.caches, others, strict=True):
+        assert cache.seconds_saved == pytest.approx(seconds - other, abs=1e-6)
+        assert (cache.hits > 10) is (other < seconds)
     assert policy == "idle" or others[2] < others[0] < 0.97 * seconds
 
 
 def test_a_sample_says_nearly_the_same() -> None:
     """Seeded: a part of the images, and the estimate is within a twentieth of the seconds computed."""
     clock = Clock(1e9)
-    store, watch = watched(clock, 16 * MIB, "gds", share=0.1)
-    larger = [watched(clock, int(16 * MIB * (1 + by)), "gds")[0] for by in LARGER_BY]
+    store, shadows = observed(clock, 16 * MIB, "gds", share=0.1)
+    larger = [observed(clock, int(16 * MIB * (1 + by)), "gds")[0] for by in LARGER_BY]
     seconds, *others = work(clock, [store, *larger], images=3000, asks=6000, every_s=0.1)
-    assert 0.05 < watch.sampled < 0.6
-    for ghost, other in zip(watch.ghosts, others, strict=True):
-        assert ghost.seconds_saved == pytest.approx(seconds - other, abs=0.05 * seconds)
-        assert ghost.seconds_saved > 0.5 * (seconds - other)
+    assert 0.05 < shadows.sampled < 0.6
+    for cache, other in zip(shadows.caches, others, strict=True):
+        assert cache.seconds_saved == pytest.approx(seconds - other, abs=0.05 * seconds)
+        assert cache.seconds_saved > 0.5 * (seconds - other)
 
 
 def measured(budget: int) -> tuple[float, int]:
@@ -98,15 +101,15 @@ def measured(budget: int) -> tuple[float, int]:
     gc.collect()
     tracemalloc.start()
     try:
-        _, watch = watched(clock, budget, "gds", share=0.01)
+        _, shadows = observed(clock, budget, "gds", share=0.01)
         before = tracemalloc.get_traced_memory()[0]
         for number in range(8_000):
             key = image(number).mask(TOY, f"{number:032x}")
-            watch.kept(key, Weight(Kind.MASK, b"", 0.02, clock.now, 4 * KIB), held=False)
-            watch.evicted(image(-number).mask(TOY, f"{number:032x}"), "budget", clock.now)
+            shadows.arriving(key, Weight(Kind.MASK, b"", 0.02, clock.now, 4 * KIB), held=False, computed=True)
+            shadows.evicted(image(-number).mask(TOY, f"{number:032x}"), "budget", clock.now)
             clock.now += 0.01
         gc.collect()
-        return watch.sampled, tracemalloc.get_traced_memory()[0] - before
+        return shadows.sampled, tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
 
@@ -124,29 +127,29 @@ def embedding(cost: float = 1.0, size: int = 100 * KIB, clock: Callable[[], floa
     return Weight(Kind.EMBEDDING, b"", cost, clock(), size)
 
 
-def test_regret_is_what_is_computed_again_after_the_budget_evicted_it() -> None:
+def test_recomputed_is_what_is_computed_again_after_the_budget_evicted_it() -> None:
     """Not what is new, idle, or purged; nor what comes up from below."""
     clock = Clock(1e9)
-    store, watch = watched(clock, MIB)
+    store, shadows = observed(clock, MIB)
     keys = [image(number).embedding(TOY) for number in range(40)]
     for number, key in enumerate(keys[:12]):
         ask(store, key, embedding(1.0 + number))
-    assert watch.regret.entries == {}, "all was new"
+    assert shadows.recomputed.entries == {}, "all was new"
     assert keys[0] not in store.memory
     ask(store, keys[0], embedding(1.0))
-    assert (watch.regret.entries[Kind.EMBEDDING], watch.regret.seconds[Kind.EMBEDDING]) == (1, 1.0)
+    assert (shadows.recomputed.entries[Kind.EMBEDDING], shadows.recomputed.seconds[Kind.EMBEDDING]) == (1, 1.0)
     asyncio.run(store.delete(f"{image(1).group}*"))
     ask(store, keys[1], embedding(2.0))
-    assert watch.regret.entries[Kind.EMBEDDING] == 1, "it was purged meanwhile"
+    assert shadows.recomputed.entries[Kind.EMBEDDING] == 1, "it was purged meanwhile"
     clock.now += 1800.0
     ask(store, keys[2], embedding(3.0))
-    assert watch.regret.entries[Kind.EMBEDDING] == 1, "it would have been idle for too long"
+    assert shadows.recomputed.entries[Kind.EMBEDDING] == 1, "it would have been idle for too long"
 
 
-def test_it_is_no_regret_where_idle_time_would_have_taken_it_as_well() -> None:
+def test_it_does_not_count_where_idle_time_would_have_taken_it_as_well() -> None:
     """Idle time counts from the last use, not from when the budget evicted it."""
     clock = Clock(1e9)
-    store, watch = watched(clock, MIB)
+    store, shadows = observed(clock, MIB)
     keys = [image(number).embedding(TOY) for number in range(30)]
     ask(store, keys[0], embedding())
     clock.now += 1700.0
@@ -155,35 +158,35 @@ def test_it_is_no_regret_where_idle_time_would_have_taken_it_as_well() -> None:
     assert keys[0] not in store.memory
     clock.now += 100.0
     ask(store, keys[0], embedding())
-    assert watch.regret.entries == {}
+    assert shadows.recomputed.entries == {}
     clock.now += 1700.0
     for key in keys[12:23]:
         ask(store, key, embedding())
     clock.now += 99.0
     ask(store, keys[0], embedding())
-    assert watch.regret.entries == {Kind.EMBEDDING: 1}
+    assert shadows.recomputed.entries == {Kind.EMBEDDING: 1}
 
 
-async def test_what_a_lower_tier_has_is_no_regret_and_no_ghost_hit() -> None:
+async def test_what_a_lower_tier_has_is_not_recomputed_and_no_hit_of_a_shadow_cache() -> None:
     clock = Clock(1e9)
     lower = DictStore()
-    store, watch = watched(clock, MIB, "lru", lower)
+    store, shadows = observed(clock, MIB, "lru", lower)
     keys = [image(number).embedding(TOY) for number in range(12)]
     for key in keys:
         ask(store, key, embedding())
     lower.entries = {keys[0]: embedding()}
     store._promote(keys[0], embedding())
-    assert watch.regret.entries == {}
-    assert [ghost.hits for ghost in watch.ghosts] == [0.0, 0.0, 0.0]
-    assert [ghost.seconds_saved for ghost in watch.ghosts] == [0.0, 0.0, 0.0]
-    assert all(keys[0] in ghost.store for ghost in watch.ghosts)
+    assert shadows.recomputed.entries == {}
+    assert [cache.hits for cache in shadows.caches] == [0.0, 0.0, 0.0]
+    assert [cache.seconds_saved for cache in shadows.caches] == [0.0, 0.0, 0.0]
+    assert all(keys[0] in cache.store for cache in shadows.caches)
     await store.aclose()
 
 
 def test_a_mask_and_its_logits_are_one_computation() -> None:
     """Counted by whichever was missing; an image file is not computed at all."""
     clock = Clock(1e9)
-    store, watch = watched(clock, MIB)
+    store, shadows = observed(clock, MIB)
     one = image(1)
     pair = one.mask(TOY, "d" * 32), one.logits(TOY, "d" * 32)
 
@@ -198,34 +201,34 @@ def test_a_mask_and_its_logits_are_one_computation() -> None:
     decode()
     push_out(10)
     assert not [key for key in pair if key in store.memory]
-    decode()  # both were evicted; the ghosts still had them
-    assert (watch.regret.entries[Kind.MASK], watch.regret.seconds[Kind.MASK]) == (1, 0.5)
-    assert [ghost.hits for ghost in watch.ghosts] == [1.0, 1.0, 1.0]
+    decode()  # both were evicted; the shadow caches still had them
+    assert (shadows.recomputed.entries[Kind.MASK], shadows.recomputed.seconds[Kind.MASK]) == (1, 0.5)
+    assert [cache.hits for cache in shadows.caches] == [1.0, 1.0, 1.0]
     for number in range(30, 41):
         store.keep(image(number).embedding(TOY), embedding())
         store.peek(pair[0])
     assert [key in store.memory for key in pair] == [True, False]
     decode()  # for the logits
-    assert (watch.regret.entries[Kind.MASK], watch.regret.seconds[Kind.MASK]) == (2, 1.0)
-    assert [ghost.hits for ghost in watch.ghosts] == [2.0, 2.0, 2.0]
+    assert (shadows.recomputed.entries[Kind.MASK], shadows.recomputed.seconds[Kind.MASK]) == (2, 1.0)
+    assert [cache.hits for cache in shadows.caches] == [2.0, 2.0, 2.0]
     store.keep(one.image, Weight(Kind.IMAGE, b"", 1.0, clock.now, KIB))
     push_out(50)
     store.keep(one.image, Weight(Kind.IMAGE, b"", 1.0, clock.now, KIB))
-    assert watch.regret.entries[Kind.IMAGE] == 0
+    assert shadows.recomputed.entries[Kind.IMAGE] == 0
 
 
-async def test_the_ghosts_follow_a_change_of_settings() -> None:
+async def test_the_shadow_caches_follow_a_change_of_settings() -> None:
     """Their budgets stay larger by their share, and nothing that they hold goes by a change of policy."""
     clock = Clock(1e9)
-    store, watch = watched(clock, 8 * MIB)
+    store, shadows = observed(clock, 8 * MIB)
     for number in range(70):
         store.keep(image(number).embedding(TOY), embedding())
-    held = [ghost.store.entries for ghost in watch.ghosts]
+    held = [cache.store.entries for cache in shadows.caches]
     await store.reconfigure(policy=partial(choose_policy, "gds"), idle_s=60.0)
-    assert [ghost.store.entries for ghost in watch.ghosts] == held
+    assert [cache.store.entries for cache in shadows.caches] == held
     await store.reconfigure(budgets={"memory": 2 * MIB})
-    budgets = [(await ghost.store.stats()).budget for ghost in watch.ghosts]
-    assert budgets == [int(2 * MIB * (1 + by) * watch.sampled) for by in LARGER_BY]
+    budgets = [(await cache.store.stats()).budget for cache in shadows.caches]
+    assert budgets == [int(2 * MIB * (1 + by) * shadows.sampled) for by in LARGER_BY]
     clock.now += 61.0
     await store.sweep()
-    assert [ghost.store.entries for ghost in watch.ghosts] == [0, 0, 0]
+    assert [cache.store.entries for cache in shadows.caches] == [0, 0, 0]
