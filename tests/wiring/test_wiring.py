@@ -8,7 +8,6 @@ import pytest
 from tests.needs import needs
 from tests.sam.references import exported
 
-from labeling_ground import wiring
 from labeling_ground.errors import BadSettings, UnknownModel
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Role, catalogue
@@ -16,7 +15,7 @@ from labeling_ground.models.disk import digest_of
 from labeling_ground.models.store import ModelStore, StoredFile
 from labeling_ground.settings import Settings
 from labeling_ground.types import Kind
-from labeling_ground.wiring import build_backend, build_predictor
+from labeling_ground.wiring import build_backend, build_predictor, models
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +54,7 @@ async def test_auto_takes_an_installed_model_of_any_family(
         path.write_bytes(role.encode())
         files.append((StoredFile(role, digest_of(path), path.stat().st_size, role, "by hand"), path))
     store.keep(model, files, family=catalogue().model(model).family, own=False)
-    monkeypatch.setattr(wiring, "choose_engine", Chosen)
+    monkeypatch.setattr(models, "choose_engine", Chosen)
     _, why = build_backend(settings(tmp_path))
     assert (taken["model"], why) == (model, "it was there")
 

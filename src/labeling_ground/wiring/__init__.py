@@ -1,0 +1,46 @@
+"""The composition roots: from settings to parts, handed over as plain arguments.
+
+Nothing connects, loads or reads the environment at import; it happens here, once.
+"""
+
+from labeling_ground.wiring.cache import (
+    build_disk,
+    build_redis,
+    build_session_store,
+    build_shared_flights,
+    build_store,
+    connect_redis,
+)
+from labeling_ground.wiring.models import build_backend, build_endpoints, build_remote
+from labeling_ground.wiring.server import (
+    build_app,
+    build_parts,
+    build_pools,
+    build_predictor,
+    build_recorder,
+    build_runtime_settings,
+    build_sources,
+    check_room,
+    embedding_bytes,
+)
+
+__all__ = [
+    "build_app",
+    "build_backend",
+    "build_disk",
+    "build_endpoints",
+    "build_parts",
+    "build_pools",
+    "build_predictor",
+    "build_recorder",
+    "build_redis",
+    "build_remote",
+    "build_runtime_settings",
+    "build_session_store",
+    "build_shared_flights",
+    "build_sources",
+    "build_store",
+    "check_room",
+    "connect_redis",
+    "embedding_bytes",
+]

@@ -1,0 +1,168 @@
+"""Builds what computes: the model of a server, and what an engine server answers with."""
+
+from labeling_ground.engine_server.app import ModelEndpoint
+from labeling_ground.errors import BadSettings
+from labeling_ground.inference.auto import ENGINES, Halves
+from labeling_ground.inference.auto import choose as choose_engine
+from labeling_ground.inference.backend import Backend
+from labeling_ground.inference.choose import BACKENDS, choose_backend
+from labeling_ground.inference.graphs import version_from
+from labeling_ground.inference.remote.backend import RemoteBackend
+from labeling_ground.inference.remote.backend import connect as connect_engines
+from labeling_ground.inference.remote.client import Address, EngineClient, Limits
+from labeling_ground.inference.remote.embedding_store import EmbeddingStore, default_folder
+from labeling_ground.inference.remote.handler import InferenceHandler
+from labeling_ground.inference.remote.wire import Description
+from labeling_ground.inference.remote.wire import Role as EngineRole
+from labeling_ground.models.catalogue import Format, Role
+from labeling_ground.models.store import ModelStore, StoredFile
+from labeling_ground.settings import Settings, cores_of_this_machine
+from labeling_ground.supervisor import Supervisor
+
+
+def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> tuple[Backend, str]:
+    """The model, and a sentence on what computes it and why (empty where there is no choice).
+
+    Raises:
+        BadSettings: a name is wrong, or what it needs is not installed.
+        UnknownModel: the weights are not here; the sentence says how to get them.
+    """
+    if settings.encoder_url or settings.decoder_url:
+        return build_remote(settings, supervisor)
+    encode_threads, decode_threads = settings.encode_workers, settings.decode_workers
+    weights = ModelStore(settings.models_dir)
+    name = _first_installed(weights) if settings.model == "auto" else settings.model
+    if name in BACKENDS or ":" in name:
+        return choose_backend(name, encode_threads=encode_threads, decode_threads=decode_threads), ""
+    installed = weights.get(name)
+    family = weights.known.model(name).family if name in weights.known else installed.family if installed else None
+    has_fast = installed is not None and Role.FAST_DECODER in installed.files
+    choice = choose_engine(
+        encode_threads,
+        decode_threads,
+        encoder_path=weights.path_of(name, Role.ENCODER),
+        decoder_path=weights.path_of(name, Role.DECODER),
+        fast_decoder_path=weights.path_of(name, Role.FAST_DECODER) if has_fast else None,
+        model=name,
+        precision=settings.engine_precision,
+        engines=ENGINES if settings.engine == "auto" else {settings.engine: ENGINES[settings.engine]},
+        options={"onnx-cuda": {"gpu_bytes": int(settings.engine_gpu_bytes)}},
+    )
+    served = choice.backend.engine.family
+    if family is not None and served != family:
+        raise BadSettings(
+            f"{name} is of the family {family}, but its files have the tensors of {served}. Make files from the "
+            f"authors' checkpoint: labeling-ground models export {name}."
+        )
+    if installed is not None:
+        choice.backend.note = f"{_rounded(installed.files[Role.ENCODER])} {choice.backend.note}".strip()
+    return choice.backend, choice.why
+
+
+def build_remote(settings: Settings, supervisor: Supervisor | None = None) -> tuple[RemoteBackend, str]:
+    """The model whose halves are computed in other processes. Waits until they are ready.
+
+    Raises:
+        BadSettings: an address is missing or wrong, or the engines are not ready in time, or not halves of one model.
+    """
+    if not settings.encoder_url or not settings.decoder_url:
+        raise BadSettings("Set both encoder_url and decoder_url, or neither: the halves of a model belong together.")
+    model = "" if settings.model == "auto" else settings.model
+
+    def client(address: Address, deadline_s: float) -> EngineClient:
+        most_bytes = int(settings.max_engine_bytes)
+        return EngineClient(address, Limits(settings.engine_connect_s, deadline_s, most_bytes, settings.engine_reset_s))
+
+    encoder = client(
+        Address("encoder", settings.encoder_url, settings.encoder_name, settings.encoder_management_url or ""),
+        settings.encode_deadline_s,
+    )
+    decoder = client(
+        Address("decoder", settings.decoder_url, settings.decoder_name, settings.decoder_management_url or ""),
+        settings.decode_deadline_s,
+    )
+    connect_engines(encoder, decoder, model=model, wait_s=settings.engine_wait_s)
+    backend = RemoteBackend(
+        encoder,
+        decoder,
+        model=model,
+        encode_workers=settings.encode_workers,
+        decode_workers=settings.decode_workers,
+        poll_s=settings.engine_poll_s,
+        reset_s=settings.engine_reset_s,
+        supervisor=supervisor,
+    )
+    many = f"{backend.encodes_at_once} encoder and {backend.decodes_at_once - 1} decoder workers"
+    return backend, f"in other processes: {many}"
+
+
+def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpoint], str]:
+    """What an engine server serves, and a sentence on what computes it.
+
+    The version is that of the whole model, also where only one half's files are here: the manifest has all digests.
+
+    Raises:
+        BadSettings: a name is wrong, or what it needs is not installed.
+        UnknownModel: the weights are not here; the sentence says how to get them.
+    """
+    weights = ModelStore(settings.models_dir)
+    name = _first_installed(weights) if settings.model == "auto" else settings.model
+    if name in BACKENDS or ":" in name:
+        raise BadSettings(
+            f"An engine server serves Segment Anything models, not {name!r}. Get weights with 'labeling-ground models "
+            "pull', and name the model with --model."
+        )
+    encoder_path = weights.path_of(name, Role.ENCODER) if halves.encoder else None
+    decoder_path = weights.path_of(name, Role.DECODER) if halves.decoder else None
+    noted = weights.noted(name)
+    files = noted.files if noted is not None else {}
+    counted = [files[role].sha256 for role in (Role.ENCODER, Role.DECODER, Role.FAST_DECODER) if role in files]
+    if Role.ENCODER not in files or Role.DECODER not in files:
+        raise BadSettings(f"The files of {name} are not complete in the manifest: its version cannot be told.")
+    has_fast = halves.decoder and Role.FAST_DECODER in files
+    # Without a decoder beside it, an encoder takes all cores unless it was told otherwise.
+    is_told = halves.decoder or "encode_workers" in settings.model_fields_set
+    choice = choose_engine(
+        settings.encode_workers if is_told else cores_of_this_machine(),
+        settings.decode_workers,
+        encoder_path=encoder_path,
+        decoder_path=decoder_path,
+        fast_decoder_path=weights.path_of(name, Role.FAST_DECODER) if has_fast else None,
+        model=name,
+        precision=settings.engine_precision,
+        engines=ENGINES if settings.engine == "auto" else {settings.engine: ENGINES[settings.engine]},
+        options={"onnx-cuda": {"gpu_bytes": int(settings.engine_gpu_bytes)}},
+    )
+    engine = choice.backend.engine
+    version = version_from(name, counted, settings.engine_precision)
+
+    def handler(role: EngineRole, stored: StoredFile, kept: EmbeddingStore | None) -> InferenceHandler:
+        note = f"{_rounded(stored)} {choice.backend.note}".strip()
+        return InferenceHandler(
+            engine, Description(version, engine.family, settings.engine_precision, role, note), kept
+        )
+
+    endpoints = []
+    if halves.encoder:
+        encoder = handler(EngineRole.ENCODER, files[Role.ENCODER], None)
+        endpoints.append(ModelEndpoint(settings.encoder_name, encoder, workers=1, queue=settings.encode_queue))
+    if halves.decoder:
+        kept = EmbeddingStore(settings.embedding_store_dir or default_folder(), int(settings.embedding_store_bytes))
+        decoder = handler(EngineRole.DECODER, files[Role.DECODER], kept)
+        workers = settings.decode_workers
+        endpoints.append(ModelEndpoint(settings.decoder_name, decoder, workers=workers, queue=settings.decode_queue))
+    return endpoints, choice.why
+
+
+def _rounded(stored: StoredFile) -> str:
+    if stored.precision in (None, "fp32"):
+        return ""
+    return f"The weights of these ready-made files are rounded to {stored.precision}."
+
+
+def _first_installed(weights: ModelStore) -> str:
+    here = weights.installed()
+    for known in weights.known.models:
+        if known.name in here and Format.ONNX in here[known.name].formats:
+            return known.name
+    return "classical"

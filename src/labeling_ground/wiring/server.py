@@ -1,0 +1,227 @@
+"""Builds one server: everything that answers requests, as plain arguments of the parts."""
+
+import logging
+
+from labeling_ground.adapters.choose import choose_adapters
+from labeling_ground.api.app import create_app
+from labeling_ground.api.state import AppState
+from labeling_ground.cache.budgets import check_budgets, remark_on_files
+from labeling_ground.cache.tiered import TieredStore
+from labeling_ground.inference.backend import Backend
+from labeling_ground.inference.remote.backend import RemoteBackend
+from labeling_ground.inference.sam import SamBackend
+from labeling_ground.observe import RequestMetrics
+from labeling_ground.pools import Pools
+from labeling_ground.service.engine_health import EngineHealth
+from labeling_ground.service.everything import Everything
+from labeling_ground.service.fetching import Fetcher
+from labeling_ground.service.predictor import Predictor
+from labeling_ground.service.queues import FairQueue
+from labeling_ground.service.runtime_settings import CacheSettings, RuntimeSettings
+from labeling_ground.service.sessions import Sessions
+from labeling_ground.service.sources import Sources
+from labeling_ground.settings import Settings, memory_of_this_machine, read_settings
+from labeling_ground.supervisor import Supervisor
+from labeling_ground.trace.files import TraceWriter
+from labeling_ground.trace.recorder import Recorder
+from labeling_ground.wiring.cache import (
+    build_session_store,
+    build_shared_flights,
+    build_store,
+)
+from labeling_ground.wiring.models import build_backend
+
+log = logging.getLogger(__name__)
+
+_SEAL_BYTES = 4096
+"""More than what stands beside an entry's tensors: names, shapes, key, checksum."""
+
+
+def build_recorder(settings: Settings) -> Recorder | None:
+    """What records accesses, or ``None`` where that is not wanted.
+
+    Raises:
+        BadTrace: the file cannot be written, or is something else.
+    """
+    if settings.trace_file is None:
+        return None
+    return Recorder(TraceWriter(settings.trace_file, max_bytes=int(settings.trace_bytes), files=settings.trace_files))
+
+
+def build_pools(settings: Settings, encodes: int) -> Pools:
+    """The threads of one server that encodes so many images at the same time."""
+    return Pools.sized(
+        images=encodes, values=settings.value_workers, drawing=settings.draw_workers, grids=settings.grid_workers
+    )
+
+
+def build_predictor(
+    settings: Settings,
+    *,
+    store: TieredStore | None = None,
+    backend: Backend | None = None,
+    supervisor: Supervisor | None = None,
+) -> Predictor:
+    """The main path. ``store`` and ``backend`` take the place of those that the settings name.
+
+    Raises:
+        BadSettings: a name is wrong, or what it needs is not installed.
+    """
+    supervisor = supervisor or Supervisor()
+    chosen = backend or build_backend(settings, supervisor)[0]
+    if store is None and (remark := check_room(settings, chosen)):
+        log.warning("%s", remark)
+    tiers = store or build_store(settings, supervisor)
+    # An engine that encodes one image at a time, with all threads, must not be sent a second one: it would wait inside,
+    # where the wait looks like work.
+    encodes = 1 if isinstance(chosen, SamBackend) else settings.encode_workers
+    decodes = settings.decode_workers
+    share = settings.share_of_each
+    encode_deadline_s: float | None = settings.encode_deadline_s
+    decode_deadline_s: float | None = settings.decode_deadline_s
+    if isinstance(chosen, RemoteBackend):
+        encodes, decodes = chosen.encodes_at_once, chosen.decodes_at_once
+        encode_deadline_s = decode_deadline_s = None  # its connections have these deadlines
+    return Predictor(
+        store=tiers,
+        backend=chosen,
+        encode_lane=FairQueue(
+            "encoder", encodes, settings.encode_queue, deadline_s=encode_deadline_s, tenant_share=share
+        ),
+        decode_lane=FairQueue(
+            "decoder", decodes, settings.decode_queue, deadline_s=decode_deadline_s, tenant_share=share
+        ),
+        pools=build_pools(settings, encodes),
+        shared=build_shared_flights(settings, tiers, supervisor),
+        precision=settings.precision,
+        max_pixels=settings.max_image_pixels,
+        max_side=settings.max_image_side,
+        pixels_at_once=settings.max_pixels_at_once,
+        mode=settings.cache_mode,
+        mask_window_s=settings.mask_window_ms / 1e3,
+        embedding_window_s=settings.embedding_window_ms / 1e3,
+        prefetch_per_client=settings.prefetch_per_client,
+        most_bytes_ahead=int(settings.max_bytes_in_flight) // 2,
+        tenant_share=share,
+        recorder=build_recorder(settings),
+        supervisor=supervisor,
+        engine_health=EngineHealth(settings.engine_failures),
+    )
+
+
+def build_sources(settings: Settings, predictor: Predictor) -> Sources:
+    """What opens images by their address, from the hosts and buckets that the operator has named.
+
+    Raises:
+        BadSettings: a bucket takes a package that is not installed.
+    """
+    fetcher = Fetcher(
+        settings.sources,
+        max_bytes=int(settings.max_image_bytes),
+        timeout_s=settings.source_timeout_s,
+        redirects=settings.source_redirects,
+        at_once=settings.source_fetches,
+    )
+    return Sources(
+        predictor,
+        fetcher,
+        most_addresses=settings.source_addresses,
+        fresh_s=settings.source_fresh_s,
+        most_bytes=int(settings.max_bytes_in_flight) // 2,
+    )
+
+
+def build_parts(
+    settings: Settings,
+    *,
+    store: TieredStore | None = None,
+    backend: Backend | None = None,
+) -> AppState:
+    """Everything that one server is made of.
+
+    Raises:
+        BadSettings: a name is wrong, or what it needs is not installed.
+    """
+    supervisor = Supervisor()
+    chosen, why = (backend, "") if backend is not None else build_backend(settings, supervisor)
+    predictor = build_predictor(settings, store=store, backend=chosen, supervisor=supervisor)
+    sessions = Sessions(
+        most=settings.max_sessions,
+        tenant_share=settings.share_of_each,
+        idle_s=settings.idle_s,
+        most_clicks=settings.max_points,
+        state_store=build_session_store(settings, predictor.store),
+        deadline_s=settings.lookup_deadline_ms / 1e3,
+        patience_s=settings.session_patience_ms / 1e3,
+        supervisor=supervisor,
+    )
+    grids = FairQueue("grids", settings.grids, settings.grid_queue, tenant_share=settings.share_of_each)
+    everything = Everything(predictor, jobs=grids, workers=settings.grid_workers)
+    return AppState(
+        settings,
+        predictor,
+        sessions,
+        RequestMetrics(),
+        everything,
+        build_runtime_settings(settings, predictor, sessions),
+        build_sources(settings, predictor),
+        why,
+    )
+
+
+def embedding_bytes(settings: Settings, backend: Backend | None) -> int:
+    """What one image's embedding takes in the cache, at most; 0 for an engine of which that is not known."""
+    floats = 2 if settings.precision == "fp16" else 4
+    if isinstance(backend, RemoteBackend):
+        return backend.family.embedding_bytes(floats) + _SEAL_BYTES
+    if isinstance(backend, SamBackend):
+        return backend.engine.family.embedding_bytes(floats) + _SEAL_BYTES
+    return int(getattr(backend, "largest_embedding", 0))
+
+
+def check_room(settings: Settings, backend: Backend | None) -> str:
+    """See that the budgets are large enough for an image, and small enough for this machine.
+
+    Returns:
+        What is worth knowing where they do, but not for the largest image files; empty if there is nothing.
+
+    Raises:
+        BadSettings: they cannot work.
+    """
+    memory, disk, has_redis = int(settings.memory_bytes), int(settings.disk_bytes), settings.redis_url is not None
+    check_budgets(
+        memory,
+        disk,
+        has_redis=has_redis,
+        value_bytes=embedding_bytes(settings, backend),
+        machine_bytes=memory_of_this_machine(),
+    )
+    return remark_on_files(memory, disk, has_redis=has_redis, file_bytes=int(settings.max_image_bytes))
+
+
+def build_runtime_settings(settings: Settings, predictor: Predictor, sessions: Sessions) -> RuntimeSettings:
+    """What changes settings of the cache while the server runs; at first they are as given."""
+    cache_settings = CacheSettings(
+        policy=settings.policy,
+        done_weight=settings.done_weight,
+        frequency_exponent=settings.frequency_exponent,
+        memory_bytes=int(settings.memory_bytes),
+        disk_bytes=int(settings.disk_bytes),
+        idle_s=settings.idle_s,
+    )
+
+    def check(new: CacheSettings) -> None:
+        budgets = {"memory_bytes": new.memory_bytes, "disk_bytes": new.disk_bytes}
+        check_room(settings.model_copy(update=budgets), predictor.backend)
+
+    return RuntimeSettings(predictor.store, sessions, cache_settings, tenant_share=settings.share_of_each, check=check)
+
+
+def build_app(settings: Settings | None = None) -> object:
+    """The ASGI app, for servers that are told ``labeling_ground.wiring:build_app`` (as a factory).
+
+    Raises:
+        BadSettings: a name is wrong, or what it needs is not installed.
+    """
+    app_state = build_parts(settings or read_settings())
+    return create_app(app_state, choose_adapters(app_state))
