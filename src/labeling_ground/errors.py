@@ -149,7 +149,14 @@ class BackendFailed(LabelingGroundError):  # noqa: N818
 
 
 class SourceFailed(LabelingGroundError):  # noqa: N818
-    """Another host did not give an image that was to be fetched there."""
+    """Another host did not give an image that was to be fetched there.
+
+    ``status`` is its HTTP status, if it has answered.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class PullFailed(LabelingGroundError):  # noqa: N818

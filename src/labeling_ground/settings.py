@@ -13,7 +13,16 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -24,8 +33,8 @@ TEST_PREFIX = f"{ENV_PREFIX}TEST_"
 """Variables of this project's tests: no settings, and let pass."""
 ENGINE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What an engine can be called in a path; for pydantic, whose ``$`` is the very end of a text."""
-URLS = ("encoder_url", "decoder_url", "encoder_management_url", "decoder_management_url")
-SECRETS = frozenset({"api_keys", "admin_key", "redis_url"})
+URLS = ("encoder_url", "decoder_url", "encoder_management_url", "decoder_management_url", "label_studio_url")
+SECRETS = frozenset({"api_keys", "admin_key", "redis_url", "label_studio_api_key"})
 """Settings whose value is never repeated."""
 MAY_HOLD_SECRETS = frozenset({*URLS, "models_mirror"})
 """Settings whose value is repeated only where there is no sign of a key in it."""
@@ -34,7 +43,7 @@ SHORTEST_KEY = 8
 LONGEST_S = 1e9
 """Seconds, or milliseconds, that no time is longer than: thirty years. Timers and databases overflow beyond it."""
 _NO_LINKS = "set enableServiceLinks: false in the pod, or call the service something else than labeling-ground"
-AdapterName = Literal["all", "none", "x-anylabeling", "roboflow"]
+AdapterName = Literal["all", "none", "label-studio", "x-anylabeling", "roboflow"]
 NOWHERE = Path(os.devnull) / "no-home-directory"
 """Default of a folder below the home directory, where this user has none. Nobody can make a folder there."""
 
@@ -151,8 +160,8 @@ class Settings(BaseSettings):
     changes settings of the cache; without it nobody changes them. With `api_keys` set, each other key purges its own
     namespace only; without them, nobody else purges everything at once."""
     adapters: Annotated[tuple[AdapterName, ...], NoDecode] = ("all",)
-    """Which labeling tools' own protocols are spoken, separated by commas: `x-anylabeling`, `roboflow`; or `all`, or
-    `none`. See `docs/tools/`."""
+    """Which labeling tools' own protocols are spoken, separated by commas: `label-studio`, `x-anylabeling`, `roboflow`;
+    or `all`, or `none`. See `docs/tools/`."""
     browser_runtime_dir: Path = Field(default_factory=_default_browser_runtime_dir)
     """Folder of what the labeling page needs to decode in the browser; `labeling-ground browser-decoder` fills it.
     Without it the page has every mask computed by the server."""
@@ -220,6 +229,17 @@ class Settings(BaseSettings):
     changed (`ETag`, `Last-Modified`), or sends it anew."""
     source_addresses: int = Field(10_000, ge=1)
     """Addresses whose image is remembered."""
+
+    label_studio_url: str | None = Field(
+        None, validation_alias=AliasChoices("label_studio_url", f"{ENV_PREFIX}label_studio_url")
+    )
+    """Where Label Studio is reached from this server, such as `http://label-studio:8080`: images of its tasks are
+    fetched there. The variable may be called `LABEL_STUDIO_URL`. See `docs/tools/label-studio.md`."""
+    label_studio_api_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("label_studio_api_key", f"{ENV_PREFIX}label_studio_api_key")
+    )
+    """A personal access token, or a legacy token, of a Label Studio user who may see the images. The variable may be
+    called `LABEL_STUDIO_API_KEY`."""
 
     # --- Redis -------------------------------------------------------------------------------------------------------
     redis_url: SecretStr | None = None
@@ -631,6 +651,8 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
         "root_path": "/label",
         "allowed_hosts": "labels.example.org",
         "cors_origins": "https://labels.example.org",
+        "label_studio_url": "http://label-studio:8080",
+        "label_studio_api_key": "a-token-of-label-studio",
         "sources": "images.example.org,s3://photos",
         "api_keys": "a-long-key-for-ann,a-long-key-for-ben",
         "admin_key": "another-long-key",

@@ -3,13 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from labeling_ground.adapters import roboflow, x_anylabeling
+from labeling_ground.adapters import label_studio, roboflow, x_anylabeling
 from labeling_ground.adapters.images import KnownTexts
 from labeling_ground.api.adapter import Adapter
 from labeling_ground.api.state import AppState
 
 ADAPTERS: Mapping[str, Callable[[AppState, KnownTexts], Adapter]] = MappingProxyType(
-    {"x-anylabeling": x_anylabeling.create, "roboflow": roboflow.create}
+    {
+        "label-studio": label_studio.create,
+        "x-anylabeling": x_anylabeling.create,
+        "roboflow": roboflow.create,
+    }
 )
 """What makes each of them, under the names of the setting ``adapters``."""
 

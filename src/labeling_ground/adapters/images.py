@@ -205,6 +205,27 @@ def box_on(image: OpenImage, x0: float, y0: float, x1: float, y1: float) -> Box:
     )
 
 
+def objects_of(points: Sequence[Point], boxes: Sequence[Box]) -> list[PromptAsk]:
+    """The prompts that marks on one image stand for: one for each box, or one for all points.
+
+    Points refine the box, where there is one. Where there are several, a point belongs to those that it lies in; points
+    on the object that lie in none are one more object, and points off the object that lie in none go with all.
+    """
+    if len(boxes) < 2:
+        return [PromptAsk(points, boxes[0] if boxes else None)]
+    inside = [[point for point in points if _lies_in(point, box)] for box in boxes]
+    alone = [point for point in points if not any(_lies_in(point, box) for box in boxes)]
+    off = [point for point in alone if point.label == 0]
+    prompts = [PromptAsk([*own, *off], box) for own, box in zip(inside, boxes, strict=True)]
+    return [*prompts, PromptAsk(alone)] if len(off) < len(alone) else prompts
+
+
+def _lies_in(point: Point, box: Box) -> bool:
+    x0, x1 = sorted((box.x0, box.x1))
+    y0, y1 = sorted((box.y0, box.y1))
+    return x0 <= point.x <= x1 and y0 <= point.y <= y1
+
+
 def _file_of(text: str, max_bytes: int) -> tuple[bytes, str]:
     try:
         file = base64_text.decode(text)

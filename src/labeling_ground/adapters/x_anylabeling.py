@@ -18,6 +18,7 @@ from labeling_ground.adapters.images import (
     OpenImage,
     box_on,
     max_body_bytes,
+    objects_of,
     point_on,
     read_with_image,
     segment_sent,
@@ -30,7 +31,6 @@ from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedPrediction
 from labeling_ground.errors import BadPrompt
 from labeling_ground.service.predictor import PromptAsk
-from labeling_ground.types import Box, Point
 
 _WIDGETS: tuple[dict[str, Any], ...] = (
     {"name": "button_add_point", "value": None},
@@ -117,10 +117,7 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
 
 
 def prompts_of(marks: Sequence[Mark], image: OpenImage) -> list[PromptAsk]:
-    """The prompts that the marks stand for: one for each rectangle, or one for all points.
-
-    Points refine the rectangle, where there is one. Where there are several, a point belongs to those that it lies in;
-    points on the object that lie in none are one more object, and points off the object that lie in none go with all.
+    """The prompts that the marks stand for; see ``objects_of``.
 
     Raises:
         BadPrompt: a mark has another number of coordinates than its type, or a label that makes no sense.
@@ -137,19 +134,7 @@ def prompts_of(marks: Sequence[Mark], image: OpenImage) -> list[PromptAsk]:
             boxes.append(box_on(image, x0, y0, x1, y1))
         else:
             raise BadPrompt("A rectangle off the object means nothing to the model: use points to take away.")
-    if len(boxes) < 2:
-        return [PromptAsk(points, boxes[0] if boxes else None)]
-    inside = [[point for point in points if _lies_in(point, box)] for box in boxes]
-    alone = [point for point in points if not any(_lies_in(point, box) for box in boxes)]
-    off = [point for point in alone if point.label == 0]
-    prompts = [PromptAsk([*own, *off], box) for own, box in zip(inside, boxes, strict=True)]
-    return [*prompts, PromptAsk(alone)] if len(off) < len(alone) else prompts
-
-
-def _lies_in(point: Point, box: Box) -> bool:
-    x0, x1 = sorted((box.x0, box.x1))
-    y0, y1 = sorted((box.y0, box.y1))
-    return x0 <= point.x <= x1 and y0 <= point.y <= y1
+    return objects_of(points, boxes)
 
 
 def _shapes_of(prediction: CachedPrediction, epsilon_share: float) -> list[dict[str, Any]]:

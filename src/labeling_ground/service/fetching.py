@@ -183,6 +183,18 @@ class Fetcher:
         except (aiohttp.ClientError, OSError) as error:
             raise _failed(url, error) from error
 
+    def allows(self, url: str) -> bool:
+        """Whether the operator has named where an address leads to, as far as that can be told without asking."""
+        scheme = url[:_LONGEST_URL].partition(":")[0].lower()
+        try:
+            if scheme in STORES:
+                self._object_path(scheme, url)
+            else:
+                self._checked(url)
+        except SourceRefused:
+            return False
+        return True
+
     async def aclose(self) -> None:
         """Close the connections."""
         self._threads.close()
@@ -212,7 +224,7 @@ class Fetcher:
         if response.status == 304 and validators.headers:
             return Fetched(None, "", validators)
         if response.status != 200:
-            raise SourceFailed(f"{shown} answered {response.status}, and not with the image.")
+            raise SourceFailed(f"{shown} answered {response.status}, and not with the image.", response.status)
         if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
             raise SourceFailed(f"{shown} sends the image compressed, though it was asked not to.")
         too_large = TooLarge(f"The image at {shown} is larger than {self._max_bytes} bytes, this server's limit.")
@@ -294,11 +306,15 @@ class Fetcher:
     # --- object storage -------------------------------------------------------------------------------------------
 
     async def _get_object(self, scheme: str, url: str, validators: Validators) -> Fetched:
+        path = self._object_path(scheme, url)
+        return await self._threads.run(partial(self._read_object, scheme, path, url, validators))
+
+    def _object_path(self, scheme: str, url: str) -> str:
         bucket, _, name = url.partition("://")[2].partition("/")
         sources = [source for source in self._sources if (source.scheme, source.host) == (scheme, bucket)]
         if not name or not any(name.startswith(source.prefix) for source in sources):
             raise _not_named(f"{scheme}://{bucket}")
-        return await self._threads.run(partial(self._read_object, scheme, f"{bucket}/{name}", url, validators))
+        return f"{bucket}/{name}"
 
     def _read_object(self, scheme: str, path: str, url: str, validators: Validators) -> Fetched:
         try:

@@ -1,0 +1,162 @@
+"""The endpoints that Label Studio asks."""
+
+import asyncio
+import logging
+from functools import partial
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+
+from labeling_ground.adapters.images import KnownTexts, OpenImage, max_body_bytes, segment
+from labeling_ground.adapters.label_studio.config import parse_config
+from labeling_ground.adapters.label_studio.pictures import Pictures
+from labeling_ground.adapters.label_studio.regions import Region, prompts_of, to_regions
+from labeling_ground.api import responses
+from labeling_ground.api.adapter import Adapter, Endpoint
+from labeling_ground.api.errors import BadBody
+from labeling_ground.api.requests import read_json
+from labeling_ground.api.state import AppState, Caller, caller_of, pools_of
+from labeling_ground.errors import LabelingGroundError, TooLarge
+
+log = logging.getLogger(__name__)
+
+_PATH = "/label-studio"
+_ANNOTATIONS_BYTES = 32 << 20
+"""All annotations and drafts of a task come with each click."""
+
+
+class Task(BaseModel):
+    """A task: what is to be labeled."""
+
+    id: int | str | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class Context(BaseModel):
+    """What the annotator has marked; nothing of it while a mark is being taken back."""
+
+    result: list[Region] | None = None
+
+
+class Params(BaseModel):
+    """What goes with a task."""
+
+    context: Context | None = None
+
+
+class PredictRequest(BaseModel):
+    """The body of ``POST /predict``."""
+
+    tasks: list[Task]
+    project: str | None = None
+    label_config: str
+    params: Params = Field(default_factory=Params)
+
+
+class SetupRequest(BaseModel):
+    """The body of ``POST /setup``."""
+
+    project: str | None = None
+    hostname: str | None = None
+    access_token: str | None = None
+
+
+def create(app_state: AppState, _: KnownTexts) -> Adapter:
+    """The adapter of one server."""
+    settings = app_state.settings
+    pictures = Pictures(app_state.predictor, settings)
+    prefetches: set[asyncio.Task[None]] = set()
+
+    def version() -> str:
+        return str(app_state.predictor.backend.version)
+
+    async def health(request: Request) -> Response:
+        caller_of(request)  # a wrong key shall be seen where the backend is connected
+        return responses.as_json({"status": "UP", "model_class": "LabelingGround"})
+
+    async def setup(request: Request) -> Response:
+        caller = caller_of(request)
+        body = await read_json(request, SetupRequest)
+        pictures.remember(caller.tenant, body.project or "", body.hostname, body.access_token)
+        return responses.as_json({"model_version": version()})
+
+    async def versions(request: Request) -> Response:
+        caller_of(request)
+        return responses.as_json({"versions": [version()]})
+
+    async def webhook(_: Request) -> Response:
+        # Label Studio sends no key here. What people annotate is not for us, and is not read.
+        return responses.as_json({"status": "ignored"})
+
+    async def predict(request: Request) -> Response:
+        caller = caller_of(request)
+        body = await read_json(request, PredictRequest)
+        regions = body.params.context.result if body.params.context is not None else None
+        if regions is None:
+            prefetch(caller, body)
+            return responses.as_json({"results": []})  # anything else would be kept as a prediction, shown to everybody
+        found = await predict_one(request, caller, body, regions) if regions else []
+        score = sum(each["score"] for each in found) / len(found) if found else 0
+        result = {"result": found, "score": score, "model_version": version()}
+        return responses.as_json({"results": [result]})
+
+    async def predict_one(
+        request: Request, caller: Caller, body: PredictRequest, regions: list[Region]
+    ) -> list[dict[str, Any]]:
+        if not body.tasks:
+            raise BadBody("There is no task to predict for.")
+        task, marked = body.tasks[0], regions[0]
+        config = parse_config(body.label_config)
+        config.outline_for(marked.to_name, marked.label)  # before anything is fetched
+        value = config.address(marked.to_name, task.data)
+        if len(regions) > settings.max_points:
+            raise TooLarge(f"{len(regions)} regions in one prompt; this server takes {settings.max_points}.")
+
+        async def open_image() -> OpenImage:
+            found = await pictures.open(caller.tenant, body.project or "", value, task.id, client=caller.client)
+            return OpenImage(found.image_id, found.width, found.height)
+
+        _, answers = await segment(request, caller, None, open_image, partial(prompts_of, regions))
+        drawn = []
+        for answer in answers:
+            draw = partial(to_regions, answer.prediction, marked, config, max_pixels=settings.max_image_pixels)
+            drawn += await pools_of(request).drawing.run(draw)
+        return drawn
+
+    def prefetch(caller: Caller, body: PredictRequest) -> None:
+        """Have the pictures of tasks that were opened encoded, while nobody waits."""
+        task = asyncio.create_task(fetch_ahead(caller, body))
+        app_state.supervisor.watch("prefetch for Label Studio", task)
+        prefetches.add(task)
+        task.add_done_callback(prefetches.discard)
+
+    async def fetch_ahead(caller: Caller, body: PredictRequest) -> None:
+        try:
+            config = parse_config(body.label_config)
+            for task in body.tasks[: settings.prefetch_per_client]:
+                value = config.address(None, task.data)
+                await pictures.prefetch(caller.tenant, body.project or "", value, task.id, client=caller.client)
+        except LabelingGroundError as error:
+            log.warning("the picture of a Label Studio task could not be prefetched: %s", error)
+
+    async def aclose() -> None:
+        for task in prefetches:
+            task.cancel()
+        if prefetches:
+            await asyncio.wait(prefetches, timeout=5)
+        await pictures.aclose()
+
+    most_bytes = max_body_bytes(settings) + _ANNOTATIONS_BYTES
+    return Adapter(
+        "label-studio",
+        (
+            Endpoint("GET", (_PATH, f"{_PATH}/health"), health),
+            Endpoint("POST", (f"{_PATH}/setup",), setup),
+            Endpoint("POST", (f"{_PATH}/predict",), predict, most_bytes),
+            Endpoint("POST", (f"{_PATH}/webhook",), webhook, most_bytes),
+            Endpoint("GET", (f"{_PATH}/versions",), versions),
+        ),
+        aclose=aclose,
+    )

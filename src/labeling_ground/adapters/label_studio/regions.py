@@ -1,0 +1,159 @@
+"""Label Studio's regions, in percent of a picture: what an annotator marked, to prompts; masks, to what it draws."""
+
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, FiniteFloat
+
+from labeling_ground.adapters.images import OpenImage, box_on, objects_of, point_on
+from labeling_ground.adapters.label_studio.config import Config, Control
+from labeling_ground.codec import mask as mask_codec
+from labeling_ground.codec.brush import to_brush_rle
+from labeling_ground.codec.records import CachedPrediction
+from labeling_ground.errors import BadPrompt, TooLarge
+from labeling_ground.service.predictor import PromptAsk
+
+_POINTS = frozenset({"keypointlabels", "keypoint"})
+_BOXES = frozenset({"rectanglelabels", "rectangle"})
+
+
+class Region(BaseModel):
+    """One mark: a key point or a rectangle."""
+
+    type: str
+    to_name: str
+    value: dict[str, Any]
+    is_positive: bool | None = None
+    original_width: int = Field(ge=1)
+    original_height: int = Field(ge=1)
+    image_rotation: FiniteFloat = 0
+
+    @property
+    def label(self) -> str | None:
+        """The label that was chosen; ``None`` where the tool has none."""
+        for name in (self.type, "labels"):
+            labels = self.value.get(name)
+            if isinstance(labels, list) and labels and isinstance(labels[0], str):
+                return labels[0]
+        return None
+
+    def numbers(self, *names: str) -> list[float]:
+        """Numbers of the value, as fractions of the picture where they are in percent.
+
+        Raises:
+            BadPrompt: one of them is missing, or none.
+        """
+        found = [self.value.get(name) for name in names]
+        for name, number in zip(names, found, strict=True):
+            if not isinstance(number, int | float) or not math.isfinite(number):
+                raise BadPrompt(f"A region of the type {self.type} has no number under {name!r}.")
+        return [float(number) for number in found if number is not None]
+
+
+def prompts_of(regions: Sequence[Region], image: OpenImage) -> list[PromptAsk]:
+    """The prompts that the regions stand for, in pixels of the image; see ``objects_of``. None, if all are off it.
+
+    Raises:
+        BadPrompt: a region is of another type, or is not complete.
+    """
+    points, boxes = [], []
+    for region in regions:
+        if region.type in _POINTS:
+            x, y = region.numbers("x", "y")
+            label = 0 if region.is_positive is False else 1
+            points.append(point_on(image, x * image.width / 100, y * image.height / 100, label))
+        elif region.type in _BOXES:
+            boxes.append(box_on(image, *_corners(region, image)))
+        else:
+            raise BadPrompt(
+                f"Regions of the type {region.type!r} mean nothing to the model: mark the object with KeyPointLabels "
+                "or RectangleLabels."
+            )
+    prompts = objects_of(points, boxes)
+    return [each for each in prompts if each.box is not None or any(point.label for point in each.points)]
+
+
+def _corners(region: Region, image: OpenImage) -> tuple[float, float, float, float]:
+    """The upright box around a rectangle, which may be turned round its upper left corner."""
+    x, y, width, height = region.numbers("x", "y", "width", "height")
+    angle = math.radians(region.numbers("rotation")[0] if region.value.get("rotation") else 0.0)
+    left, top = x * image.width / 100, y * image.height / 100
+    across, down = width * image.width / 100, height * image.height / 100
+    columns = [0.0, across * math.cos(angle), -down * math.sin(angle)]
+    rows = [0.0, across * math.sin(angle), down * math.cos(angle)]
+    columns.append(columns[1] + columns[2])
+    rows.append(rows[1] + rows[2])
+    return left + min(columns), top + min(rows), left + max(columns), top + max(rows)
+
+
+def to_regions(
+    prediction: CachedPrediction, marked: Region, config: Config, *, max_pixels: int
+) -> list[dict[str, Any]]:
+    """The best mask as Label Studio draws it: one brush region, or a polygon for each of its parts.
+
+    Args:
+        prediction: the masks.
+        marked: what the annotator marked first: its label, and the size by which Label Studio knows the picture.
+        config: what the project has to draw with.
+        max_pixels: largest picture.
+
+    Raises:
+        BadInput: the project has nothing to draw a mask with.
+        TooLarge: Label Studio knows the picture by a size over the limit.
+    """
+    width, height = marked.original_width, marked.original_height
+    if width * height > max_pixels:
+        raise TooLarge(f"The picture has {width} × {height} pixels in Label Studio; at most {max_pixels} are taken.")
+    outline = config.outline_for(marked.to_name, marked.label)
+    best = prediction.masks[0]
+    pixels = mask_codec.from_rle((prediction.height, prediction.width), best.counts)
+    if not pixels.any():
+        return []
+    if outline.tag.startswith("Brush"):
+        values = [_brush(pixels, width, height)]
+    else:
+        values = [
+            {
+                "points": [[100 * x / prediction.width, 100 * y / prediction.height] for x, y in ring],
+                "closed": True,
+            }
+            for ring in _outer(mask_codec.to_polygons(pixels))
+        ]
+    return [_region(marked, outline, value, best.score) for value in values]
+
+
+def _brush(pixels: NDArray[np.bool_], width: int, height: int) -> dict[str, Any]:
+    if pixels.shape != (height, width):  # the page draws the mask in its own size
+        pixels = cv2.resize(pixels.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+    return {"format": "rle", "rle": list(to_brush_rle(pixels))}
+
+
+def _outer(rings: Sequence[mask_codec.Ring]) -> list[mask_codec.Ring]:
+    """Rings of outer edges, which go clockwise: Label Studio's polygons have no holes."""
+    return [ring for ring in rings if _signed_area(ring) > 0]
+
+
+def _signed_area(ring: mask_codec.Ring) -> float:
+    x, y = np.array(ring).T
+    return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+
+
+def _region(marked: Region, outline: Control, value: Mapping[str, Any], score: float) -> dict[str, Any]:
+    labels = {outline.type: [marked.label]} if outline.tag.endswith("Labels") and marked.label is not None else {}
+    return {
+        "id": uuid.uuid4().hex[:10],
+        "from_name": outline.name,
+        "to_name": marked.to_name,
+        "type": outline.type,
+        "original_width": marked.original_width,
+        "original_height": marked.original_height,
+        "image_rotation": marked.image_rotation,
+        "score": score,
+        "readonly": False,
+        "value": {**value, **labels},
+    }
