@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -84,3 +84,34 @@ class Supervisor:
                 self.failed(name, error)
 
         task.add_done_callback(ended)
+
+
+class Background:
+    """Tasks that go on after an answer; where one fails, its supervisor logs and counts that.
+
+    Args:
+        supervisor: whose the tasks are.
+        name: of the work, for the supervisor.
+    """
+
+    def __init__(self, supervisor: Supervisor, name: str) -> None:
+        self._supervisor = supervisor
+        self._name = name
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let the work go on by itself."""
+        task = asyncio.create_task(work)
+        self._supervisor.watch(self._name, task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        """Call all of them off."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=5)

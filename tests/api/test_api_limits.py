@@ -316,14 +316,14 @@ async def test_queued_images_count_as_bytes_in_flight_and_clicks_go_on(
         server.backend.encode_may_go_on.clear()
         statuses = [(await server.client.post("/v1/images?wait=false", content=file)).status_code for file in files]
         assert {202, 503} == set(statuses)
-        assert server.app_state.predictor.bytes_ahead <= room // 2
+        assert server.app_state.predictor.prefetches.bytes <= room // 2
         taken = statuses.count(202)
         repeats = [await server.client.post("/v1/images?wait=false", content=files[0]) for _ in range(20)]
         assert {answer.status_code for answer in repeats} == {202}
         assert len(server.app_state.predictor.flights) == taken
         assert (await server.click(image_id, 3, 3)).status_code == 200
-        whole = b"x" * (room - server.app_state.predictor.bytes_ahead + 1)
+        whole = b"x" * (room - server.app_state.predictor.prefetches.bytes + 1)
         answer = await server.client.post("/v1/images", content=whole)
         assert (answer.status_code, "in flight" in answer.text) == (503, True)
         server.backend.encode_may_go_on.set()
-        await server.until(lambda: server.app_state.predictor.bytes_ahead == 0)
+        await server.until(lambda: server.app_state.predictor.prefetches.bytes == 0)

@@ -187,7 +187,7 @@ async def processes(count: int, url: str) -> AsyncIterator[list[Predictor]]:
             await connection.each("PING")
             store = RedisStore(connection, idle_s=600.0)
             predictor = await stack.enter_async_context(serving(ToyBackend(), store))
-            predictor.shared = SharedFlights(NotingLeases(connection), predictor.store.lower[0], lease_s=LONG_S)
+            predictor.once.shared = SharedFlights(NotingLeases(connection), predictor.store.lower[0], lease_s=LONG_S)
             segmenters.append(predictor)
         yield segmenters
 
@@ -216,7 +216,7 @@ def computed(segmenters: list[Predictor]) -> tuple[int, int]:
 async def once_all_have_asked(segmenters: list[Predictor], asks: list[Coroutine[Any, Any, T]]) -> list[T]:
     """Answers to asks that are all under way before the model gives anything."""
     hold = asyncio.Event()
-    leases = [predictor.shared._leases for predictor in segmenters if predictor.shared is not None]
+    leases = [predictor.once.shared._leases for predictor in segmenters if predictor.once.shared is not None]
     noting = [each for each in leases if isinstance(each, NotingLeases)]
     assert len(noting) == len(segmenters)
     for backend, each in zip(backends(segmenters), noting, strict=True):

@@ -115,7 +115,7 @@ async def cluster(
             backend = ToyBackend(encode_s=encode_s, decode_s=decode_s)
             tiers = [store] if own is None else [store, own()]
             predictor = await stack.enter_async_context(serving(backend, *tiers, clock=clock, **options))
-            predictor.shared = SharedFlights(leases, predictor.store.lower[0], **shared)
+            predictor.once.shared = SharedFlights(leases, predictor.store.lower[0], **shared)
             nodes.append(Node(predictor, backend))
         yield Cluster(nodes, leases)
 
@@ -511,7 +511,7 @@ def test_a_holder_that_dies_is_succeeded_when_its_lease_ends() -> None:
         async with cluster(4, lease_s=1.5, encode_s=10.0) as all_of_them:
             one, *others = all_of_them
             line = Line(all_of_them.leases)
-            one.predictor.shared = SharedFlights(line, one.predictor.store.lower[0], lease_s=1.5)
+            one.predictor.once.shared = SharedFlights(line, one.predictor.store.lower[0], lease_s=1.5)
             dying = asyncio.create_task(one.send())
             await asyncio.sleep(5.0)
             rest = spawn(*(node.send() for node in others))

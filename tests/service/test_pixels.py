@@ -112,10 +112,10 @@ async def test_images_at_once_keep_to_the_budget_whatever_asks_for_them() -> Non
         assert backend.most == 2 * 40 * 30
         for file in files[:2]:
             await stack.enter_async_context(predictor.picture("t", keys.image_id(file)))
-        assert predictor.pixels.taken == 2 * 40 * 30
+        assert predictor.files.pixels.taken == 2 * 40 * 30
         more = asyncio.create_task(predictor.add_image("t", image_bytes(99), keys.image_id(image_bytes(99))))
         await settled()
         assert not more.done()
         await stack.aclose()
         assert (await more).outcome == "miss"
-    assert predictor.pixels.taken == 0
+    assert predictor.files.pixels.taken == 0

@@ -256,11 +256,11 @@ async def test_an_ask_that_still_looks_for_the_file_gets_the_one_that_is_sent_me
         asking = asyncio.create_task(predictor.embedding(TENANT, ID))
         await until(lambda: ("get", keys_of(FILE).image) in lower.calls)
         sending = asyncio.create_task(upload(predictor))
-        await until(lambda: bool(predictor._arriving))
+        await until(lambda: bool(predictor.embeddings.arriving))
         lower.release.set()
         _, answer = await asking
         assert {answer.outcome, await sending} == {Outcome.MISS, Outcome.JOINED}
-        assert predictor._arriving == {}
+        assert predictor.embeddings.arriving == {}
     assert backend.encodes == 1
 
 
@@ -281,7 +281,7 @@ async def test_an_image_is_known_while_it_is_on_its_way_also_when_one_of_its_sen
         backend.hold.set()
         assert await second is Outcome.JOINED
         assert (await predictor.image_state(TENANT, ID)).encoded
-        assert predictor._arriving.keys() <= {keys_of(image_bytes(5)).embedding(TOY)}
+        assert predictor.embeddings.arriving.keys() <= {keys_of(image_bytes(5)).embedding(TOY)}
         await busy
 
 
@@ -304,7 +304,7 @@ async def test_an_encode_that_has_begun_is_finished_and_kept_though_its_sender_l
         assert await joining is Outcome.JOINED
         assert await upload(predictor) is Outcome.HIT
         await until(lambda: predictor.encode_lane.running == 0)
-        assert predictor._arriving == {}
+        assert predictor.embeddings.arriving == {}
     assert (backend.encodes, backend.called_off) == (1, 0)
 
 
@@ -318,7 +318,7 @@ async def test_an_encode_that_nobody_waits_for_any_more_leaves_nothing_behind_bu
         await asyncio.wait({sending})
         backend.hold.set()
         await until(lambda: len(predictor.flights) == predictor.encode_lane.running == 0)
-        await until(lambda: predictor._arriving == {})
+        await until(lambda: predictor.embeddings.arriving == {})
         assert await upload(predictor) is Outcome.HIT
     assert backend.encodes == 1
 
@@ -334,7 +334,7 @@ async def test_an_encode_that_waits_is_called_off_when_its_sender_leaves() -> No
         sending.cancel()
         await asyncio.wait({sending})
         await until(lambda: predictor.encode_lane.waiting == 0)
-        assert predictor._arriving.keys() == {keys_of(image_bytes(5)).embedding(TOY)}
+        assert predictor.embeddings.arriving.keys() == {keys_of(image_bytes(5)).embedding(TOY)}
         backend.hold.set()
         await busy
         assert backend.encodes == 1
@@ -407,15 +407,15 @@ async def test_queued_prefetches_hold_no_more_bytes_than_they_may_and_repeats_of
             with contextlib.suppress(Overloaded):
                 await predictor.prefetch(TENANT, file, keys.image_id(file))
                 taken.append(file)
-            assert predictor.bytes_ahead == sum(len(file) for file in taken) <= most
+            assert predictor.prefetches.bytes == sum(len(file) for file in taken) <= most
         assert 3 <= len(taken) < 40
         for _ in range(40):
             assert (await predictor.prefetch(TENANT, taken[0], keys.image_id(taken[0]))).queued
             assert (await predictor.prefetch(TENANT, taken[-1], keys.image_id(taken[-1]))).queued
-        assert predictor.bytes_ahead == sum(len(file) for file in taken)
+        assert predictor.prefetches.bytes == sum(len(file) for file in taken)
         assert len(predictor.flights) == len(taken)
         backend.hold.set()
-        await until(lambda: predictor.bytes_ahead == 0)
+        await until(lambda: predictor.prefetches.bytes == 0)
         assert all(predictor.store.peek(keys_of(file).embedding(TOY)) for file in taken)
         assert (await predictor.prefetch(TENANT, files[-1], keys.image_id(files[-1]))).queued
 
@@ -437,7 +437,7 @@ async def test_the_bytes_that_one_tenants_prefetches_hold_keep_no_other_ones_out
         with pytest.raises(Overloaded):
             await predictor.prefetch("late", files[1], keys.image_id(files[1]))
         backend.hold.set()
-        await until(lambda: predictor.bytes_ahead == 0)
+        await until(lambda: predictor.prefetches.bytes == 0)
 
 
 async def test_a_prefetch_of_an_image_that_somebody_waits_for_keeps_its_promise_when_that_one_leaves() -> None:
@@ -450,7 +450,7 @@ async def test_a_prefetch_of_an_image_that_somebody_waits_for_keeps_its_promise_
         await until(lambda: predictor.encode_lane.waiting == 1)
         for _ in range(3):
             assert (await predictor.prefetch(TENANT, FILE, ID)).queued
-        assert predictor.bytes_ahead == len(FILE)
+        assert predictor.prefetches.bytes == len(FILE)
         sending.cancel()
         backend.hold.set()
         await busy
@@ -779,7 +779,7 @@ async def test_what_cannot_be_an_image_is_refused_before_it_takes_a_place() -> N
         cut = image_bytes(3, width=8, height=8)[:-20]
         with pytest.raises(BadImage):
             await upload(predictor, cut)
-        assert predictor._arriving == {}
+        assert predictor.embeddings.arriving == {}
     assert backend.encodes == 0
 
 
@@ -1084,7 +1084,7 @@ async def test_an_upload_after_a_purge_is_kept_though_it_joins_a_flight_with_an_
         await until(lambda: predictor.flights._flights[keys_of(FILE).embedding(TOY)].askers == 2)
         hold.set()
         await asyncio.gather(before, between, after)
-        await until(lambda: not predictor._background)
+        await until(lambda: not predictor.background)
         await predictor.store.drain()
         assert {keys_of(FILE).image, keys_of(FILE).embedding(TOY)} <= set(lower.entries)
         assert (await predictor.image_state(TENANT, ID)).encoded

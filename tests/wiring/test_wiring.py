@@ -97,6 +97,6 @@ async def test_flights_are_common_to_all_servers_that_share_a_redis_unless_told_
     tmp_path: Path, chosen: dict[str, str], covered: set[Kind] | None
 ) -> None:
     predictor = build_predictor(settings(tmp_path, model="classical", **chosen))
-    shared = predictor.shared
+    shared = predictor.once.shared
     assert (None if shared is None else {kind for kind in Kind if shared.covers(kind)}) == covered
     await predictor.aclose()

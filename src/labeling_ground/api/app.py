@@ -157,7 +157,7 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
         most_requests=settings.max_requests,
         most_bytes=_body_limits(int(settings.max_image_bytes), int(settings.max_body_bytes), endpoints),
         most_held=int(settings.max_bytes_in_flight),
-        held_beside=lambda: app_state.predictor.bytes_ahead + app_state.sources.bytes_held,
+        held_beside=lambda: app_state.predictor.prefetches.bytes + app_state.sources.bytes_held,
         silence_s=settings.receive_timeout_s,
         takes_no_place=_takes_no_place,
     )

@@ -256,7 +256,7 @@ class Everything:
                 asking.exception()  # seen: who has left is told nothing
 
     async def _make(self, key: str, version: ModelVersion, embedding: Embedding, options: EverythingOptions) -> Entry:
-        self._predictor.check_model(version)  # whose embedding this is: it was opened just now
+        self._predictor.model.check(version)  # whose embedding this is: it was opened just now
         async with self.jobs.slot(tenant_in(key)), self.jobs.timed():
             started = time.perf_counter()
             points = grid(options.points_per_side, embedding.height, embedding.width)
@@ -292,8 +292,8 @@ class Everything:
         prompts = [Prompt((search.points[number],)) for number in numbers]
 
         async def sketch() -> list[list[Sketch]]:
-            self._predictor.check_model(search.version)
-            with self._predictor.engine_health.call("decoder"):
+            self._predictor.model.check(search.version)
+            with self._predictor.model.health.call("decoder"):
                 sketches = await self._sketcher.sketch(search.embedding, prompts)
                 if len(sketches) != len(prompts):
                     raise BackendFailed("The decoder did not answer each prompt.")

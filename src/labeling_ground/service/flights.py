@@ -33,7 +33,7 @@ class Flights(Generic[T]):
     """
 
     def __init__(self, on_land: Callable[[str], None] | None = None) -> None:
-        self._on_land = on_land
+        self.on_land = on_land
         self._flights: dict[str, _Flight] = {}
         self._parted: set[asyncio.Task[Any]] = set()
 
@@ -108,8 +108,8 @@ class Flights(Generic[T]):
             del self._flights[key]
         if task.done() and not task.cancelled():
             task.exception()  # seen: an error whose askers have all left is nobody's surprise
-        if task.done() and self._on_land is not None:
-            self._on_land(key)
+        if task.done() and self.on_land is not None:
+            self.on_land(key)
 
 
 def _is_cancelling() -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from labeling_ground.errors import BadPrompt, TooLarge
+from labeling_ground.service.prompts import check_box, check_point
 from labeling_ground.types import Box, Point
 
 _FORMAT = 1
@@ -250,30 +251,3 @@ class SessionState:
 
     def _forget_answers(self, *, above: int) -> None:
         self.answers = {count: answer for count, answer in self.answers.items() if count <= above}
-
-
-def check_point(point: Point, width: int, height: int) -> None:
-    """Refuse a point outside the image.
-
-    Raises:
-        BadPrompt: it is outside.
-    """
-    if not (0 <= point.x < width and 0 <= point.y < height):
-        raise BadPrompt(
-            f"The point ({point.x:g}, {point.y:g}) is outside the image, which is {width} × {height} pixels. "
-            "Coordinates are pixels of the original image, with (0, 0) at its top left."
-        )
-
-
-def check_box(box: Box, width: int, height: int) -> None:
-    """Refuse a box that does not overlap the image. One that reaches over the edge is fine: it is cut off there.
-
-    Raises:
-        BadPrompt: no part of it is on the image.
-    """
-    x0, x1 = sorted((box.x0, box.x1))
-    y0, y1 = sorted((box.y0, box.y1))
-    if not (x0 < width and y0 < height and x1 > 0 and y1 > 0):
-        raise BadPrompt(
-            f"The box ({x0:g}, {y0:g})–({x1:g}, {y1:g}) is outside the image, which is {width} × {height} pixels."
-        )

@@ -1,0 +1,192 @@
+"""Masks for prompts: settled, looked up or decoded, and refined."""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labeling_ground import key as keys
+from labeling_ground.cache.rules import LONGEST_CHAIN
+from labeling_ground.cache.tiered import TieredStore
+from labeling_ground.codec import records
+from labeling_ground.errors import BadPrompt, UnknownPrediction
+from labeling_ground.pools import Pools
+from labeling_ground.service.accesses import Accesses
+from labeling_ground.service.asks import Ask, MaskAnswer, Timing
+from labeling_ground.service.images import Embeddings, outcome_after
+from labeling_ground.service.models import ServedModel
+from labeling_ground.service.once import Attempt, Made, Once
+from labeling_ground.service.prompts import PromptAsk, check_point, fit
+from labeling_ground.service.queues import Place
+from labeling_ground.types import Entry, Kind, Outcome, Prompt
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Settled:
+    """A prompt in canonical form, its digest, and the prediction that it refines (and which of its candidates)."""
+
+    prompt: Prompt
+    digest: str
+    parent: tuple[str, int] | None
+
+
+class Masks:
+    """Answers prompts on known images.
+
+    Args:
+        once: computes what is not there.
+        model: decodes.
+        embeddings: of the images.
+        store: the tiers.
+        pools: threads for blocking work.
+        accesses: where asks are noted.
+        window_s: shortest wait of a queued prediction for its look-up.
+        wall_clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        once: Once,
+        model: ServedModel,
+        embeddings: Embeddings,
+        store: TieredStore,
+        pools: Pools,
+        accesses: Accesses,
+        *,
+        window_s: float,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._once = once
+        self._model = model
+        self._embeddings = embeddings
+        self._store = store
+        self._pools = pools
+        self._accesses = accesses
+        self._window_s = window_s
+        self._wall_clock = wall_clock
+
+    async def answers(self, ask: Ask, prompts: Sequence[PromptAsk]) -> list[MaskAnswer]:
+        """Masks for each prompt, in their order.
+
+        Raises:
+            BadPrompt: a prompt makes no sense for this image.
+            UnknownImage: send it again.
+            UnknownPrediction: a mask input refers to a prediction that is not stored.
+            Overloaded, BackendFailed: the model does not do it now.
+        """
+        if len(prompts) == 1:
+            return [await self._answer(ask, prompts[0])]
+        tasks = [asyncio.ensure_future(self._answer(ask, prompt)) for prompt in prompts]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _answer(self, ask: Ask, sent: PromptAsk) -> MaskAnswer:
+        started = time.perf_counter()
+        settled = await self._settle(ask, sent)
+        key = ask.mask(settled.digest)
+        made = await self._once.get(Kind.MASK, key, partial(self._make, ask, settled), window_s=lambda: self._window_s)
+        if made.outcome is Outcome.HIT:
+            self._embeddings.in_use(ask)
+        self._accesses.note(Kind.MASK, ask, key, made, parent=settled.parent)
+        prediction = records.open_prediction(made.entry, key)
+        for point in sent.points:  # as they were sent: the edge itself is outside, and shares its key with what is not
+            check_point(point, prediction.width, prediction.height)
+        timing = made.timing.within(time.perf_counter() - started)
+        return MaskAnswer(prediction, settled.digest, made.outcome, ask.version, timing, ask.model_note)
+
+    async def _make(self, ask: Ask, settled: _Settled, attempt: Attempt) -> Made:
+        await attempt.wait()
+        attempt.start()
+        made, _ = await self._decode(ask, settled, attempt)
+        return made
+
+    async def _decode(self, ask: Ask, settled: _Settled, attempt: Attempt) -> tuple[Made, Entry]:
+        """The masks, and the entry of their logits: the store need not have had room for it."""
+        embedded = await self._embeddings.get(ask)
+        embedding = records.open_embedding(embedded.entry, ask.embedding)
+        fitted = fit(settled.prompt, embedding.width, embedding.height)
+
+        async def predict(place: Place) -> tuple[Made, Entry]:
+            started = time.perf_counter()
+            prediction = await self._model.decode(ask.version, embedding, fitted)
+            cost = time.perf_counter() - started
+            place.free()
+            mask_key, logits_key = ask.mask(settled.digest), ask.logits(settled.digest)
+            facts = {"cost": cost, "created": self._wall_clock()}
+            seal_mask = partial(records.seal_prediction, mask_key, prediction, settled.prompt, settled.parent, **facts)
+            seal_logits = partial(records.seal_logits, logits_key, prediction, **facts)
+            entry, logits = await asyncio.gather(  # side by side: each takes a millisecond of every click
+                self._pools.values.run(seal_mask), self._pools.values.run(seal_logits)
+            )
+            attempt.store(entry, key=mask_key, since=embedded.since)
+            attempt.store(logits, key=logits_key, since=embedded.since)
+            timing = Timing(encode=embedded.timing.encode, decode=cost)
+            return Made(entry, outcome_after(embedded), timing, logits.size), logits
+
+        async with self._model.decode_lane.slot(ask.keys.tenant) as place:
+            attempt.commit()
+            return await place.call(partial(predict, place))
+
+    async def _settle(self, ask: Ask, sent: PromptAsk, depth: int = 0) -> _Settled:
+        """The prompt in its canonical form, with the logits that it refers to.
+
+        Raises:
+            BadPrompt: it makes no sense.
+            UnknownPrediction: it refers to what is not stored.
+        """
+        parent, logits = None, sent.mask_input
+        if isinstance(logits, tuple):
+            parent = logits
+            logits = await self._logits(ask, *parent, depth)
+        prompt = keys.canonical(sent.points, sent.box, logits, multimask=sent.multimask)
+        return _Settled(prompt, keys.prompt_digest(prompt), parent)
+
+    async def _logits(self, ask: Ask, prediction_id: str, index: int, depth: int) -> NDArray[np.float32]:
+        """Low-res logits of an earlier prediction, computed again from its own prompt where they were evicted."""
+        key = ask.logits(prediction_id)
+        entry = self._store.peek(key)
+        if entry is None:
+            settled = await self._settle(ask, await self._asked(ask, prediction_id, depth), depth + 1)
+            settled = dataclasses.replace(settled, digest=prediction_id)
+
+            async def decode_again(attempt: Attempt) -> Made:
+                made, logits = await self._decode(ask, settled, attempt)
+                return dataclasses.replace(made, entry=logits)
+
+            entry = (await self._once.get(Kind.MASK, key, decode_again, hedged=False)).entry
+        candidates = records.open_logits(entry, key)
+        if not 0 <= index < len(candidates):
+            raise BadPrompt(f"Prediction {prediction_id} has {len(candidates)} candidates; {index} is not one of them.")
+        return candidates[index]
+
+    async def _asked(self, ask: Ask, prediction_id: str, depth: int) -> PromptAsk:
+        """What an earlier prediction was asked with.
+
+        Raises:
+            UnknownPrediction: that is not known any more, or it cannot be asked again.
+        """
+        key = ask.mask(prediction_id)
+        stored = self._store.peek(key) or await self._store.look_up(key)
+        if stored is None:
+            raise UnknownPrediction(
+                f"The prediction {prediction_id} is not kept any more. Ask for its prompt again, then refer to it."
+            )
+        origin = records.open_prediction(stored, key).origin
+        if depth == LONGEST_CHAIN:
+            raise UnknownPrediction(
+                f"The logits of prediction {prediction_id} and of the {LONGEST_CHAIN} that refine it are not kept "
+                "any more. Ask for the prompt without a mask_input."
+            )
+        if not origin.repeatable:
+            raise UnknownPrediction(
+                f"The logits of prediction {prediction_id} are not kept any more, and its own mask input came by "
+                "value. Send the mask input by value again."
+            )
+        return PromptAsk(origin.points, origin.box, origin.parent, origin.multimask)

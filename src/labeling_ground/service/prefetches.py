@@ -1,0 +1,106 @@
+"""Prefetches: images that are encoded while nobody waits for them, bounded in number and in bytes."""
+
+import asyncio
+import contextlib
+from collections import Counter
+
+from labeling_ground import key as keys
+from labeling_ground.errors import LabelingGroundError, NoRoom, Overloaded
+from labeling_ground.service.accesses import Accesses
+from labeling_ground.service.asks import Ask
+from labeling_ground.service.images import Embeddings, ImageFiles, Upload
+from labeling_ground.service.once import Once
+from labeling_ground.service.queues import FairQueue
+from labeling_ground.supervisor import Background
+from labeling_ground.types import Kind, Outcome
+
+
+class Prefetches:
+    """Takes images on that are to be encoded when the encoder has time for them.
+
+    Args:
+        once: knows what is being encoded.
+        embeddings: encodes.
+        files: stores the files.
+        lane: queue in front of the encoder.
+        accesses: where prefetches are noted.
+        background: runs them.
+        most_bytes: how many bytes of image files all prefetches can hold that wait for the encoder.
+        tenant_share: part of these bytes that one tenant's prefetches can hold; ``None``: tenants are not told apart.
+    """
+
+    def __init__(
+        self,
+        once: Once,
+        embeddings: Embeddings,
+        files: ImageFiles,
+        lane: FairQueue,
+        accesses: Accesses,
+        background: Background,
+        *,
+        most_bytes: int,
+        tenant_share: float | None,
+    ) -> None:
+        self.bytes = 0
+        """Bytes of the image files that prefetches hold."""
+        self._once = once
+        self._embeddings = embeddings
+        self._files = files
+        self._lane = lane
+        self._accesses = accesses
+        self._background = background
+        self._most_bytes = most_bytes
+        self._tenant_share = tenant_share
+        self._waiting: dict[str, list[int]] = {}
+        """Those that were taken on and are not encoded yet: by the embedding's key, the bytes of their files."""
+
+    def is_queued(self, ask: Ask) -> bool:
+        """Whether the image is being fetched ahead."""
+        return ask.embedding in self._waiting and ask.embedding in self._once.flights
+
+    def check_room(self, tenant: str, size: int) -> None:
+        """Refuse a tenant's prefetch of so many bytes for which there is no room.
+
+        Raises:
+            Overloaded: too many images wait for the encoder, or too many bytes of prefetches.
+        """
+        # What is taken on here finds a place in the queue later, also if that has filled meanwhile.
+        promised: Counter[str] = Counter()
+        for key, sizes in self._waiting.items():
+            promised[keys.tenant_in(key)] += len(sizes)
+        self._lane.check_room(tenant, promised)
+        own = sum(sum(sizes) for key, sizes in self._waiting.items() if keys.tenant_in(key) == tenant)
+        is_full = self.bytes + size > self._most_bytes
+        if self._tenant_share is not None:
+            is_full = is_full or own + size > self._tenant_share * self._most_bytes
+        # One file may be as large as its own limit; and what others hold keeps nobody out.
+        if is_full and (self.bytes if self._tenant_share is None else own):
+            raise Overloaded(
+                f"Images that wait to be encoded hold {self.bytes} bytes, and more than "
+                f"{self._most_bytes} are not taken on. Try again in a moment.",
+                retry_after=max(1.0, self._lane.typical_s or 0.0),
+            )
+
+    async def take_on(self, ask: Ask, upload: Upload) -> None:
+        """Queue an image for which ``check_room`` has found room; it is under way when this returns."""
+        self._waiting.setdefault(ask.embedding, []).append(len(upload.file))
+        self.bytes += len(upload.file)
+        self._background.start(self._fetch(ask, upload))
+        await asyncio.sleep(0)  # the flight is under way before the caller can ask about it
+
+    async def _fetch(self, ask: Ask, upload: Upload) -> None:
+        """Encode an image that nobody waits for, and that was counted as such."""
+        try:
+            made = await self._embeddings.get(ask, upload, patient=True)
+        except LabelingGroundError:
+            return  # counted where it happened; who opens the image will be told
+        finally:
+            self._waiting[ask.embedding].remove(len(upload.file))
+            self.bytes -= len(upload.file)
+            if not self._waiting[ask.embedding]:
+                del self._waiting[ask.embedding]
+        self._accesses.note(Kind.EMBEDDING, ask, ask.embedding, made, ahead=True)
+        with contextlib.suppress(NoRoom):  # who opens the image will be told
+            self._files.check_stored(ask, upload.file, made, upload.purged)
+        if made.outcome is Outcome.HIT:
+            await self._files.store(ask, upload.file, made.entry, upload.purged)

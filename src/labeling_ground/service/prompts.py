@@ -1,0 +1,77 @@
+"""Prompts as clients send them, and the pure rules about where their points and boxes may lie."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labeling_ground.errors import BadPrompt
+from labeling_ground.key import STEP
+from labeling_ground.types import Box, Point, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAsk:
+    """A prompt as a client sends it, before it is canonical.
+
+    ``mask_input`` is either logits ``float32 [256, 256]`` or a reference: an earlier prediction's id and the index of
+    the candidate that is meant.
+    """
+
+    points: Sequence[Point] = ()
+    box: Box | None = None
+    mask_input: NDArray[np.float32] | tuple[str, int] | None = None
+    multimask: bool = True
+
+
+def check_point(point: Point, width: int, height: int) -> None:
+    """Refuse a point outside the image.
+
+    Raises:
+        BadPrompt: it is outside.
+    """
+    if not (0 <= point.x < width and 0 <= point.y < height):
+        raise BadPrompt(
+            f"The point ({point.x:g}, {point.y:g}) is outside the image, which is {width} × {height} pixels. "
+            "Coordinates are pixels of the original image, with (0, 0) at its top left."
+        )
+
+
+def check_box(box: Box, width: int, height: int) -> None:
+    """Refuse a box that does not overlap the image. One that reaches over the edge is fine: it is cut off there.
+
+    Raises:
+        BadPrompt: no part of it is on the image.
+    """
+    x0, x1 = sorted((box.x0, box.x1))
+    y0, y1 = sorted((box.y0, box.y1))
+    if not (x0 < width and y0 < height and x1 > 0 and y1 > 0):
+        raise BadPrompt(
+            f"The box ({x0:g}, {y0:g})–({x1:g}, {y1:g}) is outside the image, which is {width} × {height} pixels."
+        )
+
+
+def fit(prompt: Prompt, width: int, height: int) -> Prompt:
+    """The prompt as the decoder gets it: what snapping or a box's corners put beyond the image's edge is moved onto it.
+
+    Raises:
+        BadPrompt: a point lies outside the image, or all of the box does.
+    """
+    points = tuple(Point(_within(p.x, width), _within(p.y, height), p.label) for p in prompt.points)
+    for point in points:
+        check_point(point, width, height)
+    prompt = dataclasses.replace(prompt, points=points)
+    if prompt.box is None:
+        return prompt
+    check_box(prompt.box, width, height)
+    box = prompt.box
+    return dataclasses.replace(
+        prompt, box=Box(max(0.0, box.x0), max(0.0, box.y0), min(width, box.x1), min(height, box.y1))
+    )
+
+
+def _within(coordinate: float, size: int) -> float:
+    """A click in the last half step before the edge snaps onto the edge: it is taken back by one step."""
+    return size - STEP if coordinate == size else coordinate
