@@ -1,33 +1,133 @@
-"""The mask of a session: each click refines the mask before it, also where the cache has lost that one."""
+"""What a session's client does, and the mask that comes of it: change the session, predict, note it or take it back."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from labeling_ground.errors import UnknownPrediction
-from labeling_ground.service.predictor import MaskAnswer, Predictor, PromptAsk
+from labeling_ground.errors import BadPrompt, UnknownPrediction
+from labeling_ground.inference.backend import takes_mask_input
+from labeling_ground.key import canonical
+from labeling_ground.service.asks import MaskAnswer
+from labeling_ground.service.predictor import Predictor
+from labeling_ground.service.prompts import PromptAsk
 from labeling_ground.service.session_state import Snapshot
+from labeling_ground.service.sessions import Sessions
+from labeling_ground.types import Box, ModelVersion, Point
 
-_Ask = Callable[[int, str | None], Awaitable[MaskAnswer]]
-"""Predict for so many of the clicks, refining this prediction."""
+Attend = Callable[[Snapshot, Coroutine[Any, Any, MaskAnswer]], Awaitable[MaskAnswer | None]]
+"""Waits for a snapshot's prediction as long as its asker does; ``None``: the asker has left, and the change counts."""
+_Predict = Callable[[int, str | None], Awaitable[MaskAnswer]]
+"""Predicts for so many of the clicks, refining this prediction."""
+_TakeBack = Callable[[], Awaitable[None]]
 
 
-async def mask_of(predictor: Predictor, tenant: str, snapshot: Snapshot, *, client: str, refine: bool) -> MaskAnswer:
+async def _to_the_end(_: Snapshot, prediction: Coroutine[Any, Any, MaskAnswer]) -> MaskAnswer:
+    return await prediction
+
+
+@dataclass(frozen=True, slots=True)
+class SessionMask:
+    """A session after a change, and its mask.
+
+    Attributes:
+        snapshot: what was pointed at by then.
+        version: the model version that answers.
+        model_note: what to know of that model's answers.
+        answer: the prediction; ``None`` where nothing is pointed at, or where the asker has left.
+        has_left: whether the asker has left.
+    """
+
+    snapshot: Snapshot
+    version: ModelVersion
+    model_note: str
+    answer: MaskAnswer | None = None
+    has_left: bool = False
+
+
+class SessionMasks:
+    """Clicks, boxes and steps back of sessions, each answered with the mask for all that is pointed at then.
+
+    A change whose prediction fails is taken back, so that trying again is safe. One whose asker has not waited for the
+    answer counts: pages call a request off when the next click comes.
+
+    Every method raises what ``Sessions`` and ``Predictor.masks`` raise, but for ``UnknownPrediction``.
+
+    Args:
+        sessions: the sessions.
+        refine: whether a click refines the mask before it, where the model can do so.
+        attend: waits for predictions.
+    """
+
+    def __init__(self, sessions: Sessions, *, refine: bool, attend: Attend = _to_the_end) -> None:
+        self._sessions = sessions
+        self._refine = refine
+        self._attend = attend
+
+    async def click(self, predictor: Predictor, tenant: str, session: str, points: Sequence[Point]) -> SessionMask:
+        """Add clicks; all of them count or, if one is bad, none."""
+        snapshot = await self._sessions.click(tenant, session, points)
+        return await self._mask(
+            predictor, tenant, session, snapshot, lambda: self._sessions.take_back(tenant, session, snapshot)
+        )
+
+    async def rect(self, predictor: Predictor, tenant: str, session: str, box: Box) -> SessionMask:
+        """Set the box, drawn from any corner; it replaces the clicks so far, and later ones refine it.
+
+        Raises:
+            BadPrompt: it has no area, or lies outside the image.
+        """
+        drawn = canonical(box=box).box
+        if drawn is None:
+            raise BadPrompt("The box has no area.")
+        before, after = await self._sessions.rect(tenant, session, drawn)
+        return await self._mask_or_restore(predictor, tenant, session, before, after)
+
+    async def undo(self, predictor: Predictor, tenant: str, session: str) -> SessionMask:
+        """Take the last click back, or the box when there is no click."""
+        before, after = await self._sessions.undo(tenant, session)
+        return await self._mask_or_restore(predictor, tenant, session, before, after)
+
+    async def _mask_or_restore(
+        self, predictor: Predictor, tenant: str, session: str, before: Snapshot, after: Snapshot
+    ) -> SessionMask:
+        return await self._mask(
+            predictor, tenant, session, after, lambda: self._sessions.restore(tenant, session, before, after)
+        )
+
+    async def _mask(
+        self, predictor: Predictor, tenant: str, session: str, snapshot: Snapshot, take_back: _TakeBack
+    ) -> SessionMask:
+        try:
+            if snapshot.is_empty:
+                ask = predictor.bind(tenant, snapshot.image_id)
+                return SessionMask(snapshot, ask.version, ask.model_note)
+            refine = self._refine and takes_mask_input(predictor.backend)
+            client = client_of(session)
+            answer = await self._attend(snapshot, _predict(predictor, tenant, snapshot, client=client, refine=refine))
+            if answer is None:
+                ask = predictor.bind(tenant, snapshot.image_id)
+                return SessionMask(snapshot, ask.version, ask.model_note, has_left=True)
+            if refine:
+                await self._sessions.answered(tenant, session, snapshot, answer.prediction_id)
+        except BaseException:
+            await take_back()
+            raise
+        return SessionMask(snapshot, answer.version, answer.model_note, answer)
+
+
+def client_of(session: str) -> str:
+    """The client whose images a session's are, for the done hint."""
+    return f"session:{session}"
+
+
+async def _predict(predictor: Predictor, tenant: str, snapshot: Snapshot, *, client: str, refine: bool) -> MaskAnswer:
     """The prediction for a session's clicks and box.
 
     What it refines may be gone, by eviction, by a purge, or with a process that was killed before it had written it
     down. Then it is predicted again from its own clicks: a session's masks do not depend on what the cache has kept.
-
-    Args:
-        predictor: predicts.
-        tenant: whose session it is.
-        snapshot: what was pointed at.
-        client: whose images these are, for the done hint.
-        refine: whether the mask before the last clicks is taken into account at all.
-
-    Raises:
-        LabelingGroundError: see ``Predictor.masks``, but for ``UnknownPrediction``.
     """
 
-    async def ask(count: int, parent: str | None) -> MaskAnswer:
+    async def predict(count: int, parent: str | None) -> MaskAnswer:
         mask_input = None if parent is None else (parent, 0)
         prompt = PromptAsk(points=snapshot.clicks[:count], box=snapshot.box, mask_input=mask_input)
         [answer] = await predictor.masks(tenant, snapshot.image_id, [prompt], client=client)
@@ -36,23 +136,23 @@ async def mask_of(predictor: Predictor, tenant: str, snapshot: Snapshot, *, clie
     clicks = len(snapshot.clicks)
     if refine and snapshot.parent is not None:
         try:
-            return await ask(clicks, snapshot.parent)
+            return await predict(clicks, snapshot.parent)
         except UnknownPrediction:
             try:
-                return await ask(clicks, await _made_again(ask, snapshot))
+                return await predict(clicks, await _predicted_again(predict, snapshot))
             except UnknownPrediction:
                 pass  # there is no room for it; the clicks alone say enough
-    return await ask(clicks, None)
+    return await predict(clicks, None)
 
 
-async def _made_again(ask: _Ask, snapshot: Snapshot) -> str | None:
+async def _predicted_again(predict: _Predict, snapshot: Snapshot) -> str | None:
     """The prediction that the snapshot refines, and all that it refines itself, from the first on."""
     made: str | None = None
     for count, prediction_id in snapshot.answers:
-        answer = await ask(count, made)
+        answer = await predict(count, made)
         if answer.prediction_id != prediction_id and made is not None:
             # Either another model answered it, or its clicks came before there was anything to refine.
-            alone = await ask(count, None)
+            alone = await predict(count, None)
             if alone.prediction_id == prediction_id:
                 answer = alone
         made = answer.prediction_id

@@ -1,6 +1,7 @@
 """``/api/sam``: the session style, for simple clients and the existing labeling page."""
 
 import base64
+from collections.abc import Coroutine
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -22,11 +23,11 @@ from labeling_ground.api.schemas import (
     SessionOnly,
     SessionRect,
 )
-from labeling_ground.api.state import AppState, Caller, caller_of, pools_of, request_log_of, state_of
+from labeling_ground.api.state import caller_of, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text
 from labeling_ground.errors import BadPrompt, TooLarge
-from labeling_ground.inference.backend import takes_mask_input
-from labeling_ground.service.session_masks import mask_of
+from labeling_ground.service.asks import MaskAnswer
+from labeling_ground.service.session_masks import SessionMask, SessionMasks, client_of
 from labeling_ground.service.session_state import Snapshot
 from labeling_ground.types import Box, Point
 
@@ -69,7 +70,7 @@ async def open_image(request: Request) -> Response:
     record.fields |= {"image": image_id[:12], "session": body.session_id}
     answer = await while_connected(
         request,
-        app_state.predictor.add_image(caller.tenant, file, image_id, client=_client(body.session_id)),
+        app_state.predictor.add_image(caller.tenant, file, image_id, client=client_of(body.session_id)),
     )
     record.note(answer.outcome, answer.timing)
     await app_state.sessions.open(caller.tenant, body.session_id, image_id, answer.width, answer.height, turn)
@@ -102,14 +103,8 @@ async def click(request: Request) -> Response:
     app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, SessionClick)
     points = _points(body, app_state.settings.max_points)
-    snapshot = await app_state.sessions.click(caller.tenant, body.session_id, points)
-    try:
-        return await _mask(request, app_state, caller, body.session_id, snapshot)
-    except ClientDisconnect:
-        raise
-    except BaseException:
-        await app_state.sessions.take_back(caller.tenant, body.session_id, snapshot)
-        raise
+    clicked = _masks_for(request, body.session_id).click(app_state.predictor, caller.tenant, body.session_id, points)
+    return await _answer(request, body.session_id, await clicked)
 
 
 @router.post(
@@ -124,11 +119,9 @@ async def rect(request: Request) -> Response:
     """The box replaces the clicks so far; later clicks refine it. It may be drawn from any corner."""
     app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, SessionRect)
-    box = keys.canonical(box=Box(body.startX, body.startY, body.endX, body.endY)).box
-    if box is None:
-        raise BadPrompt("The box has no area.")
-    before, after = await app_state.sessions.rect(caller.tenant, body.session_id, box)
-    return await _mask_or_restore(request, app_state, caller, body.session_id, before, after)
+    box = Box(body.startX, body.startY, body.endX, body.endY)
+    drawn = await _masks_for(request, body.session_id).rect(app_state.predictor, caller.tenant, body.session_id, box)
+    return await _answer(request, body.session_id, drawn)
 
 
 @router.post(
@@ -143,8 +136,8 @@ async def undo(request: Request) -> Response:
     """The mask for what is left: usually a hit. With nothing left the mask is empty."""
     app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, SessionOnly)
-    before, after = await app_state.sessions.undo(caller.tenant, body.session_id)
-    return await _mask_or_restore(request, app_state, caller, body.session_id, before, after)
+    left = await _masks_for(request, body.session_id).undo(app_state.predictor, caller.tenant, body.session_id)
+    return await _answer(request, body.session_id, left)
 
 
 @router.post(
@@ -163,47 +156,39 @@ async def finish_click(request: Request) -> Response:
     return responses.as_json({"message": "Finish successfully", "points": []})
 
 
-async def _mask_or_restore(
-    request: Request, app_state: AppState, caller: Caller, session_id: str, before: Snapshot, after: Snapshot
-) -> Response:
-    try:
-        return await _mask(request, app_state, caller, session_id, after)
-    except ClientDisconnect:
-        raise
-    except BaseException:
-        await app_state.sessions.restore(caller.tenant, session_id, before, after)
-        raise
+def _masks_for(request: Request, session_id: str) -> SessionMasks:
+    """What answers the request's clicks while its client is there to hear of them."""
+
+    async def attend(snapshot: Snapshot, prediction: Coroutine[Any, Any, MaskAnswer]) -> MaskAnswer | None:
+        _log(request, session_id, snapshot)
+        try:
+            return await while_connected(request, prediction)
+        except ClientDisconnect:
+            return None
+
+    app_state = state_of(request)
+    return SessionMasks(app_state.sessions, refine=app_state.settings.session_refine, attend=attend)
 
 
-async def _mask(request: Request, app_state: AppState, caller: Caller, session_id: str, snapshot: Snapshot) -> Response:
-    record = request_log_of(request)
-    record.fields |= {
-        "image": snapshot.image_id[:12],
-        "session": session_id,
-        "points": len(snapshot.clicks),
-    }
+async def _answer(request: Request, session_id: str, found: SessionMask) -> Response:
+    snapshot, answer = found.snapshot, found.answer
+    if found.has_left:
+        raise ClientDisconnect
     state: dict[str, Any] = {
         "message": "Images processed successfully",
         "points": [{"x": p.x, "y": p.y, "label": p.label} for p in snapshot.clicks],
         "image_id": snapshot.image_id,
+        **responses.origin(found.version, found.model_note),
     }
     if snapshot.box is not None:
         state["box"] = [snapshot.box.x0, snapshot.box.y0, snapshot.box.x1, snapshot.box.y1]
-    if snapshot.is_empty:
+    if answer is None:
+        _log(request, session_id, snapshot)
         empty = await pools_of(request).drawing.run(responses.empty_png, snapshot.height, snapshot.width)
-        ask = app_state.predictor.bind(caller.tenant, snapshot.image_id)
-        return responses.as_json(state | responses.origin(ask.version, ask.model_note) | {"masks": empty})
-    refine = app_state.settings.session_refine and takes_mask_input(app_state.predictor.backend)
-    answer = await while_connected(
-        request,
-        mask_of(app_state.predictor, caller.tenant, snapshot, client=_client(session_id), refine=refine),
-    )
-    if refine:
-        await app_state.sessions.answered(caller.tenant, session_id, snapshot, answer.prediction_id)
-    record.note(answer.outcome, answer.timing)
+        return responses.as_json(state | {"masks": empty})
+    request_log_of(request).note(answer.outcome, answer.timing)
     return responses.as_json(
         state
-        | responses.origin(answer.version, answer.model_note)
         | {
             "masks": base64.b64encode(answer.prediction.png).decode("ascii"),
             "score": answer.prediction.masks[0].score,
@@ -213,8 +198,9 @@ async def _mask(request: Request, app_state: AppState, caller: Caller, session_i
     )
 
 
-def _client(session_id: str) -> str:
-    return f"session:{session_id}"
+def _log(request: Request, session_id: str, snapshot: Snapshot) -> None:
+    about = {"image": snapshot.image_id[:12], "session": session_id, "points": len(snapshot.clicks)}
+    request_log_of(request).fields |= about
 
 
 def _from_base64(text: str) -> tuple[bytes, str]:
