@@ -81,6 +81,20 @@ pins: ## compile requirements/*.txt again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	  requirements/torchserve.in -c requirements/run.txt -c requirements/dev.txt -c requirements/engines.txt \
 	  -o requirements/torchserve.txt
+	for tool in requirements/tools/*.in; do uv pip compile --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --quiet $$tool -o $${tool%.in}.txt || exit 1; done
+
+# --- the real labeling tools, each in an environment of its own: they are large, and want versions of their own ----------
+TOOLS ?= $(basename $(notdir $(wildcard requirements/tools/*.txt)))
+.venv-tools/%/.installed: requirements/tools/%.txt
+	@test -x .venv-tools/$*/bin/python || $(PYTHON) -m venv .venv-tools/$*
+	@echo "installing $* into .venv-tools/$* (once; some minutes)" >&2
+	@.venv-tools/$*/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r $<
+	@touch $@
+
+.PHONY: test_tools
+test_tools: $(VENV)/.dev $(TOOLS:%=.venv-tools/%/.installed) ## drive the real labeling tools against the server, without a screen (large: TOOLS=roboflow for one)
+	@LABELING_GROUND_TEST_TOOLS=1 $(BIN)/python -m pytest -n 0 $(foreach tool,$(TOOLS),tests/tools/test_tools_$(subst -,_,$(tool)).py) $(ARGS)
 
 # --- containers: docs/compose.md says what each knob of .env does -------------------------------------------------------
 # What computes: `torchserve` (containers gpu and cpu run TorchServe), `own` (they run our own engine), `none` (there are

@@ -79,7 +79,8 @@ async def test_the_models_are_what_the_tool_reads(server: "Running", name: str) 
         [told] = answer["data"].values()
         [expected] = exchange["answer"]["data"].values()
         assert list(answer["data"]) == ["toy"]
-        assert told["widgets"] == expected["widgets"]
+        keeps = {"name": "toggle_preserve_existing_annotations", "value": True}
+        assert told["widgets"] == [*expected["widgets"], keeps]
         assert told["batch_processing_mode"] is None
     ours = (await server.client.get("/v1/models")).json()
     assert ours["models"][0]["id"] == "toy", "our own clients read the same answer"

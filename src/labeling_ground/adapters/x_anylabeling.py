@@ -40,8 +40,9 @@ _WIDGETS: tuple[dict[str, Any], ...] = (
     {"name": "button_finish_object", "value": None},
     {"name": "mask_fineness_slider", "value": 10},
     {"name": "mask_fineness_value_label", "value": None},
+    {"name": "toggle_preserve_existing_annotations", "value": True},
 )
-"""What the tool's window shows for the model."""
+"""What the tool's window shows for the model. The last keeps shapes also where nobody answers the tool at all."""
 _LABEL = "AUTOLABEL_OBJECT"
 """By this label the tool finds a shape that is not finished yet, to replace it after the next click."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({"shapes": [], "description": "", "replace": False})
