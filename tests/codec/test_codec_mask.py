@@ -26,6 +26,7 @@ from labeling_ground.codec.mask import (
     to_centre_rings,
     to_png,
     to_polygons,
+    to_polygons_with_holes,
     to_rle,
 )
 from labeling_ground.errors import BadInput, BadPrompt, DamagedImage, TooLarge, UnsupportedImage
@@ -269,6 +270,33 @@ def test_a_hole_turns_the_other_way() -> None:
     mask[3:6, 3:6] = False
     outer, hole = to_polygons(mask)
     assert (signed_area(outer), signed_area(hole)) == (49, -9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(masks)
+def test_polygons_with_holes_are_valid_and_give_the_very_mask(mask: Bits) -> None:
+    polygons = to_polygons_with_holes(mask)
+    found = np.zeros(mask.shape, np.bool_)
+    for outer, *holes in polygons:
+        for ring in (outer, *holes):
+            assert len(set(ring)) == len(ring) >= 4  # a ring that meets itself is refused by geometry libraries
+        assert signed_area(outer) > 0
+        assert all(signed_area(hole) < 0 for hole in holes)
+        part = filled([outer, *holes], mask.shape)
+        assert not (found & part).any()
+        found |= part
+        assert cv2.connectedComponents(part.astype(np.uint8), connectivity=4)[0] == 2  # in one piece
+    assert (found == (mask != 0)).all()
+
+
+def test_pixels_that_touch_at_a_corner_are_polygons_of_their_own() -> None:
+    diamond = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.bool_)
+    assert [len(polygon) for polygon in to_polygons_with_holes(diamond)] == [1, 1, 1, 1]
+    bay = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], np.bool_)  # its hole touches the outside at a corner
+    [(outer, hole)] = to_polygons_with_holes(bay)
+    assert (1.0, 1.0) in hole
+    assert (2.0, 2.0) in hole
+    assert (2.0, 2.0) in outer
 
 
 def test_a_single_pixel_is_its_square() -> None:
