@@ -33,7 +33,14 @@ TEST_PREFIX = f"{ENV_PREFIX}TEST_"
 """Variables of this project's tests: no settings, and let pass."""
 ENGINE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What an engine can be called in a path; for pydantic, whose ``$`` is the very end of a text."""
-URLS = ("encoder_url", "decoder_url", "encoder_management_url", "decoder_management_url", "label_studio_url")
+URLS = (
+    "encoder_url",
+    "decoder_url",
+    "encoder_management_url",
+    "decoder_management_url",
+    "label_studio_url",
+    "nuclio_url",
+)
 SECRETS = frozenset({"api_keys", "admin_key", "redis_url", "label_studio_api_key"})
 """Settings whose value is never repeated."""
 MAY_HOLD_SECRETS = frozenset({*URLS, "models_mirror"})
@@ -43,7 +50,7 @@ SHORTEST_KEY = 8
 LONGEST_S = 1e9
 """Seconds, or milliseconds, that no time is longer than: thirty years. Timers and databases overflow beyond it."""
 _NO_LINKS = "set enableServiceLinks: false in the pod, or call the service something else than labeling-ground"
-AdapterName = Literal["all", "none", "label-studio", "x-anylabeling", "roboflow"]
+AdapterName = Literal["all", "none", "label-studio", "x-anylabeling", "roboflow", "cvat", "qupath"]
 NOWHERE = Path(os.devnull) / "no-home-directory"
 """Default of a folder below the home directory, where this user has none. Nobody can make a folder there."""
 
@@ -160,8 +167,8 @@ class Settings(BaseSettings):
     changes settings of the cache; without it nobody changes them. With `api_keys` set, each other key purges its own
     namespace only; without them, nobody else purges everything at once."""
     adapters: Annotated[tuple[AdapterName, ...], NoDecode] = ("all",)
-    """Which labeling tools' own protocols are spoken, separated by commas: `label-studio`, `x-anylabeling`, `roboflow`;
-    or `all`, or `none`. See `docs/tools/`."""
+    """Which labeling tools' own protocols are spoken, separated by commas: `label-studio`, `x-anylabeling`, `roboflow`,
+    `cvat`, `qupath`; or `all`, or `none`. See `docs/tools/`."""
     browser_runtime_dir: Path = Field(default_factory=_default_browser_runtime_dir)
     """Folder of what the labeling page needs to decode in the browser; `labeling-ground browser-decoder` fills it.
     Without it the page has every mask computed by the server."""
@@ -240,6 +247,9 @@ class Settings(BaseSettings):
     )
     """A personal access token, or a legacy token, of a Label Studio user who may see the images. The variable may be
     called `LABEL_STUDIO_API_KEY`."""
+    nuclio_url: str | None = None
+    """Address of a Nuclio dashboard, for CVAT: the functions that it has stand beside ours in CVAT's list, and calls of
+    them are passed on to it. Not set: ours is the only one."""
 
     # --- Redis -------------------------------------------------------------------------------------------------------
     redis_url: SecretStr | None = None
@@ -673,6 +683,7 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
         "decoder_url": "http://cpu:7080",
         "encoder_management_url": "http://gpu:8081",
         "decoder_management_url": "http://cpu:7081",
+        "nuclio_url": "http://nuclio:8070",
         "embedding_store_dir": "/dev/shm/labeling-ground",  # noqa: S108 -- an example in a sentence
     }
 )

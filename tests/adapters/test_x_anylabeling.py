@@ -11,10 +11,8 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from tests.adapters.tools import in_base64, recorded, shape_of
+from tests.adapters.tools import in_base64, mask_of_v1, recorded, shape_of
 from tests.api.conftest import LONG_S, soon
-
-from labeling_ground.codec import mask as mask_codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,13 +45,6 @@ def filled(shapes: list[dict[str, Any]], height: int = 48, width: int = 64) -> n
     for shape in shapes:
         cv2.fillPoly(canvas, [np.array(shape["points"], np.int32)], 1)
     return canvas
-
-
-async def mask_of_v1(server: "Running", file: bytes, **prompt: Any) -> np.ndarray[Any, Any]:
-    image_id = await server.send_image(file)
-    answer = (await server.client.post(f"/v1/images/{image_id}/masks", json=prompt)).json()
-    rle = answer["masks"][0]["rle"]
-    return mask_codec.from_rle(rle["size"], rle["counts"])
 
 
 def check_harmless(answer: httpx.Response, code: str) -> None:

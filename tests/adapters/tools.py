@@ -3,7 +3,15 @@
 import base64
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labeling_ground.codec import mask as mask_codec
+
+if TYPE_CHECKING:
+    from tests.api.conftest import Running
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -26,3 +34,12 @@ def shape_of(value: Any) -> Any:
     if isinstance(value, list):
         return [shape_of(value[0])] if value else []
     return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
+
+
+async def mask_of_v1(server: "Running", file: bytes, **prompt: Any) -> NDArray[np.bool_]:
+    """The best mask for a prompt by our own API."""
+    image_id = await server.send_image(file)
+    answer = await server.client.post(f"/v1/images/{image_id}/masks", json=prompt)
+    assert answer.status_code == 200, answer.text
+    rle = answer.json()["masks"][0]["rle"]
+    return mask_codec.from_rle(rle["size"], rle["counts"])

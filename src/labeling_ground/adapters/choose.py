@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from labeling_ground.adapters import label_studio, roboflow, x_anylabeling
+from labeling_ground.adapters import cvat, label_studio, qupath, roboflow, x_anylabeling
 from labeling_ground.adapters.images import KnownTexts
 from labeling_ground.api.adapter import Adapter
 from labeling_ground.api.state import AppState
@@ -13,6 +13,8 @@ ADAPTERS: Mapping[str, Callable[[AppState, KnownTexts], Adapter]] = MappingProxy
         "label-studio": label_studio.create,
         "x-anylabeling": x_anylabeling.create,
         "roboflow": roboflow.create,
+        "cvat": cvat.create,
+        "qupath": qupath.create,
     }
 )
 """What makes each of them, under the names of the setting ``adapters``."""

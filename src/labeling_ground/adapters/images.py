@@ -163,15 +163,37 @@ async def segment(
             record.note(answer.outcome, answer.timing)
         return image, found
 
-    async def work() -> tuple[OpenImage, list[MaskAnswer]]:
-        if known is not None:
-            try:
-                return await masks_on(known)
-            except UnknownImage:
-                pass  # it was evicted or purged; here it comes again
-        return await masks_on(await open_image())
+    return await while_connected(request, in_time(request, _with_image(known, open_image, masks_on)))
 
-    return await while_connected(request, in_time(request, work()))
+
+async def on_sent(
+    request: Request,
+    caller: Caller,
+    sent: SentImage,
+    texts: KnownTexts,
+    use: Callable[[OpenImage], Awaitable[T]],
+) -> T:
+    """What ``use`` makes of an image that came in base64, which is opened if it is not in the cache (any more); while
+    the client is connected, however long that takes.
+
+    Raises:
+        BadBody, TooLarge, BadImage, Overloaded, BackendFailed, NoRoom: as in ``open_sent``; and what ``use`` raises.
+        ClientDisconnect: the client left.
+    """
+    known = texts.find(caller.tenant, sent.digest)
+    work = _with_image(known, lambda: open_sent(request, caller, sent, texts), use)
+    return await while_connected(request, work)
+
+
+async def _with_image(
+    known: OpenImage | None, open_image: Callable[[], Awaitable[OpenImage]], use: Callable[[OpenImage], Awaitable[T]]
+) -> T:
+    if known is not None:
+        try:
+            return await use(known)
+        except UnknownImage:
+            pass  # it was evicted or purged; here it comes again
+    return await use(await open_image())
 
 
 async def in_time(request: Request, work: Coroutine[Any, Any, T]) -> T:

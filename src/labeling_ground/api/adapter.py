@@ -193,10 +193,12 @@ def _problem_of(status: int, content: bytes) -> Problem:
         body = json.loads(content)
     except ValueError:
         body = None
+    phrase = responses.get(status, "Failure")
     if not isinstance(body, dict) or "detail" not in body:
-        phrase = responses.get(status, "Failure")
         return Problem(status, phrase, phrase, "", {"status": status, "title": phrase, "detail": phrase})
-    return Problem(status, body["title"], body["detail"], body["type"].rpartition(":")[2], body)
+    # One that another server's answer brought along may lack the rest.
+    title, kind = str(body.get("title", phrase)), str(body.get("type", ""))
+    return Problem(status, title, str(body["detail"]), kind.rpartition(":")[2], body)
 
 
 def install_endpoints(app: FastAPI, adapters: Sequence[Adapter]) -> EndpointTable:

@@ -16,6 +16,7 @@ from labeling_ground.api.state import REQUEST_LOG_KEY, RequestLog
 from labeling_ground.errors import BadInput, Overloaded, TooLarge
 from labeling_ground.observe import RequestMetrics, access
 
+_READING = frozenset({"GET", "HEAD"})
 ALWAYS = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Answered however busy we are: this is where one looks when we are."""
 _SLOWEST = 1024
@@ -93,7 +94,7 @@ class Limit:
         held_beside: tells the bytes of bodies of earlier requests that are still held, and count likewise.
         silence_s: longest wait for the next piece of a body. A body that trickles gets so long, plus a second for
             every KiB of it: one byte now and then does not hold a connection for hours.
-        takes_no_place: whether a path is answered however busy the server is: what takes no work.
+        takes_no_place: whether ``GET`` of a path is answered however busy the server is: what takes no work.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Limit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on if there is room for it, its body bounded."""
-        if scope["type"] != "http" or self._takes_no_place(scope["path"]):
+        if scope["type"] != "http" or (scope["method"] in _READING and self._takes_no_place(scope["path"])):
             await self.app(scope, receive, send)
             return
         self._in_work += 1

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,7 +15,7 @@ from labeling_ground.api.errors import as_line, problem_responses
 from labeling_ground.api.requests import read_json, while_connected
 from labeling_ground.api.routes.images import ImageId, segmenter_for
 from labeling_ground.api.schemas import CLIENT_ID, EverythingOut, EverythingRequest
-from labeling_ground.api.state import RequestLog, caller_of, pools_of, request_log_of, state_of
+from labeling_ground.api.state import AppState, RequestLog, caller_of, pools_of, request_log_of, state_of
 from labeling_ground.errors import TooLarge
 from labeling_ground.pools import Pool
 from labeling_ground.service.everything import Begun, EverythingAnswer, Progress
@@ -76,12 +76,7 @@ async def everything(request: Request, image_id: ImageId) -> Response:
     body = await read_json(request, EverythingRequest) if await request.body() else EverythingRequest()
     segmenter_for(app_state, body.model)  # it is served, or this is where the client hears that it is not
     given = {name: getattr(body, name) for name in _OPTIONS if getattr(body, name) is not None}
-    options = dataclasses.replace(app_state.everything.usual, **given)
-    if options.points_per_side > app_state.settings.max_points_per_side:
-        raise TooLarge(
-            f"A grid of {options.points_per_side} points a side; this server takes "
-            f"{app_state.settings.max_points_per_side}."
-        )
+    options = options_of(given, app_state)
     record = request_log_of(request)
     record.fields |= {"image": image_id[:12], "points": options.points_per_side**2}
     drawing = pools_of(request).drawing
@@ -106,6 +101,19 @@ async def everything(request: Request, image_id: ImageId) -> Response:
     # Until the first step there is no stream: what fails before is answered like anywhere else.
     first = await while_connected(request, _next(steps))
     return _Stream(first, steps, head, body.format, record, drawing)
+
+
+def options_of(given: Mapping[str, Any], app_state: AppState) -> EverythingOptions:
+    """The options that a client gave, those of the model for the others.
+
+    Raises:
+        TooLarge: the grid is finer than the operator allows.
+    """
+    options = dataclasses.replace(app_state.everything.usual, **given)
+    most = app_state.settings.max_points_per_side
+    if options.points_per_side > most:
+        raise TooLarge(f"A grid of {options.points_per_side} points a side; this server takes {most}.")
+    return options
 
 
 def _wants_lines(request: Request) -> bool:

@@ -1,0 +1,202 @@
+"""CVAT's serverless functions: this server as a Nuclio dashboard that has one interactor.
+
+``docs/tools/cvat.md`` says how to connect CVAT. Functions that are not ours are a real dashboard's, if there is one.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from fastapi import Request
+from fastapi.responses import Response
+from numpy.typing import NDArray
+from pydantic import BaseModel, FiniteFloat
+from pydantic_core import to_json
+
+from labeling_ground.adapters.images import (
+    KnownTexts,
+    OpenImage,
+    box_on,
+    max_body_bytes,
+    objects_of,
+    point_on,
+    read_with_image,
+    segment_sent,
+)
+from labeling_ground.adapters.nuclio import Dashboard
+from labeling_ground.api import responses
+from labeling_ground.api.adapter import Adapter, Endpoint, nothing_to_close
+from labeling_ground.api.state import AppState, caller_of, pools_of
+from labeling_ground.codec import mask as mask_codec
+from labeling_ground.codec.records import CachedPrediction
+from labeling_ground.errors import BadPrompt, NotFound
+from labeling_ground.service.predictor import PromptAsk
+
+FUNCTION = "labeling-ground"
+"""The interactor's name among CVAT's functions."""
+_READS_SHAPES = (2, 60)
+"""The first version of CVAT that is sent shapes. Those before read one mask of the whole picture only; those since,
+both."""
+
+_Pair = tuple[FiniteFloat, FiniteFloat]
+
+
+class Invocation(BaseModel):
+    """The body of a call to an interactor; all coordinates in pixels of its image.
+
+    Attributes:
+        image: the frame, or the part of it that is worked on, in base64.
+        pos_points: points on the object.
+        neg_points: points off it.
+        obj_bbox: two opposite corners of each box, one after the other.
+    """
+
+    image: str
+    pos_points: list[_Pair] | None = None
+    neg_points: list[_Pair] | None = None
+    obj_bbox: list[_Pair] | None = None
+
+
+def create(app_state: AppState, texts: KnownTexts) -> Adapter:
+    """The adapter of one server."""
+    settings = app_state.settings
+    address = settings.nuclio_url
+    others = None if address is None else Dashboard(address, max_body_bytes(settings), settings.adapter_deadline_s)
+
+    async def functions(request: Request) -> Response:
+        caller_of(request)  # a key is needed where there are some
+        listed = await others.functions(request) if others is not None else {}
+        return responses.as_json({**listed, FUNCTION: _about(app_state)})
+
+    async def function(request: Request) -> Response:
+        caller_of(request)
+        name = request.path_params["name"]
+        if name == FUNCTION:
+            return responses.as_json(_about(app_state))
+        return await elsewhere(request, name, f"/api/functions/{name}")
+
+    async def invoke(request: Request) -> Response:
+        caller = caller_of(request)
+        name = request.headers.get("x-nuclio-function-name", FUNCTION)
+        if name != FUNCTION:
+            return await elsewhere(request, name, "/api/function_invocations")
+        body, sent = await read_with_image(request, Invocation, lambda body: body.image)
+        _, found = await segment_sent(request, caller, sent, texts, lambda image: _prompts_of(body, image))
+        predictions = [answer.prediction for answer in found]
+        # A version without shapes has one box at most.
+        draw = _as_shapes if len(found) > 1 or _reads_shapes(request) else _as_mask
+        content = await pools_of(request).drawing.run(partial(draw, predictions))
+        return Response(content, media_type="application/json")
+
+    async def elsewhere(request: Request, name: str, path: str) -> Response:
+        if others is None:
+            raise NotFound(
+                f"There is no function {name!r} here, only {FUNCTION!r}. LABELING_GROUND_NUCLIO_URL names a Nuclio "
+                "dashboard that has the others."
+            )
+        return await others.forward(request, path)
+
+    def at(path: str) -> tuple[str, ...]:
+        return (path, f"/cvat{path}")
+
+    largest = max_body_bytes(settings)
+    return Adapter(
+        "cvat",
+        (
+            Endpoint("GET", at("/api/functions"), functions),
+            Endpoint("GET", at("/api/functions/{name}"), function),
+            # The root is where CVAT calls a function if there shall be no dashboard in between (method «direct»).
+            Endpoint("POST", (*at("/api/function_invocations"), "/"), invoke, largest),
+        ),
+        aclose=nothing_to_close if others is None else others.aclose,
+    )
+
+
+def _about(app_state: AppState) -> dict[str, Any]:
+    """The function, as Nuclio describes functions and CVAT reads that. Numbers and truth are texts there."""
+    version = app_state.predictor.backend.version
+    return {
+        "metadata": {
+            "name": FUNCTION,
+            "annotations": {
+                "name": "Labeling Ground",
+                "type": "interactor",
+                "version": "2",
+                "spec": "",
+                "min_pos_points": "0",
+                "min_neg_points": "0",
+                # Any text under "startswith_box" would mean that a box is a must.
+                "startswith_box_optional": "true",
+                "help_message": "Click on the object, or off it with the right button; or draw a box around it.",
+                "animated_gif": "",
+            },
+        },
+        "spec": {"description": f"Masks by {version.model}, kept for everybody who clicks on the same image."},
+        "status": {"state": "ready", "httpPort": app_state.settings.port},
+    }
+
+
+def _prompts_of(body: Invocation, image: OpenImage) -> list[PromptAsk]:
+    corners = body.obj_bbox or []
+    if len(corners) % 2:
+        raise BadPrompt(f"obj_bbox has {len(corners)} corners; a box has two, opposite to each other.")
+    points = [
+        point_on(image, x, y, label)
+        for label, given in ((1, body.pos_points), (0, body.neg_points))
+        for x, y in given or ()
+    ]
+    boxes = [box_on(image, *first, *second) for first, second in zip(corners[::2], corners[1::2], strict=True)]
+    return objects_of(points, boxes)
+
+
+def _reads_shapes(request: Request) -> bool:
+    """Whether this version of CVAT reads shapes; of one that does not say its version that is not known."""
+    found = re.search(r"\bCVAT/(\d+)\.(\d+)", request.headers.get("user-agent", ""))
+    return found is not None and (int(found[1]), int(found[2])) >= _READS_SHAPES
+
+
+def _as_shapes(predictions: Sequence[CachedPrediction]) -> bytes:
+    """The best mask of each prediction as one of CVAT's shapes. Blocking."""
+    shapes = [
+        {
+            "type": "mask",
+            "points": _runs(prediction),
+            # As text: another value is passed over.
+            "attributes": [{"spec_id": 0, "value": f"{min(1.0, max(0.0, prediction.masks[0].score)):.4f}"}],
+        }
+        for prediction in predictions
+    ]
+    return to_json({"shapes": shapes})
+
+
+def _as_mask(predictions: Sequence[CachedPrediction]) -> bytes:
+    """The best mask of the one prediction as rows of 0 and 255. Blocking."""
+    (prediction,) = predictions
+    bits = _pixels(prediction)
+    height, width = bits.shape
+    # A row is "[", four characters for each number and the comma behind it, and "],": written all at once, as a list of
+    # numbers would take a hundred times the memory.
+    off, on = (np.frombuffer(number, np.uint8) for number in (b"  0,", b"255,"))
+    text = np.empty((height, 4 * width + 2), np.uint8)
+    text[:, 0] = ord("[")
+    text[:, 1:-1] = np.where(bits[:, :, None], on, off).reshape(height, 4 * width)
+    text[:, -2:] = np.frombuffer(b"],", np.uint8)
+    return b'{"mask":[' + text.tobytes()[:-1] + b"]}"
+
+
+def _runs(prediction: CachedPrediction) -> list[int]:
+    """Run lengths of the best mask, row by row in its box, background first; then left, top, right and bottom of that,
+    all within it."""
+    left, top, width, height = prediction.masks[0].bbox
+    if width == 0:
+        return [0, 0, 0, 0, 0]
+    flat = _pixels(prediction)[top : top + height, left : left + width].ravel()
+    ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(ends, prepend=0, append=flat.size).tolist()
+    return [*([0] if flat[0] else []), *runs, left, top, left + width - 1, top + height - 1]
+
+
+def _pixels(prediction: CachedPrediction) -> NDArray[np.bool_]:
+    return mask_codec.from_rle((prediction.height, prediction.width), prediction.masks[0].counts)

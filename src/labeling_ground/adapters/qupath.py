@@ -1,0 +1,157 @@
+"""The protocol of samapi, which QuPath's extension SAM speaks. ``docs/tools/qupath.md`` says how to connect QuPath.
+
+What QuPath sends as its choice of a model is passed over: it is answered with the model that is served here, and no
+checkpoint is ever fetched.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, Literal
+
+from fastapi import Request
+from fastapi.responses import PlainTextResponse, Response
+from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic_core import to_json
+
+from labeling_ground import __version__
+from labeling_ground.adapters.images import (
+    KnownTexts,
+    OpenImage,
+    box_on,
+    max_body_bytes,
+    on_sent,
+    point_on,
+    read_with_image,
+    segment_sent,
+)
+from labeling_ground.api.adapter import Adapter, Endpoint
+from labeling_ground.api.routes.everything import options_of
+from labeling_ground.api.schemas import EverythingRequest
+from labeling_ground.api.state import AppState, caller_of, pools_of, request_log_of
+from labeling_ground.codec import mask as mask_codec
+from labeling_ground.codec.records import CachedMask
+from labeling_ground.errors import BadPrompt
+from labeling_ground.service.everything import EverythingAnswer
+from labeling_ground.service.predictor import PromptAsk
+from labeling_ground.types import EverythingOptions
+
+_STOCK = dataclasses.asdict(EverythingOptions())
+"""Segment Anything's own defaults. QuPath sends them where the user has chosen nothing."""
+
+
+class SamRequest(BaseModel):
+    """The body of ``POST /sam/``: a picture of the view in base64, and one prompt in its pixels.
+
+    Attributes:
+        b64img: the picture.
+        bbox: two opposite corners of a box.
+        point_coords: points.
+        point_labels: for each of them 1 (on the object) or 0.
+        multimask_output: up to three candidates are wanted, or one mask.
+        b64mask: a mask to start from, which is not taken here.
+    """
+
+    b64img: str
+    bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat] | None = None
+    point_coords: list[tuple[FiniteFloat, FiniteFloat]] | None = None
+    point_labels: list[Literal[0, 1]] | None = None
+    multimask_output: bool = False
+    b64mask: str | None = None
+
+
+class AutomaskRequest(EverythingRequest):
+    """The body of ``POST /sam/automask/``: a picture in base64, and options of the automatic mask generator."""
+
+    model_config = ConfigDict(extra="ignore", strict=False)
+
+    b64img: str
+    crop_n_layers: int = 0
+
+
+def create(app_state: AppState, texts: KnownTexts) -> Adapter:
+    """The adapter of one server."""
+
+    async def version(request: Request) -> Response:
+        caller_of(request)  # a key is needed where there are some
+        return PlainTextResponse(__version__)
+
+    async def weights(request: Request) -> Response:
+        caller_of(request)
+        return Response(b"[]", media_type="application/json")  # there is nothing to be chosen
+
+    async def progress(request: Request) -> Response:
+        caller_of(request)
+        return Response(to_json({"message": "", "percent": 100}), media_type="application/json")
+
+    async def sam(request: Request) -> Response:
+        caller = caller_of(request)
+        body, sent = await read_with_image(request, SamRequest, lambda body: body.b64img)
+        _, [answer] = await segment_sent(request, caller, sent, texts, lambda image: [_prompt_of(body, image)])
+        prediction, model = answer.prediction, answer.version.model
+        size = (prediction.height, prediction.width)
+        return await _features(request, prediction.masks, size, model)
+
+    async def automask(request: Request) -> Response:
+        caller = caller_of(request)
+        body, sent = await read_with_image(request, AutomaskRequest, lambda body: body.b64img)
+        if body.crop_n_layers:
+            raise BadPrompt("Layers of crops are not computed here. Set crop_n_layers to 0, and zoom in instead.")
+        chosen = {name: getattr(body, name) for name in _STOCK if getattr(body, name) not in (None, _STOCK[name])}
+        options = options_of(chosen, app_state)
+
+        async def ask(image: OpenImage) -> EverythingAnswer:
+            request_log_of(request).fields |= {"image": image.image_id[:12], "points": options.points_per_side**2}
+            return await app_state.everything.ask(caller.tenant, image.image_id, options, client=caller.client)
+
+        answer = await on_sent(request, caller, sent, texts, ask)
+        request_log_of(request).note(answer.outcome, answer.timing)
+        found = answer.found
+        masks = tuple(one.mask for one in found.masks)
+        return await _features(request, masks, (found.height, found.width), answer.version.model)
+
+    largest = max_body_bytes(app_state.settings)
+    return Adapter(
+        "qupath",
+        (
+            Endpoint("GET", ("/sam/version",), version),
+            Endpoint("GET", ("/sam/weights",), weights),
+            Endpoint("GET", ("/sam/progress",), progress),
+            Endpoint("POST", ("/sam",), sam, largest),
+            Endpoint("POST", ("/sam/automask",), automask, largest),
+        ),
+    )
+
+
+def _prompt_of(body: SamRequest, image: OpenImage) -> PromptAsk:
+    coordinates, labels = body.point_coords or [], body.point_labels or []
+    if len(coordinates) != len(labels):
+        raise BadPrompt(f"There are {len(coordinates)} point_coords and {len(labels)} point_labels: as many, please.")
+    if body.b64mask is not None:
+        raise BadPrompt("A mask to start from (b64mask) is not taken here. Use points or a box.")
+    points = [point_on(image, x, y, label) for (x, y), label in zip(coordinates, labels, strict=True)]
+    return PromptAsk(points, None if body.bbox is None else box_on(image, *body.bbox), multimask=body.multimask_output)
+
+
+async def _features(request: Request, masks: tuple[CachedMask, ...], size: tuple[int, int], model: str) -> Response:
+    """The masks that are not empty as a JSON list of GeoJSON features, drawn in the pool one by one."""
+    drawing = pools_of(request).drawing
+    pieces = [
+        await drawing.run(partial(_feature, mask, index, size, model), background=len(masks) > 3)
+        for index, mask in enumerate(masks)
+        if mask.area
+    ]
+    return Response(b"[" + b",".join(pieces) + b"]", media_type="application/json")
+
+
+def _feature(mask: CachedMask, index: int, size: tuple[int, int], model: str) -> bytes:
+    """A mask along its pixels' edges, with its holes, as GeoJSON. Blocking."""
+    polygons = mask_codec.to_polygons_with_holes(mask_codec.from_rle(size, mask.counts))
+    closed = [[[*ring, ring[0]] for ring in polygon] for polygon in polygons]
+    geometry: dict[str, Any] = (
+        {"type": "Polygon", "coordinates": closed[0]}
+        if len(closed) == 1
+        else {"type": "MultiPolygon", "coordinates": closed}
+    )
+    quality = min(1.0, max(0.0, mask.score))
+    properties = {"object_idx": index, "label": "object", "quality": quality, "sam_model": model}
+    return to_json({"type": "Feature", "geometry": geometry, "properties": properties})
