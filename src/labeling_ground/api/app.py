@@ -36,7 +36,7 @@ _AGAIN_S = 2.0
 """Pause, in seconds, between trials of a model that fails."""
 
 _DESCRIPTION = """\
-Turns clicks and boxes on images into masks, and never computes the same thing twice.
+Turns clicks and boxes on images into masks. What anybody still uses is in the cache, and is not computed twice.
 
 **Stateless, for machines** – send an image once (`POST /v1/images`), then ask for masks by its id. The id is the
 SHA-256 of the file's bytes; compute it yourself and an image that is known already need not be sent at all.

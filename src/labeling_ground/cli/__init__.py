@@ -24,7 +24,7 @@ from labeling_ground.errors import LabelingGroundError
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="labeling-ground")
 def cli() -> None:
-    """Serve masks for clicks and boxes, and never compute the same thing twice.
+    """Serve masks for clicks and boxes from one cache: what anybody still uses is not computed twice.
 
     Every setting is an environment variable too: LABELING_GROUND_PORT=9000 is --port 9000. docs/settings.md lists them.
     """

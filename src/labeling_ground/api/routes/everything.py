@@ -53,8 +53,8 @@ async def everything(request: Request, image_id: ImageId) -> Response:
     """Click on every point of a grid, keep the masks that are good and stable, and of those that say the same the best.
 
     The filters are those of Segment Anything's automatic mask generator, on one crop: the whole image. The result is
-    cached like a mask; the same options on the same image are never computed twice, and asks for them at the same time
-    share one computation, which ends early only when the last of them has left.
+    cached like a mask: until it goes, the same options on the same image are not computed again. Asks for them at the
+    same time share one computation, which ends early only when the last of them has left.
 
     It takes as long as all those clicks would. Send `Accept: application/x-ndjson` to see it grow, one JSON object a
     line:

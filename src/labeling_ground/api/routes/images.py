@@ -263,7 +263,8 @@ async def embedding(request: Request, image_id: ImageId, model: Model = None) ->
     },
 )
 async def masks(request: Request, image_id: ImageId) -> Response:
-    """Points and boxes are in pixels of the original image. The same prompt is never computed twice.
+    """Points and boxes are in pixels of the original image. A prompt that is still in the cache is not
+    computed again.
 
     One prompt directly in the body is answered with `masks` and `scores` at the top; several under `prompts` are
     answered one by one under `predictions`, in their order. `outcome` is the dearest of them.
