@@ -160,8 +160,8 @@ class Settings(BaseSettings):
     the server through the browser of anybody who can reach it; do not set it without `api_keys`."""
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Keys of 8 characters or more, separated by commas, one of which every call must then carry
-    (`Authorization: Bearer …` or `X-API-Key`). Each key has a namespace of its own in the cache. None by default:
-    whoever reaches the port may use the server."""
+    (`Authorization: Bearer …`, `X-API-Key`, or the password of `Authorization: Basic`). Each key has a namespace of its
+    own in the cache. None by default: whoever reaches the port may use the server."""
     admin_key: SecretStr | None = None
     """A key of 8 characters or more, with which `DELETE /v1/cache` purges all namespaces, and `PUT /v1/cache/settings`
     changes settings of the cache; without it nobody changes them. With `api_keys` set, each other key purges its own
