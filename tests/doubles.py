@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from labeling_ground import key as keys
-from labeling_ground.cache.choose import choose_ranking
+from labeling_ground.cache.choose import choose
 from labeling_ground.cache.lease import Claim
 from labeling_ground.cache.memory import MemoryStore
-from labeling_ground.cache.policy.ranked import RankedPolicy
+from labeling_ground.cache.policies.ranked import RankedPolicy
 from labeling_ground.cache.store import Store
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.codec import frame
@@ -399,7 +399,7 @@ class DictLeases:
 
 def memory_store(budget: int = 64 << 20, **options: Any) -> MemoryStore:
     """A memory tier as ``wiring`` makes it."""
-    given: dict[str, Any] = {"idle_s": 1800.0, "max_age_s": None, "policy": RankedPolicy(choose_ranking("gds"))}
+    given: dict[str, Any] = {"idle_s": 1800.0, "max_age_s": None, "policy": RankedPolicy(choose("gds").ranking)}
     if "clock" in options:  # a test's clock is the time of all
         given["wall_clock"] = options["clock"]
     return MemoryStore(budget_bytes=budget, **(given | options))

@@ -30,7 +30,7 @@ from tests.doubles import (
 )
 
 from labeling_ground import key as keys
-from labeling_ground.cache.choose import choose_ranking
+from labeling_ground.cache.choose import choose
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.errors import BackendFailed, StoreFailed, UnknownImage
 from labeling_ground.service.predictor import MaskAnswer, Predictor, PromptAsk
@@ -49,7 +49,7 @@ PATIENCE_S = 60.0
 def disk(tmp_path: Path) -> Callable[..., DiskStore]:
     def make(kind: type[DiskStore] = DiskStore, **options: Any) -> DiskStore:
         given: dict[str, Any] = {"budget_bytes": 64 << 20, "idle_s": 1800.0, "max_age_s": None}
-        return kind(tmp_path / "cache", ranking=choose_ranking("gds"), **(given | options))
+        return kind(tmp_path / "cache", ranking=choose("gds").ranking, **(given | options))
 
     return make
 

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from labeling_ground.cache.choose import choose_ranking
+from labeling_ground.cache.choose import choose
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.disk.connections import Change, Connections
 from labeling_ground.cache.disk.folder import INDEX
@@ -95,7 +95,7 @@ async def _run(folder: Path, plan: Plan) -> list[dict[str, Any]]:
     _fill(folder, plan.entries)
     works: list[tuple[str, Callable[[], Awaitable[Any]]]] = [
         ("nothing", lambda: asyncio.sleep(1.0)),
-        ("another policy", lambda: store.reconfigure(ranking=choose_ranking("lru"))),
+        ("another policy", lambda: store.reconfigure(ranking=choose("lru").ranking)),
         ("purge of a model of which nothing is held", lambda: store.delete("v1/*/*/*/none@*")),
         ("purge of one image (20 masks)", lambda: store.delete(f"v1/public/{5:064x}/*")),
         ("purge of a model (a quarter)", lambda: store.delete("v1/*/*/*/m0@*")),
@@ -183,7 +183,7 @@ async def _writing(folder: Path, pipe: Connection) -> None:
 
 def _store(folder: Path) -> DiskStore:
     # Another policy would be brought back by a process that opens with this one: then both rank anew.
-    return DiskStore(folder, budget_bytes=8 << 30, idle_s=None, max_age_s=None, ranking=choose_ranking("gds"))
+    return DiskStore(folder, budget_bytes=8 << 30, idle_s=None, max_age_s=None, ranking=choose("gds").ranking)
 
 
 def _fill(folder: Path, entries: int) -> None:

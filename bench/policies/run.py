@@ -17,9 +17,9 @@ from typing import Any
 
 from bench.policies import others
 from bench.policies.public import Access, public_style
-from labeling_ground.cache.choose import choose_policy
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.simulate.bound import bound
+from labeling_ground.simulate.policies import choose
 from labeling_ground.simulate.prepared import prepare
 from labeling_ground.simulate.replay import UNBOUNDED, Replay, Setup
 from labeling_ground.simulate.synth import Work, synthesise
@@ -181,7 +181,7 @@ def _drive(policy: str, trace: Sequence[Access], budget: int, exponent: float, w
         budget_bytes=budget,
         idle_s=None,
         max_age_s=None,
-        policy=choose_policy(policy, done_weight=weight, frequency_exponent=exponent),
+        policy=choose(policy, done_weight=weight, frequency_exponent=exponent).make(),
         clock=lambda: now,
         wall_clock=lambda: now,
     )
@@ -217,7 +217,7 @@ def _speed(plan: Plan) -> dict[str, Any]:
             found[f"{plan.entries} entries, {policy}"] = _at_size(policy, plan.entries)
             gc.collect()
         adopted = 3 * plan.entries // 10
-        found[f"{adopted} entries, from lru to gds"] = _handed_over(adopted)
+        found[f"{adopted} entries, from lru to gds"] = _migrated(adopted)
     finally:
         gc.enable()
     return found
@@ -272,12 +272,12 @@ def _at_size(policy: str, entries: int) -> dict[str, float]:
     }
 
 
-def _handed_over(entries: int) -> dict[str, float]:
+def _migrated(entries: int) -> dict[str, float]:
     """Milliseconds of CPU that a change of policy takes: the longest of its turns, and all together."""
     store = _filled("lru", entries)
 
     async def adopt() -> list[float]:
-        adopting = asyncio.ensure_future(store.adopt(choose_policy("gds")))
+        adopting = asyncio.ensure_future(store.migrate(choose("gds").make()))
         turns = []
         while not adopting.done():
             started = time.process_time()
@@ -294,7 +294,7 @@ def _filled(policy: str, entries: int) -> MemoryStore:
     """A full store."""
     times = count(0.0, 0.01)
     store = MemoryStore(
-        budget_bytes=100 * entries, idle_s=1e9, max_age_s=None, policy=choose_policy(policy), clock=times.__next__
+        budget_bytes=100 * entries, idle_s=1e9, max_age_s=None, policy=choose(policy).make(), clock=times.__next__
     )
     for number in range(entries):
         cost = 0.02 * (1 + number % 7)

@@ -305,8 +305,8 @@ class Settings(BaseSettings):
     """Seconds after which an entry is deleted however much it is used; not set: never."""
     policy: str = "gds"
     """Who goes first when the budget is reached: `gds` (GreedyDual-Size by cost density), `lru`, `gdsf`, `lfu`,
-    `s3fifo`, `idle` (nobody: what is new is not kept while there is no room), or your own `module:attribute`. On disk,
-    `idle`, `lfu` and `s3fifo` go by last use. See `docs/eviction.md`."""
+    `idle` (nobody: what is new is not kept while there is no room), or your own `module:attribute`. On disk,
+    `idle` and `lfu` go by last use. See `docs/eviction.md`."""
     frequency_exponent: float = Field(0.0, ge=0, le=4)
     """How much the number of uses counts under `gdsf`, in memory: 0 not at all, which is `gds`; 1 in proportion."""
     memory_high_watermark: float = Field(1.0, ge=0.125, le=1)

@@ -243,10 +243,10 @@ async def test_the_figures_say_how_the_server_is(start: "Start") -> None:
         assert now["settings"]["policy"] in now["policies"]
         server.app.state.model_check = "failing: it is on holiday"
         assert (await figures(server))["health"]["status"] == "failing"
-    async with start(admin_key="root", policy="labeling_ground.cache.policy.gds:make") as server:
+    async with start(admin_key="root", policy="labeling_ground.cache.policies.gds:make") as server:
         now = await figures(server)
         assert now["has_admin_key"] is True
-        assert now["policies"][-1] == now["settings"]["policy"] == "labeling_ground.cache.policy.gds:make"
+        assert now["policies"][-1] == now["settings"]["policy"] == "labeling_ground.cache.policies.gds:make"
 
 
 async def test_one_image_is_purged_in_the_namespaces_of_who_asks(

@@ -3,7 +3,7 @@
 import pytest
 
 from labeling_ground.cache.budgets import PARTS, check_budgets, remark_on_files
-from labeling_ground.cache.choose import choose_policy
+from labeling_ground.cache.choose import choose
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.errors import BadSettings
 from labeling_ground.types import Entry, Kind
@@ -42,7 +42,7 @@ def test_files_that_cannot_be_kept_are_worth_a_remark() -> None:
 
 @pytest.mark.parametrize("extra", [0, 1])
 def test_what_is_promised_is_what_a_tier_does(extra: int) -> None:
-    store = MemoryStore(budget_bytes=PARTS * 1000, idle_s=60.0, max_age_s=None, policy=choose_policy("gds"))
+    store = MemoryStore(budget_bytes=PARTS * 1000, idle_s=60.0, max_age_s=None, policy=choose("gds").make())
     entry = Entry(Kind.EMBEDDING, b"x" * (1000 + extra - 0), 1.0, 0.0)
     store.insert("key", entry)
     assert (entry.size <= store.largest) is ("key" in store)

@@ -17,9 +17,9 @@ import pytest
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.disk.files import GRACE_S, ObjectFiles
 from labeling_ground.cache.disk.folder import INDEX, VALUES
-from labeling_ground.cache.policy.gds import GreedyDualSize
-from labeling_ground.cache.policy.lru import LeastRecentlyUsed
-from labeling_ground.cache.policy.port import Ranking
+from labeling_ground.cache.policies.gds import GreedyDualSize
+from labeling_ground.cache.policies.lru import LeastRecentlyUsed
+from labeling_ground.cache.policies.port import Ranking
 from labeling_ground.errors import StoreFailed, StoreFull
 from labeling_ground.types import Entry, Kind
 

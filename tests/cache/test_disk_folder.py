@@ -14,7 +14,7 @@ from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.disk.folder import INDEX, LOCK, MARKER, VALUES
 from labeling_ground.cache.disk.state_store import DiskStateStore
 from labeling_ground.cache.disk.store import look
-from labeling_ground.cache.policy.gds import GreedyDualSize
+from labeling_ground.cache.policies.gds import GreedyDualSize
 from labeling_ground.cache.state_store import VersionedState
 from labeling_ground.cli import cli
 from labeling_ground.errors import BadSettings, StoreFailed

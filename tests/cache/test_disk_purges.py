@@ -14,7 +14,7 @@ from labeling_ground import key as keys
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.disk.files import GRACE_S, ObjectFiles
 from labeling_ground.cache.disk.folder import INDEX
-from labeling_ground.cache.policy.gds import GreedyDualSize
+from labeling_ground.cache.policies.gds import GreedyDualSize
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import StoreFailed
 from labeling_ground.key import ImageKeys

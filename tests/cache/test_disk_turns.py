@@ -14,9 +14,9 @@ import pytest
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.disk.connections import Change, Connections
 from labeling_ground.cache.disk.folder import INDEX
-from labeling_ground.cache.policy.gds import GreedyDualSize
-from labeling_ground.cache.policy.lru import LeastRecentlyUsed
-from labeling_ground.cache.policy.port import Ranking
+from labeling_ground.cache.policies.gds import GreedyDualSize
+from labeling_ground.cache.policies.lru import LeastRecentlyUsed
+from labeling_ground.cache.policies.port import Ranking
 from labeling_ground.errors import StoreFailed
 from labeling_ground.types import Entry, Kind
 

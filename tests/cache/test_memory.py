@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from labeling_ground.cache.choose import POLICIES, choose_policy
+from labeling_ground.cache.choose import POLICIES, choose
 from labeling_ground.cache.memory import MemoryStore
-from labeling_ground.cache.policy.gds import GreedyDualSize
-from labeling_ground.cache.policy.lru import LeastRecentlyUsed
-from labeling_ground.cache.policy.ranked import RankedPolicy
+from labeling_ground.cache.policies.gds import GreedyDualSize
+from labeling_ground.cache.policies.lru import LeastRecentlyUsed
+from labeling_ground.cache.policies.ranked import RankedPolicy
 from labeling_ground.errors import BadSettings
 from labeling_ground.types import Entry, Kind
 
@@ -178,7 +178,7 @@ async def test_a_new_policy_learns_the_order_of_use_and_the_hints() -> None:
     clock.now += 1
     store.peek("v1/t/a/image")
     await store.mark_done("v1/t/f/", True)
-    store.adopt_at_once(RankedPolicy(GreedyDualSize()))
+    await store.migrate(RankedPolicy(GreedyDualSize()))
     for group in "ij":
         store.insert(f"v1/t/{group}/image", entry(clock))
     assert [key[5] for key in held(store)] == list("cdeghaij")
@@ -298,7 +298,7 @@ async def test_idle_alone_keeps_what_is_there_and_refuses_what_is_new() -> None:
     """Nothing goes for the budget; only a smaller budget puts out what was unused for longest."""
     clock = Clock()
     store = MemoryStore(
-        budget_bytes=80, idle_s=100.0, max_age_s=None, policy=choose_policy("idle"), clock=clock, wall_clock=clock
+        budget_bytes=80, idle_s=100.0, max_age_s=None, policy=choose("idle").make(), clock=clock, wall_clock=clock
     )
     for key in "abcdefghij":
         store.insert(key, entry(clock))
@@ -321,7 +321,7 @@ def test_no_policy_lets_the_bytes_exceed_the_budget(name: str) -> None:
         budget_bytes=800,
         idle_s=50.0,
         max_age_s=200.0,
-        policy=choose_policy(name, frequency_exponent=1.0),
+        policy=choose(name, frequency_exponent=1.0).make(),
         clock=clock,
         wall_clock=clock,
     )
@@ -342,7 +342,7 @@ def test_no_policy_lets_the_bytes_exceed_the_budget(name: str) -> None:
         assert store.bytes == sum(record.size for record in store._records.values())
     assert set(store.evictions) == {"idle", "age", "budget", "purge", "damaged"}
     assert (store.evictions["budget"] > 0) is (name != "idle")
-    store.adopt_at_once(choose_policy("gds"))
+    asyncio.run(store.migrate(choose("gds").make()))
     store.reconfigure(budget_bytes=0)
     assert held(store) == []
     assert store._groups == {}
@@ -355,12 +355,12 @@ def test_uses_carry_over_to_a_policy_that_counts_them() -> None:
         store.insert(key, entry(clock))
     for key in "aab":
         store.peek(key)
-    store.adopt_at_once(choose_policy("lfu"))
+    asyncio.run(store.migrate(choose("lfu").make()))
     store.reconfigure(budget_bytes=24)
     assert sorted(held(store)) == ["a", "b"]
 
 
-@pytest.mark.parametrize("name", ["gds", "lru", "s3fifo"])
+@pytest.mark.parametrize("name", ["gds", "lru", "labeling_ground.simulate.s3fifo:make"])
 async def test_a_policy_is_adopted_in_slices_and_nothing_is_lost(name: str) -> None:
     """Others get their turn all the time, use the store, and find it in order."""
     clock = Clock()
@@ -370,7 +370,7 @@ async def test_a_policy_is_adopted_in_slices_and_nothing_is_lost(name: str) -> N
     for key in keys:
         clock.now += 0.01
         store.insert(key, entry(clock, cost=clock.now % 7))
-    adopting = asyncio.ensure_future(store.adopt(choose_policy(name)))
+    adopting = asyncio.ensure_future(store.migrate(choose(name).make()))
     rng = random.Random(1)
     fresh = 0
     while not adopting.done():
@@ -402,7 +402,7 @@ async def test_who_leaves_in_the_middle_leaves_a_whole_policy() -> None:
     for number in range(9000):
         store.insert(f"v1/t/{number}/0", entry(clock))
         clock.now += 1
-    adopting = asyncio.ensure_future(store.adopt(lru()))
+    adopting = asyncio.ensure_future(store.migrate(lru()))
     for _ in range(3):
         await asyncio.sleep(0)
     adopting.cancel()

@@ -5,14 +5,13 @@ import gc
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from hashlib import sha256
 from multiprocessing import get_context
 
 import pytest
 from tests.doubles import TOY, Clock, DictStore, dice, memory_store
 
-from labeling_ground.cache.choose import choose_policy
+from labeling_ground.cache.choose import choose
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.purges import Purges
 from labeling_ground.cache.shadow import LARGER_BY, ShadowCaches
@@ -34,7 +33,7 @@ def observed(
     clock: Clock, budget: int, policy: str = "lru", *lower: Store, idle_s: float = 1800.0, share: float = 1.0
 ) -> tuple[TieredStore, ShadowCaches]:
     def make(budget_bytes: int) -> MemoryStore:
-        return memory_store(budget_bytes, idle_s=idle_s, policy=choose_policy(policy), clock=clock)
+        return memory_store(budget_bytes, idle_s=idle_s, policy=choose(policy).make(), clock=clock)
 
     shadows = ShadowCaches(
         make, budget_bytes=budget, idle_s=idle_s, purges=Purges(clock=clock), share=share, clock=clock
@@ -69,7 +68,7 @@ def work(clock: Clock, stores: list[TieredStore], *, images: int, asks: int, eve
     return seconds
 
 
-@pytest.mark.parametrize("policy", ["gds", "lru", "lfu", "s3fifo", "idle"])
+@pytest.mark.parametrize("policy", ["gds", "lru", "lfu", "idle", "labeling_ground.simulate.s3fifo:make"])
 def test_the_shadow_caches_say_exactly_what_larger_stores_save_while_all_images_are_sampled(policy: str) -> None:
     clock = Clock(1e9)
     budget = 4 * MIB
@@ -224,7 +223,7 @@ async def test_the_shadow_caches_follow_a_change_of_settings() -> None:
     for number in range(70):
         store.keep(image(number).embedding(TOY), embedding())
     held = [cache.store.entries for cache in shadows.caches]
-    await store.reconfigure(policy=partial(choose_policy, "gds"), idle_s=60.0)
+    await store.reconfigure(policy=choose("gds"), idle_s=60.0)
     assert [cache.store.entries for cache in shadows.caches] == held
     await store.reconfigure(budgets={"memory": 2 * MIB})
     budgets = [(await cache.store.stats()).budget for cache in shadows.caches]

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from tests.doubles import memory_store, sealed
 
 from labeling_ground import key as keys
-from labeling_ground.cache.choose import POLICIES, choose_policy, choose_ranking
+from labeling_ground.cache.choose import POLICIES, choose
 from labeling_ground.cache.disk.store import DiskStore
 from labeling_ground.cache.shares import payer
 
@@ -50,7 +49,7 @@ def test_a_key_of_ours_names_its_tenant_and_another_names_none() -> None:
 @pytest.mark.parametrize("policy", sorted(set(POLICIES) - {"idle"}))
 async def test_in_memory_the_flood_of_one_pushes_out_nothing_of_the_others(policy: str) -> None:
     """Under every policy, and also after a change to another one in the middle."""
-    make = partial(choose_policy, policy, tenant_share=0.5)
+    make = choose(policy, tenant_share=0.5).make
     store = memory_store(100 * SIZE, policy=make())
     small = [key("small", number) for number in range(30)]
     for one in small:
@@ -58,7 +57,7 @@ async def test_in_memory_the_flood_of_one_pushes_out_nothing_of_the_others(polic
     for number in range(300):
         store.insert(key("flood", number), sealed(key("flood", number), SIZE, cost=10.0))
         if number == 150:
-            await store.adopt(make())
+            await store.migrate(make())
     assert all(one in store for one in small)
     assert store.bytes <= 100 * SIZE
     late = [key("late", number) for number in range(20)]
@@ -70,14 +69,14 @@ async def test_in_memory_the_flood_of_one_pushes_out_nothing_of_the_others(polic
 
 
 async def test_alone_a_tenant_has_everything() -> None:
-    store = memory_store(100 * SIZE, policy=choose_policy("gds", tenant_share=0.1))
+    store = memory_store(100 * SIZE, policy=choose("gds", tenant_share=0.1).make())
     for number in range(95):
         store.insert(key("one", number), sealed(key("one", number), SIZE))
     assert store.entries == 95
 
 
 async def test_what_goes_for_another_reason_is_not_counted_any_more() -> None:
-    store = memory_store(100 * SIZE, policy=choose_policy("lru", tenant_share=0.5))
+    store = memory_store(100 * SIZE, policy=choose("lru", tenant_share=0.5).make())
     for tenant in ("a", "b"):
         for number in range(45):
             store.insert(key(tenant, number), sealed(key(tenant, number), SIZE))
@@ -91,7 +90,7 @@ async def test_what_goes_for_another_reason_is_not_counted_any_more() -> None:
 def disk(tmp_path: Path) -> Callable[..., DiskStore]:
     def make(**options: Any) -> DiskStore:
         given: dict[str, Any] = {"budget_bytes": 40 * 50_000, "idle_s": 1800.0, "max_age_s": None}
-        return DiskStore(tmp_path / "cache", ranking=choose_ranking("gds"), **(given | options))
+        return DiskStore(tmp_path / "cache", ranking=choose("gds").ranking, **(given | options))
 
     return make
 

@@ -19,7 +19,7 @@ from tests.doubles import (
     virtually,
 )
 
-from labeling_ground.cache.choose import choose_ranking
+from labeling_ground.cache.choose import choose
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.store import Store
 from labeling_ground.cache.tiered import TieredStore
@@ -292,7 +292,7 @@ async def test_hints_reach_every_tier_and_closing_closes_them_all() -> None:
 async def test_what_was_kept_is_found_after_a_restart(tmp_path: Path) -> None:
     def made() -> TieredStore:
         return tiers(
-            DiskStore(tmp_path, budget_bytes=1 << 20, idle_s=1800.0, max_age_s=None, ranking=choose_ranking("gds"))
+            DiskStore(tmp_path, budget_bytes=1 << 20, idle_s=1800.0, max_age_s=None, ranking=choose("gds").ranking)
         )
 
     store = made()
@@ -535,7 +535,7 @@ async def test_going_down_is_bounded_and_leaves_a_failing_tier_alone() -> None:
 
 async def test_a_real_disk_gets_back_what_it_lost(tmp_path: Path) -> None:
     """And the next look-up finds it there, and brings it up again."""
-    disk = DiskStore(tmp_path, budget_bytes=1 << 20, idle_s=None, max_age_s=None, ranking=choose_ranking("gds"))
+    disk = DiskStore(tmp_path, budget_bytes=1 << 20, idle_s=None, max_age_s=None, ranking=choose("gds").ranking)
     store = await squeezed(disk, deadline_s=60.0)
     await disk.drop_damaged(OTHERS[0])
     push_out(store)

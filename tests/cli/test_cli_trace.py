@@ -157,7 +157,7 @@ def test_times(text: str, expected: float | None) -> None:
     assert _seconds(text) == expected
 
 
-@pytest.mark.parametrize("policy", ["gdsf", "labeling_ground.cache.policy.gds:GreedyDualSizeByCostDensityOrSo"])
+@pytest.mark.parametrize("policy", ["gdsf", "labeling_ground.cache.policies.gds:GreedyDualSizeByCostDensityOrSo"])
 def test_the_table_fits_a_terminal_of_80_columns(policy: str) -> None:
     setup = Setup(policy, 1023 << 20, 999 << 30, 5400.0, None, 0.1, 0.25, (1.0, 1.0))
     many = Counter({Kind.EMBEDDING: 10**9, Kind.MASK: 10**9})

@@ -21,8 +21,8 @@ from tests.redis_servers import Cluster, Server
 from labeling_ground import key as keys
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.memory import MemoryStore
-from labeling_ground.cache.policy.gds import GreedyDualSize
-from labeling_ground.cache.policy.ranked import RankedPolicy
+from labeling_ground.cache.policies.gds import GreedyDualSize
+from labeling_ground.cache.policies.ranked import RankedPolicy
 from labeling_ground.cache.redis.connect import connect
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.cache.store import Store

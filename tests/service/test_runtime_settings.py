@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.doubles import BrokenStore, Clock, DictStore, memory_store, sealed
 
-from labeling_ground.cache.choose import POLICIES, choose_policy, choose_ranking
+from labeling_ground.cache.choose import POLICIES, choose
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.store import Store
 from labeling_ground.cache.tiered import TieredStore
@@ -55,7 +55,7 @@ def disk(tmp_path: Path, clock: Clock) -> Callable[[], DiskStore]:
             budget_bytes=START.disk_bytes,
             idle_s=START.idle_s,
             max_age_s=None,
-            ranking=choose_ranking("gds"),
+            ranking=choose("gds").ranking,
             clock=clock,
         )
 
@@ -65,7 +65,7 @@ def disk(tmp_path: Path, clock: Clock) -> Callable[[], DiskStore]:
 def tuner_of(
     clock: Clock, *lower: Store, start: CacheSettings = START
 ) -> tuple[RuntimeSettings, TieredStore, Sessions]:
-    memory = memory_store(start.memory_bytes, idle_s=start.idle_s, policy=choose_policy(start.policy), clock=clock)
+    memory = memory_store(start.memory_bytes, idle_s=start.idle_s, policy=choose(start.policy).make(), clock=clock)
     store = TieredStore(memory, lower, idle_s=start.idle_s, deadline_s=5.0, clock=clock)
     sessions = Sessions(most=9, idle_s=start.idle_s, most_clicks=9, clock=clock)
     return RuntimeSettings(store, sessions, start), store, sessions
@@ -235,7 +235,7 @@ async def test_what_makes_no_sense_changes_nothing(clock: Clock, changes: dict[s
 
 async def test_a_policy_of_ones_own_can_be_come_back_to(clock: Clock) -> None:
     """It was loaded at start: asking for it loads no code that was not there."""
-    own = "labeling_ground.cache.policy.lru:make"
+    own = "labeling_ground.cache.policies.lru:make"
     start = CacheSettings(own, 0.1, 0.0, MIB, 0, 60.0)
     runtime_settings, store, _ = tuner_of(clock, start=start)
     await runtime_settings.change(policy="gds")

@@ -9,7 +9,7 @@ import pytest
 from tests.doubles import TENANT, Clock, ToyBackend, dice, image_bytes, memory_store, serving
 
 from labeling_ground import key as keys
-from labeling_ground.cache.choose import choose_policy
+from labeling_ground.cache.choose import choose
 from labeling_ground.errors import NotFound
 from labeling_ground.service import images, masks
 from labeling_ground.service.predictor import Predictor, PromptAsk
@@ -75,7 +75,7 @@ async def test_a_replay_of_a_recording_agrees_exactly(
 ) -> None:
     """Hits by kind, evictions by reason, bytes held, all to the last one."""
     clock = Clock(1_000_000.0)
-    memory = memory_store(budget, policy=choose_policy(policy), clock=clock)
+    memory = memory_store(budget, policy=choose(policy).make(), clock=clock)
     # The lower tier is one that forgets what is idle, as the disk does.
     lower = [memory_store(1 << 40, clock=clock)] if tiered else []
     async with serving(

@@ -480,7 +480,7 @@ class CacheSettingsIn(_In):
     policy: str | None = Field(
         None,
         max_length=200,
-        description="`gds`, `gdsf`, `lru`, `lfu`, `s3fifo` or `idle`; or the one that the server was started with.",
+        description="`gds`, `gdsf`, `lru`, `lfu` or `idle`; or the one that the server was started with.",
         examples=["gds"],
     )
     done_weight: float | None = Field(

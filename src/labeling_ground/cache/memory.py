@@ -12,8 +12,8 @@ from typing import Protocol
 
 from labeling_ground import key as keys
 from labeling_ground.cache.budgets import PARTS
-from labeling_ground.cache.policy.handover import Handover
-from labeling_ground.cache.policy.port import Item, Policy, Reason
+from labeling_ground.cache.policies.migration import PolicyMigration
+from labeling_ground.cache.policies.port import Item, Policy, Reason
 from labeling_ground.errors import BadSettings
 from labeling_ground.types import Entry, Kind, StoreStats
 
@@ -299,21 +299,21 @@ class MemoryStore:
             pass
         self._make_room(self._budget)
 
-    async def adopt(self, policy: Policy) -> None:
+    async def migrate(self, policy: Policy) -> None:
         """Go by another policy, new and empty, from now on. It is told of all entries; none goes.
 
         That takes a while with many of them, in which others get their turn.
         """
-        handover = self._begin_handover(policy)
+        groups = list(self._groups.values())  # far fewer than entries, which are looked at later, a part at a time
+        items = (record for group in groups for record in group.members())
+        migration = self._policy = PolicyMigration(self._policy, policy, items)
         try:
-            while handover.tell(_SLICE):  # noqa: ASYNC110 -- each turn does a part of the work
+            while migration.advance(_SLICE):  # noqa: ASYNC110 -- each turn does a part of the work
                 await asyncio.sleep(0)
         finally:  # where the caller left in the middle, the rest is done at once
-            self._end_handover(handover)
-
-    def adopt_at_once(self, policy: Policy) -> None:
-        """See ``adopt``, for stores of few entries."""
-        self._end_handover(self._begin_handover(policy))
+            while migration.advance(_SLICE):
+                pass
+            self._policy = policy
 
     async def open(self) -> None:
         """There is nothing to make ready."""
@@ -449,17 +449,6 @@ class MemoryStore:
         An ordered dictionary looks every key up while one goes through it, which takes fifty times as long.
         """
         return list(dict.values(self._records))
-
-    def _begin_handover(self, policy: Policy) -> Handover:
-        groups = list(self._groups.values())  # far fewer than entries, which are looked at later, a part at a time
-        items = (record for group in groups for record in group.members())
-        handover = self._policy = Handover(self._policy, policy, items)
-        return handover
-
-    def _end_handover(self, handover: Handover) -> None:
-        while handover.tell(_SLICE):
-            pass
-        self._policy = handover.new
 
     def _set_idle(self, idle_s: float | None) -> None:
         self._idle_s = idle_s

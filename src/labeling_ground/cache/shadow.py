@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from labeling_ground import key as keys
+from labeling_ground.cache.choose import PolicyChoice
 from labeling_ground.cache.memory import MemoryStore
-from labeling_ground.cache.policy.port import Policy, Reason
+from labeling_ground.cache.policies.port import Reason
 from labeling_ground.cache.purges import Purges
 from labeling_ground.types import Entry, Kind, Weight
 
@@ -179,7 +180,7 @@ class ShadowCaches:
         *,
         budget_bytes: int | None = None,
         idle_s: float | None = None,
-        policy: Callable[[], Policy] | None = None,
+        policy: PolicyChoice | None = None,
     ) -> None:
         """The memory tier's settings changed, as far as they are given."""
         if idle_s is not None:
@@ -187,7 +188,7 @@ class ShadowCaches:
         for cache in self.caches:
             cache.store.reconfigure(idle_s=... if idle_s is None else idle_s)
             if policy is not None:
-                await cache.store.adopt(policy())
+                await cache.store.migrate(policy.make())
         if budget_bytes is not None:
             self._set_budget(budget_bytes)
             self._thin_out()

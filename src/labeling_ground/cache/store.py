@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from types import EllipsisType
 from typing import Protocol, runtime_checkable
 
-from labeling_ground.cache.policy.port import Ranking
+from labeling_ground.cache.policies.port import Ranking
 from labeling_ground.types import Entry, StoreStats
 
 

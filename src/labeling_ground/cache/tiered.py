@@ -9,8 +9,9 @@ from itertools import islice
 from types import MappingProxyType
 
 from labeling_ground.breaker import Breaker
+from labeling_ground.cache.choose import PolicyChoice
 from labeling_ground.cache.memory import MemoryStore
-from labeling_ground.cache.policy.port import Policy, Ranking, Reason
+from labeling_ground.cache.policies.port import Reason
 from labeling_ground.cache.purges import Purges
 from labeling_ground.cache.rules import is_worth_demoting, weighed_in_memory
 from labeling_ground.cache.shadow import ShadowCaches
@@ -239,8 +240,7 @@ class TieredStore:
         *,
         budgets: Mapping[str, int] = MappingProxyType({}),
         idle_s: float | None = None,
-        policy: Callable[[], Policy] | None = None,
-        ranking: Ranking | None = None,
+        policy: PolicyChoice | None = None,
         deadline_s: float = 60.0,
     ) -> None:
         """Change what is given in all tiers; nothing goes but what the new limits force out.
@@ -250,8 +250,7 @@ class TieredStore:
         Args:
             budgets: bytes, by the tier's name.
             idle_s: the new idle time of all tiers.
-            policy: makes what says who goes first in memory, new and empty.
-            ranking: who goes first in a tier that keeps its order elsewhere.
+            policy: who goes first.
             deadline_s: how long the lower tiers may take together.
 
         Raises:
@@ -267,13 +266,13 @@ class TieredStore:
                         await tier.store.reconfigure(
                             budget_bytes=budgets.get(tier.store.name),
                             idle_s=... if idle_s is None else idle_s,
-                            ranking=ranking,
+                            ranking=None if policy is None else policy.ranking,
                             uses=uses,
                         )
         except TimeoutError as error:
             raise StoreFailed("A cache tier did not take the new settings in time. Try again.") from error
         if policy is not None:
-            await self.memory.adopt(policy())
+            await self.memory.migrate(policy.make())
         if idle_s is not None:
             self.memory.reconfigure(idle_s=idle_s)
             self._idle_s, self._touch_every_s = idle_s, idle_s / 20

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from labeling_ground.cache.choose import POLICIES, choose_policy
 from labeling_ground.cli.common import data, megabytes, say, settings_with, show
 from labeling_ground.errors import BadSettings
 from labeling_ground.simulate.grid import Prices, Row, cheapest, peak_without_budget, read_trace, replay_all
+from labeling_ground.simulate.policies import POLICIES, choose
 from labeling_ground.simulate.prepared import prepare
 from labeling_ground.simulate.replay import UNBOUNDED, Setup
 from labeling_ground.simulate.report import hit_ratio, name_of, page, state_of
@@ -156,7 +156,7 @@ def simulate(
     needed = peak_without_budget(prepared, idle_times[0])
     lower = _size(lower_budget, needed)
     for policy in policies:
-        choose_policy(policy)  # a wrong name is said before minutes of work
+        choose(policy)  # a wrong name is said before minutes of work
     watermarks = settings.memory_low_watermark, settings.memory_high_watermark
 
     def setup(policy: str, memory_bytes: int, idle_s: float | None, exponent: float) -> Setup:

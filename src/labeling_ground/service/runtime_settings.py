@@ -4,10 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
-from labeling_ground.cache.choose import POLICIES, choose_policy, choose_ranking
+from labeling_ground.cache.choose import POLICIES, choose, unknown
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import BadSettings
 from labeling_ground.service.sessions import Sessions
@@ -43,7 +42,7 @@ class RuntimeSettings:
         store: the tiers.
         sessions: they end after the same idle time.
         cache_settings: what the tiers were made with.
-        tenant_share: see ``choose_policy``.
+        tenant_share: see ``cache.choose.choose``.
         check: says with ``BadSettings`` what cannot work, before anything is changed.
     """
 
@@ -83,8 +82,7 @@ class RuntimeSettings:
         async with self._turn:
             old, new = self.now, replace(self.now, **changes)
             if new.policy not in self.policies:
-                choices = ", ".join(self.policies)
-                raise BadSettings(f"There is no eviction policy {new.policy!r}. Choose one of {choices}.")
+                raise unknown(new.policy, self.policies)
             if bool(new.disk_bytes) is not bool(old.disk_bytes):
                 raise BadSettings("There is no disk tier in this server. Start it with one to give it a budget.")
             if self._check is not None and (new.memory_bytes, new.disk_bytes) != (old.memory_bytes, old.disk_bytes):
@@ -92,19 +90,13 @@ class RuntimeSettings:
             weight, exponent = new.done_weight, new.frequency_exponent
             is_other = (new.policy, weight, exponent) != (old.policy, old.done_weight, old.frequency_exponent)
             budgets = {"memory": (old.memory_bytes, new.memory_bytes), "disk": (old.disk_bytes, new.disk_bytes)}
-            policy = partial(
-                choose_policy,
-                new.policy,
-                done_weight=weight,
-                frequency_exponent=exponent,
-                tenant_share=self._tenant_share,
+            policy = choose(  # says what is wrong with it before anything is changed
+                new.policy, done_weight=weight, frequency_exponent=exponent, tenant_share=self._tenant_share
             )
-            policy()  # says what is wrong with it before anything is changed
             await self._store.reconfigure(
                 budgets={tier: after for tier, (before, after) in budgets.items() if after != before},
                 idle_s=new.idle_s if new.idle_s != old.idle_s else None,
                 policy=policy if is_other else None,
-                ranking=choose_ranking(new.policy, done_weight=weight) if is_other else None,
             )
             self._sessions.idle_s = new.idle_s
             self.now = new

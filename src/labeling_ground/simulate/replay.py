@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from labeling_ground.cache.choose import choose_policy, choose_ranking
 from labeling_ground.cache.memory import MemoryStore
-from labeling_ground.cache.policy.port import Policy, Reason
-from labeling_ground.cache.policy.ranked import RankedPolicy
+from labeling_ground.cache.policies.port import Policy, Reason
+from labeling_ground.cache.policies.ranked import RankedPolicy
 from labeling_ground.cache.rules import LONGEST_CHAIN, is_worth_demoting
+from labeling_ground.simulate.policies import choose
 from labeling_ground.simulate.prepared import Prepared, Step
 from labeling_ground.trace.events import What
 from labeling_ground.types import Entry, Kind
@@ -83,13 +83,12 @@ class Replay:
     def __init__(self, setup: Setup) -> None:
         self._now = 0.0
         clock = partial(getattr, self, "_now")  # no function of Python's: it is read at every access
-        name, weight = setup.policy, setup.done_weight
-        policy = choose_policy(name, done_weight=weight, frequency_exponent=setup.frequency_exponent)
-        self.memory = _store(setup.memory_bytes, setup, policy, setup.watermarks, clock)
+        policy = choose(setup.policy, done_weight=setup.done_weight, frequency_exponent=setup.frequency_exponent)
+        self.memory = _store(setup.memory_bytes, setup, policy.make(), setup.watermarks, clock)
         self.lower: MemoryStore | None = None
         if setup.lower_bytes:
             # As the disk tier: what it can keep of the policy, and its low watermark.
-            below = RankedPolicy(choose_ranking(name, done_weight=weight))
+            below = RankedPolicy(policy.ranking)
             self.lower = _store(setup.lower_bytes, setup, below, _LOWER_WATERMARKS, clock)
             self.memory.on_evict = self._demote
         self._peek, self._insert = self.memory.peek, self.memory.insert

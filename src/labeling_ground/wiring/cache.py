@@ -3,7 +3,7 @@
 from functools import partial
 
 from labeling_ground.breaker import Breaker
-from labeling_ground.cache.choose import choose_policy, choose_ranking
+from labeling_ground.cache.choose import PolicyChoice, choose
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.disk.folder import refusal
 from labeling_ground.cache.disk.state_store import DiskStateStore
@@ -27,7 +27,23 @@ from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind
 
 
-def build_disk(settings: Settings, supervisor: Supervisor | None = None) -> DiskStore | None:
+def chosen_policy(settings: Settings) -> PolicyChoice:
+    """The eviction policy of all tiers.
+
+    Raises:
+        BadSettings: its name is wrong.
+    """
+    return choose(
+        settings.policy,
+        done_weight=settings.done_weight,
+        frequency_exponent=settings.frequency_exponent,
+        tenant_share=settings.share_of_each,
+    )
+
+
+def build_disk(
+    settings: Settings, supervisor: Supervisor | None = None, policy: PolicyChoice | None = None
+) -> DiskStore | None:
     """The disk tier, or ``None`` where it is switched off.
 
     Raises:
@@ -43,7 +59,7 @@ def build_disk(settings: Settings, supervisor: Supervisor | None = None) -> Disk
         budget_bytes=int(settings.disk_bytes),
         idle_s=settings.idle_s,
         max_age_s=settings.max_age_s,
-        ranking=choose_ranking(settings.policy, done_weight=settings.done_weight),
+        ranking=(policy or chosen_policy(settings)).ranking,
         tenant_share=settings.share_of_each,
         supervisor=supervisor,
     )
@@ -93,23 +109,19 @@ def build_store(settings: Settings, supervisor: Supervisor | None = None) -> Tie
         BadSettings: the policy's name is wrong, or the URL of Redis.
     """
     budget = int(settings.memory_bytes)
+    policy = chosen_policy(settings)
 
     def memory(budget_bytes: int) -> MemoryStore:
         return MemoryStore(
             budget_bytes=budget_bytes,
             idle_s=settings.idle_s,
             max_age_s=settings.max_age_s,
-            policy=choose_policy(
-                settings.policy,
-                done_weight=settings.done_weight,
-                frequency_exponent=settings.frequency_exponent,
-                tenant_share=settings.share_of_each,
-            ),
+            policy=policy.make(),
             high_watermark=settings.memory_high_watermark,
             low_watermark=settings.memory_low_watermark,
         )
 
-    disk, redis = build_disk(settings, supervisor), build_redis(settings, supervisor)
+    disk, redis = build_disk(settings, supervisor, policy), build_redis(settings, supervisor)
     lower: list[Store] = [tier for tier in (disk, redis) if tier is not None]
     store = TieredStore(
         memory(budget),

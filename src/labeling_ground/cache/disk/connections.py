@@ -13,7 +13,7 @@ from pathlib import Path
 
 from labeling_ground.cache.disk import folder as folders
 from labeling_ground.cache.disk.schema import LAYOUT, TABLES
-from labeling_ground.cache.policy.port import Reason
+from labeling_ground.cache.policies.port import Reason
 from labeling_ground.errors import StoreFailed
 
 log = logging.getLogger(__name__)

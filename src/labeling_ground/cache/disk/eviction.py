@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from labeling_ground.cache.disk.connections import Change, Connections
 from labeling_ground.cache.disk.files import GRACE_S, ObjectFiles
-from labeling_ground.cache.policy.port import Ranking, Reason
+from labeling_ground.cache.policies.port import Ranking, Reason
 from labeling_ground.cache.shares import payer
 from labeling_ground.errors import StoreFailed
 
@@ -200,7 +200,7 @@ class Eviction:
             (used, base, self.ranking.rank(base, size, cost, bool(done)), use, number),
         )
 
-    def adopt(self, db: sqlite3.Connection, ranking: Ranking) -> None:
+    def rank_by(self, db: sqlite3.Connection, ranking: Ranking) -> None:
         """Go by another formula from now on, unless the index does already; ``rank_anew`` ranks what is there."""
         db.execute(
             "UPDATE progress SET floor = 0.0, ranking = :name, formula = formula + 1 WHERE ranking <> :name",
@@ -212,7 +212,7 @@ class Eviction:
     def set_ranking(self, ranking: Ranking) -> None:
         """Go by another formula from now on."""
         with self._connections.change() as change:
-            self.adopt(change.db, ranking)
+            self.rank_by(change.db, ranking)
         self.ranking = ranking
 
     def rank_anew(self) -> Turn:

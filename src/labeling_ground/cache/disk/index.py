@@ -25,7 +25,7 @@ from labeling_ground.cache.disk.eviction import BATCH, Eviction, Limits, Row, Tu
 from labeling_ground.cache.disk.files import GRACE_S, ObjectFiles, name_for
 from labeling_ground.cache.disk.folder import VALUES
 from labeling_ground.cache.disk.purges import Purge, PurgeLog
-from labeling_ground.cache.policy.port import Ranking, Reason
+from labeling_ground.cache.policies.port import Ranking, Reason
 from labeling_ground.types import Entry, Kind
 
 INLINE_BYTES = 32 * 1024
@@ -290,7 +290,7 @@ class DiskIndex:
     # Life
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        self.eviction.adopt(db, self.eviction.ranking)
+        self.eviction.rank_by(db, self.eviction.ranking)
 
     def _clean(self) -> None:
         """Remove files that no row names, and rows whose file is gone."""

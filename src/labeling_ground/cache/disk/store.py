@@ -22,7 +22,7 @@ from labeling_ground.cache.disk.folder import INDEX, open_to_read, refusal
 from labeling_ground.cache.disk.index import DiskIndex, Standing, Totals, totals_of
 from labeling_ground.cache.disk.purges import Purge
 from labeling_ground.cache.disk.schema import LAYOUT
-from labeling_ground.cache.policy.port import Ranking, Reason
+from labeling_ground.cache.policies.port import Ranking, Reason
 from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import StoreFailed, StoreFull
 from labeling_ground.supervisor import Supervisor

@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError
 from labeling_ground import key as keys
 from labeling_ground.cache.budgets import PARTS
 from labeling_ground.cache.complaint import Complaint
-from labeling_ground.cache.policy.port import Ranking, Reason
+from labeling_ground.cache.policies.port import Ranking, Reason
 from labeling_ground.cache.redis.connect import RedisConnection
 from labeling_ground.cache.redis.health import probe
 from labeling_ground.cache.redis.lifetime import Lifetimes

@@ -1,4 +1,4 @@
-"""From one policy to another under a full store, a part at a time."""
+"""Migration from one eviction policy to another under a full store, a part at a time."""
 
 from array import array
 from collections import OrderedDict
@@ -7,13 +7,13 @@ from heapq import merge
 from itertools import islice, repeat
 from operator import attrgetter
 
-from labeling_ground.cache.policy.port import Item, Policy
+from labeling_ground.cache.policies.port import Item, Policy
 
 _used = attrgetter("used")
 
 
-class Handover:
-    """Stands in for both policies until the new one has been told of all items, in the order of their last use.
+class PolicyMigration:
+    """A policy in place of an old and a new one, until the new one has all items, in the order of their last use.
 
     First that order is worked out, while the old policy goes on deciding. Then the new one is told, and decides among
     those that it knows already, which are the ones unused for longest. What comes in or is used meanwhile is told last.
@@ -32,8 +32,8 @@ class Handover:
         # look through all objects that there are.
         self._runs: list[Iterator[tuple[float, int, Item]]] = []
         self._earlier: Iterator[tuple[float, int, Item]] = iter(())
-        self._later: OrderedDict[Item, None] = OrderedDict()  # came in or used since, and not told yet
-        self._told: set[Item] = set()
+        self._pending: OrderedDict[Item, None] = OrderedDict()  # came in or used since, and not told yet
+        self._moved: set[Item] = set()
         self._gone: set[Item] = set()
 
     @property
@@ -52,30 +52,30 @@ class Handover:
         """An entry came in."""
         if self._old is not None:
             self._old.insert(item)
-        self._later[item] = None
+        self._pending[item] = None
 
     def hit(self, item: Item) -> None:
         """It was used: its turn to be told comes later, or once more."""
         if self._old is not None:
             self._old.hit(item)
-        elif item in self._told:
-            self._told.discard(item)
+        elif item in self._moved:
+            self._moved.discard(item)
             self.new.remove(item)
-        self._later[item] = None
-        self._later.move_to_end(item)
+        self._pending[item] = None
+        self._pending.move_to_end(item)
 
     def mark(self, item: Item) -> None:
         """Its ``done`` has changed."""
         if self._old is not None:
             self._old.mark(item)
-        elif item in self._told:
+        elif item in self._moved:
             self.new.mark(item)
 
     def remove(self, item: Item) -> None:
         """It went for a reason of its own."""
         if self._old is not None:
             self._old.remove(item)
-        elif item in self._told:
+        elif item in self._moved:
             self.new.remove(item)
         self._forget(item)
 
@@ -85,13 +85,13 @@ class Handover:
             item = self._old.evict()
         else:
             item = self.new.evict()
-            while item is None and self.tell(1):
+            while item is None and self.advance(1):
                 item = self.new.evict()
         if item is not None:
             self._forget(item)
         return item
 
-    def tell(self, limit: int) -> bool:
+    def advance(self, limit: int) -> bool:
         """Do a part of the work, so many items of it; whether there may be more to do."""
         if run := sorted(islice(self._unsorted, limit), key=_used):
             # With the times as they are now: of what is used from now on, the turn comes later.
@@ -103,20 +103,20 @@ class Handover:
         told = 0
         for _, _, item in islice(self._earlier, limit):
             told += 1
-            if item not in self._later and item not in self._told and item not in self._gone:
-                self._tell(item)
-        while told < limit and self._later:
+            if item not in self._pending and item not in self._moved and item not in self._gone:
+                self._insert(item)
+        while told < limit and self._pending:
             told += 1
-            self._tell(self._later.popitem(last=False)[0])
+            self._insert(self._pending.popitem(last=False)[0])
         return told == limit
 
-    def _tell(self, item: Item) -> None:
-        self._told.add(item)
+    def _insert(self, item: Item) -> None:
+        self._moved.add(item)
         self.new.insert(item)
         if item.done:
             self.new.mark(item)
 
     def _forget(self, item: Item) -> None:
-        self._later.pop(item, None)
-        self._told.discard(item)
+        self._pending.pop(item, None)
+        self._moved.discard(item)
         self._gone.add(item)

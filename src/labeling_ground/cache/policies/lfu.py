@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from labeling_ground.cache.policy.port import Ranking
+from labeling_ground.cache.policies.port import Ranking
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from labeling_ground.cache.policy.port import Policy, Ranking
-from labeling_ground.cache.policy.ranked import RankedPolicy
+from labeling_ground.cache.policies.port import Ranking
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +31,3 @@ class LeastRecentlyUsed:
 def make(*, done_weight: float, frequency_exponent: float) -> Ranking:
     """The ranking that the name ``lru`` stands for."""
     return LeastRecentlyUsed()
-
-
-def make_idle_only(*, done_weight: float, frequency_exponent: float) -> Policy:
-    """The policy that the name ``idle`` stands for: entries go by idle time and age only.
-
-    While there is no room, what is new is not kept. The order is that of last use, for the case that the budget itself
-    is lowered.
-    """
-    return RankedPolicy(LeastRecentlyUsed(), makes_room=False)

@@ -6,7 +6,7 @@ Proxies Performance with Greedy-Dual-Size-Frequency Caching Policy", HP Laborato
 
 from dataclasses import dataclass
 
-from labeling_ground.cache.policy.port import Ranking
+from labeling_ground.cache.policies.port import Ranking
 
 _HIGHEST_COST = 1e6
 """Seconds. One absurd cost must not push the floor to where all others look alike."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from labeling_ground.cache.policy.port import Item, Policy
+from labeling_ground.cache.policies.port import Item, Policy
 from labeling_ground.cache.shares import payer
 from labeling_ground.key import tenant_in
 
@@ -13,10 +13,11 @@ class TenantPolicy:
     Args:
         make: makes the policy of one tenant, new and empty.
         share: part of the bytes held that one tenant may have while others need room.
+        makes_room: whether these policies do.
     """
 
-    def __init__(self, make: Callable[[], Policy], share: float) -> None:
-        self.makes_room = make().makes_room
+    def __init__(self, make: Callable[[], Policy], share: float, *, makes_room: bool = True) -> None:
+        self.makes_room = makes_room
         self._make = make
         self._share = share
         self._policies: dict[str, Policy] = {}

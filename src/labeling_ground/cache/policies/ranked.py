@@ -4,7 +4,7 @@ import math
 from bisect import bisect_right
 from heapq import heapify, heappop, heappush, heapreplace
 
-from labeling_ground.cache.policy.port import Item, Ranking
+from labeling_ground.cache.policies.port import Item, Ranking
 
 _MOST_WAITING = 1024
 """So many items may wait for their place, which bounds what one eviction has to catch up on."""
@@ -35,14 +35,13 @@ class RankedPolicy:
     a time, so no access is held up by more than one of them.
 
     Args:
-        ranking: the formula.
-        makes_room: whether entries go for new ones.
+        ranking: the formula. Where its ``makes_room`` is false, no entry goes for a new one.
         near: so many notes are kept in order, or lie in one stack, at the most. They fit into a processor's cache.
     """
 
-    def __init__(self, ranking: Ranking, *, makes_room: bool = True, near: int = 4096) -> None:
+    def __init__(self, ranking: Ranking, *, near: int = 4096) -> None:
         self.ranking = ranking
-        self.makes_room = makes_room
+        self.makes_room: bool = getattr(ranking, "makes_room", True)
         self._most_near = near
         self._near: list[_Note] = []
         self._bounds: list[tuple[float, int]] = []  # the lowest that each stack may hold; rising

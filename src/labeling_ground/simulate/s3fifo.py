@@ -5,7 +5,7 @@ After Yang, Zhang, Qiu, Yue & Rashmi, "FIFO Queues are All You Need for Cache Ev
 
 from collections import OrderedDict
 
-from labeling_ground.cache.policy.port import Item, Policy
+from labeling_ground.cache.policies.port import Item, Policy
 
 _SMALL = 0.1
 """Share of the bytes for what is new."""
