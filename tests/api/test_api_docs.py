@@ -121,15 +121,18 @@ async def test_the_schema_has_nothing_that_generators_do_not_know(openapi: dict[
             assert len(operation["tags"]) == 1, operation["operationId"]
 
 
-async def test_who_works_is_a_parameter_where_it_is_read(openapi: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("name", "others"), [("X-Client-Id", set[str]()), ("X-Priority", {"get_image_embedding"})])
+async def test_who_works_and_how_urgently_are_parameters_where_they_are_read(
+    openapi: dict[str, Any], name: str, others: set[str]
+) -> None:
     having = {
         operation["operationId"]: parameter
         for path in openapi["paths"].values()
         for operation in path.values()
         for parameter in operation.get("parameters", [])
-        if parameter["name"] == "X-Client-Id"
+        if parameter["name"] == name
     }
-    assert set(having) == {"upload_image", "predict_masks", "segment_everything"}
+    assert set(having) == {"upload_image", "predict_masks", "segment_everything"} | others
     assert all((one["in"], one["required"]) == ("header", False) for one in having.values())
 
 

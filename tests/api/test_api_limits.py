@@ -89,6 +89,8 @@ async def test_a_full_queue_is_told_to_come_back(start: "Start", make_image: "Ca
         await until(lambda: server.backend.encodes == 2)
         posts.append(asyncio.create_task(server.client.post("/v1/images", content=make_image())))
         await until(lambda: server.app_state.predictor.encode_lane.waiting == 1)
+        ahead = await server.client.post("/v1/images?wait=false", content=make_image())
+        assert ahead.status_code == 202, "prefetches have a place of their own"
         for query in ("", "?wait=false"):
             refused = await server.client.post(f"/v1/images{query}", content=make_image())
             assert (refused.status_code, refused.json()["type"]) == (503, "urn:labeling-ground:problem:overloaded")

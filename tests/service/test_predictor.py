@@ -795,8 +795,9 @@ async def test_when_the_queue_is_full_new_work_is_turned_away_with_a_time_and_hi
         with pytest.raises(Overloaded) as caught:
             await upload(predictor, image_bytes(7))
         assert caught.value.retry_after >= 1
-        with pytest.raises(Overloaded):
-            await predictor.prefetch(TENANT, image_bytes(8), keys.image_id(image_bytes(8)))
+        assert (await predictor.prefetch(TENANT, image_bytes(8), keys.image_id(image_bytes(8)))).queued
+        with pytest.raises(Overloaded):  # prefetches have a place of their own, and no second one
+            await predictor.prefetch(TENANT, image_bytes(9), keys.image_id(image_bytes(9)))
         assert await upload(predictor) is Outcome.HIT
         assert (await predictor.embedding(TENANT, ID))[1].outcome is Outcome.HIT
         backend.hold.set()

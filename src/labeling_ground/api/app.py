@@ -48,8 +48,9 @@ are problem bodies (RFC 9457) with a stable `type` and a sentence that says what
 to try again; a 404 on an image says: send it again, and repeat the request.
 
 Coordinates are pixels of the upright original image, (0, 0) at its top left. An `X-Client-Id` header says who works
-(a tool, an annotator); it helps the cache to keep what is being worked on, and changes no answer. `Server-Timing` shows
-where the time went, `X-Request-Id` is the request's name in the server's log.
+(a tool, an annotator); it helps the cache to keep what is being worked on, and changes no answer. `X-Priority: job`
+says that nobody waits at a screen: people go first, then prefetches, then jobs. `Server-Timing` shows where the time
+went, `X-Request-Id` is the request's name in the server's log.
 
 The examples belong together and can be tried in order: the image of the first one is 64 × 48 pixels and has the id that
 the others use.
@@ -173,7 +174,7 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Client-Id"],
+            allow_headers=["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Client-Id", "X-Priority"],
             expose_headers=EXPOSED,
         )
     app.add_middleware(Observe, metrics=app_state.metrics)

@@ -15,6 +15,8 @@ from labeling_ground.api.errors import TooSlow, bug_response, response_for
 from labeling_ground.api.state import REQUEST_LOG_KEY, RequestLog
 from labeling_ground.errors import BadInput, Overloaded, TooLarge
 from labeling_ground.observe import RequestMetrics, access
+from labeling_ground.service.urgency import asked_as
+from labeling_ground.types import Priority
 
 _READING = frozenset({"GET", "HEAD"})
 ALWAYS = frozenset({"/health/live", "/health/ready", "/metrics"})
@@ -129,9 +131,11 @@ class Limit:
         finally:
             self._in_work -= 1
 
-    def _check_room(self) -> None:
-        if self._in_work > self._most_requests:
-            raise Overloaded(f"{self._most_requests} requests are in flight, which is this server's limit. Try again.")
+    def _check_room(self, priority: Priority) -> None:
+        # What is not urgent has half of the places, so that it keeps out nobody who waits.
+        most = self._most_requests if priority is Priority.INTERACTIVE else max(1, self._most_requests // 2)
+        if self._in_work > most:
+            raise Overloaded(f"{most} requests are in flight, which is this server's limit. Try again.")
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self._most_bytes(scope["path"])
@@ -139,6 +143,7 @@ class Limit:
         declared = 0
         announced = 0.0
         expects = False
+        asked_for = b""
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit():
                 announced = declared = int(value)
@@ -146,6 +151,8 @@ class Limit:
                 announced = math.inf
             elif name == b"expect":
                 expects = True
+            elif name == b"x-priority":
+                asked_for = value
         seen = 0
         complete = False
         started = False
@@ -172,7 +179,7 @@ class Limit:
                 self._held += size
                 complete = not message.get("more_body", False)
                 if complete:  # work begins
-                    self._check_room()
+                    self._check_room(priority)
                 if seen > limit:
                     raise too_large
                 held = self._held + self._held_beside()
@@ -194,10 +201,12 @@ class Limit:
                 self._in_work += 1
 
         try:
-            self._check_room()
+            priority = _priority(asked_for)
+            self._check_room(priority)
             if declared > limit:
                 raise too_large
-            await self.app(scope, receive_bounded, send_noting)
+            with asked_as(priority):
+                await self.app(scope, receive_bounded, send_noting)
         except (BadInput, Overloaded) as error:
             # Raised outside a route's own error handling, for instance while a form was being read.
             if started:
@@ -209,3 +218,18 @@ class Limit:
             await bug_response(error)(scope, receive, send_noting)
         finally:
             self._held -= seen
+
+
+def _priority(header: bytes) -> Priority:
+    """The class that a client asks for in ``X-Priority``; without the header, the best.
+
+    Raises:
+        BadInput: there is no such class.
+    """
+    if not header:
+        return Priority.INTERACTIVE
+    try:
+        return Priority[header.decode("latin-1").strip().upper()]
+    except KeyError:
+        names = ", ".join(priority.label for priority in sorted(Priority))
+        raise BadInput(f"X-Priority is one of: {names}. Without it a request is of its route's class.") from None

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from labeling_ground import key as keys
+from labeling_ground.types import Priority
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 Pair = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
@@ -32,6 +33,18 @@ CLIENT_ID: dict[str, Any] = {
     "example": "annotator-7",
 }
 """The header as a parameter of an operation. Read by hand, so it is added to the documentation by hand."""
+PRIORITY: dict[str, Any] = {
+    "name": "X-Priority",
+    "in": "header",
+    "required": False,
+    "description": "How urgent it is, where it has to wait for the model: `interactive` goes before `prefetch`, that "
+    "before `job`. Without it a request is of its route's class, and never of a better one: somebody waits for an "
+    "image or a click (`interactive`); `wait=false` is a `prefetch`, and so are the clicks of an `everything`. Work in "
+    "bulk should say `job`. What is asked for again more urgently is lifted.",
+    "schema": {"type": "string", "enum": [priority.label for priority in sorted(Priority)]},
+    "example": "job",
+}
+"""The same for the class of a request, which the middleware reads."""
 
 
 class _In(BaseModel):

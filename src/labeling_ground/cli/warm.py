@@ -14,7 +14,9 @@ from labeling_ground import key as keys
 from labeling_ground.cli.common import Folder, data, empty_option, say, settings_with, show
 from labeling_ground.errors import LabelingGroundError, StoreFailed, TooLarge
 from labeling_ground.service.predictor import Predictor
+from labeling_ground.service.urgency import asked_as
 from labeling_ground.settings import Settings
+from labeling_ground.types import Priority
 from labeling_ground.wiring import build_predictor
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tif", ".tiff"})
@@ -161,7 +163,8 @@ def _trouble(predictor: Predictor) -> str:
 async def _one(predictor: Predictor, settings: Settings, file: Path, tenant: str) -> tuple[str, str | None]:
     try:
         content, image_id = await asyncio.to_thread(_read, file, settings.max_image_bytes)
-        answer = await predictor.add_image(tenant, content, image_id)
+        with asked_as(Priority.JOB):
+            answer = await predictor.add_image(tenant, content, image_id)
         await predictor.store.drain()  # on disk before the next one: an interruption loses nothing that was counted
         if trouble := _trouble(predictor):
             return "failed", trouble

@@ -20,7 +20,18 @@ from labeling_ground.sam.everything import CANDIDATES, SECOND_NMS, grid, keep_be
 from labeling_ground.service.asks import Ask
 from labeling_ground.service.predictor import Predictor, Timing
 from labeling_ground.service.queues import FairQueue
-from labeling_ground.types import Embedding, Entry, EverythingOptions, Kind, ModelVersion, Outcome, Point, Prompt
+from labeling_ground.service.urgency import asked_at_best, current_urgency
+from labeling_ground.types import (
+    Embedding,
+    Entry,
+    EverythingOptions,
+    Kind,
+    ModelVersion,
+    Outcome,
+    Point,
+    Priority,
+    Prompt,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,7 @@ class EverythingAnswer:
 class _Search:
     """One grid being worked on: what was found so far."""
 
+    tenant: str
     version: ModelVersion
     embedding: Embedding
     options: EverythingOptions
@@ -158,7 +170,8 @@ class Everything:
     a grid does not depend on who follows it or on how many work on it.
 
     Grids are kept out of the clicks' way: so many at a time, and of all of them together no more than ``workers`` calls
-    are with the decoder or wait for it. They queue there like a click does, so a click waits for no more than those.
+    are with the decoder or wait for it. They queue there as prefetches do, behind clicks, though somebody waits for the
+    grid: it is hundreds of calls, and a click is one.
 
     Args:
         predictor: the main path.
@@ -260,7 +273,7 @@ class Everything:
         async with self.jobs.slot(tenant_in(key)), self.jobs.timed():
             started = time.perf_counter()
             points = grid(options.points_per_side, embedding.height, embedding.width)
-            search = _Search(version, embedding, options, points)
+            search = _Search(tenant_in(key), version, embedding, options, points)
             self._searches[key] = search
             self._tell()
             try:
@@ -299,8 +312,11 @@ class Everything:
                     raise BackendFailed("The decoder did not answer each prompt.")
             return sketches
 
-        async with self._workers.slot(patient=True) as worker:
-            async with self._predictor.decode_lane.slot(patient=True) as place:
+        async with self._workers.slot(search.tenant, patient=True) as worker:
+            # After clicks, whoever waits for the grid: it is many calls, and a click is one.
+            with asked_at_best(Priority.PREFETCH):
+                urgency = current_urgency()
+            async with self._predictor.decode_lane.slot(search.tenant, urgency=urgency, patient=True) as place:
                 sketches = await place.call(sketch, also=worker)
             return await self._pool.run(
                 lambda: [

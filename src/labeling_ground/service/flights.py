@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from labeling_ground.errors import BackendFailed
+from labeling_ground.service.urgency import Urgency, current_urgency, work_for
+from labeling_ground.types import Priority
 
 T = TypeVar("T")
 
@@ -13,6 +15,8 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class _Flight:
     task: asyncio.Task[Any] = field(init=False)
+    urgency: Urgency = field(default_factory=lambda: Urgency(max(Priority)))
+    """That of the most urgent asker."""
     askers: int = 0
     begun: bool = False
     """Whether the work has reached what cannot be stopped, and so is worth finishing though all askers left."""
@@ -26,7 +30,7 @@ class Flights(Generic[T]):
 
     The first asker leaving does not cancel the others; the last one leaving cancels the work, unless that has begun
     with what cannot be stopped: then it goes on, and who comes until it ends joins it. A failure reaches everyone who
-    waited and is remembered by nobody.
+    waited and is remembered by nobody. A flight is as urgent as the most urgent of its askers.
 
     Args:
         on_land: told the key of each flight that has ended.
@@ -60,9 +64,12 @@ class Flights(Generic[T]):
         joined = flight is not None
         if flight is None:
             flight = _Flight()
+            flight.urgency.follow(current_urgency())
             flight.task = asyncio.create_task(self._fly(work, flight))
             self._flights[key] = flight
             flight.task.add_done_callback(lambda task: self._land(key, task))
+        else:
+            flight.urgency.follow(current_urgency())
         flight.askers += 1
         try:
             return await asyncio.shield(flight.task), joined
@@ -100,6 +107,7 @@ class Flights(Generic[T]):
 
     @staticmethod
     async def _fly(work: Callable[[Callable[[], None]], Awaitable[T]], flight: _Flight) -> T:
+        work_for(flight.urgency)
         return await work(flight.begin)
 
     def _land(self, key: str, task: asyncio.Task[Any]) -> None:

@@ -339,7 +339,7 @@ class Embeddings:
         if key not in self.arriving:
             await attempt.wait()
         file, outcome, since = await self._file(ask, attempt.purged)
-        async with lane.slot(ask.keys.tenant, patient=patient) as place:
+        async with lane.slot(ask.keys.tenant, key=key, patient=patient) as place:
             await attempt.wait()
             late = self._store.peek(key)
             if late is not None:  # one that was given up as too slow has come to its end meanwhile

@@ -11,8 +11,9 @@ from labeling_ground.service.asks import Ask
 from labeling_ground.service.images import Embeddings, ImageFiles, Upload
 from labeling_ground.service.once import Once
 from labeling_ground.service.queues import FairQueue
+from labeling_ground.service.urgency import asked_at_best, current_urgency
 from labeling_ground.supervisor import Background
-from labeling_ground.types import Kind, Outcome
+from labeling_ground.types import Kind, Outcome, Priority
 
 
 class Prefetches:
@@ -68,7 +69,7 @@ class Prefetches:
         promised: Counter[str] = Counter()
         for key, sizes in self._waiting.items():
             promised[keys.tenant_in(key)] += len(sizes)
-        self._lane.check_room(tenant, promised)
+        self._lane.check_room(tenant, promised, max(Priority.PREFETCH, current_urgency().priority))
         own = sum(sum(sizes) for key, sizes in self._waiting.items() if keys.tenant_in(key) == tenant)
         is_full = self.bytes + size > self._most_bytes
         if self._tenant_share is not None:
@@ -85,7 +86,8 @@ class Prefetches:
         """Queue an image for which ``check_room`` has found room; it is under way when this returns."""
         self._waiting.setdefault(ask.embedding, []).append(len(upload.file))
         self.bytes += len(upload.file)
-        self._background.start(self._fetch(ask, upload))
+        with asked_at_best(Priority.PREFETCH):
+            self._background.start(self._fetch(ask, upload))
         await asyncio.sleep(0)  # the flight is under way before the caller can ask about it
 
     async def _fetch(self, ask: Ask, upload: Upload) -> None:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from labeling_ground.errors import BackendFailed, Overloaded
-from labeling_ground.service.urgency import Urgency
+from labeling_ground.service.urgency import Urgency, current_urgency
 from labeling_ground.types import Priority
 
 T = TypeVar("T")
@@ -256,7 +256,7 @@ class FairQueue:
         self,
         tenant: str = "",
         promised: Mapping[str, int] = MappingProxyType({}),
-        priority: Priority = Priority.INTERACTIVE,
+        priority: Priority | None = None,
     ) -> None:
         """Refuse now what would be refused in the queue.
 
@@ -265,11 +265,13 @@ class FairQueue:
         Args:
             tenant: who asks.
             promised: places of this class that tenants were promised, who may not be in the queue yet.
-            priority: the class.
+            priority: the class; that of what the running task works for, if left out.
 
         Raises:
             Overloaded: the class's places are taken, or the tenant's share of them.
         """
+        if priority is None:
+            priority = current_urgency().priority
         line = self._classes[priority]
         ahead = sum(promised.values())
         own = max(line.waiting_of(tenant), promised.get(tenant, 0))
@@ -298,13 +300,14 @@ class FairQueue:
         Args:
             tenant: who asks.
             key: what is computed, for ``outlook``.
-            urgency: its class; whoever raises it while this waits lifts this to the better class.
+            urgency: its class, that of what the running task works for, if left out; raising it while this waits
+                lifts this to the better class.
             patient: wait though the queue is full, for work that was taken on already and asks for few places.
 
         Raises:
             Overloaded: the class's places are taken, or the tenant's share of them.
         """
-        urgency = urgency or Urgency()
+        urgency = urgency or current_urgency()
         if not patient:
             self.check_room(tenant, priority=urgency.priority)
         turn: asyncio.Future[Place] = asyncio.get_running_loop().create_future()

@@ -1,6 +1,8 @@
 """The class of a computation under way, which rises when somebody more urgent asks for the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from labeling_ground.types import Priority
 
@@ -41,3 +43,38 @@ class Urgency:
     def forget(self, follower: Callable[[Priority], None]) -> None:
         """Call that function no more."""
         self._followers.remove(follower)
+
+
+_current: ContextVar[Urgency | None] = ContextVar("urgency", default=None)
+
+
+def current_urgency() -> Urgency:
+    """The urgency of what the running task works for; interactive where nobody has said."""
+    urgency = _current.get()
+    return Urgency() if urgency is None else urgency
+
+
+@contextmanager
+def asked_as(priority: Priority) -> Iterator[None]:
+    """Let what is begun within, and the tasks that are started, be of this class.
+
+    It goes with the task rather than from hand to hand, like a trace's id: what asks, and what waits in a queue for it,
+    are many calls apart.
+    """
+    token = _current.set(Urgency(priority))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def asked_at_best(priority: Priority) -> Iterator[None]:
+    """Let what is begun within be of this class, or of the asker's own where that is less urgent."""
+    with asked_as(max(priority, current_urgency().priority)):
+        yield
+
+
+def work_for(urgency: Urgency) -> None:
+    """Let the running task, and those that it starts, work for this urgency from now on."""
+    _current.set(urgency)

@@ -14,7 +14,7 @@ from labeling_ground.api import responses
 from labeling_ground.api.errors import as_line, problem_responses
 from labeling_ground.api.requests import read_json, while_connected
 from labeling_ground.api.routes.images import ImageId, segmenter_for
-from labeling_ground.api.schemas import CLIENT_ID, EverythingOut, EverythingRequest
+from labeling_ground.api.schemas import CLIENT_ID, PRIORITY, EverythingOut, EverythingRequest
 from labeling_ground.api.state import AppState, RequestLog, caller_of, pools_of, request_log_of, state_of
 from labeling_ground.errors import TooLarge
 from labeling_ground.pools import Pool
@@ -42,7 +42,7 @@ Step = Begun | Progress | EverythingAnswer
         **problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
     },
     openapi_extra={
-        "parameters": [CLIENT_ID],
+        "parameters": [CLIENT_ID, PRIORITY],
         "requestBody": {
             "required": False,
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EverythingRequest"}}},

@@ -18,6 +18,7 @@ from labeling_ground.api.schemas import (
     CLIENT_ID,
     EXAMPLE_ID,
     IMAGE_ID,
+    PRIORITY,
     STRETCH,
     ImageAtUrl,
     ImageOut,
@@ -69,7 +70,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
         **problem_responses(400, 401, 403, 404, 408, 413, 415, 422, 502, 503, 507),
     },
     openapi_extra={
-        "parameters": [CLIENT_ID],
+        "parameters": [CLIENT_ID, PRIORITY],
         "requestBody": {
             "required": True,
             "description": f"The image file itself ({ACCEPTED}), a form with one file in it, or JSON with its address.",
@@ -221,6 +222,7 @@ async def preview(
     operation_id="get_image_embedding",
     summary="The image's embedding",
     response_class=Response,
+    openapi_extra={"parameters": [PRIORITY]},
     responses={
         200: {
             "description": "A safetensors file: the model's tensors by name; `width`, `height`, `image_id`, `model` "
@@ -255,7 +257,7 @@ async def embedding(request: Request, image_id: ImageId, model: Model = None) ->
     response_model=MasksOut,
     responses=problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
     openapi_extra={
-        "parameters": [CLIENT_ID],
+        "parameters": [CLIENT_ID, PRIORITY],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/MasksRequest"}}},

@@ -1,0 +1,93 @@
+"""``X-Priority``: what a client may say of how urgent its request is."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.doubles import until
+
+from labeling_ground.types import Priority
+
+if TYPE_CHECKING:
+    from tests.api.conftest import Start
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    ("query", "header", "expected"),
+    [
+        ("", None, Priority.INTERACTIVE),
+        ("", "interactive", Priority.INTERACTIVE),
+        ("", "Job", Priority.JOB),
+        ("", "prefetch", Priority.PREFETCH),
+        ("?wait=false", None, Priority.PREFETCH),
+        ("?wait=false", "interactive", Priority.PREFETCH),
+        ("?wait=false", "job", Priority.JOB),
+    ],
+)
+async def test_a_request_is_of_its_routes_class_or_of_a_lesser_one(
+    start: "Start", make_image: Callable[..., bytes], query: str, header: str | None, expected: Priority
+) -> None:
+    async with start(encode_workers=1) as server:
+        queue = server.app_state.predictor.encode_lane
+        server.backend.encode_may_go_on.clear()
+        first = asyncio.create_task(server.client.post("/v1/images", content=make_image()))
+        await until(lambda: queue.running == 1)
+        headers = {} if header is None else {"X-Priority": header}
+        post = asyncio.create_task(server.client.post(f"/v1/images{query}", content=make_image(), headers=headers))
+        await until(lambda: queue.waiting == 1)
+        assert [priority for priority, (waiting, _) in queue.classes().items() if waiting] == [expected]
+        server.backend.encode_may_go_on.set()
+        assert (await first).status_code == 200
+        assert (await post).status_code in (200, 202)
+
+
+async def test_the_class_of_a_click_is_that_of_its_request_and_not_of_the_one_before(
+    start: "Start", make_image: Callable[..., bytes]
+) -> None:
+    async with start(decode_workers=1) as server:
+        queue = server.app_state.predictor.decode_lane
+        image_id = await server.send_image(make_image(), **{"X-Priority": "job"})
+        server.backend.decode_may_go_on.clear()
+        path = f"/v1/images/{image_id}/masks"
+        clicks = [
+            asyncio.create_task(
+                server.client.post(path, json={"points": [{"x": number, "y": 1, "label": 1}]}, headers=headers)
+            )
+            for number, headers in enumerate(({"X-Priority": "prefetch"}, {"X-Priority": "job"}, {}))
+        ]
+        await until(lambda: (queue.running, queue.waiting) == (1, 2))
+        assert [waiting for waiting, _ in queue.classes().values()] == [1, 0, 1]
+        server.backend.decode_may_go_on.set()
+        assert [(await one).status_code for one in clicks] == [200, 200, 200]
+
+
+async def test_a_class_that_does_not_exist_is_said(start: "Start", make_image: Callable[..., bytes]) -> None:
+    async with start() as server:
+        answer = await server.client.post("/v1/images", content=make_image(), headers={"X-Priority": "urgent"})
+        assert answer.status_code == 400
+        assert answer.json()["type"] == "urn:labeling-ground:problem:bad-input"
+        assert "interactive, prefetch, job" in answer.json()["detail"]
+
+
+async def test_jobs_have_half_of_the_requests_in_flight(start: "Start", make_image: Callable[..., bytes]) -> None:
+    async with start(max_requests=4, encode_workers=1) as server:
+        server.backend.encode_may_go_on.clear()
+        queue = server.app_state.predictor.encode_lane
+        jobs = []
+        for number in range(2):
+            jobs.append(
+                asyncio.create_task(
+                    server.client.post("/v1/images", content=make_image(), headers={"X-Priority": "job"})
+                )
+            )
+            await until(lambda: queue.running + queue.waiting == number + 1)  # noqa: B023 -- awaited at once
+        refused = await server.client.post("/v1/images", content=make_image(), headers={"X-Priority": "job"})
+        assert (refused.status_code, "2 requests" in refused.json()["detail"]) == (503, True)
+        opening = asyncio.create_task(server.client.post("/v1/images", content=make_image()))
+        await until(lambda: queue.running + queue.waiting == 3)
+        server.backend.encode_may_go_on.set()
+        assert (await opening).status_code == 200
+        assert [(await job).status_code for job in jobs] == [200, 200]
