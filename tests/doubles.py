@@ -8,7 +8,7 @@ import io
 import random
 import selectors
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Container, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -25,29 +25,28 @@ from labeling_ground.cache.policies.ranked import RankedPolicy
 from labeling_ground.cache.store import Store
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.codec import frame
-from labeling_ground.errors import StoreFailed
 from labeling_ground.key import ImageKeys
 from labeling_ground.pools import Pools
 from labeling_ground.service.predictor import MaskAnswer, Predictor, PromptAsk
 from labeling_ground.service.queues import FairQueue
+from labeling_ground.testing.dict_store import BrokenStore as BrokenStore
+from labeling_ground.testing.dict_store import DamagingStore as DamagingStore
+from labeling_ground.testing.dict_store import DictStore as DictStore
+from labeling_ground.testing.dict_store import HangingStore as HangingStore
+from labeling_ground.testing.dict_store import SlowStore as SlowStore
+from labeling_ground.testing.dict_store import damage as damage
+from labeling_ground.testing.toy_backend import TOY as TOY
+from labeling_ground.testing.toy_backend import ToyBackend as ToyBackend
 from labeling_ground.types import (
     Box,
-    Embedding,
     Entry,
-    Image,
     Kind,
-    Mask,
-    ModelVersion,
     Point,
-    Prediction,
-    Prompt,
-    StoreStats,
 )
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-TOY = ModelVersion("toy", "0" * 64)
 TENANT = keys.PUBLIC
 
 LONG_S = 60.0
@@ -77,232 +76,7 @@ def click(x: float = 20.0, y: float = 15.0, label: int = 1) -> PromptAsk:
 # --- the model -----------------------------------------------------------------------------------------------------
 
 
-class ToyBackend:
-    """A model of a few numbers: discs round the points, their size taken from the embedding.
-
-    It depends on its arguments only, as the port wants it, and counts what it is asked.
-
-    Args:
-        version: what it says it is.
-        encode_s: seconds that one encode takes.
-        decode_s: seconds that one decode takes.
-    """
-
-    note = "A toy."
-
-    def __init__(self, version: ModelVersion = TOY, *, encode_s: float = 0.0, decode_s: float = 0.0) -> None:
-        self.version = version
-        self.encode_s = encode_s
-        self.decode_s = decode_s
-        self.encodes = 0
-        self.decodes = 0
-        self.called_off = 0
-        self.decoded_with: list[Embedding] = []
-        self.begun = asyncio.Event()
-        """Set when a call reaches the model."""
-        self.hold: asyncio.Event | None = None
-        """Where there is one, calls wait for it."""
-        self.error: Exception | None = None
-        """Where there is one, calls raise it."""
-        self.spoil_embedding: Callable[[Embedding], Embedding] | None = None
-        self.spoil_predictions: Callable[[list[Prediction]], list[Prediction]] | None = None
-
-    async def encode(self, image: Image) -> Embedding:
-        """Means of the image's colours, in numbers that half precision rounds."""
-        self.encodes += 1
-        await self._work(self.encode_s)
-        means = image.pixels.reshape(-1, 3).mean(axis=0).astype(np.float32) / np.float32(3.0)
-        grid = np.tile(means, (4, 1)) * np.linspace(0.1, 1.0, 4, dtype=np.float32)[:, None]
-        embedding = Embedding({"grid": grid[None], "means": means}, image.height, image.width)
-        return embedding if self.spoil_embedding is None else self.spoil_embedding(embedding)
-
-    async def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
-        """Discs round the points, the box, and what the mask input marks."""
-        self.decodes += 1
-        self.decoded_with.append(embedding)
-        await self._work(self.decode_s)
-        predictions = [_predict(embedding, prompt) for prompt in prompts]
-        return predictions if self.spoil_predictions is None else self.spoil_predictions(predictions)
-
-    async def aclose(self) -> None:
-        """There is nothing to give back."""
-
-    async def _work(self, seconds: float) -> None:
-        self.begun.set()
-        try:
-            if self.hold is not None:
-                await self.hold.wait()
-            await asyncio.sleep(seconds)
-        except asyncio.CancelledError:
-            self.called_off += 1
-            raise
-        if self.error is not None:
-            raise self.error
-
-
-def _predict(embedding: Embedding, prompt: Prompt) -> Prediction:
-    height, width = embedding.height, embedding.width
-    means = embedding.tensors["means"].astype(np.float64)
-    y, x = np.mgrid[:height, :width]
-    masks = []
-    for scale in (3.0, 2.0, 1.0) if prompt.multimask else (2.0,):
-        pixels = np.zeros((height, width), np.bool_)
-        if prompt.mask_input is not None:
-            pixels |= prompt.mask_input[(y * 256) // height, (x * 256) // width] > 0
-        if prompt.box is not None:
-            box = prompt.box
-            pixels |= (x >= box.x0) & (x < box.x1) & (y >= box.y0) & (y < box.y1)
-        for point in sorted(prompt.points, key=lambda point: -point.label):
-            radius = scale * (1.0 + float(means[0]) / 40.0)
-            disc = (x - point.x) ** 2 + (y - point.y) ** 2 <= radius**2
-            pixels = pixels | disc if point.label else pixels & ~disc
-        rows, columns = (np.arange(256) * height) // 256, (np.arange(256) * width) // 256
-        logits = np.where(pixels[rows][:, columns], 1.0, -1.0) * (1.0 + means.sum()) * scale / 7.0
-        seen = 0.0 if prompt.mask_input is None else float(np.abs(prompt.mask_input).mean()) % 0.01
-        masks.append(Mask(pixels, 0.5 + scale / 10.0 + seen + float(means[1]) / 1e4, logits.astype(np.float32)))
-    return Prediction(tuple(masks))
-
-
 # --- stores --------------------------------------------------------------------------------------------------------
-
-
-class DictStore:
-    """A store as simple as can be, unbounded, which notes what it is asked to do."""
-
-    def __init__(self, entries: dict[str, Entry] | None = None, *, name: str = "dict") -> None:
-        self.name = name
-        self.entries: dict[str, Entry] = {} if entries is None else entries
-        self.calls: list[tuple[str, str]] = []
-        self.damaged = 0
-        self.closed = False
-
-    def count(self, verb: str) -> int:
-        """How often it was asked to do this."""
-        return Counter(called for called, _ in self.calls)[verb]
-
-    async def open(self) -> None:
-        """See ``Store``."""
-
-    async def get(self, key: str) -> Entry | None:
-        """See ``Store``."""
-        await self.work("get", key)
-        return self.entries.get(key)
-
-    async def put(self, key: str, entry: Entry, used: float | None = None) -> None:
-        """See ``Store``."""
-        await self.work("put", key)
-        self.entries.setdefault(key, entry)
-
-    async def touch(self, key: str) -> bool:
-        """See ``Store``."""
-        await self.work("touch", key)
-        return key in self.entries
-
-    async def has(self, key: str) -> bool:
-        """See ``Store``."""
-        await self.work("has", key)
-        return key in self.entries
-
-    async def mark_done(self, group: str, done: bool) -> None:
-        """See ``Store``."""
-        await self.work("done" if done else "not done", group)
-
-    async def delete(self, pattern: str) -> int:
-        """See ``Store``."""
-        await self.work("delete", pattern)
-        match = keys.matcher(pattern)
-        gone = [key for key in self.entries if match(key)]
-        for key in gone:
-            del self.entries[key]
-        return len(gone)
-
-    async def drop_damaged(self, key: str) -> None:
-        """See ``Store``."""
-        await self.work("drop", key)
-        self.damaged += self.entries.pop(key, None) is not None
-
-    async def sweep(self) -> int:
-        """See ``Store``."""
-        await self.work("sweep", "")
-        return 0
-
-    async def stats(self) -> StoreStats:
-        """See ``Store``."""
-        await self.work("stats", "")
-        size = sum(entry.size for entry in self.entries.values())
-        return StoreStats(self.name, len(self.entries), size, 1 << 40, evictions={"damaged": self.damaged})
-
-    async def aclose(self) -> None:
-        """See ``Store``."""
-        self.closed = True
-
-    async def work(self, verb: str, about: str) -> None:
-        """What every call does first: here the subclasses misbehave."""
-        self.calls.append((verb, about))
-
-
-class SlowStore(DictStore):
-    """Takes its time: ``seconds`` for every call, or as long as a function says."""
-
-    def __init__(
-        self, seconds: float | Callable[[], float], entries: dict[str, Entry] | None = None, *, name: str = "slow"
-    ) -> None:
-        super().__init__(entries, name=name)
-        self.seconds = seconds
-
-    async def work(self, verb: str, about: str) -> None:
-        """Sleep first."""
-        await super().work(verb, about)
-        await asyncio.sleep(self.seconds() if callable(self.seconds) else self.seconds)
-
-
-class BrokenStore(DictStore):
-    """Fails at everything while ``error`` is set."""
-
-    def __init__(
-        self, error: Exception | None = None, entries: dict[str, Entry] | None = None, *, name: str = "broken"
-    ) -> None:
-        super().__init__(entries, name=name)
-        self.error: Exception | None = error or StoreFailed("It is down.")
-
-    async def work(self, verb: str, about: str) -> None:
-        """Fail."""
-        await super().work(verb, about)
-        if self.error is not None:
-            raise self.error
-
-
-class HangingStore(DictStore):
-    """Answers nothing until ``release`` is set; ``only`` names the calls that hang."""
-
-    def __init__(
-        self, entries: dict[str, Entry] | None = None, *, only: Sequence[str] = (), name: str = "hanging"
-    ) -> None:
-        super().__init__(entries, name=name)
-        self.release = asyncio.Event()
-        self.only = only
-
-    async def work(self, verb: str, about: str) -> None:
-        """Hang."""
-        await super().work(verb, about)
-        if not self.only or verb in self.only:
-            await self.release.wait()
-
-
-class DamagingStore(DictStore):
-    """Hands out bytes of which one is wrong."""
-
-    async def get(self, key: str) -> Entry | None:
-        """Flip one bit in the middle."""
-        entry = await super().get(key)
-        return None if entry is None else damage(entry)
-
-
-def damage(entry: Entry, at: int | None = None) -> Entry:
-    """The entry with one bit flipped."""
-    value = bytearray(entry.value)
-    value[len(value) // 2 if at is None else at] ^= 0x10
-    return Entry(entry.kind, bytes(value), entry.cost, entry.created)
 
 
 def sealed(key: str, size: int = 100, *, cost: float = 1.0, created: float = 0.0) -> Entry:
