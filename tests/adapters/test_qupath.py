@@ -1,7 +1,6 @@
 """samapi's protocol, as QuPath's extension SAM sends it (read from its source)."""
 
 import io
-import itertools
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from tests.adapters.tools import in_base64, mask_of_v1
+from tests.adapters.tools import in_base64, mask_of_v1, pixels_of
 
 from labeling_ground import __version__
 from labeling_ground.adapters import qupath
@@ -53,18 +52,7 @@ async def post(server: "Running", path: str, sent: dict[str, Any]) -> httpx.Resp
 
 
 def drawn(feature: dict[str, Any]) -> NDArray[np.bool_]:
-    """The pixels whose centres lie in a feature's geometry, holes left out."""
-    geometry = feature["geometry"]
-    polygons = {"Polygon": [geometry["coordinates"]], "MultiPolygon": geometry["coordinates"]}[geometry["type"]]
-    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
-    inside = np.zeros((HEIGHT, WIDTH), np.bool_)
-    for ring in (ring for polygon in polygons for ring in polygon):
-        assert ring[0] == ring[-1], "a ring of GeoJSON is closed"
-        assert len({tuple(point) for point in ring}) == len(ring) - 1 >= 4, "a ring that meets itself is none"
-        for (x0, y0), (x1, y1) in itertools.pairwise(ring):
-            if y0 != y1:
-                inside ^= ((y0 <= y) != (y1 <= y)) & (x < x0 + (y - y0) * (x1 - x0) / (y1 - y0))
-    return inside
+    return pixels_of(feature, WIDTH, HEIGHT)
 
 
 async def test_the_questions_before_a_click(server: "Running") -> None:
@@ -113,7 +101,7 @@ async def test_a_prompt_gives_features_of_the_pixels_of_v1(
             "quality": pytest.approx(0.9 - 0.1 * index),
             "sam_model": "toy",
         }
-    expected = await mask_of_v1(server, file, **prompt, multimask=several)
+    expected = await mask_of_v1(server, file, **prompt)
     assert expected.any()
     assert (drawn(features[0]) == expected).all()
     assert (server.backend.encodes, server.backend.decodes) == (1, 1), "one encode and one decode for both"

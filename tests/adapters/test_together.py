@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.adapters.tools import in_base64
+from tests.adapters.tools import in_base64, pixels_of
 
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.types import Kind
@@ -53,7 +53,19 @@ async def through_roboflow(server: "Running", file: bytes, x: float, y: float) -
     return mask_codec.from_rle(**answer["predictions"][0]["masks"])
 
 
-TOOLS: list[Click] = [through_v1, through_x_anylabeling, through_roboflow]
+async def through_cvat(server: "Running", file: bytes, x: float, y: float) -> NDArray[np.bool_]:
+    sent = {"image": in_base64(file), "pos_points": [[x, y]], "neg_points": [], "obj_bbox": []}
+    rows = (await ask(server, "/api/function_invocations", sent))["mask"]  # as versions of old read it
+    return np.array(rows) > 0
+
+
+async def through_qupath(server: "Running", file: bytes, x: float, y: float) -> NDArray[np.bool_]:
+    sent = {"b64img": in_base64(file), "point_coords": [[x, y]], "point_labels": [1], "multimask_output": False}
+    [feature] = await ask(server, "/sam/", sent)
+    return pixels_of(feature, WIDTH, HEIGHT)
+
+
+TOOLS: list[Click] = [through_v1, through_x_anylabeling, through_roboflow, through_cvat, through_qupath]
 
 
 @pytest.mark.parametrize(("first", "second"), list(itertools.permutations(TOOLS, 2)))

@@ -1,6 +1,7 @@
 """What labeling tools send, from the recordings of real ones in ``recorded/``, with a picture of our own put in."""
 
 import base64
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,3 +44,18 @@ async def mask_of_v1(server: "Running", file: bytes, **prompt: Any) -> NDArray[n
     assert answer.status_code == 200, answer.text
     rle = answer.json()["masks"][0]["rle"]
     return mask_codec.from_rle(rle["size"], rle["counts"])
+
+
+def pixels_of(feature: dict[str, Any], width: int, height: int) -> NDArray[np.bool_]:
+    """The pixels in the geometry of a GeoJSON feature, holes left out; its rings are valid, along pixel edges."""
+    geometry = feature["geometry"]
+    polygons = {"Polygon": [geometry["coordinates"]], "MultiPolygon": geometry["coordinates"]}[geometry["type"]]
+    inside = np.zeros((height, width), np.bool_)
+    for ring in (ring for polygon in polygons for ring in polygon):
+        assert ring[0] == ring[-1], "a ring of GeoJSON is closed"
+        assert len({tuple(point) for point in ring}) == len(ring) - 1 >= 4, "a ring that meets itself is none"
+        for (x0, y0), (x1, y1) in itertools.pairwise(ring):
+            assert (x0 == x1) is not (y0 == y1)
+            if x0 == x1:
+                inside[int(min(y0, y1)) : int(max(y0, y1)), int(x0) :] ^= True
+    return inside

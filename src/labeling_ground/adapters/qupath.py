@@ -47,7 +47,7 @@ class SamRequest(BaseModel):
         bbox: two opposite corners of a box.
         point_coords: points.
         point_labels: for each of them 1 (on the object) or 0.
-        multimask_output: up to three candidates are wanted, or one mask.
+        multimask_output: up to three candidates are wanted, or the best of them.
         b64mask: a mask to start from, which is not taken here.
     """
 
@@ -89,7 +89,8 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
         _, [answer] = await segment_sent(request, caller, sent, texts, lambda image: [_prompt_of(body, image)])
         prediction, model = answer.prediction, answer.version.model
         size = (prediction.height, prediction.width)
-        return await _features(request, prediction.masks, size, model)
+        wanted = prediction.masks if body.multimask_output else prediction.masks[:1]
+        return await _features(request, wanted, size, model)
 
     async def automask(request: Request) -> Response:
         caller = caller_of(request)
@@ -129,7 +130,8 @@ def _prompt_of(body: SamRequest, image: OpenImage) -> PromptAsk:
     if body.b64mask is not None:
         raise BadPrompt("A mask to start from (b64mask) is not taken here. Use points or a box.")
     points = [point_on(image, x, y, label) for (x, y), label in zip(coordinates, labels, strict=True)]
-    return PromptAsk(points, None if body.bbox is None else box_on(image, *body.bbox), multimask=body.multimask_output)
+    # Three candidates also where one mask is wanted: as every other tool asks, whose answer it shares.
+    return PromptAsk(points, None if body.bbox is None else box_on(image, *body.bbox))
 
 
 async def _features(request: Request, masks: tuple[CachedMask, ...], size: tuple[int, int], model: str) -> Response:
