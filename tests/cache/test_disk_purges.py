@@ -124,12 +124,12 @@ async def test_when_a_purge_is_answered_the_memory_of_all_who_share_the_disk_has
 ) -> None:
     one, two = await start(), await start()
     two.tiers.keep(KEY, sealed(KEY))
-    begun = two.tiers.purged
+    begun = two.tiers.purges.count
     await two.tiers.drain()
     await one.tiers.delete(SCOPES[scope])
     assert two.tiers.peek(KEY) is None
     assert not two.tiers.keep(KEY, sealed(KEY), begun), "it was computed before the purge"
-    assert two.tiers.keep(KEY, sealed(KEY), two.tiers.purged)
+    assert two.tiers.keep(KEY, sealed(KEY), two.tiers.purges.count)
     await two.tiers.drain()
     assert await one.disk.has(KEY), "it was computed after the purge"
 

@@ -202,26 +202,26 @@ async def test_a_purge_reaches_every_tier_and_counts_each_key_once_per_tier() ->
 
 async def test_what_was_begun_before_a_purge_is_not_kept_after_it_and_what_began_after_is() -> None:
     store = tiers(DictStore())
-    before = store.purged
+    before = store.purges.count
     await store.delete(KEYS.group + "*")
     assert not store.keep(EMBEDDING, sealed(EMBEDDING), before)
     assert store.peek(EMBEDDING) is None
     other = ImageKeys("public", "b" * 64).embedding(TOY)
     assert store.keep(other, sealed(other), before), "another image is not meant"
-    assert store.keep(EMBEDDING, sealed(EMBEDDING), store.purged)
+    assert store.keep(EMBEDDING, sealed(EMBEDDING), store.purges.count)
     assert store.peek(EMBEDDING) is not None
     await store.aclose()
 
 
 async def test_more_purges_than_are_remembered_count_as_having_meant_everything() -> None:
     store = tiers(DictStore())
-    before = store.purged
+    before = store.purges.count
     await store.delete(KEYS.group + "*")
     for _ in range(1_000):
         await store.delete("v1/another/*")
     assert not store.keep(EMBEDDING, sealed(EMBEDDING), before)
     await store.delete("v1/another/*")
-    assert store.keep(EMBEDDING, sealed(EMBEDDING), store.purged - 1), "all that came since are remembered"
+    assert store.keep(EMBEDDING, sealed(EMBEDDING), store.purges.count - 1), "all that came since are remembered"
     await store.aclose()
 
 
@@ -312,7 +312,7 @@ async def test_what_another_process_purged_goes_from_every_tier_that_is_this_one
     for key in (EMBEDDING, MASK):
         store.keep(key, entry(key))
     await store.drain()
-    before = store.purged
+    before = store.purges.count
     told: list[str] = []
 
     async def take_back(pattern: str) -> int:
@@ -358,7 +358,7 @@ async def test_what_a_purge_means_comes_in_nowhere_while_it_goes_through(elsewhe
     work = store.purged_elsewhere(pattern, {}) if elsewhere else store.delete(pattern)
     purging = asyncio.create_task(work)
     await until(lambda: lower.count("delete") == 1)
-    begun = store.purged
+    begun = store.purges.count
     assert await store.look_up(EMBEDDING) == sealed(EMBEDDING)
     assert store.peek(EMBEDDING) is None
     assert not store.keep(MASK, entry(MASK), begun)
@@ -369,7 +369,7 @@ async def test_what_a_purge_means_comes_in_nowhere_while_it_goes_through(elsewhe
     await store.drain()
     assert not store.keep(MASK, entry(MASK), begun), "it may come of what was there before"
     assert set(lower.entries) == {other}
-    assert store.keep(MASK, entry(MASK), store.purged)
+    assert store.keep(MASK, entry(MASK), store.purges.count)
     await store.aclose()
 
 
@@ -393,7 +393,7 @@ async def test_whoever_asks_is_told_of_every_purge(elsewhere: bool) -> None:
     shared = DictStore()
     store = tiers(shared)
     told: list[bool] = []
-    store.on_purge.append(lambda match: told.append(match(MASK)))
+    store.purges.on_purge.append(lambda match: told.append(match(MASK)))
     for pattern in ("v1/*", "v2/*"):
         if elsewhere:
             await store.purged_elsewhere(pattern, {})

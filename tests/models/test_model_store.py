@@ -11,7 +11,6 @@ from tests.models.weights_server import artifact_of, bytes_of, catalogue_of, mod
 from labeling_ground.errors import BadInput, PullFailed, UnknownModel
 from labeling_ground.models import disk
 from labeling_ground.models.catalogue import Format, Role
-from labeling_ground.models.lock import hold
 from labeling_ground.models.store import ModelStore, StoredFile, is_here
 
 ENCODER, DECODER, CHECKPOINT, MINE = (bytes_of(seed, 50_000 + seed) for seed in range(4))
@@ -213,11 +212,11 @@ def test_a_full_disk_is_said_with_figures(tmp_path: Path) -> None:
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     told: list[bool] = []
     with (
-        hold(tmp_path / "lock"),
+        disk.locked(tmp_path / "lock"),
         pytest.raises(TimeoutError),
-        hold(tmp_path / "lock", wait_s=0.2, waiting=lambda: told.append(True)),
+        disk.locked(tmp_path / "lock", wait_s=0.2, waiting=lambda: told.append(True)),
     ):
         raise AssertionError("unreachable")
     assert told == [True]
-    with hold(tmp_path / "lock", wait_s=0):
+    with disk.locked(tmp_path / "lock", wait_s=0):
         pass

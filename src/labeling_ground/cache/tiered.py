@@ -84,16 +84,6 @@ class TieredStore:
         self._touched: OrderedDict[str, float] = OrderedDict()
 
     @property
-    def purged(self) -> int:
-        """See ``Purges.count``."""
-        return self.purges.count
-
-    @property
-    def on_purge(self) -> list[Callable[[Callable[[str], bool]], None]]:
-        """See ``Purges.on_purge``."""
-        return self.purges.on_purge
-
-    @property
     def has_lower(self) -> bool:
         """Whether a look-up can find anything that ``peek`` does not."""
         return bool(self.lower)

@@ -5,8 +5,10 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from filelock import FileLock
 
 from labeling_ground.errors import PullFailed
 
@@ -88,3 +90,31 @@ def megabytes(count: int) -> str:
     if count < 1e9:
         return f"{count / 1e6:.1f} MB" if count < 1e7 else f"{count / 1e6:.0f} MB"
     return f"{count / 1e9:.1f} GB"
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait_s: float | None = None, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Lock a file against other processes; the lock ends with the process, however that ends.
+
+    Args:
+        path: the lock file; made if it is not there.
+        wait_s: longest wait in seconds; ``None`` waits for ever.
+        waiting: called once, when another process has the lock.
+
+    Raises:
+        TimeoutError: another process still has it.
+        OSError: the file cannot be made, or the file system knows no locks.
+    """
+    lock = FileLock(path, mode=0o600)
+    try:
+        lock.acquire(timeout=0)
+    except TimeoutError:
+        if wait_s == 0:
+            raise
+        if waiting is not None:
+            waiting()
+        lock.acquire(timeout=-1 if wait_s is None else wait_s)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -29,8 +29,7 @@ from labeling_ground.models.catalogue import (
     is_model_name,
     is_sha256,
 )
-from labeling_ground.models.disk import check_room, copied, digest_of, disk_errors, flush
-from labeling_ground.models.lock import hold
+from labeling_ground.models.disk import check_room, copied, digest_of, disk_errors, flush, locked
 
 log = logging.getLogger(__name__)
 
@@ -280,7 +279,7 @@ class ModelStore:
                 for folder in ("locks", "partial"):
                     (self.folder / folder).mkdir(parents=True, exist_ok=True)
                 try:
-                    held.enter_context(hold(self.folder / "locks" / f"{name}.lock", wait_s=wait_s, waiting=waiting))
+                    held.enter_context(locked(self.folder / "locks" / f"{name}.lock", wait_s=wait_s, waiting=waiting))
                 except TimeoutError:
                     raise PullFailed(f"{name} is being pulled by another process. Wait for it, or stop it.") from None
             yield
@@ -313,7 +312,7 @@ class ModelStore:
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         (self.folder / "locks").mkdir(parents=True, exist_ok=True)
         # A leading dot: no model can have this name, so no pull can hold this lock.
-        return hold(self.folder / "locks" / ".store.lock")
+        return locked(self.folder / "locks" / ".store.lock")
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[Path]:

@@ -74,7 +74,7 @@ class ImageFiles:
         Raises:
             BadImage, TooLarge: the file cannot be used.
         """
-        purged = self._store.purged
+        purged = self._store.purges.count
         return Upload(file, await self._header(file), purged)
 
     async def _header(self, file: bytes) -> image_codec.ImageHeader:
@@ -123,7 +123,7 @@ class ImageFiles:
         """
         sizes = made.entry.size, len(file)
         self._without_room.pop(ask.keys.group, None)
-        if made.outcome is Outcome.HIT or self._store.purged != purged or self._has_room(ask, sizes):
+        if made.outcome is Outcome.HIT or self._store.purges.count != purged or self._has_room(ask, sizes):
             return
         self._without_room[ask.keys.group] = sizes
         if len(self._without_room) > _REMEMBERED_WITHOUT_ROOM:
@@ -293,7 +293,7 @@ class Embeddings:
         Raises:
             UnknownImage: the file is not stored.
         """
-        file, _, _ = await self._file(ask, self._store.purged)
+        file, _, _ = await self._file(ask, self._store.purges.count)
         async with self._files.room(file):
             yield await self._files.decode(ask, file, background=True)
 

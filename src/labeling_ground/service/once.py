@@ -102,7 +102,7 @@ class Once:
         self._store = store
         self._observer = observer
         self._is_parallel = mode == "parallel"
-        store.on_purge.append(self._part_with)
+        store.purges.on_purge.append(self._part_with)
 
     async def get(
         self,
@@ -149,7 +149,7 @@ class Once:
 
     async def _attempt(self, key: str, make: Make, commit: Callable[[], None]) -> Made:
         """Compute at once: there is nowhere to look."""
-        return await make(Attempt(key, self._store.purged, commit, StartGate(0.0), self._store))
+        return await make(Attempt(key, self._store.purges.count, commit, StartGate(0.0), self._store))
 
     async def _compute(
         self,
@@ -165,7 +165,7 @@ class Once:
             made = await self._attempt(key, make, commit)
             self._observer.hedge(kind, HedgeOutcome.USED)
             return made
-        purged = self._store.purged
+        purged = self._store.purges.count
 
         async def look_up(outcome: Outcome = Outcome.HIT, deadline_s: float | None = None) -> Made | None:
             entry = await self._store.look_up(key, deadline_s=deadline_s)

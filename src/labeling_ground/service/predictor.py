@@ -160,7 +160,7 @@ class Predictor:
         """
         ask = self.bind(tenant, image_id)
         started = time.perf_counter()
-        purged = self.store.purged
+        purged = self.store.purges.count
         upload = await self.files.receive(file) if self.store.peek(ask.embedding) is None else None
         made = await self.embeddings.get(ask, upload)
         self.accesses.note(Kind.EMBEDDING, ask, ask.embedding, made)
@@ -187,7 +187,7 @@ class Predictor:
             self.presence.fetched_ahead(f"{tenant}/{client}", ask.keys.group)
         if found is not None:
             self.accesses.note(Kind.EMBEDDING, ask, ask.embedding, Made(found, Outcome.HIT), ahead=True)
-            self.background.start(self.files.store(ask, file, found, self.store.purged))
+            self.background.start(self.files.store(ask, file, found, self.store.purges.count))
         elif upload is not None and is_new:
             await self.prefetches.take_on(ask, upload)
         return PrefetchAnswer(upload is not None, ask.version, ask.model_note)
