@@ -4,6 +4,7 @@ Reads a JSON object: the server's ``url``, the ``key``, an ``image``, a ``folder
 
 - ``["click", x, y]``, ``["erase", x, y]``: a point on or off the object, in pixels of the image.
 - ``["draw"]``: a polygon by hand, so that there is something to lose.
+- ``["picture", FILE]``: the window as it is, saved as a PNG.
 - ``["ask", NAME]``: makes the file NAME and waits for NAME.done, while the test changes something.
 
 Writes a JSON line with the model and the buttons that are offered, and one after each step: the polygons of the picture
@@ -95,6 +96,8 @@ def main():
                 shape.add_point(QtCore.QPointF(x, y))
             shape.close()
             view.load_shapes([*canvas.shapes, shape], replace=True)
+        elif step == "picture":
+            window.grab().save(rest[0])
         elif step == "ask":
             (folder / rest[0]).touch()
             until((folder / f"{rest[0]}.done").exists)
