@@ -90,6 +90,16 @@ def test_run_lengths_agree_with_pycocotools(mask: Bits) -> None:
     np.testing.assert_array_equal(back, mask)
 
 
+@given(masks, st.data())
+def test_a_part_of_run_lengths(mask: Bits, data: st.DataObject) -> None:
+    height, width = mask.shape
+    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    across, down = data.draw(st.integers(1, width - left)), data.draw(st.integers(1, height - top))
+    rle = to_rle(mask)
+    part = from_rle(rle["size"], rle["counts"], within=(left, top, across, down))
+    np.testing.assert_array_equal(part, mask[top : top + down, left : left + across])
+
+
 def test_long_runs_take_several_characters() -> None:
     mask = np.zeros((2000, 1500), np.bool_)
     mask[3:1700, 700:] = True

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from fastapi import Request
 from fastapi.responses import Response
-from numpy.typing import NDArray
 from pydantic import BaseModel, FiniteFloat
 from pydantic_core import to_json
 
@@ -174,14 +173,14 @@ def _as_shapes(predictions: Sequence[CachedPrediction]) -> bytes:
 def _as_mask(predictions: Sequence[CachedPrediction]) -> bytes:
     """The best mask of the one prediction as rows of 0 and 255. Blocking."""
     (prediction,) = predictions
-    bits = _pixels(prediction)
-    height, width = bits.shape
+    height, width = prediction.height, prediction.width
+    bits = mask_codec.from_rle((height, width), prediction.masks[0].counts).view(np.uint8)
     # A row is "[", four characters for each number and the comma behind it, and "],": written all at once, as a list of
     # numbers would take a hundred times the memory.
-    off, on = (np.frombuffer(number, np.uint8) for number in (b"  0,", b"255,"))
+    numbers = np.frombuffer(b"  0,255,", np.uint32)
     text = np.empty((height, 4 * width + 2), np.uint8)
     text[:, 0] = ord("[")
-    text[:, 1:-1] = np.where(bits[:, :, None], on, off).reshape(height, 4 * width)
+    text[:, 1:-1] = numbers[bits].view(np.uint8)
     text[:, -2:] = np.frombuffer(b"],", np.uint8)
     return b'{"mask":[' + text.tobytes()[:-1] + b"]}"
 
@@ -189,14 +188,11 @@ def _as_mask(predictions: Sequence[CachedPrediction]) -> bytes:
 def _runs(prediction: CachedPrediction) -> list[int]:
     """Run lengths of the best mask, row by row in its box, background first; then left, top, right and bottom of that,
     all within it."""
-    left, top, width, height = prediction.masks[0].bbox
+    best = prediction.masks[0]
+    left, top, width, height = best.bbox
     if width == 0:
         return [0, 0, 0, 0, 0]
-    flat = _pixels(prediction)[top : top + height, left : left + width].ravel()
+    flat = mask_codec.from_rle((prediction.height, prediction.width), best.counts, within=best.bbox).ravel()
     ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(ends, prepend=0, append=flat.size).tolist()
     return [*([0] if flat[0] else []), *runs, left, top, left + width - 1, top + height - 1]
-
-
-def _pixels(prediction: CachedPrediction) -> NDArray[np.bool_]:
-    return mask_codec.from_rle((prediction.height, prediction.width), prediction.masks[0].counts)

@@ -122,7 +122,9 @@ def _ascii(runs: NDArray[np.int64]) -> str:
     return characters[used].tobytes().decode("ascii")
 
 
-def from_rle(size: Sequence[int], counts: str | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
+def from_rle(
+    size: Sequence[int], counts: str | bytes, *, within: Box | None = None, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.bool_]:
     """Decode COCO compressed run lengths.
 
     The runs are checked first, and memory is taken only when they add up to the size.
@@ -130,10 +132,11 @@ def from_rle(size: Sequence[int], counts: str | bytes, *, max_pixels: int = MAX_
     Args:
         size: height and width in pixels.
         counts: the runs in COCO's ASCII code.
+        within: a box on the image, with an area, that is wanted in place of the whole.
         max_pixels: the most pixels (height × width) that are accepted.
 
     Returns:
-        ``bool [height, width]``.
+        ``bool [height, width]``, of the image or of the box.
 
     Raises:
         BadPrompt: no such size, or runs that are malformed or do not add up to it.
@@ -147,9 +150,11 @@ def from_rle(size: Sequence[int], counts: str | bytes, *, max_pixels: int = MAX_
     runs = _runs(counts)
     if (runs < 0).any() or (runs > height * width).any() or int(runs.sum()) != height * width:
         raise BadPrompt(f"The RLE's runs do not add up to its size, {height} × {width} pixels.")
+    left, top, across, down = (0, 0, width, height) if within is None else within
+    ends = np.clip(np.cumsum(runs), left * height, (left + across) * height)
     values = np.arange(len(runs)) % 2 == 1
-    columns = np.repeat(values, runs).reshape(width, height).view(np.uint8)
-    return np.asarray(cv2.transpose(columns), np.uint8).reshape(height, width).view(np.bool_)
+    columns = np.repeat(values, np.diff(ends, prepend=left * height)).reshape(across, height)[:, top : top + down]
+    return np.asarray(cv2.transpose(columns.view(np.uint8)), np.uint8).reshape(down, across).view(np.bool_)
 
 
 _LONGEST = 7
