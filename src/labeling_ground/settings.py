@@ -326,6 +326,9 @@ class Settings(BaseSettings):
     """Size at which that file is put aside (as `FILE.1`, `FILE.2`, …) and a new one begun; an access is 68 bytes."""
     trace_files: int = Field(4, ge=1)
     """How many of those files are kept, the newest among them."""
+    answers_bytes: ByteSize = ByteSize(32 << 20)
+    """Memory, besides `memory_bytes`, for the text of lately answered masks, so that a repeated click need not be
+    written anew; 0: none. A text goes when its entry leaves memory."""
     mask_window_ms: float = Field(2.0, ge=0)
     """A queued mask prediction does not start before its look-up had this long to answer (or has answered)."""
     embedding_window_ms: float = Field(5.0, ge=0)

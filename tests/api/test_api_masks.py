@@ -43,6 +43,56 @@ def from_polygons(rings: list[list[list[float]]], height: int, width: int) -> "N
     return np.asarray(coco.decode(rle)).astype(np.bool_)
 
 
+async def test_answers_that_are_written_once_are_those_that_are_written_anew(
+    start: "Start", make_image: "Callable[..., bytes]"
+) -> None:
+    """In every form, alone and among others, in a session too; with and without memory for written answers."""
+    file = make_image(64, 48)
+    alone = [{"points": [{"x": 30, "y": 20}], "format": form} for form in ("rle", "png", "polygons")]
+    among = [{"prompts": [{"points": [{"x": 30, "y": 20}]}, {"box": [3, 4, 30, 40]}], "format": "rle"}]
+    found: list[list[dict[str, Any]]] = []
+    for answers_bytes in (1 << 20, 0):
+        async with start(answers_bytes=answers_bytes) as server:
+            image_id = await server.send_image(file)
+            opening = {"image": base64.b64encode(file).decode(), "session_id": "s"}
+            await server.client.post("/api/sam/image", json=opening)
+            path = f"/v1/images/{image_id}/masks"
+            bodies = (*alone, *alone, *among, *among)
+            answers = [(await server.client.post(path, json=body)).json() for body in bodies]
+            for _ in range(3):
+                click = {"points": [30, 20], "labels": [1], "session_id": "s"}
+                answers.append((await server.client.post("/api/sam/click", json=click)).json())
+                await server.client.post("/api/sam/finish_click", json={"session_id": "s"})
+            first = "hit" if found else "miss"  # the second server finds them on disk
+            outcomes = [answer["outcome"] for answer in answers]
+            assert outcomes == [first, *["hit"] * 5, first, "hit", *["hit"] * 3]
+            for answer in answers:
+                for part in (answer, *answer.get("predictions", ())):
+                    for changing in ("outcome", "seconds", "timing"):
+                        part.pop(changing, None)
+            assert answers[:3] == answers[3:6]
+            assert answers[6] == answers[7]
+            assert answers[8] == answers[9] == answers[10]
+            assert answers[6]["predictions"][0]["masks"] == answers[0]["masks"]
+            found.append(answers)
+    assert found[0] == found[1]
+
+
+async def test_a_written_answer_does_not_outlive_what_it_was_written_of(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    file = make_image(64, 48)
+    image_id = await server.send_image(file)
+    for _ in range(2):
+        before = (await server.click(image_id, 30, 20)).json()
+    await server.client.delete(f"/v1/images/{image_id}")
+    assert (await server.click(image_id, 30, 20)).status_code == 404
+    await server.send_image(file)
+    after = (await server.click(image_id, 30, 20)).json()
+    assert (before["outcome"], after["outcome"]) == ("hit", "miss")
+    assert after["masks"] == before["masks"]
+
+
 async def test_the_second_ask_is_a_hit_with_the_same_answer(
     server: "Running", make_image: "Callable[..., bytes]"
 ) -> None:

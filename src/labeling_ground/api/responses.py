@@ -55,8 +55,8 @@ def merged_timing(times: Sequence[Timing]) -> dict[str, float]:
     return merged
 
 
-async def predictions(found: Sequence[MaskAnswer], form: str, pool: Pool) -> list[dict[str, Any]]:
-    """Each prompt's answer in the form that was asked for.
+async def predictions(found: Sequence[MaskAnswer], form: str, pool: Pool) -> list[bytes]:
+    """Each prompt's answer in the form that was asked for: the fields of a JSON object, for ``as_object``.
 
     What takes long is drawn in the pool, one mask after the other: in between others have their turn, and a caller that
     is cancelled has no more drawn.
@@ -65,18 +65,46 @@ async def predictions(found: Sequence[MaskAnswer], form: str, pool: Pool) -> lis
     in_pool = form == "polygons" or (form == "png" and pixels > _SMALL)
     answers = []
     for answer in found:
-        cached = answer.prediction
-        pieces = [partial(_drawn, cached, index, form) for index in range(len(cached.masks))]
-        answers.append(
-            {
-                "prediction_id": answer.prediction_id,
-                "outcome": answer.outcome,
-                "masks": [await pool.run(piece) if in_pool else piece() for piece in pieces],
-                "scores": [mask.score for mask in cached.masks],
-                "timing": timing(answer.timing),
-            }
-        )
+        about = {
+            "prediction_id": answer.prediction_id,
+            "outcome": answer.outcome,
+            "timing": timing(answer.timing),
+        }
+        if form == "rle":
+            masks = answer.opened.text("rle", _as_rle)
+        else:
+            cached = answer.prediction
+            pieces = [partial(_drawn, cached, index, form) for index in range(len(cached.masks))]
+            masks = _masks_and_scores(cached, [await pool.run(piece) if in_pool else piece() for piece in pieces])
+        answers.append(fields(about) + b"," + masks)
     return answers
+
+
+def fields(values: dict[str, Any]) -> bytes:
+    """The fields of a JSON object, without those that are ``None``; for ``as_object``."""
+    return to_json({name: value for name, value in values.items() if value is not None})[1:-1]
+
+
+def as_object(*parts: bytes) -> Response:
+    """A JSON response: the object of all these fields, which are written already."""
+    return Response(b"{" + b",".join(parts) + b"}", media_type="application/json")
+
+
+def session_mask(answer: MaskAnswer) -> bytes:
+    """The best mask of an answer as a session's client gets it, as fields for ``as_object``: PNG and score."""
+    return answer.opened.text("session", _as_session_mask)
+
+
+def _as_session_mask(cached: CachedPrediction) -> bytes:
+    return fields({"masks": base64.b64encode(cached.png).decode("ascii"), "score": cached.masks[0].score})
+
+
+def _as_rle(cached: CachedPrediction) -> bytes:
+    return _masks_and_scores(cached, [_drawn(cached, index, "rle") for index in range(len(cached.masks))])
+
+
+def _masks_and_scores(cached: CachedPrediction, masks: list[dict[str, Any]]) -> bytes:
+    return fields({"masks": masks, "scores": [mask.score for mask in cached.masks]})
 
 
 async def found(masks: Sequence[FoundMask], size: tuple[int, int], form: str, pool: Pool) -> list[bytes]:

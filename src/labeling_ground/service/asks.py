@@ -1,10 +1,18 @@
 """One request, bound to what it is about; and what its answers hold."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from labeling_ground.codec.records import CachedPrediction
 from labeling_ground.key import ImageKeys
+from labeling_ground.service.opened import OpenedPrediction
 from labeling_ground.types import EverythingOptions, ModelVersion, Outcome
+
+
+@lru_cache(maxsize=1024)
+def bind(tenant: str, image_id: str, version: ModelVersion, model_note: str) -> "Ask":
+    """The ask of a tenant about an image, its keys computed; the same one for requests that follow each other."""
+    return Ask(ImageKeys(tenant, image_id), version, model_note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +107,17 @@ class PrefetchAnswer:
 class MaskAnswer:
     """What one prompt came to. ``prediction_id`` names it as a mask input of later prompts."""
 
-    prediction: CachedPrediction
+    opened: OpenedPrediction
     prediction_id: str
     outcome: Outcome
     version: ModelVersion
     timing: Timing
     model_note: str = ""
+
+    @property
+    def prediction(self) -> CachedPrediction:
+        """The masks and scores."""
+        return self.opened.prediction
 
 
 @dataclass(frozen=True, slots=True)

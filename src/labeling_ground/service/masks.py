@@ -20,6 +20,7 @@ from labeling_ground.service.asks import Ask, MaskAnswer, Timing
 from labeling_ground.service.images import Embeddings, outcome_after
 from labeling_ground.service.models import ServedModel
 from labeling_ground.service.once import Attempt, Made, Once
+from labeling_ground.service.opened import OpenedPredictions
 from labeling_ground.service.prompts import PromptAsk, check_point, fit
 from labeling_ground.service.queues import Place
 from labeling_ground.types import Entry, Kind, Outcome, Prompt
@@ -45,6 +46,7 @@ class Masks:
         pools: threads for blocking work.
         accesses: where asks are noted.
         window_s: shortest wait of a queued prediction for its look-up.
+        answers_bytes: what opened predictions, and the texts of their answers, may take of the memory.
         wall_clock: seconds since 1970.
     """
 
@@ -58,8 +60,10 @@ class Masks:
         accesses: Accesses,
         *,
         window_s: float,
+        answers_bytes: int,
         wall_clock: Callable[[], float],
     ) -> None:
+        self._opened = OpenedPredictions(answers_bytes)
         self._once = once
         self._model = model
         self._embeddings = embeddings
@@ -95,11 +99,12 @@ class Masks:
         if made.outcome is Outcome.HIT:
             self._embeddings.in_use(ask)
         self._accesses.note(Kind.MASK, ask, key, made, parent=settled.parent)
-        prediction = records.open_prediction(made.entry, key)
+        opened = self._opened.open(key, made.entry)
+        width, height = opened.prediction.width, opened.prediction.height
         for point in sent.points:  # as they were sent: the edge itself is outside, and shares its key with what is not
-            check_point(point, prediction.width, prediction.height)
+            check_point(point, width, height)
         timing = made.timing.within(time.perf_counter() - started)
-        return MaskAnswer(prediction, settled.digest, made.outcome, ask.version, timing, ask.model_note)
+        return MaskAnswer(opened, settled.digest, made.outcome, ask.version, timing, ask.model_note)
 
     async def _make(self, ask: Ask, settled: _Settled, attempt: Attempt) -> Made:
         await attempt.wait()

@@ -8,8 +8,7 @@ import numpy as np
 
 from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.backend import Backend
-from labeling_ground.key import ImageKeys
-from labeling_ground.service.asks import Ask
+from labeling_ground.service.asks import Ask, bind
 from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import Embedding, Image, ModelVersion, Prediction, Prompt
@@ -35,7 +34,7 @@ class ServedModel:
 
     def bind(self, tenant: str, image_id: str) -> Ask:
         """A request on one image, to be answered by the model version that is served now."""
-        return Ask(ImageKeys(tenant, image_id), self.backend.version, self.backend.note)
+        return bind(tenant, image_id, self.backend.version, self.backend.note)
 
     def check(self, version: ModelVersion) -> None:
         """See that the backend still serves what a key was made for; one in another process may change its model.

@@ -49,6 +49,8 @@ class Predictor:
         mode: ``parallel`` or ``first``.
         mask_window_s: shortest wait of a queued mask prediction for its look-up.
         embedding_window_s: the same for an embedding.
+        answers_bytes: what masks that were answered lately may take of the memory, besides their entries, so that they
+            need not be written anew.
         prefetch_per_client: how many images a client's prefetches can hold.
         most_bytes_ahead: how many bytes of image files all prefetches can hold that wait for the encoder.
         tenant_share: part of these bytes that one tenant's prefetches can hold; ``None``: tenants are not told apart.
@@ -74,6 +76,7 @@ class Predictor:
         mode: str = "parallel",
         mask_window_s: float = 0.002,
         embedding_window_s: float = 0.005,
+        answers_bytes: int = 32 << 20,
         prefetch_per_client: int = 4,
         most_bytes_ahead: int = 512 << 20,
         tenant_share: float | None = None,
@@ -133,6 +136,7 @@ class Predictor:
             pools,
             self.accesses,
             window_s=mask_window_s,
+            answers_bytes=answers_bytes,
             wall_clock=wall_clock,
         )
 

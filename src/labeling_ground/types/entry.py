@@ -17,7 +17,7 @@ class Kind(StrEnum):
     __hash__ = str.__hash__  # an enum's own is a Python function, and every entry is counted by its kind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Entry:
     """A cached value. It never changes after it was written.
 

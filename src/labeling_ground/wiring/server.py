@@ -99,6 +99,7 @@ def build_predictor(
         pixels_at_once=settings.max_pixels_at_once,
         mode=settings.cache_mode,
         mask_window_s=settings.mask_window_ms / 1e3,
+        answers_bytes=int(settings.answers_bytes),
         embedding_window_s=settings.embedding_window_ms / 1e3,
         prefetch_per_client=settings.prefetch_per_client,
         most_bytes_ahead=int(settings.max_bytes_in_flight) // 2,

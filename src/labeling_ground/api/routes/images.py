@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request
@@ -280,7 +280,7 @@ async def masks(request: Request, image_id: ImageId) -> Response:
     record = request_log_of(request)
     record.fields |= {"image": image_id[:12], "prompts": len(asks)}
 
-    async def work() -> tuple[list[MaskAnswer], list[dict[str, Any]]]:
+    async def work() -> tuple[list[MaskAnswer], list[bytes]]:
         found = await predictor.masks(caller.tenant, image_id, asks, client=caller.client)
         for answer in found:
             record.note(answer.outcome, answer.timing)
@@ -288,23 +288,25 @@ async def masks(request: Request, image_id: ImageId) -> Response:
 
     found, predictions = await while_connected(request, work())
     first = found[0]
-    shared: dict[str, Any] = {
-        "image_id": image_id,
-        **responses.origin(first.version, first.model_note),
-        "width": first.prediction.width,
-        "height": first.prediction.height,
-        "seconds": round(max(answer.timing.total for answer in found), 6),
-    }
+    shared = responses.fields(
+        {
+            "image_id": image_id,
+            **responses.origin(first.version, first.model_note),
+            "width": first.prediction.width,
+            "height": first.prediction.height,
+            "seconds": round(max(answer.timing.total for answer in found), 6),
+        }
+    )
     if body.prompts is None:
-        return responses.as_json(shared | predictions[0])
-    return responses.as_json(
-        shared
-        | {
+        return responses.as_object(shared, predictions[0])
+    together = responses.fields(
+        {
             "outcome": responses.dearest([answer.outcome for answer in found]),
-            "predictions": predictions,
             "timing": responses.merged_timing([answer.timing for answer in found]),
         }
     )
+    listed = b",".join(b"{" + prediction + b"}" for prediction in predictions)
+    return responses.as_object(shared, together, b'"predictions":[' + listed + b"]")
 
 
 @router.delete(

@@ -1,6 +1,5 @@
 """``/api/sam``: the session style, for simple clients and the existing labeling page."""
 
-import base64
 from collections.abc import Coroutine
 from typing import Any
 
@@ -187,15 +186,8 @@ async def _answer(request: Request, session_id: str, found: SessionMask) -> Resp
         empty = await pools_of(request).drawing.run(responses.empty_png, snapshot.height, snapshot.width)
         return responses.as_json(state | {"masks": empty})
     request_log_of(request).note(answer.outcome, answer.timing)
-    return responses.as_json(
-        state
-        | {
-            "masks": base64.b64encode(answer.prediction.png).decode("ascii"),
-            "score": answer.prediction.masks[0].score,
-            "outcome": answer.outcome,
-            "prediction_id": answer.prediction_id,
-        }
-    )
+    state |= {"outcome": answer.outcome, "prediction_id": answer.prediction_id}
+    return responses.as_object(responses.fields(state), responses.session_mask(answer))
 
 
 def _log(request: Request, session_id: str, snapshot: Snapshot) -> None:
