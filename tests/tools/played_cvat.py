@@ -21,7 +21,7 @@ class PlayedCvat:
 
     Attributes:
         image: the file of the task's one frame.
-        waiting: what agents get to do, one by one: the parameters of an interaction, by the request's id.
+        waiting: what agents get to do, one by one: the request's id, and its parameters.
         functions: the functions that were created.
         completed: shapes by the request's id.
         failed: the sentence that the annotator sees, by the request's id.
@@ -51,14 +51,20 @@ class PlayedCvat:
             asked["roi"] = roi
         self.waiting.append((name, asked))
 
+    def detect(self, name: str, threshold: float, *, polygons: bool = False) -> None:
+        """An annotator asks for all objects of the frame."""
+        asked: dict[str, Any] = {"type": "annotate_frame", "task": 1, "frame": 0, "threshold": threshold}
+        labels = {"object": {"name": "object", "attributes": {}}}
+        self.waiting.append((name, asked | {"mapping": labels, "conv_mask_to_poly": polygons}))
+
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> Any:
         """The answer to a call: JSON, or a file's bytes."""
         if path == "/api/server/about":
             return {"name": "CVAT", "description": "", "version": "2.80.0", "logo_url": "", "subtitle": ""}
         if path == "/api/functions" and method == "POST":
-            self.functions.append(
-                {"id": len(self.functions) + 1, "min_neg_points": -1, "startswith_box": False, **body}
-            )
+            labels = [{"type": "any", "attributes": [], **label} for label in body.pop("labels_v2", [])]
+            unsaid = {"min_neg_points": -1, "startswith_box": False, "labels_v2": labels}
+            self.functions.append({"id": len(self.functions) + 1, **unsaid, **body})
             return self.functions[-1]
         if found := re.fullmatch(r"/api/functions/(\d+)", path):
             return self.functions[int(found[1]) - 1]
@@ -67,7 +73,7 @@ class PlayedCvat:
             return {"ar_assignment": None if asked is None else {"ar_id": name, "ar_params": asked}}
         if found := re.fullmatch(r"/api/functions/queues/[^/]+/requests/([^/]+)/(complete|fail)", path):
             if found[2] == "complete":
-                self.completed[found[1]] = body["shapes"]
+                self.completed[found[1]] = body["shapes"] if "shapes" in body else body["annotations"]["shapes"]
             else:
                 self.failed[found[1]] = body["exc_info"]
             return {}

@@ -102,6 +102,20 @@ def test_an_agent_answers_interactions(cvat_cli: CvatCli, frame: bytes, start_re
         assert "the prompt is empty" in cvat.failed["nothing"]
 
 
+def test_an_agent_finds_all_objects(cvat_cli: CvatCli, frame: bytes, start_real: StartReal) -> None:
+    with start_real() as server, played_cvat(frame) as cvat:
+        number = cvat_cli(cvat, server, "function", "create-native", "All objects", kind="detector").strip()
+        (function,) = cvat.functions
+        assert (function["kind"], [label["name"] for label in function["labels_v2"]]) == ("detector", ["object"])
+        cvat.detect("masks", 0.5)
+        cvat.detect("polygons", 0.5, polygons=True)
+        cvat_cli(cvat, server, "function", "run-agent", number, "--burst", kind="detector")
+        assert cvat.failed == {}
+        assert {shape["type"] for shape in cvat.completed["masks"]} == {"mask"}
+        assert {shape["type"] for shape in cvat.completed["polygons"]} == {"polygon"}
+        assert server.backend.encodes == 1
+
+
 def test_a_task_is_annotated(cvat_cli: CvatCli, frame: bytes, start_real: StartReal) -> None:
     words = ("task", "auto-annotate", "1", "--conf-threshold", "0.5")
     with start_real() as server, played_cvat(frame) as cvat:
