@@ -13,7 +13,7 @@ ENABLED = "LABELING_GROUND_TEST_TOOLS"
 VENVS = Path(__file__).parents[2] / ".venv-tools"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tool() -> Callable[[str], Path]:
     """The Python of a tool's environment: ``tool("roboflow")``."""
 
