@@ -124,7 +124,16 @@ async def test_metrics_say_what_the_figures_say(server: "Running", make_image: "
             tier["oldest_entry_seconds"], abs=5
         )
     for queue in ("encoder", "decoder"):
-        assert value("labeling_ground_waiting", queue=queue) == now["queues"][queue]["waiting"]
+        for name, part in now["queues"][queue]["classes"].items():
+            labels = {"queue": queue, "class": name}
+            assert value("labeling_ground_waiting", **labels) == part["waiting"]
+            assert value("labeling_ground_running", **labels) == part["running"]
+            assert value("labeling_ground_turned_away_total", **labels) == part["turned_away"]
+            for seconds in ("busy", "waited"):
+                counter = value(f"labeling_ground_queue_{seconds}_seconds_total", **labels)
+                assert counter == pytest.approx(part[f"{seconds}_seconds"], abs=1e-5)
+        assert now["queues"][queue]["classes"]["interactive"]["busy_seconds"] > 0
+        assert now["queues"][queue]["classes"]["job"]["busy_seconds"] == 0
     masks = {"route": "/v1/images/{image_id}/masks"}
     assert value("labeling_ground_requests_total", status="422", outcome="none", **masks) == 1
     assert value("labeling_ground_requests_total", status="200", outcome="hit", **masks) == 1

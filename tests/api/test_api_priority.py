@@ -52,13 +52,11 @@ async def test_the_class_of_a_click_is_that_of_its_request_and_not_of_the_one_be
         image_id = await server.send_image(make_image(), **{"X-Priority": "job"})
         server.backend.decode_may_go_on.clear()
         path = f"/v1/images/{image_id}/masks"
-        clicks = [
-            asyncio.create_task(
-                server.client.post(path, json={"points": [{"x": number, "y": 1, "label": 1}]}, headers=headers)
-            )
-            for number, headers in enumerate(({"X-Priority": "prefetch"}, {"X-Priority": "job"}, {}))
-        ]
-        await until(lambda: (queue.running, queue.waiting) == (1, 2))
+        clicks = []
+        for number, headers in enumerate(({"X-Priority": "prefetch"}, {"X-Priority": "job"}, {})):
+            body = {"points": [{"x": number, "y": 1, "label": 1}]}
+            clicks.append(asyncio.create_task(server.client.post(path, json=body, headers=headers)))
+            await until(lambda: queue.running + queue.waiting == number + 1)  # noqa: B023 -- awaited at once
         assert [waiting for waiting, _ in queue.classes().values()] == [1, 0, 1]
         server.backend.decode_may_go_on.set()
         assert [(await one).status_code for one in clicks] == [200, 200, 200]
@@ -91,3 +89,36 @@ async def test_jobs_have_half_of_the_requests_in_flight(start: "Start", make_ima
         server.backend.encode_may_go_on.set()
         assert (await opening).status_code == 200
         assert [(await job).status_code for job in jobs] == [200, 200]
+
+
+async def test_waiting_is_shown_and_lifted_by_somebody_who_waits(
+    start: "Start", make_image: Callable[..., bytes]
+) -> None:
+    """The place in the queue and the seconds expected; what a page polls for while somebody waits goes first."""
+    async with start(encode_workers=1) as server:
+        queue = server.app_state.predictor.encode_lane
+        known = await server.send_image(make_image())
+        queue.typical_s = 2.0
+        server.backend.encode_may_go_on.clear()
+        ids = []
+        for number in range(4):
+            answer = await server.client.post("/v1/images?wait=false", content=make_image())
+            ids.append(answer.json()["image_id"])
+            await until(lambda: queue.running + queue.waiting == number + 1)  # noqa: B023 -- awaited at once
+
+        async def shown(query: str = "", **headers: str) -> list[tuple[int | None, float | None]]:
+            states = [(await server.client.get(f"/v1/images/{one}", headers=headers)).json() for one in ids[:3]]
+            states.append((await server.client.get(f"/v1/images/{ids[3]}{query}", headers=headers)).json())
+            assert all(state["encoding"] for state in states)
+            return [(state.get("place"), state.get("seconds_expected")) for state in states]
+
+        in_order = [(None, 2.0), (1, 4.0), (2, 6.0), (3, 8.0)]
+        assert await shown() == in_order
+        assert await shown("?waiting=true", **{"X-Priority": "job"}) == in_order
+        await shown("?waiting=true")
+        assert await shown() == [(None, 2.0), (2, 6.0), (3, 8.0), (1, 4.0)]
+        state = (await server.client.get(f"/v1/images/{known}")).json()
+        assert state["encoded"]
+        assert not {"place", "seconds_expected"} & state.keys()
+        server.backend.encode_may_go_on.set()
+        await until(lambda: queue.running + queue.waiting == 0)

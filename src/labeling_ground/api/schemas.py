@@ -200,6 +200,14 @@ class ImageStateOut(BaseModel):
     known: bool = Field(True, description="Always `true`: of an image that is not known the answer is 404.")
     encoded: bool = Field(description="Whether the next click needs no encoder.")
     encoding: bool = Field(description="Whether it is being encoded by this server now, or waits for its turn.")
+    place: int | None = Field(
+        None, description="Where it waits in the encoder's queue: 1 is the next. Left out where it does not wait."
+    )
+    seconds_expected: float | None = Field(
+        None,
+        description="After so many seconds it is probably encoded. Left out where that is not under way, or not "
+        "known yet.",
+    )
     width: int = Field(description="Columns of what is segmented: upright, EXIF orientation applied.")
     height: int = Field(description="Rows of it.")
     use_preview: bool = Field(description=_USE_PREVIEW)
@@ -401,6 +409,16 @@ class TierOut(BaseModel):
     demoted: int = Field(description="Values that it was given again when memory had no more room for them.")
 
 
+class QueueClassOut(BaseModel):
+    """What waits in one class of a queue, and what it did since the server started."""
+
+    running: int
+    waiting: int
+    turned_away: int
+    busy_seconds: float = Field(description="Seconds for which its computations had the engine, all together.")
+    waited_seconds: float = Field(description="Seconds for which they waited before.")
+
+
 class QueueOut(BaseModel):
     """The queue in front of one half of the model."""
 
@@ -408,6 +426,7 @@ class QueueOut(BaseModel):
     waiting: int
     turned_away: int = Field(description="Asks that found it full, and were answered 503.")
     typical_seconds: float | None
+    classes: dict[str, QueueClassOut] = Field(description="`interactive`, `prefetch` and `job`: who goes first.")
 
 
 class EngineOut(BaseModel):

@@ -131,6 +131,10 @@ class ImageState:
     version: ModelVersion
     encoding: bool = False
     """Whether it is being encoded here, or waits for its turn."""
+    place: int | None = None
+    """Where it waits in the encoder's queue: 1 is the next; ``None`` where it does not wait."""
+    seconds_expected: float | None = None
+    """After so many it is probably encoded; ``None`` where it is not under way, or nothing was measured yet."""
     note: str = ""
     use_preview: bool = False
     """As in ``ImageAnswer``; not known in full before the image is encoded."""

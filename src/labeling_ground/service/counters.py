@@ -14,10 +14,10 @@ from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.remote_status import EngineFigures, RemoteStatus
 from labeling_ground.service.hedge import HedgeOutcome
-from labeling_ground.service.queues import FairQueue
+from labeling_ground.service.queues import ClassFigures, FairQueue
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.supervisor import Supervisor
-from labeling_ground.types import Kind, Outcome, StoreStats
+from labeling_ground.types import Kind, Outcome, Priority, StoreStats
 
 SPREAD_S = (10.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 14_400.0, 86_400.0)
 """Seconds by which ages and idle times are told apart."""
@@ -114,6 +114,8 @@ class QueueCounts:
     waiting: int
     turned_away: int
     typical_s: float | None
+    classes: Mapping[Priority, tuple[int, ClassFigures]]
+    """Of each class: how many wait, and what it did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,10 @@ async def take_snapshot(
         kinds=dict(counters.kinds),
         hedges=dict(counters.hedges),
         tiers=tuple(tiers),
-        lanes={lane.name: QueueCounts(lane.running, lane.waiting, lane.turned_away, lane.typical_s) for lane in queues},
+        lanes={
+            lane.name: QueueCounts(lane.running, lane.waiting, lane.turned_away, lane.typical_s, lane.classes())
+            for lane in queues
+        },
         flights=flights,
         sessions=len(sessions),
         sessions_unkept=sessions.unkept,

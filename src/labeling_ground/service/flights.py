@@ -85,6 +85,12 @@ class Flights(Generic[T]):
                 self._land(key, flight.task)
                 flight.task.cancel()
 
+    def lift(self, key: str) -> None:
+        """Make the computation of ``key``, if there is one, as urgent as what the running task works for."""
+        flight = self._find(key)
+        if flight is not None:
+            flight.urgency.raise_to(current_urgency().priority)
+
     def part_with(self, match: Callable[[str], bool]) -> None:
         """Let flights that match end for those who wait already, and take nobody else on: a purge came in between."""
         for key in [key for key in self._flights if match(key)]:

@@ -280,11 +280,11 @@ class Embeddings:
             return state(facts, encoded=True, note=facts.note)
         arriving = self.arriving.get(key)
         if arriving is not None:
-            return state(arriving.header, encoded=False, encoding=True)
+            return state(arriving.header, **self._progress(key))
         stored = await self._files.find(ask)
         if stored is None:
             raise self._files.unknown(ask)
-        return state(records.open_facts(stored, ask.image), encoded=False, encoding=key in self._once.flights)
+        return state(records.open_facts(stored, ask.image), **self._progress(key))
 
     @asynccontextmanager
     async def picture(self, ask: Ask) -> AsyncIterator[Image]:
@@ -296,6 +296,16 @@ class Embeddings:
         file, _, _ = await self._file(ask, self._store.purges.count)
         async with self._files.room(file):
             yield await self._files.decode(ask, file, background=True)
+
+    def _progress(self, key: str) -> dict[str, Any]:
+        """Of an image that is not encoded: whether that is under way, and when it is probably through."""
+        if key not in self.arriving and key not in self._once.flights:
+            return {"encoded": False}
+        queue = self._model.encode_lane
+        waits = queue.outlook(key)
+        if waits is None:  # it has begun
+            return {"encoded": False, "encoding": True, "seconds_expected": queue.typical_s}
+        return {"encoded": False, "encoding": True, "place": waits.place, "seconds_expected": waits.seconds}
 
     def _window(self) -> float:
         window = max(self._window_s, self._store.p99_s)

@@ -196,13 +196,21 @@ class Predictor:
             await self.prefetches.take_on(ask, upload)
         return PrefetchAnswer(upload is not None, ask.version, ask.model_note)
 
-    async def image_state(self, tenant: str, image_id: str) -> ImageState:
+    async def image_state(self, tenant: str, image_id: str, *, waiting: bool = False) -> ImageState:
         """What is known of an image.
+
+        Args:
+            tenant: whose namespace.
+            image_id: which image.
+            waiting: whether somebody waits for it to be encoded: then that becomes as urgent as this request.
 
         Raises:
             UnknownImage: nothing.
         """
-        return await self.embeddings.state(self.bind(tenant, image_id))
+        ask = self.bind(tenant, image_id)
+        if waiting:
+            self.once.flights.lift(ask.embedding)
+        return await self.embeddings.state(ask)
 
     @asynccontextmanager
     async def picture(self, tenant: str, image_id: str) -> AsyncIterator[Image]:

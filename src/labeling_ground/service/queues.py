@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -239,7 +239,7 @@ class FairQueue:
 
     def classes(self) -> Mapping[Priority, tuple[int, ClassFigures]]:
         """Of each class: how many wait, and what it did."""
-        return {priority: (line.waiting, line.figures) for priority, line in self._classes.items()}
+        return {priority: (line.waiting, replace(line.figures)) for priority, line in self._classes.items()}
 
     def outlook(self, key: str) -> Outlook | None:
         """When the computation of ``key`` that waits here will be through; ``None``: none waits."""

@@ -60,6 +60,16 @@ async def cache_figures(request: Request) -> dict[str, Any]:
                 "waiting": lane.waiting,
                 "turned_away": lane.turned_away,
                 "typical_seconds": lane.typical_s,
+                "classes": {
+                    priority.label: {
+                        "running": of_class.running,
+                        "waiting": waiting,
+                        "turned_away": of_class.turned_away,
+                        "busy_seconds": round(of_class.busy_s, 6),
+                        "waited_seconds": round(of_class.waited_s, 6),
+                    }
+                    for priority, (waiting, of_class) in lane.classes.items()
+                },
             }
             for name, lane in now.lanes.items()
         },
@@ -401,14 +411,24 @@ class _Snapshot:
         return [entries, held, budget, evictions, errors, is_open, refused, skipped, pending, demoted, oldest]
 
     def _queues(self) -> list[Metric]:
-        running = GaugeMetricFamily("labeling_ground_running", "Computations running.", labels=["queue"])
-        waiting = GaugeMetricFamily("labeling_ground_waiting", "Computations waiting.", labels=["queue"])
-        refused = CounterMetricFamily("labeling_ground_turned_away", "Asks that found a queue full.", labels=["queue"])
-        for name, lane in self._now.lanes.items():
-            running.add_metric([name], lane.running)
-            waiting.add_metric([name], lane.waiting)
-            refused.add_metric([name], lane.turned_away)
-        return [running, waiting, refused]
+        labels = ["queue", "class"]
+        running = GaugeMetricFamily("labeling_ground_running", "Computations running.", labels=labels)
+        waiting = GaugeMetricFamily("labeling_ground_waiting", "Computations waiting.", labels=labels)
+        refused = CounterMetricFamily("labeling_ground_turned_away", "Asks that found a queue full.", labels=labels)
+        busy = CounterMetricFamily(
+            "labeling_ground_queue_busy_seconds", "Seconds for which computations had the engine.", labels=labels
+        )
+        waited = CounterMetricFamily(
+            "labeling_ground_queue_waited_seconds", "Seconds for which they waited before.", labels=labels
+        )
+        for name, queue in self._now.lanes.items():
+            for priority, (count, of_class) in queue.classes.items():
+                running.add_metric([name, priority.label], of_class.running)
+                waiting.add_metric([name, priority.label], count)
+                refused.add_metric([name, priority.label], of_class.turned_away)
+                busy.add_metric([name, priority.label], of_class.busy_s)
+                waited.add_metric([name, priority.label], of_class.waited_s)
+        return [running, waiting, refused, busy, waited]
 
     def _watched(self) -> list[Metric]:
         again = CounterMetricFamily(

@@ -164,17 +164,30 @@ async def add_image(
     response_model=ImageStateOut,
     responses=problem_responses(401, 404, 422, 507),
 )
-async def image_state(request: Request, image_id: ImageId, model: Model = None) -> Response:
+async def image_state(
+    request: Request,
+    image_id: ImageId,
+    model: Model = None,
+    waiting: Annotated[
+        bool,
+        Query(
+            description="`true`: somebody waits at a screen for it. An image that is queued as a prefetch goes before "
+            "the other prefetches then."
+        ),
+    ] = False,
+) -> Response:
     """200 if it is known: masks can be asked for without sending it. 404 if not: send it."""
     app_state, caller = state_of(request), caller_of(request)
     predictor = segmenter_for(app_state, model)
-    state = await predictor.image_state(caller.tenant, image_id)
+    state = await predictor.image_state(caller.tenant, image_id, waiting=waiting)
     return responses.as_json(
         {
             "image_id": image_id,
             "known": True,
             "encoded": state.encoded,
             "encoding": state.encoding,
+            "place": state.place,
+            "seconds_expected": None if state.seconds_expected is None else round(state.seconds_expected, 3),
             "width": state.width,
             "height": state.height,
             "use_preview": state.use_preview,
@@ -229,7 +242,7 @@ async def preview(
             "and `model_version` in its metadata.",
             "content": {"application/octet-stream": _FILE},
         },
-        **problem_responses(401, 404, 422, 503, 507),
+        **problem_responses(400, 401, 404, 422, 503, 507),
     },
 )
 async def embedding(request: Request, image_id: ImageId, model: Model = None) -> Response:
