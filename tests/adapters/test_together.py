@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.adapters.tools import in_base64, pixels_of
+from tests.adapters.tools import in_base64, pixels_of, recorded
+from tests.file_hosts import file_host, gives
+from tests.web.formats import brush
 
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.types import Kind
@@ -65,6 +67,17 @@ async def through_qupath(server: "Running", file: bytes, x: float, y: float) -> 
     return pixels_of(feature, WIDTH, HEIGHT)
 
 
+async def through_label_studio(server: "Running", file: bytes, x: float, y: float) -> NDArray[np.bool_]:
+    """The picture is not in the body: it is fetched from where the server was told that Label Studio is."""
+    sent = recorded("label-studio/predict-point")["body"]
+    sent["tasks"][0]["data"]["image"] = "/data/upload/1/a.png"
+    [region] = sent["params"]["context"]["result"]
+    region["value"] |= {"x": 100 * x / WIDTH, "y": 100 * y / HEIGHT}
+    [result] = (await ask(server, "/label-studio/predict", sent))["results"]
+    [painted] = result["result"]
+    return np.asarray(brush(painted["value"]["rle"]).reshape(HEIGHT, WIDTH, 4)[:, :, 3] > 0)
+
+
 TOOLS: list[Click] = [through_v1, through_x_anylabeling, through_roboflow, through_cvat, through_qupath]
 
 
@@ -88,8 +101,12 @@ async def test_all_tools_are_one_encode_and_one_decode_with_the_pixels_of_a_real
     picture = np.full((HEIGHT, WIDTH, 3), (90, 120, 60), np.uint8)
     cv2.circle(picture, (150, 122), 70, (30, 60, 200), -1)
     file = cv2.imencode(".png", cv2.GaussianBlur(picture, (0, 0), 1.5))[1].tobytes()
-    async with start(real_engine=True) as server:
-        found = [await click(server, file, 150.25, 122.5) for click in TOOLS]
+    legacy_token = "0123456789abcdef0123456789abcdef01234567"
+    async with (
+        file_host(gives(file)) as host,
+        start(real_engine=True, label_studio_url=host.url("/"), label_studio_api_key=legacy_token) as server,
+    ):
+        found = [await click(server, file, 150.25, 122.5) for click in (*TOOLS, through_label_studio)]
         for mask in found[1:]:
             assert (mask == found[0]).all()
         assert abs(int(found[0].sum()) - np.pi * 70**2) < 1500
