@@ -42,6 +42,7 @@ from labeling_ground.types import (
     Entry,
     Kind,
     Point,
+    StoreStats,
 )
 
 T = TypeVar("T")
@@ -169,6 +170,49 @@ class DictLeases:
 
 
 # --- the server's heart ----------------------------------------------------------------------------------------------
+
+
+class MemoryAsStore:
+    """A memory store behind the port of the others: where it stands in for a lower tier."""
+
+    name = "memory"
+
+    def __init__(self, memory: MemoryStore) -> None:
+        self.memory = memory
+
+    async def open(self) -> None:
+        """There is nothing to make ready."""
+
+    async def get(self, key: str) -> Entry | None:
+        return self.memory.peek(key)
+
+    async def put(self, key: str, entry: Entry, used: float | None = None) -> None:
+        self.memory.insert(key, entry, used)
+
+    async def touch(self, key: str) -> bool:
+        return self.memory.peek(key) is not None
+
+    async def has(self, key: str) -> bool:
+        record = self.memory._records.get(key)
+        return record is not None and self.memory._expired(record, self.memory._clock()) is None
+
+    async def mark_done(self, group: str, done: bool) -> None:
+        self.memory.mark(group, done)
+
+    async def delete(self, pattern: str) -> int:
+        return await self.memory.delete(pattern)
+
+    async def drop_damaged(self, key: str) -> None:
+        self.memory.drop_damaged(key)
+
+    async def sweep(self) -> int:
+        return self.memory.expire()
+
+    async def stats(self) -> StoreStats:
+        return self.memory.stats()
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
 
 
 def memory_store(budget: int = 64 << 20, **options: Any) -> MemoryStore:

@@ -518,7 +518,7 @@ async def test_rule_9_an_evicted_embedding_is_computed_from_the_kept_image_and_w
     async with server(backend, lower) as predictor:
         await send(predictor, FILE)
         right = await mask(predictor, ID)
-        assert (await predictor.store.memory.stats()).entries_by_kind["image"] == 0, "it lives in the cheapest tier"
+        assert predictor.store.memory.stats().entries_by_kind["image"] == 0, "it lives in the cheapest tier"
         await forget(predictor, Kind.EMBEDDING, everywhere=True)
         await forget(predictor, Kind.MASK, everywhere=True)
     async with server(backend, disk()) as predictor:  # a restart later

@@ -176,8 +176,17 @@ async def test_one_error_in_a_sweep_ends_neither_sweeping_nor_the_shutdown(
             return sweep_or_fail
 
         memory, disk = app_state.predictor.store.memory, app_state.predictor.store.lower[0]
-        for name, owner in (("memory", memory), ("disk", disk), ("sessions", app_state.sessions)):
+        for name, owner in (("disk", disk), ("sessions", app_state.sessions)):
             monkeypatch.setattr(owner, "sweep", fail_once(name, owner.sweep))
+        expire = memory.expire
+
+        def expire_or_fail(limit: int | None = None) -> int:
+            swept["memory"] += 1
+            if swept["memory"] == 1:
+                raise RuntimeError("a policy of the operator's own raised")
+            return expire(limit)
+
+        monkeypatch.setattr(memory, "expire", expire_or_fail)
         await server.until(lambda: min(swept[name] for name in ("memory", "disk", "sessions")) >= 3)
         counted = (await server.client.get("/v1/cache")).json()["background_errors"]
         assert counted["sweep sessions"] == 1
@@ -187,7 +196,7 @@ async def test_one_error_in_a_sweep_ends_neither_sweeping_nor_the_shutdown(
     assert len(disk.queue) == 0, "what waited was written"
 
 
-@pytest.mark.parametrize("broken", ["sessions", "flights", "backend", "memory"])
+@pytest.mark.parametrize("broken", ["sessions", "flights", "backend"])
 async def test_whatever_fails_to_close_all_the_rest_is_closed(
     start: "Start", make_image: "Callable[..., bytes]", monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -210,7 +219,6 @@ async def test_whatever_fails_to_close_all_the_rest_is_closed(
         "sessions": server.app_state.sessions._state_store,
         "flights": predictor.flights,
         "backend": predictor.backend,
-        "memory": predictor.store.memory,
         "disk": predictor.store.lower[0].store,
     }
     for name, owner in owners.items():

@@ -59,7 +59,7 @@ class Server:
             return 0
 
         async def hear(pattern: str) -> None:
-            await self.tiers.purged_elsewhere(pattern, {"disk": nothing_left})
+            await self.tiers.delete(pattern, {"disk": nothing_left})
 
         self.disk.on_purge = hear
 

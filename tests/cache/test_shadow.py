@@ -14,6 +14,7 @@ from tests.doubles import TOY, Clock, DictStore, dice, memory_store
 from labeling_ground.cache.choose import choose
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.purges import Purges
+from labeling_ground.cache.reconfigure import reconfigure
 from labeling_ground.cache.shadow import LARGER_BY, ShadowCaches
 from labeling_ground.cache.store import Store
 from labeling_ground.cache.tiered import TieredStore
@@ -223,10 +224,10 @@ async def test_the_shadow_caches_follow_a_change_of_settings() -> None:
     for number in range(70):
         store.keep(image(number).embedding(TOY), embedding())
     held = [cache.store.entries for cache in shadows.caches]
-    await store.reconfigure(policy=choose("gds"), idle_s=60.0)
+    await reconfigure(store, policy=choose("gds"), idle_s=60.0)
     assert [cache.store.entries for cache in shadows.caches] == held
-    await store.reconfigure(budgets={"memory": 2 * MIB})
-    budgets = [(await cache.store.stats()).budget for cache in shadows.caches]
+    await reconfigure(store, budgets={"memory": 2 * MIB})
+    budgets = [cache.store.budget for cache in shadows.caches]
     assert budgets == [int(2 * MIB * (1 + by) * shadows.sampled) for by in LARGER_BY]
     clock.now += 61.0
     await store.sweep()

@@ -12,6 +12,7 @@ from tests.doubles import (
     DamagingStore,
     DictStore,
     HangingStore,
+    MemoryAsStore,
     SlowStore,
     memory_store,
     sealed,
@@ -51,14 +52,14 @@ async def test_each_kind_lives_where_it_belongs() -> None:
     await store.drain()
     assert set(first.entries) == {EMBEDDING, MASK}
     assert set(last.entries) == {EMBEDDING, MASK, IMAGE}
-    held = (await store.memory.stats()).entries_by_kind
+    held = store.memory.stats().entries_by_kind
     assert held == {"image": 0, "embedding": 1, "mask": 1, "logits": 1, "everything": 0}
     await store.aclose()
 
 
 async def test_without_lower_tiers_memory_keeps_everything() -> None:
     store = tiers()
-    assert not store.has_lower
+    assert not store.lower
     for key in (EMBEDDING, MASK, LOGITS):
         store.keep(key, entry(key))
         assert store.peek(key) == entry(key)
@@ -108,8 +109,8 @@ async def test_what_is_used_on_its_way_down_comes_back_to_memory() -> None:
     await store.memory.delete("v1/*")
     assert store.peek(EMBEDDING) is not None
     assert store.peek(IMAGE) is not None
-    assert (await store.memory.stats()).entries_by_kind["embedding"] == 1
-    assert (await store.memory.stats()).entries_by_kind["image"] == 0
+    assert store.memory.stats().entries_by_kind["embedding"] == 1
+    assert store.memory.stats().entries_by_kind["image"] == 0
     lower.release.set()
     await store.aclose()
 
@@ -319,7 +320,7 @@ async def test_what_another_process_purged_goes_from_every_tier_that_is_this_one
         told.append(pattern)
         return 0
 
-    await store.purged_elsewhere(KEYS.group + "embedding*", {shared.name: take_back})
+    await store.delete(KEYS.group + "embedding*", {shared.name: take_back})
     assert told == [KEYS.group + "embedding*"]
     assert store.peek(EMBEDDING) is None
     assert set(own.entries) == {MASK}
@@ -339,7 +340,7 @@ async def test_what_waits_to_be_written_when_another_purges_is_not_written() -> 
         shared.entries.clear()  # in turn with the writes: the one under way has ended
         return 0
 
-    purging = asyncio.create_task(store.purged_elsewhere("v1/*", {shared.name: take_back}))
+    purging = asyncio.create_task(store.delete("v1/*", {shared.name: take_back}))
     await until(lambda: len(store.lower[0].queue) == 0)
     shared.release.set()
     await purging
@@ -355,7 +356,7 @@ async def test_what_a_purge_means_comes_in_nowhere_while_it_goes_through(elsewhe
     store = tiers(lower)
     other = ImageKeys("public", "b" * 64).embedding(TOY)
     pattern = f"{KEYS.group}*"
-    work = store.purged_elsewhere(pattern, {}) if elsewhere else store.delete(pattern)
+    work = store.delete(pattern, {}) if elsewhere else store.delete(pattern)
     purging = asyncio.create_task(work)
     await until(lambda: lower.count("delete") == 1)
     begun = store.purges.count
@@ -378,7 +379,7 @@ async def test_where_one_tier_cannot_purge_the_others_do_and_that_is_waited_for(
     first = BrokenStore(entries={EMBEDDING: sealed(EMBEDDING)}, name="first")
     last = HangingStore({EMBEDDING: sealed(EMBEDDING)}, only=["delete"])
     store = tiers(first, last)
-    work = store.purged_elsewhere("v1/*", {}) if elsewhere else store.delete("v1/*")
+    work = store.delete("v1/*", {}) if elsewhere else store.delete("v1/*")
     purging = asyncio.create_task(work)
     await until(lambda: last.count("delete") == 1)
     assert not purging.done()
@@ -396,7 +397,7 @@ async def test_whoever_asks_is_told_of_every_purge(elsewhere: bool) -> None:
     store.purges.on_purge.append(lambda match: told.append(match(MASK)))
     for pattern in ("v1/*", "v2/*"):
         if elsewhere:
-            await store.purged_elsewhere(pattern, {})
+            await store.delete(pattern, {})
         else:
             await store.delete(pattern)
     assert told == [True, True, False, False], "before and after"
@@ -436,7 +437,7 @@ async def test_what_memory_has_no_room_for_goes_down_where_the_tier_below_has_lo
 
 async def test_what_goes_down_is_as_old_there_as_its_last_use_here() -> None:
     clock = Clock(1e6)
-    lower = memory_store(1 << 20, clock=clock, idle_s=100.0)
+    lower = MemoryAsStore(memory_store(1 << 20, clock=clock, idle_s=100.0))
     size = sealed(OTHERS[0], 4000).size
     store = TieredStore(memory_store(8 * size + 100, clock=clock, idle_s=100.0), [lower], clock=clock, idle_s=100.0)
     store.memory.insert(OTHERS[0], sealed(OTHERS[0], 4000, cost=0.5))
@@ -492,7 +493,7 @@ async def test_what_goes_for_another_reason_than_room_is_not_written_below() -> 
     store.memory.insert(OTHERS[1], sealed(OTHERS[1], 4000))
     lower.entries.clear()
     store.memory.purge(OTHERS[0])
-    await store.memory.drop_damaged(OTHERS[1])
+    store.memory.drop_damaged(OTHERS[1])
     await store.drain()
     assert lower.entries == {}
     await store.aclose()

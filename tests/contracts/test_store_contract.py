@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from tests.doubles import MemoryAsStore
 from tests.redis_servers import Cluster, Server
 
 from labeling_ground.cache.disk import DiskStore
@@ -20,7 +21,7 @@ from labeling_ground.types import Entry, StoreStats
 
 
 def memory(setup: Setup) -> Store:
-    return MemoryStore(
+    memory = MemoryStore(
         budget_bytes=setup.budget,
         idle_s=setup.idle_s,
         max_age_s=setup.max_age_s,
@@ -28,6 +29,7 @@ def memory(setup: Setup) -> Store:
         clock=setup.clock,
         wall_clock=setup.clock,
     )
+    return MemoryAsStore(memory)
 
 
 def disk(setup: Setup) -> Store:

@@ -230,7 +230,7 @@ async def test_what_makes_no_sense_changes_nothing(clock: Clock, changes: dict[s
     with pytest.raises(BadSettings, match=says):
         await runtime_settings.change(**changes, memory_bytes=2 * MIB)
     assert runtime_settings.now == START
-    assert (await store.memory.stats()).budget == START.memory_bytes
+    assert store.memory.stats().budget == START.memory_bytes
 
 
 async def test_a_policy_of_ones_own_can_be_come_back_to(clock: Clock) -> None:
@@ -254,5 +254,5 @@ async def test_two_changes_at_once_come_one_after_the_other(clock: Clock) -> Non
         runtime_settings.change(idle_s=60.0, done_weight=0.3),
     )
     assert runtime_settings.now == CacheSettings("lru", 0.3, 0.0, 2 * MIB, START.disk_bytes, 60.0)
-    assert (await store.memory.stats()).budget == 2 * MIB
+    assert store.memory.stats().budget == 2 * MIB
     await store.aclose()

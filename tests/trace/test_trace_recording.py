@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.doubles import TENANT, Clock, ToyBackend, dice, image_bytes, memory_store, serving
+from tests.doubles import TENANT, Clock, MemoryAsStore, ToyBackend, dice, image_bytes, memory_store, serving
 
 from labeling_ground import key as keys
 from labeling_ground.cache.choose import choose
@@ -77,7 +77,8 @@ async def test_a_replay_of_a_recording_agrees_exactly(
     clock = Clock(1_000_000.0)
     memory = memory_store(budget, policy=choose(policy).make(), clock=clock)
     # The lower tier is one that forgets what is idle, as the disk does.
-    lower = [memory_store(1 << 40, clock=clock)] if tiered else []
+    below = memory_store(1 << 40, clock=clock)
+    lower = [MemoryAsStore(below)] if tiered else []
     async with serving(
         ToyBackend(),
         *lower,

@@ -162,7 +162,7 @@ class ShadowCaches:
     def purged(self, pattern: str) -> None:
         """Keys were purged."""
         for cache in self.caches:
-            cache.store.purge(pattern)
+            sum(cache.store.purge(pattern))
 
     def spread(self, memory: MemoryStore) -> list[tuple[float, float]]:
         """Seconds since creation and since last use, of the sampled entries that the memory tier holds."""
@@ -236,7 +236,7 @@ class ShadowCaches:
             for cache in self.caches:
                 for key, _ in cache.store.uses(math.inf):
                     if not self._in_sample(key):
-                        cache.store.purge(key)
+                        sum(cache.store.purge(key))
             self._held = {key: times for key, times in self._held.items() if self._in_sample(key)}
             self._set_budget(self._budget)
             if self.sampled < 16.0**-_HEX:

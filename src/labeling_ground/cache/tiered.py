@@ -2,30 +2,26 @@
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from itertools import islice
 from types import MappingProxyType
 
 from labeling_ground.breaker import Breaker
-from labeling_ground.cache.choose import PolicyChoice
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policies.port import Reason
 from labeling_ground.cache.purges import Purges
 from labeling_ground.cache.rules import is_worth_demoting, weighed_in_memory
 from labeling_ground.cache.shadow import ShadowCaches
-from labeling_ground.cache.store import Adjustable, Choosy, Store
+from labeling_ground.cache.store import Choosy, Store
 from labeling_ground.cache.tier import Tier
+from labeling_ground.cache.touches import Touches
 from labeling_ground.errors import StoreFailed
 from labeling_ground.pools import Pool
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Entry, Kind, StoreStats
 
-_REMEMBERED_TOUCHES = 100_000
-_SHRINK_STEP = 4 << 20
-"""Bytes by which memory's budget is lowered at once; between the steps others get their turn."""
-_USES_AT_ONCE = 5_000
+_EXPIRED_AT_ONCE = 1000
+"""Entries that a sweep removes before others get their turn."""
 
 
 class TieredStore:
@@ -76,17 +72,10 @@ class TieredStore:
         ]
         self.shadows = memory.observer = shadows
         self.purges = Purges() if shadows is None else shadows.purges
-        self._demotes = True
+        self.demotes = True
+        """Whether what memory has no room for may go to the tier below."""
         memory.on_evict = self._evicted
-        self._clock = clock
-        self._idle_s = idle_s
-        self._touch_every_s = idle_s / 20
-        self._touched: OrderedDict[str, float] = OrderedDict()
-
-    @property
-    def has_lower(self) -> bool:
-        """Whether a look-up can find anything that ``peek`` does not."""
-        return bool(self.lower)
+        self.touches = Touches(idle_s, clock)
 
     @property
     def p99_s(self) -> float:
@@ -145,7 +134,7 @@ class TieredStore:
         if entry.kind is Kind.LOGITS or not self.lower:
             self.memory.insert(key, weighed_in_memory(entry))
             return True
-        self._note_touch(key)  # the write sets the timer
+        self.touches.note(key)  # the write sets the timer
         if entry.kind is Kind.IMAGE:
             self.lower[-1].queue.write(key, entry)
             return True
@@ -181,10 +170,22 @@ class TieredStore:
         for tier in self.lower:
             tier.mark_done(group, done)
 
-    async def delete(self, pattern: str, *, deadline_s: float = 120.0) -> int:
+    async def delete(
+        self,
+        pattern: str,
+        works: Mapping[str, Callable[[str], Awaitable[int]]] = MappingProxyType({}),
+        *,
+        deadline_s: float | None = 120.0,
+    ) -> int:
         """Purge from all tiers. How many keys went, each counted once per tier.
 
         That takes a while, in which nothing that it means is kept.
+
+        Args:
+            pattern: what to purge.
+            works: what is left to do in a tier, by its name, in turn with the writes, where another process has purged
+                what it shares with this one; by default the tier purges.
+            deadline_s: how long that may take, in seconds.
 
         Raises:
             StoreFailed: a tier did not do it. The others did, and trying again is safe.
@@ -193,24 +194,12 @@ class TieredStore:
             gone = await self.memory.delete(pattern)
             try:
                 async with asyncio.timeout(deadline_s):
-                    counts = await self._each(tier.queue.delete(pattern) for tier in self.lower)
+                    counts = await _all_of(
+                        tier.queue.delete(pattern, works.get(tier.store.name)) for tier in self.lower
+                    )
             except TimeoutError as error:
                 raise StoreFailed("A cache tier has not finished the purge in time. Try again.") from error
         return gone + sum(counts)
-
-    async def purged_elsewhere(self, pattern: str, works: Mapping[str, Callable[[str], Awaitable[int]]]) -> None:
-        """Another process purged a tier that it shares with this one: whatever only this one has goes too.
-
-        Args:
-            pattern: what was purged.
-            works: what is left to do in a tier, by its name, in turn with the writes; by default the tier purges.
-
-        Raises:
-            StoreFailed: a tier did not do it; trying again is safe.
-        """
-        with self.purges.under_way(pattern):
-            await self.memory.delete(pattern)
-            await self._each(tier.queue.delete(pattern, works.get(tier.store.name)) for tier in self.lower)
 
     async def sweep(self) -> None:
         """Delete what was idle, or is too old, in every tier that does not do so by itself."""
@@ -219,65 +208,15 @@ class TieredStore:
                 sweeping.push_async_callback(tier.sweep)
             if self.shadows is not None:
                 sweeping.callback(self.shadows.sweep)
-            sweeping.push_async_callback(self._sweep_memory)
+            sweeping.push_async_callback(sweep_memory, self.memory)
 
     async def probe(self) -> None:
         """Ask each lower tier whether it works; ``TierHealth.trouble`` says what came of it."""
         await asyncio.gather(*(tier.probe() for tier in self.lower))
 
-    async def reconfigure(
-        self,
-        *,
-        budgets: Mapping[str, int] = MappingProxyType({}),
-        idle_s: float | None = None,
-        policy: PolicyChoice | None = None,
-        deadline_s: float = 60.0,
-    ) -> None:
-        """Change what is given in all tiers; nothing goes but what the new limits force out.
-
-        The lower tiers come first: only they can fail.
-
-        Args:
-            budgets: bytes, by the tier's name.
-            idle_s: the new idle time of all tiers.
-            policy: who goes first.
-            deadline_s: how long the lower tiers may take together.
-
-        Raises:
-            StoreFailed: a tier did not do it, and memory is as it was; trying again is safe.
-        """
-        # Below a use is noted only once in a while, by the old idle time: too rarely for one that is much shorter.
-        is_shorter = idle_s is not None and idle_s < self._idle_s
-        uses = await self._uses(idle_s) if idle_s is not None and is_shorter and self.lower else ()
-        try:
-            async with asyncio.timeout(deadline_s):
-                for tier in self.lower:
-                    if isinstance(tier.store, Adjustable):
-                        await tier.store.reconfigure(
-                            budget_bytes=budgets.get(tier.store.name),
-                            idle_s=... if idle_s is None else idle_s,
-                            ranking=None if policy is None else policy.ranking,
-                            uses=uses,
-                        )
-        except TimeoutError as error:
-            raise StoreFailed("A cache tier did not take the new settings in time. Try again.") from error
-        if policy is not None:
-            await self.memory.migrate(policy.make())
-        if idle_s is not None:
-            self.memory.reconfigure(idle_s=idle_s)
-            self._idle_s, self._touch_every_s = idle_s, idle_s / 20
-            self._touched.clear()  # so that each next use is noted below, where a timer may still run by the old time
-        if self.shadows is not None:
-            await self.shadows.reconfigure(budget_bytes=budgets.get(self.memory.name), idle_s=idle_s, policy=policy)
-        budget = budgets.get(self.memory.name)
-        if budget is not None:
-            await self._set_memory_budget(budget)
-        if is_shorter:
-            await self._sweep_memory()
-
     async def stats(self, *, deadline_s: float = 2.0) -> list[StoreStats]:
         """What each tier holds. Of a tier that does not answer only the name is known, and that it does not."""
-        figures = [await self.memory.stats()]
+        figures = [self.memory.stats()]
         for tier in self.lower:
             try:
                 async with asyncio.timeout(deadline_s):
@@ -294,65 +233,36 @@ class TieredStore:
     async def aclose(self) -> None:
         """Write what is pending and close all tiers."""
         async with AsyncExitStack() as closing:
-            closing.push_async_callback(self.memory.aclose)
             closing.callback(self._checks.close)
             for tier in reversed(self.lower):
                 closing.push_async_callback(tier.aclose)
 
-    async def _sweep_memory(self) -> None:
-        while await self.memory.sweep():  # noqa: ASYNC110 -- each turn does a part of the work
-            await asyncio.sleep(0)
-
-    async def _uses(self, within_s: float) -> list[tuple[str, float]]:
-        """What memory had used within so many seconds, gathered a part at a time."""
-        found: list[tuple[str, float]] = []
-        uses = self.memory.uses(within_s)
-        while part := list(islice(uses, _USES_AT_ONCE)):
-            found += part
-            await asyncio.sleep(0)
-        return found
-
-    async def _set_memory_budget(self, budget: int) -> None:
-        self._demotes = False  # what the operator has no room for must not push out what is in better use below
-        try:
-            step = self.memory.bytes - _SHRINK_STEP
-            while step > budget:
-                self.memory.reconfigure(budget_bytes=step)
-                await asyncio.sleep(0)
-                step = min(step, self.memory.bytes) - _SHRINK_STEP
-            self.memory.reconfigure(budget_bytes=budget)
-        finally:
-            self._demotes = True
-
     def _evicted(self, key: str, entry: Entry, reason: str, used: float) -> None:
-        if reason == Reason.BUDGET and self._demotes and self.lower and not self.purges.is_under_way(key):
+        if reason == Reason.BUDGET and self.demotes and self.lower and not self.purges.is_under_way(key):
             below = self.lower[0]
             if is_worth_demoting(entry, below.typical_s):
                 below.queue.demote(key, entry, used)
-
-    @staticmethod
-    async def _each(works: Iterable[Awaitable[int]]) -> list[int]:
-        """All results; where one fails, it is raised when the others are done."""
-        results = await asyncio.gather(*works, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return [result for result in results if not isinstance(result, BaseException)]
 
     def _promote(self, key: str, entry: Entry) -> None:
         if entry.kind is not Kind.IMAGE and not self.purges.is_under_way(key):
             self.memory.insert(key, entry, computed=False)
 
     def _touch_lower(self, key: str) -> None:
-        last = self._touched.get(key)
-        if last is not None and self._clock() - last < self._touch_every_s:
-            return
-        self._note_touch(key)
-        for tier in self.lower:
-            tier.touch_later(key)
+        if self.touches.is_due(key):
+            for tier in self.lower:
+                tier.touch_later(key)
 
-    def _note_touch(self, key: str) -> None:
-        self._touched[key] = self._clock()
-        self._touched.move_to_end(key)
-        if len(self._touched) > _REMEMBERED_TOUCHES:
-            self._touched.popitem(last=False)
+
+async def _all_of(works: Iterable[Awaitable[int]]) -> list[int]:
+    """All results; where one fails, it is raised when the others are done."""
+    results = await asyncio.gather(*works, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+async def sweep_memory(memory: MemoryStore) -> None:
+    """Remove all that has expired in memory, a part at a time."""
+    while memory.expire(_EXPIRED_AT_ONCE):  # noqa: ASYNC110 -- each turn does a part of the work
+        await asyncio.sleep(0)

@@ -161,7 +161,7 @@ class Once:
         commit: Callable[[], None],
     ) -> Made:
         """Look up in the lower tiers and compute side by side, in turn with the other processes."""
-        if not self._store.has_lower:
+        if not self._store.lower:
             made = await self._attempt(key, make, commit)
             self._observer.hedge(kind, HedgeOutcome.USED)
             return made

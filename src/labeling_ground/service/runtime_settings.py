@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from labeling_ground.cache.choose import POLICIES, choose, unknown
+from labeling_ground.cache.reconfigure import reconfigure
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import BadSettings
 from labeling_ground.service.sessions import Sessions
@@ -93,7 +94,8 @@ class RuntimeSettings:
             policy = choose(  # says what is wrong with it before anything is changed
                 new.policy, done_weight=weight, frequency_exponent=exponent, tenant_share=self._tenant_share
             )
-            await self._store.reconfigure(
+            await reconfigure(
+                self._store,
                 budgets={tier: after for tier, (before, after) in budgets.items() if after != before},
                 idle_s=new.idle_s if new.idle_s != old.idle_s else None,
                 policy=policy if is_other else None,

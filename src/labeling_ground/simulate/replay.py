@@ -236,9 +236,9 @@ class Replay:
             self.lower.mark(group, done)
 
     def _purge(self, group: str) -> None:
-        self.memory.purge(f"{group}*")
+        sum(self.memory.purge(f"{group}*"))
         if self.lower is not None:
-            self.lower.purge(f"{group}*")
+            sum(self.lower.purge(f"{group}*"))
 
 
 def _store(

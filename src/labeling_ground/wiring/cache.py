@@ -136,11 +136,11 @@ def build_store(settings: Settings, supervisor: Supervisor | None = None) -> Tie
     )
     if disk is not None:
         # The process that purged did so in every tier that others see.
-        disk.on_purge = partial(store.purged_elsewhere, works={tier.name: _nothing_left for tier in lower})
+        disk.on_purge = partial(store.delete, deadline_s=None, works={tier.name: _nothing_left for tier in lower})
     if redis is not None and redis.notices is not None:
         # Each process hears of it from Redis, so none tells the others on its disk.
         works = {redis.name: redis.delete_recent} | ({disk.name: disk.delete_untold} if disk is not None else {})
-        redis.notices.on_purge = partial(store.purged_elsewhere, works=works)
+        redis.notices.on_purge = partial(store.delete, deadline_s=None, works=works)
     return store
 
 

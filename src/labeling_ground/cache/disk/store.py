@@ -99,7 +99,7 @@ class DiskStore:
         supervisor: Supervisor | None = None,
     ) -> None:
         self._supervisor = supervisor or Supervisor()
-        self.on_purge: Callable[[str], Awaitable[None]] | None = None
+        self.on_purge: Callable[[str], Awaitable[object]] | None = None
         """Told each pattern that another process purged, from ``open`` on. What it raises is logged, and the pattern is
         told again. Until it has been, nothing that the pattern means is written."""
         self._listen_s = listen_s
@@ -289,7 +289,7 @@ class DiskStore:
             self._limits.budget, self._limits.low = before
             raise
 
-    async def _listen(self, tell: Callable[[str], Awaitable[None]]) -> None:
+    async def _listen(self, tell: Callable[[str], Awaitable[object]]) -> None:
         purges = self._index.purges
 
         async def hear() -> None:

@@ -68,7 +68,7 @@ class PurgeNotices:
         clock: Callable[[], float] = time.monotonic,
         supervisor: Supervisor | None = None,
     ) -> None:
-        self.on_purge: Callable[[str], Awaitable[None]] | None = None
+        self.on_purge: Callable[[str], Awaitable[object]] | None = None
         """Told each pattern that another process purged. What it raises is logged, and the notice is tried again."""
         self.heard = 0
         """Purges of others that were applied here."""
