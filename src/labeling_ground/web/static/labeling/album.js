@@ -1,5 +1,6 @@
 // The images that are open, and what the server knows of them.
 
+import { pathOf, photosOf } from "./files.js";
 import { sha256 } from "../shared/sha256.js";
 import { Refused, pause, persistently } from "../shared/server.js";
 import { Shared } from "./shared.js";
@@ -8,7 +9,6 @@ const AHEAD = 2;
 const PATIENCE = 5; // asks after a queued image to which nobody says any more that it is being encoded
 const SOON = 150, LATER = 1000; // milliseconds between two asks after an image: at first where somebody waits, and at most
 const THUMB = 184; // pixels: twice its width on the page, for dense screens
-const IMAGE_NAME = /\.(jpe?g|png|webp|bmp|tiff?|gif|avif|hei[cf])$/i;
 
 export class Album {
   // {id, names, file, natural, width, height, preview, previewOf, note, thumb, order, state, objects}, the last two not stored.
@@ -50,8 +50,7 @@ export class Album {
    */
   async add(files, each, progress) {
     const failed = [], same = [], foreign = [];
-    const photos = files.filter((file) => file.type.startsWith("image/") || IMAGE_NAME.test(file.name));
-    photos.sort((a, b) => pathOf(a).localeCompare(pathOf(b), undefined, { numeric: true }));
+    const photos = photosOf(files);
     for (const [n, file] of photos.entries()) {
       progress(n + 1, photos.length);
       try {
@@ -258,10 +257,6 @@ export function nameOf({ names }) {
   return names.join(" = ");
 }
 
-function pathOf(file) {
-  return file.path ?? (file.webkitRelativePath || file.name);
-}
-
 async function thumbnail(bitmap) {
   const scale = Math.min(1, THUMB / Math.max(bitmap.width, bitmap.height));
   const canvas = document.createElement("canvas");
@@ -269,27 +264,4 @@ async function thumbnail(bitmap) {
   canvas.height = Math.max(1, Math.round(bitmap.height * scale));
   canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.8));
-}
-
-/** The files of a drop or a paste, those inside folders too. */
-export async function filesOf(transfer) {
-  const entries = [...transfer.items].filter((item) => item.kind === "file").map((item) => item.webkitGetAsEntry?.());
-  if (!entries.some((entry) => entry?.isDirectory)) return [...transfer.files];
-  const found = [];
-  for (const entry of entries) if (entry) await walk(entry, found);
-  return found;
-}
-
-async function walk(entry, found) {
-  if (entry.isFile) {
-    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-    found.push(Object.assign(file, { path: entry.fullPath.replace(/^\//, "") }));
-    return;
-  }
-  const reader = entry.createReader();
-  for (;;) {
-    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-    if (some.length === 0) return;
-    for (const one of some) await walk(one, found);
-  }
 }

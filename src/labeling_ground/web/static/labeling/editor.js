@@ -5,22 +5,14 @@ import { History } from "./history.js";
 import { Newest } from "./newest.js";
 import { Picture } from "./painter.js";
 import { t } from "../shared/words.js";
-import * as views from "./view.js";
+import { Viewport } from "./viewport.js";
 import * as works from "./work.js";
 
-const REST = 60; // milliseconds that the pointer rests before a preview is asked for
-
-export class Editor {
+export class Editor extends Viewport {
   image = null;
-  picture = null;
-  view = null;
   waiting = null; // {kind, since, share}: what is being waited for
   badge = null; // the newest answer
-  preview = null; // {at, rle}: the mask under the pointer
   stale = null; // the mask of the prompt before the last click, until there is a newer one
-  boxing = null; // the box that is being drawn
-  cross = null; // the keyboard's place
-  corner = null; // the first corner of the keyboard's box
   selected = null; // a finished object's id
   problem = null; // what the server refused, or a word of ours
   masksShown = true;
@@ -28,11 +20,7 @@ export class Editor {
 
   #histories = new Map();
   #asking = new Newest();
-  #looking = new Newest();
   #opening = null;
-  #rest = 0;
-  #pixel = null;
-  #fitted = true;
   #asked = null; // the work whose prompt is on its way to the server
 
   /**
@@ -40,6 +28,7 @@ export class Editor {
    * `maskless(image, object)` hears of an object that was finished early and has no mask.
    */
   constructor({ album, server, decoder, trouble, size, redraw, paint, changed, keep, classId, maskless }) {
+    super({ server, decoder, redraw });
     Object.assign(this, { album, server, decoder, size, redraw, paint, changed, keep, classId, maskless });
     this.asks = new Asks({ album, server, decoder, trouble });
     this.backlog = new Backlog({
@@ -51,6 +40,11 @@ export class Editor {
 
   get work() {
     return this.#history?.now ?? works.EMPTY;
+  }
+
+  /** Whether the pointer asks for previews: only while nothing is being made, since the next click would start it. */
+  get takesPreviews() {
+    return this.hovering && this.image?.state === "ready" && !works.hasPrompt(this.work);
   }
 
   get #history() {
@@ -191,7 +185,7 @@ export class Editor {
   /** Finish the object in the making. Where its mask is not there yet, the object gets it however late it comes. */
   finish() {
     const classId = this.work.objects.find((one) => one.id === this.work.editing)?.classId ?? this.classId();
-    const [id, pending] = [newId(), newId()];
+    const [id, pending] = [works.newId(), works.newId()];
     const next = works.finished(this.work, { id, classId, pending });
     if (next === null) return false;
     const object = next.objects.find((one) => one.pending === pending);
@@ -210,18 +204,12 @@ export class Editor {
   }
 
   undo() {
-    if (!this.#history?.undo()) return;
-    this.stale = null;
-    this.#moved();
+    if (this.#history?.undo()) this.#moved({ stale: null });
   }
 
   redo() {
-    if (!this.#history?.redo()) return;
-    this.stale = null;
-    this.#moved();
+    if (this.#history?.redo()) this.#moved({ stale: null });
   }
-
-  // --- finished objects ------------------------------------------------------------------------------------------------
 
   edit(id) {
     this.selected = null;
@@ -242,6 +230,10 @@ export class Editor {
     if (object) this.#amend(works.changed(this.work, id, { hidden: !object.hidden }));
   }
 
+  selectNext(step) {
+    this.select(works.neighbour(this.work, this.selected, step));
+  }
+
   select(id) {
     this.selected = id;
     this.changed();
@@ -250,9 +242,8 @@ export class Editor {
   #step(work) {
     if (!this.image || work === this.work) return;
     const before = works.chosen(this.work)?.rle ?? this.stale ?? this.preview?.rle ?? null;
-    this.stale = works.isAskable(work) && !work.answer ? before : null;
     this.#history.push(work);
-    this.#moved();
+    this.#moved({ stale: works.isAskable(work) && !work.answer ? before : null });
   }
 
   #amend(work) {
@@ -261,7 +252,8 @@ export class Editor {
     this.#kept();
   }
 
-  #moved() {
+  #moved({ stale }) {
+    this.stale = stale;
     this.unhover();
     if (this.image.state !== "failed") this.problem = null;
     if (!this.work.objects.some((one) => one.id === this.selected)) this.selected = null;
@@ -304,116 +296,4 @@ export class Editor {
       }
     });
   }
-
-  // --- the preview -----------------------------------------------------------------------------------------------------
-
-  /** The pointer rests on, or passes over, a pixel. Asks only while nothing is being made: the next click would start it. */
-  hover(pixel) {
-    if (pixel && this.#pixel && pixel.x === this.#pixel.x && pixel.y === this.#pixel.y) return;
-    this.#pixel = pixel;
-    clearTimeout(this.#rest);
-    const wanted = pixel && this.hovering && this.image?.state === "ready" && !works.hasPrompt(this.work);
-    if (!wanted) {
-      this.unhover();
-      return;
-    }
-    this.#rest = setTimeout(() => this.#look(this.image, pixel), REST);
-  }
-
-  unhover() {
-    clearTimeout(this.#rest);
-    this.#looking.drop();
-    this.#pixel = null;
-    if (this.preview) {
-      this.preview = null;
-      this.redraw();
-    }
-  }
-
-  #look(image, pixel) {
-    this.#looking.ask(async (signal) => {
-      try {
-        const prompt = { points: [{ ...pixel, label: 1 }], box: null };
-        const here = await this.decoder.masks(image.id, prompt, signal, { preview: true });
-        const { masks } = here ?? (await this.server.masks(image.id, prompt, signal));
-        if (this.image !== image || this.#pixel !== pixel) return;
-        this.preview = { rle: masks[0].rle };
-        this.redraw();
-      } catch (error) {
-        if (error.name === "AbortError") throw error; // otherwise: a preview that fails is no trouble; a click will tell
-      }
-    });
-  }
-
-  // --- the view --------------------------------------------------------------------------------------------------------
-
-  fit() {
-    if (!this.picture) return;
-    this.view = views.fit(this.picture, this.size());
-    this.#fitted = true;
-    this.redraw();
-  }
-
-  /** The canvas has another size: a whole image stays whole, and a place that one looks at closely stays. */
-  resized() {
-    if (this.#fitted) this.fit();
-    else this.pan(0, 0);
-  }
-
-  zoom(factor, at) {
-    if (!this.picture) return;
-    const size = this.size();
-    this.view = views.zoom(this.view, at ?? { x: size.width / 2, y: size.height / 2 }, factor, this.picture, size);
-    this.#fitted = false;
-    this.redraw();
-  }
-
-  pan(dx, dy) {
-    if (!this.picture) return;
-    this.view = views.pan(this.view, dx, dy, this.picture, this.size());
-    this.#fitted = false;
-    this.redraw();
-  }
-
-  pixelAt(screen) {
-    return this.picture ? views.pixelAt(views.toImage(this.view, screen), this.picture) : null;
-  }
-
-  boxBetween(a, b) {
-    if (!this.picture) return null;
-    return views.boxBetween(views.toImage(this.view, a), views.toImage(this.view, b), this.picture);
-  }
-
-  /** Move the keyboard's cross by screen pixels, or by single ones of the image. */
-  moveCross(dx, dy, fine) {
-    if (!this.picture) return;
-    const size = this.size();
-    const from = this.cross ?? this.pixelAt({ x: size.width / 2, y: size.height / 2 }) ?? { x: 0, y: 0 };
-    const step = fine ? 1 : Math.max(1, Math.round(12 / this.view.scale));
-    const clamp = (value, many) => Math.min(many - 1, Math.max(0, value));
-    this.cross = { x: clamp(from.x + dx * step, this.picture.width), y: clamp(from.y + dy * step, this.picture.height) };
-    if (this.corner) this.boxing = this.#keyboardBox();
-    this.hover(this.cross);
-    this.redraw();
-  }
-
-  /** Set one corner of a box at the cross, then the other. */
-  cornerAtCross() {
-    if (!this.cross) return;
-    if (this.corner) {
-      const box = this.#keyboardBox();
-      this.corner = null;
-      this.box(box);
-    } else {
-      this.corner = this.cross;
-    }
-  }
-
-  #keyboardBox() {
-    return views.boxBetween(this.corner, { x: this.cross.x + 1, y: this.cross.y + 1 }, this.picture);
-  }
-}
-
-function newId() {
-  return crypto.getRandomValues(new Uint32Array(2)).join("-");
 }

@@ -6,6 +6,7 @@
  */
 export function table(page) {
   const { editor } = page;
+  const press = (id) => document.getElementById(id).click();
   const arrow = (dx, dy) => (event) => editor.moveCross(dx, dy, event.shiftKey);
   return [
     { keys: ["Enter", "n"], shown: ["Enter", "N"], help: "helpFinish", run: () => page.finish() },
@@ -15,8 +16,8 @@ export function table(page) {
     { keys: ["c", "]"], shown: ["C", "⇧ C"], help: "helpCandidate", run: () => editor.candidate(1) },
     { keys: ["C", "["], run: () => editor.candidate(-1) },
     { keys: [..."123456789"], shown: ["1 … 9"], help: "helpClass", run: (event) => page.pickClass(Number(event.key) - 1) },
-    { keys: ["j"], shown: ["J", "K"], help: "helpObject", run: () => page.selectNext(1) },
-    { keys: ["k"], run: () => page.selectNext(-1) },
+    { keys: ["j"], shown: ["J", "K"], help: "helpObject", run: () => editor.selectNext(1) },
+    { keys: ["k"], run: () => editor.selectNext(-1) },
     { keys: ["e"], shown: ["E", "H", "Del"], help: "helpEdit", run: () => editor.selected && editor.edit(editor.selected) },
     { keys: ["h"], run: () => editor.selected && editor.hide(editor.selected) },
     { keys: ["Delete", "Backspace"], run: () => editor.selected && editor.remove(editor.selected) },
@@ -39,12 +40,12 @@ export function table(page) {
     { keys: ["ArrowRight"], onCanvas: true, run: arrow(1, 0) },
     { keys: ["ArrowUp"], onCanvas: true, run: arrow(0, -1) },
     { keys: ["ArrowDown"], onCanvas: true, run: arrow(0, 1) },
-    { keys: [" "], shown: ["Space", "X", "B"], help: "helpCrossClick", onCanvas: true, run: () => page.clickAtCross(1) },
-    { keys: ["x"], onCanvas: true, run: () => page.clickAtCross(0) },
+    { keys: [" "], shown: ["Space", "X", "B"], help: "helpCrossClick", onCanvas: true, run: () => editor.clickAtCross(1) },
+    { keys: ["x"], onCanvas: true, run: () => editor.clickAtCross(0) },
     { keys: ["b"], onCanvas: true, run: () => editor.cornerAtCross() },
-    { keys: ["o"], shown: ["O", "S"], help: "helpOpen", run: () => page.openFiles() },
-    { keys: ["s"], run: () => page.openExport() },
-    { keys: ["?"], run: () => page.openHelp() },
+    { keys: ["o"], shown: ["O", "S"], help: "helpOpen", run: () => press("open") },
+    { keys: ["s"], run: () => press("export") },
+    { keys: ["?"], run: () => press("help") },
   ];
 }
 

@@ -37,3 +37,26 @@ export function ourTurn({ elsewhere, lost }, locks = navigator.locks) {
     ask({ signal: waiting.signal }).then(begin);
   });
 }
+
+/** Wait for our turn to write; while another tab is at it, a dialog says so. `lost()` hears that one took it from us. */
+export async function turnInDialog(lost) {
+  const dialog = document.getElementById("elsewhere-dialog");
+  const button = document.getElementById("take-over");
+  const tell = (takeOver) => {
+    button.onclick = () => {
+      button.onclick = null; // a second click would take it from the first
+      takeOver();
+    };
+    dialog.onclose = () => dialog.showModal(); // Escape does not make it our turn
+    dialog.showModal();
+  };
+  await ourTurn({
+    elsewhere: tell,
+    lost: (takeBack) => {
+      lost();
+      tell(() => takeBack().then(() => location.reload())); // what the other tab did is read anew
+    },
+  });
+  dialog.onclose = null;
+  dialog.close();
+}

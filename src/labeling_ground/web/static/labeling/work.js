@@ -105,3 +105,14 @@ export function without(work, id) {
 export function restored(saved) {
   return { ...EMPTY, ...saved };
 }
+
+/** The id of the object `step` places after the one with this id, in a ring; of the first or last where none has it. */
+export function neighbour({ objects }, id, step) {
+  const at = objects.findIndex((one) => one.id === id);
+  return objects.length === 0 ? null : objects[(at + step + objects.length + (at < 0 && step < 0 ? 1 : 0)) % objects.length].id;
+}
+
+/** An id that no other object has. */
+export function newId() {
+  return crypto.getRandomValues(new Uint32Array(2)).join("-");
+}

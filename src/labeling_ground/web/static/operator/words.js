@@ -95,7 +95,7 @@ export const CACHE_WORDS = {
   largerBy: ["+{n} %", "+{n} %"],
   largerRow: ["+{n} %: {time} saved, hits: {hits}", "+{n} %: {time} 절약, 적중 {hits}회"],
   sampled: ["Estimated from {share} of the images.", "이미지의 {share}로 추정."],
-  recomputed: ["Recomputed after eviction, because memory was full: {entries}, {time}.", "메모리 부족으로 다시 계산: {entries}, {time}."],
+  recomputedEvicted: ["Recomputed after eviction, because memory was full: {entries}, {time}.", "메모리 부족으로 다시 계산: {entries}, {time}."],
   nothingRecomputed: ["Nothing was recomputed after eviction.", "메모리 부족으로 다시 계산한 것은 없습니다."],
   ages: ["Age and idle time", "수명과 미사용 시간"],
   agesMore: ["Entries in memory: since they were computed, and since their last use.", "메모리 항목: 계산 이후, 마지막 사용 이후."],

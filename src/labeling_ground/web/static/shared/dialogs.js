@@ -1,5 +1,7 @@
 // The dialogs that our pages share.
 
+import { t } from "./words.js";
+
 const $ = (id) => document.getElementById(id);
 
 /** Where the API key is kept until the tab is closed. */
@@ -21,6 +23,12 @@ export async function askForKey({ title, more, trouble = "" } = {}) {
   const key = (await answer($("key-dialog"))) === "use" ? $("key").value : null;
   $("key").value = "";
   return key;
+}
+
+/** Ask for another key than the one that is kept, and keep it. `words` are as for `askForKey`. */
+export async function renewKey(words = {}) {
+  const trouble = sessionStorage.getItem(KEY) ? t("keyRefused") : "";
+  sessionStorage.setItem(KEY, (await askForKey({ ...words, trouble })) ?? "");
 }
 
 /** What the dialog was closed with; nothing if it was closed by Escape. */

@@ -1,0 +1,21 @@
+// What somebody may choose on the page, which is kept from one visit to the next.
+
+import { notes } from "../shared/storage.js";
+import { languageFor } from "../shared/words.js";
+
+/** The choices of somebody who has made none yet. */
+export function initialChoices() {
+  return {
+    language: languageFor(notes.get("language"), navigator.language),
+    client: `page-${crypto.getRandomValues(new Uint32Array(1))[0].toString(16)}`,
+    classes: null,
+    classId: null,
+    opacity: 40,
+    hover: true,
+    prepare: true,
+    decodeHere: false,
+    stretch: false,
+    imageId: null,
+    exporting: { background: false, images: true, pieces: "all", tolerance: "0" },
+  };
+}

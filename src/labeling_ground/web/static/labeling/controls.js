@@ -1,0 +1,120 @@
+// Connects what can be pressed, dropped and drawn on the page with what it does.
+
+import { filesOf } from "./files.js";
+import { watch } from "./gestures.js";
+import { listen, table } from "./keys.js";
+import { notes } from "../shared/storage.js";
+
+const $ = (id) => document.getElementById(id);
+
+/** Connect buttons, fields, keys and the canvas to the page. */
+export function connect(page) {
+  const { editor, canvas } = page;
+  const click = (id, run) => $(id).addEventListener("click", run);
+  const files = (id) => $(id).addEventListener("change", async () => {
+    const chosen = [...$(id).files];
+    $(id).value = "";
+    await page.add(chosen);
+  });
+  files("files");
+  files("folder-files");
+  for (const id of ["open", "welcome-open"]) click(id, () => $("files").click());
+  for (const id of ["open-folder", "welcome-folder"]) click(id, () => $("folder-files").click());
+  click("previous", () => page.go(-1));
+  click("next", () => page.go(1));
+  click("remove-image", () => page.removeImage());
+  click("undo", () => editor.undo());
+  click("redo", () => editor.redo());
+  click("zoom-in", () => editor.zoom(1.25));
+  click("zoom-out", () => editor.zoom(0.8));
+  click("zoom-fit", () => editor.fit());
+  click("candidate-previous", () => editor.candidate(-1));
+  click("candidate-next", () => editor.candidate(1));
+  click("discard", () => editor.discard());
+  click("finish", () => page.finish());
+  click("help", () => $("help-dialog").showModal());
+  click("export", () => page.exporting.open());
+  click("panel-switch", () => {
+    const open = $("panel").classList.toggle("open");
+    $("panel-switch").setAttribute("aria-expanded", String(open));
+  });
+  for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => page.take(button.dataset.tool));
+  document.addEventListener("click", (event) => {
+    // After a click by mouse the keys go on with the image: Enter finishes, and does not press that button again.
+    const pressed = event.detail > 0 && event.target.closest("#tools button, #prompt-bar button, #where button, #thumbs button, .pick");
+    if (pressed && !document.querySelector("dialog[open]")) canvas.focus({ preventScroll: true });
+  });
+  $("add-class").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const field = event.target.elements.namedItem("name");
+    if (field.value.trim()) page.addClass(field.value.trim());
+    field.value = "";
+  });
+  $("opacity").addEventListener("input", () => page.opacity(Number($("opacity").value) - page.choices.opacity));
+  $("hover").addEventListener("change", () => page.toggleHover());
+  $("prepare").addEventListener("change", () => {
+    page.choose({ prepare: $("prepare").checked });
+    page.prepare();
+  });
+  $("stretch").addEventListener("change", () => page.stretch($("stretch").checked));
+  $("decode-here").addEventListener("change", () => {
+    page.choose({ decodeHere: $("decode-here").checked });
+    page.decoder.turn(page.choices.decodeHere);
+  });
+  $("language").addEventListener("change", () => {
+    page.choose({ language: $("language").value });
+    notes.set("language", page.choices.language);
+    page.speak();
+    page.draw();
+  });
+  watchFiles((files) => page.add(files));
+  const gestures = watch(canvas, () => page.tool, {
+    click: (at, label) => {
+      const pixel = editor.pixelAt(at);
+      editor.cross = null;
+      if (pixel) editor.click(pixel, label);
+    },
+    boxing: (a, b) => {
+      editor.boxing = a && editor.boxBetween(a, b);
+      editor.redraw();
+    },
+    box: (a, b) => editor.box(editor.boxBetween(a, b)),
+    pan: (dx, dy) => editor.pan(dx, dy),
+    zoom: (at, factor) => editor.zoom(factor, at),
+    hover: (at) => editor.hover(at && editor.pixelAt(at)),
+  });
+  page.rows = table(page);
+  listen(page.rows, canvas);
+  for (const [kind, down] of [["keydown", true], ["keyup", false]]) {
+    document.addEventListener(kind, (event) => event.key === " " && gestures.space(down));
+  }
+  addEventListener("blur", () => gestures.space(false));
+  let size = null;
+  new ResizeObserver(() => {
+    const now = `${canvas.clientWidth} ${canvas.clientHeight}`;
+    if (size !== now) editor.resized();
+    size = now;
+  }).observe(canvas);
+}
+
+/** Take files that are dropped or pasted. */
+function watchFiles(add) {
+  const carries = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+  document.addEventListener("dragover", (event) => {
+    if (!carries(event)) return;
+    event.preventDefault();
+    $("drop").hidden = false;
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) $("drop").hidden = true;
+  });
+  document.addEventListener("drop", async (event) => {
+    if (!carries(event)) return;
+    event.preventDefault();
+    $("drop").hidden = true;
+    await add(await filesOf(event.dataTransfer));
+  });
+  document.addEventListener("paste", async (event) => {
+    if (event.clipboardData.files.length) await add([...event.clipboardData.files]);
+  });
+}

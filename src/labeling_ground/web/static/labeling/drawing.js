@@ -1,0 +1,123 @@
+// Draws the page around the canvas: lists, bars, and what is told.
+
+import { nameOf } from "./album.js";
+import { drawClasses, drawObjects, drawThumbs } from "./panels.js";
+import { t } from "../shared/words.js";
+import * as works from "./work.js";
+
+const $ = (id) => document.getElementById(id);
+
+/** Draw the lists of classes, objects and images. */
+export function drawLists(page) {
+  const { editor, choices } = page;
+  const { images } = page.album;
+  drawClasses($("classes"), { classes: choices.classes, current: choices.classId }, {
+    pick: (id) => page.pickClass(choices.classes.findIndex((one) => one.id === id)),
+    change: (id, change) => page.changeClass(id, change),
+    remove: (id) => page.removeClass(id),
+  });
+  const { objects, editing } = editor.work;
+  drawObjects($("objects"), { objects, classes: choices.classes, selected: editor.selected, editing }, {
+    select: (id) => editor.select(id),
+    change: (id, change) => editor.change(id, change),
+    hide: (id) => editor.hide(id),
+    edit: (id) => editor.edit(id),
+    remove: (id) => editor.remove(id),
+  });
+  $("object-count").textContent = objects.length || "";
+  $("no-objects").hidden = objects.length > 0;
+  drawThumbs($("thumbs"), { images, current: editor.image?.id }, (image) => page.open(image));
+  $("strip").hidden = images.length < 2;
+  $("welcome").hidden = images.length > 0;
+  $("where").hidden = images.length === 0;
+  const at = images.indexOf(editor.image);
+  $("position").textContent = `${at + 1} / ${images.length}`;
+  $("image-name").textContent = editor.image ? nameOf(editor.image) : "";
+  $("previous").disabled = at <= 0;
+  $("next").disabled = at < 0 || at >= images.length - 1;
+  $("export").disabled = images.length === 0;
+}
+
+/** Draw what stands in the bars: settings, the prompt, the newest answer, and what is told. */
+export function drawState(page) {
+  const { editor, choices, decoder } = page;
+  const { work, badge } = editor;
+  editor.hovering = choices.hover;
+  $("undo").disabled = !editor.canUndo;
+  $("redo").disabled = !editor.canRedo;
+  $("opacity").value = choices.opacity;
+  $("hover").checked = choices.hover;
+  $("prepare").checked = choices.prepare;
+  $("decode-here").checked = choices.decodeHere;
+  $("stretch").checked = choices.stretch;
+  const why = whyNotHere(decoder);
+  $("decode-state").hidden = !decoder.isOn;
+  $("decode-state").dataset.state = decoder.state;
+  $("decode-state").textContent = why || t(`decode-${decoder.state}`);
+  $("prompt-bar").hidden = !works.hasPrompt(work);
+  const active = works.chosen(work);
+  $("finish").disabled = !works.isAskable(work);
+  $("prompt-bar").dataset.mask = active ? "yes" : "no";
+  const many = work.answer?.masks.length ?? 0;
+  $("candidate-previous").disabled = $("candidate-next").disabled = many < 2;
+  const values = active && { n: work.choice + 1, of: many, score: active.score.toFixed(2) };
+  $("candidate").textContent = active ? t("candidate", values) : "…";
+  $("candidate").title = active ? t("candidateTip", values) : "";
+  $("badge").hidden = !badge;
+  if (badge) {
+    $("badge").dataset.outcome = badge.outcome;
+    const [outcome, ms, model] = $("badge").children;
+    outcome.textContent = t(badge.outcome);
+    ms.textContent = `${badge.ms < 10 ? badge.ms.toFixed(1) : Math.round(badge.ms)} ms`;
+    model.textContent = badge.model;
+    const times = { ms: badge.ms.toFixed(1), server: badge.serverMs?.toFixed(1) };
+    const tip = t(badge.outcome === "here" ? "hereTip" : "badgeTip", times);
+    $("badge").title = [tip, why, badge.note].filter(Boolean).join("\n");
+  }
+  const said = [badge && t("model", { model: badge.model }), badge?.note || editor.image?.note];
+  $("model").textContent = said.filter(Boolean).join(" – ");
+  say($("hint"), hintOf({ work, problem: editor.problem, told: page.told }));
+  say($("banner"), bannerOf(page));
+  $("banner").classList.toggle("good", bannerOf(page) === t("back"));
+  drawWaiting(page);
+}
+
+/** Why the server decodes although the page should, as a sentence. */
+function whyNotHere({ trouble }) {
+  return trouble ? t("notHere", { why: t(trouble.word, trouble.values) }) : "";
+}
+
+function say(element, text) {
+  element.hidden = !text;
+  element.textContent = text ?? "";
+}
+
+/** What to say of the prompt: why it has no mask, or else what was told last; `null` for nothing. */
+export function hintOf({ work, problem, told = null }) {
+  if (problem !== null) return t("refused", { why: problem });
+  if (works.hasPrompt(work) && !works.isAskable(work)) return t("needPositive");
+  return works.chosen(work)?.area === 0 ? t("emptyMask") : told;
+}
+
+/** What to say of the server and of the storage, the worst first; `null` where all is well. */
+export function bannerOf({ connection, storageTrouble }) {
+  if (connection.trouble) return t(connection.trouble);
+  if (connection.isBack) return t("back");
+  return storageTrouble ? t("notKept", { why: storageTrouble }) : null;
+}
+
+function drawWaiting(page) {
+  const { waiting } = page.editor;
+  clearTimeout(page.clock);
+  $("waiting").hidden = !waiting && !page.adding;
+  const bar = $("waiting").querySelector("progress");
+  bar.hidden = waiting?.kind !== "uploading";
+  if (waiting) {
+    const seconds = ((performance.now() - waiting.since) / 1000).toFixed(1);
+    $("waiting-text").textContent = t(waiting.kind, { s: seconds });
+    if (!bar.hidden) bar.value = waiting.share ?? 0;
+    page.clock = setTimeout(() => drawWaiting(page), 100);
+  } else if (page.adding) {
+    $("waiting-text").textContent = t("opening", page.adding);
+  }
+}

@@ -1,0 +1,33 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { load } from "./page.mjs";
+
+const { bannerOf, hintOf } = await load("labeling/drawing.js");
+const { EMPTY, neighbour, withPoint } = await load("labeling/work.js");
+const { t } = await load("shared/words.js");
+
+const connection = { trouble: null, isBack: false };
+
+test("the banner says the worst there is, and nothing where all is well", () => {
+  assert.equal(bannerOf({ connection, storageTrouble: null }), null);
+  const full = { connection, storageTrouble: "full" };
+  assert.equal(bannerOf(full), t("notKept", { why: "full" }));
+  assert.equal(bannerOf({ ...full, connection: { trouble: null, isBack: true } }), t("back"));
+  for (const trouble of ["busy", "gone"]) assert.equal(bannerOf({ ...full, connection: { trouble, isBack: true } }), t(trouble));
+});
+
+test("the hint says why a prompt has no mask, before what was told last", () => {
+  const off = withPoint(EMPTY, { x: 1, y: 2, label: 0 });
+  assert.equal(hintOf({ work: EMPTY, problem: null }), null);
+  assert.equal(hintOf({ work: EMPTY, problem: null, told: "hello" }), "hello");
+  assert.equal(hintOf({ work: off, problem: null, told: "hello" }), t("needPositive"));
+  assert.equal(hintOf({ work: off, problem: "too large", told: "hello" }), t("refused", { why: "too large" }));
+});
+
+test("the next object and the one before go round in a ring", () => {
+  const work = { objects: ["a", "b", "c"].map((id) => ({ id })) };
+  assert.deepEqual(["a", "c"].map((id) => neighbour(work, id, 1)), ["b", "a"]);
+  assert.deepEqual(["a", "c"].map((id) => neighbour(work, id, -1)), ["c", "b"]);
+  assert.deepEqual([1, -1].map((step) => neighbour(work, null, step)), ["a", "c"]);
+  assert.equal(neighbour({ objects: [] }, null, 1), null);
+});
