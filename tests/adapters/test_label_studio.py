@@ -244,6 +244,31 @@ async def test_several_rectangles_are_a_mask_each(start: "Start") -> None:
         assert not (first & second).any()
 
 
+async def test_a_label_may_be_a_control_of_its_own(start: "Start") -> None:
+    """Then it comes as another region with the id of the mark; and so does whatever else is said of it."""
+    async with label_studio() as tool, start(**told(tool)) as server:
+        body = said("predict-rectangle")
+        [mark] = body["params"]["context"]["result"]
+        del mark["value"]["rectanglelabels"]
+        mark["type"] = "rectangle"
+        label = mark | {"type": "labels", "value": mark["value"] | {"labels": ["Bar"]}}
+        choice = mark | {"type": "choices", "value": {"choices": ["blurred"]}}
+        body["params"]["context"]["result"] = [choice, mark, label]
+        [result] = await results(server, body)
+        [region] = result["result"]
+        assert region["value"]["brushlabels"] == ["Bar"]
+        assert np.array_equal(painted(region), await mask_of_v1(server, box=[300, 176, 450, 295]))
+
+
+async def test_without_a_size_the_mask_has_the_picture_s(start: "Start") -> None:
+    async with label_studio() as tool, start(**told(tool)) as server:
+        body = said("predict-point")
+        for name in ("original_width", "original_height"):
+            del body["params"]["context"]["result"][0][name]
+        [region] = (await results(server, body))[0]["result"]
+        assert (region["original_width"], region["original_height"]) == (WIDTH, HEIGHT)
+
+
 async def test_a_turned_rectangle_is_the_upright_box_around_it(start: "Start") -> None:
     async with label_studio() as tool, start(**told(tool)) as server:
         body = said("predict-rectangle")
@@ -448,14 +473,15 @@ def test_the_first_control_of_the_best_kind_that_has_the_label_is_drawn_with() -
         <PolygonLabels name="p" toName="a"><Label value="Cat"/><Label value="Dog"/></PolygonLabels>
         <BrushLabels name="b1" toName="a"><Label value="Cat"/></BrushLabels>
         <BrushLabels name="b2" toName="a"><View><Label value="Kuh" alias="Cow"/></View></BrushLabels>
-        <Brush name="b3" toName="b"/></View>"""
+        <Image name="c" value="$in.side"/><Brush name="b3" toName="b"/></View>"""
     )
     chosen = {label: config.outline_for("a", label).name for label in ("Cat", "Cow", "Dog", "Emu", None)}
     assert chosen == {"Cat": "b1", "Cow": "b2", "Dog": "p", "Emu": "b1", None: "b1"}
     assert config.outline_for("b", "Cat").type == "brush"
     assert config.address("b", {"two": "c"}) == "https://x/c.png"
     assert config.address(None, {"one": "/data/a.png"}) == "/data/a.png"
-    for to_name, data in (("a", {}), ("a", {"one": ["x", "y"]}), ("c", {"one": "x"})):
+    assert config.address("c", {"in": {"side": "/data/a.png"}}) == "/data/a.png"
+    for to_name, data in (("a", {}), ("a", {"one": ["x", "y"]}), ("c", {"in": "x"}), ("d", {"one": "x"})):
         with pytest.raises(BadInput):
             config.address(to_name, data)
 

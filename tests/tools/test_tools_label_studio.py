@@ -215,7 +215,14 @@ def test_a_smart_click_in_the_page_that_is_accepted_and_submitted_is_v1s_mask(
         with page.expect_response("**/interactive-annotating") as asked:
             page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + 0.4 * box["height"])
         assert asked.value.status == 200
-        [mark] = asked.value.request.post_data_json["context"]["result"]
+        page.get_by_text("Disc", exact=True).nth(1).click()  # the page lets go of it after each mark
+        page.keyboard.down("Alt")
+        with page.expect_response("**/interactive-annotating") as asked:
+            page.mouse.click(box["x"] + 0.1 * box["width"], box["y"] + 0.2 * box["height"])
+        page.keyboard.up("Alt")
+        assert asked.value.status == 200
+        marks = asked.value.request.post_data_json["context"]["result"]
+        assert [mark["is_positive"] for mark in marks] == [True, False]
         page.locator(".lsf-auto-accept__action_type_accept").click()
         with page.expect_response(f"**/api/tasks/{task}/annotations**") as saved:
             page.get_by_role("button", name="Submit").click()
@@ -226,9 +233,16 @@ def test_a_smart_click_in_the_page_that_is_accepted_and_submitted_is_v1s_mask(
         assert [each["type"] for each in kept] == ["brushlabels"]
         assert kept[0]["value"]["rle"] == found[0]["value"]["rle"]
         assert kept[0]["value"]["brushlabels"] == ["Disc"]
-        x, y = (mark["value"][name] * size / 100 for name, size in (("x", WIDTH), ("y", HEIGHT)))
+        points = [
+            {
+                "x": mark["value"]["x"] * WIDTH / 100,
+                "y": mark["value"]["y"] * HEIGHT / 100,
+                "label": int(mark["is_positive"]),
+            }
+            for mark in marks
+        ]
         # where the mouse was, but for what the page's layout moved meanwhile
-        assert abs(x - 0.3 * WIDTH) < 0.05 * WIDTH
-        assert abs(y - 0.4 * HEIGHT) < 0.05 * HEIGHT
-        assert np.array_equal(painted(kept[0]), mask_of_v1(server, file, points=[{"x": x, "y": y}]))
-        assert (server.backend.encodes, server.backend.decodes) == (1, 1)
+        assert abs(points[0]["x"] - 0.3 * WIDTH) < 0.05 * WIDTH
+        assert abs(points[0]["y"] - 0.4 * HEIGHT) < 0.05 * HEIGHT
+        assert np.array_equal(painted(kept[0]), mask_of_v1(server, file, points=points))
+        assert (server.backend.encodes, server.backend.decodes) == (1, 2)

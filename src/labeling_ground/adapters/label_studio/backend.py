@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from labeling_ground.adapters.images import KnownTexts, OpenImage, max_body_bytes, segment
 from labeling_ground.adapters.label_studio.config import parse_config
 from labeling_ground.adapters.label_studio.pictures import Pictures
-from labeling_ground.adapters.label_studio.regions import Region, prompts_of, to_regions
+from labeling_ground.adapters.label_studio.regions import Region, marks_of, prompts_of, to_regions
 from labeling_ground.api import responses
 from labeling_ground.api.adapter import Adapter, Endpoint
 from labeling_ground.api.errors import BadBody
@@ -107,18 +107,19 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
     ) -> list[dict[str, Any]]:
         if not body.tasks:
             raise BadBody("There is no task to predict for.")
-        task, marked = body.tasks[0], regions[0]
+        task, marks = body.tasks[0], marks_of(regions)
+        marked = marks[0]
         config = parse_config(body.label_config)
         config.outline_for(marked.to_name, marked.label)  # before anything is fetched
         value = config.address(marked.to_name, task.data)
-        if len(regions) > settings.max_points:
-            raise TooLarge(f"{len(regions)} regions in one prompt; this server takes {settings.max_points}.")
+        if len(marks) > settings.max_points:
+            raise TooLarge(f"{len(marks)} marks in one prompt; this server takes {settings.max_points}.")
 
         async def open_image() -> OpenImage:
             found = await pictures.open(caller.tenant, body.project or "", value, task.id, client=caller.client)
             return OpenImage(found.image_id, found.width, found.height)
 
-        _, answers = await segment(request, caller, None, open_image, partial(prompts_of, regions))
+        _, answers = await segment(request, caller, None, open_image, partial(prompts_of, marks))
         drawn = []
         for answer in answers:
             draw = partial(to_regions, answer.prediction, marked, config, max_pixels=settings.max_image_pixels)

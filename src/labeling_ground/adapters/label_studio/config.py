@@ -69,10 +69,17 @@ class Config:
         if name is None or name not in self.images:
             raise BadInput("The labeling configuration has no Image tag of that name with a value.")
         value = self.images[name]
-        missing = [each for each in re.findall(r"\$(\w+)", value) if not isinstance(data.get(each), str)]
-        if missing:
-            raise BadInput(f"The task's data has no address of one image under {missing[0]!r}.")
-        return re.sub(r"\$(\w+)", lambda match: str(data[match[1]]), value)
+        if re.fullmatch(r"\$\w+(\.\w+)+", value):
+            return _text_at(data, value[1:].split("."))
+        return re.sub(r"\$(\w+)", lambda match: _text_at(data, [match[1]]), value)
+
+
+def _text_at(data: Any, path: Sequence[str]) -> str:
+    for name in path:
+        data = data.get(name) if isinstance(data, Mapping) else None
+    if not isinstance(data, str):
+        raise BadInput(f"The task's data has no address of one image under {'.'.join(path)!r}.")
+    return data
 
 
 def parse_config(text: str) -> Config:

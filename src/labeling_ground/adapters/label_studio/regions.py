@@ -2,7 +2,7 @@
 
 import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, FiniteFloat
 
 from labeling_ground.adapters.images import OpenImage, box_on, objects_of, point_on
-from labeling_ground.adapters.label_studio.config import Config, Control
+from labeling_ground.adapters.label_studio.config import Config
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.brush import to_brush_rle
 from labeling_ground.codec.records import CachedPrediction
@@ -23,14 +23,15 @@ _BOXES = frozenset({"rectanglelabels", "rectangle"})
 
 
 class Region(BaseModel):
-    """One mark: a key point or a rectangle."""
+    """One result of what an annotator did: a key point, a rectangle, or something that is said of one with its id."""
 
+    id: str | None = None
     type: str
     to_name: str
     value: dict[str, Any]
     is_positive: bool | None = None
-    original_width: int = Field(ge=1)
-    original_height: int = Field(ge=1)
+    original_width: int | None = Field(None, ge=1)
+    original_height: int | None = Field(None, ge=1)
     image_rotation: FiniteFloat = 0
 
     @property
@@ -55,25 +56,43 @@ class Region(BaseModel):
         return [float(number) for number in found if number is not None]
 
 
-def prompts_of(regions: Sequence[Region], image: OpenImage) -> list[PromptAsk]:
-    """The prompts that the regions stand for, in pixels of the image; see ``objects_of``. None, if all are off it.
+def marks_of(regions: Sequence[Region]) -> list[Region]:
+    """The key points and rectangles among the regions, each with its label.
+
+    Where labels are a control of their own, a mark's label is another region of the same id; and so are its choices.
 
     Raises:
-        BadPrompt: a region is of another type, or is not complete.
+        BadPrompt: a region is neither a mark nor said of one.
+    """
+    marks = [each for each in regions if each.type in _POINTS | _BOXES]
+    known = {each.id for each in marks} - {None}
+    for each in regions:
+        if each.type not in _POINTS | _BOXES and each.id not in known:
+            raise BadPrompt(
+                f"Regions of the type {each.type!r} mean nothing to the model: mark the object with KeyPointLabels or "
+                "RectangleLabels."
+            )
+    labels = {each.id: each.value["labels"] for each in regions if each.type == "labels" and "labels" in each.value}
+    return [
+        mark.model_copy(update={"value": mark.value | {"labels": labels[mark.id]}}) if mark.id in labels else mark
+        for mark in marks
+    ]
+
+
+def prompts_of(marks: Sequence[Region], image: OpenImage) -> list[PromptAsk]:
+    """The prompts that the marks stand for, in pixels of the image; see ``objects_of``. None, if all are off it.
+
+    Raises:
+        BadPrompt: a mark is not complete.
     """
     points, boxes = [], []
-    for region in regions:
+    for region in marks:
         if region.type in _POINTS:
             x, y = region.numbers("x", "y")
             label = 0 if region.is_positive is False else 1
             points.append(point_on(image, x * image.width / 100, y * image.height / 100, label))
-        elif region.type in _BOXES:
-            boxes.append(box_on(image, *_corners(region, image)))
         else:
-            raise BadPrompt(
-                f"Regions of the type {region.type!r} mean nothing to the model: mark the object with KeyPointLabels "
-                "or RectangleLabels."
-            )
+            boxes.append(box_on(image, *_corners(region, image)))
     prompts = objects_of(points, boxes)
     return [each for each in prompts if each.box is not None or any(point.label for point in each.points)]
 
@@ -106,7 +125,8 @@ def to_regions(
         BadInput: the project has nothing to draw a mask with.
         TooLarge: Label Studio knows the picture by a size over the limit.
     """
-    width, height = marked.original_width, marked.original_height
+    width = marked.original_width or prediction.width
+    height = marked.original_height or prediction.height
     if width * height > max_pixels:
         raise TooLarge(f"The picture has {width} × {height} pixels in Label Studio; at most {max_pixels} are taken.")
     outline = config.outline_for(marked.to_name, marked.label)
@@ -115,7 +135,7 @@ def to_regions(
     if not pixels.any():
         return []
     if outline.tag.startswith("Brush"):
-        values = [_brush(pixels, width, height)]
+        values: list[dict[str, Any]] = [_brush(pixels, width, height)]
     else:
         values = [
             {
@@ -124,7 +144,18 @@ def to_regions(
             }
             for ring in _outer(mask_codec.to_polygons(pixels))
         ]
-    return [_region(marked, outline, value, best.score) for value in values]
+    region = {
+        "from_name": outline.name,
+        "to_name": marked.to_name,
+        "type": outline.type,
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": marked.image_rotation,
+        "score": best.score,
+        "readonly": False,
+    }
+    labels = {outline.type: [marked.label]} if outline.tag.endswith("Labels") and marked.label is not None else {}
+    return [region | {"id": uuid.uuid4().hex[:10], "value": value | labels} for value in values]
 
 
 def _brush(pixels: NDArray[np.bool_], width: int, height: int) -> dict[str, Any]:
@@ -141,19 +172,3 @@ def _outer(rings: Sequence[mask_codec.Ring]) -> list[mask_codec.Ring]:
 def _signed_area(ring: mask_codec.Ring) -> float:
     x, y = np.array(ring).T
     return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
-
-
-def _region(marked: Region, outline: Control, value: Mapping[str, Any], score: float) -> dict[str, Any]:
-    labels = {outline.type: [marked.label]} if outline.tag.endswith("Labels") and marked.label is not None else {}
-    return {
-        "id": uuid.uuid4().hex[:10],
-        "from_name": outline.name,
-        "to_name": marked.to_name,
-        "type": outline.type,
-        "original_width": marked.original_width,
-        "original_height": marked.original_height,
-        "image_rotation": marked.image_rotation,
-        "score": score,
-        "readonly": False,
-        "value": {**value, **labels},
-    }
