@@ -37,6 +37,15 @@ def test_the_memory_benchmark_runs() -> None:
     assert result["together_mb"] > 0
 
 
+def test_the_fairness_benchmark_runs_and_nobody_is_refused() -> None:
+    result = run("bench.serving.fairness")
+    assert [row["flood"] for row in result["opens"]] == ["nothing", "opens", "prefetches", "jobs"]
+    assert [row["refused"] for row in result["opens"]] == [0, 0, 0, 0]
+    assert all(row["worst_s"] >= row["p50_s"] >= result["encode_s"] for row in result["opens"])
+    assert sum(result["shares"].values()) == pytest.approx(1.0)
+    assert all(share > 0 for share in result["shares"].values())
+
+
 def test_the_engines_benchmark_runs() -> None:
     result = run("bench.engines")
     assert result

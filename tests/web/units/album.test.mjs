@@ -18,6 +18,7 @@ class Server {
   sent = [];
   calledOff = [];
   waited = []; // sent to be answered only when encoded
+  lifted = new Set(); // those for which somebody waits
   states = new Map(); // by image: what GET answers; a function is asked anew each time
   #held = new Map();
 
@@ -39,7 +40,8 @@ class Server {
     this.#held.delete(id);
   }
 
-  async image(id) {
+  async image(id, signal, { waiting = false } = {}) {
+    if (waiting) this.lifted.add(id);
     const state = this.states.get(id) ?? null;
     const found = await (typeof state === "function" ? state() : state);
     return found && { width: 4, height: 3, use_preview: false, note: null, ...found };
@@ -147,6 +149,23 @@ test("an image that the server gave up, or refuses, holds up no other", async ()
   album.prepare(2);
   await until(() => states() === "new failed ready new ready");
   assert.deepEqual(server.sent, ["b", "c", "d", "e"]);
+});
+
+test("an image that is opened says that somebody waits, and shows its place in the queue; one that is prepared does neither", async () => {
+  const { album, server } = albumOf("a", "b");
+  const answers = [
+    { encoding: true, place: 3, seconds_expected: 7.2 },
+    { encoding: true, place: 1 },
+    { encoding: true, seconds_expected: 2 },
+  ];
+  server.states.set("a", () => answers.shift() ?? { encoded: true, encoding: false });
+  server.states.set("b", { encoded: true, encoding: false });
+  const heard = [];
+  await album.ready(album.images[0], new AbortController().signal, (...news) => heard.push(news));
+  assert.deepEqual(heard, [["checking"], ["inQueue", { n: 3, left: 8 }], ["encoding"], ["encoding"]]);
+  album.prepare(0);
+  await until(() => album.images[1].state === "ready");
+  assert.deepEqual([...server.lifted], ["a"]);
 });
 
 test("an image that somebody else has queued is not sent, and is ready when it is encoded", async () => {

@@ -102,11 +102,12 @@ test("a stretch is part of the id that is asked for", async (t) => {
   const server = new Server({ base: "http://host/", client: "me", key: () => null });
   server.stretch = "0.5,99.5";
   await server.image("abc");
+  await server.image("abc", undefined, { waiting: true });
   await server.masks("abc", { points: [], box: null });
   await server.embedding("abc");
   await server.preview("abc");
   const id = "abc~stretch-0.5-99.5";
-  assert.deepEqual(asked, [id, `${id}/masks`, `${id}/embedding`, `${id}/preview?format=jpeg`]);
+  assert.deepEqual(asked, [id, `${id}?waiting=true`, `${id}/masks`, `${id}/embedding`, `${id}/preview?format=jpeg`]);
   server.stretch = null;
   assert.equal(server.reading("abc"), "abc");
 });

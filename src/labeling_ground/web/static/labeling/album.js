@@ -152,7 +152,8 @@ export class Album {
 
   /**
    * Make sure that the server can answer clicks on an image: ask whether it knows it, send it only if not, and ask again
-   * until it is encoded. `report(kind, share)` hears what is being waited for: "checking", "uploading", "encoding".
+   * until it is encoded. `report(kind, share)` hears what is being waited for: "checking", "uploading",
+   * "inQueue" (its share: the place `n` there, and the seconds `left`), "encoding".
    */
   ready(image, signal, report = () => {}) {
     return this.#readying.join(this.server.reading(image.id), signal, report, (off, tell) => this.#ready(image, off, tell));
@@ -161,7 +162,7 @@ export class Album {
   async #ready(image, signal, report) {
     await persistently(
       async () => {
-        if (await this.#encoded(image, signal, report, SOON)) return;
+        if (await this.#encoded(image, signal, report, SOON, true)) return;
         await this.server.send(image.file, { wait: true, signal }); // it says what is wrong, if anything is
       },
       { server: this.server, signal, trouble: this.trouble },
@@ -175,25 +176,27 @@ export class Album {
 
   /**
    * Have the server encode an image. Whether it did: `false` if it has given the image up. Each request is short, however
-   * long encoding takes, so that no proxy's time-out ends it.
+   * long encoding takes, so that no proxy's time-out ends it. `waiting`: somebody does, so it goes before prefetches.
    */
-  async #encoded(image, signal, report, wait) {
+  async #encoded(image, signal, report, wait, waiting = false) {
     report("checking");
-    let found = await this.server.image(image.id, signal);
+    const ask = () => this.server.image(image.id, signal, { waiting });
+    let found = await ask();
     if (!found) {
       this.#note(image, "sending");
       report("uploading", 0);
       const progress = (share) => (share < 1 ? report("uploading", share) : report("encoding"));
       const { queued } = await this.server.send(image.file, { wait: false, signal, progress });
-      found = { ...(await this.server.image(image.id, signal)), encoding: queued };
+      found = { ...(await ask()), encoding: queued };
     }
     if (found.width) await this.#agree(image, found, signal);
     if (!found.encoding) return true; // an embedding that was evicted is computed again with the first click
     if (image.state !== "ready") this.#note(image, "queued");
     for (let doubts = 0; doubts < PATIENCE; wait = Math.min(LATER, wait * 1.3)) {
-      report("encoding");
+      if (found?.place && found.seconds_expected) report("inQueue", { n: found.place, left: Math.ceil(found.seconds_expected) });
+      else report("encoding");
       await pause(wait, signal);
-      found = await this.server.image(image.id, signal);
+      found = await ask();
       if (found?.encoded) {
         await this.#agree(image, found, signal); // by now the server has seen all of the image
         return true;

@@ -114,7 +114,7 @@ function drawWaiting(page) {
   bar.hidden = waiting?.kind !== "uploading";
   if (waiting) {
     const seconds = ((performance.now() - waiting.since) / 1000).toFixed(1);
-    $("waiting-text").textContent = t(waiting.kind, { s: seconds });
+    $("waiting-text").textContent = t(waiting.kind, { s: seconds, ...waiting.share });
     if (!bar.hidden) bar.value = waiting.share ?? 0;
     page.clock = setTimeout(() => drawWaiting(page), 100);
   } else if (page.adding) {

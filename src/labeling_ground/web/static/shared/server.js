@@ -49,9 +49,9 @@ export class Server {
   }
 
   /** What the server knows of an image, or `null`. */
-  async image(id, signal) {
+  async image(id, signal, { waiting = false } = {}) {
     try {
-      return (await this.#ask(`v1/images/${this.reading(id)}`, { signal })).body;
+      return (await this.#ask(`v1/images/${this.reading(id)}${waiting ? "?waiting=true" : ""}`, { signal })).body;
     } catch (error) {
       if (error instanceof Refused && error.status === 404) return null;
       throw error;

@@ -127,6 +127,7 @@ const WORDS = {
   useKey: ["Use this key", "이 키 사용"],
   checking: ["Asking for the image", "이미지 확인 중"],
   uploading: ["Uploading", "업로드 중"],
+  inQueue: ["Number {n} in the queue, about {left} s", "대기열 {n}번째, 약 {left}초"],
   encoding: ["Encoding {s} s", "인코딩 중 {s}초"],
   decoding: ["Computing the mask {s} s", "마스크 계산 중 {s}초"],
   opening: ["Opening {n} of {of}", "{of}개 중 {n}번째 여는 중"],

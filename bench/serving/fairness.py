@@ -1,0 +1,185 @@
+"""What one tenant's flood does to another's open image: ``python -m bench.serving.fairness``.
+
+The engine is a toy that takes a fixed time for an image, so what is measured is the queue. One tenant floods the server
+with images that it opens, fetches ahead, or sends as jobs; another one opens an image now and then. Then both flood it,
+and what counts is how the engine's time was shared.
+"""
+
+import asyncio
+import io
+import itertools
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image as Pillow
+
+from bench.command import benchmark
+from bench.serving.run import where
+from bench.serving.server import Server, running
+from labeling_ground.types import Embedding, Image, Mask, ModelVersion, Prediction, Prompt
+
+ENCODE_S = 0.5
+KEYS = {"A": "a" * 32, "B": "b" * 32}
+FLOODS: dict[str, tuple[str, dict[str, str]]] = {
+    "nothing": ("", {}),
+    "opens": ("/v1/images", {}),
+    "prefetches": ("/v1/images?wait=false", {}),
+    "jobs": ("/v1/images", {"X-Priority": "job"}),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is asked for.
+
+    Attributes:
+        opens: images that the other tenant opens during each flood.
+        flooding: requests that the flood has under way at the same time.
+        shared_s: seconds for which both tenants flood.
+    """
+
+    opens: int
+    flooding: int
+    shared_s: float
+
+
+FULL, TOY = Plan(opens=20, flooding=24, shared_s=20.0), Plan(opens=2, flooding=6, shared_s=2.0)
+
+
+class SlowEngine:
+    """Takes ``ENCODE_S`` for each image, whatever it shows."""
+
+    version = ModelVersion("slow-toy", "0" * 64)
+    note = "A toy that takes its time."
+
+    def __init__(self, **_: object) -> None:
+        """What a server says of its machine means nothing to it."""
+
+    async def encode(self, image: Image) -> Embedding:
+        """Zeros."""
+        await asyncio.sleep(ENCODE_S)
+        return Embedding({"zeros": np.zeros((1, 4), np.float32)}, image.height, image.width)
+
+    async def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
+        """Empty masks."""
+        mask = Mask(np.zeros((embedding.height, embedding.width), bool), 0.5, np.zeros((256, 256), np.float32))
+        return [Prediction((mask,)) for _ in prompts]
+
+    async def aclose(self) -> None:
+        """There is nothing to give back."""
+
+
+_numbers = itertools.count()
+
+
+def _file() -> bytes:
+    """An image file that nobody has sent before."""
+    out = io.BytesIO()
+    pixels = np.frombuffer(next(_numbers).to_bytes(12, "big"), np.uint8).reshape(2, 2, 3)
+    Pillow.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def run(plan: Plan) -> dict[str, Any]:
+    """Each flood against a server of its own, then both tenants against one."""
+    rows = [{"flood": name, **asyncio.run(_against(plan, name))} for name in FLOODS]
+    shares = asyncio.run(_shared(plan))
+    return {"where": where(), "encode_s": ENCODE_S, "flooding": plan.flooding, "opens": rows, "shares": shares}
+
+
+def _server() -> Any:
+    settings = {"model": "bench.serving.fairness:SlowEngine", "encode_workers": "1", "disk_bytes": "0"}
+    return running(**settings, api_keys=",".join(KEYS.values()))
+
+
+def _client(server: Server, tenant: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{server.port}", headers={"X-API-Key": KEYS[tenant]}, timeout=120
+    )
+
+
+async def _against(plan: Plan, flood: str) -> dict[str, Any]:
+    path, headers = FLOODS[flood]
+    with _server() as server:
+        async with _client(server, "A") as flooding, _client(server, "B") as opening:
+            floods = [asyncio.create_task(_flood(flooding, path, headers)) for _ in range(plan.flooding if path else 0)]
+            await asyncio.sleep(5 * ENCODE_S if path else 0)  # until the queue is long
+            seconds, refused = [], 0
+            for _ in range(plan.opens):
+                started = time.perf_counter()
+                answer = await opening.post("/v1/images", content=_file())
+                seconds.append(time.perf_counter() - started)
+                refused += answer.status_code == 503
+                await asyncio.sleep(ENCODE_S / 3)  # so that what the engine has begun is at another point each time
+            for task in floods:
+                task.cancel()
+            await asyncio.gather(*floods, return_exceptions=True)
+    return {"p50_s": statistics.median(seconds), "worst_s": max(seconds), "refused": refused}
+
+
+async def _flood(client: httpx.AsyncClient, path: str, headers: dict[str, str]) -> None:
+    while True:
+        answer = await client.post(path, content=_file(), headers=headers)
+        if answer.status_code in (202, 503):
+            await asyncio.sleep(ENCODE_S / 4)
+
+
+async def _shared(plan: Plan) -> dict[str, float]:
+    """The share of the engine's time that each tenant got; one has twice as many requests under way as the other."""
+    counts = dict.fromkeys(KEYS, 0)
+
+    async def work(client: httpx.AsyncClient, tenant: str) -> None:
+        while True:
+            answer = await client.post("/v1/images", content=_file())
+            if answer.status_code == 200:
+                counts[tenant] += 1
+            else:
+                await asyncio.sleep(ENCODE_S)
+
+    with _server() as server:
+        async with _client(server, "A") as first, _client(server, "B") as second:
+            tasks = [asyncio.create_task(work(first, "A")) for _ in range(plan.flooding)]
+            tasks += [asyncio.create_task(work(second, "B")) for _ in range(plan.flooding // 2)]
+            await asyncio.sleep(plan.shared_s)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+    return {tenant: count / max(1, sum(counts.values())) for tenant, count in counts.items()}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures in Markdown."""
+    found, encode_s = result["where"], result["encode_s"]
+    lines = [
+        f"Machine: {found['machine']}; commit {found['commit']}; {found['date']}.",
+        "",
+        f"A toy engine that takes {encode_s:g} s for an image, one at a time; {result['flooding']} requests of "
+        "tenant A under way all the time, while tenant B opens one image after the other. Target: 2 encodes, none "
+        "refused.",
+        "",
+        "| A floods with | B's open, p50 s | worst s | worst in encodes | refused |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row['flood']} | {row['p50_s']:.2f} | {row['worst_s']:.2f} | {row['worst_s'] / encode_s:.2f} "
+        f"| {row['refused']} |"
+        for row in result["opens"]
+    ]
+    shares = result["shares"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Both open images, A with twice as many requests under way: A got {shares['A']:.0%} of the engine's time, "
+            f"B {shares['B']:.0%}. Target: 50 ± 10 %.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    benchmark("bench.serving.fairness", "Fairness", run, table, FULL, TOY)
