@@ -7,8 +7,8 @@ WEIGHTS is one of:
 - ``custom``: weights of your own, in the layout of MODEL: the one file in GIVEN. The model is then called custom-MODEL.
 - ``random``: nothing is fetched; a later step makes random numbers, for trials. The model is then called random-MODEL.
 
-Standard library only, like the part of our package that it uses: it runs before anything is installed, so that a wish
-that cannot be met is said within seconds.
+It and the part of our package that it uses need the standard library and filelock only: it runs before anything large
+is installed, so that a wish that cannot be met is said within seconds.
 """
 
 import sys

@@ -1,6 +1,7 @@
 """The scripts of ``segment_anything/Dockerfile-build``: fetching a checkpoint, and making one of random numbers."""
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -94,7 +95,8 @@ def test_weights_that_are_not_the_authors_get_a_name_that_says_so(tmp_path: Path
         fetch(name_in(store), "none", given, store)
 
 
-def test_the_first_step_needs_nothing_but_the_files_that_it_is_given(tmp_path: Path, given: Path) -> None:
+def run_first_step(tmp_path: Path, given: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run fetch.py with what the stage ``weights`` of Dockerfile-build copies and installs, and with nothing else."""
     dockerfile = (ROOT / "segment_anything" / "Dockerfile-build").read_text(encoding="utf-8")
     stage = dockerfile.split("AS weights")[1].split("ARG MODEL")[0].replace("\\\n", " ")
     for line in re.findall(r"^COPY (src.*)$", stage, re.MULTILINE):
@@ -104,20 +106,34 @@ def test_the_first_step_needs_nothing_but_the_files_that_it_is_given(tmp_path: P
         for source in sources:
             for path in ROOT.glob(source):
                 shutil.copy(path, folder)
-    (given / "sam_vit_h_4b8939.pth").write_bytes(b"half of it")
-    command = [sys.executable, "-S", str(ROOT / "segment_anything" / "fetch.py"), "sam-vit-h"]
-    done = subprocess.run(
-        [*command, "official", str(given), str(tmp_path / "models")],
+    for names in re.findall(r"pins_of\.py run\.txt ([a-z -]+)", stage):
+        for package in names.split():
+            found = importlib.metadata.distribution(package).locate_file(package)
+            shutil.copytree(str(found), tmp_path / "src" / package)
+    return subprocess.run(
+        [sys.executable, "-S", str(ROOT / "segment_anything" / "fetch.py"), *arguments, str(tmp_path / "models")],
         env={"PYTHONPATH": str(tmp_path / "src"), "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
         timeout=180,
         check=False,
     )
+
+
+def test_the_first_step_needs_nothing_but_what_it_is_given_to_refuse_a_file(tmp_path: Path, given: Path) -> None:
+    (given / "sam_vit_h_4b8939.pth").write_bytes(b"half of it")
+    done = run_first_step(tmp_path, given, "sam-vit-h", "official", str(given))
     assert done.returncode == 1
     assert done.stdout == ""
     assert "sam_vit_h_4b8939.pth is not what its name says" in done.stderr
     assert hashlib.sha256(b"half of it").hexdigest() in done.stderr
+
+
+def test_the_first_step_needs_nothing_but_what_it_is_given_to_store_a_file(tmp_path: Path, given: Path) -> None:
+    (given / "mine.pth").write_bytes(b"of my own")
+    done = run_first_step(tmp_path, given, "mobile-sam", "custom", str(given))
+    assert (done.returncode, done.stdout) == (0, "custom-mobile-sam\n"), done.stderr
+    assert list(ModelStore(tmp_path / "models").installed()) == ["custom-mobile-sam"]
 
 
 def test_random_weights_have_the_layout_of_a_checkpoint_and_no_model_of_the_catalogue(tmp_path: Path) -> None:
