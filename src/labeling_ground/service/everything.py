@@ -211,13 +211,16 @@ class Everything:
 
     async def _ask(self, ask: Ask, options: EverythingOptions, client: str | None) -> EverythingAnswer:
         key = ask.everything(options)
-        entry, outcome, timing = await self._predictor.derived(
+        started = time.perf_counter()
+        made = await self._predictor.embeddings.derive(
             Kind.EVERYTHING, ask, key, lambda embedding: self._make(key, ask.version, embedding, options)
         )
-        found = await self._pool.run(records.open_everything, entry, key)
+        self._predictor.accesses.note(Kind.EVERYTHING, ask, key, made)
+        timing = made.timing.within(time.perf_counter() - started)
+        found = await self._pool.run(records.open_everything, made.entry, key)
         if client is not None:
             self._predictor.presence.opened(f"{ask.keys.tenant}/{client}", ask.keys.group)
-        return EverythingAnswer(found, found.masks, outcome, ask.version, timing, ask.model_note)
+        return EverythingAnswer(found, found.masks, made.outcome, ask.version, timing, ask.model_note)
 
     async def follow(
         self, tenant: str, image_id: str, options: EverythingOptions, *, client: str | None = None

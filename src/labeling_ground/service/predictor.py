@@ -1,7 +1,7 @@
 """What can be asked of one model over the cache: images, masks, and purges. Start reading here."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from labeling_ground import key as keys
@@ -27,7 +27,7 @@ from labeling_ground.service.prompts import PromptAsk
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.supervisor import Background, Supervisor
 from labeling_ground.trace.recorder import Recorder
-from labeling_ground.types import Embedding, Entry, Image, Kind, Outcome
+from labeling_ground.types import Embedding, Image, Kind, Outcome
 
 __all__ = ["ImageAnswer", "ImageState", "MaskAnswer", "Predictor", "PrefetchAnswer", "PromptAsk", "Timing"]
 
@@ -145,8 +145,6 @@ class Predictor:
         """Computations under way."""
         return self.once.flights
 
-    # --- images -------------------------------------------------------------------------------------------------
-
     async def add_image(self, tenant: str, file: bytes, image_id: str, *, client: str | None = None) -> ImageAnswer:
         """Encode an image, unless that was done before.
 
@@ -183,18 +181,14 @@ class Predictor:
         """
         ask = self.bind(tenant, image_id)
         found = self.store.peek(ask.embedding)
-        upload = await self.files.receive(file) if found is None else None
-        is_new = upload is not None and not self.prefetches.is_queued(ask)
-        if is_new:
-            self.prefetches.check_room(tenant, len(file))
-        if client is not None:
-            self.presence.fetched_ahead(f"{tenant}/{client}", ask.keys.group)
-        if found is not None:
+        if found is None:
+            await self.prefetches.take_on(ask, file)
+        else:
             self.accesses.note(Kind.EMBEDDING, ask, ask.embedding, Made(found, Outcome.HIT), ahead=True)
             self.background.start(self.files.store(ask, file, found, self.store.purges.count))
-        elif upload is not None and is_new:
-            await self.prefetches.take_on(ask, upload)
-        return PrefetchAnswer(upload is not None, ask.version, ask.model_note)
+        if client is not None:
+            self.presence.fetched_ahead(f"{tenant}/{client}", ask.keys.group)
+        return PrefetchAnswer(found is None, ask.version, ask.model_note)
 
     async def image_state(self, tenant: str, image_id: str, *, waiting: bool = False) -> ImageState:
         """What is known of an image.
@@ -235,8 +229,6 @@ class Predictor:
         self.accesses.note(Kind.EMBEDDING, ask, ask.embedding, made)
         return records.open_embedding(made.entry, ask.embedding), _image_answer(ask, made, started)
 
-    # --- what is computed from embeddings -----------------------------------------------------------------------
-
     async def masks(
         self, tenant: str, image_id: str, prompts: Sequence[PromptAsk], *, client: str | None = None
     ) -> list[MaskAnswer]:
@@ -252,28 +244,6 @@ class Predictor:
         found = await self._masks.answers(ask, prompts)
         self._opened(ask, client)
         return found
-
-    async def derived(
-        self, kind: Kind, ask: Ask, key: str, make: Callable[[Embedding], Awaitable[Entry]]
-    ) -> tuple[Entry, Outcome, Timing]:
-        """An entry that is computed from an image's embedding: looked up, or made in a flight, and kept.
-
-        Args:
-            kind: what it is.
-            ask: the image, and by which model version.
-            key: the entry's own key.
-            make: computes and seals it.
-
-        Raises:
-            UnknownImage: send the image again.
-            Overloaded, BackendFailed: as in ``add_image``, or of ``make``.
-        """
-        started = time.perf_counter()
-        made = await self.embeddings.derive(kind, ask, key, make)
-        self.accesses.note(kind, ask, key, made)
-        return made.entry, made.outcome, made.timing.within(time.perf_counter() - started)
-
-    # --- the whole ----------------------------------------------------------------------------------------------
 
     def bind(self, tenant: str, image_id: str) -> Ask:
         """A request on one image, to be answered by the model version that is served now."""

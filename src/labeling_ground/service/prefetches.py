@@ -55,11 +55,24 @@ class Prefetches:
         self._waiting: dict[str, list[int]] = {}
         """Those that were taken on and are not encoded yet: by the embedding's key, the bytes of their files."""
 
-    def is_queued(self, ask: Ask) -> bool:
-        """Whether the image is being fetched ahead."""
-        return ask.embedding in self._waiting and ask.embedding in self._once.flights
+    async def take_on(self, ask: Ask, file: bytes) -> None:
+        """Queue an image, unless it is queued already; it is under way when this returns.
 
-    def check_room(self, tenant: str, size: int) -> None:
+        Raises:
+            BadImage, TooLarge: the file cannot be used, as far as its header tells.
+            Overloaded: too many images wait already, or too many bytes of them.
+        """
+        upload = await self._files.receive(file)
+        if ask.embedding in self._waiting and ask.embedding in self._once.flights:
+            return
+        self._check_room(ask.keys.tenant, len(file))
+        self._waiting.setdefault(ask.embedding, []).append(len(file))
+        self.bytes += len(file)
+        with asked_at_best(Priority.PREFETCH):
+            self._background.start(self._fetch(ask, upload))
+        await asyncio.sleep(0)  # the flight is under way before the caller can ask about it
+
+    def _check_room(self, tenant: str, size: int) -> None:
         """Refuse a tenant's prefetch of so many bytes for which there is no room.
 
         Raises:
@@ -81,14 +94,6 @@ class Prefetches:
                 f"{self._most_bytes} are not taken on. Try again in a moment.",
                 retry_after=max(1.0, self._lane.typical_s or 0.0),
             )
-
-    async def take_on(self, ask: Ask, upload: Upload) -> None:
-        """Queue an image for which ``check_room`` has found room; it is under way when this returns."""
-        self._waiting.setdefault(ask.embedding, []).append(len(upload.file))
-        self.bytes += len(upload.file)
-        with asked_at_best(Priority.PREFETCH):
-            self._background.start(self._fetch(ask, upload))
-        await asyncio.sleep(0)  # the flight is under way before the caller can ask about it
 
     async def _fetch(self, ask: Ask, upload: Upload) -> None:
         """Encode an image that nobody waits for, and that was counted as such."""
