@@ -178,7 +178,7 @@ async def test_a_wide_purge_that_means_nothing_holds_no_lock_while_it_looks(
     def watch() -> None:
         store._index.connections.get().set_trace_callback(statements.append)
 
-    await store._write(watch)
+    await store._threads.write(watch)
     assert await store.delete("v1/*/*/*/no-such-model@*") == 0
     assert len(transactions) == 2, "to note it, and to note that it is done"
     within, scans = False, []
@@ -243,7 +243,7 @@ async def test_no_statement_that_holds_the_write_lock_goes_through_all_entries(t
     def watch() -> None:
         store._index.connections.get().set_trace_callback(statements.append)
 
-    await store._write(watch)
+    await store._threads.write(watch)
     small, large = (Entry(Kind.EMBEDDING, bytes(size), 1.0, NOW) for size in (100, 100_000))
     for key, value in (("v1/a/b/embedding/m@1", small), ("v1/a/c/embedding/m@1", large)):
         for _ in range(2):

@@ -2,26 +2,24 @@
 
 import asyncio
 import contextlib
-import errno
 import logging
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import EllipsisType
-from typing import TypeVar
 
 from labeling_ground.cache.budgets import PARTS
 from labeling_ground.cache.complaint import Complaint
-from labeling_ground.cache.disk.eviction import Limits, Turn
-from labeling_ground.cache.disk.files import GRACE_S, says_full
+from labeling_ground.cache.disk.eviction import Limits
+from labeling_ground.cache.disk.files import GRACE_S
 from labeling_ground.cache.disk.folder import INDEX, open_to_read, refusal
-from labeling_ground.cache.disk.index import DiskIndex, Standing, Totals, totals_of
+from labeling_ground.cache.disk.index import DiskIndex, Found, Standing, Totals, totals_of
 from labeling_ground.cache.disk.purges import Purge
 from labeling_ground.cache.disk.schema import LAYOUT
+from labeling_ground.cache.disk.threads import READERS, DiskThreads, sentence
 from labeling_ground.cache.policies.port import Ranking, Reason
 from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import StoreFailed, StoreFull
@@ -30,14 +28,8 @@ from labeling_ground.types import Entry, Kind, StoreStats
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _USES = 256
 """Uses that are noted in one transaction."""
-
-_PAUSE_S = 0.005, 0.05
-"""Seconds, at least and at most, in which other processes may take the write lock between two transactions of one task;
-in between as long as the last transaction took."""
 
 _HEARD_S = 1.0
 """How long a purge waits until the other processes have heard of it, in seconds. One that lives has by then."""
@@ -52,9 +44,7 @@ _VACUUM = 16, 64
 class DiskStore:
     """Entries in a directory: small values in SQLite, larger ones in files.
 
-    All work is done in three threads of the store's own, two that read and one that writes, so a
-    task that is cancelled while it waits leaves nothing half done: its work is either not begun or
-    carried to its end. The budget bounds the sum of the values' sizes, those being written
+    All work is done in threads of its own. The budget bounds the sum of the values' sizes, those being written
     included; the index comes on top.
 
     A use is written down only when the last one noted is a twentieth of the idle time ago (at most
@@ -81,7 +71,7 @@ class DiskStore:
     """
 
     name = "disk"
-    at_once = 2
+    at_once = READERS
     """Reads, each in a thread."""
 
     def __init__(
@@ -109,9 +99,7 @@ class DiskStore:
         self._watermark = low_watermark
         self._limits = Limits(budget_bytes, int(budget_bytes * low_watermark), idle_s, max_age_s, tenant_share)
         self._index = DiskIndex(directory, self._limits, ranking)
-        self._reads = ThreadPoolExecutor(self.at_once, thread_name_prefix="disk-read")
-        # One, so that this process never waits for its own lock, and its writes keep their order.
-        self._writes = ThreadPoolExecutor(1, thread_name_prefix="disk-write")
+        self._threads = DiskThreads(self._index.connections)
         self._refused = 0
         self.trouble = ""
         """Why the last value was not kept; empty once one is again."""
@@ -134,9 +122,9 @@ class DiskStore:
             # Where the directory cannot be used yet, there may be something in memory when it can.
             self._index.purges.listen_to_all()
             self._listener = asyncio.create_task(self._listen(self.on_purge))
-            await self._write(self._index.purges.listen)
-        await self._write(self._index.connections.get)
-        if (await self._write(self._index.eviction.rank_anew)).more:
+            await self._threads.write(self._index.purges.listen)
+        await self._threads.write(self._index.connections.get)
+        if (await self._threads.write(self._index.eviction.rank_anew)).more:
             self._ranking_anew = asyncio.create_task(self._supervisor.persist("rank disk", self._rank_anew))
 
     async def get(self, key: str) -> Entry | None:
@@ -144,15 +132,7 @@ class DiskStore:
 
         What is expired, or not of its noted length, goes and is counted.
         """
-        now = self._clock()
-        found = await self._read(partial(self._index.find, key, now))
-        if found.standing is Standing.UNSURE:
-            # In line with the writes: the use that keeps it alive may be waiting there.
-            await self._write(partial(self._index.settle, key, now))
-            found = await self._read(partial(self._index.find, key, now))
-        if found.touch:
-            self._behind(partial(self._index.touch, key, now))
-        return found.entry
+        return (await self._use(key)).entry
 
     async def put(self, key: str, entry: Entry, used: float | None = None) -> None:
         """Keep the entry, making room first. With ``used`` it is ranked as one that was used last
@@ -170,7 +150,7 @@ class DiskStore:
         if used is not None and self._limits.broken(entry.created, used, now):
             return
         try:
-            await self._write(partial(self._index.store, key, entry, now, used))
+            await self._threads.write(partial(self._index.store, key, entry, now, used))
         except StoreFull as error:
             self._refused += 1
             self.trouble = str(error)
@@ -180,18 +160,11 @@ class DiskStore:
 
     async def touch(self, key: str) -> bool:
         """Restart the idle timer without reading the value. Whether the key is here."""
-        now = self._clock()
-        found = await self._read(partial(self._index.find, key, now, value=False))
-        if found.standing is Standing.UNSURE:
-            await self._write(partial(self._index.settle, key, now))
-            found = await self._read(partial(self._index.find, key, now, value=False))
-        if found.touch:
-            self._behind(partial(self._index.touch, key, now))
-        return found.standing is Standing.HIT
+        return (await self._use(key, value=False)).standing is Standing.HIT
 
     async def has(self, key: str) -> bool:
         """Whether the key is here; asking is no use of it."""
-        found = await self._read(partial(self._index.find, key, self._clock(), value=False))
+        found = await self._threads.read(partial(self._index.find, key, self._clock(), value=False))
         return found.standing is Standing.HIT
 
     async def mark_done(self, group: str, done: bool) -> None:
@@ -199,36 +172,36 @@ class DiskStore:
 
         A hit on a key takes it back too.
         """
-        await self._in_turns(partial(self._index.eviction.mark, group, done))
+        await self._threads.in_turns(partial(self._index.eviction.mark, group, done))
 
     async def delete(self, pattern: str) -> int:
         """Purge all keys that match, and wait until the other processes on the directory have heard of it.
 
         One image costs what it holds, anything wider a look at all keys.
         """
-        purge = await self._write(partial(self._index.begin_purge, pattern, self._clock()))
-        gone = await self._in_turns(partial(self._index.purge, purge))
+        purge = await self._threads.write(partial(self._index.begin_purge, pattern, self._clock()))
+        gone = await self._threads.in_turns(partial(self._index.purge, purge))
         await self._wait_until_heard(purge)
         return gone
 
     async def delete_untold(self, pattern: str) -> int:
         """Purge what the other processes on the directory are told of in another way."""
-        purge = await self._write(partial(self._index.begin_purge, pattern, self._clock(), tell=False))
-        return await self._in_turns(partial(self._index.purge, purge))
+        purge = await self._threads.write(partial(self._index.begin_purge, pattern, self._clock(), tell=False))
+        return await self._threads.in_turns(partial(self._index.purge, purge))
 
     async def drop_damaged(self, key: str) -> None:
         """Remove an entry whose bytes turned out to be damaged, and count it so."""
-        await self._write(partial(self._index.drop, key))
+        await self._threads.write(partial(self._index.drop, key))
 
     async def sweep(self) -> int:
         """Remove what has expired and what killed processes left; how many entries went."""
         now = self._clock()
-        gone = await self._in_turns(partial(self._index.eviction.sweep, now))
-        for purge in await self._read(partial(self._index.purges.unfinished, now - GRACE_S, now)):
-            gone += await self._in_turns(partial(self._index.purge, purge))
+        gone = await self._threads.in_turns(partial(self._index.eviction.sweep, now))
+        for purge in await self._threads.read(partial(self._index.purges.unfinished, now - GRACE_S, now)):
+            gone += await self._threads.in_turns(partial(self._index.purge, purge))
         await self._rank_anew()
         turns, pages = _VACUUM
-        await self._in_turns(partial(self._index.eviction.vacuum, pages), most=turns)
+        await self._threads.in_turns(partial(self._index.eviction.vacuum, pages), most=turns)
         return gone
 
     async def reconfigure(
@@ -255,9 +228,9 @@ class DiskStore:
             StoreFailed: it could not be done; the budget and the idle time are what they were.
         """
         for start in range(0, len(uses), _USES):
-            await self._write(partial(self._index.eviction.note_uses, uses[start : start + _USES]))
+            await self._threads.write(partial(self._index.eviction.note_uses, uses[start : start + _USES]))
         if ranking is not None:
-            await self._write(partial(self._index.eviction.set_ranking, ranking))
+            await self._threads.write(partial(self._index.eviction.set_ranking, ranking))
             await self._rank_anew()
         if budget_bytes is not None:
             await self._set_budget(budget_bytes)
@@ -268,7 +241,7 @@ class DiskStore:
 
     async def stats(self) -> StoreStats:
         """What is held by all processes, and what this one evicted."""
-        figures = described(await self._read(self._index.totals), self._limits.budget)
+        figures = described(await self._threads.read(self._index.totals), self._limits.budget)
         evictions = {reason.value: self._index.connections.evictions[reason] for reason in Reason}
         return replace(figures, evictions=evictions, refused=self._refused)
 
@@ -278,13 +251,26 @@ class DiskStore:
             if task is not None:
                 await stop(task)
         self._listener = self._ranking_anew = None
-        await asyncio.to_thread(self._shut)  # noqa: TID251 -- closing, when nothing else is left to wait for it
+        leave = self._index.purges.leave if self._index.purges.place is not None else None  # others wait for it in vain
+        await asyncio.to_thread(self._threads.close, leave)  # noqa: TID251 -- closing, when nothing else is left to wait for it
+
+    async def _use(self, key: str, *, value: bool = True) -> Found:
+        now = self._clock()
+        find = partial(self._index.find, key, now, value=value)
+        found = await self._threads.read(find)
+        if found.standing is Standing.UNSURE:
+            # In line with the writes: the use that keeps it alive may be waiting there.
+            await self._threads.write(partial(self._index.settle, key, now))
+            found = await self._threads.read(find)
+        if found.touch:
+            self._threads.write_later(partial(self._index.touch, key, now))
+        return found
 
     async def _set_budget(self, budget: int) -> None:
         before = self._limits.budget, self._limits.low
         low = int(budget * self._watermark)
         try:
-            await self._in_turns(partial(self._index.eviction.set_budget, budget, low, self._clock()))
+            await self._threads.in_turns(partial(self._index.eviction.set_budget, budget, low, self._clock()))
         except BaseException:
             self._limits.budget, self._limits.low = before
             raise
@@ -293,11 +279,11 @@ class DiskStore:
         purges = self._index.purges
 
         async def hear() -> None:
-            patterns, place = await self._read(purges.hear)
+            patterns, place = await self._threads.read(purges.hear)
             for pattern in patterns:
                 await tell(pattern)
             if place != purges.place:
-                await self._write(partial(purges.heard, place))
+                await self._threads.write(partial(purges.heard, place))
 
         while True:
             await asyncio.sleep(self._listen_s)
@@ -306,60 +292,14 @@ class DiskStore:
     async def _wait_until_heard(self, purge: Purge) -> None:
         """So that who purges here and goes on elsewhere finds it purged there, and is not purged there later."""
         ends = time.monotonic() + _HEARD_S
-        while not await self._read(partial(self._index.purges.is_heard, purge)):
+        while not await self._threads.read(partial(self._index.purges.is_heard, purge)):
             if time.monotonic() > ends:
-                await self._write(partial(self._index.purges.give_up, purge))
+                await self._threads.write(partial(self._index.purges.give_up, purge))
                 return
             await asyncio.sleep(_LOOK_S)
 
     async def _rank_anew(self) -> None:
-        await self._in_turns(self._index.eviction.rank_anew)
-
-    async def _in_turns(self, work: Callable[[], Turn], most: int | None = None) -> int:
-        """Do a piece of work that is many transactions; in between others get their turn. How many entries went."""
-        gone = turns = 0
-        while True:
-            started = time.monotonic()
-            turn = await self._write(work)
-            gone, turns = gone + turn.gone, turns + 1
-            if not turn.more or turns == most:
-                return gone
-            shortest, longest = _PAUSE_S
-            await asyncio.sleep(min(longest, max(shortest, time.monotonic() - started)))
-
-    def _shut(self) -> None:
-        with contextlib.suppress(StoreFailed):  # others wait for it in vain, for a second
-            if self._index.purges.place is not None:
-                self._submit(self._writes, self._index.purges.leave).exception()
-        self._writes.shutdown()
-        self._reads.shutdown()
-        self._index.connections.close()
-
-    async def _read(self, work: Callable[[], T]) -> T:
-        return await asyncio.wrap_future(self._submit(self._reads, work))
-
-    async def _write(self, work: Callable[[], T]) -> T:
-        return await asyncio.wrap_future(self._submit(self._writes, work))
-
-    def _behind(self, work: Callable[[], None]) -> None:
-        """Write without making anybody wait; a failure is logged."""
-        self._submit(self._writes, work).add_done_callback(_complain)
-
-    def _submit(self, executor: ThreadPoolExecutor, work: Callable[[], T]) -> Future[T]:
-        try:
-            return executor.submit(self._run, work)
-        except RuntimeError as error:  # shut down
-            raise StoreFailed("The disk cache is closed.") from error
-
-    def _run(self, work: Callable[[], T]) -> T:
-        try:
-            return work()
-        except (OSError, sqlite3.Error) as error:
-            if isinstance(error, sqlite3.Error):
-                self._index.connections.suspect(error)
-            # Where there is no index, nothing that is there can be served: that is worse than full.
-            failed = StoreFull if says_full(error) and self._index.connections.is_open else StoreFailed
-            raise failed(_sentence(error, self._index.connections.folder)) from error
+        await self._threads.in_turns(self._index.eviction.rank_anew)
 
 
 def described(totals: Totals, budget: int) -> StoreStats:
@@ -391,31 +331,5 @@ def look(folder: Path, budget: int) -> StoreStats:
                 if db.execute("PRAGMA user_version").fetchone()[0] == LAYOUT:  # another one is thrown away at the start
                     totals = totals_of(db)
     except (OSError, sqlite3.Error) as error:
-        raise StoreFailed(_sentence(error, folder)) from error
+        raise StoreFailed(sentence(error, folder)) from error
     return described(totals, budget)
-
-
-def _complain(future: Future[None]) -> None:
-    if not future.cancelled() and (error := future.exception()) is not None:
-        log.warning("A use was not noted: %s", error)
-
-
-def _sentence(error: OSError | sqlite3.Error, folder: Path) -> str:
-    """What was wrong, for an operator."""
-    if says_full(error):
-        return f"The disk under the cache directory {folder} is full."
-    if isinstance(error, OSError):
-        code = error.errno
-        if code in (errno.EROFS, errno.EACCES, errno.EPERM):
-            return f"The cache directory {folder} cannot be written: {error.strerror}."
-        if code in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
-            return f"The cache directory {folder} is gone, or is no directory."
-        return f"The cache directory {folder} failed: {error}."
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return f"The index in the cache directory {folder} cannot be opened for writing: {error}."
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return f"The index in the cache directory {folder} was damaged; it starts empty."
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return f"The index in the cache directory {folder} was in use by others for too long."
-    return f"The index in the cache directory {folder} failed: {error}."
