@@ -8,6 +8,7 @@ import pytest
 from tests.doubles import TENANT, ToyBackend, click, image_bytes, mask, send, serving, until
 
 from labeling_ground import key as keys
+from labeling_ground.errors import Overloaded
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.flights import Flights
 from labeling_ground.service.predictor import Predictor
@@ -85,6 +86,30 @@ async def test_a_flight_and_those_that_it_waits_for_are_as_urgent_as_its_most_ur
     await until(lambda: {urgency.priority for urgency in seen.values()} == {Priority.INTERACTIVE})
     over.set()
     assert [made for made, _ in await asyncio.gather(*asking)] == ["made"] * 3
+
+
+async def test_who_joins_somebody_less_urgent_is_not_turned_away_with_them() -> None:
+    flights: Flights[str] = Flights()
+    refused = asyncio.Event()
+    seen: list[Priority] = []
+
+    async def work(_: object) -> str:
+        seen.append(current_urgency().priority)
+        if len(seen) == 1:
+            await refused.wait()
+            raise Overloaded("Jobs have no room.", retry_after=1.0)
+        return "made"
+
+    jobs = [as_job(flights.join("key", work)) for _ in range(2)]
+    await until(lambda: len(seen) == 1)
+    opening = asyncio.create_task(flights.join("key", work))
+    await asyncio.sleep(0)
+    refused.set()
+    assert await opening == ("made", False)
+    for job in jobs:
+        with pytest.raises(Overloaded):
+            await job
+    assert seen == [Priority.JOB, Priority.INTERACTIVE]
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

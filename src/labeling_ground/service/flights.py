@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from labeling_ground.errors import BackendFailed
+from labeling_ground.errors import BackendFailed, Overloaded
 from labeling_ground.service.urgency import Urgency, current_urgency, work_for
 from labeling_ground.types import Priority
 
@@ -60,19 +60,24 @@ class Flights(Generic[T]):
         Raises:
             Exception: whatever ``work`` raised.
         """
+        urgency = current_urgency()
         flight = self._find(key)
         joined = flight is not None
         if flight is None:
             flight = _Flight()
-            flight.urgency.follow(current_urgency())
+            flight.urgency.follow(urgency)
             flight.task = asyncio.create_task(self._fly(work, flight))
             self._flights[key] = flight
             flight.task.add_done_callback(lambda task: self._land(key, task))
-        else:
-            flight.urgency.follow(current_urgency())
+        is_more_urgent = urgency.priority < flight.urgency.priority
+        if joined:
+            flight.urgency.follow(urgency)
         flight.askers += 1
         try:
             return await asyncio.shield(flight.task), joined
+        except Overloaded:
+            if not is_more_urgent:  # else others were turned away, who have less room
+                raise
         except asyncio.CancelledError:
             if flight.task.cancelled() and not _is_cancelling():
                 # The work was cancelled under us (the server is stopping), not this asker.
@@ -84,6 +89,7 @@ class Flights(Generic[T]):
                 # Out of the table first: whoever asks from now on must not join a flight that is going down.
                 self._land(key, flight.task)
                 flight.task.cancel()
+        return await self.join(key, work)
 
     def lift(self, key: str) -> None:
         """Make the computation of ``key``, if there is one, as urgent as what the running task works for."""
