@@ -48,6 +48,7 @@ from labeling_ground.errors import (
 )
 from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.hedge import HedgeOutcome
+from labeling_ground.service.images import Upload
 from labeling_ground.service.predictor import MaskAnswer, Predictor, PromptAsk
 from labeling_ground.types import Box, Embedding, Entry, Kind, ModelVersion, Outcome, Point, Prediction
 
@@ -495,6 +496,44 @@ async def test_every_prefetch_that_was_taken_on_is_encoded() -> None:
         await until(lambda: all(predictor.store.peek(keys_of(file).embedding(TOY)) for file in files[:taken]))
         await until(lambda: not predictor.flights)
         assert (await predictor.prefetch(TENANT, files[-1], keys.image_id(files[-1]))).queued, "there is room again"
+
+
+async def test_a_place_that_was_promised_to_a_prefetch_is_taken_before_the_prefetch_reaches_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = ToyBackend()
+    backend.hold = asyncio.Event()
+    async with serving(backend, DictStore(), slots=1, queue=4) as predictor:
+        files = [image_bytes(number) for number in range(30)]
+        received = {file: await predictor.files.receive(file) for file in files}
+
+        async def receive(file: bytes) -> Upload:
+            return received[file]
+
+        monkeypatch.setattr(predictor.files, "receive", receive)  # all are checked before the first one queues
+        asked = (predictor.prefetch(TENANT, file, keys.image_id(file)) for file in files)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert [isinstance(answer, Overloaded) for answer in answers] == [False] * 5 + [True] * 25
+        backend.hold.set()
+        await until(lambda: not predictor.flights)
+
+
+async def test_an_image_file_is_worth_what_encoding_it_again_takes() -> None:
+    lower = DictStore()
+
+    async def stored_cost(predictor: Predictor, file: bytes) -> float:
+        await send(predictor, file)
+        await predictor.store.drain()
+        entry = await lower.get(keys_of(file).image)
+        assert entry is not None
+        return entry.cost
+
+    async with serving(ToyBackend(), lower) as predictor:
+        first = await stored_cost(predictor, image_bytes(1))
+        assert first > 0, "no encode has been measured yet: the time that has passed is the best guess"
+        typical = predictor.encode_lane.typical_s
+        assert typical is not None
+        assert await stored_cost(predictor, image_bytes(2)) == pytest.approx(typical)
 
 
 async def test_a_prefetch_that_joins_somebody_who_is_turned_away_is_encoded_all_the_same() -> None:
