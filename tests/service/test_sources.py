@@ -11,7 +11,7 @@ from tests.doubles import LONG_S, TENANT, Clock, ToyBackend, image_bytes, mask, 
 from tests.file_hosts import FileHost, Handler, file_host, gives
 
 from labeling_ground import key as keys
-from labeling_ground.errors import BadImage, Overloaded, SourceFailed
+from labeling_ground.errors import BadImage, Overloaded, SourceFailed, SourceRefused
 from labeling_ground.service.fetching import Fetcher
 from labeling_ground.service.predictor import ImageAnswer
 from labeling_ground.service.sources import Sources
@@ -132,6 +132,22 @@ async def test_a_prefetch_is_queued_once() -> None:
         image_id, ahead = await here.sources.prefetch(TENANT, here.host.url())
         assert (image_id, ahead.queued) == (ID, False)
         assert (len(here.host.requests), here.backend.encodes) == (1, 1)
+
+
+async def test_more_sources_are_for_whom_they_were_named() -> None:
+    """And what is held for them counts with the rest."""
+    async with world(gives(FILE)) as here, file_host(gives(image_bytes(2))) as more:
+        other = here.sources.also([more.source])
+        here.backend.hold = asyncio.Event()
+        opening = asyncio.ensure_future(other.locate(TENANT, more.url()))
+        await here.backend.begun.wait()
+        assert here.sources.bytes_held == len(image_bytes(2))
+        here.backend.hold.set()
+        assert (await opening).image_id == keys.image_id(image_bytes(2))
+        assert (await other.locate(TENANT, here.host.url())).image_id == ID
+        with pytest.raises(SourceRefused):
+            await here.sources.locate(TENANT, more.url())
+        await other.aclose()
 
 
 async def test_what_is_remembered_and_what_is_held_has_a_bound() -> None:

@@ -122,10 +122,12 @@ class Fetcher:
     def __init__(
         self, sources: Sequence[str], *, max_bytes: int, timeout_s: float = 30.0, redirects: int = 5, at_once: int = 8
     ) -> None:
+        self._named = tuple(sources)
         self._sources = tuple(AllowedSource.parse(text) for text in sources)
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._redirects = redirects
+        self._at_once = at_once
         self._turns = asyncio.Semaphore(at_once)
         self._session: aiohttp.ClientSession | None = None
         self._threads = Pool("sources", at_once)
@@ -182,6 +184,19 @@ class Fetcher:
             raise SourceFailed(f"{shown_url(url)} did not answer within {self._timeout_s:g} seconds.") from None
         except (aiohttp.ClientError, OSError) as error:
             raise _failed(url, error) from error
+
+    def also(self, sources: Sequence[str]) -> "Fetcher":
+        """Another fetcher with the same limits, which may fetch from more sources.
+
+        It has connections of its own: one to a private host must not be at hand for whom that host is not named.
+        """
+        return Fetcher(
+            (*self._named, *sources),
+            max_bytes=self._max_bytes,
+            timeout_s=self._timeout_s,
+            redirects=self._redirects,
+            at_once=self._at_once,
+        )
 
     def allows(self, url: str) -> bool:
         """Whether the operator has named where an address leads to, as far as that can be told without asking."""

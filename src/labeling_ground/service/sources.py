@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from labeling_ground import key as keys
@@ -48,8 +48,8 @@ class Sources:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.fetcher = fetcher
-        self.bytes_held = 0
-        """Bytes of fetched files that are being encoded."""
+        self._bytes_held = 0
+        self._others: list[Sources] = []
         self._predictor = predictor
         self._most_addresses = most_addresses
         self._fresh_s = fresh_s
@@ -57,6 +57,24 @@ class Sources:
         self._clock = clock
         self._remembered: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
         self._flights: Flights[Fetched] = Flights()
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of fetched files that are being encoded, those of ``also`` included."""
+        return self._bytes_held + sum(other.bytes_held for other in self._others)
+
+    def also(self, sources: Sequence[str]) -> "Sources":
+        """Another one with the same limits, which may open images from more sources. Whoever made it closes it."""
+        other = Sources(
+            self._predictor,
+            self.fetcher.also(sources),
+            most_addresses=self._most_addresses,
+            fresh_s=self._fresh_s,
+            most_bytes=self._most_bytes,
+            clock=self._clock,
+        )
+        self._others.append(other)
+        return other
 
     async def open_image(
         self, tenant: str, url: str, *, stretch: Stretch | None = None, client: str | None = None
@@ -105,12 +123,12 @@ class Sources:
         if fetched.file is None and known is not None:
             return known
         file = fetched.file or b""
-        self.bytes_held += len(file)
+        self._bytes_held += len(file)
         try:
             image_id = keys.stretched(fetched.digest, stretch)
             return await self._predictor.add_image(tenant, file, image_id, client=client)
         finally:
-            self.bytes_held -= len(file)
+            self._bytes_held -= len(file)
 
     async def prefetch(
         self,

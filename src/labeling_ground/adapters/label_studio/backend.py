@@ -66,7 +66,7 @@ class SetupRequest(BaseModel):
 def create(app_state: AppState, _: KnownTexts) -> Adapter:
     """The adapter of one server."""
     settings = app_state.settings
-    pictures = Pictures(app_state.predictor, settings)
+    pictures = Pictures(app_state.sources, settings)
     prefetches: set[asyncio.Task[None]] = set()
 
     def version() -> str:

@@ -11,8 +11,8 @@ from typing import TypeVar
 from yarl import URL
 
 from labeling_ground.errors import SourceFailed, SourceRefused
-from labeling_ground.service.fetching import PRIVATE, Fetcher
-from labeling_ground.service.predictor import ImageAnswer, ImageState, Predictor
+from labeling_ground.service.fetching import PRIVATE
+from labeling_ground.service.predictor import ImageAnswer, ImageState
 from labeling_ground.service.sources import Sources
 from labeling_ground.settings import Settings
 
@@ -48,38 +48,26 @@ class Pictures:
     """Opens the pictures of Label Studio's tasks by what the tasks say of them.
 
     Args:
-        predictor: where the pictures go.
-        settings: which Label Studio it is, and what else may be fetched.
+        sources: opens images from the hosts that the operator has named; Label Studio's own is added.
+        settings: which Label Studio it is.
         clock: seconds, monotonic.
     """
 
-    def __init__(self, predictor: Predictor, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, sources: Sources, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._uploads_fresh_s = settings.idle_s
         self._site: Site | None = None
-        named = list(settings.sources)
+        own: list[str] = []
         if settings.label_studio_url is not None:
             address = URL(settings.label_studio_url)
             key = settings.label_studio_api_key
             self._site = Site(settings.label_studio_url.rstrip("/"), key.get_secret_value() if key else "")
             host = f"[{address.host}]" if ":" in (address.host or "") else address.host
-            named.append(f"{PRIVATE}{host}:{address.port}")
+            own.append(f"{PRIVATE}{host}:{address.port}")
         self._told: OrderedDict[tuple[str, str], Site] = OrderedDict()
         """What /setup said, by tenant and project."""
-        self._fetcher = Fetcher(
-            named,
-            max_bytes=int(settings.max_image_bytes),
-            timeout_s=settings.source_timeout_s,
-            redirects=settings.source_redirects,
-            at_once=settings.source_fetches,
-        )
-        self._sources = Sources(
-            predictor,
-            self._fetcher,
-            most_addresses=settings.source_addresses,
-            fresh_s=settings.source_fresh_s,
-            most_bytes=int(settings.max_bytes_in_flight) // 2,
-        )
+        self._sources = sources.also(own)
+        self._fetcher = self._sources.fetcher
 
     def remember(self, tenant: str, project: str, url: str | None, token: str | None) -> None:
         """Take down what Label Studio says of itself at the setup of a project, for want of better.
