@@ -12,16 +12,12 @@ EXAMPLES = dict(re.findall(r"```python\n# (test_\w+\.py)\n(.*?)```", PAGE, re.DO
 
 ENGINE = "from labeling_ground.inference.classical import create"
 STORE = """
-from labeling_ground.cache.memory import MemoryStore
+from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.policies.gds import GreedyDualSize
-from labeling_ground.cache.policies.ranked import RankedPolicy
 
-class MyStore(MemoryStore):
-    def __init__(self, folder, *, budget_bytes, idle_s, max_age_s, clock):
-        super().__init__(
-            budget_bytes=budget_bytes, idle_s=idle_s, max_age_s=max_age_s, policy=RankedPolicy(GreedyDualSize()),
-            clock=clock, wall_clock=clock,
-        )
+class MyStore(DiskStore):
+    def __init__(self, folder, **options):
+        super().__init__(folder, ranking=GreedyDualSize(), low_watermark=1.0, **options)
 """
 FORGETS_NOTHING = """
 from labeling_ground.testing.dict_store import DictStore
