@@ -198,7 +198,8 @@ class Settings(BaseSettings):
     """Largest request line and headers together; more is answered 431."""
     max_requests: int = Field(512, ge=1)
     """Most requests in flight; one more is answered 503 with `Retry-After`. Those that wait for their client, to send
-    or to take the answer, are not counted, nor are health, metrics, and the files of the pages and of `/docs`."""
+    or to take the answer, are not counted, nor are health, metrics, and the files of the pages and of `/docs`. Requests
+    with an `X-Priority` of `prefetch` or `job` have half of it."""
     max_bytes_in_flight: ByteSize = ByteSize(1 << 30)
     """Most bytes that the bodies of all requests in flight hold together; beyond that 503 with `Retry-After`. Images
     that are queued (`wait=false`) count until they are encoded, and have at most half of it."""
@@ -374,12 +375,13 @@ class Settings(BaseSettings):
     """Threads that seal results for the cache; as many check what its tiers answer, and as many read large requests.
     Half of the cores by default."""
     encode_queue: int = Field(64, ge=1)
-    """Images that may wait for the encoder; one more is answered 503 with `Retry-After`."""
+    """Images that may wait for the encoder, of each class (interactive, prefetch, job); one more is answered 503 with
+    `Retry-After`."""
     engine_failures: int = Field(10, ge=1)
     """Failed calls in a row of one half of the model after which `/health/ready` says `failing`, until one succeeds.
     While it fails it is tried every two seconds."""
     decode_queue: int = Field(256, ge=1)
-    """Prompts that may wait for the decoder; one more is answered 503 with `Retry-After`."""
+    """Prompts that may wait for the decoder, of each class; one more is answered 503 with `Retry-After`."""
 
     # --- segment everything ------------------------------------------------------------------------------------------
     max_points_per_side: int = Field(64, ge=1, le=256)
@@ -387,7 +389,7 @@ class Settings(BaseSettings):
     grids: int = Field(1, ge=1)
     """Grids worked on at the same time."""
     grid_queue: int = Field(16, ge=1)
-    """Grids that may wait; one more is answered 503 with `Retry-After`."""
+    """Grids that may wait, of each class; one more is answered 503 with `Retry-After`."""
     grid_workers: int = Field(default_factory=_default_grid_workers, ge=1)
     """Points of all grids that are with the decoder at the same time; the rest of `decode_workers` is for clicks."""
 
