@@ -8,6 +8,7 @@ and what counts is how the engine's time was shared.
 import asyncio
 import io
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -89,7 +90,15 @@ def run(plan: Plan) -> dict[str, Any]:
     """Each flood against a server of its own, then both tenants against one."""
     rows = [{"flood": name, **asyncio.run(_against(plan, name))} for name in FLOODS]
     shares = asyncio.run(_shared(plan))
-    return {"where": where(), "encode_s": ENCODE_S, "flooding": plan.flooding, "opens": rows, "shares": shares}
+    load = os.getloadavg()[1]
+    return {
+        "where": where(),
+        "load": load,
+        "encode_s": ENCODE_S,
+        "flooding": plan.flooding,
+        "opens": rows,
+        "shares": shares,
+    }
 
 
 def _server() -> Any:
@@ -156,7 +165,8 @@ def table(result: dict[str, Any]) -> str:
     """The figures in Markdown."""
     found, encode_s = result["where"], result["encode_s"]
     lines = [
-        f"Machine: {found['machine']}; commit {found['commit']}; {found['date']}.",
+        f"Machine: {found['machine']}, {result['load']:.0f} processes wanting to run; commit {found['commit']}; "
+        f"{found['date']}.",
         "",
         f"A toy engine that takes {encode_s:g} s for an image, one at a time; {result['flooding']} requests of "
         "tenant A under way all the time, while tenant B opens one image after the other. Target: 2 encodes, none "
