@@ -289,7 +289,7 @@ async def test_rule_5_a_cache_directory_that_is_deleted_under_the_server_costs_n
 # --- 6 -----------------------------------------------------------------------------------------------------------
 
 
-async def test_rule_6_use_slides_the_idle_timer_in_every_tier(disk: Disk) -> None:
+async def test_rule_6_use_restarts_the_idle_timer_in_every_tier(disk: Disk) -> None:
     clock = Clock(1e9)
     lower = disk(clock=clock)
     async with server(

@@ -130,7 +130,7 @@ async def test_a_value_on_its_way_down_is_at_hand_even_if_memory_did_not_take_it
 # --- use slides the idle timer ------------------------------------------------------------------------------------
 
 
-async def test_hits_in_memory_slide_the_lower_tiers_at_most_every_twentieth_of_the_idle_time() -> None:
+async def test_hits_in_memory_touch_the_lower_tiers_at_most_every_twentieth_of_the_idle_time() -> None:
     clock = Clock()
     lower = DictStore()
     store = TieredStore(memory_store(clock=clock), [lower], idle_s=1800.0, clock=clock)
@@ -145,7 +145,7 @@ async def test_hits_in_memory_slide_the_lower_tiers_at_most_every_twentieth_of_t
     await store.aclose()
 
 
-async def test_the_very_first_hit_slides_too_when_it_comes_long_after_the_write() -> None:
+async def test_the_very_first_hit_touches_too_when_it_comes_long_after_the_write() -> None:
     clock = Clock()
     lower = DictStore()
     store = TieredStore(memory_store(clock=clock), [lower], idle_s=1800.0, clock=clock)
@@ -157,7 +157,7 @@ async def test_the_very_first_hit_slides_too_when_it_comes_long_after_the_write(
     await store.aclose()
 
 
-async def test_what_was_promoted_is_slid_below_by_its_hits_above() -> None:
+async def test_what_was_promoted_is_touched_below_by_its_hits_above() -> None:
     clock = Clock()
     lower = DictStore({EMBEDDING: sealed(EMBEDDING)})
     store = TieredStore(memory_store(clock=clock), [lower], idle_s=1800.0, clock=clock)
@@ -169,7 +169,7 @@ async def test_what_was_promoted_is_slid_below_by_its_hits_above() -> None:
     await store.aclose()
 
 
-async def test_an_image_can_be_slid_without_being_read() -> None:
+async def test_an_image_can_be_touched_without_being_read() -> None:
     clock = Clock()
     lower = DictStore()
     store = TieredStore(memory_store(), [lower], idle_s=1800.0, clock=clock)

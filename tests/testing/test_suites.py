@@ -65,7 +65,7 @@ def test_what_keeps_to_its_port_passes(tmp_path: Path, test: str, code: str) -> 
 def test_a_store_that_forgets_nothing_is_found_out(tmp_path: Path) -> None:
     failed, out = run(tmp_path, "test_my_store.py", FORGETS_NOTHING)
     assert {
-        "test_use_slides_the_idle_timer",
+        "test_use_restarts_the_idle_timer",
         "test_max_age_is_absolute",
         "test_the_budget_holds_while_many_fill_the_store",
     } <= failed

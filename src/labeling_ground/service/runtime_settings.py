@@ -37,7 +37,7 @@ class CacheSettings:
 
 
 class RuntimeSettings:
-    """Puts a cache_settings into effect. What it changes is this process's, and lasts until the process ends.
+    """Puts cache settings into effect. What it changes is this process's, and lasts until the process ends.
 
     Args:
         store: the tiers.
@@ -72,7 +72,7 @@ class RuntimeSettings:
         return (*POLICIES, *(() if given in POLICIES else (given,)))
 
     async def change(self, **changes: Any) -> CacheSettings:
-        """Change some fields of the cache_settings; the others stay. What is in effect then.
+        """Change some fields of the cache settings; the others stay. What is in effect then.
 
         Nothing that is held goes but what the new limits force out.
 

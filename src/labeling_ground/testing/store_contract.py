@@ -137,7 +137,7 @@ class StoreContract(_StoreSuite):
         assert await store.get(key) is None
         assert await store.get(key + "+") == large
 
-    async def test_use_slides_the_idle_timer(self, store: Store, clock: Clock) -> None:
+    async def test_use_restarts_the_idle_timer(self, store: Store, clock: Clock) -> None:
         """What is used again and again stays; what is not goes after the idle time, counted as idle."""
         await store.put("v1/public/used/image", entry(clock))
         await store.put("v1/public/unused/image", entry(clock))
@@ -160,7 +160,7 @@ class StoreContract(_StoreSuite):
         assert await store.has("v1/public/x/image") is False
         assert await store.get("v1/public/x/image") is None
 
-    async def test_a_touch_slides_the_idle_timer(self, store: Store, clock: Clock) -> None:
+    async def test_a_touch_restarts_the_idle_timer(self, store: Store, clock: Clock) -> None:
         """A hit in a tier above keeps the entry here too, and is told whether it is here."""
         await store.put("v1/public/x/image", entry(clock))
         for _ in range(3):
@@ -170,7 +170,7 @@ class StoreContract(_StoreSuite):
         clock.now += IDLE
         assert await store.touch("v1/public/x/image") is False
 
-    async def test_putting_again_slides_the_idle_timer(self, store: Store, clock: Clock) -> None:
+    async def test_putting_again_restarts_the_idle_timer(self, store: Store, clock: Clock) -> None:
         """A second put is a use."""
         for _ in range(3):
             await store.put("v1/public/x/image", entry(clock))
