@@ -63,10 +63,12 @@ def test_a_service_is_given_only_settings_that_exist(file: Path) -> None:
 
 def test_each_key_is_handed_on_from_the_shell_and_is_not_set_where_the_shell_has_none() -> None:
     given = services(ROOT / "docker-compose.yml")["proxy"]["environment"]
-    for name in ("API_KEYS", "ADMIN_KEY"):
-        assert given[f"{ENV_PREFIX}{name}"] == f"${{{ENV_PREFIX}{name}-}}"
-    handed_on_empty = Settings(api_keys="", admin_key="")
-    assert (handed_on_empty.api_keys, handed_on_empty.admin_key) == ((), None)
+    ours = [f"{ENV_PREFIX}{name}" for name in ("API_KEYS", "ADMIN_KEY", "SOURCES")]
+    for name in (*ours, "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"):
+        assert given[name] == f"${{{name}-}}"
+    empty = Settings(api_keys="", admin_key="", sources="", label_studio_url="", label_studio_api_key="")
+    assert (empty.api_keys, empty.admin_key, empty.sources) == ((), None, ())
+    assert (empty.label_studio_url, empty.label_studio_api_key) == (None, None)
 
 
 def test_no_service_is_given_what_only_another_kind_of_engine_reads() -> None:
