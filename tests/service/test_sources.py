@@ -134,6 +134,23 @@ async def test_a_prefetch_is_queued_once() -> None:
         assert (len(here.host.requests), here.backend.encodes) == (1, 1)
 
 
+async def test_an_address_that_is_forgotten_while_its_image_is_looked_up_is_fetched_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with world(gives(FILE, ETag='"1"')) as here:
+        await here.sources.locate(TENANT, here.host.url())
+        look_up = here.sources._predictor.image_state
+
+        async def slow_look_up(*asked: Any) -> Any:
+            found = await look_up(*asked)
+            here.sources._remembered.clear()
+            return found
+
+        monkeypatch.setattr(here.sources._predictor, "image_state", slow_look_up)
+        assert (await here.sources.locate(TENANT, here.host.url())).image_id == ID
+        assert len(here.host.requests) == 2
+
+
 async def test_more_sources_are_for_whom_they_were_named() -> None:
     """And what is held for them counts with the rest."""
     async with world(gives(FILE)) as here, file_host(gives(image_bytes(2))) as more:

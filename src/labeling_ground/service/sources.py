@@ -175,7 +175,8 @@ class Sources:
             return None
 
     def _is_fresh(self, tenant: str, url: str) -> bool:
-        return self._clock() < self._remembered[tenant, url].fresh_until
+        found = self._remembered.get((tenant, url))  # others may have taken its place meanwhile
+        return found is not None and self._clock() < found.fresh_until
 
     async def _fetch(
         self,
