@@ -7,9 +7,11 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from labeling_ground.api import schemas
+from labeling_ground.api.routes import images
 from labeling_ground.key import image_id
 from labeling_ground.settings import Settings
 
@@ -208,3 +210,11 @@ async def test_a_key_is_shown_as_optional_where_it_is(openapi: dict[str, Any]) -
     """Without keys configured, the schema says that none is needed."""
     assert {} in openapi["paths"]["/v1/models"]["get"]["security"]
     assert "security" not in openapi["paths"]["/health/live"]["get"]
+
+
+async def test_the_route_of_clicks_is_tried_first_and_readers_are_told_of_images_first(server: "Running") -> None:
+    paths = list((await server.client.get("/openapi.json")).json()["paths"])
+    assert paths[:2] == ["/v1/images", "/v1/images/{image_id}/masks"]
+    first = images.router.routes[0]
+    assert isinstance(first, APIRoute)
+    assert first.endpoint is images.masks

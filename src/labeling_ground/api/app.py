@@ -302,6 +302,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         needs: list[dict[str, list[str]]] = [{name: []} for name in _KEYS]
         if not app.state.app_state.settings.api_keys:
             needs.append({})  # a key may be sent, and need not be
+        # Readers send an image first, whichever route is tried first.
+        schema["paths"] = dict(sorted(schema["paths"].items(), key=lambda path: path[0] != "/v1/images"))
         for path, operations in schema["paths"].items():
             if path.startswith(("/v1/", "/api/")):
                 for operation in operations.values():
