@@ -41,7 +41,7 @@ _IDLE_S = 1800.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do. No policy was tuned on the seeds; those for cache_settings are 0 to 2."""
+    """How much to do. No policy was tuned on the seeds; those for tuning are 0 to 2."""
 
     annotators: int
     hours: float

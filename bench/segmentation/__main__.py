@@ -1,4 +1,4 @@
-"""``python -m bench.segmentation``: a table for the photos used for cache_settings and one for the others.
+"""``python -m bench.segmentation``: a table for the photos used for tuning and one for the others.
 
 ``--json`` prints everything as JSON, ``--verbose`` adds a line for each thing, ``--toy`` takes two things and a few
 seconds, ``--only tune`` or ``--only report`` does one side.

@@ -1,4 +1,4 @@
-"""Fit the three short lists of weights in ``regions.py``, on the photos for cache_settings only.
+"""Fit the three short lists of weights in ``regions.py``, on the photos for tuning only.
 
 ``python -m bench.segmentation.fit`` prints them. Each is a ridge regression of the IoU that a candidate has with the
 thing that was meant, on the candidate's figures; every click, edit or box counts the same however many candidates

@@ -1,4 +1,4 @@
-"""This machine's disk: room, digests, and its failing in sentences."""
+"""This machine's disk: room, digests, and what is wrong with it in sentences."""
 
 import contextlib
 import errno

@@ -83,7 +83,7 @@ class SessionStore:
             await self._state_store.sweep()
 
     async def aclose(self) -> None:
-        """Close the state_store."""
+        """Close the state store."""
         await self._state_store.aclose()
 
 

@@ -265,7 +265,7 @@ class Sessions:
                 self.trouble = ""
 
     async def aclose(self, grace_s: float = 5.0) -> None:
-        """Keep what could not be kept yet, as far as the grace allows, and close the state_store."""
+        """Keep what could not be kept yet, as far as the grace allows, and close the state store."""
         if self._state_store is None:
             return
         try:
