@@ -118,7 +118,7 @@ async def _engine(settings: Settings) -> tuple[Finding, Backend | None]:
         await backend.aclose()
     why = chosen.rstrip(".") or "it needs no weights"
     text = (
-        f"{backend.version}, because the setting 'model' is {settings.model!r} and {why}; a first test image took "
+        f"{backend.version} (the setting 'model' is {settings.model!r}; {why}): a first test image took "
         f"{(encoded - started) * 1e3:.0f} ms to encode, {(decoded - encoded) * 1e3:.0f} ms to decode"
     )
     return Finding("engine", ok=True, text=f"{text}. {backend.note}".strip()), backend
