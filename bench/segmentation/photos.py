@@ -1,7 +1,7 @@
 """Sample photographs that ship inside Python packages, with outlines of things in them. Nothing is downloaded.
 
 The split into the photos that parameters may be chosen on and the ones that figures are reported for was decided
-before any cache_settings, by photo, so that each side has compact things, people or animals, parts, and clutter.
+before any tuning, by photo, so that each side has compact things, people or animals, parts, and clutter.
 """
 
 import json
