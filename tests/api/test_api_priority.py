@@ -62,9 +62,12 @@ async def test_the_class_of_a_click_is_that_of_its_request_and_not_of_the_one_be
         assert [(await one).status_code for one in clicks] == [200, 200, 200]
 
 
-async def test_a_class_that_does_not_exist_is_said(start: "Start", make_image: Callable[..., bytes]) -> None:
+@pytest.mark.parametrize("named", ["urgent", "JOB", "", "job, prefetch"])
+async def test_a_class_that_does_not_exist_is_said(
+    start: "Start", make_image: Callable[..., bytes], named: str
+) -> None:
     async with start() as server:
-        answer = await server.client.post("/v1/images", content=make_image(), headers={"X-Priority": "urgent"})
+        answer = await server.client.post("/v1/images", content=make_image(), headers={"X-Priority": named})
         assert answer.status_code == 400
         assert answer.json()["type"] == "urn:labeling-ground:problem:bad-input"
         assert "interactive, prefetch, job" in answer.json()["detail"]

@@ -143,7 +143,7 @@ class Limit:
         declared = 0
         announced = 0.0
         expects = False
-        asked_for = b""
+        asked_for: bytes | None = None
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit():
                 announced = declared = int(value)
@@ -220,16 +220,19 @@ class Limit:
             self._held -= seen
 
 
-def _priority(header: bytes) -> Priority:
+_PRIORITIES = {priority.label.encode(): priority for priority in Priority}
+
+
+def _priority(header: bytes | None) -> Priority:
     """The class that a client asks for in ``X-Priority``; without the header, the best.
 
     Raises:
         BadInput: there is no such class.
     """
-    if not header:
+    if header is None:
         return Priority.INTERACTIVE
     try:
-        return Priority[header.decode("latin-1").strip().upper()]
+        return _PRIORITIES[header]
     except KeyError:
         names = ", ".join(priority.label for priority in sorted(Priority))
         raise BadInput(f"X-Priority is one of: {names}. Without it a request is of its route's class.") from None
