@@ -287,3 +287,20 @@ def test_workers_follow_the_share_of_the_cores_that_a_container_has(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64), raising=False)
     given = Settings()
     assert (given.decode_workers, given.encode_workers) == (cores, max(1, cores // 2))
+
+
+@pytest.mark.parametrize(
+    ("variables", "served"),
+    [
+        ({}, ("auto",)),
+        ({"MODEL": "mobile-sam"}, ("mobile-sam",)),
+        ({"MODELS": "sam-vit-h, classical ,sam-vit-h"}, ("sam-vit-h", "classical")),
+        ({"MODELS": "sam-vit-h,classical", "MODEL": "classical"}, ("classical", "sam-vit-h")),
+    ],
+)
+def test_the_models_that_are_served_the_default_first(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], served: tuple[str, ...]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"LABELING_GROUND_{name}", value)
+    assert read_settings().served_models == served

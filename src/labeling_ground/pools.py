@@ -104,6 +104,7 @@ class Pools:
         drawing: masks to PNG and polygons, answers to JSON; grids' answers and previews are background.
         grids: judging a grid's candidates, and its cached result.
         files: reading and writing files that are no part of the cache.
+        models: loading models.
     """
 
     requests: Pool
@@ -112,10 +113,11 @@ class Pools:
     drawing: Pool
     grids: Pool
     files: Pool
+    models: Pool
 
     @classmethod
     def sized(cls, *, images: int = 2, values: int = 2, drawing: int = 1, grids: int = 1) -> "Pools":
-        """Pools of so many threads; reading requests takes as many as sealing values, files one."""
+        """Pools of so many threads; reading requests takes as many as sealing values, files and models one."""
         return cls(
             requests=Pool("requests", values),
             images=Pool("images", images),
@@ -123,9 +125,10 @@ class Pools:
             drawing=Pool("drawing", drawing),
             grids=Pool("grids", grids),
             files=Pool("files", 1),
+            models=Pool("models", 1),
         )
 
     def close(self) -> None:
         """Give all threads back."""
-        for pool in (self.requests, self.images, self.values, self.drawing, self.grids, self.files):
+        for pool in vars(self).values():
             pool.close()

@@ -348,6 +348,14 @@ class Settings(BaseSettings):
     model: str = "auto"
     """Model id. `auto`: the first model of the catalogue whose weights are here, or `classical` where none are. Or
     `module:attribute` of a factory of your own."""
+    models: Annotated[tuple[str, ...], NoDecode] = ()
+    """Models that are served, separated by commas; the first is the default: model ids of installed ones, `classical`,
+    factories of your own, and `remote` for what the engines at `encoder_url` and `decoder_url` compute. `model`, where
+    it is set too, is the default and comes first. The default one is loaded at start and stays; the others are loaded
+    at the first request that names them."""
+    models_bytes: ByteSize = ByteSize(0)
+    """Most memory that the models in this process take together. Before another one is loaded, those that are not in
+    use go, the one that was not used for longest first; never the default. `0`: no bound."""
     engine: Literal["auto", "onnx", "onnx-cuda", "openvino"] = "auto"
     """What computes a Segment Anything model. `auto` takes the GPU (`onnx-cuda`) where there is one that can be used,
     and otherwise tries at start which installed engine is fastest here."""
@@ -396,7 +404,8 @@ class Settings(BaseSettings):
     # --- engines in other processes ----------------------------------------------------------------------------------
     encoder_url: str | None = None
     """Where the encoder answers, if it is not computed in this process: for instance `http://gpu:8080`. TorchServe or
-    `labeling-ground engine`. With it goes `decoder_url`; `model` is then what must be served there (`auto`: any)."""
+    `labeling-ground engine`. With it goes `decoder_url`; `model` is then what must be served there (`auto`: any). Of
+    several `models` it is the one called `remote`, or else the first."""
     decoder_url: str | None = None
     """Where the decoder answers, for instance `http://cpu:7080`. May be the same as `encoder_url`."""
     encoder_name: str = Field("sam_vit_h_encode", pattern=ENGINE_NAME)
@@ -557,7 +566,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{alone!r} stands alone; or list some of the others")
         return value
 
-    @field_validator("adapters", "allowed_hosts", "cors_origins", "api_keys", "sources", mode="before")
+    @field_validator("adapters", "allowed_hosts", "cors_origins", "api_keys", "models", "sources", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -566,6 +575,12 @@ class Settings(BaseSettings):
         if not parts:  # somebody meant it to hold something: an open server would be a surprise
             raise ValueError("there is nothing between its commas")
         return parts
+
+    @property
+    def served_models(self) -> tuple[str, ...]:
+        """What is served, as it was named, the default first."""
+        first = () if self.model == "auto" and self.models else (self.model,)
+        return tuple(dict.fromkeys((*first, *self.models)))
 
     def folder(self, name: Literal["cache_dir", "models_dir", "browser_runtime_dir"]) -> Path:
         """The folder that a setting names.
@@ -682,6 +697,7 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
         "cache_dir": "/var/cache/labeling-ground",
         "max_age_s": "86400",
         "trace_file": "/var/lib/labeling-ground/trace",
+        "models": "sam-vit-h,mobile-sam,classical",
         "models_dir": "/var/lib/labeling-ground/models",
         "models_mirror": "https://files.example.org/sam/",
         "encoder_url": "http://gpu:8080",

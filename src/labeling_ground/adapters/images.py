@@ -14,6 +14,7 @@ from labeling_ground import key as keys
 from labeling_ground.api.errors import BadBody
 from labeling_ground.api.requests import read_parsed, while_connected
 from labeling_ground.api.routes.images import check_counts
+from labeling_ground.api.served import predictor_of
 from labeling_ground.api.state import Caller, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text
 from labeling_ground.errors import Overloaded, TooLarge, UnknownImage
@@ -109,7 +110,7 @@ async def open_sent(request: Request, caller: Caller, sent: SentImage, texts: Kn
     """
     app_state = state_of(request)
     file, image_id = await pools_of(request).requests.run(_file_of, sent.text, int(app_state.settings.max_image_bytes))
-    answer = await app_state.predictor.add_image(caller.tenant, file, image_id, client=caller.client)
+    answer = await predictor_of(request).add_image(caller.tenant, file, image_id, client=caller.client)
     request_log_of(request).note(answer.outcome, answer.timing)
     image = OpenImage(image_id, answer.width, answer.height)
     texts.add(caller.tenant, sent.digest, image)
@@ -158,7 +159,7 @@ async def segment(
         record.fields |= {"image": image.image_id[:12], "prompts": len(prompts)}
         if not prompts:
             return image, []
-        found = await app_state.predictor.masks(caller.tenant, image.image_id, prompts, client=caller.client)
+        found = await predictor_of(request).masks(caller.tenant, image.image_id, prompts, client=caller.client)
         for answer in found:
             record.note(answer.outcome, answer.timing)
         return image, found

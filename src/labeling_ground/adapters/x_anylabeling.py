@@ -25,7 +25,7 @@ from labeling_ground.adapters.images import (
 )
 from labeling_ground.api import responses
 from labeling_ground.api.adapter import Adapter, Endpoint, Problem
-from labeling_ground.api.routes.images import segmenter_for
+from labeling_ground.api.served import model_for
 from labeling_ground.api.state import AppState, caller_of, pools_of
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedPrediction
@@ -93,7 +93,7 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
     async def predict(request: Request) -> Response:
         caller = caller_of(request)
         body, sent = await read_with_image(request, PredictRequest, lambda body: body.image)
-        segmenter_for(app_state, body.model)  # it is served, or this is where the client hears that it is not
+        await model_for(request, body.model)
         if body.params.text_prompt:
             raise BadPrompt("This model takes no text: mark the object with points or a rectangle.")
         marks = body.params.marks or []

@@ -26,6 +26,7 @@ from labeling_ground.api.state import AppState
 from labeling_ground.api.web_security import ANY, OriginCheck, SecurityHeaders
 from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import LabelingGroundError
+from labeling_ground.service.model_pool import LoadedModel
 from labeling_ground.settings import Settings
 from labeling_ground.types import Image, Point, Prompt
 from labeling_ground.web import browser_runtime, pages
@@ -109,6 +110,7 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as closing:  # closes each, in reverse, also where another one fails to
             closing.push_async_callback(app_state.predictor.aclose)
+            closing.push_async_callback(app_state.models.aclose)
             closing.push_async_callback(app_state.sources.aclose)
             for adapter in adapters:
                 closing.push_async_callback(adapter.aclose)
@@ -226,14 +228,25 @@ async def _watch_model(app: FastAPI, app_state: AppState) -> None:
 
     Later, whenever it fails, try whether it answers again: one that is not ready is sent nothing that would show it.
     """
+    models = app_state.models
     while True:
-        if app.state.model_check != "ok" or app_state.predictor.engine_health.failing():
-            await _try_model(app, app_state)
+        for served in list(models.loaded.values()):
+            is_default = served is models.default
+            if (is_default and app.state.model_check != "ok") or served.predictor.engine_health.failing():
+                served.users += 1
+                try:
+                    check = await _try_model(served)
+                finally:
+                    models.leave(served)
+                if is_default:
+                    app.state.model_check = check
+        await models.shrink()
         await asyncio.sleep(_AGAIN_S)
 
 
-async def _try_model(app: FastAPI, app_state: AppState) -> None:
-    backend, health = app_state.predictor.backend, app_state.predictor.engine_health
+async def _try_model(served: LoadedModel) -> str:
+    """``ok``, or why a model does not answer."""
+    backend, health = served.predictor.backend, served.predictor.engine_health
     rows = np.linspace(0, 255, 64, dtype=np.uint8)
     pixels = np.repeat(np.repeat(rows[:, None, None], 96, axis=1), 3, axis=2)
     pixels[16:48, 32:64] = (200, 40, 40)
@@ -243,12 +256,12 @@ async def _try_model(app: FastAPI, app_state: AppState) -> None:
         with health.call("decoder"):
             await backend.decode(embedding, [Prompt((Point(48.0, 32.0, 1),))])
     except Exception as error:
-        app.state.model_check = f"failing: {error}"
         if not isinstance(error, LabelingGroundError):
-            raise  # supervised: logged, counted and tried again
-        log.warning("the model does not answer: %s", error)
-    else:
-        app.state.model_check = "ok"
+            log.exception("the model %s fails", served.model)
+        else:
+            log.warning("the model %s does not answer: %s", served.model, error)
+        return f"failing: {error}"
+    return "ok"
 
 
 async def _probe(app_state: AppState) -> None:

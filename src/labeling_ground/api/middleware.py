@@ -65,6 +65,8 @@ class Observe:
             status = status or 500
             raise
         finally:
+            if record.at_end is not None:
+                record.at_end()
             seconds = time.perf_counter() - started
             route = scope.get("route")
             template = getattr(route, "path", None) or "(none)"

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import hmac
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from labeling_ground.errors import Forbidden, NotAllowed
 from labeling_ground.observe import RequestMetrics
 from labeling_ground.pools import Pools
 from labeling_ground.service.everything import Everything
+from labeling_ground.service.model_pool import LoadedModel, ModelPool
 from labeling_ground.service.predictor import Predictor, Timing
 from labeling_ground.service.runtime_settings import RuntimeSettings
 from labeling_ground.service.sessions import Sessions
@@ -29,17 +31,29 @@ class AppState:
     """One server's parts, made by ``wiring``."""
 
     settings: Settings
-    predictor: Predictor
+    models: ModelPool
     sessions: Sessions
     metrics: RequestMetrics
-    everything: Everything
     runtime_settings: RuntimeSettings
     sources: Sources
     """Images by their address, from the hosts that ``sources`` names."""
-    engine: str = ""
-    """What computes, and why that; empty where there is no choice."""
     started: float = field(default_factory=time.monotonic)
     """When counting began, on the monotonic clock."""
+
+    @property
+    def predictor(self) -> Predictor:
+        """What answers where no model is named; and what all models share."""
+        return self.models.default.predictor
+
+    @property
+    def everything(self) -> Everything:
+        """The same, for all masks of an image."""
+        return self.models.default.everything
+
+    @property
+    def engine(self) -> str:
+        """What computes the default model, and why that; empty where there is no choice."""
+        return self.models.default.engine
 
     @property
     def supervisor(self) -> Supervisor:
@@ -54,6 +68,10 @@ class RequestLog:
     outcome: str = "none"
     fields: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)
+    served: LoadedModel | None = None
+    """The model that answers; it is not unloaded before the request has ended."""
+    at_end: Callable[[], None] | None = None
+    """Called when the request has ended."""
 
     def note(self, outcome: Outcome, timing: Timing) -> None:
         """Write an answer's outcome and timings down; of several answers, the dearest outcome counts."""

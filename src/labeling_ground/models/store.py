@@ -77,12 +77,14 @@ class InstalledModel:
         family: which numbers and prompts it follows; ``None`` where nobody said.
         own: it is the user's, not the catalogue's.
         files: by role.
+        memory_bytes: what it took when it was last loaded, measured; ``None`` before that.
     """
 
     name: str
     family: str | None
     own: bool
     files: Mapping[Role, StoredFile]
+    memory_bytes: int | None = None
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -136,12 +138,13 @@ class ModelStore:
                 raise ValueError(f"its layout is {raw['layout']}")
             files = [_stored(entry) for entry in raw["files"]]
             family, own = raw["family"], bool(raw["own"])
+            memory_bytes = None if raw.get("memory_bytes") is None else int(raw["memory_bytes"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("the manifest %s cannot be used: %s", path, error)
             return None
-        return InstalledModel(name, family, own, {file.role: file for file in files})
+        return InstalledModel(name, family, own, {file.role: file for file in files}, memory_bytes)
 
     def has(self, sha256: str) -> bool:
         """Whether a file of that digest is here."""
@@ -238,6 +241,17 @@ class ModelStore:
                 self._drop_unused(replaced)
                 return now
 
+    def note_memory(self, name: str, memory_bytes: int) -> None:
+        """Note what a model took when it was loaded, until its files change.
+
+        Raises:
+            PullFailed: the folder cannot be written.
+        """
+        with disk_errors(self.folder), self._locked():
+            model = self.noted(name)
+            if model is not None and model.memory_bytes != memory_bytes:
+                self._write_manifest(dataclasses.replace(model, memory_bytes=memory_bytes))
+
     def remove(self, name: str) -> int:
         """Remove a model, and what an interrupted pull of it left. Returns the bytes that this gave back.
 
@@ -332,6 +346,7 @@ class ModelStore:
             "model": model.name,
             "family": model.family,
             "own": model.own,
+            "memory_bytes": model.memory_bytes,
             "files": [asdict(file) for _, file in sorted(model.files.items())],
         }
         path = self._manifest(model.name)

@@ -4,6 +4,7 @@
 told of every outcome.
 """
 
+import contextlib
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -186,6 +187,12 @@ class Once:
         if made.outcome is Outcome.JOINED and made_elsewhere is not None:
             made_elsewhere(made, purged)
         return made
+
+    async def aclose(self) -> None:
+        """Call off every computation; purges are not listened to any more."""
+        with contextlib.suppress(ValueError):  # it is closed already
+            self._store.purges.on_purge.remove(self._part_with)
+        await self.flights.aclose()
 
     def _part_with(self, match: Callable[[str], bool]) -> None:
         """A purge, here or by another process: what flies will not be stored, so who asks from now on starts anew."""

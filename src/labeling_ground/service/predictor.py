@@ -57,6 +57,9 @@ class Predictor:
         recorder: writes down what is asked for, so that it can be replayed.
         supervisor: counts what goes wrong behind the answers.
         engine_health: counts the model's failures.
+        counters: what is counted goes on from these, of the same model before it was unloaded.
+        beside: another model's predictor over the same tiers in the same server: its presence, its files and its bound
+            of prefetches are this one's too.
         wall_clock: seconds since 1970.
     """
 
@@ -83,6 +86,8 @@ class Predictor:
         recorder: Recorder | None = None,
         supervisor: Supervisor | None = None,
         engine_health: EngineHealth | None = None,
+        counters: Counters | None = None,
+        beside: "Predictor | None" = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
@@ -93,19 +98,23 @@ class Predictor:
         self.supervisor = supervisor or Supervisor()
         self.background = Background(self.supervisor, "after an answer")
         self.engine_health = engine_health or EngineHealth()
-        self.counters = Counters()
+        self.counters = counters or Counters()
         self.recorder = recorder
         self.accesses = Accesses(self.counters, recorder)
-        self.presence = Presence(self._mark_done, prefetch_per_client)
+        self.presence: Presence = beside.presence if beside else Presence(self._mark_done, prefetch_per_client)
         self.model = ServedModel(backend, encode_lane, decode_lane, self.engine_health)
         self.once = Once(store, self.counters, shared=shared, mode=mode)
-        self.files = ImageFiles(
-            store,
-            pools,
-            max_pixels=max_pixels,
-            max_side=max_side,
-            pixels_at_once=pixels_at_once,
-            wall_clock=wall_clock,
+        self.files: ImageFiles = (
+            beside.files
+            if beside
+            else ImageFiles(
+                store,
+                pools,
+                max_pixels=max_pixels,
+                max_side=max_side,
+                pixels_at_once=pixels_at_once,
+                wall_clock=wall_clock,
+            )
         )
         self.embeddings = Embeddings(
             self.once,
@@ -118,7 +127,7 @@ class Predictor:
             window_s=embedding_window_s,
             wall_clock=wall_clock,
         )
-        self.prefetches = Prefetches(
+        self.prefetches: Prefetches = Prefetches(
             self.once,
             self.embeddings,
             self.files,
@@ -127,6 +136,7 @@ class Predictor:
             self.background,
             most_bytes=most_bytes_ahead,
             tenant_share=tenant_share,
+            beside=beside.prefetches if beside else None,
         )
         self._masks = Masks(
             self.once,
@@ -261,18 +271,28 @@ class Predictor:
 
     async def aclose(self) -> None:
         """Call off what nobody waits for, write what is pending, close the engine and the tiers."""
-        await self.background.aclose()
         async with AsyncExitStack() as closing:  # closes each, in reverse, also where another one fails to
             closing.callback(self.pools.close)
             if self.recorder is not None:
                 closing.push_async_callback(self.recorder.aclose)
-            closing.push_async_callback(self.backend.aclose)
             closing.push_async_callback(self.store.aclose)
             if self.once.shared is not None:
                 closing.push_async_callback(self.once.shared.aclose)
+            closing.push_async_callback(self.unload)
+
+    @property
+    def is_working(self) -> bool:
+        """Whether something is being computed, or done behind an answer."""
+        return bool(len(self.flights) or len(self.background) or self.encode_lane.running or self.decode_lane.running)
+
+    async def unload(self) -> None:
+        """Call off what nobody waits for, and close the engine. The tiers and threads stay open: others use them."""
+        await self.background.aclose()
+        async with AsyncExitStack() as closing:
+            closing.push_async_callback(self.backend.aclose)
             for lane in (self.encode_lane, self.decode_lane):
                 closing.push_async_callback(lane.aclose)
-            closing.push_async_callback(self.once.flights.aclose)
+            closing.push_async_callback(self.once.aclose)
 
     def _opened(self, ask: Ask, client: str | None) -> None:
         if client is not None:

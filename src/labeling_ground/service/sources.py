@@ -77,17 +77,23 @@ class Sources:
         return other
 
     async def open_image(
-        self, tenant: str, url: str, *, stretch: Stretch | None = None, client: str | None = None
+        self,
+        tenant: str,
+        url: str,
+        *,
+        stretch: Stretch | None = None,
+        client: str | None = None,
+        predictor: Predictor | None = None,
     ) -> ImageAnswer:
         """The image at an address, fetched unless it is known, and encoded.
 
         Raises:
             LabelingGroundError: see ``locate``.
         """
-        found = await self.locate(tenant, url, stretch=stretch, client=client)
+        found = await self.locate(tenant, url, stretch=stretch, client=client, predictor=predictor)
         if isinstance(found, ImageAnswer):
             return found
-        _, answer = await self._predictor.embedding(tenant, found.image_id)
+        _, answer = await (predictor or self._predictor).embedding(tenant, found.image_id)
         return answer
 
     async def locate(
@@ -99,6 +105,7 @@ class Sources:
         client: str | None = None,
         headers: Mapping[str, str] | None = None,
         fresh_s: float | None = None,
+        predictor: Predictor | None = None,
     ) -> ImageState | ImageAnswer:
         """Which image is at an address, and its size; it is fetched and encoded unless it is known.
 
@@ -111,12 +118,14 @@ class Sources:
             client: who works on it now, if that is known.
             headers: credentials for the address's own host, of this tenant.
             fresh_s: in place of this object's own.
+            predictor: the model that is asked, if not the default one.
 
         Raises:
             SourceRefused, SourceFailed, TooLarge, Overloaded: see ``Fetcher.get``.
             LabelingGroundError: see ``Predictor.add_image``.
         """
-        known = await self._known(tenant, url, stretch)
+        asked = predictor or self._predictor
+        known = await self._known(asked, tenant, url, stretch)
         if known is not None and self._is_fresh(tenant, url):
             return known
         fetched = await self._fetch(tenant, url, known, headers, fresh_s)
@@ -126,7 +135,7 @@ class Sources:
         self._bytes_held += len(file)
         try:
             image_id = keys.stretched(fetched.digest, stretch)
-            return await self._predictor.add_image(tenant, file, image_id, client=client)
+            return await asked.add_image(tenant, file, image_id, client=client)
         finally:
             self._bytes_held -= len(file)
 
@@ -139,13 +148,15 @@ class Sources:
         client: str | None = None,
         headers: Mapping[str, str] | None = None,
         fresh_s: float | None = None,
+        predictor: Predictor | None = None,
     ) -> tuple[str, PrefetchAnswer]:
         """Fetch the image at an address and queue it, unless it is encoded already: its id, and what became of it.
 
         Raises:
             LabelingGroundError: see ``locate``.
         """
-        known = await self._known(tenant, url, stretch)
+        asked = predictor or self._predictor
+        known = await self._known(asked, tenant, url, stretch)
         if known is not None and not known.encoded:
             known = None  # its file is needed
         fetched = None
@@ -155,7 +166,7 @@ class Sources:
             return known.image_id, PrefetchAnswer(False, known.version, known.model_note)
         assert fetched is not None  # noqa: S101 -- for the type checker
         image_id = keys.stretched(fetched.digest, stretch)
-        return image_id, await self._predictor.prefetch(tenant, fetched.file or b"", image_id, client=client)
+        return image_id, await asked.prefetch(tenant, fetched.file or b"", image_id, client=client)
 
     async def aclose(self) -> None:
         """Call off what is being fetched, and close the connections."""
@@ -164,13 +175,13 @@ class Sources:
 
     # --- within -------------------------------------------------------------------------------------------------
 
-    async def _known(self, tenant: str, url: str, stretch: Stretch | None) -> ImageState | None:
+    async def _known(self, predictor: Predictor, tenant: str, url: str, stretch: Stretch | None) -> ImageState | None:
         found = self._remembered.get((tenant, url))
         if found is None:
             return None
         self._remembered.move_to_end((tenant, url))
         try:
-            return await self._predictor.image_state(tenant, keys.stretched(found.digest, stretch))
+            return await predictor.image_state(tenant, keys.stretched(found.digest, stretch))
         except UnknownImage:
             return None
 

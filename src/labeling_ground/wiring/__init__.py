@@ -15,6 +15,7 @@ from labeling_ground.wiring.models import build_backend, build_endpoints, build_
 from labeling_ground.wiring.server import (
     build_app,
     build_parts,
+    build_pool,
     build_pools,
     build_predictor,
     build_recorder,
@@ -30,6 +31,7 @@ __all__ = [
     "build_disk",
     "build_endpoints",
     "build_parts",
+    "build_pool",
     "build_pools",
     "build_predictor",
     "build_recorder",

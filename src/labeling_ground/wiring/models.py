@@ -1,5 +1,8 @@
 """Builds what computes: the model of a server, and what an engine server answers with."""
 
+import os
+from pathlib import Path
+
 from labeling_ground.engine_server.app import ModelEndpoint
 from labeling_ground.errors import BadSettings
 from labeling_ground.inference.auto import ENGINES, Halves
@@ -16,8 +19,13 @@ from labeling_ground.inference.remote.wire import Description
 from labeling_ground.inference.remote.wire import Role as EngineRole
 from labeling_ground.models.catalogue import Format, Role
 from labeling_ground.models.store import ModelStore, StoredFile
+from labeling_ground.sam.family import Family
+from labeling_ground.service.model_pool import ModelFacts
 from labeling_ground.settings import Settings, cores_of_this_machine
 from labeling_ground.supervisor import Supervisor
+
+REMOTE = "remote"
+"""In ``models``: what the engines at ``encoder_url`` and ``decoder_url`` compute."""
 
 
 def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> tuple[Backend, str]:
@@ -57,6 +65,77 @@ def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> t
     if installed is not None:
         choice.backend.note = f"{_rounded(installed.files[Role.ENCODER])} {choice.backend.note}".strip()
     return choice.backend, choice.why
+
+
+def list_models(settings: Settings) -> list[ModelFacts]:
+    """What is known of the models that the settings name, the default first. Nothing is loaded.
+
+    Raises:
+        BadSettings: there are no engines for the one called ``remote``.
+        UnknownModel: the weights of one are not here; the sentence says how to get them.
+    """
+    weights = ModelStore(settings.models_dir)
+    remote = _remote_name(settings)
+    found: dict[str, ModelFacts] = {}
+    for given in settings.served_models:
+        if given == remote:
+            found[given] = ModelFacts(given, "" if given in (REMOTE, "auto") else given)
+            continue
+        if given == REMOTE:
+            raise BadSettings("The model 'remote' is the one of the engines at encoder_url and decoder_url: set both.")
+        name = _first_installed(weights) if given == "auto" else given
+        found.setdefault(name, _facts_of(settings, weights, name))
+    return list(found.values())
+
+
+def settings_of_model(settings: Settings, name: str) -> Settings:
+    """The settings of a server that serves this one of several models alone."""
+    if name == _remote_name(settings):
+        return settings.model_copy(update={"model": "auto" if name == REMOTE else name})
+    return settings.model_copy(update={"model": name, "encoder_url": None, "decoder_url": None})
+
+
+def capabilities_of(takes_mask: bool) -> tuple[str, ...]:
+    """What a Segment Anything model, or one that answers like it, takes."""
+    return ("points", "box", "mask") if takes_mask else ("points", "box")
+
+
+def resident_bytes() -> int:
+    """Bytes of memory that this process has now; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _remote_name(settings: Settings) -> str | None:
+    """What the settings call the model of the engines in other processes."""
+    if not (settings.encoder_url or settings.decoder_url):
+        return None
+    return REMOTE if REMOTE in settings.served_models else settings.served_models[0]
+
+
+def _facts_of(settings: Settings, weights: ModelStore, name: str) -> ModelFacts:
+    if ":" in name:
+        return ModelFacts(name)
+    if name in BACKENDS:
+        return ModelFacts(name, name, capabilities=capabilities_of(takes_mask=True))
+    for role in (Role.ENCODER, Role.DECODER):
+        weights.path_of(name, role)
+    installed = weights.get(name)
+    known = weights.known.model(name) if name in weights.known else None
+    family = known.family if known else installed.family if installed else None
+    of_family = Family(family) if family in list(Family) else None
+    used = [file.bytes for file in installed.files.values() if file.role is not Role.CHECKPOINT] if installed else []
+    return ModelFacts(
+        name,
+        name,
+        licence=known.licence if known else "",
+        capabilities=capabilities_of(of_family.takes_mask_input) if of_family else (),
+        embedding_bytes=of_family.embedding_bytes(2 if settings.precision == "fp16" else 4) if of_family else 0,
+        memory_bytes=(installed.memory_bytes if installed else None) or sum(used),
+    )
 
 
 def build_remote(settings: Settings, supervisor: Supervisor | None = None) -> tuple[RemoteBackend, str]:

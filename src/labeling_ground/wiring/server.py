@@ -1,5 +1,7 @@
 """Builds one server: everything that answers requests, as plain arguments of the parts."""
 
+import contextlib
+import dataclasses
 import logging
 
 from labeling_ground.adapters.choose import choose_adapters
@@ -7,14 +9,18 @@ from labeling_ground.api.app import create_app
 from labeling_ground.api.state import AppState
 from labeling_ground.cache.budgets import check_budgets, remark_on_files
 from labeling_ground.cache.tiered import TieredStore
-from labeling_ground.inference.backend import Backend
+from labeling_ground.errors import PullFailed
+from labeling_ground.inference.backend import Backend, takes_mask_input
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.sam import SamBackend
+from labeling_ground.models.store import ModelStore
 from labeling_ground.observe import RequestMetrics
 from labeling_ground.pools import Pools
+from labeling_ground.service.counters import Counters
 from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.fetching import Fetcher
+from labeling_ground.service.model_pool import LoadedModel, ModelFacts, ModelPool
 from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.service.runtime_settings import CacheSettings, RuntimeSettings
@@ -29,7 +35,13 @@ from labeling_ground.wiring.cache import (
     build_shared_flights,
     build_store,
 )
-from labeling_ground.wiring.models import build_backend
+from labeling_ground.wiring.models import (
+    build_backend,
+    capabilities_of,
+    list_models,
+    resident_bytes,
+    settings_of_model,
+)
 
 log = logging.getLogger(__name__)
 
@@ -61,17 +73,22 @@ def build_predictor(
     store: TieredStore | None = None,
     backend: Backend | None = None,
     supervisor: Supervisor | None = None,
+    beside: Predictor | None = None,
+    counters: Counters | None = None,
 ) -> Predictor:
     """The main path. ``store`` and ``backend`` take the place of those that the settings name.
+
+    With ``beside``, the predictor of another model of this server, its tiers, threads and all else that models share
+    are this one's too.
 
     Raises:
         BadSettings: a name is wrong, or what it needs is not installed.
     """
-    supervisor = supervisor or Supervisor()
+    supervisor = beside.supervisor if beside else supervisor or Supervisor()
     chosen = backend or build_backend(settings, supervisor)[0]
     if store is None and (remark := check_room(settings, chosen)):
         log.warning("%s", remark)
-    tiers = store or build_store(settings, supervisor)
+    tiers = beside.store if beside else store or build_store(settings, supervisor)
     # An engine that encodes one image at a time, with all threads, must not be sent a second one: it would wait inside,
     # where the wait looks like work.
     encodes = 1 if isinstance(chosen, SamBackend) else settings.encode_workers
@@ -91,8 +108,8 @@ def build_predictor(
         decode_lane=FairQueue(
             "decoder", decodes, settings.decode_queue, deadline_s=decode_deadline_s, tenant_share=share
         ),
-        pools=build_pools(settings, encodes),
-        shared=build_shared_flights(settings, tiers, supervisor),
+        pools=beside.pools if beside else build_pools(settings, encodes),
+        shared=beside.once.shared if beside else build_shared_flights(settings, tiers, supervisor),
         precision=settings.precision,
         max_pixels=settings.max_image_pixels,
         max_side=settings.max_image_side,
@@ -104,9 +121,77 @@ def build_predictor(
         prefetch_per_client=settings.prefetch_per_client,
         most_bytes_ahead=int(settings.max_bytes_in_flight) // 2,
         tenant_share=share,
-        recorder=build_recorder(settings),
+        recorder=beside.recorder if beside else build_recorder(settings),
         supervisor=supervisor,
         engine_health=EngineHealth(settings.engine_failures),
+        counters=counters,
+        beside=beside,
+    )
+
+
+def build_pool(
+    settings: Settings,
+    *,
+    store: TieredStore | None = None,
+    backend: Backend | None = None,
+    supervisor: Supervisor | None = None,
+) -> ModelPool:
+    """All models, the default one loaded. ``store`` and ``backend`` take the place of those that the settings name.
+
+    Raises:
+        BadSettings: a name is wrong, or what it needs is not installed.
+        UnknownModel: the weights of one are not here.
+    """
+    supervisor = supervisor or Supervisor()
+    if backend is None:
+        first, *others = list_models(settings)
+        own = settings_of_model(settings, first.name)
+        chosen, why, taken = _load_backend(own, first, supervisor)
+    else:
+        first, chosen, why, taken, own = ModelFacts(backend.version.model), backend, "", 0, settings
+        others = list_models(settings) if settings.models else []
+    default = build_predictor(own, store=store, backend=chosen, supervisor=supervisor)
+    grids = FairQueue("grids", settings.grids, settings.grid_queue, tenant_share=settings.share_of_each)
+
+    def served(predictor: Predictor, facts: ModelFacts, why: str, taken: int) -> LoadedModel:
+        everything = Everything(predictor, jobs=grids, workers=settings.grid_workers)
+        return LoadedModel(predictor, everything, _measured(settings, facts, predictor.backend, taken), why)
+
+    async def load(facts: ModelFacts, counters: Counters) -> LoadedModel:
+        of_this = settings_of_model(settings, facts.name)
+        made, why, taken = await default.pools.models.run(_load_backend, of_this, facts, supervisor)
+        predictor = build_predictor(of_this, backend=made, beside=default, counters=counters)
+        return served(predictor, facts, why, taken)
+
+    return ModelPool(
+        served(default, first, why, taken),
+        others,
+        load,
+        budget_bytes=int(settings.models_bytes),
+        patience_s=settings.encode_deadline_s,
+    )
+
+
+def _load_backend(settings: Settings, facts: ModelFacts, supervisor: Supervisor) -> tuple[Backend, str, int]:
+    """The model, what computes it and why, and the bytes by which it made this process grow. Blocking."""
+    before = resident_bytes()
+    backend, why = build_backend(settings, supervisor)
+    told = int(getattr(backend, "memory_bytes", 0))
+    taken = told or max(0, resident_bytes() - before)
+    weights = ModelStore(settings.models_dir)
+    if taken and isinstance(backend, SamBackend) and weights.noted(facts.name) is not None:
+        with contextlib.suppress(PullFailed):  # a folder that cannot be written serves as well
+            weights.note_memory(facts.name, taken)
+    return backend, why, taken
+
+
+def _measured(settings: Settings, facts: ModelFacts, backend: Backend, taken: int) -> ModelFacts:
+    return dataclasses.replace(
+        facts,
+        model=backend.version.model,
+        capabilities=capabilities_of(takes_mask_input(backend)),
+        embedding_bytes=embedding_bytes(settings, backend) or facts.embedding_bytes,
+        memory_bytes=taken or facts.memory_bytes,
     )
 
 
@@ -144,8 +229,8 @@ def build_parts(
         BadSettings: a name is wrong, or what it needs is not installed.
     """
     supervisor = Supervisor()
-    chosen, why = (backend, "") if backend is not None else build_backend(settings, supervisor)
-    predictor = build_predictor(settings, store=store, backend=chosen, supervisor=supervisor)
+    models = build_pool(settings, store=store, backend=backend, supervisor=supervisor)
+    predictor = models.default.predictor
     sessions = Sessions(
         most=settings.max_sessions,
         tenant_share=settings.share_of_each,
@@ -156,17 +241,13 @@ def build_parts(
         patience_s=settings.session_patience_ms / 1e3,
         supervisor=supervisor,
     )
-    grids = FairQueue("grids", settings.grids, settings.grid_queue, tenant_share=settings.share_of_each)
-    everything = Everything(predictor, jobs=grids, workers=settings.grid_workers)
     return AppState(
         settings,
-        predictor,
+        models,
         sessions,
         RequestMetrics(),
-        everything,
         build_runtime_settings(settings, predictor, sessions),
         build_sources(settings, predictor),
-        why,
     )
 
 

@@ -10,14 +10,16 @@ from fastapi.responses import FileResponse, Response
 
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
-from labeling_ground.api.routes.images import segmenter_for
 from labeling_ground.api.schemas import SHA256
-from labeling_ground.api.state import AppState, caller_of, pools_of, state_of
+from labeling_ground.api.served import model_for
+from labeling_ground.api.state import caller_of, pools_of, state_of
 from labeling_ground.errors import NotFound
+from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.graphs import Precision, version_from
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
+from labeling_ground.settings import Settings
 from labeling_ground.types import ModelVersion
 from labeling_ground.web import browser_runtime
 from labeling_ground.web.pages import WASM_HEADERS, matches
@@ -45,7 +47,7 @@ class DecoderFile:
     family: str
 
 
-def find_decoder(app_state: AppState, version: ModelVersion) -> DecoderFile:
+def find_decoder(settings: Settings, backend: Backend, version: ModelVersion) -> DecoderFile:
     """The decoder of a model version that is served: to embeddings of another one it would answer with noise.
 
     It is the one for prompts of few tokens where there are two, as it takes any prompt and most have few. Reads a
@@ -54,11 +56,10 @@ def find_decoder(app_state: AppState, version: ModelVersion) -> DecoderFile:
     Raises:
         NotFound: the model has none, it is not here, or clients may not have it.
     """
-    backend = app_state.predictor.backend
     name = version.model
-    if not app_state.settings.share_decoder:
+    if not settings.share_decoder:
         raise NotFound("This server keeps its decoders to itself: ask for masks instead.")
-    store = ModelStore(app_state.settings.models_dir)
+    store = ModelStore(settings.models_dir)
     noted, here = store.noted(name), store.get(name)
     files = here.files if here is not None else {}
     role = Role.FAST_DECODER if Role.FAST_DECODER in files else Role.DECODER
@@ -108,9 +109,9 @@ async def decoder(
     Embedding and decoder must be of one `model_version`: the `X-Model-Version` of both answers is the same.
     """
     caller_of(request)
-    app_state = state_of(request)
-    version = segmenter_for(app_state, model).backend.version
-    found = await pools_of(request).files.run(find_decoder, app_state, version)
+    backend = (await model_for(request, model)).predictor.backend
+    version = backend.version
+    found = await pools_of(request).files.run(find_decoder, state_of(request).settings, backend, version)
     if sha256 is not None and sha256.lower() != found.sha256:
         raise NotFound(f"{model} has another decoder by now. Ask /v1/models for its digest.")
     headers = {

@@ -13,12 +13,13 @@ from starlette.types import Receive, Scope, Send
 from labeling_ground.api import responses
 from labeling_ground.api.errors import as_line, problem_responses
 from labeling_ground.api.requests import read_json, while_connected
-from labeling_ground.api.routes.images import ImageId, segmenter_for
+from labeling_ground.api.routes.images import ImageId
 from labeling_ground.api.schemas import CLIENT_ID, PRIORITY, EverythingOut, EverythingRequest
+from labeling_ground.api.served import model_for
 from labeling_ground.api.state import AppState, RequestLog, caller_of, pools_of, request_log_of, state_of
 from labeling_ground.errors import TooLarge
 from labeling_ground.pools import Pool
-from labeling_ground.service.everything import Begun, EverythingAnswer, Progress
+from labeling_ground.service.everything import Begun, Everything, EverythingAnswer, Progress
 from labeling_ground.types import EverythingOptions
 
 router = APIRouter(prefix="/v1/images", tags=["images and masks"])
@@ -74,9 +75,9 @@ async def everything(request: Request, image_id: ImageId) -> Response:
     """
     app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, EverythingRequest) if await request.body() else EverythingRequest()
-    segmenter_for(app_state, body.model)  # it is served, or this is where the client hears that it is not
+    path = (await model_for(request, body.model)).everything
     given = {name: getattr(body, name) for name in _OPTIONS if getattr(body, name) is not None}
-    options = options_of(given, app_state)
+    options = options_of(given, app_state, path)
     record = request_log_of(request)
     record.fields |= {"image": image_id[:12], "points": options.points_per_side**2}
     drawing = pools_of(request).drawing
@@ -89,7 +90,7 @@ async def everything(request: Request, image_id: ImageId) -> Response:
     if not _wants_lines(request):
 
         async def work() -> bytes:
-            answer = await app_state.everything.ask(caller.tenant, image_id, options, client=caller.client)
+            answer = await path.ask(caller.tenant, image_id, options, client=caller.client)
             size = (answer.found.height, answer.found.width)
             about = {"width": size[1], "height": size[0], "points": answer.found.points}
             fields = head(answer) | about | _origin(answer, record)
@@ -97,19 +98,21 @@ async def everything(request: Request, image_id: ImageId) -> Response:
             return responses.with_masks(fields, masks)
 
         return Response(await while_connected(request, work()), media_type="application/json")
-    steps = app_state.everything.follow(caller.tenant, image_id, options, client=caller.client)
+    steps = path.follow(caller.tenant, image_id, options, client=caller.client)
     # Until the first step there is no stream: what fails before is answered like anywhere else.
     first = await while_connected(request, _next(steps))
     return _Stream(first, steps, head, body.format, record, drawing)
 
 
-def options_of(given: Mapping[str, Any], app_state: AppState) -> EverythingOptions:
-    """The options that a client gave, those of the model for the others.
+def options_of(
+    given: Mapping[str, Any], app_state: AppState, everything: Everything | None = None
+) -> EverythingOptions:
+    """The options that a client gave, those of the model (the default one, if not told) for the others.
 
     Raises:
         TooLarge: the grid is finer than the operator allows.
     """
-    options = dataclasses.replace(app_state.everything.usual, **given)
+    options = dataclasses.replace((everything or app_state.everything).usual, **given)
     most = app_state.settings.max_points_per_side
     if options.points_per_side > most:
         raise TooLarge(f"A grid of {options.points_per_side} points a side; this server takes {most}.")

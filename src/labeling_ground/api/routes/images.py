@@ -31,11 +31,12 @@ from labeling_ground.api.schemas import (
     PromptIn,
     Purged,
 )
-from labeling_ground.api.state import AppState, caller_of, pools_of, request_log_of, state_of
+from labeling_ground.api.served import model_for
+from labeling_ground.api.state import caller_of, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text, tensors
 from labeling_ground.codec.walk import ACCEPTED
-from labeling_ground.errors import BadPrompt, TooLarge, UnknownModel
-from labeling_ground.service.predictor import ImageAnswer, MaskAnswer, Predictor, PromptAsk
+from labeling_ground.errors import BadPrompt, TooLarge
+from labeling_ground.service.predictor import ImageAnswer, MaskAnswer, PromptAsk
 from labeling_ground.settings import Settings
 from labeling_ground.types import Box, Point, Stretch
 
@@ -115,7 +116,7 @@ async def add_image(
     file itself, from the hosts that its operator has named.
     """
     app_state, caller = state_of(request), caller_of(request)
-    predictor = segmenter_for(app_state, model)
+    app_state.models.name_of(model)  # one that is not served is refused before the file is read
     read_as = stretch_from(stretch)
     record = request_log_of(request)
     sources, url = app_state.sources, ""
@@ -126,9 +127,10 @@ async def add_image(
         file, digest = await read_image(request, app_state.settings.max_image_bytes)
         image_id = keys.stretched(digest, read_as)
         record.fields["image"] = image_id[:12]
+    predictor = (await model_for(request, model)).predictor
     if not wait:
         if url:
-            work = sources.prefetch(caller.tenant, url, stretch=read_as, client=caller.client)
+            work = sources.prefetch(caller.tenant, url, stretch=read_as, client=caller.client, predictor=predictor)
             image_id, ahead = await while_connected(request, work)
             record.fields["image"] = image_id[:12]
         else:
@@ -138,7 +140,7 @@ async def add_image(
             status=202,
         )
     adding = (
-        sources.open_image(caller.tenant, url, stretch=read_as, client=caller.client)
+        sources.open_image(caller.tenant, url, stretch=read_as, client=caller.client, predictor=predictor)
         if url
         else predictor.add_image(caller.tenant, file, image_id, client=caller.client)
     )
@@ -178,8 +180,8 @@ async def image_state(
     ] = False,
 ) -> Response:
     """200 if it is known: masks can be asked for without sending it. 404 if not: send it."""
-    app_state, caller = state_of(request), caller_of(request)
-    predictor = segmenter_for(app_state, model)
+    caller = caller_of(request)
+    predictor = (await model_for(request, model)).predictor
     state = await predictor.image_state(caller.tenant, image_id, waiting=waiting)
     return responses.as_json(
         {
@@ -220,8 +222,8 @@ async def preview(
     model: Model = None,
 ) -> Response:
     """For pages: what browsers cannot draw, or draw in another way (`use_preview` in the answers about the image)."""
-    app_state, caller = state_of(request), caller_of(request)
-    predictor = segmenter_for(app_state, model)
+    caller = caller_of(request)
+    predictor = (await model_for(request, model)).predictor
 
     async def work() -> bytes:
         async with predictor.picture(caller.tenant, image_id) as image:
@@ -248,8 +250,8 @@ async def preview(
 )
 async def embedding(request: Request, image_id: ImageId, model: Model = None) -> Response:
     """For clients that run the decoder themselves. Floats are in the precision that the server stores."""
-    app_state, caller = state_of(request), caller_of(request)
-    predictor = segmenter_for(app_state, model)
+    caller = caller_of(request)
+    predictor = (await model_for(request, model)).predictor
 
     async def work() -> tuple[ImageAnswer, bytes]:
         found, answer = await predictor.embedding(caller.tenant, image_id)
@@ -287,7 +289,7 @@ async def masks(request: Request, image_id: ImageId) -> Response:
     """
     app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, MasksRequest)
-    predictor = segmenter_for(app_state, body.model)
+    predictor = (await model_for(request, body.model)).predictor
     prompts = body.prompts or [body]
     check_counts(prompts, app_state.settings)
     asks = [_ask(prompt, multimask=body.multimask) for prompt in prompts]
@@ -343,18 +345,6 @@ def stretch_from(text: str | None) -> Stretch | None:
         BadInput: the percentiles are none.
     """
     return None if text is None else Stretch(*map(float, text.split(",")))
-
-
-def segmenter_for(app_state: AppState, model: str | None) -> Predictor:
-    """What serves the model that a request names, or the default one.
-
-    Raises:
-        UnknownModel: it is not served here.
-    """
-    served = app_state.predictor.backend.version.model
-    if model not in (None, served):
-        raise UnknownModel(f"The model {model!r} is not served here. Served: {served}.")
-    return app_state.predictor
 
 
 def check_counts(prompts: Sequence[PromptIn | PromptAsk], settings: Settings) -> None:

@@ -1,18 +1,19 @@
 """``/v1/models`` and ``/health``."""
 
 import contextlib
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.routes.decoder import find_decoder
-from labeling_ground.api.schemas import Health, ModelsOut
-from labeling_ground.api.state import caller_of, pools_of, state_of
+from labeling_ground.api.schemas import Health, ModelOut, ModelsOut
+from labeling_ground.api.served import model_for
+from labeling_ground.api.state import caller_of, check_admin, pools_of, state_of
 from labeling_ground.errors import NotFound
-from labeling_ground.inference.remote_status import RemoteStatus
+from labeling_ground.service.model_pool import LoadedModel, ModelStatus
 
 router = APIRouter()
 
@@ -26,18 +27,86 @@ router = APIRouter()
     responses=problem_responses(401),
 )
 async def models(request: Request) -> Response:
-    """One, for now; its version is part of every cache key, so a swap never serves an old prediction."""
+    """The default one first. A version is part of every cache key, so a swap never serves an old prediction.
+
+    Those that are not loaded are loaded by the first request that names them.
+    """
     caller_of(request)  # a key is needed where there are some
-    app_state = state_of(request)
-    version, note = app_state.predictor.backend.version, app_state.predictor.backend.note
-    model = {"id": version.model, "version": str(version), "default": True, "engine": app_state.engine, "note": note}
-    with contextlib.suppress(NotFound):
-        found = await pools_of(request).files.run(find_decoder, app_state, version)
-        model["decoder"] = {"family": found.family, "sha256": found.sha256, "bytes": found.bytes}
-    listed = {"models": [{name: value for name, value in model.items() if value != ""}]}
+    listed: dict[str, Any] = {
+        "models": [await _model(request, status) for status in state_of(request).models.statuses()]
+    }
     for adapter in request.app.state.adapters:
         listed |= adapter.models_fields()
     return responses.as_json(listed)
+
+
+_ADMIN: dict[str, Any] = {"security": [{"bearer": []}, {"header": []}]}
+ModelId = Annotated[str, Path(description="A model id of `/v1/models`.", examples=["mobile-sam"])]
+
+
+@router.post(
+    "/v1/models/{model}/load",
+    operation_id="load_model",
+    summary="Load a model",
+    tags=["models"],
+    response_model=ModelOut,
+    responses=problem_responses(401, 403, 404, 422, 502, 503),
+    openapi_extra=_ADMIN,
+)
+async def load(request: Request, model: ModelId) -> Response:
+    """Load it before anybody asks for it; only the admin key may. Answers when it is loaded."""
+    check_admin(request)
+    served = await model_for(request, model)
+    return responses.as_json(await _model(request, ModelStatus(served.facts, served is _default(request), served)))
+
+
+@router.post(
+    "/v1/models/{model}/unload",
+    operation_id="unload_model",
+    summary="Unload a model",
+    tags=["models"],
+    response_model=ModelOut,
+    responses=problem_responses(400, 401, 403, 404, 422, 503),
+    openapi_extra=_ADMIN,
+)
+async def unload(request: Request, model: ModelId) -> Response:
+    """Give its memory back; only the admin key may. 503 while it is in use. What the cache has of it stays.
+
+    The default model stays loaded. The next request that names the model loads it again.
+    """
+    check_admin(request)
+    models = state_of(request).models
+    name = models.name_of(model)
+    await models.unload(name)
+    [status] = [status for status in models.statuses() if status.facts.name == name]
+    return responses.as_json(await _model(request, status))
+
+
+def _default(request: Request) -> LoadedModel:
+    return state_of(request).models.default
+
+
+async def _model(request: Request, status: ModelStatus) -> dict[str, Any]:
+    """One model, as `ModelOut` says it."""
+    facts, served = status.facts, status.served
+    about: dict[str, Any] = {
+        "id": facts.model or facts.name,
+        "default": status.is_default,
+        "loaded": served is not None,
+        "capabilities": facts.capabilities,
+        "licence": facts.licence,
+        "embedding_bytes": facts.embedding_bytes,
+        "memory_bytes": facts.memory_bytes,
+    }
+    if served is not None:
+        backend = served.predictor.backend
+        version = backend.version
+        about |= {"id": version.model, "version": str(version), "engine": served.engine, "note": backend.note}
+        with contextlib.suppress(NotFound):
+            settings = state_of(request).settings
+            found = await pools_of(request).files.run(find_decoder, settings, backend, version)
+            about["decoder"] = {"family": found.family, "sha256": found.sha256, "bytes": found.bytes}
+    return {name: value for name, value in about.items() if value is False or value}
 
 
 @router.get(
@@ -65,11 +134,11 @@ async def ready(request: Request) -> Response:
 def health_of(request: Request) -> dict[str, Any]:
     """How the server that this request came to is, as `Health` says it."""
     app_state = state_of(request)
-    model, backend = request.app.state.model_check, app_state.predictor.backend
-    failing = dict(app_state.predictor.engine_health.failing())
-    if isinstance(backend, RemoteStatus):
-        failing |= backend.failing()
+    model, failing = request.app.state.model_check, app_state.models.default.failing()
     checks = {"model": model, **{part: f"failing: {why}" for part, why in failing.items()}}
+    for served in app_state.models.loaded.values():
+        for half, why in served.failing().items() if served is not app_state.models.default else ():
+            checks[f"{half} of {served.model}"] = f"failing: {why}"
     for tier in app_state.predictor.store.lower:
         state = tier.health.breaker.state
         because = f": {trouble}" if (trouble := tier.health.trouble) else ""

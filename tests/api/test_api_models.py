@@ -1,0 +1,159 @@
+"""Several models behind one API: named in requests, loaded at the first, listed, loaded and unloaded by hand."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.api.conftest import Running, Start, ToyBackend
+
+from labeling_ground.errors import BackendFailed
+from labeling_ground.types import ModelVersion
+
+pytestmark = pytest.mark.anyio
+
+ADMIN = {"X-API-Key": "the-admin-key"}
+HERE = "tests.api.test_api_models"
+MADE: list[ToyBackend] = []
+"""What the factories below have made, by any test."""
+
+
+def second(*, encode_threads: int, decode_threads: int) -> ToyBackend:
+    """A factory as users write it."""
+    MADE.append(ToyBackend(ModelVersion("second", "2" * 64), note="The second toy."))
+    return MADE[-1]
+
+
+def third(*, encode_threads: int, decode_threads: int) -> ToyBackend:
+    """Another one."""
+    MADE.append(ToyBackend(ModelVersion("third", "3" * 64)))
+    MADE[-1].memory_bytes = 1000  # type: ignore[attr-defined] # an engine may tell
+    return MADE[-1]
+
+
+def broken(*, encode_threads: int, decode_threads: int) -> ToyBackend:
+    """One that cannot be made."""
+    raise RuntimeError("its files are gone")
+
+
+def named(*factories: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(f"{HERE}:{factory.__name__}" for factory in factories)
+
+
+SECOND, THIRD, BROKEN = named(second, third, broken)
+
+
+async def models_of(server: Running) -> dict[str, dict[str, Any]]:
+    return {model["id"]: model for model in (await server.client.get("/v1/models")).json()["models"]}
+
+
+@pytest.mark.parametrize("image_of", ["?model=", "none"])
+async def test_a_request_names_its_model_and_the_answer_says_which_it_was(
+    start: Start, make_image: Callable[..., bytes], image_of: str
+) -> None:
+    async with start(models=(SECOND,)) as server:
+        client, file = server.client, make_image()
+        query = f"?model={SECOND}" if image_of == "?model=" else ""
+        sent = (await client.post(f"/v1/images{query}", content=file)).json()
+        assert sent["model"] == ("second" if query else "toy")
+        path = f"/v1/images/{sent['image_id']}"
+        prompt = {"points": [{"x": 9, "y": 9}]}
+        for name in (SECOND, "second"):
+            mask = (await client.post(f"{path}/masks", json={**prompt, "model": name})).json()
+            assert mask["model"] == "second"
+            assert mask["model_version"].startswith("second@2222")
+        assert mask["outcome"] == "hit"
+        assert (await client.post(f"{path}/masks", json=prompt)).json()["model"] == "toy"
+        assert (await client.get(f"{path}?model=second")).json()["model"] == "second"
+        embedding = await client.get(f"{path}/embedding?model=second")
+        assert embedding.headers["X-Model-Version"].startswith("second@")
+        grid = await client.post(f"{path}/everything", json={"points_per_side": 2, "model": "second"})
+        assert grid.json()["model"] == "second"
+        lines = {"Accept": "application/x-ndjson"}
+        stream = await client.post(f"{path}/everything", json={"points_per_side": 2, "model": "second"}, headers=lines)
+        assert '"model":"second"' in stream.text
+        assert server.app_state.models.loaded[SECOND].users == 0, "each request has let it go"
+
+
+async def test_an_unknown_model_is_404_with_those_that_are_served(
+    start: Start, make_image: Callable[..., bytes]
+) -> None:
+    async with start(models=(SECOND,)) as server:
+        image_id = await server.send_image(make_image())
+        body = {"model": "sam-9"}
+        for answer in (
+            await server.client.post("/v1/images?model=sam-9", content=make_image()),
+            await server.client.get(f"/v1/images/{image_id}?model=sam-9"),
+            await server.click(image_id, 5, 5, **body),
+            await server.client.post(f"/v1/images/{image_id}/everything", json=body),
+            await server.client.get("/v1/models/sam-9/decoder"),
+        ):
+            assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (404, "unknown-model")
+            assert answer.json()["detail"] == f"The model 'sam-9' is not served here. Served: toy, {SECOND}."
+
+
+async def test_the_list_says_of_each_what_it_is_and_whether_it_is_loaded(start: Start) -> None:
+    async with start(models=("classical", THIRD)) as server:
+        listed = await models_of(server)
+        assert list(listed) == ["toy", "classical", THIRD]
+        assert [model["default"] for model in listed.values()] == [True, False, False]
+        assert [model["loaded"] for model in listed.values()] == [True, False, False]
+        assert listed["classical"]["capabilities"] == ["points", "box", "mask"]
+        assert "version" not in listed["classical"]
+        await server.client.post("/v1/images?model=third", content=b"")  # not known by its id before it is loaded
+        assert not (await models_of(server))[THIRD]["loaded"]
+        await server.client.get(f"/v1/images/{'0' * 64}?model={THIRD}")
+        third = (await models_of(server))["third"]
+        assert (third["loaded"], third["memory_bytes"], third["version"]) == (True, 1000, "third@3333333333333333")
+
+
+async def test_the_operator_loads_and_unloads_and_the_cache_keeps_what_the_model_made(
+    start: Start, make_image: Callable[..., bytes]
+) -> None:
+    async with start(models=(SECOND,), admin_key="the-admin-key") as server:
+        client = server.client
+        for verb in ("load", "unload"):
+            assert (await client.post(f"/v1/models/{SECOND}/{verb}")).status_code == 401
+            unknown = await client.post(f"/v1/models/sam-9/{verb}", headers=ADMIN)
+            assert unknown.status_code == 404
+        loaded = await client.post(f"/v1/models/{SECOND}/load", headers=ADMIN)
+        assert (loaded.status_code, loaded.json()["id"], loaded.json()["loaded"]) == (200, "second", True)
+        image_id = await server.send_image(make_image())
+        assert (await server.click(image_id, 9, 9, model="second")).json()["outcome"] == "recomputed"
+        await server.until(lambda: not server.app_state.models.loaded[SECOND].is_in_use)
+        unloaded = await client.post("/v1/models/second/unload", headers=ADMIN)
+        assert (unloaded.status_code, unloaded.json()["loaded"]) == (200, False)
+        again = await server.click(image_id, 9, 9, model="second")
+        assert again.json()["outcome"] == "hit"
+        kept = await client.post("/v1/models/toy/unload", headers=ADMIN)
+        assert kept.status_code == 400
+        assert "stays loaded" in kept.json()["detail"]
+
+
+async def test_a_model_that_cannot_be_loaded_says_why_and_the_others_answer(
+    start: Start, make_image: Callable[..., bytes]
+) -> None:
+    async with start(models=(BROKEN,)) as server:
+        answer = await server.client.post(f"/v1/images?model={BROKEN}", content=make_image())
+        assert answer.status_code == 503
+        assert "its files are gone" in answer.json()["detail"]
+        await server.send_image(make_image())
+
+
+async def test_health_is_told_for_each_model_until_it_answers_again(
+    start: Start, make_image: Callable[..., bytes], backend_failure: BackendFailed
+) -> None:
+    async with start(models=(SECOND,), engine_failures=2) as server:
+        client = server.client
+        image_id = (await client.post(f"/v1/images?model={SECOND}", content=make_image())).json()["image_id"]
+        backend = server.app_state.models.loaded[SECOND].predictor.backend
+        assert isinstance(backend, ToyBackend)
+        backend.fail_decode = backend_failure
+        for x in (5, 6):
+            assert (await server.click(image_id, x, 5, model="second")).status_code == 503
+        ready = await client.get("/health/ready")
+        assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+        assert ready.json()["checks"]["decoder of second"].startswith("failing: The last 2 calls failed")
+        assert (await server.click(image_id, 5, 5)).status_code == 200, "the default one is well"
+        backend.fail_decode = None
+        await server.until(lambda: not server.app_state.models.loaded[SECOND].failing())
+        assert (await client.get("/health/ready")).json() == {"status": "ok", "checks": {"model": "ok", "disk": "ok"}}
