@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
     [
         ("", None, Priority.INTERACTIVE),
         ("", "interactive", Priority.INTERACTIVE),
-        ("", "Job", Priority.JOB),
+        ("", "job", Priority.JOB),
         ("", "prefetch", Priority.PREFETCH),
         ("?wait=false", None, Priority.PREFETCH),
         ("?wait=false", "interactive", Priority.PREFETCH),
