@@ -64,6 +64,11 @@ def test_a_factory_of_ones_own_must_make_a_backend(tmp_path: Path) -> None:
         build_backend(settings(tmp_path, model="builtins:dict"))
 
 
+def test_of_several_models_the_first_is_what_a_command_for_one_takes(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match="made no backend"):
+        build_backend(settings(tmp_path, models=("builtins:dict", "classical")))
+
+
 @pytest.mark.parametrize("engine", ["onnx", "openvino", "auto"])
 async def test_exported_files_are_served_by_the_engine_that_is_asked_for(tmp_path: Path, engine: str) -> None:
     for module in ("onnxruntime", "openvino"):

@@ -35,6 +35,8 @@ def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> t
         BadSettings: a name is wrong, or what it needs is not installed.
         UnknownModel: the weights are not here; the sentence says how to get them.
     """
+    if settings.models:  # of several: the default one
+        settings = settings_of_model(settings, settings.served_models[0])
     if settings.encoder_url or settings.decoder_url:
         return build_remote(settings, supervisor)
     encode_threads, decode_threads = settings.encode_workers, settings.decode_workers
@@ -91,8 +93,8 @@ def list_models(settings: Settings) -> list[ModelFacts]:
 def settings_of_model(settings: Settings, name: str) -> Settings:
     """The settings of a server that serves this one of several models alone."""
     if name == _remote_name(settings):
-        return settings.model_copy(update={"model": "auto" if name == REMOTE else name})
-    return settings.model_copy(update={"model": name, "encoder_url": None, "decoder_url": None})
+        return settings.model_copy(update={"model": "auto" if name == REMOTE else name, "models": ()})
+    return settings.model_copy(update={"model": name, "models": (), "encoder_url": None, "decoder_url": None})
 
 
 def capabilities_of(takes_mask: bool) -> tuple[str, ...]:
