@@ -62,6 +62,12 @@ def test_both_readmes_have_the_same_shape() -> None:
     assert shape("README.md") == shape("README.ko.md")
 
 
+@pytest.mark.parametrize("readme", ["README.md", "README.ko.md"])
+def test_a_readme_is_short(readme: str) -> None:
+    """What a newcomer reads in one go; theory and figures have pages of their own."""
+    assert len((ROOT / readme).read_text(encoding="utf-8").splitlines()) <= 120
+
+
 def test_both_readmes_hold_the_same_figures() -> None:
     def figures(name: str) -> list[str]:
         text = (ROOT / name).read_text(encoding="utf-8")

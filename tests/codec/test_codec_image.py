@@ -639,6 +639,7 @@ def test_every_orientation_of_an_avif_and_a_heic_comes_out_upright(orientation: 
         assert np.abs(pixels_of(data).astype(int) - scene(96, 64)).mean() < 6
         header = read_header(data, max_pixels=MAX)
         assert (header.width, header.height) == (96, 64)
+        assert header.use_preview is (orientation != 1 or header.format == "HEIC")
 
 
 def heic() -> bytes:

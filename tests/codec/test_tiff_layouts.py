@@ -175,7 +175,8 @@ def test_of_many_channels_the_first_are_used_and_the_note_says_so(planar: str, s
             image = decode(file, image_id="id", max_pixels=100_000)
             shown = np.broadcast_to(values[:used] >> 8, (3, HEIGHT, WIDTH)).transpose(1, 2, 0)
             np.testing.assert_array_equal(image.pixels, shown)
-            assert f"{samples} channels, of which the first {used} are used" in image.note
+            first = "the first is" if used == 1 else f"the first {used} are"
+            assert f"{samples} channels, of which {first} used" in image.note
 
 
 @pytest.mark.parametrize("order", "<>")

@@ -138,6 +138,8 @@ def test_the_figures_are_the_servers(kept: Served, context: Any, photos: dict[st
         part = page.locator(f"#lookups [data-kind={kind}]")
         assert f"{found['lookups']} look-ups" in part.inner_text()
         if found["lookups"]:
+            asked = sum(found["asked"].values())
+            assert f"{found['hit_ratio'] * 100:.0f} % of {asked} asked for" in part.inner_text()
             told = part.locator("li").all_inner_texts()
             fresh = found["misses"] - found["recomputed"]
             counts = (found["hits"], found["joined"], found["recomputed"], fresh)

@@ -28,12 +28,21 @@ def scene(seed: int) -> NDArray[np.uint8]:
 
 def turned_webp(folder: Path) -> Path:
     """A WebP that lies on its side and says so in EXIF, as browsers do not read it."""
+    return turned(folder / "turned.webp", lossless=True)
+
+
+def turned_avif(folder: Path) -> Path:
+    """An AVIF that lies on its side and says so, as browsers read it, but not OpenCV, with which trainers read it."""
+    return turned(folder / "turned.avif", quality=95)
+
+
+def turned(file: Path, **options: Any) -> Path:
+    """Orientation 6: turn clockwise to see it upright."""
     image = needs("PIL.Image")
-    lying = np.rot90(scene(1)[:, :, ::-1])  # orientation 6: turn clockwise to see it upright
     exif = image.Exif()
     exif[0x0112] = 6
-    image.fromarray(np.ascontiguousarray(lying)).save(folder / "turned.webp", lossless=True, exif=exif)
-    return folder / "turned.webp"
+    image.fromarray(np.ascontiguousarray(np.rot90(scene(1)[:, :, ::-1]))).save(file, exif=exif, **options)
+    return file
 
 
 def tiff(folder: Path) -> Path:
@@ -42,7 +51,7 @@ def tiff(folder: Path) -> Path:
     return folder / "scan.tif"
 
 
-@pytest.mark.parametrize("make", [turned_webp, tiff])
+@pytest.mark.parametrize("make", [turned_webp, turned_avif, tiff])
 def test_the_picture_is_the_servers(served: Served, context: Any, tmp_path: Path, shots: Path, make: Any) -> None:
     """Upright: a click on the disk finds the disk, the export has the size that is seen, after a reload too."""
     labeler = Labeler(context.new_page(), served.url)

@@ -179,9 +179,16 @@ def _where(location: Sequence[int | str]) -> str:
     return ".".join(part if len(part) <= 80 else part[:80] + "…" for part in parts)
 
 
+_FORMS = {
+    "image_id": "an image id is the SHA-256 of the image file's bytes, as 64 hex digits",
+    "stretch": "give two percentiles from 0 to 100, the lower one first, as in stretch=0.5,99.5",
+}
+"""What a field has to look like, for a person in place of a pattern."""
+
+
 def _sentence(found: Mapping[str, Any]) -> str:
-    if found["type"] == "string_pattern_mismatch" and found["loc"][-1] == "image_id":
-        return "an image id is the SHA-256 of the image file's bytes, as 64 hex digits"
+    if found["type"] == "string_pattern_mismatch" and found["loc"][-1] in _FORMS:
+        return _FORMS[found["loc"][-1]]
     sentence: str = found["msg"]
     return sentence.removeprefix("Value error, ")
 

@@ -50,7 +50,8 @@ def walk(data: bytes) -> Container:
         orientation,
         (data,),
         note=f"The {name} file holds several images, of which the first is used." if several else "",
-        use_preview=name == "HEIC",
+        # Older browsers and OpenCV, with which trainers read the exported images, pass over an AVIF's own orientation.
+        use_preview=name == "HEIC" or orientation != 1,
     )
 
 

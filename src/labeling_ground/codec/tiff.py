@@ -91,7 +91,8 @@ def walk(data: bytes) -> Container:
         block *= layout.samples
         used = _COLOURS[photometric] + (layout.alpha is not None)
         if samples > used:
-            notes.append(f"The file has {samples} channels, of which the first {used} are used: save others as RGB.")
+            first = f"the first {used} are" if used > 1 else "the first is"
+            notes.append(f"The file has {samples} channels, of which {first} used: save others as RGB.")
     if pages > 1:
         notes.append("The file has several pages, of which the first is used: save others as files of their own.")
     return Container(

@@ -58,7 +58,8 @@ export function drawLookups(place, figures) {
     if (found.failed) told.push(["", t("failedAsks", { n: number(found.failed) })]);
     return make("div", { className: "part", data: { kind } },
       make("p", {}, make("span", {}, make("b", {}, t(kind)), ` · ${counted("lookupsOf", found.lookups)}`),
-        ...(isAsked ? [make("span", {}, make("b", {}, percent(found.hit_ratio)), ` · ${t("saved", { time: duration(found.seconds_saved) })}`)] : [])),
+        ...(isAsked ? [make("span", {}, make("b", {}, percent(found.hit_ratio)),
+          ` ${t("ofAsked", { n: number(total(found.asked)) })} · ${t("saved", { time: duration(found.seconds_saved) })}`)] : [])),
       outcomeBar(counts, most, width),
       ...(isAsked ? [make("ul", { className: "legend" }, ...legend(told))] : []));
   }));

@@ -37,6 +37,7 @@ export const CACHE_WORDS = {
   lookups: ["Look-ups", "조회"],
   lookupsOf: ["{n} look-ups", "조회 {n}회"],
   "lookupsOf-one": ["1 look-up", "조회 1회"],
+  ofAsked: ["of {n} asked for", "(요청 {n}회 중)"],
   sinceStart: ["since the server started", "서버 시작 이후"],
   failedAsks: ["{n} failed", "실패 {n}"],
   saved: ["{time} saved", "{time} 절약"],
