@@ -157,3 +157,10 @@ async def test_health_is_told_for_each_model_until_it_answers_again(
         backend.fail_decode = None
         await server.until(lambda: not server.app_state.models.loaded[SECOND].failing())
         assert (await client.get("/health/ready")).json() == {"status": "ok", "checks": {"model": "ok", "disk": "ok"}}
+
+
+async def test_x_anylabeling_is_told_of_all_models_the_default_first(start: Start) -> None:
+    async with start(models=("classical",), adapters=("x-anylabeling",)) as server:
+        told = (await server.client.get("/x-anylabeling/v1/models")).json()["data"]
+        assert list(told) == ["toy", "classical"]
+        assert told["classical"]["display_name"] == "Labeling Ground (classical)"

@@ -77,14 +77,15 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
     """The adapter of one server."""
 
     def models_fields() -> dict[str, Any]:
-        model = app_state.predictor.backend.version.model
-        about: dict[str, Any] = {
-            "display_name": f"Labeling Ground ({model})",
-            "widgets": _WIDGETS,
-            "params": {},
-            "batch_processing_mode": None,
+        about: dict[str, Any] = {"widgets": _WIDGETS, "params": {}, "batch_processing_mode": None}
+        served = [
+            each.served.model if each.served else each.facts.model or each.facts.name
+            for each in app_state.models.statuses()
+        ]
+        return {
+            "success": True,
+            "data": {model: {"display_name": f"Labeling Ground ({model})", **about} for model in served},
         }
-        return {"success": True, "data": {model: about}}
 
     async def models(request: Request) -> Response:
         caller_of(request)  # a key is needed where there are some
