@@ -11,6 +11,12 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+def see_failure(call: asyncio.Future[Any]) -> None:
+    """Take note of the error that a call ended with: where its caller has left, nobody else will look."""
+    if not call.cancelled():
+        call.exception()
+
+
 class Pool:
     """A bounded number of threads for one kind of blocking work.
 
@@ -78,8 +84,7 @@ class Pool:
             raise
 
     def _ended(self, call: asyncio.Future[Any]) -> None:
-        if not call.cancelled():
-            call.exception()  # seen: where the caller has left, nobody else will look
+        see_failure(call)
         self._give_back()
 
     def _give_back(self) -> None:

@@ -1,11 +1,14 @@
 """The file that sessions outlive the process in: bounded, private, and no reason to fail when it is damaged."""
 
 import asyncio
+import gc
 import shutil
 import sqlite3
 import stat
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.doubles import Clock
@@ -178,3 +181,30 @@ async def test_one_tenants_flood_of_states_ends_none_of_the_others(tmp_path: Pat
     assert await state_store.load("f" * 16 + "29") is not None
     assert await state_store.load("f" * 16 + "20") is None
     await state_store.aclose()
+
+
+async def test_a_failure_whose_asker_has_left_is_not_an_error_of_the_event_loop(tmp_path: Path) -> None:
+    """It was, with a traceback in the log: a disk that is slow and then fails outlasts the deadlines of its askers."""
+    complaints: list[dict[str, Any]] = []
+    store = DiskStateStore(tmp_path / "cache", most=3)
+    loop, began, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+
+    def fail(_: sqlite3.Connection) -> None:
+        loop.call_soon_threadsafe(began.set)
+        go_on.wait(60)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    try:
+        asking = asyncio.create_task(store._do(fail))
+        await began.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    finally:
+        go_on.set()
+        await store.aclose()
+    await asyncio.sleep(0)  # the loop hears of the failure
+    del asking
+    gc.collect()
+    assert complaints == []

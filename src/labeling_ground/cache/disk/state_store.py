@@ -15,6 +15,7 @@ from labeling_ground.cache.disk.folder import SESSIONS, claim
 from labeling_ground.cache.shares import payer
 from labeling_ground.cache.state_store import TENANT_DIGITS, VersionedState
 from labeling_ground.errors import StoreFailed, StoreFull
+from labeling_ground.pools import see_failure
 
 T = TypeVar("T")
 
@@ -89,10 +90,11 @@ class DiskStateStore:
 
     async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            # Shielded, and so carried out, also where the one who asked has left.
-            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._work, work))
+            running = asyncio.get_running_loop().run_in_executor(self._thread, self._work, work)
         except RuntimeError as error:  # the thread takes nothing any more
             raise StoreFailed("The file of sessions is closed.") from error
+        running.add_done_callback(see_failure)
+        return await asyncio.shield(running)  # and so carried out, also where the one who asked has left
 
     def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
