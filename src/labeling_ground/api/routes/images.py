@@ -76,8 +76,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
         "requestBody": {
             "required": True,
             "description": f"The image file itself ({ACCEPTED}), a form with one file in it, or JSON with its address.",
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/ImageAtUrl"}},
+            "content": {  # the first one is what /docs tries
                 "application/octet-stream": _FILE,
                 **{f"image/{kind}": _FILE for kind in ("jpeg", "png", "webp", "avif", "heic", "gif", "bmp", "tiff")},
                 "multipart/form-data": {
@@ -87,6 +86,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
                         "required": ["file"],
                     }
                 },
+                "application/json": {"schema": {"$ref": "#/components/schemas/ImageAtUrl"}},
             },
         },
     },
