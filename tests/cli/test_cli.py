@@ -1,6 +1,5 @@
 """The commands: what was asked for to stdout, what is said on the way to stderr, exit codes that tell."""
 
-import io
 import json
 import os
 import re
@@ -11,10 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from PIL import Image as Pillow
+from tests.cli.photos import photo
 from tests.ports import free_port
 
 from labeling_ground.cli import cli, main
@@ -23,15 +21,6 @@ from labeling_ground.cli.serve import _greet
 from labeling_ground.errors import BadSettings, UnknownModel
 from labeling_ground.settings import Settings
 from labeling_ground.wiring import build_parts
-
-
-def photo(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:
-    rng = np.random.default_rng(seed)
-    pixels = np.full((size[1], size[0], 3), rng.integers(0, 80, 3), dtype=np.uint8)
-    pixels[10:30, 15:40] = rng.integers(150, 255, 3)
-    buffer = io.BytesIO()
-    Pillow.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.test_cli import photo
+from tests.cli.photos import photo
 
 UNKNOWN_UID = 54321
 """Of nobody in the system's list of users."""

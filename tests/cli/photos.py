@@ -1,0 +1,15 @@
+"""Photographs, as far as the command line's tests look at them: a bright thing on a dark ground."""
+
+import io
+
+import numpy as np
+from PIL import Image as Pillow
+
+
+def photo(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:
+    rng = np.random.default_rng(seed)
+    pixels = np.full((size[1], size[0], 3), rng.integers(0, 80, 3), dtype=np.uint8)
+    pixels[10:30, 15:40] = rng.integers(150, 255, 3)
+    buffer = io.BytesIO()
+    Pillow.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
