@@ -29,6 +29,7 @@ CLOSED = [
     ("GET", "/v1/cache"),
     ("DELETE", "/v1/cache"),
     ("PUT", "/v1/cache/settings"),
+    *[("POST", f"/v1/models/{{model}}/{verb}") for verb in ("load", "unload")],
     *[("POST", f"/api/sam/{verb}") for verb in ("image", "click", "rect", "undo", "finish_click")],
 ]
 OPEN = ["/health/live", "/health/ready", "/metrics", "/docs", "/redoc", "/openapi.json", "/docs/static/swagger-ui.css"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from labeling_ground import key as keys
@@ -142,6 +142,7 @@ def _redis_glob(glob: str, name: str) -> bool:
     return name[:1] == glob[0] and _redis_glob(glob[1:], name[1:])
 
 
+@example("*[", "//[")
 @given(
     st.text(st.sampled_from("ab/*["), max_size=10),
     st.text(st.sampled_from("ab/["), max_size=10),

@@ -24,7 +24,7 @@ from tests.doubles import (
 
 from labeling_ground.breaker import Breaker
 from labeling_ground.cache.tier import Tier
-from labeling_ground.errors import StoreFailed, StoreFull
+from labeling_ground.errors import DamagedEntry, StoreFailed, StoreFull
 from labeling_ground.key import ImageKeys
 from labeling_ground.pools import Pool
 from labeling_ground.types import Entry
@@ -152,6 +152,19 @@ async def test_a_sound_value_under_a_wrong_key_or_of_wrong_content_is_damaged() 
     assert await tier.look_up(mask_key, lambda _: None) is None
     assert tier.health.counters.errors == {"damaged": 2}
     assert store.entries == {}
+
+
+async def test_a_value_that_the_store_itself_cannot_read_is_damaged_and_no_failure_of_the_store() -> None:
+    class UnreadableStore(DictStore):
+        async def get(self, key: str) -> Entry | None:
+            raise DamagedEntry("The value has no readable header.")
+
+    store = UnreadableStore({key(): sealed(key())})
+    tier = tier_of(store)
+    assert await ask(tier) is None
+    assert tier.health.counters.errors == {"damaged": 1}
+    assert store.entries == {}
+    assert tier.health.breaker.state == "closed"
 
 
 # --- the breaker ---------------------------------------------------------------------------------------------------

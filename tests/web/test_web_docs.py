@@ -78,10 +78,13 @@ def test_the_examples_can_be_tried_from_above_to_below(
     section = page.locator(".opblock-tag-section", has=page.locator("#operations-tag-images_and_masks"))
     section.locator(".opblock").first.wait_for()
     blocks = section.locator(".opblock")
-    tried = []
+    tried: list[str] = []
     for index in range(blocks.count()):
         block = blocks.nth(index)
         block.locator(".opblock-summary-control").click()
+        block.locator("button.execute").wait_for()
+        if not tried:  # the upload comes first; its form may be drawn later than its button
+            block.locator("input[type=file]").wait_for(state="attached")
         if (chooser := block.locator("input[type=file]")).count():
             with page.expect_download() as offered:
                 block.get_by_role("link", name="the image of the examples").click()

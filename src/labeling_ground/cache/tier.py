@@ -93,9 +93,18 @@ class Tier:
         if self.health.breaker.state == "open":
             self.health.counters.skipped += 1
             return None
-        return await self.calls.ask(
-            "look-up", partial(self.store.get, key), deadline_s, partial(self._receive, key, found)
-        )
+
+        async def get() -> Entry | DamagedEntry | None:
+            try:
+                return await self.store.get(key)
+            except DamagedEntry as error:  # the store has answered: it is the value that fails
+                return error
+
+        async def receive(call: Call, answer: Entry | DamagedEntry | None) -> Entry | DamagedEntry | None:
+            return await self._receive(key, found, call, answer)
+
+        answer = await self.calls.ask("look-up", get, deadline_s, receive)
+        return None if isinstance(answer, DamagedEntry) else answer
 
     async def touch(self, key: str) -> bool:
         """Restart the entry's idle timer and say whether the key is there; a tier that fails has nothing."""
@@ -138,10 +147,14 @@ class Tier:
         except Exception as error:  # noqa: BLE001 -- as in open
             self.health.failed("close", error)
 
-    async def _receive(self, key: str, found: Callable[[Entry], None], call: Call, entry: Entry | None) -> Entry | None:
+    async def _receive(
+        self, key: str, found: Callable[[Entry], None], call: Call, entry: Entry | DamagedEntry | None
+    ) -> Entry | None:
         """Check what the store answered; throw away what is damaged."""
         in_time = self.calls.clock() - call.started <= call.limit  # else it is no measure for the window
         try:
+            if isinstance(entry, DamagedEntry):
+                raise entry
             if entry is not None and entry.size >= _LARGE:
                 await self._checks.run(records.check, entry, key)
             elif entry is not None:

@@ -64,7 +64,8 @@ class Names:
         head = literal.split("/", 3)
         if len(head) >= 3:
             head[2] = f"{{{head[2]}" if len(head) == 3 else f"{{{head[2]}}}"
-        loose = _escaped(star + rest).replace(b"\\*", b"*").replace(b"/", b"*/*")
+        # What follows the last star may be followed by a brace.
+        loose = _escaped(f"{star}{rest}*").replace(b"\\*", b"*").replace(b"/", b"*/*")
         return _escaped(f"{self.prefix}:{'/'.join(head)}") + re.sub(rb"\*+", b"*", loose)
 
 
