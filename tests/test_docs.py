@@ -8,7 +8,8 @@ import pytest
 from labeling_ground import __version__
 from labeling_ground.api.app import create_app
 from labeling_ground.cli import cli
-from labeling_ground.settings import ENV_PREFIX, Settings, as_markdown
+from labeling_ground.settings import ENV_PREFIX, Settings
+from labeling_ground.settings.reference import as_markdown
 from labeling_ground.wiring import build_parts
 
 ROOT = Path(__file__).parent.parent

@@ -7,17 +7,11 @@ from pathlib import Path
 import pytest
 from pydantic import ByteSize, SecretStr
 
-from labeling_ground import settings as settings_module
 from labeling_ground.errors import BadSettings
-from labeling_ground.settings import (
-    ENV_PREFIX,
-    MAY_HOLD_SECRETS,
-    SECRETS,
-    TEST_PREFIX,
-    Settings,
-    example_of,
-    read_settings,
-)
+from labeling_ground.settings import ENV_PREFIX, Settings, machine, read_settings
+from labeling_ground.settings.fields import MAY_HOLD_SECRETS, SECRETS
+from labeling_ground.settings.read import TEST_PREFIX
+from labeling_ground.settings.reference import example_of
 from labeling_ground.wiring import build_app
 
 KEY = "0123456789abcdef"
@@ -283,7 +277,7 @@ def test_workers_follow_the_share_of_the_cores_that_a_container_has(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    monkeypatch.setattr(settings_module, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64), raising=False)
     given = Settings()
     assert (given.decode_workers, given.encode_workers) == (cores, max(1, cores // 2))

@@ -8,7 +8,7 @@ from tests.doubles import image_bytes
 
 from labeling_ground import key as keys
 from labeling_ground.errors import BadSettings
-from labeling_ground.settings import memory_of_this_machine
+from labeling_ground.settings.machine import memory_of_this_machine
 
 pytestmark = pytest.mark.anyio
 

@@ -21,7 +21,8 @@ from labeling_ground.models.catalogue import Format, Role
 from labeling_ground.models.store import ModelStore, StoredFile
 from labeling_ground.sam.family import Family
 from labeling_ground.service.model_pool import ModelFacts
-from labeling_ground.settings import Settings, cores_of_this_machine
+from labeling_ground.settings import Settings
+from labeling_ground.settings.machine import cores_of_this_machine
 from labeling_ground.supervisor import Supervisor
 
 REMOTE = "remote"

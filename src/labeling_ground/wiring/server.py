@@ -26,7 +26,8 @@ from labeling_ground.service.queues import FairQueue
 from labeling_ground.service.runtime_settings import CacheSettings, RuntimeSettings
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.service.sources import Sources
-from labeling_ground.settings import Settings, memory_of_this_machine, read_settings
+from labeling_ground.settings import Settings, read_settings
+from labeling_ground.settings.machine import memory_of_this_machine
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.trace.files import TraceWriter
 from labeling_ground.trace.recorder import Recorder
