@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from labeling_ground.api import schemas
+from labeling_ground.api.schemas.common import EXAMPLE_IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,7 +141,7 @@ async def test_keys_are_never_told(start: "Start", caplog: pytest.LogCaptureFixt
 async def test_blanks_around_a_key_are_none_of_it(start: "Start", headers: dict[str, str]) -> None:
     async with start(api_keys=("one",)) as server:
         assert (await server.client.get("/v1/models", headers=headers)).status_code == 200
-        image_id = await server.send_image(base64.b64decode(schemas.EXAMPLE_IMAGE), **headers)
+        image_id = await server.send_image(base64.b64decode(EXAMPLE_IMAGE), **headers)
         assert (await server.client.get(f"/v1/images/{image_id}", headers=bearer("one"))).status_code == 200
 
 

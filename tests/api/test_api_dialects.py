@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from labeling_ground.api import schemas
 from labeling_ground.api.app import EXPOSED
+from labeling_ground.api.schemas.common import EXAMPLE_ID, EXAMPLE_IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-FILE = base64.b64decode(schemas.EXAMPLE_IMAGE)
-CAPITALS = schemas.EXAMPLE_ID.upper()
+FILE = base64.b64decode(EXAMPLE_IMAGE)
+CAPITALS = EXAMPLE_ID.upper()
 ORIGIN = "https://label.example"
 CLICK = {"points": [{"x": 32, "y": 24}]}
 
 
 @pytest.mark.parametrize("prefix", ["", " data:image/png;base64,\n"])
 async def test_an_image_is_read_in_every_base64(server: "Running", prefix: str) -> None:
-    for text in (schemas.EXAMPLE_IMAGE, base64.urlsafe_b64encode(FILE).decode().rstrip("=")):
+    for text in (EXAMPLE_IMAGE, base64.urlsafe_b64encode(FILE).decode().rstrip("=")):
         answer = await server.client.post("/api/sam/image", json={"session_id": "s", "image": prefix + text})
-        assert (answer.status_code, answer.json()["image_id"]) == (200, schemas.EXAMPLE_ID)
+        assert (answer.status_code, answer.json()["image_id"]) == (200, EXAMPLE_ID)
 
 
 async def test_a_mask_input_is_read_in_every_base64(server: "Running") -> None:
@@ -43,7 +43,7 @@ async def test_a_mask_input_is_read_in_every_base64(server: "Running") -> None:
     assert outcomes == ["miss", "hit", "hit"]
 
 
-@pytest.mark.parametrize(("path", "status"), [("/api/sam/image", 422), (f"/v1/images/{schemas.EXAMPLE_ID}/masks", 422)])
+@pytest.mark.parametrize(("path", "status"), [("/api/sam/image", 422), (f"/v1/images/{EXAMPLE_ID}/masks", 422)])
 async def test_what_is_wrong_with_base64_is_said(server: "Running", path: str, status: int) -> None:
     await server.send_image(FILE)
     body = {"session_id": "s", "image": "ab%2Bd"} if "sam" in path else {**CLICK, "mask_input": "ab%2Bd"}
@@ -52,7 +52,7 @@ async def test_what_is_wrong_with_base64_is_said(server: "Running", path: str, s
     assert "percent-encoding" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("path", [f"/v1/images/{schemas.EXAMPLE_ID}/masks", f"/v1/images/{CAPITALS}/everything"])
+@pytest.mark.parametrize("path", [f"/v1/images/{EXAMPLE_ID}/masks", f"/v1/images/{CAPITALS}/everything"])
 async def test_json_with_a_byte_order_mark_is_json(server: "Running", path: str) -> None:
     await server.send_image(FILE)
     body = {"points_per_side": 2} if "everything" in path else CLICK
@@ -67,17 +67,17 @@ async def test_json_with_a_byte_order_mark_is_json(server: "Running", path: str)
 async def test_digests_are_taken_in_capitals_and_answered_in_small_letters(server: "Running") -> None:
     """One image whichever way its id is written: the second ask is a hit, and a purge means it."""
     await server.send_image(FILE)
-    first = await server.client.post(f"/v1/images/{schemas.EXAMPLE_ID}/masks", json=CLICK)
+    first = await server.client.post(f"/v1/images/{EXAMPLE_ID}/masks", json=CLICK)
     again = await server.client.post(f"/v1/images/{CAPITALS}/masks", json=CLICK)
-    assert (again.json()["outcome"], again.json()["image_id"]) == ("hit", schemas.EXAMPLE_ID)
-    assert (await server.client.get(f"/v1/images/{CAPITALS}")).json()["image_id"] == schemas.EXAMPLE_ID
+    assert (again.json()["outcome"], again.json()["image_id"]) == ("hit", EXAMPLE_ID)
+    assert (await server.client.get(f"/v1/images/{CAPITALS}")).json()["image_id"] == EXAMPLE_ID
     assert (await server.client.get(f"/v1/images/{CAPITALS}/embedding")).headers["x-outcome"] == "hit"
     reference = {"prediction_id": first.json()["prediction_id"].upper()}
     refined = await server.client.post(f"/v1/images/{CAPITALS}/masks", json={**CLICK, "mask_input": reference})
     assert refined.status_code == 200, refined.text
     assert (await server.client.delete("/v1/cache", params={"image_id": CAPITALS})).json()["deleted"] > 0
     unknown = await server.client.get(f"/v1/images/{CAPITALS}")
-    assert (unknown.status_code, unknown.json()["image_id"]) == (404, schemas.EXAMPLE_ID)
+    assert (unknown.status_code, unknown.json()["image_id"]) == (404, EXAMPLE_ID)
     await server.send_image(FILE)
     assert (await server.client.delete(f"/v1/images/{CAPITALS}")).json()["deleted"] > 0
 

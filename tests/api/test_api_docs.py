@@ -10,8 +10,8 @@ import pytest
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
-from labeling_ground.api import schemas
 from labeling_ground.api.routes import images
+from labeling_ground.api.schemas.common import EXAMPLE_ID, EXAMPLE_IMAGE
 from labeling_ground.key import image_id
 from labeling_ground.settings import Settings
 
@@ -86,7 +86,7 @@ async def test_a_server_below_a_path_answers_there(start: "Start", given: str) -
             schema = (await server.client.get(f"{prefix}/openapi.json")).json()
             assert schema["servers"] == [{"url": root}]
             assert "/v1/images" in schema["paths"]
-            file = base64.b64decode(schemas.EXAMPLE_IMAGE) + bytes(5000)
+            file = base64.b64decode(EXAMPLE_IMAGE) + bytes(5000)
             assert (await server.client.post(f"{prefix}/v1/images", content=file)).status_code == 200
             assert (await server.client.put(f"{prefix}/v1/images")).headers["allow"] == "POST"
         page = await server.client.get(root)
@@ -179,8 +179,8 @@ def example_of(openapi: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any
 
 async def test_the_examples_work_in_the_order_of_the_page(server: "Running", openapi: dict[str, Any]) -> None:
     """A newcomer who presses «Execute» everywhere sees answers and no errors."""
-    file = base64.b64decode(schemas.EXAMPLE_IMAGE)
-    assert image_id(file) == schemas.EXAMPLE_ID
+    file = base64.b64decode(EXAMPLE_IMAGE)
+    assert image_id(file) == EXAMPLE_ID
     order = ("/api/sam/image", "/api/sam/click", "/api/sam/rect", "/api/sam/undo", "/api/sam/finish_click")
     for path in (*order, "/v1/images/{image_id}/masks"):
         operation = openapi["paths"][path]["post"]
@@ -193,7 +193,7 @@ async def test_the_examples_work_in_the_order_of_the_page(server: "Running", ope
         answer = await server.client.post(address, json=body)
         assert answer.status_code == 200, answer.text
     for example in openapi["components"]["schemas"]["MasksRequest"]["examples"]:
-        answer = await server.client.post(f"/v1/images/{schemas.EXAMPLE_ID}/masks", json=example)
+        answer = await server.client.post(f"/v1/images/{EXAMPLE_ID}/masks", json=example)
         assert answer.status_code == 200, answer.text
 
 

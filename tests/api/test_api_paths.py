@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from labeling_ground.api import schemas
+from labeling_ground.api.schemas.common import EXAMPLE_ID, EXAMPLE_IMAGE
 
 if TYPE_CHECKING:
     from tests.api.conftest import Running, Start, StartReal
 
 pytestmark = pytest.mark.anyio
 
-FILE = base64.b64decode(schemas.EXAMPLE_IMAGE)
-IMAGE = f"/v1/images/{schemas.EXAMPLE_ID}"
+FILE = base64.b64decode(EXAMPLE_IMAGE)
+IMAGE = f"/v1/images/{EXAMPLE_ID}"
 
 
 async def test_head_is_answered_wherever_get_is(server: "Running") -> None:
     """Every route, pages and files too: the same status, type and length, and no body."""
     await server.send_image(FILE)
     paths = [
-        path.replace("{image_id}", schemas.EXAMPLE_ID).replace("{model}", "toy")
+        path.replace("{image_id}", EXAMPLE_ID).replace("{model}", "toy")
         for path, operations in server.app.openapi()["paths"].items()
         if "get" in operations
     ]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ByteSize
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from labeling_ground.api import schemas
 from labeling_ground.api.app import create_app
+from labeling_ground.api.schemas.common import EXAMPLE_ID, EXAMPLE_IMAGE
 from labeling_ground.settings import Settings
 from labeling_ground.wiring import build_parts
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def real(start_real: "StartReal") -> "Iterator[RealServer]":
     """A server that knows the image of the examples, under a session too."""
     with start_real(max_points_per_side=4) as server:  # a fine grid is long work, and says nothing more
-        image = {"image": schemas.EXAMPLE_IMAGE, "session_id": "s"}
+        image = {"image": EXAMPLE_IMAGE, "session_id": "s"}
         assert httpx.post(f"{server.url}/api/sam/image", json=image, timeout=60).status_code == 200
         yield server
 
@@ -82,19 +82,19 @@ JSON = st.recursive(
     | st.integers(-(10**30), 10**30)
     | st.floats()
     | st.text(max_size=20)
-    | st.sampled_from(["", "0" * 32, "NaN", schemas.EXAMPLE_ID, "\0", "../..", "😀"]),
+    | st.sampled_from(["", "0" * 32, "NaN", EXAMPLE_ID, "\0", "../..", "😀"]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
 VALID: list[tuple[str, dict[str, Any]]] = [
-    ("/api/sam/image", {"image": schemas.EXAMPLE_IMAGE, "session_id": "s"}),
+    ("/api/sam/image", {"image": EXAMPLE_IMAGE, "session_id": "s"}),
     ("/api/sam/click", {"points": [32, 24], "labels": [1], "session_id": "s"}),
     ("/api/sam/click", {"points": [[32, 24], [1, 1]], "labels": [1, 0], "session_id": "s"}),
     ("/api/sam/rect", {"startX": 10, "startY": 8, "endX": 54, "endY": 40, "session_id": "s"}),
     ("/api/sam/undo", {"session_id": "s"}),
     ("/api/sam/finish_click", {"session_id": "s"}),
     *[
-        (f"/v1/images/{schemas.EXAMPLE_ID}/masks", body)
+        (f"/v1/images/{EXAMPLE_ID}/masks", body)
         for body in (
             {"points": [{"x": 32, "y": 24, "label": 1}], "box": [10, 8, 54, 40], "format": "png", "multimask": False},
             {"prompts": [{"points": [{"x": 32, "y": 24}]}, {"box": [10, 8, 54, 40]}], "format": "polygons"},
@@ -102,7 +102,7 @@ VALID: list[tuple[str, dict[str, Any]]] = [
         )
     ],
     (
-        f"/v1/images/{schemas.EXAMPLE_ID}/everything",
+        f"/v1/images/{EXAMPLE_ID}/everything",
         {"points_per_side": 2, "pred_iou_thresh": 0.5, "stability_score_offset": 1, "min_mask_region_area": 9},
     ),
 ]
@@ -143,7 +143,7 @@ def test_a_valid_body_with_something_else_in_it_is_answered(client: httpx.Client
 @settings(BOUNDED, max_examples=150)
 def test_a_damaged_file_is_answered(client: httpx.Client, data: st.DataObject) -> None:
     """Bytes changed, cut out or put in, anywhere in the file or in the form around it."""
-    file = base64.b64decode(schemas.EXAMPLE_IMAGE)
+    file = base64.b64decode(EXAMPLE_IMAGE)
     form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + file + b"\r\n--b--\r\n"
     in_form = data.draw(st.booleans())
     content = form if in_form else file

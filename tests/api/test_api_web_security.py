@@ -8,8 +8,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from labeling_ground.api import schemas
 from labeling_ground.api.app import create_app
+from labeling_ground.api.schemas.common import EXAMPLE_ID, EXAMPLE_IMAGE
 from labeling_ground.engine_server.app import create_engine_app
 from labeling_ground.settings import Settings
 from labeling_ground.wiring import build_parts
@@ -25,9 +25,9 @@ KEY = {"X-API-Key": "one"}
 HERE = {"Host": "label.example:8000"}
 """As on plain http to another machine, where browsers send no Sec-Fetch headers."""
 FORM = "application/x-www-form-urlencoded"
-FILE = base64.b64decode(schemas.EXAMPLE_IMAGE)
+FILE = base64.b64decode(EXAMPLE_IMAGE)
 CLICK = {"points": [{"x": 32, "y": 24}]}
-MASKS = f"/v1/images/{schemas.EXAMPLE_ID}/masks"
+MASKS = f"/v1/images/{EXAMPLE_ID}/masks"
 
 
 def problem(answer: httpx.Response) -> tuple[int, str]:
@@ -129,7 +129,7 @@ ASKS: list[tuple[str, str, Any]] = [
     ("GET", "/v1/cache", None),
     ("GET", "/", None),
     ("GET", "/health/ready", None),
-    ("GET", f"/v1/images/{schemas.EXAMPLE_ID}", None),
+    ("GET", f"/v1/images/{EXAMPLE_ID}", None),
     ("GET", f"/v1/images/{'0' * 64}", None),
     ("POST", MASKS, CLICK),
     ("POST", "/api/sam/undo", {"session_id": "s"}),
@@ -229,11 +229,11 @@ async def test_a_body_must_be_what_the_route_reads(server: "Running", kind: str 
     """curl's own type passes, as in the README's examples."""
     headers = {} if kind is None else {"Content-Type": kind}
     await server.send_image(FILE)
-    sent = {"session_id": "s", "image": schemas.EXAMPLE_IMAGE}
+    sent = {"session_id": "s", "image": EXAMPLE_IMAGE}
     for status, path, body in (
         (image, "/v1/images", FILE),
         (json_, MASKS, json.dumps(CLICK).encode()),
-        (json_, f"/v1/images/{schemas.EXAMPLE_ID}/everything", b'{"points_per_side": 1}'),
+        (json_, f"/v1/images/{EXAMPLE_ID}/everything", b'{"points_per_side": 1}'),
         (json_, "/api/sam/image", json.dumps(sent).encode()),
     ):
         answer = await server.client.post(path, content=body, headers=headers)

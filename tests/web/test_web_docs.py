@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from tests.web.conftest import PLAIN, Served
 
-from labeling_ground.api import schemas
+from labeling_ground.api.schemas.common import EXAMPLE_IMAGE
 
 BELOW = "/label"
 
@@ -89,7 +89,7 @@ def test_the_examples_can_be_tried_from_above_to_below(
             with page.expect_download() as offered:
                 block.get_by_role("link", name="the image of the examples").click()
             file = offered.value.path().read_bytes()
-            assert file == base64.b64decode(schemas.EXAMPLE_IMAGE)
+            assert file == base64.b64decode(EXAMPLE_IMAGE)
             chooser.set_input_files({"name": "example.png", "mimeType": "image/png", "buffer": file})
         block.locator("button.execute").click()
         status = block.locator(".live-responses-table .response-col_status").last

@@ -10,13 +10,13 @@ import httpx
 import pytest
 from tests.web.conftest import FOREIGN, PLAIN, Served, profile
 
-from labeling_ground.api import schemas
+from labeling_ground.api.schemas.common import EXAMPLE_ID, EXAMPLE_IMAGE
 from labeling_ground.key import image_id
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FILE = base64.b64decode(schemas.EXAMPLE_IMAGE)
+FILE = base64.b64decode(EXAMPLE_IMAGE)
 NAMES = ["127.0.0.1", PLAIN]
 """To the first the browser says which page a request comes from (Sec-Fetch-Site), to the second it does not."""
 
@@ -64,7 +64,7 @@ def test_a_name_that_was_made_to_lead_here_leads_to_nothing(served: Served, chro
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
 def test_what_any_page_may_send_does_nothing(served: Served, page: Any, name: str, kind: str, tmp_path: "Path") -> None:
     """Requests that need no leave of the server: it gets them, and does not do what they say."""
-    httpx.post(f"{served.url}api/sam/image", json={"image": schemas.EXAMPLE_IMAGE, "session_id": "s"}, timeout=60)
+    httpx.post(f"{served.url}api/sam/image", json={"image": EXAMPLE_IMAGE, "session_id": "s"}, timeout=60)
     file = FILE + kind.encode() + name.encode()  # what stands behind a PNG changes its id only
     sent = """async ([url, body, kind]) => {
         const bytes = Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
@@ -99,6 +99,6 @@ def test_no_element_tells_whether_an_image_is_known(served: Served, page: Any, n
         document.body.append(element);
     })"""
     there = f"http://{name}:{served.port}/v1/images"
-    known, unknown = (page.evaluate(tried, [element, f"{there}/{one}"]) for one in (schemas.EXAMPLE_ID, "0" * 64))
+    known, unknown = (page.evaluate(tried, [element, f"{there}/{one}"]) for one in (EXAMPLE_ID, "0" * 64))
     assert known == unknown
     assert known[0] == ("load" if element in ("embed", "iframe") else "error")

@@ -12,16 +12,16 @@ from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.requests import ClientDisconnect
 
 from labeling_ground import __version__
-from labeling_ground.api import errors, schemas
+from labeling_ground.api import errors
 from labeling_ground.api.adapter import Adapter, ClientWords, EndpointTable, install_endpoints
 from labeling_ground.api.middleware import ALWAYS, Limit, Observe
 from labeling_ground.api.paths import HeadAsGet, SubPath
 from labeling_ground.api.routes import cache, decoder, docs, everything, images, service, session
+from labeling_ground.api.schemas import READ_BY_HAND
 from labeling_ground.api.state import AppState
 from labeling_ground.api.web_security import ANY, OriginCheck, SecurityHeaders
 from labeling_ground.cache.tasks import stop
@@ -292,21 +292,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
             tags=app.openapi_tags,
         )
-        # Bodies are read by hand (limits first, and off the event loop when large), so their schemas are added by hand.
-        bodies: list[type[BaseModel]] = [
-            schemas.ImageAtUrl,
-            schemas.MasksRequest,
-            schemas.EverythingRequest,
-            schemas.EverythingLine,
-            schemas.CacheSettingsIn,
-            schemas.SessionImage,
-            schemas.SessionClick,
-            schemas.SessionRect,
-            schemas.SessionOnly,
-            errors.Problem,
-        ]
         _, added = models_json_schema(
-            [(model, "validation") for model in bodies], ref_template="#/components/schemas/{model}"
+            [(model, "validation") for model in (*READ_BY_HAND, errors.Problem)],
+            ref_template="#/components/schemas/{model}",
         )
         components = schema.setdefault("components", {}).setdefault("schemas", {})
         for name, definition in added["$defs"].items():

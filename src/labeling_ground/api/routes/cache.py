@@ -13,7 +13,8 @@ from labeling_ground.api import responses
 from labeling_ground.api.errors import BadBody, problem_responses
 from labeling_ground.api.requests import read_json
 from labeling_ground.api.routes.service import health_of
-from labeling_ground.api.schemas import SHA256, CacheOut, CacheSettingsIn, CacheSettingsOut, Purged
+from labeling_ground.api.schemas.cache import CacheOut, CacheSettingsIn, CacheSettingsOut
+from labeling_ground.api.schemas.common import SHA256, Purged
 from labeling_ground.api.state import AppState, caller_of, check_admin, state_of
 from labeling_ground.errors import BadSettings, NotAllowed
 from labeling_ground.inference.remote_status import EngineFigures

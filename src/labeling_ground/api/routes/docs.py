@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, Response
 
-from labeling_ground.api.schemas import EXAMPLE_IMAGE
+from labeling_ground.api.schemas.common import EXAMPLE_IMAGE
 from labeling_ground.errors import NotFound
 
 _KINDS = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".png": "image/png"}

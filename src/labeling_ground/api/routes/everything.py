@@ -14,7 +14,8 @@ from labeling_ground.api import responses
 from labeling_ground.api.errors import as_line, problem_responses
 from labeling_ground.api.requests import read_json, while_connected
 from labeling_ground.api.routes.images import ImageId
-from labeling_ground.api.schemas import CLIENT_ID, PRIORITY, EverythingOut, EverythingRequest
+from labeling_ground.api.schemas.common import CLIENT_ID, PRIORITY
+from labeling_ground.api.schemas.everything import EverythingOut, EverythingRequest
 from labeling_ground.api.served import model_for
 from labeling_ground.api.state import AppState, RequestLog, caller_of, pools_of, request_log_of, state_of
 from labeling_ground.errors import TooLarge

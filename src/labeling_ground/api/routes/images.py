@@ -15,22 +15,9 @@ from labeling_ground import key as keys
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.requests import media_type, read_image, read_json, while_connected
-from labeling_ground.api.schemas import (
-    CLIENT_ID,
-    EXAMPLE_ID,
-    IMAGE_ID,
-    PRIORITY,
-    STRETCH,
-    ImageAtUrl,
-    ImageOut,
-    ImageQueued,
-    ImageStateOut,
-    MaskRef,
-    MasksOut,
-    MasksRequest,
-    PromptIn,
-    Purged,
-)
+from labeling_ground.api.schemas.common import CLIENT_ID, EXAMPLE_ID, IMAGE_ID, PRIORITY, STRETCH, Purged
+from labeling_ground.api.schemas.images import ImageAtUrl, ImageOut, ImageQueued, ImageStateOut
+from labeling_ground.api.schemas.masks import MaskRef, MasksOut, MasksRequest, PromptIn
 from labeling_ground.api.served import model_for
 from labeling_ground.api.state import caller_of, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text, tensors

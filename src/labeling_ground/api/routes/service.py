@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.routes.decoder import find_decoder
-from labeling_ground.api.schemas import Health, ModelOut, ModelsOut
+from labeling_ground.api.schemas.models import Health, ModelOut, ModelsOut
 from labeling_ground.api.served import model_for
 from labeling_ground.api.state import caller_of, check_admin, pools_of, state_of
 from labeling_ground.errors import NotFound

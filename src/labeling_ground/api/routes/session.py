@@ -13,7 +13,7 @@ from labeling_ground.api import responses
 from labeling_ground.api.errors import BadBody, problem_responses
 from labeling_ground.api.requests import read_json, while_connected
 from labeling_ground.api.routes.images import stretch_from
-from labeling_ground.api.schemas import (
+from labeling_ground.api.schemas.session import (
     SessionClick,
     SessionDone,
     SessionImage,

@@ -1,0 +1,148 @@
+"""The JSON of clicks and masks."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from labeling_ground.api.schemas.common import (
+    EXAMPLE_PREDICTION,
+    PREDICTION_ID,
+    Answered,
+    Coordinate,
+    MaskFormat,
+    ModelId,
+    Outcome,
+    Sized,
+    Strict,
+)
+
+
+class PointIn(Strict):
+    """One click, in pixels of the original image."""
+
+    x: Coordinate = Field(examples=[32], description="Column; 0 is the left edge, and it is less than the width.")
+    y: Coordinate = Field(examples=[24], description="Row; 0 is the upper edge, and it is less than the height.")
+    label: int = Field(1, ge=0, le=1, description="1 on the object, 0 off it.")
+
+
+class MaskRef(Strict):
+    """A candidate of an earlier prediction, as the mask to start from."""
+
+    prediction_id: Annotated[str, AfterValidator(str.lower)] = Field(
+        pattern=PREDICTION_ID, description="`prediction_id` of that answer.", examples=[EXAMPLE_PREDICTION]
+    )
+    index: int = Field(0, ge=0, le=2, description="Which of its masks; 0 is the best.")
+
+
+class PromptIn(Strict):
+    """One object: points, at most one box, and optionally an earlier mask to start from."""
+
+    points: Annotated[list[PointIn], Field(fail_fast=True)] = Field(
+        default_factory=list, description="In any order. Without a box or a mask, one at least has label 1."
+    )
+    box: list[Coordinate] | None = Field(
+        None,
+        min_length=4,
+        max_length=4,
+        examples=[[10, 8, 54, 40]],
+        description="Two opposite corners, `[x0, y0, x1, y1]`. What reaches over the image's edge is cut off.",
+    )
+    mask_input: MaskRef | str | None = Field(
+        None,
+        description="By reference to an earlier prediction; or by value: base64 of 256 × 256 little-endian "
+        "float16 or float32 low-res logits.",
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "PromptIn":
+        if type(self) is PromptIn and not self.says_something:
+            raise ValueError("the prompt is empty: give points, a box or a mask_input")
+        return self
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is anything to go by."""
+        return bool(self.points) or self.box is not None or self.mask_input is not None
+
+
+class MasksRequest(PromptIn):
+    """One prompt directly in the body, or several under `prompts`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"points": [{"x": 32, "y": 24, "label": 1}]},
+                {
+                    "box": [10, 8, 54, 40],
+                    "points": [{"x": 12, "y": 10, "label": 0}],
+                    "format": "png",
+                },
+                {
+                    "prompts": [
+                        {"points": [{"x": 32, "y": 24, "label": 1}]},
+                        {"box": [10, 8, 54, 40]},
+                    ]
+                },
+            ]
+        }
+    )
+
+    prompts: Annotated[list[PromptIn], Field(fail_fast=True)] | None = Field(
+        None, min_length=1, description="Several objects in one request."
+    )
+    multimask: bool = Field(True, description="Up to three nested candidates for each prompt, or the best one.")
+    format: MaskFormat = "rle"
+    model: ModelId = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "MasksRequest":
+        if self.prompts is not None and self.says_something:
+            raise ValueError("give one prompt directly, or several under 'prompts', not both")
+        if self.prompts is None and not self.says_something:
+            raise ValueError("the prompt is empty: give points, a box or a mask_input")
+        return self
+
+
+class MaskOut(BaseModel):
+    """One candidate, in the format that was asked for."""
+
+    score: float = Field(description="Predicted IoU, 0 to 1: the model's own guess.", examples=[0.93])
+    area: int = Field(description="Pixels.", examples=[877])
+    bbox: list[int] = Field(description="COCO style: x, y, width, height.", examples=[[13, 11, 39, 27]])
+    rle: dict[str, Any] | None = Field(None, description='COCO RLE: `{"size": [height, width], "counts": "…"}`.')
+    png: str | None = Field(None, description="Base64 of a 1-bit PNG in the image's size.")
+    polygons: list[list[list[float]]] | None = Field(
+        None,
+        description="Rings of `[x, y]` along pixel edges, within 1 pixel: outer ones clockwise on screen, holes "
+        "counter-clockwise.",
+    )
+
+
+class TimingOut(BaseModel):
+    """Seconds; `encode` and `decode` are there when the model had to work."""
+
+    lookup: float | None = None
+    encode: float | None = None
+    decode: float | None = None
+
+
+class PredictionOut(BaseModel):
+    """The answer to one prompt."""
+
+    prediction_id: str = Field(
+        description="Names this prediction as a `mask_input` of later prompts.", examples=[EXAMPLE_PREDICTION]
+    )
+    outcome: Outcome
+    masks: list[MaskOut] = Field(description="Best first.")
+    scores: list[float]
+    timing: TimingOut
+
+
+class MasksOut(Sized, Answered):
+    """One answer a prompt under `predictions`; a single prompt's masks and scores stand at the top as well."""
+
+    predictions: list[PredictionOut] | None = None
+    prediction_id: str | None = None
+    masks: list[MaskOut] | None = None
+    scores: list[float] | None = None
+    timing: TimingOut

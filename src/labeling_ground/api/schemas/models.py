@@ -1,0 +1,60 @@
+"""The JSON of models and of health."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+
+class Health(BaseModel):
+    """Alive or ready, and if not, why."""
+
+    status: Literal["ok", "degraded", "starting", "failing"] = Field(
+        description="`ok`. `degraded`: a cache tier fails, and answers are right, only slower; or "
+        "a model fails that is not the default one. `starting`: the model is "
+        "being tried out. `failing`: the model does not answer, or its last "
+        "`engine_failures` calls failed."
+    )
+    checks: dict[str, str] = Field(default_factory=dict, examples=[{"model": "ok", "disk": "ok"}])
+
+
+class DecoderOut(BaseModel):
+    """A decoder that a client can run itself, on an image's embedding."""
+
+    family: Literal["sam", "sam2", "efficient-sam"] = Field(
+        description="Which prompts it reads, and how its logits lie over the image."
+    )
+    sha256: str = Field(description="Digest of the file.")
+    bytes: int = Field(examples=[16501323])
+
+
+class ModelOut(BaseModel):
+    """One model that is served."""
+
+    id: str = Field(examples=["classical"])
+    version: str | None = Field(
+        None, examples=["classical@3f786850e387550f"], description="Not there for one that is not loaded."
+    )
+    default: bool = Field(description="Whether it answers where a request names no model.")
+    loaded: bool = Field(description="If not, the first request that names it waits until it is.")
+    capabilities: list[Literal["points", "box", "mask", "text", "exemplars"]] = Field(
+        [], description="What its prompts can hold. Not there where that is known only once it is loaded."
+    )
+    licence: str | None = Field(
+        None, examples=["Apache-2.0"], description="Of its weights, an SPDX identifier; not there where nobody said."
+    )
+    embedding_bytes: int | None = Field(None, description="What one image's embedding takes in the cache, at most.")
+    memory_bytes: int | None = Field(
+        None,
+        description="What it takes when loaded: measured, or before its first load the size of its files.",
+    )
+    engine: str | None = Field(None, description="What computes it and why that, where there was a choice.")
+    decoder: DecoderOut | None = Field(
+        None, description="What `GET /v1/models/{model}/decoder` gives; not there for models without such a file."
+    )
+    note: str | None = None
+
+
+class ModelsOut(BaseModel):
+    """All models that are served."""
+
+    models: list[ModelOut]
