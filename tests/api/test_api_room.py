@@ -1,5 +1,6 @@
 """A cache that is too small for an image says so, and does not ask for the image again."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -72,6 +73,19 @@ async def test_other_budgets_are_looked_at_while_the_server_runs(start: Start) -
         )
         assert answer.status_code == 422
         assert "this machine" in answer.json()["detail"]
+
+
+async def test_a_disk_budget_beyond_what_is_free_is_said_at_start_and_when_it_is_changed(
+    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, 100 << 20))
+    async with start(real_engine=True, admin_key="root", disk_bytes=512 << 20) as server:
+        assert "disk_bytes is 512 MiB" in caplog.text
+        assert "has 100 MiB free" in caplog.text
+        await server.app_state.runtime_settings.change(disk_bytes=64 << 20)
+        assert caplog.text.count("100 MiB free") == 1
+        await server.app_state.runtime_settings.change(disk_bytes=1 << 30)
+        assert "disk_bytes is 1024 MiB" in caplog.text
 
 
 async def test_with_more_room_it_is_asked_for_again(start: Start) -> None:

@@ -1,8 +1,10 @@
 """Budgets that cannot work are refused with one that can."""
 
+from pathlib import Path
+
 import pytest
 
-from labeling_ground.cache.budgets import PARTS, check_budgets, remark_on_files
+from labeling_ground.cache.budgets import PARTS, check_budgets, remark_on_disk, remark_on_files
 from labeling_ground.cache.choose import choose
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.errors import BadSettings
@@ -38,6 +40,16 @@ def test_files_that_cannot_be_kept_are_worth_a_remark() -> None:
     assert "memory_bytes 256 MiB" in remark_on_files(8 * MIB, 0, has_redis=False, file_bytes=32 * MIB)
     assert remark_on_files(8 * MIB, 0, has_redis=True, file_bytes=32 * MIB) == ""
     assert remark_on_files(0, 256 * MIB, has_redis=False, file_bytes=32 * MIB) == ""
+
+
+def test_a_disk_budget_beyond_what_is_free_is_worth_a_remark_with_the_numbers() -> None:
+    there = Path("cache")
+    said = remark_on_disk(512 * MIB, free_bytes=100 * MIB, held_bytes=200 * MIB, folder=there)
+    assert "disk_bytes is 512 MiB" in said
+    assert "under cache has 100 MiB free, besides 200 MiB" in said
+    assert "Lower disk_bytes to 300 MiB" in said
+    assert remark_on_disk(300 * MIB, free_bytes=100 * MIB, held_bytes=200 * MIB, folder=there) == ""
+    assert remark_on_disk(0, free_bytes=0, held_bytes=0, folder=there) == "", "no disk tier"
 
 
 @pytest.mark.parametrize("extra", [0, 1])

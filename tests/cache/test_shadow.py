@@ -95,6 +95,41 @@ def test_a_sample_says_nearly_the_same() -> None:
         assert cache.seconds_saved > 0.5 * (seconds - other)
 
 
+def label(clock: Clock, stores: list[TieredStore], *, images: int, tasks: int) -> list[float]:
+    """People who open images, popular ones more often, and click a dozen times on each; the seconds by store."""
+    rng, seconds = dice(2), [0.0] * len(stores)
+    for _ in range(tasks):
+        one = image(int(images * rng.random() ** 2))
+        clicks = [one.mask(TOY, f"{rng.randrange(30):032x}") for _ in range(12)]
+        for index, store in enumerate(stores):
+            seconds[index] += ask(store, one.embedding(TOY), Weight(Kind.EMBEDDING, b"", 0.5, clock.now, 500 * KIB))
+            seconds[index] += sum(ask(store, key, Weight(Kind.MASK, b"", 0.02, clock.now, 3 * KIB)) for key in clicks)
+        clock.now += rng.expovariate(1 / 5)
+    return seconds
+
+
+def test_a_sample_has_entries_as_large_as_the_whole() -> None:
+    """An eighth of a sample's budget is less than an embedding: it was refused, and each hit in memory was a loss."""
+    clock = Clock(1e9)
+    store, shadows = observed(clock, 64 * MIB, "gds", share=0.1)
+    larger = [observed(clock, int(64 * MIB * (1 + by)), "gds")[0] for by in LARGER_BY]
+    seconds, *others = label(clock, [store, *larger], images=400, tasks=1500)
+    assert shadows.sampled < 0.5
+    assert [cache.store.stats().refused for cache in shadows.caches] == [0, 0, 0]
+    assert shadows.estimates() == shadows.caches
+    for cache, other in zip(shadows.estimates(), others, strict=True):
+        assert cache.seconds_saved == pytest.approx(seconds - other, abs=0.05 * seconds)
+
+
+def test_too_few_images_in_the_sample_tell_nothing() -> None:
+    clock = Clock(1e9)
+    store, shadows = observed(clock, 8 * MIB, "gds", share=0.01)
+    assert shadows.estimates() == shadows.caches, "all images are seen so far"
+    label(clock, [store], images=400, tasks=500)
+    assert shadows.sampled < 0.2
+    assert shadows.estimates() == ()
+
+
 def measured(budget: int) -> tuple[float, int]:
     """Thousands of small entries and their evictions: the share that is sampled then, and what it takes in bytes."""
     clock = Clock(1e9)

@@ -19,7 +19,7 @@ from PIL import ImageCms, ImageDraw
 from tests.needs import needs
 
 from labeling_ground.codec.image import ImageHeader, decode, read_header
-from labeling_ground.codec.walk import ACCEPTED
+from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import BadInput, DamagedImage, TooLarge, UnsupportedImage
 from labeling_ground.types import Stretch
 
@@ -664,6 +664,8 @@ def test_without_its_package_a_heic_is_refused_with_what_to_do(monkeypatch: pyte
     for brand in (b"heic", b"mif1"):
         with pytest.raises(UnsupportedImage, match=r"HEIC.*pillow-heif.*JPEG or PNG"):
             pixels_of(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic")
+    with pytest.raises(UnsupportedImage, match=r"read from JPEG, PNG, WebP, AVIF, GIF, BMP and TIFF files"):
+        pixels_of(b"%PDF-1.7")
 
 
 # -- what is refused -------------------------------------------------------------------------------
@@ -690,7 +692,7 @@ def test_other_formats_are_named(data: bytes, seen: str) -> None:
     for ask in (pixels_of, lambda d: read_header(d, max_pixels=MAX)):
         with pytest.raises(UnsupportedImage, match=seen) as caught:
             ask(data)
-        assert f"{ACCEPTED} files: save it as one of them" in str(caught.value)
+        assert f"{accepted()} files: save it as one of them" in str(caught.value)
 
 
 def test_kinds_that_are_not_read() -> None:

@@ -1,5 +1,7 @@
 """Whether the tiers' budgets have room for what is going to be kept in them."""
 
+from pathlib import Path
+
 from labeling_ground.errors import BadSettings
 
 PARTS = 8
@@ -41,6 +43,24 @@ def remark_on_files(memory_bytes: int, disk_bytes: int, *, has_redis: bool, file
         f"Image files above {_mib(budget // PARTS)} are not kept ({name} is {_mib(budget)}), so clients must send them "
         f"again once their embedding has gone. Give {name} {_mib(PARTS * file_bytes, up=True)}, or lower "
         "max_image_bytes."
+    )
+
+
+def remark_on_disk(disk_bytes: int, *, free_bytes: int, held_bytes: int, folder: Path) -> str:
+    """What comes of a disk budget that the disk has no room for, in a sentence; empty where it has.
+
+    Args:
+        disk_bytes: budget of the disk tier.
+        free_bytes: what is free on the disk.
+        held_bytes: what the tier holds of its budget already.
+        folder: the cache directory.
+    """
+    if disk_bytes <= free_bytes + held_bytes:
+        return ""
+    return (
+        f"disk_bytes is {_mib(disk_bytes)}, and the disk under {folder} has {_mib(free_bytes)} free, besides "
+        f"{_mib(held_bytes)} that the cache holds there: when it is full, what is new is not kept. Lower disk_bytes to "
+        f"{_mib(free_bytes + held_bytes)}, or set cache_dir to a larger disk."
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from labeling_ground import key as keys
+from labeling_ground.cache.budgets import PARTS
 from labeling_ground.cache.choose import PolicyChoice
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policies.port import Reason
@@ -34,6 +35,8 @@ _MOST_RECORDS = 60_000
 """So many at the most, however large: more would tell nothing new, and thinning them out would hold others up."""
 _THINNER = 0.8
 """What the sample is made smaller by, whenever it has grown too large."""
+_FEWEST_IMAGES = 30
+"""So few images in memory that are in the sample tell nothing: one by chance more or less is most of the estimate."""
 _HEX = 8
 """Digits of an image id that decide whether it is in the sample."""
 
@@ -164,6 +167,11 @@ class ShadowCaches:
         for cache in self.caches:
             sum(cache.store.purge(pattern))
 
+    def estimates(self) -> Sequence[ShadowCache]:
+        """The shadow caches, where their figures tell something: none, if the sample has too few images."""
+        enough = self.sampled == 1.0 or len({keys.group_of(key) for key in self._held}) >= _FEWEST_IMAGES
+        return self.caches if enough else ()
+
     def spread(self, memory: MemoryStore) -> list[tuple[float, float]]:
         """Seconds since creation and since last use, of the sampled entries that the memory tier holds."""
         now = self._clock()
@@ -199,7 +207,10 @@ class ShadowCaches:
         fitting = int(budget * self._share * (1 - _DIGEST_PART) / _RECORD_BYTES)
         self._most_records = min(_MOST_RECORDS, max(_LEAST_RECORDS, fitting))
         for cache in self.caches:
-            cache.store.reconfigure(budget_bytes=int(budget * (1 + cache.larger_by) * self.sampled))
+            whole = int(budget * (1 + cache.larger_by))
+            cache.store.reconfigure(budget_bytes=int(whole * self.sampled))
+            # What is admitted is what the whole would admit: a sample of its images has entries as large.
+            cache.store.largest = whole // PARTS
 
     def _count_recomputed(self, key: str, entry: Entry, held: bool) -> None:
         kind = entry.kind

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from labeling_ground import key as keys
 from labeling_ground.cli.common import Folder, data, empty_option, say, settings_with, show
+from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import LabelingGroundError, StoreFailed, TooLarge
 from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.urgency import asked_as
@@ -45,7 +46,7 @@ def warm(directory: Path, cache_dir: Path | None, model: str | None, api_key: st
         raise click.UsageError("the disk tier is switched off (disk_bytes is 0), so there is nothing to warm")
     files = sorted(_images_in(directory))
     if not files:
-        raise click.UsageError(f"there is no image file in {directory} (JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF)")
+        raise click.UsageError(f"there is no image file in {directory} ({accepted()})")
     tenant = _tenant(settings, api_key)
     # Nobody waits for these images: what is there already is worth waiting for, and is not computed a second time.
     patient = settings.model_copy(update={"cache_mode": "first", "lookup_deadline_ms": 10_000.0})

@@ -8,6 +8,7 @@ Orientation is taken from EXIF (for TIFF from the tag itself); XMP is not consul
 writes and browsers read: one SHORT, in the first EXIF block, which in PNG comes before the picture data.
 """
 
+import importlib.util
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,8 +17,11 @@ from labeling_ground.codec import exif, heif, jpeg, tiff
 from labeling_ground.codec.container import MAX_SEGMENTS, Container
 from labeling_ground.errors import DamagedImage, UnsupportedImage
 
-ACCEPTED = "JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP and TIFF"
-"""The formats that we read, as a sentence names them."""
+
+def accepted() -> str:
+    """The formats that are read here, as a sentence names them."""
+    heic = "" if importlib.util.find_spec("pillow_heif") is None else "HEIC, "
+    return f"JPEG, PNG, WebP, AVIF, {heic}GIF, BMP and TIFF"
 
 
 def walk(data: bytes) -> Container:
@@ -52,7 +56,7 @@ def _walker(data: bytes) -> Callable[[bytes], Container]:
         return _gif
     if heif.format_of(data) is not None:
         return heif.walk
-    raise UnsupportedImage(f"{_describe(data)} Images are read from {ACCEPTED} files: save it as one of them.")
+    raise UnsupportedImage(f"{_describe(data)} Images are read from {accepted()} files: save it as one of them.")
 
 
 _KNOWN_STRANGERS = (

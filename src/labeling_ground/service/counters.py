@@ -222,7 +222,7 @@ async def take_snapshot(
         },
         shadow_caches=tuple(
             ShadowCacheCounts(cache.larger_by, cache.hits, cache.seconds_saved)
-            for cache in (shadows.caches if shadows else ())
+            for cache in (shadows.estimates() if shadows else ())
         ),
         sampled=1.0 if shadows is None else shadows.sampled,
         ages=_spread([age for age, _ in sample], memory.entries),

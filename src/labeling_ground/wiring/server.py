@@ -3,13 +3,16 @@
 import contextlib
 import dataclasses
 import logging
+import shutil
 
 from labeling_ground.adapters.choose import choose_adapters
 from labeling_ground.api.app import create_app
 from labeling_ground.api.state import AppState
-from labeling_ground.cache.budgets import check_budgets, remark_on_files
+from labeling_ground.cache.budgets import check_budgets, remark_on_disk, remark_on_files
+from labeling_ground.cache.disk.folder import nearest
+from labeling_ground.cache.disk.store import look
 from labeling_ground.cache.tiered import TieredStore
-from labeling_ground.errors import PullFailed
+from labeling_ground.errors import PullFailed, StoreFailed
 from labeling_ground.inference.backend import Backend, takes_mask_input
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.sam import SamBackend
@@ -266,7 +269,8 @@ def check_room(settings: Settings, backend: Backend | None) -> str:
     """See that the budgets are large enough for an image, and small enough for this machine.
 
     Returns:
-        What is worth knowing where they do, but not for the largest image files; empty if there is nothing.
+        What is worth knowing where they do, but not for the largest image files, or not on this disk; empty if there
+        is nothing.
 
     Raises:
         BadSettings: they cannot work.
@@ -279,7 +283,19 @@ def check_room(settings: Settings, backend: Backend | None) -> str:
         value_bytes=embedding_bytes(settings, backend),
         machine_bytes=memory_of_this_machine(),
     )
-    return remark_on_files(memory, disk, has_redis=has_redis, file_bytes=int(settings.max_image_bytes))
+    on_files = remark_on_files(memory, disk, has_redis=has_redis, file_bytes=int(settings.max_image_bytes))
+    return " ".join(filter(None, (on_files, remark_on_disk_room(settings))))
+
+
+def remark_on_disk_room(settings: Settings) -> str:
+    """What comes of a disk budget for which there is no room on the disk, in a sentence; empty where there is."""
+    folder, budget = settings.cache_dir, int(settings.disk_bytes)
+    try:
+        free = shutil.disk_usage(nearest(folder)).free
+        held = look(folder, budget).bytes if budget > free else 0
+    except (OSError, StoreFailed):  # opening the tier says what is wrong with its folder
+        return ""
+    return remark_on_disk(budget, free_bytes=free, held_bytes=held, folder=folder)
 
 
 def build_runtime_settings(settings: Settings, predictor: Predictor, sessions: Sessions) -> RuntimeSettings:
@@ -295,7 +311,8 @@ def build_runtime_settings(settings: Settings, predictor: Predictor, sessions: S
 
     def check(new: CacheSettings) -> None:
         budgets = {"memory_bytes": new.memory_bytes, "disk_bytes": new.disk_bytes}
-        check_room(settings.model_copy(update=budgets), predictor.backend)
+        if remark := check_room(settings.model_copy(update=budgets), predictor.backend):
+            log.warning("%s", remark)
 
     return RuntimeSettings(predictor.store, sessions, cache_settings, tenant_share=settings.share_of_each, check=check)
 

@@ -21,7 +21,7 @@ from labeling_ground.api.schemas.masks import MaskRef, MasksOut, MasksRequest, P
 from labeling_ground.api.served import model_for
 from labeling_ground.api.state import caller_of, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text, tensors
-from labeling_ground.codec.walk import ACCEPTED
+from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import BadPrompt, TooLarge
 from labeling_ground.service.predictor import ImageAnswer, MaskAnswer, PromptAsk
 from labeling_ground.settings import Settings
@@ -62,7 +62,8 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
         "parameters": [CLIENT_ID, PRIORITY],
         "requestBody": {
             "required": True,
-            "description": f"The image file itself ({ACCEPTED}), a form with one file in it, or JSON with its address.",
+            "description": f"The image file itself ({accepted()}), a form with one file in it, or JSON with its "
+            "address.",
             "content": {  # the first one is what /docs tries
                 "application/octet-stream": _FILE,
                 **{f"image/{kind}": _FILE for kind in ("jpeg", "png", "webp", "avif", "heic", "gif", "bmp", "tiff")},

@@ -100,7 +100,9 @@ class ShadowCachesOut(BaseModel):
     """Shadows of the memory tier that hold no values, within 1 % of its budget (or half a MiB, if that is more)."""
 
     sampled_share: float = Field(description="Share of all images that they see.", examples=[0.125])
-    budgets: list[ShadowCacheOut]
+    budgets: list[ShadowCacheOut] = Field(
+        description="None while the sample has so few of the images in memory that they tell nothing."
+    )
 
 
 class SpreadOut(BaseModel):

@@ -161,7 +161,7 @@ export function drawLarger(place, { shadow_caches: shadows, recomputed_after_evi
   });
   const again = Object.values(recomputed).reduce((sum, one) => [sum[0] + one.entries, sum[1] + one.seconds], [0, 0]);
   place.replaceChildren(
-    make("div", { className: "rows" }, ...rows,
+    make("div", { className: "rows" }, ...(rows.length ? rows : [quiet(t("fewSamples"))]),
       quiet(again[0] ? t("recomputedEvicted", { entries: counted("entries", again[0]), time: duration(again[1]) }) : t("nothingRecomputed")),
       quiet(t("sampled", { share: percent(shadows.sampled_share) }))),
   );

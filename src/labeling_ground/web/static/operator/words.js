@@ -95,6 +95,7 @@ export const CACHE_WORDS = {
   largerMore: ["Computing that a larger memory would have spared since the server started.", "메모리가 더 컸다면 서버 시작 이후 절약했을 계산 시간."],
   largerBy: ["+{n} %", "+{n} %"],
   largerRow: ["+{n} %: {time} saved, hits: {hits}", "+{n} %: {time} 절약, 적중 {hits}회"],
+  fewSamples: ["Too few images are in the sample to tell.", "표본에 든 이미지가 너무 적어 알 수 없습니다."],
   sampled: ["Estimated from {share} of the images.", "이미지의 {share}로 추정."],
   recomputedEvicted: ["Recomputed after eviction, because memory was full: {entries}, {time}.", "메모리 부족으로 다시 계산: {entries}, {time}."],
   nothingRecomputed: ["Nothing was recomputed after eviction.", "메모리 부족으로 다시 계산한 것은 없습니다."],
