@@ -1,4 +1,4 @@
-"""Servers as they run, each a process of its own, that share one Redis: what one of them computes, none does again."""
+"""Servers as they run, each a process of its own, on one Redis or one disk: what one computes, none does again."""
 
 import asyncio
 import os
@@ -119,9 +119,9 @@ class Farm:
         return sums
 
     async def errors(self) -> list[dict[str, int]]:
-        """What went wrong between each server and Redis."""
+        """What went wrong between each server and the tier that it shares."""
         found = [await asyncio.to_thread(server.get, "/v1/cache") for server in self.servers]
-        return [tier["errors"] for figures in found for tier in figures["tiers"] if tier["tier"] == "redis"]
+        return [tier["errors"] for figures in found for tier in figures["tiers"][1:]]
 
     async def _post(self, url: str, **body: Any) -> dict[str, Any]:
         async with self._http.post(url, **body) as answer:
@@ -131,11 +131,11 @@ class Farm:
 
 
 @contextmanager
-def started(count: int, redis_url: str, notes: Path) -> Iterator[list[Server]]:
+def started(count: int, shared: dict[str, str], notes: Path) -> Iterator[list[Server]]:
     """So many servers, which start side by side."""
     given = {
         "model": "tests.test_processes:create",
-        "redis_url": redis_url,
+        **shared,
         "lease_s": str(LEASE_S),
         # What is tested is not how fast this machine is today.
         "lookup_deadline_ms": str(1e3 * MOST_S),
@@ -152,13 +152,16 @@ def started(count: int, redis_url: str, notes: Path) -> Iterator[list[Server]]:
         yield servers
 
 
-@pytest.fixture(scope="module")
-def five(_valkey: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Server], Path]]:
-    """Servers on one Redis: four, and one that will be killed."""
+@pytest.fixture(scope="module", params=["redis", "disk"])
+def five(
+    request: pytest.FixtureRequest, _valkey: Redis, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[list[Server], Path]]:
+    """Servers on one Redis, or on one disk: four, and one that will be killed."""
     _valkey.ask("FLUSHALL")
-    notes = tmp_path_factory.mktemp("processes") / "notes"
-    with started(5, _valkey.url, notes) as servers:
-        yield servers, notes
+    folder = tmp_path_factory.mktemp("processes")
+    shared = {"redis_url": _valkey.url} if request.param == "redis" else {"cache_dir": str(folder / "cache")}
+    with started(5, shared, folder / "notes") as servers:
+        yield servers, folder / "notes"
 
 
 @pytest.fixture

@@ -3,10 +3,14 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from tests.doubles import TOY, DictLeases, DictStore, dice, image_bytes, keys_of, sealed, until
 
+from labeling_ground.cache.choose import choose
+from labeling_ground.cache.disk import DiskStore
+from labeling_ground.cache.disk.lease import DiskLeases
 from labeling_ground.cache.lease import Claim, Leases
 from labeling_ground.cache.redis.connect import connect
 from labeling_ground.cache.redis.lease import RedisLeases
@@ -21,13 +25,21 @@ LONG_S = 60.0
 SPARE = keys_of(image_bytes(3)).embedding(TOY)
 
 
-@pytest.fixture(params=["dict", "valkey", "valkey_socket", "system_redis", "redis_cluster", "redis_sentinels"])
-async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Leases, Leases, Store]]:
+@pytest.fixture(params=["dict", "disk", "valkey", "valkey_socket", "system_redis", "redis_cluster", "redis_sentinels"])
+async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Leases, Leases, Store]]:
     """Two processes' leases, and the tier that both share."""
     if request.param == "dict":
         store = DictStore()
         leases = DictLeases(store.entries)
         yield leases, leases, store
+        return
+    if request.param == "disk":
+        disk = DiskStore(tmp_path, budget_bytes=1 << 20, idle_s=60.0, max_age_s=None, ranking=choose("gds").ranking)
+        two = [DiskLeases(disk, tmp_path) for _ in range(2)]
+        yield two[0], two[1], disk
+        for leases_of_one in two:
+            await leases_of_one.aclose()
+        await disk.aclose()
         return
     _, url = request.getfixturevalue(request.param)
     connections = [connect(url, timeout_s=LONG_S) for _ in range(2)]
@@ -35,8 +47,8 @@ async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Leases, Le
         await connection.each("FLUSHALL")
     one, other = (RedisLeases(connection) for connection in connections)
     yield one, other, RedisStore(connections[0], idle_s=60.0)
-    for leases_of_one in (one, other):
-        await leases_of_one.aclose()
+    for leases_there in (one, other):
+        await leases_there.aclose()
     for connection in connections:
         await connection.aclose()
 

@@ -201,8 +201,9 @@ class RedisSettings(BaseSettings):
     `equal` is better there too."""
 
     leases: Literal["all", "embeddings", "none"] = "all"
-    """What servers that share a Redis compute once for all of them, when several are asked for it at the same time:
-    `all`, only `embeddings`, or nothing. A lease costs a click that is new one more command, beside its look-up."""
+    """What servers that share a Redis, or a disk tier without one, compute once for all of them, when several are asked
+    for it at the same time: `all`, only `embeddings`, or nothing. A lease costs a click that is new one more command,
+    beside its look-up. On a disk it takes Linux, and ends at once with a server that dies."""
     lease_s: float = Field(3.0, ge=0.3, le=300)
     """Seconds for which a lease is taken, and renewed every third of them. So long the others wait for a server that
     died in the middle of its work."""

@@ -1,5 +1,6 @@
 """Builds the tiers of the cache, and what else stands on them: sessions that outlive the process, leases."""
 
+import sys
 from functools import partial
 
 from labeling_ground.breaker import Breaker
@@ -7,6 +8,7 @@ from labeling_ground.cache.choose import PolicyChoice, choose
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.disk.folder import refusal
 from labeling_ground.cache.disk.state_store import DiskStateStore
+from labeling_ground.cache.lease import Leases
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.purges import Purges
 from labeling_ground.cache.redis.connect import RedisConnection, Tls, connect
@@ -150,21 +152,31 @@ async def _nothing_left(pattern: str) -> int:
 
 
 def build_shared_flights(settings: Settings, store: TieredStore, supervisor: Supervisor) -> SharedFlights | None:
-    """What makes flights common to all servers that share a Redis, or ``None`` where there is none."""
+    """What makes flights common to all servers that share a Redis, or a disk without one; ``None`` where neither is.
+
+    Leases on a disk need Linux.
+    """
     kinds = {"all": frozenset(Kind), "embeddings": frozenset({Kind.EMBEDDING}), "none": frozenset[Kind]()}
-    for tier in store.lower:
-        if isinstance(tier.store, RedisStore) and settings.leases != "none":
+    for tier in reversed(store.lower):  # Redis, which more servers see, is the last
+        leases: Leases
+        if settings.leases == "none":
+            break
+        if isinstance(tier.store, RedisStore):
             leases = RedisLeases(tier.store.connection, supervisor=supervisor)
-            patience_s = settings.lease_patience_ms / 1e3
-            covered = kinds[settings.leases]
-            return SharedFlights(
-                leases,
-                tier,
-                kinds=covered,
-                lease_s=settings.lease_s,
-                patience_s=patience_s,
-                supervisor=supervisor,
-            )
+        elif isinstance(tier.store, DiskStore) and sys.platform == "linux":
+            from labeling_ground.cache.disk.lease import DiskLeases
+
+            leases = DiskLeases(tier.store, settings.folder("cache_dir"), supervisor=supervisor)
+        else:
+            continue
+        return SharedFlights(
+            leases,
+            tier,
+            kinds=kinds[settings.leases],
+            lease_s=settings.lease_s,
+            patience_s=settings.lease_patience_ms / 1e3,
+            supervisor=supervisor,
+        )
     return None
 
 
