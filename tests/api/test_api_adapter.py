@@ -9,9 +9,11 @@ import pytest
 from fastapi import Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
-from labeling_ground.api.adapter import Adapter, ClientWords, Endpoint, EndpointTable, Problem
+from labeling_ground.api.adapter import Adapter, Endpoint, EndpointTable, Problem
 from labeling_ground.api.app import create_app
+from labeling_ground.api.edge import Edge, Limits
 from labeling_ground.api.errors import response_for
+from labeling_ground.api.web_security import ANY, OriginCheck
 from labeling_ground.errors import BadPrompt
 from labeling_ground.wiring import build_parts
 
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def hello(request: Request) -> Response:
+    await request.body()
     return Response(json.dumps(request.path_params))
 
 
@@ -51,12 +54,15 @@ def test_paths_are_found_with_slashes_too_many() -> None:
         ("/tool/ask", "/tool/ask"),
     ):
         assert TABLE.settled(given) == meant
-    assert TABLE.max_body_bytes("/ask") == 5000
-    assert TABLE.max_body_bytes("/tool/things/a") is TABLE.max_body_bytes("/v1/images") is None
+
+
+def around(app: "ASGIApp") -> Edge:
+    limits = Limits(most_requests=9, most_bytes=9, most_held=9, silence_s=60.0)
+    return Edge(app, limits=limits, origins=OriginCheck(hosts=(ANY,), origins=()), endpoints=TABLE)
 
 
 async def asked(app: "ASGIApp", path: str = "/ask", method: str = "POST") -> httpx.Response:
-    transport = httpx.ASGITransport(ClientWords(app, TABLE))
+    transport = httpx.ASGITransport(around(app))
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
         return await client.request(method, path)
 
@@ -113,7 +119,7 @@ async def test_what_is_called_off_is_told_and_stays_called_off() -> None:
 
     scope = {"type": "http", "method": "POST", "path": "/ask", "headers": []}
     with pytest.raises(asyncio.CancelledError):
-        await ClientWords(called_off, TABLE)(scope, asyncio.Event().wait, keep)  # type: ignore[arg-type]
+        await around(called_off)(scope, asyncio.Event().wait, keep)  # type: ignore[arg-type]
     assert sent[0]["status"] == 299
     assert json.loads(sent[1]["body"])["code"] == "overloaded"
 
@@ -130,7 +136,7 @@ async def test_a_failure_in_the_middle_of_an_answer_is_none_that_can_be_told() -
 
     scope = {"type": "http", "method": "POST", "path": "/ask", "headers": []}
     with pytest.raises(ZeroDivisionError):
-        await ClientWords(breaks, TABLE)(scope, asyncio.Event().wait, keep)  # type: ignore[arg-type]
+        await around(breaks)(scope, asyncio.Event().wait, keep)  # type: ignore[arg-type]
     assert [message["type"] for message in sent] == ["http.response.start"]
 
 

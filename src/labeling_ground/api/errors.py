@@ -150,6 +150,13 @@ def response_for(error: errors.LabelingGroundError) -> Response:
     return problem(status, name, title, str(error), headers, **more)
 
 
+def answer_to(error: errors.LabelingGroundError) -> Response:
+    """The same, and a line in the log where the error is not the client's."""
+    if not isinstance(error, errors.BadInput | errors.NotFound | errors.NotAllowed | errors.NotOffered):
+        log.warning("%s: %s", type(error).__name__, error)
+    return response_for(error)
+
+
 def as_line(error: Exception) -> dict[str, Any]:
     """What ends a stream in which something went wrong: the problem body, as the answer's status is on its way."""
     response = response_for(error) if isinstance(error, errors.LabelingGroundError) else bug_response(error)
@@ -198,9 +205,7 @@ def install(app: FastAPI) -> None:
 
     async def ours(_: Request, error: Exception) -> Response:
         assert isinstance(error, errors.LabelingGroundError)  # noqa: S101 -- registered for this class
-        if not isinstance(error, errors.BadInput | errors.NotFound | errors.NotAllowed | errors.NotOffered):
-            log.warning("%s: %s", type(error).__name__, error)
-        return response_for(error)
+        return answer_to(error)
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101

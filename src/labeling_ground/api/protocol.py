@@ -15,7 +15,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from labeling_ground.api.errors import problem
-from labeling_ground.api.web_security import SecurityHeaders
+from labeling_ground.api.web_security import SECURITY_HEADERS
 
 if sys.platform != "win32":
     import fcntl
@@ -88,7 +88,7 @@ class BoundedHttp(HttpToolsProtocol):
     """One connection on which every request is answered in its turn, and which nobody can hold by doing nothing.
 
     A request that breaks the protocol or a bound is answered (400, 408, 431, 501, 505) after those before it, and is
-    the connection's last. Bodies have bounds of their own, see ``middleware.Limit``.
+    the connection's last. Bodies have bounds of their own, see ``edge.Limits``.
     """
 
     limits = HttpLimits()
@@ -203,6 +203,8 @@ class BoundedHttp(HttpToolsProtocol):
         if self.is_finishing:
             raise _RefusedError(_bad_request("The connection is being closed."))  # nobody reads this
         self._check_head()
+        if not self.url.startswith(b"/") and b"://" in self.url:
+            self._resolve_target()
         self._in_head = False
         self._head = self._trailers = 0
         self._begun = self.scope
@@ -261,6 +263,18 @@ class BoundedHttp(HttpToolsProtocol):
                 raise _RefusedError(_bad_request("Transfer-Encoding names chunked more than once."))
             raise _RefusedError(_not_done(501, "Of transfer codings only chunked is read. Send the body as it is."))
 
+    def _resolve_target(self) -> None:
+        """Take a target in absolute form apart; its authority stands in place of what the ``Host`` header says.
+
+        RFC 9112, section 3.2.2: else a request could name one host and be checked as if it were for another.
+        """
+        url = httptools.parse_url(self.url)
+        authority = b"[%s]" % url.host if b":" in url.host else url.host
+        if url.port is not None:
+            authority += b":%d" % url.port
+        self.url = (url.path or b"/") + (b"?" + url.query if url.query else b"")
+        self.headers[:] = [(b"host", authority), *(header for header in self.headers if header[0] != b"host")]
+
     def _ignore_upgrade(self) -> None:
         """Have the head read again without the wish for another protocol, which hides the body from the parser."""
         head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
@@ -295,7 +309,8 @@ class BoundedHttp(HttpToolsProtocol):
             if self.cycle.response_started:
                 self.finish()
                 return
-        app: Any = SecurityHeaders(response)
+        response.raw_headers.extend(SECURITY_HEADERS)
+        app: Any = response
         head_only = self.parser.get_method() == b"HEAD"
         self.cycle = RequestResponseCycle(
             scope={"type": "http", "method": "HEAD" if head_only else "GET", "headers": []},  # type: ignore[typeddict-item]

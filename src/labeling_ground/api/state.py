@@ -92,7 +92,7 @@ REQUEST_LOG_KEY = "labeling_ground.request_log"
 
 
 def request_log_of(request: Request) -> RequestLog:
-    """The record of a request; the middleware put it there."""
+    """The record of a request; ``edge`` put it there."""
     record: RequestLog = request.scope[REQUEST_LOG_KEY]
     return record
 

@@ -1,14 +1,12 @@
-"""Which names the server answers to, and what other web sites' pages may do with it. Plain ASGI: it costs little.
+"""Which names the server answers to, and what other web sites' pages may do with it.
 
 The rules and their reasons are in ``docs/decisions/0012-names-and-web-sites.md``.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from ipaddress import ip_address
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from labeling_ground.api.errors import CrossSite, UnknownHost, response_for
+from labeling_ground.api.errors import CrossSite, UnknownHost
 
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -18,69 +16,44 @@ SECURITY_HEADERS = (
 """On every answer: its type is what it says, and no page of another origin embeds or frames it."""
 ANY = "*"
 """As a host name or an origin: all of them."""
-_READ = frozenset({b"host", b"x-forwarded-host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
-
-
-class SecurityHeaders:
-    """Adds ``SECURITY_HEADERS`` to every answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and add the headers to its answer."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *SECURITY_HEADERS]
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)
 
 
 class OriginCheck:
-    """Answers 421 to a host name that is not the server's, and 403 to a request of another web site's page.
+    """Refuses requests to a host name that is not the server's (421), and those of another web site's page (403).
 
     Programs other than browsers send none of the headers that the second check reads, and pass it.
 
     Args:
-        app: what to protect.
         hosts: names beside ``localhost`` and IP addresses: ``name``, ``*.domain`` for each name below it, or ``*``.
         origins: other web origins whose pages may use the server, as browsers write them; or ``*``.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Collection[str], origins: Collection[str]) -> None:
-        self.app = app
+    def __init__(self, *, hosts: Collection[str], origins: Collection[str]) -> None:
         self._answers_any = ANY in hosts
         self._hosts = frozenset(hosts) | {"localhost"}
         self._domains = (".localhost", *(host[1:] for host in hosts if host.startswith("*.")))
         self._origins = frozenset(origin.encode("latin-1") for origin in origins)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or refuse it."""
-        if scope["type"] == "http":
-            read = {name: value for name, value in scope["headers"] if name in _READ}
-            host = read.get(b"host")
-            refusal: UnknownHost | CrossSite | None = None
-            if not self._answers_any and host is not None and not self._knows(host):  # without one it is no browser
-                refusal = UnknownHost(
-                    f"This server does not answer to the name {_shown(_name_of(host))}. Use localhost or an IP "
-                    "address, or have the operator add the name to LABELING_GROUND_ALLOWED_HOSTS."
-                )
-            elif (b"sec-fetch-site" in read or b"origin" in read) and not self._may(scope["method"], read):
-                origin = read.get(b"origin")
-                whose = "another web site's page" if origin is None else f"a page of {_shown(origin.decode('latin-1'))}"
-                refusal = CrossSite(
-                    f"The request comes from {whose}, which may not use this server. The operator lets an origin in "
-                    "with LABELING_GROUND_CORS_ORIGINS; a proxy in front of the server must pass the Host header on."
-                )
-            if refusal is not None:
-                await response_for(refusal)(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+    def check(self, method: str, headers: Mapping[bytes, bytes]) -> None:
+        """See that a request with these headers may be answered.
+
+        Raises:
+            UnknownHost: it is for another server.
+            CrossSite: it comes from another web site's page.
+        """
+        host = headers.get(b"host")
+        if not self._answers_any and host is not None and not self._knows(host):  # without one it is no browser
+            raise UnknownHost(
+                f"This server does not answer to the name {_shown(_name_of(host))}. Use localhost or an IP "
+                "address, or have the operator add the name to LABELING_GROUND_ALLOWED_HOSTS."
+            )
+        if (b"sec-fetch-site" in headers or b"origin" in headers) and not self._may(method, headers):
+            origin = headers.get(b"origin")
+            whose = "another web site's page" if origin is None else f"a page of {_shown(origin.decode('latin-1'))}"
+            raise CrossSite(
+                f"The request comes from {whose}, which may not use this server. The operator lets an origin in "
+                "with LABELING_GROUND_CORS_ORIGINS; a proxy in front of the server must pass the Host header on."
+            )
 
     def _knows(self, host: bytes) -> bool:
         """Whether a ``Host`` header's name is the server's.
@@ -96,7 +69,7 @@ class OriginCheck:
             return False
         return True
 
-    def _may(self, method: str, read: dict[bytes, bytes]) -> bool:
+    def _may(self, method: str, read: Mapping[bytes, bytes]) -> bool:
         """Whether a browser's request is one of the server's own pages, of the user, or of an allowed origin."""
         site, origin = read.get(b"sec-fetch-site"), read.get(b"origin")
         if site in (b"same-origin", b"none"):

@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from labeling_ground.api.edge import Edge, Limits
 from labeling_ground.api.errors import problem, response_for
-from labeling_ground.api.middleware import Limit
-from labeling_ground.api.web_security import ANY, OriginCheck, SecurityHeaders
+from labeling_ground.api.web_security import ANY, OriginCheck
 from labeling_ground.errors import Overloaded
 from labeling_ground.inference.remote import wire
 from labeling_ground.inference.remote.handler import InferenceHandler, Reply
@@ -118,22 +118,22 @@ def create_engine_app(
     asks = Starlette(
         routes=[Route("/ping", ping), Route("/predictions/{name}", predictions, methods=["POST"])], lifespan=lifespan
     )
-    limited = Limit(
-        asks,
+    limits = Limits(
         most_requests=sum(endpoint.lane.slots + endpoint.lane.queue for endpoint in endpoints) + 64,
-        most_bytes=lambda _: most_bytes,
+        most_bytes=most_bytes,
         most_held=most_held,
         silence_s=silence_s,
+        takes_no_place=lambda path: not path.startswith("/predictions/"),
     )
     figures = Starlette(routes=[Route("/ping", ping), Route("/models/{name}", management)])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         server = scope.get("server")
         is_management = scope["type"] == "http" and server is not None and server[1] == management_port
-        await (figures if is_management else limited)(scope, receive, send)
+        await (figures if is_management else asks)(scope, receive, send)
 
     # Servers reach it under many names; a web site's page has nothing to do here.
-    return SecurityHeaders(OriginCheck(app, hosts=[ANY], origins=[]))
+    return Edge(app, limits=limits, origins=OriginCheck(hosts=[ANY], origins=[]))
 
 
 async def _unless_gone(request: Request, endpoint: ModelEndpoint, body: bytes) -> Reply:

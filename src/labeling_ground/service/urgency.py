@@ -45,12 +45,13 @@ class Urgency:
         self._followers.remove(follower)
 
 
-_current: ContextVar[Urgency | None] = ContextVar("urgency", default=None)
+current: ContextVar[Urgency | None] = ContextVar("urgency", default=None)
+"""The urgency of what the running task works for; ``None`` where nobody has said."""
 
 
 def current_urgency() -> Urgency:
     """The urgency of what the running task works for; interactive where nobody has said."""
-    urgency = _current.get()
+    urgency = current.get()
     return Urgency() if urgency is None else urgency
 
 
@@ -61,11 +62,11 @@ def asked_as(priority: Priority) -> Iterator[None]:
     It goes with the task rather than from hand to hand, like a trace's id: what asks, and what waits in a queue for it,
     are many calls apart.
     """
-    token = _current.set(Urgency(priority))
+    token = current.set(Urgency(priority))
     try:
         yield
     finally:
-        _current.reset(token)
+        current.reset(token)
 
 
 @contextmanager
@@ -77,4 +78,4 @@ def asked_at_best(priority: Priority) -> Iterator[None]:
 
 def work_for(urgency: Urgency) -> None:
     """Let the running task, and those that it starts, work for this urgency from now on."""
-    _current.set(urgency)
+    current.set(urgency)

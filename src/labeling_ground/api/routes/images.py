@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from labeling_ground import key as keys
 from labeling_ground.api import responses
+from labeling_ground.api.edge import DirectRoute
 from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.requests import media_type, read_image, read_json, while_connected
 from labeling_ground.api.schemas.common import CLIENT_ID, EXAMPLE_ID, IMAGE_ID, PRIORITY, STRETCH, Purged
@@ -276,6 +276,7 @@ async def masks(request: Request, image_id: ImageId) -> Response:
     answered one by one under `predictions`, in their order. `outcome` is the dearest of them.
     """
     app_state, caller = state_of(request), caller_of(request)
+    image_id = image_id.lower()
     body = await read_json(request, MasksRequest)
     predictor = (await model_for(request, body.model)).predictor
     prompts = body.prompts or [body]
@@ -375,7 +376,4 @@ def _logits(text: str) -> NDArray[np.float32]:
     return np.frombuffer(raw, dtype=types[len(raw)]).reshape(256, 256).astype(np.float32)
 
 
-# Routes are tried one after the other: that of clicks, which most requests are, comes first.
-_clicks = next(route for route in router.routes if isinstance(route, APIRoute) and route.endpoint is masks)
-router.routes.remove(_clicks)
-router.routes.insert(0, _clicks)
+DIRECT = (DirectRoute("POST", "/v1/images/{image_id}/masks", masks, image_id=IMAGE_ID),)

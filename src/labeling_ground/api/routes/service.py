@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from labeling_ground.api import responses
+from labeling_ground.api.edge import DirectRoute
 from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.routes.decoder import find_decoder
 from labeling_ground.api.schemas.models import Health, ModelOut, ModelsOut
@@ -112,9 +113,12 @@ async def _model(request: Request, status: ModelStatus) -> dict[str, Any]:
 @router.get(
     "/health/live", operation_id="get_liveness", summary="Is the process alive?", tags=["health"], response_model=Health
 )
-async def live() -> Response:
+async def live(_: Request) -> Response:
     """Always 200; does nothing else, and so is also what `bench/` compares with."""
     return responses.as_json({"status": "ok", "checks": {}})
+
+
+DIRECT = (DirectRoute("GET", "/health/live", live),)
 
 
 @router.get(

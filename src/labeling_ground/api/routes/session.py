@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from labeling_ground import key as keys
 from labeling_ground.api import responses
+from labeling_ground.api.edge import DirectRoute
 from labeling_ground.api.errors import BadBody, problem_responses
 from labeling_ground.api.requests import read_json, while_connected
 from labeling_ground.api.routes.images import stretch_from
@@ -219,3 +220,9 @@ def _points(body: SessionClick, most: int) -> list[Point]:
     if any(label not in (0, 1) for label in labels):
         raise BadPrompt("A point's label is 1 (on the object) or 0 (off the object).")
     return [Point(x, y, label) for (x, y), label in zip(pairs, labels, strict=True)]
+
+
+DIRECT = tuple(
+    DirectRoute("POST", f"/api/sam/{name}", handle)
+    for name, handle in (("click", click), ("rect", rect), ("undo", undo), ("finish_click", finish_click))
+)

@@ -53,7 +53,7 @@ PRIORITY: dict[str, Any] = {
     "schema": {"type": "string", "enum": [priority.label for priority in sorted(Priority)]},
     "example": "job",
 }
-"""The same for the class of a request, which the middleware reads."""
+"""The same for the class of a request, which ``edge`` reads."""
 
 
 class Strict(BaseModel):
