@@ -8,7 +8,7 @@ import io
 import random
 import selectors
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Container, Coroutine
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -25,6 +25,7 @@ from labeling_ground.cache.policies.ranked import RankedPolicy
 from labeling_ground.cache.store import Store
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.codec import frame
+from labeling_ground.inference.backend import Backend, DecodeAsk
 from labeling_ground.key import ImageKeys
 from labeling_ground.pools import Pools
 from labeling_ground.service.predictor import MaskAnswer, Predictor, PromptAsk
@@ -39,9 +40,12 @@ from labeling_ground.testing.toy_backend import TOY as TOY
 from labeling_ground.testing.toy_backend import ToyBackend as ToyBackend
 from labeling_ground.types import (
     Box,
+    Embedding,
     Entry,
+    Image,
     Kind,
     Point,
+    Prompt,
     StoreStats,
 )
 
@@ -75,6 +79,17 @@ def click(x: float = 20.0, y: float = 15.0, label: int = 1) -> PromptAsk:
 
 
 # --- the model -----------------------------------------------------------------------------------------------------
+
+
+async def encoded(backend: Backend, image: Image) -> Embedding:
+    """The embedding of one image."""
+    [embedding] = await backend.encode([image])
+    return embedding
+
+
+def on(embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodeAsk]:
+    """Asks for these prompts on one image's embedding."""
+    return [(embedding, prompt) for prompt in prompts]
 
 
 # --- stores --------------------------------------------------------------------------------------------------------

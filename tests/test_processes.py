@@ -34,15 +34,15 @@ class NotingBackend(ToyBackend):
     """Takes its time, and longer while there is a file that says so; and notes each call in another, so that calls of
     processes that were killed are counted too."""
 
-    async def encode(self, image: Image) -> Embedding:
+    async def encode(self, images: Sequence[Image]) -> list[Embedding]:
         self._note("encode")
         await self._held()
-        return await super().encode(image)
+        return await super().encode(images)
 
-    async def decode(self, embedding: Embedding, prompts: Any) -> list[Prediction]:
+    async def decode(self, asks: Any) -> list[Prediction]:
         self._note("decode")
         await self._held()
-        return await super().decode(embedding, prompts)
+        return await super().decode(asks)
 
     async def _held(self) -> None:
         while _is_held():  # noqa: ASYNC110 -- another process ends it

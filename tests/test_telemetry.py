@@ -30,7 +30,8 @@ from labeling_ground.wiring import build_backend
 async def click():
     backend, _ = build_backend(Settings())
     image = Image("0" * 64, np.zeros((48, 64, 3), np.uint8))
-    await backend.decode(await backend.encode(image), [Prompt((Point(9.0, 9.0, 1),))])
+    [embedding] = await backend.encode([image])
+    await backend.decode([(embedding, Prompt((Point(9.0, 9.0, 1),)))])
     await backend.aclose()
 
 asyncio.run(click())

@@ -22,7 +22,8 @@ from PIL import Image as Pillow
 from bench.command import benchmark
 from bench.serving.run import where
 from bench.serving.server import Server, running
-from labeling_ground.types import Embedding, Image, Mask, ModelVersion, Prediction, Prompt
+from labeling_ground.inference.backend import DecodeAsk, ModelInfo
+from labeling_ground.types import Embedding, Image, Mask, ModelVersion, Prediction
 
 ENCODE_S = 0.5
 KEYS = {"A": "a" * 32, "B": "b" * 32}
@@ -55,21 +56,20 @@ FULL, TOY = Plan(opens=20, flooding=24, shared_s=20.0), Plan(opens=2, flooding=6
 class SlowEngine:
     """Takes ``ENCODE_S`` for each image, whatever it shows."""
 
-    version = ModelVersion("slow-toy", "0" * 64)
-    note = "A toy that takes its time."
+    info = ModelInfo(ModelVersion("slow-toy", "0" * 64), "A toy that takes its time.")
 
     def __init__(self, **_: object) -> None:
         """What a server says of its machine means nothing to it."""
 
-    async def encode(self, image: Image) -> Embedding:
+    async def encode(self, images: Sequence[Image]) -> list[Embedding]:
         """Zeros."""
-        await asyncio.sleep(ENCODE_S)
-        return Embedding({"zeros": np.zeros((1, 4), np.float32)}, image.height, image.width)
+        await asyncio.sleep(ENCODE_S * len(images))
+        return [Embedding({"zeros": np.zeros((1, 4), np.float32)}, image.height, image.width) for image in images]
 
-    async def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
+    async def decode(self, asks: Sequence[DecodeAsk]) -> list[Prediction]:
         """Empty masks."""
-        mask = Mask(np.zeros((embedding.height, embedding.width), bool), 0.5, np.zeros((256, 256), np.float32))
-        return [Prediction((mask,)) for _ in prompts]
+        logits = np.zeros((256, 256), np.float32)
+        return [Prediction((Mask(np.zeros((e.height, e.width), bool), 0.5, logits),)) for e, _ in asks]
 
     async def aclose(self) -> None:
         """There is nothing to give back."""

@@ -24,6 +24,7 @@ from labeling_ground.api.app import create_app
 from labeling_ground.api.state import AppState
 from labeling_ground.cli.running import configuration, listen
 from labeling_ground.errors import BackendFailed
+from labeling_ground.inference.backend import DecodeAsk, ModelInfo
 from labeling_ground.settings import Settings
 from labeling_ground.types import Embedding, Image, Mask, ModelVersion, Prediction, Prompt
 from labeling_ground.wiring import build_parts
@@ -52,20 +53,23 @@ class ToyBackend:
         self.encode_may_go_on.set()
         self.decode_may_go_on.set()
 
-    async def encode(self, image: Image) -> Embedding:
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo(self.version, self.note)
+
+    async def encode(self, images: Sequence[Image]) -> list[Embedding]:
         self.encodes += 1
         await self._wait(self.encode_may_go_on)
         if self.fail_encode is not None:
             raise self.fail_encode
-        grey = image.pixels[:: max(1, image.height // 8), :: max(1, image.width // 8), :].astype(np.float32)
-        return Embedding({"toy": grey}, image.height, image.width)
+        return [self._embed(image) for image in images]
 
-    async def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
+    async def decode(self, asks: Sequence[DecodeAsk]) -> list[Prediction]:
         self.decodes += 1
         await self._wait(self.decode_may_go_on)
         if self.fail_decode is not None:
             raise self.fail_decode
-        return [self._predict(embedding, prompt) for prompt in prompts]
+        return [self._predict(*ask) for ask in asks]
 
     async def aclose(self) -> None:
         return
@@ -77,6 +81,11 @@ class ToyBackend:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+
+    @staticmethod
+    def _embed(image: Image) -> Embedding:
+        grey = image.pixels[:: max(1, image.height // 8), :: max(1, image.width // 8), :].astype(np.float32)
+        return Embedding({"toy": grey}, image.height, image.width)
 
     @staticmethod
     def _predict(embedding: Embedding, prompt: Prompt) -> Prediction:

@@ -105,7 +105,7 @@ async def test_after_a_change_of_the_model_nothing_of_the_old_one_is_served(
                 engine = ToyEngine(seed=-3)
                 half.handler = endpoint(half.handler.description.role, engine, tmp_path / "kept", version=OTHER).handler
             backend: Any = server.app_state.predictor.backend
-            await server.until(lambda: bool(backend.version == OTHER))
+            await server.until(lambda: bool(backend.info.version == OTHER))
             new = (await server.click(image_id, 9, 9)).json()
             assert (old["model_version"], new["model_version"]) == (str(VERSION), str(OTHER))
             assert new["outcome"] == "recomputed"

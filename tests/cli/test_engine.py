@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner
+from tests.doubles import on
 from tests.inference.engines import disc_files
 from tests.inference.remote_asks import PROMPTS, image, same
 from tests.needs import needs
@@ -110,9 +111,9 @@ async def test_two_processes_with_a_half_each_give_the_masks_of_one_with_both(we
             )
         )
         assert why == "in other processes: 1 encoder and 2 decoder workers"
-        assert remote.version == whole.version
-        embedding = await remote.encode(image())
-        same(await remote.decode(embedding, PROMPTS), await whole.decode(embedding, PROMPTS))
+        assert remote.info.version == whole.info.version
+        [embedding] = await remote.encode([image()])
+        same(await remote.decode(on(embedding, PROMPTS)), await whole.decode(on(embedding, PROMPTS)))
         await remote.aclose()
         for process in (encoding, decoding):
             process.send_signal(signal.SIGTERM)
@@ -134,7 +135,7 @@ def test_halves_in_other_places_have_the_version_of_the_whole_model(weights: Pat
         settings = Settings(models_dir=weights, model="my-sam", engine="onnx", embedding_store_dir=tmp_path / "kept")
         [endpoint], _ = build_endpoints(settings, halves)
         assert endpoint.handler.description.role is role
-        assert endpoint.handler.description.version == whole.version
+        assert endpoint.handler.description.version == whole.info.version
         endpoint.close()
         away.rename(path)
 

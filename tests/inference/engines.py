@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from bench.engines.models import add_discs
 from numpy.typing import NDArray
+from tests.doubles import on
 from tests.made_once import made_once
 from tests.needs import needs
 from tests.sam.parity import MASK, ask_reference, check, photo
@@ -79,11 +80,11 @@ async def check_against_the_reference(backend: SamBackend) -> None:
     """Embedding and masks are those of ``segment_anything``."""
     predictor = segment_anything().SamPredictor(sam())
     predictor.set_image(image().pixels)
-    embedding = await backend.encode(image())
+    [embedding] = await backend.encode([image()])
     assert (embedding.height, embedding.width) == (HEIGHT, WIDTH)
     assert np.abs(embedding.tensors["image_embeddings"] - predictor.features.numpy()).max() < TOLERANCE
     asked = [prompt for prompt in PROMPTS if prompt.points or prompt.box]  # the reference's predictor wants one of them
-    for prompt, made in zip(asked, await backend.decode(embedding, asked), strict=True):
+    for prompt, made in zip(asked, await backend.decode(on(embedding, asked)), strict=True):
         full, scores, low = ask_reference(predictor, prompt)
         assert len(made.masks) == len(scores)
         for i, mask in enumerate(made.masks):
@@ -92,9 +93,9 @@ async def check_against_the_reference(backend: SamBackend) -> None:
 
 async def check_the_cache_does_no_harm(backend: SamBackend) -> None:
     """Half precision moves logits by far less than a mask would notice."""
-    embedding = await backend.encode(image())
-    exact = await backend.decode(embedding, PROMPTS)
-    cached = await backend.decode(through_the_cache(embedding), PROMPTS)
+    [embedding] = await backend.encode([image()])
+    exact = await backend.decode(on(embedding, PROMPTS))
+    cached = await backend.decode(on(through_the_cache(embedding), PROMPTS))
     for a, b in zip(exact, cached, strict=True):
         assert np.abs(a.masks[0].logits - b.masks[0].logits).max() < 5e-3
         assert (a.masks[0].pixels == b.masks[0].pixels).mean() > 0.99
@@ -105,9 +106,9 @@ def logits_of(predictions: Sequence[Prediction]) -> list[NDArray[np.float32]]:
 
 
 async def check_many_at_once_is_the_same_as_one_by_one(backend: SamBackend) -> None:
-    embedding = await backend.encode(image())
-    together = logits_of(await backend.decode(embedding, PROMPTS))
-    one_by_one = logits_of([(await backend.decode(embedding, [prompt]))[0] for prompt in PROMPTS])
+    [embedding] = await backend.encode([image()])
+    together = logits_of(await backend.decode(on(embedding, PROMPTS)))
+    one_by_one = logits_of([(await backend.decode(on(embedding, [prompt])))[0] for prompt in PROMPTS])
     assert max(np.abs(a - b).max() for a, b in zip(together, one_by_one, strict=True)) < 1e-4
 
 

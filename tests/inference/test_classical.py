@@ -14,6 +14,7 @@ from bench.segmentation.photos import Photo, Thing, load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.doubles import on
 
 from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.classical import ClassicalBackend, create
@@ -324,16 +325,16 @@ def test_the_engine_serves_as_a_backend(photo: Photo) -> None:
     async def serve() -> tuple[ClassicalBackend, list[Prediction]]:
         backend = create(encode_threads=1, decode_threads=2)
         try:
-            embedding = await backend.encode(Image("0" * 64, photo.pixels))
+            [embedding] = await backend.encode([Image("0" * 64, photo.pixels)])
             prompts = [canonical([Point(*deepest(t.mask), 1)]) for t in photo.things[:3]]
-            return backend, await backend.decode(embedding, prompts)
+            return backend, await backend.decode(on(embedding, prompts))
         finally:
             await backend.aclose()
 
     backend, answers = asyncio.run(serve())
-    assert backend.version.model == "classical"
-    assert "not Segment Anything" in backend.note or "not from Segment Anything" in backend.note
-    assert backend.version == create(2, 1).version
+    assert backend.info.version.model == "classical"
+    assert "not Segment Anything" in backend.info.note or "not from Segment Anything" in backend.info.note
+    assert backend.info.version == create(2, 1).info.version
     for answer, wanted in zip(answers, photo.things, strict=False):
         x, y = deepest(wanted.mask)
         assert answer.masks[0].pixels[int(y), int(x)]
@@ -343,7 +344,7 @@ def test_an_image_that_cannot_be_encoded_is_a_failure_of_the_backend() -> None:
     async def serve() -> None:
         backend = create(1, 1)
         try:
-            await backend.encode(Image("0" * 64, np.zeros((0, 4, 3), np.uint8)))
+            await backend.encode([Image("0" * 64, np.zeros((0, 4, 3), np.uint8))])
         finally:
             await backend.aclose()
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.doubles import encoded, on
 from tests.inference.engines import CHECKS, Check, check_against_the_reference, files, image, ready_made
 from tests.needs import needs
 from tests.sam.parity import MASK
@@ -42,7 +43,7 @@ async def backend() -> AsyncIterator[SamBackend]:
 @pytest.mark.parametrize("check", CHECKS)
 async def test_onnx(backend: SamBackend, check: Check) -> None:
     await check(backend)
-    assert backend.note == ""
+    assert backend.info.note == ""
 
 
 async def test_ready_made_files_are_served_too(tmp_path: Path) -> None:
@@ -51,16 +52,16 @@ async def test_ready_made_files_are_served_too(tmp_path: Path) -> None:
 
     made = create(1, 2, **ready_made(tmp_path))
     await check_against_the_reference(made)
-    embedding = await made.encode(image())
-    assert await made.decode(embedding, [Prompt((), None, MASK)])
+    [embedding] = await made.encode([image()])
+    assert await made.decode(on(embedding, [Prompt((), None, MASK)]))
     await made.aclose()
 
 
 async def test_an_embedding_of_another_model_is_refused(backend: SamBackend) -> None:
     with pytest.raises(BackendFailed, match="image_embeddings"):
-        await backend.decode(Embedding({"scene": np.zeros(3)}, 10, 10), [CLICK])
+        await backend.decode(on(Embedding({"scene": np.zeros(3)}, 10, 10), [CLICK]))
     with pytest.raises(BackendFailed, match="decode"):
-        await backend.decode(Embedding({"image_embeddings": np.zeros((1, 9), np.float32)}, 10, 10), [CLICK])
+        await backend.decode([(Embedding({"image_embeddings": np.zeros((1, 9), np.float32)}, 10, 10), CLICK)])
 
 
 async def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
@@ -111,8 +112,8 @@ async def test_the_fast_decoder_is_used_for_few_points_only(
         wrapped = {width: Session(name, session) for width, session in getattr(decoder, name).items()}
         monkeypatch.setattr(decoder, name, wrapped)
     embedding = Embedding({"image_embeddings": np.zeros((1, 256, 64, 64), np.float32)}, 50, 50)
-    await backend.decode(embedding, [CLICK])
-    await backend.decode(embedding, [Prompt(tuple(Point(i, i, 1) for i in range(40)))])
+    await backend.decode(on(embedding, [CLICK]))
+    await backend.decode(on(embedding, [Prompt(tuple(Point(i, i, 1) for i in range(40)))]))
     assert used == ["_fast", "_plain"]
 
 
@@ -154,9 +155,11 @@ HALF = Embedding({"image_embeddings": np.zeros((1, 256, 64, 64), np.float16)}, 3
 async def test_a_decode_never_waits_behind_encodes() -> None:
     engine, backend = fake()
     engine.go.clear()
-    encodes = [asyncio.ensure_future(backend.encode(Image("0" * 64, np.zeros((4, 4, 3), np.uint8)))) for _ in range(5)]
+    encodes = [
+        asyncio.ensure_future(backend.encode([Image("0" * 64, np.zeros((4, 4, 3), np.uint8))])) for _ in range(5)
+    ]
     async with asyncio.timeout(60):
-        [made] = await backend.decode(HALF, [CLICK])
+        [made] = await backend.decode(on(HALF, [CLICK]))
     assert made.masks[0].pixels.shape == (30, 40)
     assert not any(task.done() for task in encodes)
     engine.go.set()
@@ -166,8 +169,8 @@ async def test_a_decode_never_waits_behind_encodes() -> None:
 
 async def test_a_lone_decode_may_take_all_threads_and_many_may_not() -> None:
     engine, backend = fake()
-    await backend.decode(HALF, [CLICK])
-    await backend.decode(HALF, [CLICK, CLICK])
+    await backend.decode(on(HALF, [CLICK]))
+    await backend.decode(on(HALF, [CLICK, CLICK]))
     assert engine.alone == [True, False, False]
     await backend.aclose()
 
@@ -175,10 +178,10 @@ async def test_a_lone_decode_may_take_all_threads_and_many_may_not() -> None:
 async def test_what_an_engine_raises_is_one_sentence() -> None:
     engine, backend = fake()
     with pytest.raises(BackendFailed, match=r"could not decode: out of memory$"):
-        await backend.decode(HALF, [Prompt(tuple(Point(i, i, 1) for i in range(4)))])
+        await backend.decode(on(HALF, [Prompt(tuple(Point(i, i, 1) for i in range(4)))]))
     with pytest.raises(BadPrompt):
-        await backend.decode(HALF, [Prompt()])
-    await backend.decode(HALF, [CLICK])
+        await backend.decode(on(HALF, [Prompt()]))
+    await backend.decode(on(HALF, [CLICK]))
     assert engine.alone[-1], "a failed decode is no longer counted as under way"
     await backend.aclose()
 
@@ -285,13 +288,13 @@ def test_without_any_engine_the_reasons_are_given() -> None:
 
 def test_a_lower_precision_has_its_error_measured() -> None:
     choice = choose(1, 1, **PATHS, precision="bf16", engines={"quick": f"{HERE}:quick"})
-    assert choice.backend.note.startswith("Computes in bf16. Measured at start: logits differ by 0.0% rms")
+    assert choice.backend.info.note.startswith("Computes in bf16. Measured at start: logits differ by 0.0% rms")
 
 
 async def test_real_engines_can_be_chosen() -> None:
     needs("onnxruntime")
     choice = choose(1, 2, **files())
     assert choice.engine in ("onnx", "openvino")
-    embedding = await choice.backend.encode(image())
-    assert await choice.backend.decode(embedding, [CLICK])
+    embedding = await encoded(choice.backend, image())
+    assert await choice.backend.decode(on(embedding, [CLICK]))
     await choice.backend.aclose()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.doubles import encoded, on
 from tests.inference.engines import CHECKS, PROMPTS, Check, files, image, through_the_cache
 from tests.needs import needs
 
@@ -27,7 +28,7 @@ def cuda() -> Any:
 async def test_its_steps_give_the_references_numbers(cuda: Any, check: Check) -> None:
     backend = cuda.create(1, 2, **files(), device="cpu")
     await check(backend)
-    assert backend.note == ""
+    assert backend.info.note == ""
     await backend.aclose()
 
 
@@ -35,9 +36,9 @@ async def test_it_may_share_a_cache_with_the_processors_engine(cuda: Any) -> Non
     from labeling_ground.inference.onnx import create
 
     one, other = cuda.create(1, 2, **files(), device="cpu"), create(1, 2, **files())
-    assert one.version == other.version
-    embedding = await one.encode(image())
-    for a, b in zip(await one.decode(embedding, PROMPTS), await other.decode(embedding, PROMPTS), strict=True):
+    assert one.info.version == other.info.version
+    [embedding] = await one.encode([image()])
+    for a, b in zip(await one.decode(on(embedding, PROMPTS)), await other.decode(on(embedding, PROMPTS)), strict=True):
         assert np.abs(a.masks[0].logits - b.masks[0].logits).max() < 1e-4
     await one.aclose()
     await other.aclose()
@@ -61,7 +62,7 @@ async def test_an_embedding_out_of_the_cache_is_sent_once_and_is_the_one_that_wa
         return Embedding({"image_embeddings": np.full((1, 256, 64, 64), value, np.float32)}, 211, 307)
 
     async def decode(asked: Embedding) -> Any:
-        return (await backend.decode(asked, PROMPTS[:1]))[0].masks[0].logits
+        return (await backend.decode(on(asked, PROMPTS[:1])))[0].masks[0].logits
 
     a, b, c = (through_the_cache(embedding(value)) for value in (0.1, 0.5, -0.5))
     fresh = [await decode(embedding(value)) for value in (0.1, 0.5, -0.5)]
@@ -76,12 +77,12 @@ async def test_an_embedding_out_of_the_cache_is_sent_once_and_is_the_one_that_wa
 async def test_fp16_is_the_encoders_is_another_version_and_is_off_by_little(cuda: Any) -> None:
     needs("onnx")
     full, low = (cuda.create(1, 2, **files(), device="cpu", precision=precision) for precision in ("fp32", "fp16"))
-    assert full.version != low.version
-    assert "encoder computes in fp16" in low.note
-    exact, rounded = await full.encode(image()), await low.encode(image())
+    assert full.info.version != low.info.version
+    assert "encoder computes in fp16" in low.info.note
+    exact, rounded = await encoded(full, image()), await encoded(low, image())
     difference = exact.tensors["image_embeddings"] - rounded.tensors["image_embeddings"]
     assert 0 < np.sqrt(np.mean(difference**2)) < 5e-3 * exact.tensors["image_embeddings"].std()
-    [a], [b] = await full.decode(exact, PROMPTS[:1]), await low.decode(exact, PROMPTS[:1])
+    [a], [b] = await full.decode(on(exact, PROMPTS[:1])), await low.decode(on(exact, PROMPTS[:1]))
     np.testing.assert_array_equal(a.masks[0].logits, b.masks[0].logits)
     await full.aclose()
     await low.aclose()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.doubles import on
 from tests.inference.engines import CHECKS, PROMPTS, Check, check_against_the_reference, files, image, ready_made
 from tests.needs import needs
 
@@ -28,7 +29,7 @@ async def backend() -> AsyncIterator[SamBackend]:
 @pytest.mark.parametrize("check", CHECKS)
 async def test_openvino(backend: SamBackend, check: Check) -> None:
     await check(backend)
-    assert backend.note == ""
+    assert backend.info.note == ""
 
 
 async def test_ready_made_files_are_served_too(tmp_path: Path) -> None:
@@ -45,9 +46,11 @@ async def test_both_engines_may_share_a_cache(backend: SamBackend) -> None:
     from labeling_ground.inference.onnx import create
 
     other = create(1, 1, **files())
-    assert backend.version == other.version
-    embedding = await backend.encode(image())
-    for a, b in zip(await backend.decode(embedding, PROMPTS), await other.decode(embedding, PROMPTS), strict=True):
+    assert backend.info.version == other.info.version
+    [embedding] = await backend.encode([image()])
+    for a, b in zip(
+        await backend.decode(on(embedding, PROMPTS)), await other.decode(on(embedding, PROMPTS)), strict=True
+    ):
         for mine, theirs in zip(a.masks, b.masks, strict=True):
             assert np.abs(mine.logits - theirs.logits).max() < 1e-4
     await other.aclose()
@@ -63,11 +66,11 @@ async def test_bf16_is_computed_in_bf16_or_refused() -> None:
             create(1, 1, **files(), precision="bf16")
         return
     full, low = create(1, 2, **files()), create(1, 2, **files(), precision="bf16")
-    assert full.version != low.version
-    assert "bf16" in low.note
-    embedding = await full.encode(image())
+    assert full.info.version != low.info.version
+    assert "bf16" in low.info.note
+    [embedding] = await full.encode([image()])
     for prompt in PROMPTS:
-        [a], [b] = await full.decode(embedding, [prompt]), await low.decode(embedding, [prompt])
+        [a], [b] = await full.decode(on(embedding, [prompt])), await low.decode(on(embedding, [prompt]))
         difference = a.masks[0].logits - b.masks[0].logits
         assert 0 < np.abs(difference).max() < 0.2 * np.abs(a.masks[0].logits).max()
     await full.aclose()

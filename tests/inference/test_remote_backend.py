@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.doubles import TENANT, image_bytes, send, serving, until
+from tests.doubles import TENANT, encoded, image_bytes, on, send, serving, until
 from tests.inference.remote_asks import PROMPTS, image, same
 from tests.inference.toy_engine import (
     LONG_S,
@@ -73,14 +73,14 @@ async def soon(what: Callable[[], Awaitable[bool]], seconds: float = LONG_S) -> 
 async def test_masks_are_those_of_the_same_engine_in_this_process(tmp_path: Path, family: Family) -> None:
     here = SamBackend(ToyEngine(family), VERSION, "", decode_threads=2)
     with remote(ToyEngine(family), tmp_path) as there:
-        assert there.version == VERSION
-        embedding, expected = await there.encode(image()), await here.encode(image())
+        assert there.info.version == VERSION
+        embedding, expected = await encoded(there, image()), await encoded(here, image())
         assert (embedding.height, embedding.width) == (expected.height, expected.width)
         for name in family.embedding_names:
             np.testing.assert_array_equal(embedding.tensors[name], expected.tensors[name])
         for given in (embedding, cached(embedding), cached(embedding, "fp32")):
-            same(await there.decode(given, PROMPTS), await here.decode(given, PROMPTS))
-        sketched, wanted = await there.sketch(embedding, [CLICK]), await here.sketch(embedding, [CLICK])
+            same(await there.decode(on(given, PROMPTS)), await here.decode(on(given, PROMPTS)))
+        sketched, wanted = await there.sketch(on(embedding, [CLICK])), await here.sketch(on(embedding, [CLICK]))
         assert [one.score for one in sketched[0]] == [one.score for one in wanted[0]]
         np.testing.assert_array_equal(sketched[0][0].draw(1.0)[0], wanted[0][0].draw(1.0)[0])
         assert there.usual == here.usual
@@ -90,44 +90,44 @@ async def test_masks_are_those_of_the_same_engine_in_this_process(tmp_path: Path
 
 async def test_an_embedding_travels_once_and_a_click_after_that_is_small(tmp_path: Path) -> None:
     with remote(ToyEngine(), tmp_path) as backend:
-        embedding = cached(await backend.encode(image()))
-        await backend.decode(embedding, [CLICK])
+        embedding = cached(await encoded(backend, image()))
+        await backend.decode(on(embedding, [CLICK]))
         decoder = backend.engines()[1]
         assert decoder.sent_bytes > 2 << 20
-        await backend.decode(embedding, [CLICK])
+        await backend.decode(on(embedding, [CLICK]))
         after = backend.engines()[1]
         assert after.sent_bytes - decoder.sent_bytes < 1024
         assert after.received_bytes - decoder.received_bytes < 3 * 256 * 256 * 4 + 1024
-        await backend.decode(embedding, [Prompt(CLICK.points, multimask=False)])
+        await backend.decode(on(embedding, [Prompt(CLICK.points, multimask=False)]))
         assert backend.engines()[1].received_bytes - after.received_bytes < 256 * 256 * 4 + 1024
         await backend.aclose()
 
 
 async def test_of_many_prompts_on_a_new_image_one_brings_the_embedding(tmp_path: Path) -> None:
     with remote(ToyEngine(), tmp_path) as backend:
-        embedding = cached(await backend.encode(image()))
+        embedding = cached(await encoded(backend, image()))
         prompts = [Prompt((Point(x, 50, 1),)) for x in range(10, 90, 10)]
-        await asyncio.gather(*(backend.decode(embedding, [prompt]) for prompt in prompts))
+        await asyncio.gather(*(backend.decode(on(embedding, [prompt])) for prompt in prompts))
         assert backend.engines()[1].sent_bytes < 3 << 20
         await backend.aclose()
 
 
 async def test_an_embedding_that_the_decoder_has_lost_is_sent_again(tmp_path: Path) -> None:
     with remote(ToyEngine(), tmp_path) as backend:
-        embedding = cached(await backend.encode(image()))
-        before = await backend.decode(embedding, PROMPTS)
+        embedding = cached(await encoded(backend, image()))
+        before = await backend.decode(on(embedding, PROMPTS))
         forget(tmp_path)
-        same(await backend.decode(embedding, PROMPTS), before)
+        same(await backend.decode(on(embedding, PROMPTS)), before)
         await backend.aclose()
 
 
 async def test_embeddings_of_two_images_are_never_taken_for_each_other(tmp_path: Path) -> None:
     here = SamBackend(ToyEngine(), VERSION, "", decode_threads=1)
     with remote(ToyEngine(), tmp_path) as backend:
-        given = [cached(await here.encode(image(seed))) for seed in range(3)]
-        expected = [await here.decode(embedding, PROMPTS) for embedding in given]
+        given = [cached(await encoded(here, image(seed))) for seed in range(3)]
+        expected = [await here.decode(on(embedding, PROMPTS)) for embedding in given]
         for _ in range(2):
-            made = await asyncio.gather(*(backend.decode(embedding, PROMPTS) for embedding in given))
+            made = await asyncio.gather(*(backend.decode(on(embedding, PROMPTS)) for embedding in given))
             for one, other in zip(made, expected, strict=True):
                 same(one, other)
         await backend.aclose()
@@ -137,11 +137,11 @@ async def test_embeddings_of_two_images_are_never_taken_for_each_other(tmp_path:
 async def test_no_more_prompts_are_sent_than_the_decoder_has_workers_and_one(tmp_path: Path) -> None:
     engine = ToyEngine(decode_s=0.02)
     with remote(engine, tmp_path, workers=2) as backend:
-        assert backend.decodes_at_once == 3
-        embedding = cached(await backend.encode(image()))
-        await backend.decode(embedding, [CLICK])
+        assert backend.info.decodes_at_once == 3
+        embedding = cached(await encoded(backend, image()))
+        await backend.decode(on(embedding, [CLICK]))
         engine.go.clear()
-        clicks = asyncio.ensure_future(backend.decode(embedding, [Prompt((Point(x, 50, 1),)) for x in range(12)]))
+        clicks = asyncio.ensure_future(backend.decode(on(embedding, [Prompt((Point(x, 50, 1),)) for x in range(12)])))
 
         async def two_compute() -> bool:
             return engine.at_once == 2
@@ -157,11 +157,11 @@ async def test_no_more_prompts_are_sent_than_the_decoder_has_workers_and_one(tmp
 
 async def test_an_empty_prompt_is_the_callers_fault(tmp_path: Path) -> None:
     with remote(ToyEngine(), tmp_path) as backend:
-        embedding = await backend.encode(image())
+        [embedding] = await backend.encode([image()])
         with pytest.raises(BadPrompt):
-            await backend.decode(embedding, [Prompt()])
+            await backend.decode(on(embedding, [Prompt()]))
         with pytest.raises(BackendFailed, match="not one of this model"):
-            await backend.decode(Embedding({"regions": np.zeros(3)}, 5, 5), [CLICK])
+            await backend.decode(on(Embedding({"regions": np.zeros(3)}, 5, 5), [CLICK]))
         assert not backend.failing()
         await backend.aclose()
 
@@ -174,21 +174,21 @@ async def test_a_new_model_is_met_with_its_own_version_and_never_with_the_old_on
     with served(encoder, decoder) as both:
         management = f"http://127.0.0.1:{both.management_port}"
         backend = backend_of(client(Role.ENCODER, both.url, management), client(Role.DECODER, both.url, management))
-        old = await backend.encode(image())
+        [old] = await backend.encode([image()])
         decoder.handler = endpoint(Role.DECODER, ToyEngine(seed=2), tmp_path, version=OTHER).handler
         with pytest.raises(BackendFailed, match="changed to another model"):
-            await backend.decode(old, [CLICK])
-        assert backend.version == VERSION  # only one half has changed: there is no new model yet
+            await backend.decode(on(old, [CLICK]))
+        assert backend.info.version == VERSION  # only one half has changed: there is no new model yet
         assert "must be halves of one model" in backend.failing()["model"]
-        assert (await backend.encode(image())).height == old.height  # the encoder still serves what it says
+        assert (await encoded(backend, image())).height == old.height  # the encoder still serves what it says
         encoder.handler = endpoint(Role.ENCODER, ToyEngine(seed=2), tmp_path, version=OTHER).handler
         with pytest.raises(BackendFailed, match="changed to another model"):
-            await backend.encode(image())
-        assert backend.version == OTHER
+            await backend.encode([image()])
+        assert backend.info.version == OTHER
         assert not backend.failing()
-        new = await backend.encode(image())
+        [new] = await backend.encode([image()])
         assert (new.tensors["image_embeddings"] != old.tensors["image_embeddings"]).any()
-        assert (await backend.decode(new, [CLICK]))[0].masks
+        assert (await backend.decode(on(new, [CLICK])))[0].masks
         await backend.aclose()
 
 
@@ -198,12 +198,12 @@ async def test_a_new_model_is_noticed_while_nobody_asks(tmp_path: Path) -> None:
         management = f"http://127.0.0.1:{both.management_port}"
         clients = [client(role, both.url, management) for role in (Role.ENCODER, Role.DECODER)]
         backend = backend_of(clients[0], clients[1], poll_s=0.05)
-        await backend.encode(image())
+        await backend.encode([image()])
         for half in (encoder, decoder):
             half.handler = endpoint(half.handler.description.role, ToyEngine(), tmp_path, version=OTHER).handler
 
         async def has_changed() -> bool:
-            return backend.version == OTHER
+            return backend.info.version == OTHER
 
         await soon(has_changed)
         await backend.aclose()
@@ -259,12 +259,12 @@ async def test_a_click_is_answered_though_another_learns_meanwhile_that_its_embe
             await asyncio.sleep(0.005)
 
     with remote(Gated(), tmp_path) as backend:
-        embedding = cached(await backend.encode(image()))
-        await backend.decode(embedding, [CLICK])
-        first = asyncio.create_task(backend.decode(embedding, [PROMPTS[1]]))
+        embedding = cached(await encoded(backend, image()))
+        await backend.decode(on(embedding, [CLICK]))
+        first = asyncio.create_task(backend.decode(on(embedding, [PROMPTS[1]])))
         await has_begun(1)
         forget(tmp_path)
-        second = asyncio.create_task(backend.decode(embedding, [PROMPTS[2]]))
+        second = asyncio.create_task(backend.decode(on(embedding, [PROMPTS[2]])))
         await has_begun(2)
         gates[1].set()
         assert len(await first) == 1
@@ -359,7 +359,7 @@ async def test_nonsense_is_a_failure_and_never_a_mask(what: str) -> None:
     embedding = Embedding(ToyEngine().encode(image().pixels), 211, 307)
     async with with_decoder(lambda _: NONSENSE[what]) as backend:
         with pytest.raises(BackendFailed):
-            await backend.decode(embedding, [CLICK])
+            await backend.decode(on(embedding, [CLICK]))
 
 
 async def test_an_engine_that_only_talks_nonsense_is_left_alone() -> None:
@@ -373,7 +373,7 @@ async def test_an_engine_that_only_talks_nonsense_is_left_alone() -> None:
     async with with_decoder(answer) as backend:
         for _ in range(6):
             with pytest.raises(BackendFailed):
-                await backend.decode(embedding, [CLICK])
+                await backend.decode(on(embedding, [CLICK]))
         assert len(asks) < 6
         assert "decoder" in backend.failing()
         assert backend.engines()[1].state != "closed"
@@ -386,7 +386,7 @@ async def test_a_full_queue_is_no_failure(status: str) -> None:
     async with with_decoder(lambda _: busy) as backend:
         for _ in range(5):
             with pytest.raises(Overloaded, match="The queue is full"):
-                await backend.decode(embedding, [CLICK])
+                await backend.decode(on(embedding, [CLICK]))
         assert not backend.failing()
 
 
@@ -415,7 +415,7 @@ async def test_an_engine_that_is_too_busy_for_a_probe_is_left_in_peace_for_a_whi
         clients[-1].description = wire.Description(VERSION, Family.SAM, "fp32", role)
     backend = RemoteBackend(*clients, encode_workers=1, decode_workers=2, poll_s=0.02, reset_s=0.02)
     embedding = Embedding(ToyEngine().encode(image().pixels), 211, 307)
-    await backend.decode(embedding, [CLICK])
+    await backend.decode(on(embedding, [CLICK]))
 
     async def both_owe() -> bool:
         return all(one.owes_an_answer for one in clients)
@@ -429,7 +429,7 @@ async def test_an_engine_that_is_too_busy_for_a_probe_is_left_in_peace_for_a_whi
         assert len(probes) == 2
 
     async def an_answer_is_enough() -> bool:
-        await backend.decode(embedding, [CLICK])
+        await backend.decode(on(embedding, [CLICK]))
         return not clients[1].owes_an_answer
 
     await soon(an_answer_is_enough)
@@ -453,7 +453,7 @@ async def test_a_full_engine_says_itself_when_to_come_back_within_reason(said: s
     )
     async with with_decoder(lambda _: busy) as backend:
         with pytest.raises(Overloaded) as refused:
-            await backend.decode(embedding, [CLICK])
+            await backend.decode(on(embedding, [CLICK]))
     assert refused.value.retry_after == seconds
 
 
@@ -466,7 +466,7 @@ async def test_a_connection_that_breaks_is_tried_again() -> None:
 
     embedding = Embedding(ToyEngine().encode(image().pixels), 211, 307)
     async with with_decoder(answer) as backend:
-        assert (await backend.decode(embedding, [CLICK]))[0].masks
+        assert (await backend.decode(on(embedding, [CLICK])))[0].masks
         assert len(asks) == 2
         assert asks[0] == asks[1]
 
@@ -474,13 +474,13 @@ async def test_a_connection_that_breaks_is_tried_again() -> None:
 async def test_an_ask_that_was_called_off_spoils_no_later_one(tmp_path: Path) -> None:
     here = SamBackend(ToyEngine(), VERSION, "", decode_threads=1)
     with remote(ToyEngine(decode_s=0.01), tmp_path) as backend:
-        embedding = cached(await backend.encode(image()))
-        expected = await here.decode(embedding, PROMPTS)
+        embedding = cached(await encoded(backend, image()))
+        expected = await here.decode(on(embedding, PROMPTS))
         for pause in np.linspace(0.0, 0.03, 12):
-            hasty = asyncio.ensure_future(backend.decode(embedding, [Prompt((Point(7, 9, 1),))]))
+            hasty = asyncio.ensure_future(backend.decode(on(embedding, [Prompt((Point(7, 9, 1),))])))
             await asyncio.sleep(pause)
             hasty.cancel()
-            same(await backend.decode(embedding, PROMPTS[:2]), expected[:2])
+            same(await backend.decode(on(embedding, PROMPTS[:2])), expected[:2])
         await backend.aclose()
     await here.aclose()
 
@@ -494,7 +494,7 @@ async def clicking(
     """Click until it is called off; whatever is answered must be right. Notes the errors, and ``None`` for answers."""
     while True:
         try:
-            same(await backend.decode(embedding, PROMPTS[:1]), expected[:1])
+            same(await backend.decode(on(embedding, PROMPTS[:1])), expected[:1])
             said.append(None)
         except (BackendFailed, Overloaded) as error:
             said.append(error)
@@ -510,8 +510,8 @@ async def test_a_decoder_that_is_killed_and_started_again(tmp_path: Path) -> Non
     with served(encoder) as both:
         with process(Role.DECODER, tmp_path / "kept", port) as first:
             backend = backend_of(client(Role.ENCODER, both.url), client(Role.DECODER, url))
-            embedding = cached(await backend.encode(image()))
-            expected = await backend.decode(embedding, PROMPTS)
+            embedding = cached(await encoded(backend, image()))
+            expected = await backend.decode(on(embedding, PROMPTS))
             said: list[list[LabelingGroundError | None]] = [[] for _ in range(4)]
             clicks = [asyncio.ensure_future(clicking(backend, embedding, expected, one)) for one in said]
 
@@ -530,10 +530,10 @@ async def test_a_decoder_that_is_killed_and_started_again(tmp_path: Path) -> Non
             assert [type(end) for end in ends] == [asyncio.CancelledError] * 4
         started = time.monotonic()
         with pytest.raises(BackendFailed, match="does not answer"):
-            await backend.decode(embedding, [CLICK])
+            await backend.decode(on(embedding, [CLICK]))
         assert time.monotonic() - started < LONG_S  # the deadline is twice that
         assert "decoder" in backend.failing()
-        assert (await backend.encode(image())).height == 211  # the other half goes on
+        assert (await encoded(backend, image())).height == 211  # the other half goes on
         forget(tmp_path / "kept")
         with process(Role.DECODER, tmp_path / "kept", port):
 
@@ -541,7 +541,7 @@ async def test_a_decoder_that_is_killed_and_started_again(tmp_path: Path) -> Non
                 return not backend.failing()
 
             await soon(is_back)
-            same(await backend.decode(embedding, PROMPTS), expected)
+            same(await backend.decode(on(embedding, PROMPTS)), expected)
         await backend.aclose()
 
 
@@ -557,16 +557,16 @@ async def test_a_decoder_that_hangs(tmp_path: Path) -> None:
             client(Role.ENCODER, both.url),
             client(Role.DECODER, f"http://127.0.0.1:{port}", kind=EngineClient, deadline_s=1.5),
         )
-        embedding = cached(await backend.encode(image()))
+        embedding = cached(await encoded(backend, image()))
         expected = await at_last(backend, embedding, PROMPTS)
         os.kill(frozen.pid, signal.SIGSTOP)
         try:
-            stuck = [backend.decode(embedding, [CLICK]) for _ in range(3)]
+            stuck = [backend.decode(on(embedding, [CLICK])) for _ in range(3)]
             for failed in await asyncio.gather(*stuck, return_exceptions=True):
                 assert isinstance(failed, BackendFailed)
                 assert "no answer within 1.5 s" in str(failed)
             with pytest.raises(BackendFailed, match="What is in the cache is still served"):  # it was not even asked
-                await backend.decode(embedding, [CLICK])
+                await backend.decode(on(embedding, [CLICK]))
         finally:
             os.kill(frozen.pid, signal.SIGCONT)
 
@@ -583,7 +583,7 @@ async def at_last(backend: RemoteBackend, embedding: Embedding, prompts: tuple[P
     until = time.monotonic() + LONG_S
     while True:
         try:
-            return await backend.decode(embedding, prompts)
+            return await backend.decode(on(embedding, prompts))
         except BackendFailed:
             assert time.monotonic() < until
             await asyncio.sleep(0.05)

@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from tests.doubles import encoded, on
 from tests.needs import needs
 from tests.sam.parity import MASK, photo
 from tests.sam.ready_made import efficient_sam, efficient_sam_modules, osam_sam2, renamed
@@ -84,12 +85,12 @@ def alike(ours: Mask, theirs: Mask, tolerance: float = TOLERANCE) -> None:
 
 async def test_half_precision_in_the_cache_does_no_harm() -> None:
     backend = onnx_backend(exported_sam2()[0])
-    embedding = await backend.encode(image())
+    [embedding] = await backend.encode([image()])
     assert {name: x.shape for name, x in embedding.tensors.items()} == Family.SAM2.embedding_shapes
     kept = open_embedding(seal_embedding("k", embedding, cost=1.0, created=0.0, precision="fp16"), "k")
     assert {x.dtype.name for x in kept.tensors.values()} == {"float16"}
     assert kept.nbytes == 8 << 20
-    exact, cached = await backend.decode(embedding, PROMPTS), await backend.decode(kept, PROMPTS)
+    exact, cached = await backend.decode(on(embedding, PROMPTS)), await backend.decode(on(kept, PROMPTS))
     for a, b in zip(exact, cached, strict=True):
         assert np.abs(a.masks[0].logits - b.masks[0].logits).max() < 5e-3
     await backend.aclose()
@@ -100,11 +101,11 @@ async def test_openvino_gives_the_same_masks() -> None:
     from labeling_ground.inference.openvino import create
 
     onnx, openvino = onnx_backend(exported_sam2()[0]), create(1, 2, **paths(exported_sam2()[0]))
-    assert openvino.version == onnx.version
-    mine, other = await onnx.encode(image()), await openvino.encode(image())
+    assert openvino.info.version == onnx.info.version
+    mine, other = await encoded(onnx, image()), await encoded(openvino, image())
     assert max(np.abs(mine.tensors[name] - other.tensors[name]).max() for name in mine.tensors) < TOLERANCE
     several = [*PROMPTS, Prompt(tuple(Point(7 * i, 5 * i, i % 2) for i in range(30)))]
-    for a, b in zip(await onnx.decode(mine, several), await openvino.decode(mine, several), strict=True):
+    for a, b in zip(await onnx.decode(on(mine, several)), await openvino.decode(on(mine, several)), strict=True):
         for one, two in zip(a.masks, b.masks, strict=True):
             alike(one, two)
     await onnx.aclose()
@@ -145,13 +146,13 @@ async def test_osams_ready_made_files_give_what_our_own_export_gives() -> None:
     """The graph pads by itself, wants the image's size in whole numbers and calls the finer features otherwise."""
     theirs, ours = onnx_backend(osam_sam2()), onnx_backend(exported_sam2()[0])
     assert theirs.engine.family is Family.SAM2
-    embedding = await theirs.encode(image())
-    expected = await ours.encode(image())
+    [embedding] = await theirs.encode([image()])
+    [expected] = await ours.encode([image()])
     assert all((embedding.tensors[name] == x).all() for name, x in expected.tensors.items())
-    for a, b in zip(await theirs.decode(embedding, PROMPTS), await ours.decode(expected, PROMPTS), strict=True):
+    for a, b in zip(await theirs.decode(on(embedding, PROMPTS)), await ours.decode(on(expected, PROMPTS)), strict=True):
         for one, two in zip(a.masks, b.masks, strict=True):
             alike(one, two, 1e-4)
-    [alone] = await theirs.decode(embedding, [Prompt((), None, MASK)])
+    [alone] = await theirs.decode(on(embedding, [Prompt((), None, MASK)]))
     assert len(alone.masks) == 3
     await theirs.aclose()
     await ours.aclose()
@@ -182,7 +183,7 @@ async def test_efficient_sams_masks_are_those_of_its_authors_example(size: tuple
     assert backend.engine.family is Family.EFFICIENT_SAM
     pixels = photo(*size)
     height, width = size
-    embedding = await backend.encode(Image("0" * 64, pixels))
+    [embedding] = await backend.encode([Image("0" * 64, pixels)])
     clicks = tuple(Point(width * i / 7, height * i / 7, i % 2) for i in range(1, 7))
     box = Box(0, 0, width / 2, height / 2)
     asked = [
@@ -192,7 +193,7 @@ async def test_efficient_sams_masks_are_those_of_its_authors_example(size: tuple
         Prompt(clicks[:4], box),
         Prompt((), box, multimask=False),
     ]
-    for prompt, made in zip(asked, await backend.decode(embedding, asked), strict=True):
+    for prompt, made in zip(asked, await backend.decode(on(embedding, asked)), strict=True):
         full, scores = ask_efficient_sam(pixels, prompt)
         assert len(made.masks) == (3 if prompt.multimask else 1)
         for i, mask in enumerate(made.masks):
@@ -204,12 +205,12 @@ async def test_efficient_sams_masks_are_those_of_its_authors_example(size: tuple
 
 async def test_efficient_sam_refuses_in_words_what_it_cannot_read() -> None:
     backend = onnx_backend(efficient_sam())
-    assert not backend.takes_mask_input
-    embedding = await backend.encode(image())
+    assert backend.info.capabilities == ("points", "box")
+    [embedding] = await backend.encode([image()])
     with pytest.raises(BadPrompt, match="no mask_input"):
-        await backend.decode(embedding, [Prompt((CLICK,), None, MASK)])
+        await backend.decode(on(embedding, [Prompt((CLICK,), None, MASK)]))
     with pytest.raises(BadPrompt, match=r"at most 6 points.*has 7"):
-        await backend.decode(embedding, [Prompt((CLICK,) * 5, BOX)])
+        await backend.decode(on(embedding, [Prompt((CLICK,) * 5, BOX)]))
     await backend.aclose()
 
 

@@ -31,12 +31,12 @@ from labeling_ground import key as keys
 from labeling_ground.cache.store import Store
 from labeling_ground.codec.mask import bbox, from_rle
 from labeling_ground.errors import BackendFailed, Overloaded, UnknownImage
+from labeling_ground.inference.backend import BatchSizes, DecodeAsk
 from labeling_ground.inference.sketch import Sketch
 from labeling_ground.service.everything import Begun, Everything, EverythingAnswer, Progress
 from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import (
-    Embedding,
     EverythingOptions,
     Kind,
     Outcome,
@@ -422,17 +422,16 @@ class Artist(ToyBackend):
     """Offers sketches, four prompts at once."""
 
     usual = EverythingOptions(points_per_side=2)
-    prompts_at_once = 4
 
     def __init__(self, *, alike: bool) -> None:
-        super().__init__()
+        super().__init__(batch=BatchSizes(4, 4))
         self.alike = alike
         self.drawn: list[float] = []
         self.asked: list[int] = []
 
-    async def sketch(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[list[Sketch]]:
-        self.asked.append(len(prompts))
-        return [self._sketches(prompt) for prompt in prompts]
+    async def sketch(self, asks: Sequence[DecodeAsk]) -> list[list[Sketch]]:
+        self.asked.append(len(asks))
+        return [self._sketches(prompt) for _, prompt in asks]
 
     def _sketches(self, prompt: Prompt) -> list[Sketch]:
         x, y = prompt.points[0].x, prompt.points[0].y

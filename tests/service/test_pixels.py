@@ -1,6 +1,7 @@
 """Decoded images share a budget of memory."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import pytest
@@ -94,12 +95,13 @@ class CountingBackend(ToyBackend):
         super().__init__()
         self.now = self.most = 0
 
-    async def encode(self, image: Image) -> Embedding:
+    async def encode(self, images: Sequence[Image]) -> list[Embedding]:
+        [image] = images
         self.now += image.width * image.height
         self.most = max(self.most, self.now)
         await settled()
         self.now -= image.width * image.height
-        return await super().encode(image)
+        return await super().encode(images)
 
 
 async def test_images_at_once_keep_to_the_budget_whatever_asks_for_them() -> None:

@@ -38,11 +38,11 @@ async def test_clicks_add_up_a_box_replaces_them_and_with_nothing_left_there_is_
         masks = SessionMasks(sessions, refine=True)
         await masks.click(predictor, TENANT, "s", [ON])
         found = await masks.click(predictor, TENANT, "s", [OFF])
-        assert (found.snapshot.clicks, found.version) == ((ON, OFF), predictor.backend.version)
+        assert (found.snapshot.clicks, found.version) == ((ON, OFF), predictor.backend.info.version)
         found = await masks.rect(predictor, TENANT, "s", Box(30, 25, 5, 5))
         assert (found.snapshot.box, found.snapshot.clicks) == (Box(5, 5, 30, 25), ())
         found = await masks.undo(predictor, TENANT, "s")
-        assert (found.answer, found.has_left, found.version) == (None, False, predictor.backend.version)
+        assert (found.answer, found.has_left, found.version) == (None, False, predictor.backend.info.version)
         again = await masks.click(predictor, TENANT, "s", [ON])
         assert again.answer is not None
         assert again.answer.outcome is Outcome.HIT
@@ -56,7 +56,7 @@ async def test_a_change_whose_prediction_fails_is_taken_back(what: str) -> None:
         await masks.click(predictor, TENANT, "s", [ON])
         await masks.click(predictor, TENANT, "s", [OFF])
         before = await sessions.look(TENANT, "s")
-        await predictor.purge(TENANT, model=backend.version.model)
+        await predictor.purge(TENANT, model=backend.info.version.model)
         backend.error = BackendFailed("not today")
         changes: dict[str, Callable[[], Coroutine[Any, Any, SessionMask]]] = {
             "click": lambda: masks.click(predictor, TENANT, "s", [Point(9.0, 9.0, 1)]),

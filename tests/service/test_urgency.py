@@ -1,7 +1,7 @@
 """Who is computed for first: people before prefetches before jobs, and what is lifted when somebody waits for it."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -26,9 +26,9 @@ class Listed(ToyBackend):
         super().__init__()
         self.order: list[str] = []
 
-    async def encode(self, image: Image) -> Embedding:
-        self.order.append(image.id)
-        return await super().encode(image)
+    async def encode(self, images: Sequence[Image]) -> list[Embedding]:
+        self.order += [image.id for image in images]
+        return await super().encode(images)
 
 
 def names(backend: Listed, files: dict[str, bytes]) -> list[str]:
@@ -205,10 +205,10 @@ class Counting(ToyBackend):
         super().__init__()
         self.points: list[tuple[float, float]] = []
 
-    async def decode(self, embedding: Embedding, prompts: Any) -> list[Prediction]:
-        prompt: Prompt = prompts[0]
+    async def decode(self, asks: Any) -> list[Prediction]:
+        prompt: Prompt = asks[0][1]
         self.points.append((prompt.points[0].x, prompt.points[0].y))
-        return await super().decode(embedding, prompts)
+        return await super().decode(asks)
 
 
 async def test_a_click_goes_before_the_clicks_of_a_grid_that_wait() -> None:

@@ -32,12 +32,13 @@ from labeling_ground.testing.toy_backend import ToyBackend
 class Careless(ToyBackend):
     current = None
 
-    async def encode(self, image):
-        self.current = await super().encode(image)
-        return self.current
+    async def encode(self, images):
+        made = await super().encode(images)
+        self.current = made[-1]
+        return made
 
-    async def decode(self, embedding, prompts):
-        return await super().decode(self.current, prompts)
+    async def decode(self, asks):
+        return await super().decode([(self.current, prompt) for _, prompt in asks])
 
 def create(encode_threads, decode_threads):
     return Careless()

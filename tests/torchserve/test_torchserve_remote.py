@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.doubles import encoded, on
 from tests.inference.engines import HEIGHT, PROMPTS, WIDTH, image, through_the_cache
 from tests.inference.toy_engine import Patient
 from tests.torchserve.conftest import DECODER, ENCODER, MODEL, THREADS, Archives
@@ -48,16 +49,16 @@ async def test_it_computes_what_the_engine_in_this_process_computes(
     version = version_of(MODEL, version_files(archives.store, MODEL), "fp32")
     here = SamBackend(engine, version, "", decode_threads=THREADS)
     async with remote(server) as (backend, _):
-        assert backend.version == here.version
-        assert "random" in backend.note
-        made, expected = await backend.encode(image()), Embedding(embedding, HEIGHT, WIDTH)
+        assert backend.info.version == here.info.version
+        assert "random" in backend.info.note
+        made, expected = await encoded(backend, image()), Embedding(embedding, HEIGHT, WIDTH)
         assert (made.height, made.width) == (HEIGHT, WIDTH)
         for name, tensor in embedding.items():
             np.testing.assert_array_equal(made.tensors[name], tensor)
         for prompt in PROMPTS:
-            check_same(await backend.decode(made, [prompt]), await here.decode(expected, [prompt]))
+            check_same(await backend.decode(on(made, [prompt])), await here.decode(on(expected, [prompt])))
         stored = through_the_cache(made)
-        check_same(await backend.decode(stored, [PROMPTS[0]]), await here.decode(stored, [PROMPTS[0]]))
+        check_same(await backend.decode(on(stored, [PROMPTS[0]])), await here.decode(on(stored, [PROMPTS[0]])))
     await here.aclose()
 
 
@@ -74,18 +75,18 @@ async def test_a_click_on_a_known_image_carries_no_embedding(
 ) -> None:
     mine = Embedding({name: tensor + np.float32(1) for name, tensor in embedding.items()}, HEIGHT, WIDTH)
     async with remote(server) as (backend, decoder):
-        await backend.decode(mine, [PROMPTS[0]])
+        await backend.decode(on(mine, [PROMPTS[0]]))
         first = decoder.figures.sent_bytes
         assert first > mine.nbytes
         for prompt in PROMPTS[:3]:
-            await backend.decode(mine, [prompt])
+            await backend.decode(on(mine, [prompt]))
         assert decoder.figures.sent_bytes - first < 3 * 1000
 
 
 async def test_workers_are_counted_by_the_management_api(server: TorchServe) -> None:
     async with remote(server) as (backend, decoder):
         assert (decoder.workers, decoder.queue) == (2, 0)
-        assert (backend.encodes_at_once, backend.decodes_at_once) == (1, 3)
+        assert (backend.info.encodes_at_once, backend.info.decodes_at_once) == (1, 3)
 
 
 async def test_archives_of_the_wrong_halves_are_refused(server: TorchServe) -> None:

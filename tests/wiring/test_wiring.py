@@ -9,12 +9,13 @@ from tests.needs import needs
 from tests.sam.references import exported
 
 from labeling_ground.errors import BadSettings, UnknownModel
+from labeling_ground.inference.backend import ModelInfo
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Role, catalogue
 from labeling_ground.models.disk import digest_of
 from labeling_ground.models.store import ModelStore, StoredFile
 from labeling_ground.settings import Settings
-from labeling_ground.types import Kind
+from labeling_ground.types import Kind, ModelVersion
 from labeling_ground.wiring import build_backend, build_predictor, models
 
 pytestmark = pytest.mark.anyio
@@ -26,7 +27,7 @@ def settings(folder: Path, **chosen: object) -> Settings:
 
 async def test_without_weights_the_weight_free_engine_serves(tmp_path: Path) -> None:
     backend, why = build_backend(settings(tmp_path))
-    assert (backend.version.model, why) == ("classical", "")
+    assert (backend.info.version.model, why) == ("classical", "")
     await backend.aclose()
 
 
@@ -45,7 +46,8 @@ async def test_auto_takes_an_installed_model_of_any_family(
         def __init__(self, *_: int, **given: Any) -> None:
             taken.update(given)
             family = next(known.family for known in catalogue().models if known.name == model)
-            self.backend, self.why = SimpleNamespace(engine=SimpleNamespace(family=family), note=""), "it was there"
+            info = ModelInfo(ModelVersion("m", "0" * 64))
+            self.backend, self.why = SimpleNamespace(engine=SimpleNamespace(family=family), info=info), "it was there"
 
     store = ModelStore(tmp_path / "models")
     files = []
@@ -80,8 +82,8 @@ async def test_exported_files_are_served_by_the_engine_that_is_asked_for(tmp_pat
     chosen = settings(tmp_path, model="my-sam", engine=engine, encode_workers=2)
     backend, why = build_backend(chosen)
     assert isinstance(backend, SamBackend)
-    assert backend.version.model == "my-sam"
-    assert backend.note == ""
+    assert backend.info.version.model == "my-sam"
+    assert backend.info.note == ""
     assert "in fp32: an image took" in why
     assert engine == "auto" or why.startswith(engine)
     predictor = build_predictor(chosen, backend=backend)

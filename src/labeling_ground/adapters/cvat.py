@@ -115,7 +115,7 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
 
 def _about(app_state: AppState) -> dict[str, Any]:
     """The function, as Nuclio describes functions and CVAT reads that. Numbers and truth are texts there."""
-    version = app_state.predictor.backend.version
+    version = app_state.predictor.backend.info.version
     return {
         "metadata": {
             "name": FUNCTION,

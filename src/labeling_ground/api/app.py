@@ -246,9 +246,9 @@ async def _try_model(served: LoadedModel) -> str:
     pixels[16:48, 32:64] = (200, 40, 40)
     try:
         with health.call("encoder"):
-            embedding = await backend.encode(Image("0" * 64, pixels))
+            [embedding] = await backend.encode([Image("0" * 64, pixels)])
         with health.call("decoder"):
-            await backend.decode(embedding, [Prompt((Point(48.0, 32.0, 1),))])
+            await backend.decode([(embedding, Prompt((Point(48.0, 32.0, 1),)))])
     except Exception as error:
         if not isinstance(error, LabelingGroundError):
             log.exception("the model %s fails", served.model)

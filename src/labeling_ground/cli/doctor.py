@@ -109,20 +109,20 @@ async def _engine(settings: Settings) -> tuple[Finding, Backend | None]:
     pixels[24:72, 32:96] = 200
     try:
         started = time.perf_counter()
-        embedding = await backend.encode(Image("0" * 64, pixels))
+        [embedding] = await backend.encode([Image("0" * 64, pixels)])
         encoded = time.perf_counter()
-        await backend.decode(embedding, [Prompt((Point(64.0, 48.0, 1),))])
+        await backend.decode([(embedding, Prompt((Point(64.0, 48.0, 1),)))])
         decoded = time.perf_counter()
     except LabelingGroundError as error:
-        return Finding("engine", ok=False, text=f"{backend.version}: {error}"), backend
+        return Finding("engine", ok=False, text=f"{backend.info.version}: {error}"), backend
     finally:
         await backend.aclose()
     why = chosen.rstrip(".") or "it needs no weights"
     text = (
-        f"{backend.version} (the setting 'model' is {settings.model!r}; {why}): a first test image took "
+        f"{backend.info.version} (the setting 'model' is {settings.model!r}; {why}): a first test image took "
         f"{(encoded - started) * 1e3:.0f} ms to encode, {(decoded - encoded) * 1e3:.0f} ms to decode"
     )
-    return Finding("engine", ok=True, text=f"{text}. {backend.note}".strip()), backend
+    return Finding("engine", ok=True, text=f"{text}. {backend.info.note}".strip()), backend
 
 
 async def _disk(settings: Settings) -> Finding:

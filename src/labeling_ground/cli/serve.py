@@ -60,7 +60,7 @@ def serve(
 
 def _greet(settings: Settings, listener: socket.socket, app_state: AppState) -> None:
     backend = app_state.predictor.backend
-    version, note = str(backend.version), backend.note
+    version, note = str(backend.info.version), backend.info.note
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     disk = _disk(settings)

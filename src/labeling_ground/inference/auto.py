@@ -6,7 +6,7 @@ import gc
 import importlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -142,9 +142,8 @@ def choose(
     name, backend = best
     given = {**files, **options.get(name, {})}
     if precision != "fp32":
-        backend.note = (
-            f"{backend.note} {_difference(backend, halves, engines[name], encode_threads, decode_threads, given)}"
-        )
+        difference = _difference(backend, halves, engines[name], encode_threads, decode_threads, given)
+        backend.info = replace(backend.info, note=f"{backend.info.note} {difference}")
     _give_back()
     return Choice(backend, name, _why(name, figures, refused, precision), figures)
 

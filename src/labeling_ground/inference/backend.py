@@ -1,39 +1,87 @@
 """The port behind which every engine stands."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from labeling_ground.types import Embedding, Image, ModelVersion, Prediction, Prompt
+from labeling_ground.types import Embedding, Image, ModelVersion, Prediction, Priority, Prompt
+
+DecodeAsk = tuple[Embedding, Prompt]
+"""One thing to decode: what is asked of which image."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSizes:
+    """How many asks one half of a model computes together with a gain. 1 where a batch takes as long as its members.
+
+    Attributes:
+        interactive: most asks of people in one call.
+        background: most prefetches, or jobs, in one call.
+    """
+
+    interactive: int = 1
+    background: int = 1
+
+    def of(self, priority: Priority) -> int:
+        """Most asks of this class in one call."""
+        return self.interactive if priority is Priority.INTERACTIVE else self.background
+
+
+ALONE = BatchSizes()
+"""Of an engine that computes each ask for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a backend says of the model that it serves now.
+
+    Attributes:
+        version: which model; part of every key.
+        note: a sentence for every answer where the model's quality needs one; empty for a real SAM.
+        capabilities: what a prompt may hold: of ``points``, ``box``, ``mask``, ``text`` and ``exemplars``.
+        embedding_bytes: what one embedding takes in the cache, at most; 0 where that is not known.
+        encode_batch: how many images are encoded together.
+        decode_batch: how many prompts, also of different images, are decoded together.
+        encodes_at_once: calls of ``encode`` that the engine works on side by side; ``None``: as many as it is sent.
+        decodes_at_once: the same for ``decode``.
+    """
+
+    version: ModelVersion
+    note: str = ""
+    capabilities: tuple[str, ...] = ("points", "box", "mask")
+    embedding_bytes: int = 0
+    encode_batch: BatchSizes = ALONE
+    decode_batch: BatchSizes = ALONE
+    encodes_at_once: int | None = None
+    decodes_at_once: int | None = None
 
 
 class Backend(Protocol):
     """One model, served by one engine.
 
     Both calls may run at any time and side by side, must not block the event loop, and depend on their arguments
-    only: an embedding is a value, never a state that the engine keeps. They raise ``BackendFailed`` (or an
-    ``Overloaded`` from a remote engine), never return half a result, and treat cancellation as «no longer wanted».
+    only: an embedding is a value, never a state that the engine keeps. They take any number of asks, answer them in
+    their order, and give each what it would get alone. They raise ``BackendFailed`` (or an ``Overloaded`` from a remote
+    engine), never return half a result, and treat cancellation as «no longer wanted». Where one ask of several cannot
+    be answered the whole call raises; the caller asks the others again.
     """
 
-    version: ModelVersion
-    note: str
-    """A sentence for every answer where the model's quality needs one; empty for a real SAM."""
-
-    async def encode(self, image: Image) -> Embedding:
-        """The costly half: depends on the image only."""
+    @property
+    def info(self) -> ModelInfo:
+        """What is served now; a backend in another process may change its model."""
         ...
 
-    async def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
-        """The cheap half: one prediction a prompt, in the prompts' order.
+    async def encode(self, images: Sequence[Image]) -> list[Embedding]:
+        """The costly half: one embedding for each image, in their order, which depends on the image only."""
+        ...
 
-        The embedding may come out of the cache, where its floats were kept in half precision.
+    async def decode(self, asks: Sequence[DecodeAsk]) -> list[Prediction]:
+        """The cheap half: one prediction for each pair of an embedding and a prompt, in their order.
+
+        An embedding may come out of the cache, where its floats were kept in half precision.
         """
         ...
 
     async def aclose(self) -> None:
         """Give threads, devices and connections back."""
         ...
-
-
-def takes_mask_input(backend: Backend) -> bool:
-    """Whether prompts may hold an earlier prediction's low-res logits; engines that say nothing of it take them."""
-    return bool(getattr(backend, "takes_mask_input", True))

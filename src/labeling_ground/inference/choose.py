@@ -34,6 +34,6 @@ def choose_backend(name: str, *, encode_threads: int, decode_threads: int) -> Ba
         raise
     except Exception as error:  # code of others: whatever it raises, a sentence says what
         raise BadSettings(f"The model {name!r} cannot be served: {type(error).__name__}: {error}.") from error
-    if not all(hasattr(backend, member) for member in ("version", "note", "encode", "decode", "aclose")):
-        raise BadSettings(f"The factory of {name!r} made no backend: it needs version, note, encode, decode, aclose.")
+    if not all(hasattr(backend, member) for member in ("info", "encode", "decode", "aclose")):
+        raise BadSettings(f"The factory of {name!r} made no backend: it needs info, encode, decode, aclose.")
     return cast("Backend", backend)

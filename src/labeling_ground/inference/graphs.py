@@ -9,12 +9,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labeling_ground.errors import BackendFailed, BadSettings
+from labeling_ground.inference.backend import ModelInfo
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.preprocess import PREPROCESSING_VERSION, preprocess, resize_sam
 from labeling_ground.sam.prompts import PromptTensors
@@ -101,6 +102,22 @@ class Floats(Mapping[str, FloatArray]):
 
     def __len__(self) -> int:
         return len(self._given)
+
+
+def info_of(family: Family, version: ModelVersion, note: str, **more: Any) -> ModelInfo:
+    """What a backend says of a model of this family; ``more`` are further attributes of ``ModelInfo``."""
+    return ModelInfo(version, note, family.capabilities, **more)
+
+
+def check_tensors(embedding: Embedding, names: Sequence[str]) -> None:
+    """See that an embedding has the tensors that a model's decoder takes.
+
+    Raises:
+        BackendFailed: it has not.
+    """
+    missing = [name for name in names if name not in embedding.tensors]
+    if missing:
+        raise BackendFailed(f"The embedding is not one of this model's: it has no {', '.join(missing)}.")
 
 
 def version_of(model: str, files: Sequence[Path], precision: str) -> ModelVersion:

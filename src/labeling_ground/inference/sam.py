@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from labeling_ground.errors import BackendFailed, LabelingGroundError
+from labeling_ground.inference.backend import DecodeAsk
 from labeling_ground.inference.graphs import (
     NOTES,
     Engine,
@@ -14,6 +15,8 @@ from labeling_ground.inference.graphs import (
     FloatArray,
     Floats,
     Precision,
+    check_tensors,
+    info_of,
     version_of,
 )
 from labeling_ground.inference.lru import Lru
@@ -46,81 +49,77 @@ class SamBackend:
         decode_threads: prompts that are decoded at the same time.
     """
 
-    prompts_at_once = 1
-
     def __init__(self, engine: Engine, version: ModelVersion, note: str, *, decode_threads: int) -> None:
-        self.version = version
-        self.note = note
+        self.info = info_of(engine.family, version, note, encodes_at_once=1)
         self.engine = engine
         self._decoding = 0
         self._floats: Lru[Floats] = Lru(_FLOATS_BYTES)
         self._encoders = ThreadPoolExecutor(1, "sam-encode")
         self._decoders = ThreadPoolExecutor(decode_threads, "sam-decode")
 
-    async def encode(self, image: Image) -> Embedding:
-        """The costly half: depends on the image only.
+    async def encode(self, images: Sequence[Image]) -> list[Embedding]:
+        """One embedding for each image, in their order.
 
         Raises:
             BackendFailed: the engine failed.
         """
-        made = await asyncio.get_running_loop().run_in_executor(self._encoders, self._encode, image)
-        return Embedding(made, image.height, image.width)
+        loop = asyncio.get_running_loop()
+        calls = [loop.run_in_executor(self._encoders, self._encode, image) for image in images]
+        return list(await asyncio.gather(*calls))
 
-    async def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
-        """One prediction a prompt, in the prompts' order. Each is a task of its own: on CPUs batches gain nothing.
+    async def decode(self, asks: Sequence[DecodeAsk]) -> list[Prediction]:
+        """One prediction for each embedding and prompt, in their order. Each is a task of its own: on CPUs batches gain
+        nothing.
 
         Raises:
             BadPrompt: a prompt is empty.
-            BackendFailed: the engine failed, or the embedding is not one of this model's.
+            BackendFailed: the engine failed, or an embedding is not one of this model's.
         """
-        return await self._each(embedding, prompts, self._predict)
-
-    @property
-    def takes_mask_input(self) -> bool:
-        """Whether prompts may hold an earlier prediction's low-res logits."""
-        return self.engine.family.takes_mask_input
+        return await self._each(asks, self._predict)
 
     @property
     def usual(self) -> EverythingOptions:
         """The family's own defaults."""
         return everything.USUAL[self.engine.family]
 
-    async def sketch(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[list[Sketch]]:
+    async def sketch(self, asks: Sequence[DecodeAsk]) -> list[list[Sketch]]:
         """What the decoder says to each prompt, not painted yet; see ``Sketcher``.
 
         Raises:
-            BackendFailed: the engine failed, or the embedding is not one of this model's.
+            BackendFailed: the engine failed, or an embedding is not one of this model's.
         """
-        return await self._each(embedding, prompts, self._sketch)
+        return await self._each(asks, self._sketch)
 
     async def _each(
-        self,
-        embedding: Embedding,
-        prompts: Sequence[Prompt],
-        work: Callable[[Mapping[str, FloatArray], Embedding, Prompt, bool], T],
+        self, asks: Sequence[DecodeAsk], work: Callable[[Mapping[str, FloatArray], Embedding, Prompt, bool], T]
     ) -> list[T]:
-        family = self.engine.family
-        missing = [name for name in family.embedding_names if name not in embedding.tensors]
-        if missing:
-            raise BackendFailed(f"The embedding is not one of this model's: it has no {', '.join(missing)}.")
-        floats = self._floats.get(embedding.digest, lambda: _floats(embedding, family.embedding_names))
+        floats = [self._floats_of(embedding) for embedding, _ in asks]
         loop = asyncio.get_running_loop()
-        self._decoding += len(prompts)
+        self._decoding += len(asks)
         try:
             alone = self._decoding == 1
-            calls = [loop.run_in_executor(self._decoders, work, floats, embedding, prompt, alone) for prompt in prompts]
+            calls = [
+                loop.run_in_executor(self._decoders, work, own, *ask, alone)
+                for own, ask in zip(floats, asks, strict=True)
+            ]
             return list(await asyncio.gather(*calls))
         finally:
-            self._decoding -= len(prompts)
+            self._decoding -= len(asks)
+
+    def _floats_of(self, embedding: Embedding) -> Floats:
+        names = self.engine.family.embedding_names
+        check_tensors(embedding, names)
+        size = sum(4 * embedding.tensors[name].size for name in names)
+        return self._floats.get(embedding.digest, lambda: (Floats(embedding, names), size))
 
     async def aclose(self) -> None:
         """Give the threads back; what still waits in a queue is dropped."""
         self._encoders.shutdown(wait=False, cancel_futures=True)
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    def _encode(self, image: Image) -> dict[str, FloatArray]:
+    def _encode(self, image: Image) -> Embedding:
         with _failing("encode"):
-            return self.engine.encode(image.pixels)
+            return Embedding(self.engine.encode(image.pixels), image.height, image.width)
 
     def _predict(
         self, floats: Mapping[str, FloatArray], embedding: Embedding, prompt: Prompt, alone: bool
@@ -158,11 +157,6 @@ class _failing:  # noqa: N801 -- reads as the phrase it is: with failing("encode
             return
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise BackendFailed(f"The engine could not {self._what}: {first[0]}") from error
-
-
-def _floats(embedding: Embedding, names: Sequence[str]) -> tuple[Floats, int]:
-    """The floats, and the bytes that they will take."""
-    return Floats(embedding, names), sum(4 * embedding.tensors[name].size for name in names)
 
 
 def create(

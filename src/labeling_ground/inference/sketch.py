@@ -13,10 +13,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from labeling_ground.inference.backend import Backend
+from labeling_ground.inference.backend import Backend, DecodeAsk
 from labeling_ground.sam.everything import USUAL, stability
 from labeling_ground.sam.family import Family
-from labeling_ground.types import Embedding, EverythingOptions, Mask, Prompt
+from labeling_ground.types import EverythingOptions, Mask
 
 
 class Sketch(Protocol):
@@ -50,11 +50,9 @@ class Sketcher(Protocol):
 
     usual: EverythingOptions
     """What «segment everything» is asked with where the caller does not say: scores differ in meaning by family."""
-    prompts_at_once: int
-    """Prompts of one call that take about as long as one: more than 1 where the engine computes them as a batch."""
 
-    async def sketch(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[list[Sketch]]:
-        """Up to three candidates for each prompt, in any order that does not change.
+    async def sketch(self, asks: Sequence[DecodeAsk]) -> list[list[Sketch]]:
+        """Up to three candidates for each pair of an embedding and a prompt, in any order that does not change.
 
         Raises:
             BackendFailed: the engine failed, or the embedding is not one of this model's.
@@ -81,14 +79,13 @@ class Painter:
     """Makes a ``Sketcher`` of a backend that offers none."""
 
     usual = USUAL[Family.SAM]
-    prompts_at_once = 1
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    async def sketch(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[list[Sketch]]:
+    async def sketch(self, asks: Sequence[DecodeAsk]) -> list[list[Sketch]]:
         """See ``Sketcher``."""
-        predictions = await self._backend.decode(embedding, prompts)
+        predictions = await self._backend.decode(asks)
         return [[_Painted(mask) for mask in prediction.masks] for prediction in predictions]
 
 

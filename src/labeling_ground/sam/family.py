@@ -26,6 +26,11 @@ class Family(StrEnum):
         return self is not Family.EFFICIENT_SAM
 
     @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What a prompt may hold, as ``ModelInfo`` says it."""
+        return ("points", "box", "mask") if self.takes_mask_input else ("points", "box")
+
+    @property
     def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of the tensors that make up an embedding, as exported encoders give and decoders take them."""
         shapes: dict[str, tuple[int, ...]] = {"image_embeddings": (1, 256, 64, 64)}

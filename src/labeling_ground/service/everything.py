@@ -292,7 +292,7 @@ class Everything:
         return await self._pool.run(partial(records.seal_everything, key, found, **facts))
 
     async def _row(self, search: _Search, numbers: range) -> None:
-        at_once = self._sketcher.prompts_at_once
+        at_once = self._predictor.backend.info.decode_batch.background
         tasks = [
             asyncio.ensure_future(self._some(search, numbers[start : start + at_once]))
             for start in range(0, len(numbers), at_once)
@@ -305,13 +305,13 @@ class Everything:
         await self._pool.run(search.add, len(numbers), [one for some in passed for one in some])
 
     async def _some(self, search: _Search, numbers: range) -> list[FoundMask]:
-        prompts = [Prompt((search.points[number],)) for number in numbers]
+        asks = [(search.embedding, Prompt((search.points[number],))) for number in numbers]
 
         async def sketch() -> list[list[Sketch]]:
             self._predictor.model.check(search.version)
             with self._predictor.model.health.call("decoder"):
-                sketches = await self._sketcher.sketch(search.embedding, prompts)
-                if len(sketches) != len(prompts):
+                sketches = await self._sketcher.sketch(asks)
+                if len(sketches) != len(asks):
                     raise BackendFailed("The decoder did not answer each prompt.")
             return sketches
 

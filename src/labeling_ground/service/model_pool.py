@@ -67,7 +67,7 @@ class LoadedModel:
     @property
     def model(self) -> str:
         """Its model id."""
-        return self.predictor.backend.version.model
+        return self.predictor.backend.info.version.model
 
     def failing(self) -> dict[str, str]:
         """Its halves that do not answer, each with a sentence; empty if all is well."""

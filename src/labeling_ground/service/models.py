@@ -34,7 +34,7 @@ class ServedModel:
 
     def bind(self, tenant: str, image_id: str) -> Ask:
         """A request on one image, to be answered by the model version that is served now."""
-        return bind(tenant, image_id, self.backend.version, self.backend.note)
+        return bind(tenant, image_id, self.backend.info.version, self.backend.info.note)
 
     def check(self, version: ModelVersion) -> None:
         """See that the backend still serves what a key was made for; one in another process may change its model.
@@ -45,7 +45,7 @@ class ServedModel:
         Raises:
             BackendFailed: it serves another one by now.
         """
-        if self.backend.version != version:
+        if self.backend.info.version != version:
             raise BackendFailed("The model was changed in the middle of this request. Try again in a moment.")
 
     async def encode(self, version: ModelVersion, image: Image) -> Embedding:
@@ -56,9 +56,8 @@ class ServedModel:
         """
         self.check(version)
         with self.health.call("encoder"):
-            embedding = await self.backend.encode(image)
-            _check_embedding(embedding, image.width, image.height)
-        return embedding
+            embeddings = await self.backend.encode([image])
+            return _check_embedding(embeddings, image.width, image.height)
 
     async def decode(self, version: ModelVersion, embedding: Embedding, prompt: Prompt) -> Prediction:
         """The prediction for one prompt by this version, checked. The caller has a place in the decoder's queue.
@@ -69,16 +68,20 @@ class ServedModel:
         self.check(version)
         async with self.decode_lane.timed():
             with self.health.call("decoder"):
-                predictions = await self.backend.decode(embedding, [prompt])
+                predictions = await self.backend.decode([(embedding, prompt)])
                 return _check_prediction(predictions, embedding.width, embedding.height)
 
 
-def _check_embedding(embedding: Embedding, width: int, height: int) -> None:
+def _check_embedding(embeddings: Sequence[Embedding], width: int, height: int) -> Embedding:
+    if len(embeddings) != 1:
+        raise BackendFailed("The encoder did not answer each image.")
+    [embedding] = embeddings
     if (embedding.width, embedding.height) != (width, height) or not embedding.tensors:
         raise BackendFailed("The encoder's answer does not belong to this image.")
     for name, tensor in embedding.tensors.items():
         if np.issubdtype(tensor.dtype, np.floating) and not np.isfinite(tensor).all():
             raise BackendFailed(f"The encoder's answer holds values that are no numbers ({name}).")
+    return embedding
 
 
 def _check_prediction(predictions: Sequence[Prediction], width: int, height: int) -> Prediction:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from labeling_ground.errors import BadPrompt, UnknownPrediction
-from labeling_ground.inference.backend import takes_mask_input
 from labeling_ground.key import canonical
 from labeling_ground.service.asks import MaskAnswer
 from labeling_ground.service.predictor import Predictor
@@ -101,7 +100,7 @@ class SessionMasks:
             if snapshot.is_empty:
                 ask = predictor.bind(tenant, snapshot.image_id)
                 return SessionMask(snapshot, ask.version, ask.model_note)
-            refine = self._refine and takes_mask_input(predictor.backend)
+            refine = self._refine and "mask" in predictor.backend.info.capabilities
             client = client_of(session)
             answer = await self._attend(snapshot, _predict(predictor, tenant, snapshot, client=client, refine=refine))
             if answer is None:

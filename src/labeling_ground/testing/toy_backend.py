@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from labeling_ground.errors import BackendFailed
+from labeling_ground.inference.backend import ALONE, BatchSizes, DecodeAsk, ModelInfo
 from labeling_ground.types import (
     Embedding,
     Image,
@@ -24,18 +26,29 @@ class ToyBackend:
 
     Args:
         version: what it says it is.
-        encode_s: seconds that one encode takes.
-        decode_s: seconds that one decode takes.
+        encode_s: seconds that one call of ``encode`` takes, however many images it is given.
+        decode_s: the same for ``decode``.
+        batch: how many asks of either kind it says that it takes together.
     """
 
     note = "A toy."
 
-    def __init__(self, version: ModelVersion = TOY, *, encode_s: float = 0.0, decode_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        version: ModelVersion = TOY,
+        *,
+        encode_s: float = 0.0,
+        decode_s: float = 0.0,
+        batch: BatchSizes = ALONE,
+    ) -> None:
         self.version = version
+        self.batch = batch
         self.encode_s = encode_s
         self.decode_s = decode_s
         self.encodes = 0
         self.decodes = 0
+        self.batches: list[int] = []
+        """How many asks each call had."""
         self.called_off = 0
         self.decoded_with: list[Embedding] = []
         self.begun = asyncio.Event()
@@ -47,21 +60,31 @@ class ToyBackend:
         self.spoil_embedding: Callable[[Embedding], Embedding] | None = None
         self.spoil_predictions: Callable[[list[Prediction]], list[Prediction]] | None = None
 
-    async def encode(self, image: Image) -> Embedding:
-        """Means of the image's colours, in numbers that half precision rounds."""
+    @property
+    def info(self) -> ModelInfo:
+        """The version and note that it has now, and how many asks it takes together."""
+        return ModelInfo(self.version, self.note, encode_batch=self.batch, decode_batch=self.batch)
+
+    async def encode(self, images: Sequence[Image]) -> list[Embedding]:
+        """Means of the images' colours, in numbers that half precision rounds."""
         self.encodes += 1
+        self.batches.append(len(images))
         await self._work(self.encode_s)
+        return [self._embed(image) for image in images]
+
+    def _embed(self, image: Image) -> Embedding:
         means = image.pixels.reshape(-1, 3).mean(axis=0).astype(np.float32) / np.float32(3.0)
         grid = np.tile(means, (4, 1)) * np.linspace(0.1, 1.0, 4, dtype=np.float32)[:, None]
         embedding = Embedding({"grid": grid[None], "means": means}, image.height, image.width)
         return embedding if self.spoil_embedding is None else self.spoil_embedding(embedding)
 
-    async def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
+    async def decode(self, asks: Sequence[DecodeAsk]) -> list[Prediction]:
         """Discs round the points, the box, and what the mask input marks."""
         self.decodes += 1
-        self.decoded_with.append(embedding)
+        self.batches.append(len(asks))
+        self.decoded_with += [embedding for embedding, _ in asks]
         await self._work(self.decode_s)
-        predictions = [_predict(embedding, prompt) for prompt in prompts]
+        predictions = [_predict(*ask) for ask in asks]
         return predictions if self.spoil_predictions is None else self.spoil_predictions(predictions)
 
     async def aclose(self) -> None:
@@ -81,6 +104,8 @@ class ToyBackend:
 
 
 def _predict(embedding: Embedding, prompt: Prompt) -> Prediction:
+    if "means" not in embedding.tensors:
+        raise BackendFailed("The embedding is not one of this model's.")
     height, width = embedding.height, embedding.width
     means = embedding.tensors["means"].astype(np.float64)
     y, x = np.mgrid[:height, :width]

@@ -1,6 +1,7 @@
 """Builds what computes: the model of a server, and what an engine server answers with."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from labeling_ground.engine_server.app import ModelEndpoint
@@ -66,7 +67,9 @@ def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> t
             f"authors' checkpoint: labeling-ground models export {name}."
         )
     if installed is not None:
-        choice.backend.note = f"{_rounded(installed.files[Role.ENCODER])} {choice.backend.note}".strip()
+        backend = choice.backend
+        note = f"{_rounded(installed.files[Role.ENCODER])} {backend.info.note}".strip()
+        backend.info = replace(backend.info, note=note)
     return choice.backend, choice.why
 
 
@@ -98,11 +101,6 @@ def settings_of_model(settings: Settings, name: str) -> Settings:
     return settings.model_copy(update={"model": name, "models": (), "encoder_url": None, "decoder_url": None})
 
 
-def capabilities_of(takes_mask: bool) -> tuple[str, ...]:
-    """What a Segment Anything model, or one that answers like it, takes."""
-    return ("points", "box", "mask") if takes_mask else ("points", "box")
-
-
 def resident_bytes() -> int:
     """Bytes of memory that this process has now; 0 where the system does not say."""
     try:
@@ -123,7 +121,7 @@ def _facts_of(settings: Settings, weights: ModelStore, name: str) -> ModelFacts:
     if ":" in name:
         return ModelFacts(name)
     if name in BACKENDS:
-        return ModelFacts(name, name, capabilities=capabilities_of(takes_mask=True))
+        return ModelFacts(name, name, capabilities=("points", "box", "mask"))
     for role in (Role.ENCODER, Role.DECODER):
         weights.path_of(name, role)
     installed = weights.get(name)
@@ -135,7 +133,7 @@ def _facts_of(settings: Settings, weights: ModelStore, name: str) -> ModelFacts:
         name,
         name,
         licence=known.licence if known else "",
-        capabilities=capabilities_of(of_family.takes_mask_input) if of_family else (),
+        capabilities=of_family.capabilities if of_family else (),
         embedding_bytes=of_family.embedding_bytes(2 if settings.precision == "fp16" else 4) if of_family else 0,
         memory_bytes=(installed.memory_bytes if installed else None) or sum(used),
     )
@@ -174,7 +172,8 @@ def build_remote(settings: Settings, supervisor: Supervisor | None = None) -> tu
         reset_s=settings.engine_reset_s,
         supervisor=supervisor,
     )
-    many = f"{backend.encodes_at_once} encoder and {backend.decodes_at_once - 1} decoder workers"
+    encodes, decodes = encoder.workers or settings.encode_workers, decoder.workers or settings.decode_workers
+    many = f"{encodes} encoder and {decodes} decoder workers"
     return backend, f"in other processes: {many}"
 
 
@@ -219,7 +218,7 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
     version = version_from(name, counted, settings.engine_precision)
 
     def handler(role: EngineRole, stored: StoredFile, kept: EmbeddingStore | None) -> InferenceHandler:
-        note = f"{_rounded(stored)} {choice.backend.note}".strip()
+        note = f"{_rounded(stored)} {choice.backend.info.note}".strip()
         return InferenceHandler(
             engine, Description(version, engine.family, settings.engine_precision, role, note), kept
         )

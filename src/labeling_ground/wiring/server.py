@@ -13,7 +13,7 @@ from labeling_ground.cache.disk.folder import nearest
 from labeling_ground.cache.disk.store import look
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import PullFailed, StoreFailed
-from labeling_ground.inference.backend import Backend, takes_mask_input
+from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.store import ModelStore
@@ -41,7 +41,6 @@ from labeling_ground.wiring.cache import (
 )
 from labeling_ground.wiring.models import (
     build_backend,
-    capabilities_of,
     list_models,
     resident_bytes,
     settings_of_model,
@@ -95,13 +94,12 @@ def build_predictor(
     tiers = beside.store if beside else store or build_store(settings, supervisor)
     # An engine that encodes one image at a time, with all threads, must not be sent a second one: it would wait inside,
     # where the wait looks like work.
-    encodes = 1 if isinstance(chosen, SamBackend) else settings.encode_workers
-    decodes = settings.decode_workers
+    encodes = chosen.info.encodes_at_once or settings.encode_workers
+    decodes = chosen.info.decodes_at_once or settings.decode_workers
     share = settings.share_of_each
     encode_deadline_s: float | None = settings.encode_deadline_s
     decode_deadline_s: float | None = settings.decode_deadline_s
     if isinstance(chosen, RemoteBackend):
-        encodes, decodes = chosen.encodes_at_once, chosen.decodes_at_once
         encode_deadline_s = decode_deadline_s = None  # its connections have these deadlines
     return Predictor(
         store=tiers,
@@ -152,7 +150,7 @@ def build_pool(
         own = settings_of_model(settings, first.name)
         chosen, why, taken = _load_backend(own, first, supervisor)
     else:
-        first, chosen, why, taken, own = ModelFacts(backend.version.model), backend, "", 0, settings
+        first, chosen, why, taken, own = ModelFacts(backend.info.version.model), backend, "", 0, settings
         others = list_models(settings) if settings.models else []
     default = build_predictor(own, store=store, backend=chosen, supervisor=supervisor)
     grids = FairQueue("grids", settings.grids, settings.grid_queue, tenant_share=settings.share_of_each)
@@ -192,8 +190,8 @@ def _load_backend(settings: Settings, facts: ModelFacts, supervisor: Supervisor)
 def _measured(settings: Settings, facts: ModelFacts, backend: Backend, taken: int) -> ModelFacts:
     return dataclasses.replace(
         facts,
-        model=backend.version.model,
-        capabilities=capabilities_of(takes_mask_input(backend)),
+        model=backend.info.version.model,
+        capabilities=backend.info.capabilities,
         embedding_bytes=embedding_bytes(settings, backend) or facts.embedding_bytes,
         memory_bytes=taken or facts.memory_bytes,
     )
@@ -262,7 +260,7 @@ def embedding_bytes(settings: Settings, backend: Backend | None) -> int:
         return backend.family.embedding_bytes(floats) + _SEAL_BYTES
     if isinstance(backend, SamBackend):
         return backend.engine.family.embedding_bytes(floats) + _SEAL_BYTES
-    return int(getattr(backend, "largest_embedding", 0))
+    return 0 if backend is None else backend.info.embedding_bytes
 
 
 def check_room(settings: Settings, backend: Backend | None) -> str:

@@ -70,7 +70,7 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
     prefetches: set[asyncio.Task[None]] = set()
 
     def version() -> str:
-        return str(app_state.predictor.backend.version)
+        return str(app_state.predictor.backend.info.version)
 
     async def health(request: Request) -> Response:
         caller_of(request)  # a wrong key shall be seen where the backend is connected

@@ -102,7 +102,7 @@ async def cache_figures(request: Request) -> dict[str, Any]:
         "settings": _settings(app_state),
         "policies": app_state.runtime_settings.policies,
         "has_admin_key": app_state.settings.admin_key is not None,
-        **responses.origin(app_state.predictor.backend.version, app_state.predictor.backend.note),
+        **responses.origin(app_state.predictor.backend.info.version, app_state.predictor.backend.info.note),
     }
 
 

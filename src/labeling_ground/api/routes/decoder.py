@@ -110,7 +110,7 @@ async def decoder(
     """
     caller_of(request)
     backend = (await model_for(request, model)).predictor.backend
-    version = backend.version
+    version = backend.info.version
     found = await pools_of(request).files.run(find_decoder, state_of(request).settings, backend, version)
     if sha256 is not None and sha256.lower() != found.sha256:
         raise NotFound(f"{model} has another decoder by now. Ask /v1/models for its digest.")

@@ -101,8 +101,8 @@ async def _model(request: Request, status: ModelStatus) -> dict[str, Any]:
     }
     if served is not None:
         backend = served.predictor.backend
-        version = backend.version
-        about |= {"id": version.model, "version": str(version), "engine": served.engine, "note": backend.note}
+        version = backend.info.version
+        about |= {"id": version.model, "version": str(version), "engine": served.engine, "note": backend.info.note}
         with contextlib.suppress(NotFound):
             settings = state_of(request).settings
             found = await pools_of(request).files.run(find_decoder, settings, backend, version)

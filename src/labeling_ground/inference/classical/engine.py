@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from labeling_ground.errors import BackendFailed
+from labeling_ground.inference.backend import DecodeAsk, ModelInfo
 from labeling_ground.inference.classical import (
     candidates,
     decode,
@@ -23,7 +24,7 @@ from labeling_ground.inference.classical import (
     tree,
 )
 from labeling_ground.inference.sketch import Sketch
-from labeling_ground.types import Embedding, EverythingOptions, Image, ModelVersion, Prediction, Prompt
+from labeling_ground.types import Embedding, EverythingOptions, Image, ModelVersion, Prediction
 
 ALGORITHM_VERSION = "2"
 """To be raised by every change that may alter a mask or a score and that no parameter below shows."""
@@ -82,12 +83,10 @@ class ClassicalBackend:
     tens of milliseconds a click. A process that serves another engine keeps them.
 
     Attributes:
-        version: the model id ``classical`` and the digest of the algorithm.
-        note: what every answer should say about the quality.
+        info: the model id ``classical`` with the digest of the algorithm, and what every answer should say about the
+            quality.
     """
 
-    prompts_at_once = 1
-    largest_embedding = LARGEST_EMBEDDING
     # A score is a guess with few figures to go by, seldom above 0.7: from 0.35 on, the photos that parameters are
     # chosen on are covered by 80 to 95 regions, of which up to four say nearly the same. Neighbouring clicks mean the
     # same region, so that a finer grid would cost four times as much and find little more.
@@ -96,38 +95,39 @@ class ClassicalBackend:
     def __init__(self, encode_threads: int, decode_threads: int) -> None:
         cv2.setNumThreads(1)
         threadpool_limits(1, user_api="blas")
-        self.version = ModelVersion(MODEL, algorithm_digest())
-        self.note = NOTE
+        version = ModelVersion(MODEL, algorithm_digest())
+        self.info = ModelInfo(version, NOTE, embedding_bytes=LARGEST_EMBEDDING)
         self._encoders = ThreadPoolExecutor(encode_threads, "classical-encode")
         self._decoders = ThreadPoolExecutor(decode_threads, "classical-decode")
 
-    async def encode(self, image: Image) -> Embedding:
-        """The costly half: depends on the image only.
+    async def encode(self, images: Sequence[Image]) -> list[Embedding]:
+        """One embedding for each image, in their order; the images share the encode threads.
 
         Raises:
-            BackendFailed: the image has no pixels.
+            BackendFailed: an image has no pixels.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._encoders, encode_image, image.pixels)
-
-    async def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
-        """One prediction a prompt, in the prompts' order; the prompts share the decode threads.
-
-        Raises:
-            BackendFailed: the embedding is not one of this engine.
-        """
-        loop = asyncio.get_running_loop()
-        calls = [loop.run_in_executor(self._decoders, decode.decode_prompt, embedding, prompt) for prompt in prompts]
+        calls = [loop.run_in_executor(self._encoders, encode_image, image.pixels) for image in images]
         return list(await asyncio.gather(*calls))
 
-    async def sketch(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[list[Sketch]]:
-        """Up to three regions for each prompt, not painted yet; see ``Sketcher``.
+    async def decode(self, asks: Sequence[DecodeAsk]) -> list[Prediction]:
+        """One prediction for each embedding and prompt, in their order; they share the decode threads.
 
         Raises:
-            BackendFailed: the embedding is not one of this engine.
+            BackendFailed: an embedding is not one of this engine.
         """
         loop = asyncio.get_running_loop()
-        calls = [loop.run_in_executor(self._decoders, decode.sketch_prompt, embedding, prompt) for prompt in prompts]
+        calls = [loop.run_in_executor(self._decoders, decode.decode_prompt, *ask) for ask in asks]
+        return list(await asyncio.gather(*calls))
+
+    async def sketch(self, asks: Sequence[DecodeAsk]) -> list[list[Sketch]]:
+        """Up to three regions for each embedding and prompt, not painted yet; see ``Sketcher``.
+
+        Raises:
+            BackendFailed: an embedding is not one of this engine.
+        """
+        loop = asyncio.get_running_loop()
+        calls = [loop.run_in_executor(self._decoders, decode.sketch_prompt, *ask) for ask in asks]
         return [[*found] for found in await asyncio.gather(*calls)]
 
     async def aclose(self) -> None:

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from labeling_ground.errors import BackendFailed, BadSettings, LabelingGroundError
+from labeling_ground.inference.backend import DecodeAsk
+from labeling_ground.inference.graphs import check_tensors, info_of
 from labeling_ground.inference.remote import wire
 from labeling_ground.inference.remote.client import Answer, EngineClient
 from labeling_ground.inference.remote_status import EngineFigures
@@ -62,7 +64,7 @@ class RemoteBackend:
 
     Resizing, prompts, the choice of candidates and painting happen here, as for an engine in this process.
 
-    ``version`` changes when both engines have come to serve another model. A call works with the version that stood
+    ``info`` changes when both engines have come to serve another model. A call works with the version that stood
     when it was made, all engines are told which that is, and none answers for another: so what a caller computes under
     the version that it has read just before the call belongs to that version.
 
@@ -76,8 +78,6 @@ class RemoteBackend:
         reset_s: the same while one does not answer.
         supervisor: of these looks.
     """
-
-    prompts_at_once = 1
 
     def __init__(
         self,
@@ -96,18 +96,19 @@ class RemoteBackend:
         self._model = model
         self._poll_s, self._reset_s = poll_s, reset_s
         serving = agreed(encoder.description, decoder.description, model)
-        self.version: ModelVersion = serving.version
-        self.note: str = serving.note
+        encodes = encoder.workers or encode_workers
+        # One more than there are workers: none of them waits while an answer travels.
+        decodes = (decoder.workers or decode_workers) + 1
+        self.info = info_of(
+            serving.family, serving.version, serving.note, encodes_at_once=encodes, decodes_at_once=decodes
+        )
         self._family = serving.family
         self._disagreement = ""
-        self.encodes_at_once = encoder.workers or encode_workers
-        # One more than there are workers: none of them waits while an answer travels.
-        self.decodes_at_once = (decoder.workers or decode_workers) + 1
-        self._places = asyncio.Semaphore(self.decodes_at_once)
+        self._places = asyncio.Semaphore(decodes)
         cores = os.cpu_count() or 1
         # What is done here for an image takes longer than what is done for a click, and must not hold that up.
-        self._encoding = Pool("encoder-asks", min(cores, self.encodes_at_once))
-        self._decoding = Pool("decoder-asks", min(cores, self.decodes_at_once))
+        self._encoding = Pool("encoder-asks", min(cores, encodes))
+        self._decoding = Pool("decoder-asks", min(cores, decodes))
         self._known: OrderedDict[str, None] = OrderedDict()
         self._sending: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._keeps = True
@@ -124,20 +125,18 @@ class RemoteBackend:
         """The family's own defaults."""
         return everything.USUAL[self._family]
 
-    @property
-    def takes_mask_input(self) -> bool:
-        """Whether the family's prompts may hold an earlier prediction's low-res logits."""
-        return self._family.takes_mask_input
-
-    async def encode(self, image: Image) -> Embedding:
-        """The costly half: depends on the image only.
+    async def encode(self, images: Sequence[Image]) -> list[Embedding]:
+        """One embedding for each image, in their order, each an ask of its own.
 
         Raises:
             BackendFailed: the encoder is away, too slow, serves another model by now, or answers nonsense.
             Overloaded: it has too much to do.
         """
-        version, family = self.version, self._family  # before anything is awaited: see the class
+        version, family = self.info.version, self._family  # before anything is awaited: see the class
         self._start_watching()
+        return await _all([self._encode(version, family, image) for image in images])
+
+    async def _encode(self, version: ModelVersion, family: Family, image: Image) -> Embedding:
         ask = await self._encoding.run(_encode_ask, version, family, image)
         started = time.perf_counter()
         answer = await self._ask(self._encoder, ask)
@@ -146,12 +145,12 @@ class RemoteBackend:
         self._encoder.took(encoded.seconds, time.perf_counter() - started)
         return Embedding(encoded.tensors, image.height, image.width)
 
-    async def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
-        """One prediction a prompt, in the prompts' order, each an ask of its own.
+    async def decode(self, asks: Sequence[DecodeAsk]) -> list[Prediction]:
+        """One prediction for each embedding and prompt, in their order, each an ask of its own.
 
         Raises:
             BadPrompt: a prompt is empty.
-            BackendFailed: the decoder is away, too slow, serves another model by now, or answers nonsense; or the
+            BackendFailed: the decoder is away, too slow, serves another model by now, or answers nonsense; or an
                 embedding is not one of this model's.
             Overloaded: it has too much to do.
         """
@@ -159,10 +158,10 @@ class RemoteBackend:
         def paint(asked: _Asked, prompt: Prompt, decoded: wire.Decoded) -> Prediction:
             return prediction(decoded.logits, decoded.scores, prompt, asked.frame, asked.family)
 
-        asked = await self._asked(embedding)
-        return await _all([self._one(asked, prompt, needed(prompt, asked.family), paint) for prompt in prompts])
+        family = self._family
+        return await self._each(asks, lambda prompt: needed(prompt, family), paint)
 
-    async def sketch(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[list[Sketch]]:
+    async def sketch(self, asks: Sequence[DecodeAsk]) -> list[list[Sketch]]:
         """What the decoder says to each prompt, not painted yet; see ``Sketcher``.
 
         Raises:
@@ -172,8 +171,7 @@ class RemoteBackend:
         def note(asked: _Asked, _: Prompt, decoded: wire.Decoded) -> list[Sketch]:
             return [*everything.sketches(decoded.logits, decoded.scores, asked.frame, asked.family)]
 
-        asked = await self._asked(embedding)
-        return await _all([self._one(asked, prompt, _SKETCHED, note) for prompt in prompts])
+        return await self._each(asks, lambda _: _SKETCHED, note)
 
     def failing(self) -> Mapping[str, str]:
         """What keeps which part from working, as sentences; empty if all is well."""
@@ -199,12 +197,23 @@ class RemoteBackend:
 
     # --- asks --------------------------------------------------------------------------------------------------------
 
-    async def _asked(self, embedding: Embedding) -> _Asked:
-        version, family = self.version, self._family  # before anything is awaited: see the class
+    async def _each(
+        self,
+        asks: Sequence[DecodeAsk],
+        wanted: Callable[[Prompt], tuple[tuple[int, ...], bool]],
+        finish: Callable[[_Asked, Prompt, wire.Decoded], T],
+    ) -> list[T]:
+        version, family = self.info.version, self._family  # before anything is awaited: see the class
         self._start_watching()
-        missing = [name for name in family.embedding_names if name not in embedding.tensors]
-        if missing:
-            raise BackendFailed(f"The embedding is not one of this model's: it has no {', '.join(missing)}.")
+        embeddings = {id(embedding): embedding for embedding, _ in asks}
+        for embedding in embeddings.values():
+            check_tensors(embedding, family.embedding_names)
+        asked = {name: await self._asked(version, family, embedding) for name, embedding in embeddings.items()}
+        return await _all(
+            [self._one(asked[id(embedding)], prompt, wanted(prompt), finish) for embedding, prompt in asks]
+        )
+
+    async def _asked(self, version: ModelVersion, family: Family, embedding: Embedding) -> _Asked:
         key = _key(version, embedding) if embedding.digest else await self._decoding.run(_key, version, embedding)
         return _Asked(version, family, embedding, key)
 
@@ -310,10 +319,11 @@ class RemoteBackend:
             self._disagreement = str(error)
             return
         self._disagreement = ""
-        if serving.version != self.version:
-            log.warning("the engines serve %s now; it was %s", serving.version, self.version)
+        if serving.version != self.info.version:
+            log.warning("the engines serve %s now; it was %s", serving.version, self.info.version)
+        at_once = {"encodes_at_once": self.info.encodes_at_once, "decodes_at_once": self.info.decodes_at_once}
         # In one step, with nothing awaited in between.
-        self.version, self.note, self._family = serving.version, serving.note, serving.family
+        self._family, self.info = serving.family, info_of(serving.family, serving.version, serving.note, **at_once)
 
 
 def connect(encoder: EngineClient, decoder: EngineClient, *, model: str, wait_s: float) -> None:
