@@ -10,11 +10,8 @@ SOURCE = Path(labeling_ground.__file__).parent
 CLASS_LINES, CLASS_FUNCTIONS, FILE_LINES = 250, 20, 500
 BEING_SPLIT = {
     "BoundedHttp",
-    "DiskStore",
     "MemoryStore",
-    "ModelStore",
     "Predictor",
-    "RedisStore",
     "RemoteBackend",
     "Sessions",
     "service/sessions.py",

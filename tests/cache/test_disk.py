@@ -53,12 +53,14 @@ def build(
     budget: int = 800_000,
     ranking: Ranking | None = None,
     low_watermark: float = 0.9,
+    idle_s: float | None = 1800.0,
+    max_age_s: float | None = None,
 ) -> DiskStore:
     return DiskStore(
         folder,
         budget_bytes=budget,
-        idle_s=1800.0,
-        max_age_s=None,
+        idle_s=idle_s,
+        max_age_s=max_age_s,
         ranking=ranking or GreedyDualSize(),
         low_watermark=low_watermark,
         clock=clock,
@@ -738,8 +740,7 @@ async def test_what_was_made_while_the_clock_was_ahead_goes_idle_when_it_is_set_
 async def test_what_was_made_while_the_clock_was_ahead_grows_old_when_it_is_set_back(
     folder: Path, clock: Clock
 ) -> None:
-    store = build(folder, clock)
-    await store.reconfigure(idle_s=None, max_age_s=100.0)
+    store = build(folder, clock, idle_s=None, max_age_s=100.0)
     await store.put(A, Entry(Kind.IMAGE, b"x", 1.0, clock.now + AHEAD))
     assert await store.sweep() == 0
     clock.now += 99.0

@@ -255,7 +255,7 @@ async def test_no_statement_that_holds_the_write_lock_goes_through_all_entries(t
     await store.drop_damaged("v1/a/b/embedding/m@1")
     await store.mark_done(GROUP, True)
     await store.reconfigure(ranking=LeastRecentlyUsed(), budget_bytes=ENTRIES * SIZE // 4, uses=[("v1/a", NOW)])
-    await store.reconfigure(max_age_s=1000.0)
+    store._limits.max_age_s = 1000.0
     clock.now += 1800.0
     await store.sweep()
     await store.aclose()

@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 
 from labeling_ground.models.catalogue import Role
-from labeling_ground.models.store import ModelStore, StoredFile
+from labeling_ground.models.manifests import StoredFile
+from labeling_ground.models.store import ModelStore
 
 PARTS = {
     Role.ENCODER: b"the graph of an encoder",

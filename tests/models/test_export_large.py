@@ -10,7 +10,8 @@ from tests.needs import needs
 from labeling_ground.errors import BackendFailed
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.disk import digest_of
-from labeling_ground.models.store import ModelStore, StoredFile
+from labeling_ground.models.manifests import StoredFile
+from labeling_ground.models.store import ModelStore
 
 
 def graph_of(module: Any) -> Any:

@@ -11,7 +11,8 @@ from tests.models.weights_server import artifact_of, bytes_of, catalogue_of, mod
 from labeling_ground.errors import BadInput, PullFailed, UnknownModel
 from labeling_ground.models import disk
 from labeling_ground.models.catalogue import Format, Role
-from labeling_ground.models.store import ModelStore, StoredFile, is_here
+from labeling_ground.models.manifests import StoredFile
+from labeling_ground.models.store import ModelStore, is_here
 
 ENCODER, DECODER, CHECKPOINT, MINE = (bytes_of(seed, 50_000 + seed) for seed in range(4))
 MODEL = model_of(

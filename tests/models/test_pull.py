@@ -31,8 +31,9 @@ from labeling_ground.errors import BadSettings, PullFailed, UnknownModel
 from labeling_ground.models.catalogue import CatalogueModel, Format, Role
 from labeling_ground.models.client import Redirects, proxy_for, retry_after, validator
 from labeling_ground.models.download import State, Step
+from labeling_ground.models.manifests import InstalledModel
 from labeling_ground.models.pull import mirror_address, pull
-from labeling_ground.models.store import InstalledModel, ModelStore
+from labeling_ground.models.store import ModelStore
 
 ROOT = Path(__file__).parent.parent.parent
 CONTENT = bytes_of(1, 300_000)
@@ -170,7 +171,7 @@ def test_wrong_bytes_never_get_the_name(server: WeightsServer, model: CatalogueM
     assert GOOD_BYTES in str(said.value)
     assert len(server.seen) == 1
     assert list((store.folder / "partial").iterdir()) == []
-    assert not store.has(GOOD_BYTES)
+    assert not store.blob(GOOD_BYTES).exists()
     assert store.installed() == {}
 
 

@@ -13,7 +13,8 @@ from labeling_ground.inference.backend import ModelInfo
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Role, catalogue
 from labeling_ground.models.disk import digest_of
-from labeling_ground.models.store import ModelStore, StoredFile
+from labeling_ground.models.manifests import StoredFile
+from labeling_ground.models.store import ModelStore
 from labeling_ground.settings import Settings
 from labeling_ground.types import Kind, ModelVersion
 from labeling_ground.wiring import build_backend, build_predictor, models

@@ -28,8 +28,9 @@ from labeling_ground.models.disk import digest_of
 from labeling_ground.models.download import State, Step
 from labeling_ground.models.export.run import check_installed
 from labeling_ground.models.export.run import export as export_checkpoint
+from labeling_ground.models.manifests import InstalledModel, StoredFile
 from labeling_ground.models.pull import pull as pull_model
-from labeling_ground.models.store import InstalledModel, ModelStore, StoredFile, is_here
+from labeling_ground.models.store import ModelStore, is_here
 
 _PRECISIONS = ("fp16", "fp32")
 

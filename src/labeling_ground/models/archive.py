@@ -20,7 +20,8 @@ from typing import Any
 from labeling_ground.errors import BadInput, BadSettings, UnknownModel
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.disk import check_room, disk_errors
-from labeling_ground.models.store import InstalledModel, ModelStore
+from labeling_ground.models.manifests import InstalledModel
+from labeling_ground.models.store import ModelStore
 from labeling_ground.sam.preprocess import PREPROCESSING_VERSION
 from labeling_ground.types import ModelVersion
 

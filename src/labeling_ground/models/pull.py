@@ -12,7 +12,8 @@ from labeling_ground.errors import BadSettings, shown_url
 from labeling_ground.models.catalogue import Artifact, CatalogueModel, Format
 from labeling_ground.models.disk import check_room, digest_of, disk_trouble, existing
 from labeling_ground.models.download import RetryPolicy, State, Step, download
-from labeling_ground.models.store import InstalledModel, ModelStore, is_here, stored_from
+from labeling_ground.models.manifests import InstalledModel
+from labeling_ground.models.store import ModelStore, is_here, stored_from
 
 
 class DiskUsage(Protocol):

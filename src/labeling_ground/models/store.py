@@ -10,13 +10,10 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from labeling_ground.errors import BadInput, PullFailed, UnknownModel
 from labeling_ground.models.catalogue import (
@@ -27,74 +24,14 @@ from labeling_ground.models.catalogue import (
     Role,
     catalogue,
     is_model_name,
-    is_sha256,
 )
 from labeling_ground.models.disk import check_room, copied, digest_of, disk_errors, flush, locked
+from labeling_ground.models.manifests import InstalledModel, Manifests, StoredFile
 
 log = logging.getLogger(__name__)
 
-MANIFEST = 1
-"""Layout of a manifest. One of another layout is not read."""
-
 _NOT_A_NAME_FOR_WEIGHTS = frozenset({"classical"})
 """The weight-free engine's id: a model of that name could be taken for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """One file in the store.
-
-    Attributes:
-        role: what it is for.
-        sha256: its digest, and so its name in the store.
-        bytes: its size.
-        file: the name that it came with.
-        origin: where it came from: an address, ``by hand``, or what made it.
-        precision: of its weights, where known.
-        io: the convention for its tensors, where known (see the catalogue).
-    """
-
-    role: Role
-    sha256: str
-    bytes: int
-    file: str
-    origin: str
-    precision: str | None = None
-    io: str | None = None
-
-    @property
-    def format(self) -> Format:
-        """How it is written."""
-        return self.role.written_as
-
-
-@dataclass(frozen=True, slots=True)
-class InstalledModel:
-    """What is here of one model.
-
-    Attributes:
-        name: the model id.
-        family: which numbers and prompts it follows; ``None`` where nobody said.
-        own: it is the user's, not the catalogue's.
-        files: by role.
-        memory_bytes: what it took when it was last loaded, measured; ``None`` before that.
-    """
-
-    name: str
-    family: str | None
-    own: bool
-    files: Mapping[Role, StoredFile]
-    memory_bytes: int | None = None
-
-    @property
-    def formats(self) -> tuple[Format, ...]:
-        """The formats of which everything is here: both halves, or the checkpoint."""
-        complete = []
-        if Role.ENCODER in self.files and Role.DECODER in self.files:
-            complete.append(Format.ONNX)
-        if Role.CHECKPOINT in self.files:
-            complete.append(Format.PYTORCH)
-        return tuple(complete)
 
 
 class ModelStore:
@@ -108,16 +45,13 @@ class ModelStore:
     def __init__(self, folder: Path, known: Catalogue | None = None) -> None:
         self.folder = folder
         self.known = known or catalogue()
+        self._manifests = Manifests(folder / "manifests")
 
     # --- what is here ------------------------------------------------------------------------------------------------
 
     def installed(self) -> dict[str, InstalledModel]:
         """What is here, by name. Files that are gone or of another size do not count."""
-        try:
-            names = sorted(path.stem for path in (self.folder / "manifests").glob("*.json"))
-        except OSError:
-            return {}
-        found = {name: model for name in names if (model := self.get(name)) is not None}
+        found = {name: model for name in self._manifests.names() if (model := self.get(name)) is not None}
         return {name: model for name, model in found.items() if model.files}
 
     def get(self, name: str) -> InstalledModel | None:
@@ -129,26 +63,7 @@ class ModelStore:
 
     def noted(self, name: str) -> InstalledModel | None:
         """The model as its manifest has it, whether or not the files are still here: one half may live elsewhere."""
-        if not is_model_name(name):
-            return None
-        path = self._manifest(name)
-        try:
-            raw = json.loads(path.read_bytes())
-            if raw["layout"] != MANIFEST:
-                raise ValueError(f"its layout is {raw['layout']}")
-            files = [_stored(entry) for entry in raw["files"]]
-            family, own = raw["family"], bool(raw["own"])
-            memory_bytes = None if raw.get("memory_bytes") is None else int(raw["memory_bytes"])
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("the manifest %s cannot be used: %s", path, error)
-            return None
-        return InstalledModel(name, family, own, {file.role: file for file in files}, memory_bytes)
-
-    def has(self, sha256: str) -> bool:
-        """Whether a file of that digest is here."""
-        return self.blob(sha256).is_file()
+        return self._manifests.read(name)
 
     def path_of(self, name: str, role: Role) -> Path:
         """Where a model's file is.
@@ -222,7 +137,7 @@ class ModelStore:
         """
         files = list(files)
         with disk_errors(self.folder):
-            (self.folder / "manifests").mkdir(parents=True, exist_ok=True)
+            self._manifests.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "blobs").mkdir(exist_ok=True)
             with self._locked():
                 for stored, path in files:
@@ -237,7 +152,7 @@ class ModelStore:
                 roles |= {stored.role: stored for stored, _ in files}
                 known_family = family or (before.family if before else None)
                 now = InstalledModel(name, known_family, own, roles)
-                self._write_manifest(now)
+                self._manifests.write(now)
                 self._drop_unused(replaced)
                 return now
 
@@ -250,7 +165,7 @@ class ModelStore:
         with disk_errors(self.folder), self._locked():
             model = self.noted(name)
             if model is not None and model.memory_bytes != memory_bytes:
-                self._write_manifest(dataclasses.replace(model, memory_bytes=memory_bytes))
+                self._manifests.write(dataclasses.replace(model, memory_bytes=memory_bytes))
 
     def remove(self, name: str) -> int:
         """Remove a model, and what an interrupted pull of it left. Returns the bytes that this gave back.
@@ -259,12 +174,13 @@ class ModelStore:
             UnknownModel: nothing of it is here.
             PullFailed: it is being pulled right now, or a file cannot be removed.
         """
-        parts = [p for a in self._artifacts_of(name) if (p := self.part(a.sha256)).exists()]
-        if not is_model_name(name) or not (self._manifest(name).exists() or parts):
+        artifacts = self.known.model(name).artifacts if name in self.known else ()
+        parts = [part for artifact in artifacts if (part := self.part(artifact.sha256)).exists()]
+        if not is_model_name(name) or not (self._manifests.path(name).exists() or parts):
             raise UnknownModel(f"Nothing of a model {name!r} is here.")
         with disk_errors(self.folder), self.pulling(name, wait_s=0), self._locked():
             model = self.get(name)
-            self._manifest(name).unlink(missing_ok=True)
+            self._manifests.path(name).unlink(missing_ok=True)
             freed = self._drop_unused({file.sha256 for file in model.files.values()} if model else set())
             for part in parts:
                 with contextlib.suppress(FileNotFoundError):
@@ -298,9 +214,6 @@ class ModelStore:
                     raise PullFailed(f"{name} is being pulled by another process. Wait for it, or stop it.") from None
             yield
 
-    def _artifacts_of(self, name: str) -> tuple[Artifact, ...]:
-        return self.known.model(name).artifacts if name in self.known else ()
-
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _check_own(self, name: str, role: Role | None, family: str | None) -> None:
@@ -313,9 +226,6 @@ class ModelStore:
         before = self.get(name)
         if family and before and before.family and before.family != family and set(before.files) - {role}:
             raise BadInput(f"{name} is of the family {before.family}. Remove it first, or choose another name.")
-
-    def _manifest(self, name: str) -> Path:
-        return self.folder / "manifests" / f"{name}.json"
 
     def _is_whole(self, file: StoredFile) -> bool:
         try:
@@ -339,25 +249,6 @@ class ModelStore:
                 yield path
         finally:
             path.unlink(missing_ok=True)
-
-    def _write_manifest(self, model: InstalledModel) -> None:
-        document = {
-            "layout": MANIFEST,
-            "model": model.name,
-            "family": model.family,
-            "own": model.own,
-            "memory_bytes": model.memory_bytes,
-            "files": [asdict(file) for _, file in sorted(model.files.items())],
-        }
-        path = self._manifest(model.name)
-        temporary = path.with_suffix(f".{secrets.token_hex(4)}")
-        try:
-            temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-            flush(temporary)
-            temporary.replace(path)
-            flush(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _drop_unused(self, digests: Iterable[str]) -> int:
         used = {file.sha256 for model in self.installed().values() for file in model.files.values()}
@@ -407,9 +298,3 @@ def _unknown(file: Path, sha256: str, size: int) -> str:
         f"{file} ({size} bytes, SHA-256 {sha256}) is none of the catalogue's files: it is damaged, another version, or "
         "your own. If it is your own model, say so: --as NAME --role encoder, decoder or checkpoint."
     )
-
-
-def _stored(raw: dict[str, Any]) -> StoredFile:
-    if not is_sha256(raw["sha256"]):
-        raise ValueError(f"{raw['sha256']!r} is no SHA-256")
-    return StoredFile(**{**raw, "role": Role(raw["role"])})

@@ -19,7 +19,8 @@ from labeling_ground.inference.remote.handler import InferenceHandler
 from labeling_ground.inference.remote.wire import Description
 from labeling_ground.inference.remote.wire import Role as EngineRole
 from labeling_ground.models.catalogue import Format, Role
-from labeling_ground.models.store import ModelStore, StoredFile
+from labeling_ground.models.manifests import StoredFile
+from labeling_ground.models.store import ModelStore
 from labeling_ground.sam.family import Family
 from labeling_ground.service.model_pool import ModelFacts
 from labeling_ground.settings import Settings

@@ -209,20 +209,10 @@ class DiskStore:
         *,
         budget_bytes: int | None = None,
         idle_s: float | EllipsisType | None = ...,
-        max_age_s: float | EllipsisType | None = ...,
         ranking: Ranking | None = None,
         uses: Sequence[tuple[str, float]] = (),
     ) -> None:
-        """Change what is given, for this process, and evict down to the new budget.
-
-        Args:
-            budget_bytes: the new budget, or ``None`` for the present one.
-            idle_s: the new idle time, ``None`` to switch it off; left out, it stays.
-            max_age_s: the new greatest age, ``None`` to switch it off; left out, it stays.
-            ranking: a new formula. Other processes on the directory keep to theirs until they are
-            told as well.
-            uses: keys and when a tier above had them used last: those uses are noted first, so that
-            a shorter idle time takes nothing that is in use.
+        """See ``Adjustable``. Other processes on the directory keep to their formula until they are told as well.
 
         Raises:
             StoreFailed: it could not be done; the budget and the idle time are what they were.
@@ -236,8 +226,6 @@ class DiskStore:
             await self._set_budget(budget_bytes)
         if idle_s is not ...:
             self._limits.idle_s = idle_s
-        if max_age_s is not ...:
-            self._limits.max_age_s = max_age_s
 
     async def stats(self) -> StoreStats:
         """What is held by all processes, and what this one evicted."""

@@ -63,8 +63,6 @@ class MemoryStore:
         low_watermark: share of the budget to evict down to then; by default just enough goes.
         clock: monotonic seconds. What is measured by it goes on while the wall clock is set.
         wall_clock: seconds since 1970: the time of all times that are handed in or out.
-        on_evict: told of every entry after it went: its key, itself, the ``Reason``, when it was used last (seconds
-            since 1970). It must neither raise nor call back into the store. The attribute may be set later.
 
     Raises:
         BadSettings: the watermarks are not in order, or so low that what is admitted might not fit.
@@ -83,14 +81,15 @@ class MemoryStore:
         low_watermark: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
-        on_evict: Callable[[str, Entry, str, float], None] | None = None,
     ) -> None:
         if not 0.125 <= low_watermark <= high_watermark <= 1.0:
             raise BadSettings(
                 f"The watermarks of the memory tier are {low_watermark:g} and {high_watermark:g}; the low one must be "
                 "at least 0.125, the high one not below it, and neither above 1."
             )
-        self.on_evict = on_evict
+        self.on_evict: Callable[[str, Entry, str, float], None] | None = None
+        """Told of every entry after it went: key, entry, ``Reason``, when it was used last (seconds since 1970).
+        It must neither raise nor call back into the store."""
         self.observer: MemoryObserver | None = None
         """Told of what happens here, where that is wanted."""
         self.peak_bytes = 0
@@ -226,7 +225,6 @@ class MemoryStore:
         *,
         budget_bytes: int | None = None,
         idle_s: float | EllipsisType | None = ...,
-        max_age_s: float | EllipsisType | None = ...,
     ) -> None:
         """Change what is given and keep all entries but those that a smaller budget forces out.
 
@@ -235,7 +233,6 @@ class MemoryStore:
         Args:
             budget_bytes: the new budget, or ``None`` for the present one.
             idle_s: the new idle time, ``None`` to switch it off; left out, it stays.
-            max_age_s: the new greatest age, ``None`` to switch it off; left out, it stays.
         """
         if budget_bytes is not None:
             low, high = self._watermarks
@@ -246,8 +243,6 @@ class MemoryStore:
             self._idle_s = idle_s
             self._idle_limit = math.inf if idle_s is None else idle_s
             self._idle_from = -math.inf  # before this, nothing has expired that has not gone
-        if max_age_s is not ...:
-            self._max_age_s = max_age_s
         while self.bytes > self.budget and self.expire(_EXPIRED_AT_ONCE):
             pass
         self._make_room(self.budget)

@@ -1,26 +1,23 @@
 """The Redis tier: shared by all processes and machines, bounded by the server's ``maxmemory``."""
 
-import asyncio
 import logging
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import EllipsisType
-from typing import Any
-
-from redis.exceptions import NoPermissionError
 
 from labeling_ground import key as keys
-from labeling_ground.cache.budgets import PARTS
 from labeling_ground.cache.complaint import Complaint
 from labeling_ground.cache.policies.port import Ranking, Reason
 from labeling_ground.cache.redis.connect import RedisConnection
+from labeling_ground.cache.redis.figures import ServerFigures
 from labeling_ground.cache.redis.health import probe
 from labeling_ground.cache.redis.lifetime import Lifetimes
 from labeling_ground.cache.redis.notices import PurgeNotices
 from labeling_ground.codec import frame
-from labeling_ground.errors import StoreFailed, StoreFull
+from labeling_ground.errors import StoreFull
 from labeling_ground.types import Entry, StoreStats
 
 log = logging.getLogger(__name__)
@@ -77,13 +74,8 @@ class RedisStore:
         self.notices = notices
         self._lifetimes = Lifetimes(idle_s, by_cost=by_cost)
         self._max_age_s = max_age_s
-        self._given_budget = budget_bytes
         self._clock = clock
-        self._largest: int | None = None
-        self._looked: float | None = None
-        self._looking = asyncio.Lock()
-        self._servers: dict[str, tuple[int, int]] = {}
-        self._evictions: Counter[Reason] = Counter()
+        self._servers = ServerFigures(connection, budget_bytes, clock)
         self._refused = 0
         self.trouble = ""
         self._complaint = Complaint(log, self.name, clock)
@@ -121,9 +113,9 @@ class RedisStore:
             StoreFailed: Redis did not answer; the value may be kept or not.
         """
         self._listen()
-        if self._looked is None:
-            await self._look()
-        if self._largest is not None and entry.size > self._largest:
+        if not self._servers.are_known:
+            await self._servers.look()
+        if self.largest is not None and entry.size > self.largest:
             self._refused += 1
             return
         self._lifetimes.learn(key, entry)
@@ -236,7 +228,7 @@ class RedisStore:
     @property
     def largest(self) -> int | None:
         """Bytes of the largest value that is admitted; ``None`` where Redis does not tell its memory."""
-        return self._largest
+        return self._servers.largest
 
     async def open(self) -> None:
         """Hear of the purges up to now, and listen for those to come.
@@ -254,15 +246,7 @@ class RedisStore:
             StoreFailed: a server did not answer.
         """
         self._listen()
-        servers = await self._look()
-        return StoreStats(
-            tier=self.name,
-            entries=sum(_keys(info, self.connection.address.db) for info in servers),
-            bytes=sum(info.get("used_memory_dataset", info.get("used_memory", 0)) for info in servers),
-            budget=self._given_budget or sum(info.get("maxmemory", 0) for info in servers),
-            evictions={reason.value: self._evictions[reason] for reason in Reason},
-            refused=self._refused,
-        )
+        return replace(await self._servers.stats(), refused=self._refused)
 
     async def aclose(self) -> None:
         """Stop listening and close the connections."""
@@ -271,45 +255,11 @@ class RedisStore:
             if self.notices is not None:
                 closing.push_async_callback(self.notices.aclose)
 
-    async def _look(self) -> list[Mapping[str, Any]]:
-        """Ask the servers for their figures; take note of the largest value to admit, and of what they evicted.
-
-        None, where the user in ``redis_url`` may not ask. One look at a time: what they counted is booked in its order.
-        """
-        async with self._looking:
-            return await self._look_now()
-
-    async def _look_now(self) -> list[Mapping[str, Any]]:
-        servers: list[Mapping[str, Any]] = []
-        try:
-            servers = await self.connection.each("INFO")
-        except StoreFailed as error:
-            if not isinstance(error.__cause__, NoPermissionError):
-                raise
-        smallest = min((info.get("maxmemory", 0) for info in servers), default=0)
-        if self._given_budget is not None:
-            smallest = self._given_budget // max(1, len(servers))
-        self._largest = smallest // PARTS if smallest else None
-        now = self._clock()
-        since = 0.0 if self._looked is None else now - self._looked
-        for info in servers:
-            run = str(info.get("run_id"))
-            went = (int(info.get("expired_keys", 0)), int(info.get("evicted_keys", 0)))
-            # One that started since the last look counts from 0; one that was a replica until then, from what it says.
-            before = self._servers.get(run, (0, 0) if info.get("uptime_in_seconds", 0) < since else went)
-            if went[0] < before[0] or went[1] < before[1]:  # somebody had it count anew
-                before = (0, 0)
-            self._evictions[Reason.IDLE] += went[0] - before[0]
-            self._evictions[Reason.BUDGET] += went[1] - before[1]
-            self._servers[run] = went
-        self._looked = now
-        return servers
-
     async def _unlink(self, names: list[bytes], reason: Reason = Reason.PURGE) -> int:
         gone = 0
         if names:
             gone = sum(await self.connection.together([("UNLINK", name) for name in names]))
-            self._evictions[reason] += gone  # not in one line with the waiting: others count meanwhile
+            self._servers.evictions[reason] += gone  # not in one line with the waiting: others count meanwhile
         return gone
 
     def _left_ms(self, entry: Entry) -> int | None:
@@ -326,8 +276,3 @@ class RedisStore:
     def _listen(self) -> None:
         if self.notices is not None:
             self.notices.start()
-
-
-def _keys(info: Mapping[str, Any], db: int) -> int:
-    space = info.get(f"db{db}")
-    return int(space["keys"]) if isinstance(space, Mapping) else 0
