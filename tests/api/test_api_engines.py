@@ -27,12 +27,12 @@ def using(engines: Served) -> dict[str, Any]:
     management = f"http://127.0.0.1:{engines.management_port}"
     return {
         "real_engine": True,
-        "encoder_url": engines.url,
-        "decoder_url": engines.url,
+        "encoder_url": (engines.url,),
+        "decoder_url": (engines.url,),
         "encoder_name": NAMES[Role.ENCODER],
         "decoder_name": NAMES[Role.DECODER],
-        "encoder_management_url": management,
-        "decoder_management_url": management,
+        "encoder_management_url": (management,),
+        "decoder_management_url": (management,),
         "engine_reset_s": 0.1,
         "engine_poll_s": 0.1,
         "disk_bytes": 0,
@@ -56,14 +56,46 @@ async def test_what_is_known_of_the_engines_is_told(
             assert told["decoder"]["asks"] == 2  # this click, and the one at the start
             assert told["decoder"]["round_trip_seconds"] >= told["decoder"]["engine_seconds"] > 0
             metrics = (await server.client.get("/metrics")).text
-            assert 'labeling_ground_engine_workers{engine="decoder"} 2.0' in metrics
-            assert 'labeling_ground_engine_bytes_total{direction="sent",engine="decoder"}' in metrics
+            assert f'labeling_ground_engine_workers{{address="{engines.url}",engine="decoder"}} 2.0' in metrics
+            assert f'engine_bytes_total{{address="{engines.url}",direction="sent",engine="decoder"}}' in metrics
+            assert told["decoder"]["embeddings_sent"] == 2
+            assert told["decoder"]["left_out"] == ""
             [model] = (await server.client.get("/v1/models")).json()["models"]
             assert (model["version"], model["engine"]) == (
                 str(VERSION),
                 "in other processes: 1 encoder and 2 decoder workers",
             )
             assert server.app_state.predictor.encode_lane.slots == 1
+
+
+async def test_an_engine_of_another_model_is_named_and_its_pool_goes_on(
+    start: "Start", tmp_path: Path, make_image: Callable[..., bytes]
+) -> None:
+    with both(tmp_path / "kept") as engines, both(tmp_path / "odd") as odd:
+        decoder = odd.endpoints[1]
+        decoder.handler = endpoint(Role.DECODER, ToyEngine(seed=9), tmp_path / "other", version=OTHER).handler
+        settings = using(engines)
+        for name in ("encoder_url", "decoder_url"):
+            settings[name] = (engines.url, odd.url)
+        for name in ("encoder_management_url", "decoder_management_url"):
+            settings[name] = (*settings[name], f"http://127.0.0.1:{odd.management_port}")
+        async with start(**settings) as server:
+            image_id = await server.send_image(make_image())
+            first = (await server.click(image_id, 9, 9)).json()
+            assert first["model_version"] == str(VERSION)
+            status, found = await checks(server)
+            assert status == 200
+            assert f"it serves {OTHER}" in found[f"decoder at {odd.url}"]
+            assert not [name for name in found if engines.url in name]
+            metrics = (await server.client.get("/metrics")).text
+            where = f'address="{odd.url}",engine="decoder"'
+            assert f'labeling_ground_engine_left_out{{{where},reason="model"}} 1.0' in metrics
+            assert f"labeling_ground_engine_asks_total{{{where}}} 0.0" in metrics
+            lanes = server.app_state.predictor.encode_lane, server.app_state.predictor.decode_lane
+            assert [lane.slots for lane in lanes] == [2, 3]  # both encoders; the one decoder, and one ahead
+            decoder.handler = endpoint(Role.DECODER, ToyEngine(), tmp_path / "odd").handler
+            await server.until(lambda: lanes[1].slots == 6)
+            assert (await checks(server))[1].keys() == {"model"}
 
 
 async def test_without_engines_the_cache_goes_on_and_the_rest_is_told_to_come_back(

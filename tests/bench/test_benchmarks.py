@@ -46,6 +46,16 @@ def test_the_fairness_benchmark_runs_and_nobody_is_refused() -> None:
     assert all(share > 0 for share in result["shares"].values())
 
 
+def test_the_affinity_benchmark_runs_and_the_choice_that_serves_finds_most_embeddings() -> None:
+    result = run("bench.affinity")
+    absent = {row["choice"]: row["absent"] for row in result["rows"]}
+    assert result["compulsory"] < absent["rendezvous, bound 1.25"] <= 0.15
+    assert absent["round robin"] > 0.4
+    for row in result["rows"]:
+        assert row["killed"]["clicks_before"] > 0
+        assert row["killed"]["clicks_after"] > 0
+
+
 def test_the_engines_benchmark_runs() -> None:
     result = run("bench.engines")
     assert result

@@ -168,6 +168,6 @@ def test_engines_that_cannot_be_used_are_said_at_start(settings: dict[str, str],
 
 
 def test_an_address_that_is_empty_is_none() -> None:
-    assert Settings(encoder_url="", decoder_url="").encoder_url is None
+    assert Settings(encoder_url="", decoder_url="").encoder_url == ()
     with pytest.raises(ValueError, match="http"):
         Settings(encoder_url="gpu:8080")

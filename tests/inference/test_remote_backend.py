@@ -20,8 +20,8 @@ from tests.inference.toy_engine import (
     VERSION,
     ToyEngine,
     backend_of,
-    client,
     endpoint,
+    pool,
     process,
     remote,
     served,
@@ -34,8 +34,10 @@ from labeling_ground.codec.tensors import pack
 from labeling_ground.errors import BackendFailed, BadPrompt, BadSettings, LabelingGroundError, Overloaded
 from labeling_ground.inference.graphs import FloatArray
 from labeling_ground.inference.remote import wire
+from labeling_ground.inference.remote.addresses import Address
 from labeling_ground.inference.remote.backend import RemoteBackend, connect
-from labeling_ground.inference.remote.client import Address, EngineClient, read_management
+from labeling_ground.inference.remote.client import EngineClient, read_management
+from labeling_ground.inference.remote.pool import EnginePool
 from labeling_ground.inference.remote.wire import Role
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.sam.family import Family
@@ -173,7 +175,7 @@ async def test_a_new_model_is_met_with_its_own_version_and_never_with_the_old_on
     encoder, decoder = (endpoint(role, ToyEngine(), tmp_path) for role in (Role.ENCODER, Role.DECODER))
     with served(encoder, decoder) as both:
         management = f"http://127.0.0.1:{both.management_port}"
-        backend = backend_of(client(Role.ENCODER, both.url, management), client(Role.DECODER, both.url, management))
+        backend = backend_of(*(pool(role, both.url, management=management) for role in (Role.ENCODER, Role.DECODER)))
         [old] = await backend.encode([image()])
         decoder.handler = endpoint(Role.DECODER, ToyEngine(seed=2), tmp_path, version=OTHER).handler
         with pytest.raises(BackendFailed, match="changed to another model"):
@@ -196,7 +198,7 @@ async def test_a_new_model_is_noticed_while_nobody_asks(tmp_path: Path) -> None:
     encoder, decoder = (endpoint(role, ToyEngine(), tmp_path) for role in (Role.ENCODER, Role.DECODER))
     with served(encoder, decoder) as both:
         management = f"http://127.0.0.1:{both.management_port}"
-        clients = [client(role, both.url, management) for role in (Role.ENCODER, Role.DECODER)]
+        clients = [pool(role, both.url, management=management) for role in (Role.ENCODER, Role.DECODER)]
         backend = backend_of(clients[0], clients[1], poll_s=0.05)
         await backend.encode([image()])
         for half in (encoder, decoder):
@@ -213,7 +215,7 @@ def test_engines_that_do_not_belong_together_are_refused_at_start(tmp_path: Path
     encoder = endpoint(Role.ENCODER, ToyEngine(), tmp_path)
     decoder = endpoint(Role.DECODER, ToyEngine(), tmp_path, version=OTHER)
     with served(encoder, decoder) as both:
-        one, other = client(Role.ENCODER, both.url), client(Role.DECODER, both.url)
+        one, other = pool(Role.ENCODER, both.url), pool(Role.DECODER, both.url)
         with pytest.raises(BadSettings, match="must be halves of one model"):
             connect(one, other, model="", wait_s=0)
         decoder.handler = endpoint(Role.DECODER, ToyEngine(), tmp_path).handler
@@ -227,10 +229,10 @@ def test_engines_that_are_not_there_are_waited_for_and_then_named(tmp_path: Path
     url = f"http://127.0.0.1:{port}"
     started = time.monotonic()
     with pytest.raises(BadSettings, match=rf"toy_encode at .*:{port}.*not ready after 0\.6 s.*cannot be connected"):
-        connect(client(Role.ENCODER, url), client(Role.DECODER, url), model="", wait_s=0.6)
+        connect(pool(Role.ENCODER, url), pool(Role.DECODER, url), model="", wait_s=0.6)
     assert time.monotonic() - started >= 0.6
     with served(endpoint(Role.ENCODER, ToyEngine(), tmp_path)) as one:
-        clients = client(Role.ENCODER, one.url), client(Role.DECODER, one.url)
+        clients = pool(Role.ENCODER, one.url), pool(Role.DECODER, one.url)
         with pytest.raises(BadSettings, match="serves toy_encode"):
             connect(clients[0], clients[1], model="", wait_s=0)
 
@@ -334,6 +336,14 @@ async def answering(answer: Callable[[bytes], bytes]) -> AsyncIterator[str]:
         server.close()
 
 
+async def described(encoders: EnginePool, decoders: EnginePool) -> tuple[EnginePool, EnginePool]:
+    """Pools of engines that need not be asked what they serve."""
+    for half in (encoders, decoders):
+        for member in await half.resolve():
+            member.description = wire.Description(VERSION, Family.SAM, "fp32", Role(half.half))
+    return encoders, decoders
+
+
 @contextlib.asynccontextmanager
 async def with_decoder(answer: Callable[[bytes], bytes]) -> AsyncIterator[RemoteBackend]:
     """A backend whose encoder is not asked, and whose decoder answers asks with what it is told to."""
@@ -342,12 +352,9 @@ async def with_decoder(answer: Callable[[bytes], bytes]) -> AsyncIterator[Remote
         return http(wire.write_description(description)) if wire.is_describe(body) else answer(body)
 
     async with answering(reply) as url:
-        one, other = client(Role.ENCODER, url), client(Role.DECODER, url, most_bytes=2 << 20)
-        description = wire.Description(VERSION, Family.SAM, "fp32", Role.ENCODER)
-        one.description = description
+        pools = await described(pool(Role.ENCODER, url), pool(Role.DECODER, url, most_bytes=2 << 20))
         description = wire.Description(VERSION, Family.SAM, "fp32", Role.DECODER)
-        other.description = description
-        backend = RemoteBackend(one, other, encode_workers=1, decode_workers=2, poll_s=60.0, reset_s=60.0)
+        backend = RemoteBackend(*pools, poll_s=60.0, reset_s=60.0)
         try:
             yield backend
         finally:
@@ -409,11 +416,9 @@ async def test_an_engine_that_is_too_busy_for_a_probe_is_left_in_peace_for_a_whi
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    clients = []
-    for role in (Role.ENCODER, Role.DECODER):
-        clients.append(client(role, url, kind=EngineClient))
-        clients[-1].description = wire.Description(VERSION, Family.SAM, "fp32", role)
-    backend = RemoteBackend(*clients, encode_workers=1, decode_workers=2, poll_s=0.02, reset_s=0.02)
+    pools = await described(*(pool(role, url, kind=EngineClient) for role in (Role.ENCODER, Role.DECODER)))
+    clients = [member for half in pools for member in half.members]
+    backend = RemoteBackend(*pools, poll_s=0.02, reset_s=0.02)
     embedding = Embedding(ToyEngine().encode(image().pixels), 211, 307)
     await backend.decode(on(embedding, [CLICK]))
 
@@ -509,7 +514,7 @@ async def test_a_decoder_that_is_killed_and_started_again(tmp_path: Path) -> Non
     encoder = endpoint(Role.ENCODER, ToyEngine(), tmp_path)
     with served(encoder) as both:
         with process(Role.DECODER, tmp_path / "kept", port) as first:
-            backend = backend_of(client(Role.ENCODER, both.url), client(Role.DECODER, url))
+            backend = backend_of(pool(Role.ENCODER, both.url), pool(Role.DECODER, url))
             embedding = cached(await encoded(backend, image()))
             expected = await backend.decode(on(embedding, PROMPTS))
             said: list[list[LabelingGroundError | None]] = [[] for _ in range(4)]
@@ -554,8 +559,8 @@ async def test_a_decoder_that_hangs(tmp_path: Path) -> None:
         process(Role.DECODER, tmp_path / "kept", port) as frozen,
     ):
         backend = backend_of(
-            client(Role.ENCODER, both.url),
-            client(Role.DECODER, f"http://127.0.0.1:{port}", kind=EngineClient, deadline_s=1.5),
+            pool(Role.ENCODER, both.url),
+            pool(Role.DECODER, f"http://127.0.0.1:{port}", kind=EngineClient, deadline_s=1.5),
         )
         embedding = cached(await encoded(backend, image()))
         expected = await at_last(backend, embedding, PROMPTS)

@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 
 from labeling_ground.engine_server.app import ModelEndpoint, create_engine_app
 from labeling_ground.inference.graphs import Engine, FloatArray
+from labeling_ground.inference.remote.addresses import Addresses, Resolve
 from labeling_ground.inference.remote.backend import RemoteBackend, connect
-from labeling_ground.inference.remote.client import Address, EngineClient, Limits
+from labeling_ground.inference.remote.client import EngineClient, Limits
 from labeling_ground.inference.remote.embedding_store import EmbeddingStore
 from labeling_ground.inference.remote.handler import InferenceHandler
+from labeling_ground.inference.remote.pool import Choice, EnginePool
 from labeling_ground.inference.remote.wire import Description, Role
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.geometry import LOW_RES, SIDE
@@ -118,25 +120,26 @@ class Served:
     port: int
     management_port: int
     endpoints: list[ModelEndpoint]
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
 
-def listener(port: int = 0) -> socket.socket:
+def listener(port: int = 0, host: str = "127.0.0.1") -> socket.socket:
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind(("127.0.0.1", port))
+    made.bind((host, port))
     made.listen(64)
     made.setblocking(False)
     return made
 
 
 @contextlib.contextmanager
-def served(*endpoints: ModelEndpoint, port: int = 0) -> Iterator[Served]:
+def served(*endpoints: ModelEndpoint, port: int = 0, host: str = "127.0.0.1") -> Iterator[Served]:
     """Serve from a thread."""
-    sockets = [listener(port), listener()]
+    sockets = [listener(port, host), listener()]
     ports = [made.getsockname()[1] for made in sockets]
     app = create_engine_app(
         endpoints, management_port=ports[1], most_bytes=32 << 20, most_held=256 << 20, silence_s=LONG_S
@@ -150,7 +153,7 @@ def served(*endpoints: ModelEndpoint, port: int = 0) -> Iterator[Served]:
             assert thread.is_alive()
             assert time.monotonic() < until
             time.sleep(0.01)
-        yield Served(ports[0], ports[1], list(endpoints))
+        yield Served(ports[0], ports[1], list(endpoints), host)
     finally:
         server.should_exit = True
         thread.join(LONG_S)
@@ -164,17 +167,31 @@ class Patient(EngineClient):
         return await super().describe(deadline_s)
 
 
-def client(
-    role: Role, url: str, management_url: str = "", kind: type[EngineClient] = Patient, **limits: float
-) -> EngineClient:
+def pool(
+    role: Role,
+    *urls: str,
+    management: str = "",
+    kind: type[EngineClient] = Patient,
+    resolve: Resolve | None = None,
+    **limits: float,
+) -> EnginePool:
+    """The engines of one half at these addresses."""
     chosen = {"connect_s": LONG_S, "deadline_s": 2 * LONG_S, "most_bytes": 32 << 20, "reset_s": 0.1, **limits}
-    return kind(Address(role.value, url, NAMES[role], management_url), Limits(**chosen))  # type: ignore[arg-type]
+    is_decoder = role is Role.DECODER
+    return EnginePool(
+        Addresses(role.value, urls, NAMES[role], [management] * len(urls) if management else (), resolve),
+        Limits(**chosen),  # type: ignore[arg-type]
+        Choice(by_key=is_decoder, patience=0.5 if is_decoder else 1.0),
+        workers=1 + is_decoder,
+        ahead=int(is_decoder),
+        kind=kind,
+    )
 
 
-def backend_of(encoder: EngineClient, decoder: EngineClient, **chosen: float) -> RemoteBackend:
-    connect(encoder, decoder, model="", wait_s=LONG_S)
-    settings = {"encode_workers": 1, "decode_workers": 2, "poll_s": 60.0, "reset_s": 0.1, **chosen}
-    return RemoteBackend(encoder, decoder, **settings)  # type: ignore[arg-type]
+def backend_of(encoders: EnginePool, decoders: EnginePool, **chosen: float) -> RemoteBackend:
+    connect(encoders, decoders, model="", wait_s=LONG_S)
+    settings = {"poll_s": 60.0, "reset_s": 0.1, **chosen}
+    return RemoteBackend(encoders, decoders, **settings)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -184,7 +201,7 @@ def remote(engine: Engine, kept: Path, *, workers: int = 2) -> Iterator[RemoteBa
         endpoint(Role.ENCODER, engine, kept, workers=1), endpoint(Role.DECODER, engine, kept, workers=workers)
     ) as both:
         management = f"http://127.0.0.1:{both.management_port}"
-        yield backend_of(client(Role.ENCODER, both.url, management), client(Role.DECODER, both.url, management))
+        yield backend_of(*(pool(role, both.url, management=management) for role in (Role.ENCODER, Role.DECODER)))
 
 
 def standing(engine: Engine) -> RemoteBackend:

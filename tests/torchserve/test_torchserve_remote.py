@@ -14,8 +14,10 @@ from tests.torchserve.server import TorchServe
 
 from labeling_ground.errors import BadSettings
 from labeling_ground.inference.graphs import FloatArray, version_of
+from labeling_ground.inference.remote.addresses import Addresses
 from labeling_ground.inference.remote.backend import RemoteBackend, connect
-from labeling_ground.inference.remote.client import Address, EngineClient, Limits
+from labeling_ground.inference.remote.client import EngineClient, Limits
+from labeling_ground.inference.remote.pool import Choice, EnginePool
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.archive import version_files
 from labeling_ground.types import Embedding, Prediction
@@ -25,18 +27,21 @@ pytestmark = pytest.mark.anyio
 LIMITS = Limits(connect_s=60.0, deadline_s=120.0, most_bytes=64 << 20, reset_s=1.0)
 
 
-def client(server: TorchServe, half: str, name: str) -> EngineClient:
-    return Patient(Address(half, server.inference, name, server.management), LIMITS)
+def pool(server: TorchServe, half: str, name: str) -> EnginePool:
+    addresses = Addresses(half, [server.inference], name, [server.management])
+    is_decoder = half == "decoder"
+    return EnginePool(addresses, LIMITS, Choice(is_decoder), workers=7, ahead=int(is_decoder), kind=Patient)
 
 
 @contextlib.asynccontextmanager
 async def remote(server: TorchServe) -> AsyncIterator[tuple[RemoteBackend, EngineClient]]:
-    encoder, decoder = client(server, "encoder", ENCODER), client(server, "decoder", DECODER)
+    encoders, decoders = pool(server, "encoder", ENCODER), pool(server, "decoder", DECODER)
     for _ in range(20):  # a busy machine may not tell its workers in the time that connecting gives it
-        connect(encoder, decoder, model=MODEL, wait_s=120.0)
-        if encoder.workers is not None and decoder.workers is not None:
+        connect(encoders, decoders, model=MODEL, wait_s=120.0)
+        if None not in (encoders.members[0].workers, decoders.members[0].workers):
             break
-    backend = RemoteBackend(encoder, decoder, model=MODEL, encode_workers=7, decode_workers=7, poll_s=60.0, reset_s=1.0)
+    backend = RemoteBackend(encoders, decoders, model=MODEL, poll_s=60.0, reset_s=1.0)
+    decoder = decoders.members[0]
     try:
         yield backend, decoder
     finally:
@@ -76,11 +81,11 @@ async def test_a_click_on_a_known_image_carries_no_embedding(
     mine = Embedding({name: tensor + np.float32(1) for name, tensor in embedding.items()}, HEIGHT, WIDTH)
     async with remote(server) as (backend, decoder):
         await backend.decode(on(mine, [PROMPTS[0]]))
-        first = decoder.figures.sent_bytes
+        first = decoder.figures("").sent_bytes
         assert first > mine.nbytes
         for prompt in PROMPTS[:3]:
             await backend.decode(on(mine, [prompt]))
-        assert decoder.figures.sent_bytes - first < 3 * 1000
+        assert decoder.figures("").sent_bytes - first < 3 * 1000
 
 
 async def test_workers_are_counted_by_the_management_api(server: TorchServe) -> None:
@@ -91,4 +96,4 @@ async def test_workers_are_counted_by_the_management_api(server: TorchServe) -> 
 
 async def test_archives_of_the_wrong_halves_are_refused(server: TorchServe) -> None:
     with pytest.raises(BadSettings, match="says it is the decoder"):
-        connect(client(server, "encoder", DECODER), client(server, "decoder", ENCODER), model="", wait_s=0.0)
+        connect(pool(server, "encoder", DECODER), pool(server, "decoder", ENCODER), model="", wait_s=0.0)

@@ -11,35 +11,48 @@ class EngineFigures:
 
     Attributes:
         half: ``encoder`` or ``decoder``.
+        address: scheme, host and port.
         version: the model that it serves.
         state: ``closed`` if it answers, else ``open`` or ``half-open``, as of a breaker.
+        left_out: why it is not asked now: ``unknown`` (it has not said what it serves), ``role`` (it is the other
+            half), ``model`` (another version than this server's), ``failing`` or ``draining``; empty if it is asked.
         workers: asks that it answers at the same time.
         queue: asks that wait there.
+        running: asks of this server that it has not answered yet.
         engine_s: moving average of what the engine says that it took, in seconds.
         round_trip_s: the same with the way there and back.
         sent_bytes: what it was sent since the start, bodies only.
         received_bytes: what it answered, likewise.
         asks: how many it answered.
+        embeddings: how many it was sent: asks for which it did not have the embedding yet.
     """
 
     half: str
+    address: str
     version: str
     state: str
+    left_out: str
     workers: int | None
     queue: int | None
+    running: int
     engine_s: float | None
     round_trip_s: float | None
     sent_bytes: int
     received_bytes: int
     asks: int
+    embeddings: int
 
 
 @runtime_checkable
 class RemoteStatus(Protocol):
-    """A backend that does not compute in this process. Both calls tell what is known, and ask nobody."""
+    """A backend that does not compute in this process. All calls tell what is known, and ask nobody."""
 
     def failing(self) -> Mapping[str, str]:
         """What keeps which part from working, as sentences; empty if all is well."""
+        ...
+
+    def left_out(self) -> Mapping[str, str]:
+        """Why which engine of several is not asked now: sentences by the engine's half and address."""
         ...
 
     def engines(self) -> Sequence[EngineFigures]:

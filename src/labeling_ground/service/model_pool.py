@@ -75,6 +75,11 @@ class LoadedModel:
         elsewhere = backend.failing() if isinstance(backend, RemoteStatus) else {}
         return {**self.predictor.engine_health.failing(), **elsewhere}
 
+    def left_out(self) -> Mapping[str, str]:
+        """Of several engines in other processes, those that are not asked now, each with a sentence."""
+        backend = self.predictor.backend
+        return backend.left_out() if isinstance(backend, RemoteStatus) else {}
+
     @property
     def is_in_use(self) -> bool:
         """Whether a request, or work that one has left behind, needs it."""

@@ -192,7 +192,7 @@ class FairQueue:
 
     Args:
         name: what waits here, for the error's sentence.
-        slots: how many run at the same time.
+        slots: how many run at the same time; or what tells how many by now, where that changes.
         queue: how many of a class may wait.
         deadline_s: how long one may take, in seconds; ``None``: as long as it does.
         tenant_share: part of a class's places that one tenant may wait in; ``None``: tenants are not told apart.
@@ -202,7 +202,7 @@ class FairQueue:
     def __init__(
         self,
         name: str,
-        slots: int,
+        slots: int | Callable[[], int],
         queue: int,
         *,
         deadline_s: float | None = None,
@@ -213,7 +213,7 @@ class FairQueue:
         self.deadline_s = deadline_s
         self.on_late: Callable[[str], None] | None = None
         """Told, in a sentence, of every call that takes longer than the deadline."""
-        self.slots = slots
+        self._slots = slots
         self.queue = queue
         self._most_of_one = None if tenant_share is None else max(1, int(tenant_share * queue))
         self._clock = clock
@@ -221,6 +221,11 @@ class FairQueue:
         self._calls: set[asyncio.Task[Any]] = set()
         self.typical_s: float | None = None
         """Moving average of how long one takes, in seconds; ``None`` before the first."""
+
+    @property
+    def slots(self) -> int:
+        """How many run at the same time."""
+        return self._slots() if callable(self._slots) else self._slots
 
     @property
     def running(self) -> int:

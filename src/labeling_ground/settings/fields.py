@@ -15,7 +15,7 @@ from labeling_ground.settings.machine import (
     half_of_the_cores,
     memory_of_this_machine,
 )
-from labeling_ground.settings.types import Address, HostName, Listed, Origin, RootPath, Source
+from labeling_ground.settings.types import Address, EngineAddress, HostName, Listed, Origin, RootPath, Source
 
 ENV_PREFIX = "LABELING_GROUND_"
 ENGINE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -342,31 +342,42 @@ class EngineSettings(BaseSettings):
 
     model_config = _CONFIG
 
-    encoder_url: Address | None = None
+    encoder_url: Listed[EngineAddress] = ()
     """Where the encoder answers, if it is not computed in this process: for instance `http://gpu:8080`. TorchServe or
-    `labeling-ground engine`. With it goes `decoder_url`; `model` is then what must be served there (`auto`: any). Of
-    several `models` it is the one called `remote`, or else the first."""
-    decoder_url: Address | None = None
-    """Where the decoder answers, for instance `http://cpu:7080`. May be the same as `encoder_url`."""
+    `labeling-ground engine`. Several addresses, separated by commas, are a pool; so is `dns+http://name:port`, where
+    each address that the name leads to is an engine. With it goes `decoder_url`; `model` is then what must be served
+    there (`auto`: any). Of several `models` it is the one called `remote`, or else the first. See `docs/scaling.md`."""
+    decoder_url: Listed[EngineAddress] = ()
+    """Where the decoder answers, for instance `http://cpu:7080`, likewise. May be the same as `encoder_url`."""
     encoder_name: str = Field("sam_vit_h_encode", pattern=ENGINE_NAME)
     """What the encoder is called there, as in `/predictions/sam_vit_h_encode`."""
     decoder_name: str = Field("sam_vit_h_decode", pattern=ENGINE_NAME)
     """What the decoder is called there."""
-    encoder_management_url: Address | None = None
-    """Where the encoder's workers and queue are told. Not set: one port above `encoder_url`, as with TorchServe."""
-    decoder_management_url: Address | None = None
+    encoder_management_url: Listed[EngineAddress] = ()
+    """Where the encoder's workers and queue are told: one address for each of `encoder_url`. Not set: one port above
+    it, as with TorchServe."""
+    decoder_management_url: Listed[EngineAddress] = ()
     """The same for the decoder."""
+    engine_resolve_s: float = Field(5.0, gt=0)
+    """Seconds between two look-ups of the names behind `dns+http://`: so late it shows that an engine came or went."""
+    engine_load_bound: float = Field(1.25, ge=1, le=100)
+    """A decode goes to the engine that already has its image's embedding, unless that one's workers are busy and it has
+    so many times its share of all decodes under way; then to the next."""
+    engine_tries: int = Field(3, ge=1)
+    """Engines of a pool that may begin with one ask. One that cannot be reached does not count; one that breaks off in
+    the middle does, because an ask that makes engines fail must not be handed to all of them."""
     engine_wait_s: float = Field(60.0, ge=0)
     """Seconds, at start, that the engines have to become ready; then the server gives up and says why."""
     engine_connect_s: float = Field(2.0, gt=0)
     """Longest time, in seconds, to connect to an engine."""
     encode_deadline_s: float = Field(120.0, gt=0)
-    """Longest time, in seconds, for the encoder to take over an image, here or elsewhere, waiting and retries there
-    included; then 503. What has begun is not stopped by that: its result is kept when it comes."""
+    """Longest time, in seconds, for the encoder to take over an image, here or elsewhere, waiting, retries and other
+    engines of its pool included; then 503. What has begun is not stopped by that: its result is kept when it comes."""
     decode_deadline_s: float = Field(15.0, gt=0)
     """The same for one prompt."""
     engine_reset_s: float = Field(1.0, gt=0)
-    """Seconds between trials whether an engine that failed is back; until then new asks for it are answered 503."""
+    """Seconds between trials whether an engine that failed is back; until then new asks go to the others of its pool,
+    or are answered 503."""
     engine_poll_s: float = Field(2.0, gt=0)
     """Seconds between looks at the engines' workers, queues and model version."""
     max_engine_bytes: ByteSize = ByteSize(64 << 20)

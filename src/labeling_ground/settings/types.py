@@ -30,6 +30,13 @@ def _address(value: str) -> str:
     return value
 
 
+def _engine(value: str) -> str:
+    if not value.startswith(("http://", "https://", "dns+http://")):
+        raise ValueError("an engine's address begins with http://, https:// or dns+http://")
+    _address(value.removeprefix("dns+"))
+    return value
+
+
 def _path(value: str) -> str:
     if not re.fullmatch(r"[\w./~-]*", value):
         raise ValueError(f"{value!r} is no path; write it without scheme, name and query, such as /label")
@@ -66,6 +73,7 @@ def _origin(text: str) -> str:
 Listed = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
 """Several values in one variable, separated by commas."""
 Address = Annotated[str, AfterValidator(_address)]
+EngineAddress = Annotated[str, AfterValidator(_engine)]
 RootPath = Annotated[str, AfterValidator(_path)]
 HostName = Annotated[str, AfterValidator(_host_name)]
 Source = Annotated[str, AfterValidator(_source)]

@@ -11,11 +11,13 @@ from labeling_ground.inference.auto import choose as choose_engine
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.choose import BACKENDS, choose_backend
 from labeling_ground.inference.graphs import version_from
+from labeling_ground.inference.remote.addresses import Addresses
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.remote.backend import connect as connect_engines
-from labeling_ground.inference.remote.client import Address, EngineClient, Limits
+from labeling_ground.inference.remote.client import Limits
 from labeling_ground.inference.remote.embedding_store import EmbeddingStore, default_folder
 from labeling_ground.inference.remote.handler import InferenceHandler
+from labeling_ground.inference.remote.pool import Choice, EnginePool
 from labeling_ground.inference.remote.wire import Description
 from labeling_ground.inference.remote.wire import Role as EngineRole
 from labeling_ground.models.catalogue import Format, Role
@@ -99,7 +101,7 @@ def settings_of_model(settings: Settings, name: str) -> Settings:
     """The settings of a server that serves this one of several models alone."""
     if name == _remote_name(settings):
         return settings.model_copy(update={"model": "auto" if name == REMOTE else name, "models": ()})
-    return settings.model_copy(update={"model": name, "models": (), "encoder_url": None, "decoder_url": None})
+    return settings.model_copy(update={"model": name, "models": (), "encoder_url": (), "decoder_url": ()})
 
 
 def resident_bytes() -> int:
@@ -150,32 +152,35 @@ def build_remote(settings: Settings, supervisor: Supervisor | None = None) -> tu
         raise BadSettings("Set both encoder_url and decoder_url, or neither: the halves of a model belong together.")
     model = "" if settings.model == "auto" else settings.model
 
-    def client(address: Address, deadline_s: float) -> EngineClient:
+    def limits(deadline_s: float) -> Limits:
         most_bytes = int(settings.max_engine_bytes)
-        return EngineClient(address, Limits(settings.engine_connect_s, deadline_s, most_bytes, settings.engine_reset_s))
+        return Limits(settings.engine_connect_s, deadline_s, most_bytes, settings.engine_reset_s)
 
-    encoder = client(
-        Address("encoder", settings.encoder_url, settings.encoder_name, settings.encoder_management_url or ""),
-        settings.encode_deadline_s,
+    encoders = EnginePool(
+        Addresses("encoder", settings.encoder_url, settings.encoder_name, settings.encoder_management_url),
+        limits(settings.encode_deadline_s),
+        # An encode that takes long is not begun anew elsewhere: it would take as long there.
+        Choice(by_key=False, tries=settings.engine_tries, patience=1.0),
+        workers=settings.encode_workers,
     )
-    decoder = client(
-        Address("decoder", settings.decoder_url, settings.decoder_name, settings.decoder_management_url or ""),
-        settings.decode_deadline_s,
+    decoders = EnginePool(
+        Addresses("decoder", settings.decoder_url, settings.decoder_name, settings.decoder_management_url),
+        limits(settings.decode_deadline_s),
+        Choice(by_key=True, load_bound=settings.engine_load_bound, tries=settings.engine_tries),
+        workers=settings.decode_workers,
+        ahead=1,
     )
-    connect_engines(encoder, decoder, model=model, wait_s=settings.engine_wait_s)
+    connect_engines(encoders, decoders, model=model, wait_s=settings.engine_wait_s)
     backend = RemoteBackend(
-        encoder,
-        decoder,
+        encoders,
+        decoders,
         model=model,
-        encode_workers=settings.encode_workers,
-        decode_workers=settings.decode_workers,
         poll_s=settings.engine_poll_s,
         reset_s=settings.engine_reset_s,
+        resolve_s=settings.engine_resolve_s,
         supervisor=supervisor,
     )
-    encodes, decodes = encoder.workers or settings.encode_workers, decoder.workers or settings.decode_workers
-    many = f"{encodes} encoder and {decodes} decoder workers"
-    return backend, f"in other processes: {many}"
+    return backend, backend.summary
 
 
 def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpoint], str]:

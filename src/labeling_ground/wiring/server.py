@@ -92,10 +92,15 @@ def build_predictor(
     if store is None and (remark := check_room(settings, chosen)):
         log.warning("%s", remark)
     tiers = beside.store if beside else store or build_store(settings, supervisor)
+
     # An engine that encodes one image at a time, with all threads, must not be sent a second one: it would wait inside,
-    # where the wait looks like work.
-    encodes = chosen.info.encodes_at_once or settings.encode_workers
-    decodes = chosen.info.decodes_at_once or settings.decode_workers
+    # where the wait looks like work. How many it takes changes where engines come and go.
+    def encodes() -> int:
+        return chosen.info.encodes_at_once or settings.encode_workers
+
+    def decodes() -> int:
+        return chosen.info.decodes_at_once or settings.decode_workers
+
     share = settings.share_of_each
     encode_deadline_s: float | None = settings.encode_deadline_s
     decode_deadline_s: float | None = settings.decode_deadline_s
@@ -110,7 +115,7 @@ def build_predictor(
         decode_lane=FairQueue(
             "decoder", decodes, settings.decode_queue, deadline_s=decode_deadline_s, tenant_share=share
         ),
-        pools=beside.pools if beside else build_pools(settings, encodes),
+        pools=beside.pools if beside else build_pools(settings, encodes()),
         shared=beside.once.shared if beside else build_shared_flights(settings, tiers, supervisor),
         precision=settings.precision,
         max_pixels=settings.max_image_pixels,

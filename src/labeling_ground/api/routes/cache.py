@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeHistogramMetricFamily, GaugeMetricFamily, Metric
 
 from labeling_ground.api import responses
+from labeling_ground.api.engine_figures import engine_fields, engine_metrics
 from labeling_ground.api.errors import BadBody, problem_responses
 from labeling_ground.api.requests import read_json
 from labeling_ground.api.routes.service import health_of
@@ -17,7 +18,6 @@ from labeling_ground.api.schemas.cache import CacheOut, CacheSettingsIn, CacheSe
 from labeling_ground.api.schemas.common import SHA256, Purged
 from labeling_ground.api.state import AppState, caller_of, check_admin, state_of
 from labeling_ground.errors import BadSettings, NotAllowed
-from labeling_ground.inference.remote_status import EngineFigures
 from labeling_ground.observe import BUCKETS_S, RequestMetrics
 from labeling_ground.service.counters import SPREAD_S, CountersSnapshot, KindCounts, TierCounts, take_snapshot
 from labeling_ground.types import Kind, Outcome
@@ -74,7 +74,7 @@ async def cache_figures(request: Request) -> dict[str, Any]:
             }
             for name, lane in now.lanes.items()
         },
-        "engines": [_engine(engine) for engine in now.engines],
+        "engines": [engine_fields(engine) for engine in now.engines],
         "flights": now.flights,
         "sessions": now.sessions,
         "sessions_unkept": now.sessions_unkept,
@@ -256,21 +256,6 @@ def _tier(tier: TierCounts, at: float) -> dict[str, Any]:
     }
 
 
-def _engine(engine: EngineFigures) -> dict[str, Any]:
-    return {
-        "engine": engine.half,
-        "model_version": engine.version,
-        "breaker": engine.state,
-        "workers": engine.workers,
-        "queue": engine.queue,
-        "engine_seconds": engine.engine_s,
-        "round_trip_seconds": engine.round_trip_s,
-        "asks": engine.asks,
-        "sent_bytes": engine.sent_bytes,
-        "received_bytes": engine.received_bytes,
-    }
-
-
 def _latency(metrics: RequestMetrics) -> dict[str, Any]:
     """The histogram of `/metrics`, with all routes that ask for the same thing taken together."""
     answers_by: dict[tuple[Kind, Outcome], list[int]] = {}
@@ -365,7 +350,7 @@ class _Snapshot:
             *gauges,
             *self._tiers(),
             *self._queues(),
-            *self._engines(),
+            *engine_metrics(self._now.engines),
             *self._watched(),
         ]
 
@@ -468,23 +453,3 @@ class _Snapshot:
             family.add_metric([], [*buckets, ("+Inf", float(spread.total))], spread.seconds)
             spreads.append(family)
         return [again, seconds, hits, spared, sampled, *spreads]
-
-    def _engines(self) -> list[Metric]:
-        is_open = GaugeMetricFamily(
-            "labeling_ground_engine_open", "1 while an engine is left alone.", labels=["engine"]
-        )
-        workers = GaugeMetricFamily("labeling_ground_engine_workers", "Asks it answers at once.", labels=["engine"])
-        queue = GaugeMetricFamily("labeling_ground_engine_queue", "Asks that wait there.", labels=["engine"])
-        asks = CounterMetricFamily("labeling_ground_engine_asks", "Asks that it answered.", labels=["engine"])
-        moved = CounterMetricFamily(
-            "labeling_ground_engine_bytes", "Bytes of bodies to and from it.", labels=["engine", "direction"]
-        )
-        for engine in self._now.engines:
-            is_open.add_metric([engine.half], float(engine.state != "closed"))
-            asks.add_metric([engine.half], engine.asks)
-            moved.add_metric([engine.half, "sent"], engine.sent_bytes)
-            moved.add_metric([engine.half, "received"], engine.received_bytes)
-            for family, value in ((workers, engine.workers), (queue, engine.queue)):
-                if value is not None:
-                    family.add_metric([engine.half], value)
-        return [is_open, workers, queue, asks, moved] if self._now.engines else []

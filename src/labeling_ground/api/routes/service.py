@@ -143,6 +143,7 @@ def health_of(request: Request) -> dict[str, Any]:
     for served in app_state.models.loaded.values():
         for half, why in served.failing().items() if served is not app_state.models.default else ():
             checks[f"{half} of {served.model}"] = f"failing: {why}"
+        checks |= served.left_out()
     for tier in app_state.predictor.store.lower:
         state = tier.health.breaker.state
         because = f": {trouble}" if (trouble := tier.health.trouble) else ""

@@ -70,13 +70,20 @@ class EngineOut(BaseModel):
     """An engine in another process, as last seen. `null` is what is not known."""
 
     engine: str = Field(examples=["decoder"])
+    address: str = Field(examples=["http://cpu:7080"])
     model_version: str
     breaker: str = Field(description="`closed`: it answers. `open`: it failed, and is left alone for a moment.")
+    left_out: str = Field(
+        description="Why it is not asked now: `unknown`, `role`, `model` (it serves another version than this server), "
+        "`failing` or `draining`; empty if it is asked."
+    )
     workers: int | None = Field(description="Asks that it answers at the same time.")
     queue: int | None = Field(description="Asks that wait there.")
+    running: int = Field(description="Asks of this server that it has not answered yet.")
     engine_seconds: float | None = Field(description="What it says that an ask takes, on average of late.")
     round_trip_seconds: float | None = Field(description="The same with the way there and back.")
     asks: int
+    embeddings_sent: int = Field(description="Asks for which it did not have the image's embedding yet.")
     sent_bytes: int = Field(description="Bodies that it was sent since the server started.")
     received_bytes: int
 

@@ -1,15 +1,12 @@
 """A Segment Anything model whose two halves are computed in other processes, behind the same port as any other."""
 
 import asyncio
-import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
 import time
-import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,10 +15,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from labeling_ground.errors import BackendFailed, BadSettings, LabelingGroundError
-from labeling_ground.inference.backend import DecodeAsk
+from labeling_ground.inference.backend import DecodeAsk, ModelInfo
 from labeling_ground.inference.graphs import check_tensors, info_of
 from labeling_ground.inference.remote import wire
-from labeling_ground.inference.remote.client import Answer, EngineClient
+from labeling_ground.inference.remote.client import Answer, Attempt, EngineClient, OtherModel
+from labeling_ground.inference.remote.pool import EnginePool, Send, agreed
 from labeling_ground.inference.remote_status import EngineFigures
 from labeling_ground.inference.sketch import Sketch
 from labeling_ground.pools import Pool
@@ -38,8 +36,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_MOST_KNOWN = 10_000
-"""So many embeddings are remembered as sent; one that is forgotten is sent once more."""
 _FLOATS = (np.float16, np.float32)
 _SKETCHED = ((1, 2, 3), False)
 """The candidates that «segment everything» looks at."""
@@ -60,60 +56,66 @@ class _Asked:
 
 
 class RemoteBackend:
-    """A ``Backend`` whose engines answer the protocol of ``docs/decisions/0006-remote-engines.md``.
+    """A ``Backend`` whose engines, one or several of each half, answer ``docs/decisions/0006-remote-engines.md``.
 
     Resizing, prompts, the choice of candidates and painting happen here, as for an engine in this process.
 
-    ``info`` changes when both engines have come to serve another model. A call works with the version that stood
-    when it was made, all engines are told which that is, and none answers for another: so what a caller computes under
-    the version that it has read just before the call belongs to that version.
+    ``info`` changes when the engines of both halves have come to serve another model (``agreed`` says when). A call
+    works with the version that stood when it was made, all engines are told which that is, and none answers for
+    another: so what a caller computes under the version that it has read just before the call belongs to that version.
 
     Args:
-        encoder: the encoder. Its description is known, and agrees with the decoder's.
-        decoder: the decoder, likewise.
+        encoders: those of one half. What they serve is known, and agrees with the decoders.
+        decoders: those of the other.
         model: the model's id if another one must not be served, else empty.
-        encode_workers: images that the encoder takes at the same time, where it does not tell.
-        decode_workers: the same for prompts and the decoder.
         poll_s: seconds between two looks at the engines.
         reset_s: the same while one does not answer.
+        resolve_s: seconds between two look-ups of names that lead to several engines.
         supervisor: of these looks.
     """
 
+    prompts_at_once = 1
+
     def __init__(
         self,
-        encoder: EngineClient,
-        decoder: EngineClient,
+        encoders: EnginePool,
+        decoders: EnginePool,
         *,
         model: str = "",
-        encode_workers: int,
-        decode_workers: int,
         poll_s: float,
         reset_s: float,
+        resolve_s: float = 5.0,
         supervisor: Supervisor | None = None,
     ) -> None:
         self._supervisor = supervisor or Supervisor()
-        self._encoder, self._decoder = encoder, decoder
+        self._encoders, self._decoders = encoders, decoders
+        self._pools = (encoders, decoders)
         self._model = model
-        self._poll_s, self._reset_s = poll_s, reset_s
-        serving = agreed(encoder.description, decoder.description, model)
-        encodes = encoder.workers or encode_workers
-        # One more than there are workers: none of them waits while an answer travels.
-        decodes = (decoder.workers or decode_workers) + 1
-        self.info = info_of(
-            serving.family, serving.version, serving.note, encodes_at_once=encodes, decodes_at_once=decodes
-        )
+        self._poll_s, self._reset_s, self._resolve_s = poll_s, reset_s, resolve_s
+        serving = agreed(encoders.members, decoders.members, model)
+        self._info = info_of(serving.family, serving.version, serving.note)
         self._family = serving.family
         self._disagreement = ""
-        self._places = asyncio.Semaphore(decodes)
         cores = os.cpu_count() or 1
         # What is done here for an image takes longer than what is done for a click, and must not hold that up.
-        self._encoding = Pool("encoder-asks", min(cores, encodes))
-        self._decoding = Pool("decoder-asks", min(cores, decodes))
-        self._known: OrderedDict[str, None] = OrderedDict()
-        self._sending: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._keeps = True
-        self._watch: asyncio.Task[None] | None = None
+        self._encoding = Pool("encoder-asks", cores)
+        self._decoding = Pool("decoder-asks", cores)
+        self._background: list[asyncio.Task[None]] = []
         self._refreshing: asyncio.Task[None] | None = None
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is served now, and how many asks its engines take at the same time, all together."""
+        encodes, decodes = (pool.at_once(self._info.version) for pool in self._pools)
+        if (self._info.encodes_at_once, self._info.decodes_at_once) != (encodes, decodes):
+            self._info = dataclasses.replace(self._info, encodes_at_once=encodes, decodes_at_once=decodes)
+        return self._info
+
+    @property
+    def summary(self) -> str:
+        """A sentence on where the model is computed."""
+        many = [pool.workers(self._info.version) for pool in self._pools]
+        return f"in other processes: {many[0]} encoder and {many[1]} decoder workers"
 
     @property
     def family(self) -> Family:
@@ -132,17 +134,22 @@ class RemoteBackend:
             BackendFailed: the encoder is away, too slow, serves another model by now, or answers nonsense.
             Overloaded: it has too much to do.
         """
-        version, family = self.info.version, self._family  # before anything is awaited: see the class
+        version, family = self._info.version, self._family  # before anything is awaited: see the class
         self._start_watching()
         return await _all([self._encode(version, family, image) for image in images])
 
     async def _encode(self, version: ModelVersion, family: Family, image: Image) -> Embedding:
         ask = await self._encoding.run(_encode_ask, version, family, image)
-        started = time.perf_counter()
-        answer = await self._ask(self._encoder, ask)
-        with self._encoder.reading():
-            encoded = await self._encoding.run(wire.read_encoded, answer.body, version, family)
-        self._encoder.took(encoded.seconds, time.perf_counter() - started)
+
+        async def send(client: EngineClient, attempt: Attempt) -> wire.Encoded:
+            started = time.perf_counter()
+            answer = await client.ask(ask, attempt)
+            with client.reading():
+                encoded = await self._encoding.run(wire.read_encoded, answer.body, version, family)
+            client.took(encoded.seconds, time.perf_counter() - started)
+            return encoded
+
+        encoded = await self._ask(self._encoders, version, "", send)
         return Embedding(encoded.tensors, image.height, image.width)
 
     async def decode(self, asks: Sequence[DecodeAsk]) -> list[Prediction]:
@@ -175,25 +182,26 @@ class RemoteBackend:
 
     def failing(self) -> Mapping[str, str]:
         """What keeps which part from working, as sentences; empty if all is well."""
-        found = {client.half: client.trouble for client in (self._encoder, self._decoder) if client.trouble}
+        found = {pool.half: why for pool in self._pools if (why := pool.trouble(self._info.version))}
         return {**found, **({"model": self._disagreement} if self._disagreement else {})}
+
+    def left_out(self) -> Mapping[str, str]:
+        """Why which engine of several is not asked now: sentences by the engine's half and address."""
+        return {name: why for pool in self._pools for name, why in pool.left_out(self._info.version).items()}
 
     def engines(self) -> Sequence[EngineFigures]:
         """The engines as last seen."""
-        return [self._encoder.figures, self._decoder.figures]
+        return [figures for pool in self._pools for figures in pool.figures(self._info.version)]
 
     async def aclose(self) -> None:
         """Close the connections."""
-        for task in (self._watch, self._refreshing):
+        for task in (*self._background, self._refreshing):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
         self._encoding.close()
         self._decoding.close()
-        try:
-            await self._encoder.aclose()
-        finally:
-            await self._decoder.aclose()
+        await asyncio.gather(*(pool.aclose() for pool in self._pools))
 
     # --- asks --------------------------------------------------------------------------------------------------------
 
@@ -203,7 +211,7 @@ class RemoteBackend:
         wanted: Callable[[Prompt], tuple[tuple[int, ...], bool]],
         finish: Callable[[_Asked, Prompt, wire.Decoded], T],
     ) -> list[T]:
-        version, family = self.info.version, self._family  # before anything is awaited: see the class
+        version, family = self._info.version, self._family  # before anything is awaited: see the class
         self._start_watching()
         embeddings = {id(embedding): embedding for embedding, _ in asks}
         for embedding in embeddings.values():
@@ -214,7 +222,11 @@ class RemoteBackend:
         )
 
     async def _asked(self, version: ModelVersion, family: Family, embedding: Embedding) -> _Asked:
-        key = _key(version, embedding) if embedding.digest else await self._decoding.run(_key, version, embedding)
+        key = (
+            embedding_key(version, embedding)
+            if embedding.digest
+            else await self._decoding.run(embedding_key, version, embedding)
+        )
         return _Asked(version, family, embedding, key)
 
     async def _one(
@@ -232,157 +244,154 @@ class RemoteBackend:
             candidates=candidates,
             best=best,
         )
-        async with self._places:
+
+        async def send(client: EngineClient, attempt: Attempt) -> T:
             started = time.perf_counter()
-            answer = await self._decoded(ask, asked)
+            answer = await self._decoded(client, attempt, ask, asked)
             seconds = time.perf_counter() - started
 
-        def read() -> tuple[wire.Decoded, T]:
-            decoded = wire.read_decoded(answer.body, asked.version)
-            return decoded, finish(asked, prompt, decoded)
+            def read() -> tuple[wire.Decoded, T]:
+                decoded = wire.read_decoded(answer.body, asked.version)
+                return decoded, finish(asked, prompt, decoded)
 
-        with self._decoder.reading():
-            decoded, made = await self._decoding.run(read)
-        self._keeps = decoded.kept
-        if not decoded.kept:
-            self._known.pop(asked.key, None)
-        self._decoder.took(decoded.seconds, seconds)
-        return made
+            with client.reading():
+                decoded, made = await self._decoding.run(read)
+            client.sent.keeps = decoded.kept
+            if not decoded.kept:
+                client.sent.discard(asked.key)
+            client.took(decoded.seconds, seconds)
+            return made
 
-    async def _decoded(self, ask: wire.Decode, asked: _Asked) -> Answer:
-        """The decoder's answer. The embedding goes along only where the decoder does not have it."""
-        if asked.key in self._known:
-            answer = await self._ask(self._decoder, wire.write_ask(ask))
+        async with self._decoders.place(asked.version):
+            return await self._ask(self._decoders, asked.version, asked.key, send)
+
+    async def _decoded(self, client: EngineClient, attempt: Attempt, ask: wire.Decode, asked: _Asked) -> Answer:
+        """A decoder's answer. The embedding goes along only where that decoder does not have it."""
+        sent = client.sent
+        if asked.key in sent:
+            answer = await client.ask(wire.write_ask(ask), attempt)
             if answer.status == 200:
-                if asked.key in self._known:  # another prompt may have been told meanwhile that it was dropped
-                    self._known.move_to_end(asked.key)
+                sent.used(asked.key)
                 return answer
-            self._known.pop(asked.key, None)  # it was dropped, or the decoder was started anew
-        if not self._keeps:
-            return await self._with_tensors(ask, asked)
-        lock = self._sending.setdefault(asked.key, asyncio.Lock())
-        async with lock:  # of many prompts on a new image, one brings it
-            if asked.key not in self._known:
-                return await self._with_tensors(ask, asked)
-        answer = await self._ask(self._decoder, wire.write_ask(ask))
-        return answer if answer.status == 200 else await self._with_tensors(ask, asked)
+            sent.discard(asked.key)  # it was dropped, or the decoder was started anew
+        if not sent.keeps:
+            return await self._with_tensors(client, attempt, ask, asked)
+        async with sent.lock(asked.key):  # of many prompts on a new image, one brings it
+            if asked.key not in sent:
+                return await self._with_tensors(client, attempt, ask, asked)
+        answer = await client.ask(wire.write_ask(ask), attempt)
+        return answer if answer.status == 200 else await self._with_tensors(client, attempt, ask, asked)
 
-    async def _with_tensors(self, ask: wire.Decode, asked: _Asked) -> Answer:
+    async def _with_tensors(self, client: EngineClient, attempt: Attempt, ask: wire.Decode, asked: _Asked) -> Answer:
         body = await self._decoding.run(_decode_ask, ask, asked.embedding, asked.family)
-        answer = await self._ask(self._decoder, body)
+        client.sent.times += 1
+        answer = await client.ask(body, attempt)
         if answer.status != 200:
-            raise self._decoder.failed("it asks for an embedding that it was sent")
-        self._known[asked.key] = None
-        while len(self._known) > _MOST_KNOWN:
-            self._known.popitem(last=False)
+            raise client.failed("it asks for an embedding that it was sent")
+        client.sent.add(asked.key)
         return answer
 
-    async def _ask(self, client: EngineClient, body: bytes) -> Answer:
-        answer = await client.ask(body)
-        if answer.status == 409:
+    async def _ask(self, pool: EnginePool, version: ModelVersion, key: str, send: Send[T]) -> T:
+        try:
+            return await pool.ask(version, key, send)
+        except OtherModel:
             await self._refresh()
-            raise BackendFailed("The engines have changed to another model. Try again in a moment.")
-        return answer
+            raise
 
     # --- what the engines serve --------------------------------------------------------------------------------------
 
     def _start_watching(self) -> None:
-        if self._watch is None:
-            self._watch = asyncio.create_task(self._supervisor.persist("look at engines", self._watching))
+        if self._background:
+            return
+        works = [("look at engines", self._watching)]
+        if any(pool.addresses.changes for pool in self._pools):
+            works.append(("look up engines", self._resolving))
+        self._background = [asyncio.create_task(self._supervisor.persist(name, work)) for name, work in works]
 
     async def _watching(self) -> None:
         """See from time to time how the engines are, and whether one that was left alone is back."""
         looked = time.monotonic()
         while True:
             await asyncio.sleep(min(self._reset_s, self._poll_s))
-            if not self.failing() and time.monotonic() - looked < self._poll_s:
+            if not (self.failing() or self.left_out()) and time.monotonic() - looked < self._poll_s:
                 continue
             looked = time.monotonic()
             await self._refresh()
-            await asyncio.gather(self._encoder.look(), self._decoder.look())
+            await asyncio.gather(*(pool.look() for pool in self._pools))
+            await asyncio.gather(*(pool.close_left() for pool in self._pools))
+
+    async def _resolving(self) -> None:
+        """Look from time to time which engines there are. A new one is asked what it serves before anything else."""
+        while True:
+            await asyncio.sleep(self._resolve_s)
+            new = await asyncio.gather(*(pool.resolve() for pool in self._pools))
+            if any(new):
+                await self._refresh()
 
     async def _refresh(self) -> None:
-        """Ask both engines what they serve; whoever comes while that is under way waits for it."""
+        """Ask all engines what they serve; whoever comes while that is under way waits for it."""
         if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._describe_both())
+            self._refreshing = asyncio.create_task(self._describe_all())
             self._supervisor.watch("describe engines", self._refreshing)
         await asyncio.wait({self._refreshing})
 
-    async def _describe_both(self) -> None:
-        clients = [client for client in (self._encoder, self._decoder) if not client.owes_an_answer]
-        await asyncio.gather(*(_quietly(client.describe()) for client in clients))
+    async def _describe_all(self) -> None:
+        await asyncio.gather(*(pool.describe() for pool in self._pools))
         try:
-            serving = agreed(self._encoder.description, self._decoder.description, self._model)
+            serving = agreed(self._encoders.members, self._decoders.members, self._model, self._info.version)
         except BadSettings as error:
             if self._disagreement != str(error):
                 log.error("%s", error)
             self._disagreement = str(error)
             return
         self._disagreement = ""
-        if serving.version != self.info.version:
-            log.warning("the engines serve %s now; it was %s", serving.version, self.info.version)
-        at_once = {"encodes_at_once": self.info.encodes_at_once, "decodes_at_once": self.info.decodes_at_once}
+        if serving.version != self._info.version:
+            log.warning("the engines serve %s now; it was %s", serving.version, self._info.version)
         # In one step, with nothing awaited in between.
-        self._family, self.info = serving.family, info_of(serving.family, serving.version, serving.note, **at_once)
+        self._family, self._info = serving.family, info_of(serving.family, serving.version, serving.note)
 
 
-def connect(encoder: EngineClient, decoder: EngineClient, *, model: str, wait_s: float) -> None:
-    """Wait until both engines serve the same model, and know what it is then.
+def connect(encoders: EnginePool, decoders: EnginePool, *, model: str, wait_s: float) -> None:
+    """Wait until engines of both halves serve the same model, and know what it is then.
 
     Blocking: it has an event loop of its own, so it may be called in a thread that has one and in one that has none.
 
     Args:
-        encoder: the encoder.
-        decoder: the decoder.
+        encoders: those of one half.
+        decoders: those of the other.
         model: the model's id if it must be that one, else empty.
         wait_s: for how long, in seconds.
 
     Raises:
         BadSettings: they do not, after that time.
     """
+    pools = encoders, decoders
 
     async def greet() -> None:
         until = time.monotonic() + wait_s
+        failures: list[LabelingGroundError] = []
         while True:
             try:
-                await asyncio.gather(encoder.describe(), decoder.describe())
-                agreed(encoder.description, decoder.description, model)
-                await asyncio.gather(encoder.look(), decoder.look())
+                await asyncio.gather(*(pool.resolve() for pool in pools))
+                said = await asyncio.gather(*(pool.describe() for pool in pools))
+                failures = [error for of_pool in said for error in of_pool]
+                serving = agreed(encoders.members, decoders.members, model)
+                if why := "".join(pool.trouble(serving.version) for pool in pools):
+                    raise BackendFailed(why)
+                await asyncio.gather(*(pool.look() for pool in pools))
             except LabelingGroundError as error:
                 if time.monotonic() >= until:
-                    where = " and ".join(f"{each.address.name} at {each.address}" for each in (encoder, decoder))
-                    raise BadSettings(f"The engines {where} are not ready after {wait_s:g} s. {error}") from error
+                    where = " and ".join(str(pool.addresses) for pool in pools)
+                    why = " ".join(dict.fromkeys(map(str, (error, *failures))))
+                    raise BadSettings(f"The engines {where} are not ready after {wait_s:g} s. {why}") from error
                 await asyncio.sleep(0.5)
             else:
                 return
             finally:
-                await asyncio.gather(encoder.aclose(), decoder.aclose())
+                await asyncio.gather(*(pool.aclose() for pool in pools))
 
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, greet()).result()
-
-
-def agreed(encoder: wire.Description | None, decoder: wire.Description | None, model: str) -> wire.Description:
-    """What both engines serve: the decoder's description, with the notes of both.
-
-    Raises:
-        BadSettings: they serve different models, not the one that is wanted, or not the halves that they should.
-    """
-    if encoder is None or decoder is None:
-        raise BadSettings("The engines have not said yet what they serve.")
-    if encoder.role is not wire.Role.ENCODER or decoder.role is not wire.Role.DECODER:
-        raise BadSettings(
-            f"The engine that should encode says it is the {encoder.role}, and the one that should decode says it is "
-            f"the {decoder.role}."
-        )
-    if encoder.version != decoder.version or encoder.family is not decoder.family:
-        raise BadSettings(
-            f"The encoder serves {encoder.version} and the decoder {decoder.version}: they must be halves of one model."
-        )
-    if model and encoder.version.model != model:
-        raise BadSettings(f"The engines serve {encoder.version.model}, and the setting 'model' wants {model}.")
-    note = " ".join(dict.fromkeys(said for said in (encoder.note, decoder.note) if said))
-    return dataclasses.replace(decoder, note=note)
 
 
 def _encode_ask(version: ModelVersion, family: Family, image: Image) -> bytes:
@@ -395,7 +404,7 @@ def _decode_ask(ask: wire.Decode, embedding: Embedding, family: Family) -> bytes
     return wire.write_ask(dataclasses.replace(ask, embedding=sent))
 
 
-def _key(version: ModelVersion, embedding: Embedding) -> str:
+def embedding_key(version: ModelVersion, embedding: Embedding) -> str:
     """Equal for equal embeddings of the same model."""
     hasher = hashlib.sha256(wire.version_text(version).encode())
     if embedding.digest:
@@ -415,8 +424,3 @@ async def _all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     finally:
         for task in tasks:
             task.cancel()
-
-
-async def _quietly(work: Coroutine[Any, Any, object]) -> None:
-    with contextlib.suppress(LabelingGroundError):
-        await work

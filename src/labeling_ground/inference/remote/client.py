@@ -6,15 +6,17 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+import weakref
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
 
 import aiohttp
 
 from labeling_ground.breaker import Breaker
-from labeling_ground.errors import BackendFailed, BadInput, Overloaded, shown_url
+from labeling_ground.errors import BackendFailed, BadInput, Overloaded
 from labeling_ground.inference.remote import wire
+from labeling_ground.inference.remote.addresses import Address
 from labeling_ground.inference.remote_status import EngineFigures
 
 log = logging.getLogger(__name__)
@@ -34,42 +36,9 @@ _MANAGEMENT_S = 2.0
 _LONGEST_PAUSE_S = 60
 """Nobody is sent away for longer, whatever an engine says."""
 _PIECE = 256 * 1024
+_MOST_SENT = 10_000
+"""So many embeddings are remembered as sent; one that is forgotten is sent once more."""
 _BUSY = frozenset({429, 503})
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where one half of the model is.
-
-    Attributes:
-        half: which, for sentences.
-        url: ``http://host:port`` of its inference port.
-        name: what the model is called there.
-        management_url: of its management port; empty: one above the inference port, as with TorchServe.
-    """
-
-    half: str
-    url: str = field(repr=False)
-    name: str
-    management_url: str = field(default="", repr=False)
-
-    def __str__(self) -> str:
-        return shown_url(self.url, path=False)
-
-    @property
-    def predictions(self) -> str:
-        """Where asks go."""
-        return f"{self.url.rstrip('/')}/predictions/{self.name}"
-
-    @property
-    def management(self) -> str:
-        """Where workers and queue are told."""
-        base = self.management_url
-        if not base:
-            parts = urlsplit(self.url)
-            host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-            base = f"{parts.scheme}://{host}:{(parts.port or 80) + 1}"
-        return f"{base.rstrip('/')}/models/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +47,7 @@ class Limits:
 
     Attributes:
         connect_s: seconds to connect.
-        deadline_s: seconds for one ask, retries included.
+        deadline_s: seconds for one ask, retries and other engines included.
         most_bytes: largest answer.
         reset_s: seconds for which an engine that failed is left alone.
     """
@@ -97,6 +66,75 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What is left for an ask at one engine.
+
+    Attributes:
+        until: when it ends, on the monotonic clock.
+        pauses: seconds before each further try where the connection breaks.
+    """
+
+    until: float
+    pauses: Sequence[float] = RETRIES
+
+
+class EngineAway(BackendFailed):
+    """The engine has not begun with the ask: any other one may be asked, whatever the ask may do to an engine."""
+
+
+class EngineRefused(BackendFailed):
+    """The engine answers, and says that it failed at this ask: the fault is the ask's, unless another engine does it.
+
+    ``reason`` is what the engine said.
+    """
+
+    def __init__(self, half: str, reason: str) -> None:
+        super().__init__(f"The {half} failed: {reason}")
+        self.reason = reason
+
+
+class OtherModel(EngineAway):
+    """The engine serves another model than the one that the ask is bound to."""
+
+    def __init__(self) -> None:
+        super().__init__("The engines have changed to another model. Try again in a moment.")
+
+
+class SentEmbeddings:
+    """Which embeddings one decoder was sent, so that each travels there once."""
+
+    def __init__(self) -> None:
+        self.keeps = True
+        """Whether the decoder keeps what it is sent."""
+        self.times = 0
+        """How often an embedding was sent."""
+        self._keys: OrderedDict[str, None] = OrderedDict()
+        self._sending: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def add(self, key: str) -> None:
+        """Note that the decoder has it."""
+        self._keys[key] = None
+        while len(self._keys) > _MOST_SENT:
+            self._keys.popitem(last=False)
+
+    def used(self, key: str) -> None:
+        """Note that it was used; another ask may have learnt meanwhile that the decoder does not have it any more."""
+        if key in self._keys:
+            self._keys.move_to_end(key)
+
+    def discard(self, key: str) -> None:
+        """Note that the decoder does not have it."""
+        self._keys.pop(key, None)
+
+    def lock(self, key: str) -> asyncio.Lock:
+        """To be held by the one that sends it, while others wait for that."""
+        return self._sending.setdefault(key, asyncio.Lock())
+
+
 class EngineClient:
     """Asks one engine. Everything is opened at the first ask, in the loop that asks.
 
@@ -111,12 +149,20 @@ class EngineClient:
         self.description: wire.Description | None = None
         self.workers: int | None = None
         self.queue: int | None = None
+        self.running = 0
+        """Asks of this server that it has not answered yet."""
+        self.chosen = 0
+        """When it was last chosen, as a number that grows: among equals the one goes next that had its turn first."""
+        self.is_draining = False
+        """Whether it has said that it shuts down, and nothing else since."""
+        self.sent = SentEmbeddings()
         self._limits = limits
         self._session: aiohttp.ClientSession | None = None
         self._reason = ""
-        self._engine_s: float | None = None
+        self.engine_s: float | None = None
+        """Seconds that it says an ask takes, on average of late."""
         self._round_trip_s: float | None = None
-        self._sent = self._received = self._asks = 0
+        self._sent_bytes = self._received_bytes = self._asks = 0
         self._probe_pause_s = self._probe_after = 0.0
 
     @property
@@ -139,37 +185,54 @@ class EngineClient:
         return time.monotonic() < self._probe_after
 
     @property
-    def figures(self) -> EngineFigures:
-        """As last seen."""
-        version = "" if self.description is None else str(self.description.version)
+    def is_silent(self) -> bool:
+        """Whether the last probe got no answer: the engine is too busy for it, or hangs."""
+        return self._probe_pause_s > 0
+
+    def figures(self, left_out: str) -> EngineFigures:
+        """As last seen. ``left_out``: why it is not asked now, in a word; empty if it is."""
         return EngineFigures(
-            self.half,
-            version,
-            self.breaker.state,
-            self.workers,
-            self.queue,
-            self._engine_s,
-            self._round_trip_s,
-            self._sent,
-            self._received,
-            self._asks,
+            half=self.half,
+            address=str(self.address),
+            version="" if self.description is None else str(self.description.version),
+            state=self.breaker.state,
+            left_out=left_out,
+            workers=self.workers,
+            queue=self.queue,
+            running=self.running,
+            engine_s=self.engine_s,
+            round_trip_s=self._round_trip_s,
+            sent_bytes=self._sent_bytes,
+            received_bytes=self._received_bytes,
+            asks=self._asks,
+            embeddings=self.sent.times,
         )
 
-    async def ask(self, body: bytes) -> Answer:
-        """Ask, and ask again where the connection broke and the deadline leaves room.
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Count an ask that it is given."""
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+
+    async def ask(self, body: bytes, attempt: Attempt) -> Answer:
+        """Ask, and ask again where the connection broke and the attempt leaves room.
 
         Raises:
-            BackendFailed: the engine is away, too slow, or answers what it should not.
+            EngineAway: it cannot be reached, shuts down, or serves another model.
+            BackendFailed: it is too slow, or answers what it should not.
             Overloaded: it has too much to do.
         """
-        if self.trouble:
-            raise BackendFailed(f"{self.trouble} What is in the cache is still served; try again in a moment.")
-        answer = await self._ask(body, self._limits.deadline_s)
-        self._sent, self._received, self._asks = (
-            self._sent + len(body),
-            self._received + len(answer.body),
-            self._asks + 1,
-        )
+        answer = await self._ask(body, attempt)
+        self._sent_bytes += len(body)
+        self._received_bytes += len(answer.body)
+        self._asks += 1
+        if answer.status == 409:
+            with contextlib.suppress(BackendFailed, Overloaded):
+                await self.describe()
+            raise OtherModel
         return answer
 
     async def describe(self, deadline_s: float = PROBE_S) -> wire.Description:
@@ -180,10 +243,12 @@ class EngineClient:
         Raises:
             BackendFailed, Overloaded: as ``ask``.
         """
-        answer = await self._ask(wire.write_ask(wire.Describe()), deadline_s, is_probe=True)
+        attempt = Attempt(time.monotonic() + deadline_s)
+        answer = await self._ask(wire.write_ask(wire.Describe()), attempt, is_probe=True)
         with self.reading():
             self.description = wire.read_description(answer.body)
         self.breaker.succeeded()
+        self.is_draining = False
         return self.description
 
     async def look(self) -> None:
@@ -201,17 +266,17 @@ class EngineClient:
     def took(self, engine_s: float, round_trip_s: float) -> None:
         """Note that an ask was answered as it should be, and how long it took."""
         self.breaker.succeeded()
-        self._engine_s = _smoothed(self._engine_s, engine_s)
+        self.engine_s = _smoothed(self.engine_s, engine_s)
         self._round_trip_s = _smoothed(self._round_trip_s, round_trip_s)
 
-    def failed(self, reason: str) -> BackendFailed:
-        """Count a failure; returns what to raise."""
+    def failed(self, reason: str, kind: type[BackendFailed] = BackendFailed) -> BackendFailed:
+        """Count a failure; returns what to raise, of this kind."""
         before = self.breaker.state
         self._reason = reason
         self.breaker.failed()
         if before == "closed":
             log.warning("the %s at %s failed: %s", self.half, self.address, reason)
-        return BackendFailed(f"The {self.half} does not answer: {reason}. Try again in a moment.")
+        return kind(f"The {self.half} does not answer: {reason}. Try again in a moment.")
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -219,26 +284,29 @@ class EngineClient:
         if session is not None:
             await session.close()
 
-    async def _ask(self, body: bytes, deadline_s: float, *, is_probe: bool = False) -> Answer:
-        until = time.monotonic() + deadline_s
-        pauses = iter(RETRIES)
+    async def _ask(self, body: bytes, attempt: Attempt, *, is_probe: bool = False) -> Answer:
+        began = time.monotonic()
+        pauses = iter(attempt.pauses)
+        kind: type[BackendFailed] = EngineAway
         while True:
             try:
-                found = await self._fetch("POST", self.address.predictions, body, until - time.monotonic())
+                found = await self._fetch("POST", self.address.predictions, body, attempt.until - time.monotonic())
             except TimeoutError as error:
+                was_connected = not isinstance(error, aiohttp.ConnectionTimeoutError)
+                seconds = round(attempt.until - began, 1)
                 if is_probe:
-                    if not isinstance(
-                        error, aiohttp.ConnectionTimeoutError
-                    ):  # it was connected, so the probe is queued
+                    if was_connected:  # so the probe is queued
                         self._probe_pause_s = min(max(PROBE_S, 2 * self._probe_pause_s), PROBES_APART_S)
                         self._probe_after = time.monotonic() + self._probe_pause_s
-                    raise BackendFailed(f"The {self.half} has not answered within {deadline_s:g} s.") from error
-                raise self.failed(f"no answer within {deadline_s:g} s") from None
+                    raise BackendFailed(f"The {self.half} has not answered within {seconds:g} s.") from error
+                raise self.failed(f"no answer within {seconds:g} s", BackendFailed if was_connected else kind) from None
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
                 self._owes_nothing()  # whatever it had in its queue is gone
+                if not isinstance(error, aiohttp.ClientConnectorError):
+                    kind = BackendFailed  # it may have begun
                 pause = next(pauses, None)
-                if pause is None or time.monotonic() + pause >= until:
-                    raise self.failed(_words(error)) from error
+                if pause is None or time.monotonic() + pause >= attempt.until:
+                    raise self.failed(_words(error), kind) from error
                 await asyncio.sleep(pause)
             except aiohttp.ClientError as error:  # no HTTP, or a broken one
                 raise self.failed(_words(error)) from error
@@ -257,13 +325,16 @@ class EngineClient:
             return Answer(status, body)
         said = wire.read_problem(body)
         sentence = said.get("detail", "")[:300] or f"it answered with status {status}"
+        if status in _BUSY and said.get("draining") == "true":
+            self.is_draining = True
+            raise EngineAway(f"The {self.half} is shutting down. Try again in a moment.")
         if status in _BUSY:
             self.breaker.succeeded()  # it is there
             raise Overloaded(f"The {self.half} has too much to do: {sentence}", _seconds(retry_after))
         if "title" in said:  # it is one of ours, and answers: this ask was its trouble
             self.breaker.succeeded()
             log.warning("the %s refused an ask: %d, %s", self.half, status, sentence)
-            raise BackendFailed(f"The {self.half} failed: {sentence}")
+            raise EngineRefused(self.half, sentence)
         raise self.failed(sentence)
 
     async def _fetch(self, method: str, url: str, body: bytes | None, seconds: float) -> tuple[int, bytes, str]:

@@ -205,11 +205,11 @@ export function drawEngines(place, figures) {
       trip: duration(engine.round_trip_seconds),
       waiting: engine.queue === null ? "–" : number(engine.queue),
     });
-    const isWell = engine.breaker === "closed";
+    const why = engine.left_out;
     return make("div", { className: "part", data: { engine: engine.engine } },
       make("p", {}, make("b", {}, t(engine.engine)),
-        make("span", { className: isWell ? "" : "bad" }, isWell ? t("health-ok") : t("breaker", { state: t(`breaker-${engine.breaker}`) }))),
-      quiet(engine.model_version), quiet(line));
+        make("span", { className: why ? "bad" : "" }, t(why ? `left-out-${why}` : "health-ok"))),
+      quiet(engine.address), quiet(engine.model_version), quiet(line));
   });
   const fates = { used: 0, withdrawn: 0, wasted: 0 };
   for (const found of Object.values(figures.predictions)) for (const [fate, n] of Object.entries(found)) fates[fate] += n;
