@@ -260,11 +260,12 @@ async def serving(
     else:
         deadline_s = LONG_S if deadline_s is None else deadline_s
         options = {"mask_window_s": LONG_S, "embedding_window_s": LONG_S} | options
+    backend = backend or ToyBackend()
     predictor = Predictor(
         store=TieredStore(memory or memory_store(), lower, deadline_s=deadline_s, **clocks),
-        backend=backend or ToyBackend(),
-        encode_lane=FairQueue("encoder", slots, queue, **clocks),
-        decode_lane=FairQueue("decoder", slots, queue, **clocks),
+        backend=backend,
+        encode_lane=FairQueue("encoder", slots, queue, batch=backend.info.encode_batch, **clocks),
+        decode_lane=FairQueue("decoder", slots, queue, batch=backend.info.decode_batch, **clocks),
         pools=Pools.sized(),
         **options,
     )

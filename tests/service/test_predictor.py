@@ -370,17 +370,17 @@ async def test_a_call_past_its_deadline_is_an_error_with_its_place_still_taken_a
     async with serving(backend, DictStore(), slots=1) as predictor:
         await upload(predictor)
         backend.hold = asyncio.Event()
-        predictor.encode_lane.deadline_s = predictor.decode_lane.deadline_s = 0.01
+        predictor.encode_lane.calls.deadline_s = predictor.decode_lane.calls.deadline_s = 0.01
         for ask in (mask(predictor, ID), upload(predictor, image_bytes(5))):
             with pytest.raises(BackendFailed, match=r"has not answered within 0.01 s"):
                 await ask
         assert predictor.decode_lane.running == predictor.encode_lane.running == 1
-        predictor.encode_lane.deadline_s = predictor.decode_lane.deadline_s = None
+        predictor.encode_lane.calls.deadline_s = predictor.decode_lane.calls.deadline_s = None
         again = asyncio.create_task(upload(predictor, image_bytes(5)))
         await until(lambda: predictor.encode_lane.waiting == 1)
         backend.hold.set()
         assert await again is Outcome.HIT, "it waited for the place, and found the result there"
-        await until(lambda: predictor.decode_lane._calls == set())
+        await until(lambda: predictor.decode_lane.calls._running == set())
         assert (await mask(predictor, ID)).outcome is Outcome.HIT
     assert (backend.encodes, backend.decodes) == (2, 1)
 
@@ -389,7 +389,7 @@ async def test_calls_past_their_deadline_tell_the_health_of_the_engine() -> None
     backend = ToyBackend()
     async with serving(backend, DictStore(), slots=1, engine_health=EngineHealth(1)) as predictor:
         backend.hold = asyncio.Event()
-        predictor.encode_lane.deadline_s = 0.01
+        predictor.encode_lane.calls.deadline_s = 0.01
         with pytest.raises(BackendFailed):
             await upload(predictor)
         assert "encoder" in predictor.engine_health.failing()

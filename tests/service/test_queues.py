@@ -186,7 +186,7 @@ async def test_another_lanes_place_can_be_taken_for_as_long() -> None:
 async def test_a_call_past_its_deadline_is_said_and_is_left_to_finish() -> None:
     lane, engine = FairQueue("encoder", 1, 4, deadline_s=0.01), Engine()
     said: list[str] = []
-    lane.on_late = said.append
+    lane.calls.on_late = said.append
     with pytest.raises(BackendFailed, match=r"The encoder has not answered within 0\.01 s"):
         async with lane.slot() as place:
             await place.call(engine)

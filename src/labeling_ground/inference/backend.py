@@ -26,6 +26,10 @@ class BatchSizes:
         """Most asks of this class in one call."""
         return self.interactive if priority is Priority.INTERACTIVE else self.background
 
+    def at_most(self, interactive: int, background: int) -> "BatchSizes":
+        """The same, within these bounds."""
+        return BatchSizes(min(self.interactive, interactive), min(self.background, background))
+
 
 ALONE = BatchSizes()
 """Of an engine that computes each ask for itself."""

@@ -14,8 +14,9 @@ from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.remote_status import EngineFigures, RemoteStatus
 from labeling_ground.service.hedge import HedgeOutcome
-from labeling_ground.service.queues import ClassFigures, FairQueue
+from labeling_ground.service.queues import FairQueue
 from labeling_ground.service.sessions import Sessions
+from labeling_ground.service.shares import ClassFigures
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind, Outcome, Priority, StoreStats
 

@@ -14,7 +14,7 @@ from labeling_ground.codec import records
 from labeling_ground.codec.mask import area, bbox, from_rle, to_rle
 from labeling_ground.codec.records import CachedEverything, CachedMask, FoundMask
 from labeling_ground.errors import BackendFailed
-from labeling_ground.inference.sketch import Sketch, sketcher_of
+from labeling_ground.inference.sketch import Sketch
 from labeling_ground.key import tenant_in
 from labeling_ground.sam.everything import CANDIDATES, SECOND_NMS, grid, keep_best, without_small_regions
 from labeling_ground.service.asks import Ask
@@ -188,7 +188,6 @@ class Everything:
         self._wall_clock = wall_clock
         self._predictor = predictor
         self._pool = predictor.pools.grids
-        self._sketcher = sketcher_of(predictor.backend)
         self._workers = FairQueue("grids' calls", workers, 0)
         self._searches: dict[str, _Search] = {}
         self._news = asyncio.Event()
@@ -196,7 +195,7 @@ class Everything:
     @property
     def usual(self) -> EverythingOptions:
         """The options where the caller does not say."""
-        return self._sketcher.usual
+        return self._predictor.model.sketcher.usual
 
     async def ask(
         self, tenant: str, image_id: str, options: EverythingOptions, *, client: str | None = None
@@ -292,7 +291,7 @@ class Everything:
         return await self._pool.run(partial(records.seal_everything, key, found, **facts))
 
     async def _row(self, search: _Search, numbers: range) -> None:
-        at_once = self._predictor.backend.info.decode_batch.background
+        at_once = self._predictor.decode_lane.batch.background
         tasks = [
             asyncio.ensure_future(self._some(search, numbers[start : start + at_once]))
             for start in range(0, len(numbers), at_once)
@@ -306,26 +305,18 @@ class Everything:
 
     async def _some(self, search: _Search, numbers: range) -> list[FoundMask]:
         asks = [(search.embedding, Prompt((search.points[number],))) for number in numbers]
+        lane, model = self._predictor.decode_lane, self._predictor.model
 
-        async def sketch() -> list[list[Sketch]]:
-            self._predictor.model.check(search.version)
-            with self._predictor.model.health.call("decoder"):
-                sketches = await self._sketcher.sketch(asks)
-                if len(sketches) != len(asks):
-                    raise BackendFailed("The decoder did not answer each prompt.")
-            return sketches
+        def judge() -> list[FoundMask]:
+            return [one for number, some in zip(numbers, made, strict=True) for one in search.judge(number, some)]
 
         async with self._workers.slot(search.tenant, patient=True) as worker:
             # After clicks, whoever waits for the grid: it is many calls, and a click is one.
             with asked_at_best(Priority.PREFETCH):
                 urgency = current_urgency()
-            async with self._predictor.decode_lane.slot(search.tenant, urgency=urgency, patient=True) as place:
-                sketches = await place.call(sketch, also=worker)
-            return await self._pool.run(
-                lambda: [
-                    one for number, some in zip(numbers, sketches, strict=True) for one in search.judge(number, some)
-                ]
-            )
+            async with lane.slot(search.tenant, size=len(asks), urgency=urgency, patient=True) as place:
+                made = await place.call(partial(model.sketch, place, search.version, asks), also=worker)
+            return await self._pool.run(judge)
 
     def _tell(self) -> None:
         """Wake everyone who follows a grid."""

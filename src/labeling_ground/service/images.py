@@ -16,6 +16,7 @@ from labeling_ground.codec.frame import Precision
 from labeling_ground.errors import NoRoom, Overloaded, UnknownImage
 from labeling_ground.pools import Pools
 from labeling_ground.service.asks import Ask, ImageState, Timing
+from labeling_ground.service.batching import Place
 from labeling_ground.service.models import ServedModel
 from labeling_ground.service.once import Attempt, Made, Once
 from labeling_ground.service.pixels import PixelBudget
@@ -340,9 +341,9 @@ class Embeddings:
         key = ask.embedding
         lane = self._model.encode_lane
 
-        async def encode() -> Made:
+        async def encode(place: Place) -> Made:
             async with self._files.room(file), lane.timed():
-                return await self._encode(ask, file, since, outcome)
+                return await self._encode(place, ask, file, since, outcome)
 
         # Who sends no file queues with the stored one in hand, or learns here that there is none: a slow tier must not
         # hold a place that others could use.
@@ -356,9 +357,9 @@ class Embeddings:
                 return Made(late, Outcome.HIT)
             attempt.start()
             attempt.commit()
-            return await place.call(encode)
+            return await place.call(partial(encode, place))
 
-    async def _encode(self, ask: Ask, file: bytes, purged: int, outcome: Outcome) -> Made:
+    async def _encode(self, place: Place, ask: Ask, file: bytes, purged: int, outcome: Outcome) -> Made:
         key = ask.embedding
         started = time.perf_counter()
         image = await self._files.decode(ask, file)
@@ -369,8 +370,9 @@ class Embeddings:
             sealed = await self._files.seal(ask, file, image, worth)
             self._store.keep(ask.image, sealed, purged)
             beside = sealed.size
-        embedding = await self._model.encode(ask.version, image)
         cost = time.perf_counter() - started
+        computed = await self._model.encode(place, ask.version, image)
+        embedding, cost = computed.value, cost + computed.seconds
         facts: dict[str, Any] = {"cost": cost, "created": self._wall_clock(), "precision": self._precision}
         facts |= {"note": image.note, "use_preview": image.use_preview}
         entry = await self._pools.values.run(partial(records.seal_embedding, key, embedding, **facts))

@@ -17,12 +17,12 @@ from labeling_ground.errors import BadPrompt, UnknownPrediction
 from labeling_ground.pools import Pools
 from labeling_ground.service.accesses import Accesses
 from labeling_ground.service.asks import Ask, MaskAnswer, Timing
+from labeling_ground.service.batching import Place
 from labeling_ground.service.images import Embeddings, outcome_after
 from labeling_ground.service.models import ServedModel
 from labeling_ground.service.once import Attempt, Made, Once
 from labeling_ground.service.opened import OpenedPredictions
 from labeling_ground.service.prompts import PromptAsk, check_point, fit
-from labeling_ground.service.queues import Place
 from labeling_ground.types import Entry, Kind, Outcome, Prompt
 
 
@@ -119,9 +119,8 @@ class Masks:
         fitted = fit(settled.prompt, embedding.width, embedding.height)
 
         async def predict(place: Place) -> tuple[Made, Entry]:
-            started = time.perf_counter()
-            prediction = await self._model.decode(ask.version, embedding, fitted)
-            cost = time.perf_counter() - started
+            computed = await self._model.decode(place, ask.version, embedding, fitted)
+            prediction, cost = computed.value, computed.seconds
             place.free()
             mask_key, logits_key = ask.mask(settled.digest), ask.logits(settled.digest)
             facts = {"cost": cost, "created": self._wall_clock()}

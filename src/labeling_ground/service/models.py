@@ -3,15 +3,20 @@
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from labeling_ground.errors import BackendFailed
-from labeling_ground.inference.backend import Backend
+from labeling_ground.inference.backend import Backend, DecodeAsk
+from labeling_ground.inference.sketch import Sketch, sketcher_of
 from labeling_ground.service.asks import Ask, bind
+from labeling_ground.service.batching import Computed, Place
 from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import Embedding, Image, ModelVersion, Prediction, Prompt
+
+T = TypeVar("T")
 
 
 class ServedModel:
@@ -26,11 +31,12 @@ class ServedModel:
 
     def __init__(self, backend: Backend, encode_lane: FairQueue, decode_lane: FairQueue, health: EngineHealth) -> None:
         self.backend = backend
+        self.sketcher = sketcher_of(backend)
         self.encode_lane = encode_lane
         self.decode_lane = decode_lane
         self.health = health
-        encode_lane.on_late = partial(health.late, "encoder")
-        decode_lane.on_late = partial(health.late, "decoder")
+        encode_lane.calls.on_late = partial(health.late, "encoder")
+        decode_lane.calls.on_late = partial(health.late, "decoder")
 
     def bind(self, tenant: str, image_id: str) -> Ask:
         """A request on one image, to be answered by the model version that is served now."""
@@ -48,48 +54,83 @@ class ServedModel:
         if self.backend.info.version != version:
             raise BackendFailed("The model was changed in the middle of this request. Try again in a moment.")
 
-    async def encode(self, version: ModelVersion, image: Image) -> Embedding:
-        """The image's embedding by this version, checked. The caller has a place in the encoder's queue.
+    async def encode(self, place: Place, version: ModelVersion, image: Image) -> Computed[Embedding]:
+        """The image's embedding by this version, checked, and its share of the call's seconds.
+
+        Args:
+            place: in the encoder's queue. Those who have it together are encoded in one call.
+            version: by which the image is encoded.
+            image: it.
 
         Raises:
             BackendFailed: the model serves another version by now, did not answer, or its answer is none.
         """
-        self.check(version)
         with self.health.call("encoder"):
-            embeddings = await self.backend.encode([image])
-            return _check_embedding(embeddings, image.width, image.height)
+            computed = await place.compute(self._encode, [(version, image)])
+            [embedding] = computed.value
+            _check_embedding(embedding, image.width, image.height)
+        return Computed(embedding, computed.seconds)
 
-    async def decode(self, version: ModelVersion, embedding: Embedding, prompt: Prompt) -> Prediction:
-        """The prediction for one prompt by this version, checked. The caller has a place in the decoder's queue.
+    async def decode(
+        self, place: Place, version: ModelVersion, embedding: Embedding, prompt: Prompt
+    ) -> Computed[Prediction]:
+        """The prediction for one prompt by this version, checked, and its share of the call's seconds.
+
+        Args:
+            place: in the decoder's queue. Those who have it together are decoded in one call.
+            version: whose embedding it is.
+            embedding: of the image.
+            prompt: what is asked of it.
 
         Raises:
             BackendFailed: the model serves another version by now, did not answer, or its answer is none.
         """
-        self.check(version)
         async with self.decode_lane.timed():
             with self.health.call("decoder"):
-                predictions = await self.backend.decode([(embedding, prompt)])
-                return _check_prediction(predictions, embedding.width, embedding.height)
+                computed = await place.compute(self._decode, [(version, (embedding, prompt))])
+                [prediction] = computed.value
+                _check_prediction(prediction, embedding.width, embedding.height)
+        return Computed(prediction, computed.seconds)
+
+    async def sketch(self, place: Place, version: ModelVersion, asks: Sequence[DecodeAsk]) -> list[list[Sketch]]:
+        """The candidates for each ask by this version, not painted yet. Errors are those of ``decode``.
+
+        Args:
+            place: in the decoder's queue, of as many asks.
+            version: whose embeddings these are.
+            asks: pairs of an embedding and a prompt.
+        """
+        with self.health.call("decoder"):
+            return (await place.compute(self._sketch, [(version, ask) for ask in asks])).value
+
+    async def _encode(self, asks: Sequence[tuple[ModelVersion, Image]]) -> list[Embedding]:
+        return await self.backend.encode(self._of_this_version(asks))
+
+    async def _decode(self, asks: Sequence[tuple[ModelVersion, DecodeAsk]]) -> list[Prediction]:
+        return await self.backend.decode(self._of_this_version(asks))
+
+    async def _sketch(self, asks: Sequence[tuple[ModelVersion, DecodeAsk]]) -> list[list[Sketch]]:
+        return await self.sketcher.sketch(self._of_this_version(asks))
+
+    def _of_this_version(self, asks: Sequence[tuple[ModelVersion, T]]) -> list[T]:
+        for version, _ in asks:
+            self.check(version)
+        return [ask for _, ask in asks]
 
 
-def _check_embedding(embeddings: Sequence[Embedding], width: int, height: int) -> Embedding:
-    if len(embeddings) != 1:
-        raise BackendFailed("The encoder did not answer each image.")
-    [embedding] = embeddings
+def _check_embedding(embedding: Embedding, width: int, height: int) -> None:
     if (embedding.width, embedding.height) != (width, height) or not embedding.tensors:
         raise BackendFailed("The encoder's answer does not belong to this image.")
     for name, tensor in embedding.tensors.items():
         if np.issubdtype(tensor.dtype, np.floating) and not np.isfinite(tensor).all():
             raise BackendFailed(f"The encoder's answer holds values that are no numbers ({name}).")
-    return embedding
 
 
-def _check_prediction(predictions: Sequence[Prediction], width: int, height: int) -> Prediction:
-    if len(predictions) != 1 or not predictions[0].masks:
+def _check_prediction(prediction: Prediction, width: int, height: int) -> None:
+    if not prediction.masks:
         raise BackendFailed("The decoder gave no mask.")
-    for mask in predictions[0].masks:
+    for mask in prediction.masks:
         if mask.pixels.shape != (height, width) or mask.logits.shape != (256, 256) or mask.pixels.dtype != np.bool_:
             raise BackendFailed("The decoder's mask does not have the image's size, or is none.")
         if not (math.isfinite(mask.score) and np.isfinite(mask.logits).all()):
             raise BackendFailed("The decoder's answer holds values that are no numbers.")
-    return predictions[0]

@@ -326,6 +326,16 @@ class ModelSettings(BaseSettings):
     While it fails it is tried every two seconds."""
     decode_queue: int = Field(256, ge=1)
     """Prompts that may wait for the decoder, of each class; one more is answered 503 with `Retry-After`."""
+    encode_batch: int = Field(4, ge=1, le=64)
+    """Most images of people that wait and are encoded together, where the engine gains by that (`docs/models.md`)."""
+    encode_batch_background: int = Field(16, ge=1, le=64)
+    """The same for images that nobody waits for: prefetches, and jobs. An image that somebody opens meanwhile waits for
+    the whole of it."""
+    decode_batch: int = Field(16, ge=1, le=64)
+    """The same for prompts, of every class."""
+    batch_window_ms: float = Field(5.0, ge=0, le=1000)
+    """How long those of a batch that are ready wait for the others, whose image is still being read. Who is alone waits
+    for nothing."""
 
     max_points_per_side: int = Field(64, ge=1, le=256)
     """Finest grid of `everything`: so many points along each side of the image, squared in all."""

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import shutil
+from typing import Any
 
 from labeling_ground.adapters.choose import choose_adapters
 from labeling_ground.api.app import create_app
@@ -13,7 +14,7 @@ from labeling_ground.cache.disk.folder import nearest
 from labeling_ground.cache.disk.store import look
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import PullFailed, StoreFailed
-from labeling_ground.inference.backend import Backend
+from labeling_ground.inference.backend import Backend, BatchSizes
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.store import ModelStore
@@ -101,7 +102,14 @@ def build_predictor(
     def decodes() -> int:
         return chosen.info.decodes_at_once or settings.decode_workers
 
+    def encode_batch() -> BatchSizes:
+        return chosen.info.encode_batch.at_most(settings.encode_batch, settings.encode_batch_background)
+
+    def decode_batch() -> BatchSizes:
+        return chosen.info.decode_batch.at_most(settings.decode_batch, settings.decode_batch)
+
     share = settings.share_of_each
+    shared: dict[str, Any] = {"window_s": settings.batch_window_ms / 1e3, "tenant_share": share}
     encode_deadline_s: float | None = settings.encode_deadline_s
     decode_deadline_s: float | None = settings.decode_deadline_s
     if isinstance(chosen, RemoteBackend):
@@ -110,10 +118,20 @@ def build_predictor(
         store=tiers,
         backend=chosen,
         encode_lane=FairQueue(
-            "encoder", encodes, settings.encode_queue, deadline_s=encode_deadline_s, tenant_share=share
+            "encoder",
+            encodes,
+            settings.encode_queue,
+            deadline_s=encode_deadline_s,
+            batch=encode_batch,
+            **shared,
         ),
         decode_lane=FairQueue(
-            "decoder", decodes, settings.decode_queue, deadline_s=decode_deadline_s, tenant_share=share
+            "decoder",
+            decodes,
+            settings.decode_queue,
+            deadline_s=decode_deadline_s,
+            batch=decode_batch,
+            **shared,
         ),
         pools=beside.pools if beside else build_pools(settings, encodes()),
         shared=beside.once.shared if beside else build_shared_flights(settings, tiers, supervisor),
