@@ -11,7 +11,7 @@ from labeling_ground import key as keys
 from labeling_ground.cache.disk.folder import is_claimed
 from labeling_ground.cache.disk.store import look
 from labeling_ground.cache.store import Store
-from labeling_ground.cli.common import Folder, data, megabytes, settings_with, show
+from labeling_ground.cli.common import cache_dir_option, data, json_option, megabytes, settings_with, show
 from labeling_ground.cli.trace import simulate, synth, trace
 from labeling_ground.errors import BadSettings
 from labeling_ground.settings import Settings
@@ -21,12 +21,6 @@ from labeling_ground.wiring import build_disk, build_redis
 T = TypeVar("T")
 
 _NO_TIER = "The disk tier is switched off (disk_bytes is 0), and redis_url is not set."
-
-_DIRECTORY = click.option(
-    "--cache-dir",
-    type=Folder(),
-    help="Folder of the disk tier, if not the default.",
-)
 
 
 @click.group()
@@ -43,8 +37,8 @@ for _command in (trace, synth, simulate):
 
 
 @cache.command()
-@_DIRECTORY
-@click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")
+@cache_dir_option
+@json_option
 def stats(cache_dir: Path | None, as_json: bool) -> None:
     """What the disk tier and Redis hold."""
     settings = settings_with(cache_dir=cache_dir)
@@ -69,11 +63,11 @@ def stats(cache_dir: Path | None, as_json: bool) -> None:
 
 
 @cache.command()
-@_DIRECTORY
+@cache_dir_option
 @click.option("--image", help="Only this image: its id, 64 hex digits.")
 @click.option("--model", help="Only this model's embeddings and masks.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")
+@json_option
 def purge(cache_dir: Path | None, image: str | None, model: str | None, yes: bool, as_json: bool) -> None:
     """Delete from the disk tier and from Redis: one image, one model, or everything, in all namespaces."""
     image = None if image is None else image.lower()

@@ -42,6 +42,14 @@ class Folder(click.Path):
         return super().convert(value, param, ctx)
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")
+cache_dir_option = click.option("--cache-dir", type=Folder(), help="Folder of the disk tier, if not the default.")
+models_dir_option = click.option("--models-dir", type=Folder(), help="Folder of the weights, if not the default.")
+log_format_option = click.option(
+    "--log-format", type=click.Choice(["auto", "text", "json"]), help="One log line a request, in this form."
+)
+
+
 def show(text: str = "") -> None:
     """Print what the command was asked for, in words, on stdout."""
     click.echo(text)

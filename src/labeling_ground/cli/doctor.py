@@ -17,7 +17,7 @@ from labeling_ground import __version__
 from labeling_ground.cache.disk.folder import nearest, obstacle
 from labeling_ground.cache.disk.store import look
 from labeling_ground.cache.redis.health import examine
-from labeling_ground.cli.common import Folder, data, megabytes, settings_with, show
+from labeling_ground.cli.common import cache_dir_option, data, json_option, megabytes, settings_with, show
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.inference.backend import Backend
 from labeling_ground.settings import Settings
@@ -47,12 +47,8 @@ class Finding:
 
 
 @click.command()
-@click.option(
-    "--cache-dir",
-    type=Folder(),
-    help="Folder of the disk tier, if not the default.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")
+@cache_dir_option
+@json_option
 def doctor(cache_dir: Path | None, as_json: bool) -> None:
     """Say what is installed, which engine would be used and why, and whether the cache can be reached.
 

@@ -1,11 +1,11 @@
 """``labeling-ground engine``."""
 
 import logging
-from pathlib import Path
+from typing import Any
 
 import click
 
-from labeling_ground.cli.common import Folder, say, settings_with
+from labeling_ground.cli.common import log_format_option, models_dir_option, say, settings_with
 from labeling_ground.cli.running import listen, run
 from labeling_ground.engine_server.app import create_engine_app
 from labeling_ground.inference.auto import Halves
@@ -27,23 +27,15 @@ _PORTS = {"encoder": 8080, "decoder": 7080, "both": 8080}
 @click.option(
     "--management-port", type=click.IntRange(0, 65535), help="Port that tells workers and queue: one above the other."
 )
-@click.option("--models-dir", type=Folder(), help="Folder of the weights, if not the default.")
-@click.option("--log-format", type=click.Choice(["auto", "text", "json"]), help="Log lines, in this form.")
-def engine(
-    role: str,
-    model: str | None,
-    host: str | None,
-    port: int | None,
-    management_port: int | None,
-    models_dir: Path | None,
-    log_format: str | None,
-) -> None:
+@models_dir_option
+@log_format_option
+def engine(role: str, port: int | None, management_port: int | None, **given: Any) -> None:
     """Serve a model's encoder, its decoder, or both, to labeling-ground servers elsewhere.
 
     They find it by LABELING_GROUND_ENCODER_URL and LABELING_GROUND_DECODER_URL. There are no keys: whoever reaches the
     ports may ask, so keep them on a network of your own.
     """
-    settings = settings_with(host=host, model=model, models_dir=models_dir, log_format=log_format)
+    settings = settings_with(**given)
     set_up_logging(settings.log_level, settings.log_format)
     asked = _PORTS[role] if port is None else port
     beside = (min(asked + 1, 65535) if asked else 0) if management_port is None else management_port

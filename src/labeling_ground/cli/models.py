@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from labeling_ground.cli.common import Folder, data, megabytes, say, settings_with, show
+from labeling_ground.cli.common import data, json_option, megabytes, models_dir_option, say, settings_with, show
 from labeling_ground.inference.graphs import version_of
 from labeling_ground.models.archive import SERVING, check_archiver, check_target, version_files
 from labeling_ground.models.archive import archive as write_archive
@@ -34,12 +34,6 @@ from labeling_ground.models.store import ModelStore, is_here
 
 _PRECISIONS = ("fp16", "fp32")
 
-_FOLDER = click.option(
-    "--models-dir",
-    type=Folder(),
-    help="Folder of the weights, if not the default.",
-)
-
 
 def _store(models_dir: Path | None) -> ModelStore:
     return ModelStore(settings_with(models_dir=models_dir).folder("models_dir"), catalogue())
@@ -51,8 +45,8 @@ def models() -> None:
 
 
 @models.command(name="list")
-@_FOLDER
-@click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of a table.")
+@models_dir_option
+@json_option
 def list_models(models_dir: Path | None, as_json: bool) -> None:
     """Which models there are, what they weigh, what one image costs in the cache, and which are here."""
     store = _store(models_dir)
@@ -102,7 +96,7 @@ def list_models(models_dir: Path | None, as_json: bool) -> None:
     "--mirror",
     help="Download from here instead: the address of a folder with the files, or one with {file} or {sha256} in it.",
 )
-@_FOLDER
+@models_dir_option
 def pull(names: tuple[str, ...], as_format: str | None, mirror: str | None, models_dir: Path | None) -> None:
     """Download models and verify every bit.
 
@@ -133,7 +127,7 @@ def pull(names: tuple[str, ...], as_format: str | None, mirror: str | None, mode
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The official checkpoint, if it was not pulled or added.",
 )
-@_FOLDER
+@models_dir_option
 def export(name: str, checkpoint: Path | None, models_dir: Path | None) -> None:
     """Turn an official checkpoint into ONNX files for fast engines, and verify them against torch.
 
@@ -176,7 +170,7 @@ def export(name: str, checkpoint: Path | None, models_dir: Path | None) -> None:
     show_default=True,
     help="How long a batch may take to fill.",
 )
-@_FOLDER
+@models_dir_option
 def archive(
     name: str,
     out: Path,
@@ -211,7 +205,7 @@ def archive(
 @click.option(
     "--family", type=click.Choice(["sam", "sam2", "efficient-sam"]), help="Its kind, for a model of your own."
 )
-@_FOLDER
+@models_dir_option
 def add(file: Path, name: str | None, role: str | None, family: str | None, models_dir: Path | None) -> None:
     """Take in a FILE that you brought. Its digest says which model it belongs to.
 
@@ -227,7 +221,7 @@ def add(file: Path, name: str | None, role: str | None, family: str | None, mode
 
 @models.command()
 @click.argument("name")
-@_FOLDER
+@models_dir_option
 def remove(name: str, models_dir: Path | None) -> None:
     """Remove a model's files. A running server keeps what it has loaded."""
     freed = _store(models_dir).remove(name)
@@ -237,7 +231,7 @@ def remove(name: str, models_dir: Path | None) -> None:
 @models.command()
 @click.argument("name")
 @click.option("--role", type=click.Choice([role.value for role in Role]), help="Only this file.")
-@_FOLDER
+@models_dir_option
 def path(name: str, role: str | None, models_dir: Path | None) -> None:
     """Where a model's files are: role and path on each line, or the path alone with --role."""
     store = _store(models_dir)

@@ -3,7 +3,7 @@
 import ipaddress
 import logging
 import socket
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,7 +11,7 @@ from labeling_ground.adapters.choose import choose_adapters
 from labeling_ground.api.app import create_app
 from labeling_ground.api.state import AppState
 from labeling_ground.cache.disk.folder import obstacle
-from labeling_ground.cli.common import Folder, megabytes, say, settings_with
+from labeling_ground.cli.common import cache_dir_option, log_format_option, megabytes, say, settings_with
 from labeling_ground.cli.running import listen, run
 from labeling_ground.observe import logs_text, set_up_logging
 from labeling_ground.settings import Settings
@@ -24,33 +24,13 @@ log = logging.getLogger(__name__)
 @click.option("--host", help="Address to listen on (127.0.0.1: this machine only).")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.")
 @click.option("--model", help="Model id.")
-@click.option("--cache-dir", type=Folder(), help="Folder of the disk tier.")
+@cache_dir_option
 @click.option("--memory-bytes", help="Budget of the memory tier, for instance 2GiB.")
 @click.option("--disk-bytes", help="Budget of the disk tier; 0 switches it off.")
-@click.option(
-    "--log-format",
-    type=click.Choice(["auto", "text", "json"]),
-    help="One line a request, in this form.",
-)
-def serve(
-    host: str | None,
-    port: int | None,
-    model: str | None,
-    cache_dir: Path | None,
-    memory_bytes: str | None,
-    disk_bytes: str | None,
-    log_format: str | None,
-) -> None:
+@log_format_option
+def serve(**given: Any) -> None:
     """Start the server. Stop it with Ctrl-C: what is in flight is answered first."""
-    settings = settings_with(
-        host=host,
-        port=port,
-        model=model,
-        cache_dir=cache_dir,
-        memory_bytes=memory_bytes,
-        disk_bytes=disk_bytes,
-        log_format=log_format,
-    )
+    settings = settings_with(**given)
     set_up_logging(settings.log_level, settings.log_format)
     app_state = build_parts(settings)
     listener = listen(settings.host, settings.port, hint="Choose another with --port, or PORT=9000 make run.")

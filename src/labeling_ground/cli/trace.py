@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from labeling_ground.cli.common import data, megabytes, say, settings_with, show
+from labeling_ground.cli.common import data, json_option, megabytes, say, settings_with, show
 from labeling_ground.errors import BadSettings
 from labeling_ground.simulate.grid import Prices, Row, cheapest, peak_without_budget, read_trace, replay_all
 from labeling_ground.simulate.policies import POLICIES, choose
@@ -26,7 +26,6 @@ from labeling_ground.trace.files import read, write
 from labeling_ground.types import Kind
 
 _TRACES = click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
-_JSON = click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")
 _PRICES = Prices()
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -38,7 +37,7 @@ def trace() -> None:
 
 @trace.command()
 @_TRACES
-@_JSON
+@json_option
 def info(traces: tuple[Path, ...], as_json: bool) -> None:
     """What is in a trace (and in its older files: FILE.1 and so on)."""
     settings_with()  # this command reads none, but a misspelled one is said by every command
@@ -126,7 +125,7 @@ def synth(seed: int, out: Path, mix: str, annotators: int, hours: float, days: i
 @click.option("--bound/--no-bound", default=True, help="Work out what no policy can beat.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes; as many as there are cores by default.")
-@_JSON
+@json_option
 def simulate(
     traces: tuple[Path, ...],
     policies: tuple[str, ...],

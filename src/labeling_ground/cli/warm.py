@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from labeling_ground import key as keys
-from labeling_ground.cli.common import Folder, data, empty_option, say, settings_with, show
+from labeling_ground.cli.common import cache_dir_option, data, empty_option, json_option, say, settings_with, show
 from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import LabelingGroundError, StoreFailed, TooLarge
 from labeling_ground.service.predictor import Predictor
@@ -25,14 +25,10 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".hei
 
 @click.command()
 @click.argument("directory", type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--cache-dir",
-    type=Folder(),
-    help="Folder of the disk tier, if not the default.",
-)
+@cache_dir_option
 @click.option("--model", help="Model id.")
 @click.option("--api-key", help="Warm this key's namespace instead of the public one.")
-@click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")
+@json_option
 def warm(directory: Path, cache_dir: Path | None, model: str | None, api_key: str | None, as_json: bool) -> None:
     """Encode all images of a folder ahead of time, so that the first click on each is fast.
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from labeling_ground.api.edge import Edge, Limits
 from labeling_ground.api.errors import problem, response_for
 from labeling_ground.api.web_security import ANY, OriginCheck
-from labeling_ground.errors import Overloaded
+from labeling_ground.errors import LabelingGroundError
 from labeling_ground.inference.remote import wire
 from labeling_ground.inference.remote.handler import InferenceHandler, Reply
 from labeling_ground.service.queues import FairQueue
@@ -107,7 +107,7 @@ def create_engine_app(
             reply = await _unless_gone(request, endpoint, await request.body())
         except ClientDisconnect:
             return Response(status_code=499)
-        except Overloaded as error:
+        except LabelingGroundError as error:
             return response_for(error)
         return Response(reply.body, reply.status, dict(reply.headers), media_type=reply.media_type)
 

@@ -22,6 +22,34 @@ class _Remembered:
     fresh_until: float
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An image by its address, as somebody asks for it.
+
+    Attributes:
+        tenant: whose namespace; addresses are remembered for each tenant alone.
+        url: the address.
+        stretch: how the file is read.
+        client: who works on it now, if that is known.
+        headers: credentials for the address's own host, of this tenant.
+        fresh_s: seconds for which the file there is taken to be the same, in place of the usual ones.
+        predictor: the model that is asked, if not the default one.
+    """
+
+    tenant: str
+    url: str
+    stretch: Stretch | None = None
+    client: str | None = None
+    headers: Mapping[str, str] | None = None
+    fresh_s: float | None = None
+    predictor: Predictor | None = None
+
+    @property
+    def address(self) -> tuple[str, str]:
+        """By what the address is remembered."""
+        return self.tenant, self.url
+
+
 class Sources:
     """Opens images by address. An address is never a key of the cache: it leads to a digest, for a while.
 
@@ -76,97 +104,60 @@ class Sources:
         self._others.append(other)
         return other
 
-    async def open_image(
-        self,
-        tenant: str,
-        url: str,
-        *,
-        stretch: Stretch | None = None,
-        client: str | None = None,
-        predictor: Predictor | None = None,
-    ) -> ImageAnswer:
+    async def open_image(self, link: Link) -> ImageAnswer:
         """The image at an address, fetched unless it is known, and encoded.
 
         Raises:
             LabelingGroundError: see ``locate``.
         """
-        found = await self.locate(tenant, url, stretch=stretch, client=client, predictor=predictor)
+        found = await self.locate(link)
         if isinstance(found, ImageAnswer):
             return found
-        _, answer = await (predictor or self._predictor).embedding(tenant, found.image_id)
+        _, answer = await (link.predictor or self._predictor).embedding(link.tenant, found.image_id)
         return answer
 
-    async def locate(
-        self,
-        tenant: str,
-        url: str,
-        *,
-        stretch: Stretch | None = None,
-        client: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        fresh_s: float | None = None,
-        predictor: Predictor | None = None,
-    ) -> ImageState | ImageAnswer:
+    async def locate(self, link: Link) -> ImageState | ImageAnswer:
         """Which image is at an address, and its size; it is fetched and encoded unless it is known.
 
         An ``ImageState`` is the answer where no file was fetched: the image may have to be encoded again then.
-
-        Args:
-            tenant: whose namespace; addresses are remembered for each tenant alone.
-            url: the address.
-            stretch: how the file is read.
-            client: who works on it now, if that is known.
-            headers: credentials for the address's own host, of this tenant.
-            fresh_s: in place of this object's own.
-            predictor: the model that is asked, if not the default one.
 
         Raises:
             SourceRefused, SourceFailed, TooLarge, Overloaded: see ``Fetcher.get``.
             LabelingGroundError: see ``Predictor.add_image``.
         """
-        asked = predictor or self._predictor
-        known = await self._known(asked, tenant, url, stretch)
-        if known is not None and self._is_fresh(tenant, url):
+        asked = link.predictor or self._predictor
+        known = await self._known(asked, link)
+        if known is not None and self._is_fresh(link):
             return known
-        fetched = await self._fetch(tenant, url, known, headers, fresh_s)
+        fetched = await self._fetch(link, known)
         if fetched.file is None and known is not None:
             return known
         file = fetched.file or b""
         self._bytes_held += len(file)
         try:
-            image_id = keys.stretched(fetched.digest, stretch)
-            return await asked.add_image(tenant, file, image_id, client=client)
+            image_id = keys.stretched(fetched.digest, link.stretch)
+            return await asked.add_image(link.tenant, file, image_id, client=link.client)
         finally:
             self._bytes_held -= len(file)
 
-    async def prefetch(
-        self,
-        tenant: str,
-        url: str,
-        *,
-        stretch: Stretch | None = None,
-        client: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        fresh_s: float | None = None,
-        predictor: Predictor | None = None,
-    ) -> tuple[str, PrefetchAnswer]:
+    async def prefetch(self, link: Link) -> tuple[str, PrefetchAnswer]:
         """Fetch the image at an address and queue it, unless it is encoded already: its id, and what became of it.
 
         Raises:
             LabelingGroundError: see ``locate``.
         """
-        asked = predictor or self._predictor
-        known = await self._known(asked, tenant, url, stretch)
+        asked = link.predictor or self._predictor
+        known = await self._known(asked, link)
         if known is not None and not known.encoded:
             known = None  # its file is needed
         fetched = None
-        if known is None or not self._is_fresh(tenant, url):
-            fetched = await self._fetch(tenant, url, known, headers, fresh_s)
+        if known is None or not self._is_fresh(link):
+            fetched = await self._fetch(link, known)
         if known is not None and (fetched is None or fetched.file is None):
             return known.image_id, PrefetchAnswer(False, known.version, known.model_note)
         assert fetched is not None  # noqa: S101 -- for the type checker
-        image_id = keys.stretched(fetched.digest, stretch)
-        return image_id, await asked.prefetch(tenant, fetched.file or b"", image_id, client=client)
+        image_id = keys.stretched(fetched.digest, link.stretch)
+        return image_id, await asked.prefetch(link.tenant, fetched.file or b"", image_id, client=link.client)
 
     async def aclose(self) -> None:
         """Call off what is being fetched, and close the connections."""
@@ -175,43 +166,36 @@ class Sources:
 
     # --- within -------------------------------------------------------------------------------------------------
 
-    async def _known(self, predictor: Predictor, tenant: str, url: str, stretch: Stretch | None) -> ImageState | None:
-        found = self._remembered.get((tenant, url))
+    async def _known(self, predictor: Predictor, link: Link) -> ImageState | None:
+        found = self._remembered.get(link.address)
         if found is None:
             return None
-        self._remembered.move_to_end((tenant, url))
+        self._remembered.move_to_end(link.address)
         try:
-            return await predictor.image_state(tenant, keys.stretched(found.digest, stretch))
+            return await predictor.image_state(link.tenant, keys.stretched(found.digest, link.stretch))
         except UnknownImage:
             return None
 
-    def _is_fresh(self, tenant: str, url: str) -> bool:
-        found = self._remembered.get((tenant, url))  # others may have taken its place meanwhile
+    def _is_fresh(self, link: Link) -> bool:
+        found = self._remembered.get(link.address)  # others may have taken its place meanwhile
         return found is not None and self._clock() < found.fresh_until
 
-    async def _fetch(
-        self,
-        tenant: str,
-        url: str,
-        known: ImageState | None,
-        headers: Mapping[str, str] | None,
-        fresh_s: float | None,
-    ) -> Fetched:
+    async def _fetch(self, link: Link, known: ImageState | None) -> Fetched:
         """What is at the address now; without the file where that is known and has not changed."""
         if self.bytes_held >= self._most_bytes:
             raise Overloaded("Too many fetched images wait to be encoded. Try again.")
-        before = self._remembered.get((tenant, url)) if known is not None else None
+        before = self._remembered.get(link.address) if known is not None else None
         validators = before.validators if before is not None else None
 
         async def fetch(_: Callable[[], None]) -> Fetched:
-            return await self.fetcher.get(url, headers=headers, validators=validators)
+            return await self.fetcher.get(link.url, headers=link.headers, validators=validators)
 
         # Who has the file and who has not wait for two different answers.
-        fetched, _ = await self._flights.join(f"{tenant} {before is not None} {url}", fetch)
+        fetched, _ = await self._flights.join(f"{link.tenant} {before is not None} {link.url}", fetch)
         digest = before.digest if fetched.file is None and before is not None else fetched.digest
-        fresh_until = self._clock() + (self._fresh_s if fresh_s is None else fresh_s)
-        self._remembered[tenant, url] = _Remembered(digest, fetched.validators, fresh_until)
-        self._remembered.move_to_end((tenant, url))
+        fresh_until = self._clock() + (self._fresh_s if link.fresh_s is None else link.fresh_s)
+        self._remembered[link.address] = _Remembered(digest, fetched.validators, fresh_until)
+        self._remembered.move_to_end(link.address)
         if len(self._remembered) > self._most_addresses:
             self._remembered.popitem(last=False)
         return fetched

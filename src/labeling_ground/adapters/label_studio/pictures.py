@@ -5,7 +5,7 @@ import base64
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from yarl import URL
@@ -13,7 +13,7 @@ from yarl import URL
 from labeling_ground.errors import SourceFailed, SourceRefused
 from labeling_ground.service.fetching import PRIVATE
 from labeling_ground.service.predictor import ImageAnswer, ImageState
-from labeling_ground.service.sources import Sources
+from labeling_ground.service.sources import Link, Sources
 from labeling_ground.settings import Settings
 
 T = TypeVar("T")
@@ -94,11 +94,7 @@ class Pictures:
         Raises:
             LabelingGroundError: see ``Sources.locate``.
         """
-
-        async def work(url: str, headers: dict[str, str], fresh_s: float | None) -> ImageState | ImageAnswer:
-            return await self._sources.locate(tenant, url, client=client, headers=headers, fresh_s=fresh_s)
-
-        return await self._with_credentials(tenant, project, value, task_id, work)
+        return await self._with_credentials(tenant, project, value, task_id, client, self._sources.locate)
 
     async def prefetch(self, tenant: str, project: str, value: str, task_id: object, *, client: str | None) -> None:
         """Fetch the picture of a task and queue it to be encoded.
@@ -106,11 +102,7 @@ class Pictures:
         Raises:
             LabelingGroundError: see ``Sources.prefetch``.
         """
-
-        async def work(url: str, headers: dict[str, str], fresh_s: float | None) -> None:
-            await self._sources.prefetch(tenant, url, client=client, headers=headers, fresh_s=fresh_s)
-
-        await self._with_credentials(tenant, project, value, task_id, work)
+        await self._with_credentials(tenant, project, value, task_id, client, self._sources.prefetch)
 
     async def aclose(self) -> None:
         """Call off what is being fetched, and close the connections."""
@@ -124,7 +116,8 @@ class Pictures:
         project: str,
         value: str,
         task_id: object,
-        work: Callable[[str, dict[str, str], float | None], Awaitable[T]],
+        client: str | None,
+        work: Callable[[Link], Awaitable[T]],
     ) -> T:
         """Do the work with the picture's address, credentials where it is Label Studio's, and how long it is fresh."""
         site = self._told.get((tenant, project), self._site)
@@ -134,16 +127,17 @@ class Pictures:
         except ValueError:
             raise SourceRefused("The task's data has no address of a picture that this server can fetch.") from None
         if site is None or not is_own:
-            return await work(url, {}, None)
+            return await work(Link(tenant, url, client=client))
         fresh_s = self._uploads_fresh_s if _UPLOADS in URL(url).path else None  # their names are random
+        link = Link(tenant, url, client=client, fresh_s=fresh_s)
         try:
-            return await work(url, await self._credentials(site), fresh_s)
+            return await work(replace(link, headers=await self._credentials(site)))
         except SourceFailed as error:
             if error.status != 401:
                 raise
         site.access_until = 0.0  # the token may have been revoked, or Label Studio's clock be another
         try:
-            return await work(url, await self._credentials(site), fresh_s)
+            return await work(replace(link, headers=await self._credentials(site)))
         except SourceFailed as error:
             if error.status != 401:
                 raise

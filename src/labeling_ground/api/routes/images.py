@@ -24,6 +24,7 @@ from labeling_ground.codec import base64_text, tensors
 from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import BadPrompt, TooLarge
 from labeling_ground.service.predictor import ImageAnswer, MaskAnswer, PromptAsk
+from labeling_ground.service.sources import Link
 from labeling_ground.settings import Settings
 from labeling_ground.types import Box, Point, Stretch
 
@@ -107,8 +108,7 @@ async def add_image(
     app_state.models.name_of(model)  # one that is not served is refused before the file is read
     read_as = stretch_from(stretch)
     record = request_log_of(request)
-    sources, url = app_state.sources, ""
-    file, image_id = b"", ""
+    url, file, image_id = "", b"", ""
     if media_type(request) == "application/json":
         url = (await read_json(request, ImageAtUrl)).url
     else:
@@ -116,10 +116,10 @@ async def add_image(
         image_id = keys.stretched(digest, read_as)
         record.fields["image"] = image_id[:12]
     predictor = (await model_for(request, model)).predictor
+    link = Link(caller.tenant, url, read_as, caller.client, predictor=predictor)
     if not wait:
         if url:
-            work = sources.prefetch(caller.tenant, url, stretch=read_as, client=caller.client, predictor=predictor)
-            image_id, ahead = await while_connected(request, work)
+            image_id, ahead = await while_connected(request, app_state.sources.prefetch(link))
             record.fields["image"] = image_id[:12]
         else:
             ahead = await predictor.prefetch(caller.tenant, file, image_id, client=caller.client)
@@ -128,7 +128,7 @@ async def add_image(
             status=202,
         )
     adding = (
-        sources.open_image(caller.tenant, url, stretch=read_as, client=caller.client, predictor=predictor)
+        app_state.sources.open_image(link)
         if url
         else predictor.add_image(caller.tenant, file, image_id, client=caller.client)
     )
