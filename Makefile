@@ -94,6 +94,10 @@ pins: ## compile requirements/*.txt again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	  requirements/torchserve.in -c requirements/run.txt -c requirements/dev.txt -c requirements/engines.txt \
 	  -o requirements/torchserve.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+	  requirements/cuda.in -c requirements/run.txt -c requirements/engines.txt -o requirements/cuda.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+	  requirements/sbom.in -o requirements/sbom.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --no-deps \
 	  requirements/helm.in -c requirements/run.txt -c requirements/dev.txt -o requirements/helm.txt
 	for tool in requirements/tools/*.in; do uv pip compile --universal --python-version 3.11 --generate-hashes \
@@ -134,7 +138,7 @@ build = tar -c --exclude=__pycache__ --owner=0 --group=0 $(3) | \
 ARCHIVES ?= segment_anything/model-store
 build_gpu: ONNX = --build-arg ONNXRUNTIME='$(call knob,ENCODER_ONNXRUNTIME)'
 
-.PHONY: build_all build_proxy build_redis build_engine build_gpu build_cpu push_all c_up c_down c_logs c_ps test_compose
+.PHONY: build_all build_proxy build_redis build_engine build_gpu build_cpu sbom push_all c_up c_down c_logs c_ps test_compose
 build_all: $(if $(filter own,$(ENGINES)),build_proxy build_redis build_engine,build_proxy build_redis $(if $(filter none,$(ENGINES)),,build_gpu build_cpu)) ## build all images; ENGINES=torchserve (default), own or none says which those are
 
 build_proxy: ## build the image of the server
@@ -144,7 +148,7 @@ build_redis: ## build the image of Redis
 	@$(call build,redis,-f docker/redis.Dockerfile,docker)
 
 build_engine: ## build the image of our own engine, for ENGINES=own
-	@$(call build,engine,-f docker/server.Dockerfile --target engine,$(SOURCES))
+	@$(call build,engine,-f docker/server.Dockerfile --target engine --build-arg ENGINE_LIBRARIES='$(call knob,ENGINE_LIBRARIES)',$(SOURCES))
 
 $(ARCHIVES)/%.mar:
 	@echo "$@ is not here. Make it with:" >&2
@@ -159,6 +163,15 @@ build_gpu: $(ARCHIVES)/sam_vit_h_encode.mar ## build the image of the encoder un
 
 build_cpu: $(ARCHIVES)/sam_vit_h_decode.mar ## build the image of the decoder under TorchServe, with its archive
 	@$(call build,sam_decode,-f docker/serving.Dockerfile --build-arg ROLE=decode $(ONNX),$(SOURCES) segment_anything/config-decode.properties -C $(ARCHIVES) $(<F))
+
+sbom: ## write out/sbom-NAME.cdx.json (CycloneDX): the Python packages of each image that was built here
+	@mkdir -p out
+	@for name in proxy engine sam_encode sam_decode; do \
+	  image="$(call knob,IMAGE_PREFIX)/$$name:$(call knob,IMAGE_TAG)"; \
+	  docker image inspect "$$image" >/dev/null 2>&1 || continue; \
+	  docker run --rm --entrypoint cat "$$image" /usr/share/labeling-ground/sbom.cdx.json > out/sbom-$$name.cdx.json && \
+	  echo out/sbom-$$name.cdx.json; \
+	done
 
 push_all: push_proxy push_redis $(if $(filter own,$(ENGINES)),push_engine,push_sam_encode push_sam_decode) ## push the images to where IMAGE_PREFIX says
 
@@ -179,5 +192,6 @@ c_logs: ## follow the logs of all containers
 c_ps: ## list the containers and how they are
 	@$(STACK) ps
 
-test_compose: $(VENV)/.dev ## build the images, run the stack, break its parts and time it (needs a container engine; many minutes)
-	@LABELING_GROUND_TEST_COMPOSE=1 $(BIN)/python -m pytest -p no:randomly tests/compose $(ARGS)
+test_compose: $(VENV)/.dev ## build the images, run the stack, break its parts and time it (needs a container engine; many minutes; QUICK=1: one kind, some minutes)
+	@LABELING_GROUND_TEST_COMPOSE=1 $(if $(QUICK),LABELING_GROUND_TEST_ENGINES=none) $(BIN)/python -m pytest -p no:randomly \
+	  $(if $(QUICK),tests/compose/test_compose_stack.py,tests/compose) $(ARGS)

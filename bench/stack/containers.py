@@ -27,7 +27,8 @@ from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
 
 ROOT = Path(__file__).parent.parent.parent
-TAG = "test"
+TAG = os.environ.get("LABELING_GROUND_TEST_TAG", "test")
+"""Tag of the images that are built and run here."""
 _FIGURES = {"gpu": 8082, "cpu": 7082}
 ARCHIVES = "LABELING_GROUND_TEST_ARCHIVES"
 """Environment: a folder with archives that were made before, which saves the minutes that making them takes."""

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.sparse import csr_matrix
 
 from labeling_ground.simulate.prepared import Prepared
 from labeling_ground.trace.events import What
@@ -66,6 +64,10 @@ def bound(trace: Prepared, budget_bytes: int, *, idle_s: float | None, max_age_s
     rows = _ranges(low[crowded], counts)
     columns = np.repeat(np.arange(len(counts)), counts)
     sizes = np.repeat(spans.size[crowded], counts)
+    # Here: every command would wait for it, and an engine's image has no scipy.
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_matrix
+
     held = csr_matrix((sizes, (rows, columns)), shape=(len(moments), len(counts)))
     peak = np.asarray(held.sum(axis=1)).ravel()
     tight = peak > budget_bytes
