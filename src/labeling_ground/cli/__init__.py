@@ -13,6 +13,7 @@ import click
 from labeling_ground import __version__
 from labeling_ground.cli.browser import browser_decoder
 from labeling_ground.cli.cache import cache
+from labeling_ground.cli.capacity import capacity
 from labeling_ground.cli.doctor import doctor
 from labeling_ground.cli.engine import engine
 from labeling_ground.cli.models import models
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for _command in (serve, engine, warm, cache, models, browser_decoder, doctor):
+for _command in (serve, engine, warm, cache, capacity, models, browser_decoder, doctor):
     cli.add_command(_command)
 
 
