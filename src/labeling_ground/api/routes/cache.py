@@ -7,17 +7,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeHistogramMetricFamily, GaugeMetricFamily, Metric
 
 from labeling_ground.api import responses
-from labeling_ground.api.engine_figures import engine_fields, engine_metrics
 from labeling_ground.api.errors import BadBody, problem_responses
+from labeling_ground.api.metrics import Figures
 from labeling_ground.api.requests import read_json
 from labeling_ground.api.routes.service import health_of
 from labeling_ground.api.schemas.cache import CacheOut, CacheSettingsIn, CacheSettingsOut
 from labeling_ground.api.schemas.common import SHA256, Purged
 from labeling_ground.api.state import AppState, caller_of, check_admin, state_of
 from labeling_ground.errors import BadSettings, NotAllowed
+from labeling_ground.inference.remote_status import EngineFigures
 from labeling_ground.observe import BUCKETS_S, RequestMetrics
 from labeling_ground.service.counters import SPREAD_S, CountersSnapshot, KindCounts, TierCounts, take_snapshot
 from labeling_ground.types import Kind, Outcome
@@ -74,7 +74,7 @@ async def cache_figures(request: Request) -> dict[str, Any]:
             }
             for name, lane in now.lanes.items()
         },
-        "engines": [engine_fields(engine) for engine in now.engines],
+        "engines": [_engine(engine) for engine in now.engines],
         "flights": now.flights,
         "sessions": now.sessions,
         "sessions_unkept": now.sessions_unkept,
@@ -180,8 +180,8 @@ async def change_settings(request: Request) -> dict[str, Any]:
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
     app_state = state_of(request)
-    snapshot = _Snapshot(await _snapshot_of(app_state))
-    content = generate_latest(app_state.metrics.registry) + generate_latest(snapshot)
+    figures = Figures(await _snapshot_of(app_state))
+    content = generate_latest(app_state.metrics.registry) + generate_latest(figures)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
 
 
@@ -256,6 +256,25 @@ def _tier(tier: TierCounts, at: float) -> dict[str, Any]:
     }
 
 
+def _engine(engine: EngineFigures) -> dict[str, Any]:
+    return {
+        "engine": engine.half,
+        "address": engine.address,
+        "model_version": engine.version,
+        "breaker": engine.state,
+        "left_out": engine.left_out,
+        "workers": engine.workers,
+        "queue": engine.queue,
+        "running": engine.running,
+        "engine_seconds": engine.engine_s,
+        "round_trip_seconds": engine.round_trip_s,
+        "asks": engine.asks,
+        "embeddings_sent": engine.embeddings,
+        "sent_bytes": engine.sent_bytes,
+        "received_bytes": engine.received_bytes,
+    }
+
+
 def _latency(metrics: RequestMetrics) -> dict[str, Any]:
     """The histogram of `/metrics`, with all routes that ask for the same thing taken together."""
     answers_by: dict[tuple[Kind, Outcome], list[int]] = {}
@@ -278,178 +297,3 @@ def _latency(metrics: RequestMetrics) -> dict[str, Any]:
             for (kind, outcome), counts in sorted(answers_by.items())
         ],
     }
-
-
-class _Snapshot:
-    """Prometheus' view of the figures, in the shape that its library collects from."""
-
-    def __init__(self, now: CountersSnapshot) -> None:
-        self._now = now
-
-    def collect(self) -> list[Metric]:
-        now = self._now
-        lookups = CounterMetricFamily(
-            "labeling_ground_lookups",
-            "Look-ups by kind and outcome; recomputed and miss are disjoint here.",
-            labels=["kind", "outcome"],
-        )
-        saved = CounterMetricFamily(
-            "labeling_ground_seconds_saved",
-            "Seconds of computing that hits and joined asks spared.",
-            labels=["kind"],
-        )
-        computed = CounterMetricFamily(
-            "labeling_ground_seconds_computed",
-            "Seconds of computing that was done.",
-            labels=["kind"],
-        )
-        failed = CounterMetricFamily("labeling_ground_failed", "Asks that ended in an error.", labels=["kind"])
-        for kind, found in now.kinds.items():
-            counts = {
-                "hit": found.hits,
-                "joined": found.joined,
-                "recomputed": found.recomputed,
-                "miss": found.misses - found.recomputed,
-            }
-            for outcome, count in counts.items():
-                lookups.add_metric([kind.value, outcome], count)
-            saved.add_metric([kind.value], found.seconds_saved)
-            computed.add_metric([kind.value], found.seconds_computed)
-            failed.add_metric([kind.value], found.failed)
-        predictions = CounterMetricFamily(
-            "labeling_ground_predictions",
-            "Queued predictions by what became of them.",
-            labels=["kind", "fate"],
-        )
-        for (kind, outcome), count in now.hedges.items():
-            predictions.add_metric([kind.value, outcome.value], count)
-        unkept = CounterMetricFamily(
-            "labeling_ground_sessions_unkept",
-            "Changes of sessions that were answered before they were kept below memory.",
-            value=now.sessions_unkept,
-        )
-        background = CounterMetricFamily(
-            "labeling_ground_background_errors",
-            "Failed attempts of background work, which is tried again.",
-            labels=["work"],
-        )
-        for name, count in now.background_errors.items():
-            background.add_metric([name], count)
-        gauges = [
-            GaugeMetricFamily("labeling_ground_flights", "Computations under way.", value=now.flights),
-            GaugeMetricFamily("labeling_ground_sessions", "Sessions kept.", value=now.sessions),
-        ]
-        return [
-            lookups,
-            saved,
-            computed,
-            failed,
-            predictions,
-            unkept,
-            background,
-            *gauges,
-            *self._tiers(),
-            *self._queues(),
-            *engine_metrics(self._now.engines),
-            *self._watched(),
-        ]
-
-    def _tiers(self) -> list[Metric]:
-        entries = GaugeMetricFamily("labeling_ground_entries", "Entries held.", labels=["tier", "kind"])
-        held = GaugeMetricFamily("labeling_ground_bytes", "Bytes held.", labels=["tier", "kind"])
-        budget = GaugeMetricFamily("labeling_ground_budget_bytes", "Most bytes held.", labels=["tier"])
-        evictions = CounterMetricFamily("labeling_ground_evictions", "Entries that went.", labels=["tier", "reason"])
-        errors = CounterMetricFamily(
-            "labeling_ground_store_errors", "What a tier failed at.", labels=["tier", "reason"]
-        )
-        is_open = GaugeMetricFamily("labeling_ground_breaker_open", "1 while a tier is left alone.", labels=["tier"])
-        refused = CounterMetricFamily(
-            "labeling_ground_entries_refused", "Entries too large to be admitted.", labels=["tier"]
-        )
-        skipped = CounterMetricFamily(
-            "labeling_ground_lookups_skipped", "Look-ups that a tier left alone was spared.", labels=["tier"]
-        )
-        pending = GaugeMetricFamily("labeling_ground_writes_pending", "Writes that wait for a tier.", labels=["tier"])
-        demoted = CounterMetricFamily(
-            "labeling_ground_demoted", "Values given to a tier again when memory had no room.", labels=["tier"]
-        )
-        oldest = GaugeMetricFamily(
-            "labeling_ground_oldest_entry_seconds", "Age of the oldest entry held.", labels=["tier"]
-        )
-        for tier in self._now.tiers:
-            stats = tier.stats
-            for kind, count in stats.entries_by_kind.items():
-                entries.add_metric([stats.tier, kind], count)
-            for kind, count in stats.bytes_by_kind.items():
-                held.add_metric([stats.tier, kind], count)
-            budget.add_metric([stats.tier], stats.budget)
-            for reason, count in stats.evictions.items():
-                evictions.add_metric([stats.tier, reason], count)
-            for reason, count in tier.errors.items():
-                errors.add_metric([stats.tier, reason], count)
-            is_open.add_metric([stats.tier], float(tier.breaker != "closed"))
-            refused.add_metric([stats.tier], stats.refused)
-            skipped.add_metric([stats.tier], tier.skipped)
-            pending.add_metric([stats.tier], tier.pending)
-            demoted.add_metric([stats.tier], tier.demoted)
-            if stats.oldest_created is not None:
-                oldest.add_metric([stats.tier], max(0.0, self._now.at - stats.oldest_created))
-        return [entries, held, budget, evictions, errors, is_open, refused, skipped, pending, demoted, oldest]
-
-    def _queues(self) -> list[Metric]:
-        labels = ["queue", "class"]
-        running = GaugeMetricFamily("labeling_ground_running", "Computations running.", labels=labels)
-        waiting = GaugeMetricFamily("labeling_ground_waiting", "Computations waiting.", labels=labels)
-        refused = CounterMetricFamily("labeling_ground_turned_away", "Asks that found a queue full.", labels=labels)
-        busy = CounterMetricFamily(
-            "labeling_ground_queue_busy_seconds", "Seconds for which computations had the engine.", labels=labels
-        )
-        waited = CounterMetricFamily(
-            "labeling_ground_queue_waited_seconds", "Seconds for which they waited before.", labels=labels
-        )
-        for name, queue in self._now.lanes.items():
-            for priority, (count, of_class) in queue.classes.items():
-                running.add_metric([name, priority.label], of_class.running)
-                waiting.add_metric([name, priority.label], count)
-                refused.add_metric([name, priority.label], of_class.turned_away)
-                busy.add_metric([name, priority.label], of_class.busy_s)
-                waited.add_metric([name, priority.label], of_class.waited_s)
-        return [running, waiting, refused, busy, waited]
-
-    def _watched(self) -> list[Metric]:
-        again = CounterMetricFamily(
-            "labeling_ground_recomputed_after_eviction_entries",
-            "Recomputed after memory's budget had evicted it.",
-            labels=["kind"],
-        )
-        seconds = CounterMetricFamily(
-            "labeling_ground_recomputed_after_eviction_seconds", "The seconds which that took.", labels=["kind"]
-        )
-        for kind, found in self._now.recomputed_after_eviction.items():
-            again.add_metric([kind.value], found.entries)
-            seconds.add_metric([kind.value], found.seconds)
-        # Gauges: a larger budget can lose at times what it had gained.
-        hits = GaugeMetricFamily(
-            "labeling_ground_shadow_cache_hits", "What a larger memory tier would have had.", labels=["larger_by"]
-        )
-        spared = GaugeMetricFamily(
-            "labeling_ground_shadow_cache_seconds_saved", "Seconds that it would have spared.", labels=["larger_by"]
-        )
-        for cache in self._now.shadow_caches:
-            hits.add_metric([f"{cache.larger_by:g}"], cache.hits)
-            spared.add_metric([f"{cache.larger_by:g}"], cache.seconds_saved)
-        sampled = GaugeMetricFamily(
-            "labeling_ground_shadow_cache_sampled_share",
-            "Share of the images that this is estimated from.",
-            self._now.sampled,
-        )
-        spreads = []
-        for name, text, spread in (
-            ("age", "Seconds since entries in memory were computed.", self._now.ages),
-            ("idle", "Seconds since entries in memory were used.", self._now.idle),
-        ):
-            family = GaugeHistogramMetricFamily(f"labeling_ground_entry_{name}_seconds", text)
-            buckets = [(f"{most:g}", float(count)) for most, count in zip(SPREAD_S, spread.counts, strict=True)]
-            family.add_metric([], [*buckets, ("+Inf", float(spread.total))], spread.seconds)
-            spreads.append(family)
-        return [again, seconds, hits, spared, sampled, *spreads]
