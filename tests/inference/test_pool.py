@@ -364,7 +364,7 @@ async def test_what_dns_says_now_is_the_pool(tmp_path: Path) -> None:
             stack.enter_context(served(endpoint(Role.DECODER, ToyEngine(), tmp_path / host), port=port, host=host))
         decoding = pool(Role.DECODER, f"dns+http://decoders:{port}", resolve=resolve)
         backend = backend_of(pool(Role.ENCODER, encoder.url), decoding, resolve_s=0.05)
-        async with under_load(backend, made, 2) as another_round:
+        async with contextlib.aclosing(backend), under_load(backend, made, 2) as another_round:
             await another_round()
             assert set(decoders_of(backend)) == {urls[0]}
             answer = hosts[1:]
@@ -375,7 +375,6 @@ async def test_what_dns_says_now_is_the_pool(tmp_path: Path) -> None:
                 answer = nothing
                 await another_round()
                 assert set(decoders_of(backend)) == set(urls[1:])
-        await backend.aclose()
 
 
 async def test_addresses_of_a_name_have_the_ports_and_paths_of_the_setting() -> None:

@@ -339,7 +339,8 @@ async def answering(answer: Callable[[bytes], bytes]) -> AsyncIterator[str]:
 async def described(encoders: EnginePool, decoders: EnginePool) -> tuple[EnginePool, EnginePool]:
     """Pools of engines that need not be asked what they serve."""
     for half in (encoders, decoders):
-        for member in await half.resolve():
+        await half.resolve()
+        for member in half.members:
             member.description = wire.Description(VERSION, Family.SAM, "fp32", Role(half.half))
     return encoders, decoders
 

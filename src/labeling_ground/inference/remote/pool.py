@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from labeling_ground.errors import BackendFailed, BadSettings, LabelingGroundError, Overloaded
 from labeling_ground.inference.remote import wire
-from labeling_ground.inference.remote.addresses import Address, Addresses
+from labeling_ground.inference.remote.addresses import Addresses
 from labeling_ground.inference.remote.client import (
     RETRIES,
     Attempt,
@@ -202,21 +202,25 @@ class EnginePool:
 
     # --- who is in it -----------------------------------------------------------------------------------------------
 
-    async def resolve(self) -> list[EngineClient]:
-        """Look up who is in the pool. Returns what ``set_members`` does."""
-        return self.set_members(await self.addresses.now())
+    async def resolve(self) -> bool:
+        """Look up who is in the pool. Returns whether any engine is new.
 
-    def set_members(self, addresses: Iterable[Address]) -> list[EngineClient]:
-        """Make the engines at these addresses the pool. Returns those that have not been asked yet what they serve.
-
-        One that leaves ends what it has begun.
+        Those that leave stay until the new ones have been asked what they serve, and for as long as none has said it.
         """
-        before = {each.address: each for each in self.members}
-        self.members = [
-            before.pop(address) if address in before else self._kind(address, self._limits) for address in addresses
-        ]
-        self._left += before.values()
-        return [each for each in self.members if each.description is None]
+        before, addresses = {each.address: each for each in self.members}, await self.addresses.now()
+        new = {address: self._kind(address, self._limits) for address in addresses if address not in before}
+        try:
+            if before:
+                await asyncio.gather(*(each.describe() for each in new.values()), return_exceptions=True)
+        except asyncio.CancelledError:
+            await asyncio.gather(*(each.aclose() for each in new.values()))
+            raise
+        self.members = [new[address] if address in new else before.pop(address) for address in addresses]
+        if before and not any(each.description for each in self.members):
+            self.members += before.values()
+        else:
+            self._left += before.values()
+        return bool(new)
 
     async def close_left(self) -> None:
         """Close the connections to engines that have left the pool and have nothing to do any more."""
