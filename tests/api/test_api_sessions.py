@@ -469,10 +469,10 @@ async def test_a_redis_that_is_frozen_or_gone_fails_no_click_of_a_session(
 
             async def kept() -> bool:
                 await server.app_state.sessions.sweep()
-                return bool(redis.ask("KEYS", "lg.session:*"))
+                return bool(redis.ask("KEYS", "lg.session.log:*"))
 
             async with asyncio.timeout(60):
                 while not await kept():  # noqa: ASYNC110 -- what is waited for tells nobody
                     await asyncio.sleep(0.05)
-            [name] = redis.ask("KEYS", "lg.session:*")
-            assert b"[30,10,1," in redis.ask("GET", name).replace(b".0,", b",")
+            [name] = redis.ask("KEYS", "lg.session.log:*")
+            assert b"[30,10,1]" in redis.ask("GET", name).replace(b".0,", b",")

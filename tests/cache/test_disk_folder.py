@@ -15,7 +15,6 @@ from labeling_ground.cache.disk.folder import INDEX, LOCK, MARKER, VALUES
 from labeling_ground.cache.disk.state_store import DiskStateStore
 from labeling_ground.cache.disk.store import look
 from labeling_ground.cache.policies.gds import GreedyDualSize
-from labeling_ground.cache.state_store import VersionedState
 from labeling_ground.cli import cli
 from labeling_ground.errors import BadSettings, StoreFailed
 from labeling_ground.settings import Settings
@@ -79,7 +78,7 @@ async def test_a_folder_that_holds_something_else_is_refused_and_stays_as_it_is(
     sessions = DiskStateStore(tmp_path, most=3)
     for _ in range(2):
         with pytest.raises(StoreFailed, match="holds something else"):
-            await sessions.save("a", VersionedState(b"1", b"2"), b"", 60.0)
+            await sessions.write("a", b"", b"log", 60.0, anew=True)
     await sessions.aclose()
     with pytest.raises(BadSettings, match="holds something else"):
         build_disk(Settings(cache_dir=tmp_path))

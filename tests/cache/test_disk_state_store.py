@@ -15,12 +15,11 @@ from tests.doubles import Clock
 
 from labeling_ground.cache.disk.folder import SESSIONS
 from labeling_ground.cache.disk.state_store import DiskStateStore
-from labeling_ground.cache.state_store import VersionedState
 from labeling_ground.errors import StoreFailed
 
 pytestmark = pytest.mark.anyio
 
-VALUE = VersionedState.new(b"value")
+VALUE = b"value"
 
 
 @pytest.fixture
@@ -39,13 +38,13 @@ async def state_store(tmp_path: Path, clock: Clock) -> AsyncIterator[DiskStateSt
 def rows(folder: Path) -> int:
     db = sqlite3.connect(folder / SESSIONS)
     try:
-        return int(db.execute("SELECT count(*) FROM kept").fetchone()[0])
+        return int(db.execute("SELECT count(*) FROM logs").fetchone()[0])
     finally:
         db.close()
 
 
 async def test_only_its_owner_can_read_it(state_store: DiskStateStore, tmp_path: Path) -> None:
-    await state_store.save("a", VALUE, b"", 60)
+    await state_store.write("a", b"", VALUE, 60, anew=True)
     assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
     for file in (tmp_path / "cache").iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
@@ -53,18 +52,18 @@ async def test_only_its_owner_can_read_it(state_store: DiskStateStore, tmp_path:
 
 async def test_the_one_unused_for_longest_makes_room(state_store: DiskStateStore, tmp_path: Path, clock: Clock) -> None:
     for name in "abc":
-        await state_store.save(name, VALUE, b"", 60)
+        await state_store.write(name, b"", VALUE, 60, anew=True)
         clock.now += 1
-    again = VersionedState.new(b"again")
-    await state_store.save("a", again, VALUE.version, 60)
-    await state_store.save("d", VALUE, b"", 60)
-    assert [await state_store.load(name) for name in "abcd"] == [again, None, VALUE, VALUE]
+    again = VALUE + b"again"
+    await state_store.write("a", VALUE, b"again", 60, anew=False)
+    await state_store.write("d", b"", VALUE, 60, anew=True)
+    assert [await state_store.load(name) for name in "abcd"] == [again, b"", VALUE, VALUE]
     assert rows(tmp_path / "cache") == 3
 
 
 async def test_what_has_run_out_is_deleted(state_store: DiskStateStore, tmp_path: Path, clock: Clock) -> None:
-    await state_store.save("a", VALUE, b"", 60)
-    await state_store.save("b", VALUE, b"", 61)
+    await state_store.write("a", b"", VALUE, 60, anew=True)
+    await state_store.write("b", b"", VALUE, 61, anew=True)
     clock.now += 60
     await state_store.sweep()
     assert rows(tmp_path / "cache") == 1
@@ -74,7 +73,7 @@ async def test_what_has_run_out_is_deleted(state_store: DiskStateStore, tmp_path
 async def test_it_outlives_its_process_without_being_closed(
     state_store: DiskStateStore, tmp_path: Path, clock: Clock
 ) -> None:
-    await state_store.save("a", VALUE, b"", 60)
+    await state_store.write("a", b"", VALUE, 60, anew=True)
     other = DiskStateStore(tmp_path / "cache", most=3, clock=clock)
     assert await other.load("a") == VALUE
     await other.aclose()
@@ -85,31 +84,31 @@ async def test_a_damaged_file_fails_once_and_is_begun_anew(tmp_path: Path, clock
     state_store = DiskStateStore(tmp_path, most=3, clock=clock)
     with pytest.raises(StoreFailed):
         await state_store.load("a")
-    assert await state_store.load("a") is None
-    assert await state_store.save("a", VALUE, b"", 60) == VALUE
+    assert await state_store.load("a") == b""
+    assert await state_store.write("a", b"", VALUE, 60, anew=True) == (True, VALUE)
     await state_store.aclose()
 
 
 async def test_where_there_is_no_room_nothing_is_saved_and_what_there_is_can_be_loaded(
     state_store: DiskStateStore,
 ) -> None:
-    await state_store.save("a", VALUE, b"", 60)
+    await state_store.write("a", b"", VALUE, 60, anew=True)
     assert state_store._db is not None
     pages = state_store._db.execute("PRAGMA page_count").fetchone()[0]
     state_store._db.execute(f"PRAGMA max_page_count = {pages}").fetchall()  # as full as a disk: it answers the same
-    large = VersionedState.new(bytes(100_000))
-    assert await state_store.save("b", large, b"", 60) is None
+    large = bytes(100_000)
+    assert await state_store.write("b", b"", large, 60, anew=True) is None
     assert await state_store.load("a") == VALUE
-    assert await state_store.load("b") is None
+    assert await state_store.load("b") == b""
     state_store._db.execute("PRAGMA max_page_count = 1000000").fetchall()
-    assert await state_store.save("b", large, b"", 60) == large
+    assert await state_store.write("b", b"", large, 60, anew=True) == (True, large)
 
 
 async def test_a_folder_that_somebody_cleared_is_made_anew(state_store: DiskStateStore, tmp_path: Path) -> None:
-    await state_store.save("a", VALUE, b"", 60)
+    await state_store.write("a", b"", VALUE, 60, anew=True)
     shutil.rmtree(tmp_path / "cache")
-    assert await state_store.load("a") is None
-    assert await state_store.save("a", VALUE, b"", 60) == VALUE
+    assert await state_store.load("a") == b""
+    assert await state_store.write("a", b"", VALUE, 60, anew=True) == (True, VALUE)
     assert rows(tmp_path / "cache") == 1
 
 
@@ -117,7 +116,7 @@ async def test_a_folder_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     state_store = DiskStateStore(tmp_path / "file" / "cache", most=3)
     with pytest.raises(StoreFailed, match=r"sessions\.sqlite3"):
-        await state_store.save("a", VALUE, b"", 60)
+        await state_store.write("a", b"", VALUE, 60, anew=True)
     await state_store.aclose()
 
 
@@ -129,24 +128,25 @@ async def test_a_closed_one_fails_like_any_other(tmp_path: Path) -> None:
 
 
 async def test_two_processes_lose_no_change(tmp_path: Path) -> None:
-    """Each adds one to a number, over and over, and again where the other came before it."""
+    """Each adds its lines to what it knew first, and replaces a number by the next one, over and over."""
     stores = [DiskStateStore(tmp_path, most=3) for _ in range(2)]
+    await stores[0].write("lines", b"", b"first\n", 60, anew=True)
 
     async def count(state_store: DiskStateStore) -> None:
+        seen = b""
         for _ in range(30):
-            seen = await state_store.load("a")
+            await state_store.write("lines", b"first\n", b"line\n", 60, anew=False)
             while True:
-                value = b"1" if seen is None else str(int(seen.value) + 1).encode()
-                new = VersionedState.new(value)
-                found = await state_store.save("a", new, b"" if seen is None else seen.version, 60)
-                if found == new:
+                new = str(int(seen or b"0") + 1).encode()
+                written = await state_store.write("number", seen, new, 60, anew=True)
+                assert written is not None
+                done, seen = written
+                if done:
                     break
-                seen = found
 
     await asyncio.gather(*(count(state_store) for state_store in stores))
-    found = await stores[0].load("a")
-    assert found is not None
-    assert found.value == b"60"
+    assert await stores[0].load("number") == b"60"
+    assert await stores[0].load("lines") == b"first\n" + 60 * b"line\n"
     for state_store in stores:
         await state_store.aclose()
 
@@ -155,15 +155,15 @@ async def test_what_was_saved_while_the_clock_was_ahead_ends_when_it_is_set_back
     state_store: DiskStateStore, tmp_path: Path, clock: Clock
 ) -> None:
     clock.now += 86_400.0
-    await state_store.save("a", VALUE, b"", 60)
+    await state_store.write("a", b"", VALUE, 60, anew=True)
     clock.now -= 86_400.0
-    await state_store.save("b", VALUE, b"", 30)
+    await state_store.write("b", b"", VALUE, 30, anew=True)
     await state_store.sweep()
     clock.now += 59.0
     assert await state_store.load("a") == VALUE
     clock.now += 1.0
     await state_store.sweep()
-    assert await state_store.load("a") is None
+    assert await state_store.load("a") == b""
     assert rows(tmp_path / "cache") == 0
 
 
@@ -173,13 +173,13 @@ async def test_one_tenants_flood_of_states_ends_none_of_the_others(tmp_path: Pat
     state_store = DiskStateStore(tmp_path / "shared", most=10, tenant_share=0.5, clock=clock)
     small = ["5" * 16 + str(number) for number in range(3)]
     for name in small:
-        await state_store.save(name, VersionedState.new(b"small"), b"", 1800.0)
+        await state_store.write(name, b"", b"small", 1800.0, anew=True)
     for number in range(30):
         clock.now += 1
-        await state_store.save("f" * 16 + str(number), VersionedState.new(b"flood"), b"", 1800.0)
-    assert [name for name in small if await state_store.load(name) is None] == []
-    assert await state_store.load("f" * 16 + "29") is not None
-    assert await state_store.load("f" * 16 + "20") is None
+        await state_store.write("f" * 16 + str(number), b"", b"flood", 1800.0, anew=True)
+    assert [name for name in small if not await state_store.load(name)] == []
+    assert await state_store.load("f" * 16 + "29")
+    assert await state_store.load("f" * 16 + "20") == b""
     await state_store.aclose()
 
 

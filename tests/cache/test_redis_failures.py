@@ -19,7 +19,6 @@ from labeling_ground.cache.redis.connect import connect
 from labeling_ground.cache.redis.lease import RedisLeases
 from labeling_ground.cache.redis.state_store import RedisStateStore
 from labeling_ground.cache.redis.store import RedisStore
-from labeling_ground.cache.state_store import VersionedState
 from labeling_ground.errors import LabelingGroundError, StoreFailed
 from labeling_ground.service.predictor import Predictor
 from labeling_ground.settings import Settings
@@ -329,8 +328,7 @@ async def test_sessions_and_leases_follow_the_sentinels_choice() -> None:
     with watched(program()) as (url, primary, replica):
         connection = connect(url, timeout_s=10.0)
         state_store, leases = RedisStateStore(connection), RedisLeases(connection)
-        first, second = VersionedState.new(b"first"), VersionedState.new(b"second")
-        assert await state_store.save(name, first, b"", 600.0) == first
+        assert await state_store.write(name, b"", b"first", 600.0, anew=True) == (True, b"first")
         assert await leases.take(key, "a", 600.0) is Claim.GRANTED
         await until(lambda: bool(replica.ask("DBSIZE") == 2))
         primary.kill()
@@ -338,10 +336,10 @@ async def test_sessions_and_leases_follow_the_sentinels_choice() -> None:
         async with asyncio.timeout(2 * MOST_S):
             while saved is None:
                 try:
-                    saved = await state_store.save(name, second, first.version, 600.0)
+                    saved = await state_store.write(name, b"first", b"second", 600.0, anew=True)
                 except StoreFailed:
                     await asyncio.sleep(0.1)
-        assert saved == second, "the version before was there"
+        assert saved == (True, b"second"), "the log of before was there"
         assert await leases.take(key, "b", 600.0) is Claim.TAKEN, "the lease was there"
         assert await leases.release(key, "a")
         assert await leases.take(key, "b", 600.0) is Claim.GRANTED

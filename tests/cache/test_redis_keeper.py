@@ -8,7 +8,6 @@ from tests.redis_servers import program, serving, system_program
 
 from labeling_ground.cache.redis.connect import connect
 from labeling_ground.cache.redis.state_store import RedisStateStore
-from labeling_ground.cache.state_store import VersionedState
 
 pytestmark = pytest.mark.anyio
 
@@ -20,15 +19,11 @@ async def test_a_server_that_is_full_and_evicts_nothing_keeps_sessions_all_the_s
     """New ones, changed ones and large ones; it also counts who is there."""
     with serving(find_program(), "--maxmemory-policy", "noeviction", "--maxmemory", "1") as server:
         connection = connect(server.url, timeout_s=LONG_S)
-        state_store, first, second = (
-            RedisStateStore(connection),
-            VersionedState.new(b"first"),
-            VersionedState.new(b"second" * 10_000),
-        )
-        assert await state_store.save("s", first, b"", LONG_S) == first
-        assert await state_store.save("s", second, first.version, LONG_S) == second
-        assert await state_store.save("s", VersionedState.new(b"late"), first.version, LONG_S) == second
-        assert await state_store.load("s") == second
+        state_store, first, second = RedisStateStore(connection), b"first", b"second" * 10_000
+        assert await state_store.write("s", b"", first, LONG_S, anew=True) == (True, first)
+        assert await state_store.write("s", first, second, LONG_S, anew=False) == (True, first + second)
+        assert await state_store.write("s", first, b"late", LONG_S, anew=True) == (False, first + second)
+        assert await state_store.load("s") == first + second
         assert (await state_store.meet("me", LONG_S))[0] == 0
         assert (await state_store.meet("you", LONG_S))[0] == 1
         await connection.aclose()

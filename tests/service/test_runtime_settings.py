@@ -211,7 +211,7 @@ async def test_when_a_tier_fails_nothing_has_changed(clock: Clock) -> None:
     with pytest.raises(StoreFailed):
         await runtime_settings.change(memory_bytes=2 * KIB, idle_s=1.0, policy="lru")
     assert runtime_settings.now == START
-    assert sessions.idle_s == START.idle_s
+    assert sessions.table.idle_s == START.idle_s
     clock.now += 100.0
     assert all(store.memory.peek(key) is not None for key in KEYS[:9])
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tests.doubles import Clock, DictStore, dice, now, patient, virtually
 
 from labeling_ground.breaker import Breaker
-from labeling_ground.cache.state_store import VersionedState
 from labeling_ground.cache.tier import Tier
 from labeling_ground.errors import BadPrompt, LabelingGroundError, StoreFailed, UnknownSession
+from labeling_ground.service.session_log import SessionLog
 from labeling_ground.service.session_state import SessionState, Snapshot
 from labeling_ground.service.session_store import SessionStore
 from labeling_ground.service.sessions import Sessions
@@ -28,7 +28,7 @@ DEADLINE_S = 0.1
 class DictKeeper:
     """What all servers share. Takes its time, and does what it is told not to do: ``mood`` has its next answers."""
 
-    kept: dict[str, VersionedState] = field(default_factory=dict)
+    kept: dict[str, bytes] = field(default_factory=dict)
     takes_s: float = 0.0
     mood: list[str] = field(default_factory=list)
     loads: int = 0
@@ -36,14 +36,16 @@ class DictKeeper:
     present: set[str] = field(default_factory=set)
     place: str = "first"
 
-    async def load(self, name: str) -> VersionedState | None:
+    async def load(self, name: str) -> bytes:
         self.loads += 1
         await asyncio.sleep(self.takes_s)
         if self.mood and self.mood[0] == "down":
             raise StoreFailed("It is down.")
-        return self.kept.get(name)
+        return self.kept.get(name, b"")
 
-    async def save(self, name: str, new: VersionedState, seen: bytes, idle_s: float) -> VersionedState | None:
+    async def write(
+        self, name: str, seen: bytes, new: bytes, idle_s: float, *, anew: bool
+    ) -> tuple[bool, bytes] | None:
         assert idle_s > 0
         self.saves += 1
         mood = self.mood.pop(0) if self.mood else "well"
@@ -52,12 +54,13 @@ class DictKeeper:
         if mood == "full":
             return None
         await asyncio.sleep(self.takes_s)
-        there = self.kept.get(name)
-        if there is None or there.version == seen:
-            self.kept[name] = there = new
+        log = self.kept.get(name, b"")
+        done = log == seen if anew else log.startswith(seen)
+        if done:
+            self.kept[name] = log = new if anew else log + new
         if mood == "lost":
             raise StoreFailed("It was done, and nobody heard of it.")
-        return there
+        return done, log
 
     async def meet(self, server: str, present_s: float) -> tuple[int, str]:
         if self.mood and self.mood[0] == "down":
@@ -484,6 +487,36 @@ def test_many_clicks_at_once_travel_together_and_many_askers_load_once() -> None
     virtually(main)
 
 
+def test_clicks_that_come_between_cost_no_second_write() -> None:
+    """A server adds its click whatever others have added since: nobody's work is done again."""
+
+    async def main() -> None:
+        state_store = DictKeeper()
+        one, other = server(state_store), server(state_store)
+        await one.open("t", "s", A, 10, 10, one.turn())
+        await other.look("t", "s")
+        state_store.saves = 0
+        for which in (one, other, one, other):
+            await which.click("t", "s", [GOOD])
+        assert state_store.saves == 4
+
+    virtually(main)
+
+
+def test_a_click_that_others_made_wrong_meanwhile_is_undone_and_its_asker_is_told() -> None:
+    async def main() -> None:
+        state_store = DictKeeper()
+        one, other = server(state_store), server(state_store)
+        await one.open("t", "s", A, 10, 10, one.turn())
+        await one.click("t", "s", [GOOD])
+        await other.undo("t", "s")
+        with pytest.raises(BadPrompt, match="first click"):
+            await one.click("t", "s", [Point(1, 1, 0)])
+        assert (await other.click("t", "s", [GOOD])).clicks == (GOOD,)
+
+    virtually(main)
+
+
 def test_what_changes_nothing_is_not_saved() -> None:
     async def main() -> None:
         state_store = DictKeeper()
@@ -516,16 +549,16 @@ def test_a_session_that_made_room_in_memory_is_still_known() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b"\x00\xff", b"[]", b"{}", b'{"format":2}', b'{"format":1,"image":[1]}', b"null", b"7"]
+    "value", [b"", b"\x00\xff", b"[]", b"{}", b'{"format":2}', b'{"format":2,"image":[1]}', b"null", b"7"]
 )
 def test_bytes_that_are_no_session_are_none_and_are_replaced(value: bytes) -> None:
     async def main() -> None:
-        assert SessionState.from_bytes(value) is None
+        assert SessionLog.from_bytes(value) is None
         state_store = DictKeeper()
         sessions = server(state_store)
         await sessions.open("t", "s", A, 10, 10, sessions.turn())
         [name] = state_store.kept
-        state_store.kept[name] = VersionedState.new(value)
+        state_store.kept[name] = value
         with pytest.raises(UnknownSession):
             await server(state_store).click("t", "s", [GOOD])
         await sessions.click("t", "s", [GOOD])

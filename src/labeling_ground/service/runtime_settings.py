@@ -100,7 +100,7 @@ class RuntimeSettings:
                 idle_s=new.idle_s if new.idle_s != old.idle_s else None,
                 policy=policy if is_other else None,
             )
-            self._sessions.idle_s = new.idle_s
+            self._sessions.table.idle_s = new.idle_s
             self.now = new
             if new != old:
                 log.info("cache settings: %s", ", ".join(f"{name} {value}" for name, value in asdict(new).items()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from labeling_ground.errors import BadPrompt, UnknownPrediction
@@ -17,7 +18,6 @@ Attend = Callable[[Snapshot, Coroutine[Any, Any, MaskAnswer]], Awaitable[MaskAns
 """Waits for a snapshot's prediction as long as its asker does; ``None``: the asker has left, and the change counts."""
 _Predict = Callable[[int, str | None], Awaitable[MaskAnswer]]
 """Predicts for so many of the clicks, refining this prediction."""
-_TakeBack = Callable[[], Awaitable[None]]
 
 
 async def _to_the_end(_: Snapshot, prediction: Coroutine[Any, Any, MaskAnswer]) -> MaskAnswer:
@@ -33,14 +33,17 @@ class SessionMask:
         version: the model version that answers.
         model_note: what to know of that model's answers.
         answer: the prediction; ``None`` where nothing is pointed at, or where the asker has left.
-        has_left: whether the asker has left.
     """
 
     snapshot: Snapshot
     version: ModelVersion
     model_note: str
     answer: MaskAnswer | None = None
-    has_left: bool = False
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the asker has left."""
+        return self.answer is None and not self.snapshot.is_empty
 
 
 class SessionMasks:
@@ -65,9 +68,8 @@ class SessionMasks:
     async def click(self, predictor: Predictor, tenant: str, session: str, points: Sequence[Point]) -> SessionMask:
         """Add clicks; all of them count or, if one is bad, none."""
         snapshot = await self._sessions.click(tenant, session, points)
-        return await self._mask(
-            predictor, tenant, session, snapshot, lambda: self._sessions.take_back(tenant, session, snapshot)
-        )
+        take_back = partial(self._sessions.take_back, tenant, session, snapshot)
+        return await self._mask(predictor, tenant, session, snapshot, take_back)
 
     async def rect(self, predictor: Predictor, tenant: str, session: str, box: Box) -> SessionMask:
         """Set the box, drawn from any corner; it replaces the clicks so far, and later ones refine it.
@@ -79,33 +81,32 @@ class SessionMasks:
         if drawn is None:
             raise BadPrompt("The box has no area.")
         before, after = await self._sessions.rect(tenant, session, drawn)
-        return await self._mask_or_restore(predictor, tenant, session, before, after)
+        take_back = partial(self._sessions.restore, tenant, session, before, after)
+        return await self._mask(predictor, tenant, session, after, take_back)
 
     async def undo(self, predictor: Predictor, tenant: str, session: str) -> SessionMask:
         """Take the last click back, or the box when there is no click."""
         before, after = await self._sessions.undo(tenant, session)
-        return await self._mask_or_restore(predictor, tenant, session, before, after)
-
-    async def _mask_or_restore(
-        self, predictor: Predictor, tenant: str, session: str, before: Snapshot, after: Snapshot
-    ) -> SessionMask:
-        return await self._mask(
-            predictor, tenant, session, after, lambda: self._sessions.restore(tenant, session, before, after)
-        )
+        take_back = partial(self._sessions.restore, tenant, session, before, after)
+        return await self._mask(predictor, tenant, session, after, take_back)
 
     async def _mask(
-        self, predictor: Predictor, tenant: str, session: str, snapshot: Snapshot, take_back: _TakeBack
+        self,
+        predictor: Predictor,
+        tenant: str,
+        session: str,
+        snapshot: Snapshot,
+        take_back: Callable[[], Awaitable[None]],
     ) -> SessionMask:
         try:
-            if snapshot.is_empty:
-                ask = predictor.bind(tenant, snapshot.image_id)
-                return SessionMask(snapshot, ask.version, ask.model_note)
             refine = self._refine and "mask" in predictor.backend.info.capabilities
-            client = client_of(session)
-            answer = await self._attend(snapshot, _predict(predictor, tenant, snapshot, client=client, refine=refine))
+            answer = None
+            if not snapshot.is_empty:
+                prediction = _predict(predictor, tenant, snapshot, client=client_of(session), refine=refine)
+                answer = await self._attend(snapshot, prediction)
             if answer is None:
                 ask = predictor.bind(tenant, snapshot.image_id)
-                return SessionMask(snapshot, ask.version, ask.model_note, has_left=True)
+                return SessionMask(snapshot, ask.version, ask.model_note)
             if refine:
                 await self._sessions.answered(tenant, session, snapshot, answer.prediction_id)
         except BaseException:

@@ -1,21 +1,46 @@
-"""What a session is: its image, its box, its clicks, and what can be done with them. No names, no time, no I/O.
+"""What a session is: its image, its box, its clicks, and what can be done with them. No names, no time, no I/O."""
 
-Each change either happens as a whole or raises and changes nothing, and depends on nothing but the state: so it can be
-done again on top of what another server did meanwhile.
-"""
-
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from typing import Any, NamedTuple
 
 from labeling_ground.errors import BadPrompt, TooLarge
 from labeling_ground.service.prompts import check_box, check_point
 from labeling_ground.types import Box, Point
 
-_FORMAT = 1
+_FORMAT = 2
 """Number of the layout of the bytes. A state of another number is nobody's."""
 _WRITERS = 16
 """Servers whose last change a state remembers."""
+
+
+class Change(NamedTuple):
+    """One change of a session: its name (that of its server, a dot, and a number that grows with each of that server's
+    changes), its verb (see ``SessionState.apply``), and points, boxes, texts and numbers for that."""
+
+    name: str
+    verb: str
+    what: tuple[Any, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        """One line, without its end."""
+        return json.dumps([self.name, self.verb, self.what], default=astuple, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, line: bytes) -> "Change":
+        """What ``to_bytes`` was called on. Raises ``ValueError`` or ``TypeError`` where the line is something else."""
+        name, verb, what = json.loads(line)
+        match verb:
+            case "click":
+                what = [Point(*point) for point in what]
+            case "rect":
+                what = [Box(*what[0])]
+            case "restore":
+                since, mark, box, clicks = what
+                what = [since, mark, box and Box(*box), [(Point(*point), change) for point, change in clicks]]
+        return cls(name, verb, tuple(what))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +49,7 @@ class Snapshot:
 
     ``parent`` is the prediction for the clicks before the last ones, if it was answered: the mask that is refined.
     ``answers`` are that one and those before it, each with how many of the clicks it was for. ``changes`` says of each
-    click which change brought it.
+    click which change brought it. ``model`` is the model that was named for the session, empty where none was.
     """
 
     image_id: str
@@ -35,113 +60,100 @@ class Snapshot:
     parent: str | None = None
     answers: tuple[tuple[int, str], ...] = field(default=(), compare=False, repr=False)
     changes: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    model: str = ""
+    since: str = field(default="", compare=False, repr=False)
+    """As in ``SessionState``."""
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was pointed at yet."""
         return not self.clicks and self.box is None
 
+    @property
+    def as_it_was(self) -> tuple[Box | None, list[tuple[Point, str]]]:
+        """The box and the clicks, each with the name of the change that brought it: what restores them."""
+        return self.box, list(zip(self.clicks, self.changes, strict=True))
+
+    @property
+    def mark(self) -> str:
+        """A digest of all that is pointed at and of the changes that brought it."""
+        return _mark(self.image_id, self.model, *self.as_it_was)
+
 
 @dataclass(slots=True)
 class SessionState:
     """One session. The one without an image is none yet."""
 
+    generation: int = 0
+    """How often the log of the session was begun anew."""
     image_id: str = ""
     width: int = 0
     height: int = 0
     turn: tuple[str, int] = ("", 0)
     """Which server opened the image, and as its how-manieth."""
+    model: str = ""
+    """The model that was named; empty: none, the default one answers."""
+    since: str = ""
+    """The last change but for clicks, and what becomes of them."""
     box: Box | None = None
     clicks: list[tuple[Point, str]] = field(default_factory=list)
     """Each with the name of the change that brought it."""
     answers: dict[int, str] = field(default_factory=dict)
     """Prediction ids, by how many of the clicks they were for: what the next click can refine."""
-    reset: str = ""
-    """Name of the last change that set the box and dropped the clicks."""
     seen: dict[str, int] = field(default_factory=dict)
     """The number of the last change of each server that is in this state; the latest server stands last."""
 
-    def open(self, image_id: str, width: int, height: int, turn: tuple[str, int]) -> None:
-        """Start over with an image, unless the same server has opened one that came later."""
-        if self.turn[0] == turn[0] and self.turn[1] > turn[1]:
-            return
-        self.image_id, self.width, self.height, self.turn = image_id, width, height, turn
-        self._start_over(None)
-
-    def click(self, points: Sequence[Point], change: str, most: int) -> Snapshot:
-        """Add clicks. All of them count or, if one is bad, none.
+    def check(self, change: Change, most: int) -> None:
+        """See that a change makes sense now.
 
         Raises:
-            BadPrompt: a click outside the image, or a first click that is not on an object.
+            BadPrompt: a click or box outside the image, or a first click that is not on an object.
             TooLarge: there would be more clicks than ``most``.
         """
-        for point in points:
+        if change.verb == "rect":
+            check_box(change.what[0], self.width, self.height)
+        if change.verb != "click":
+            return
+        for point in change.what:
             check_point(point, self.width, self.height)
-        if len(self.clicks) + len(points) > most:
+        if len(self.clicks) + len(change.what) > most:
             raise TooLarge(f"A session holds {most} clicks. Finish this object with /api/sam/finish_click.")
-        if self.box is None and not any(p.label == 1 for p in (*self._points(), *points)):
+        if self.box is None and not any(point.label == 1 for point in (*self._points(), *change.what)):
             raise BadPrompt("The first click must be on the object (label 1), or draw a box first.")
-        refined = len(self.clicks)
-        self.clicks.extend((point, change) for point in points)
-        return self.snapshot(refined)
 
-    def rect(self, box: Box, change: str = "") -> Snapshot:
-        """Set the box; the clicks so far are forgotten.
-
-        Raises:
-            BadPrompt: the box lies outside the image.
-        """
-        check_box(box, self.width, self.height)
-        self._start_over(box, change)
-        return self.snapshot()
-
-    def undo(self) -> Snapshot:
-        """Take the last click back, or the box when there is no click."""
-        if self.clicks:
-            self.clicks.pop()
-        else:
-            self.box = None
-        if self.box is None and not any(point.label == 1 for point in self._points()):
-            self.clicks = []  # what is left says only where the object is not
-        self._forget_answers(above=len(self.clicks))
-        if self.box is None and not self.clicks:
-            self.answers = {}
-        # Ask just as it was asked before: then it is a hit.
-        return self.snapshot(len(self.clicks) - 1)
-
-    def finish(self, change: str = "") -> Snapshot:
-        """Forget the clicks and the box, keep the image."""
-        self._start_over(None, change)
-        return self.snapshot()
-
-    def answered(self, asked: Snapshot, prediction_id: str) -> bool:
-        """Note the prediction for a snapshot, unless it is one of clicks that are no more. Whether that is news."""
-        count = len(asked.clicks)
-        if (self.image_id, self.box) != (asked.image_id, asked.box) or self._points()[:count] != asked.clicks:
+    def apply(self, change: Change) -> bool:
+        """Do a change, unless it is in already: a line that was written twice counts once. Whether it did anything."""
+        if self.has(change.name):
             return False
-        if self.answers.get(count) == prediction_id:
-            return False
-        self.answers[count] = prediction_id
-        return True
-
-    def take_back(self, asked: Snapshot) -> bool:
-        """Remove just the clicks that made this snapshot, whatever came after them. Whether they were still there."""
-        if self.image_id != asked.image_id or not asked.changes:
-            return False
-        gone = asked.changes[-1]
-        first = next((index for index, (_, change) in enumerate(self.clicks) if change == gone), None)
-        if first is None:
-            return False
-        self._forget_answers(above=first)
-        self.clicks = [(point, change) for point, change in self.clicks if change != gone]
-        return True
-
-    def restore(self, before: Snapshot, after: Snapshot) -> bool:
-        """Go from one snapshot back to the one before it, unless something else has happened since. Whether it did."""
-        if (self.image_id, self._points(), self.box) != (after.image_id, after.clicks, after.box):
-            return False
-        self.clicks = list(zip(before.clicks, before.changes, strict=True))
-        self.box, self.answers = before.box, {}
+        writer, _, number = change.name.rpartition(".")
+        self.note(writer, int(number))
+        match change.verb, change.what:
+            case "open", (image_id, width, height, opener, turn, model):
+                if self.turn[0] == opener and self.turn[1] > turn:
+                    return False  # the same server has opened one that came later
+                self.image_id, self.width, self.height, self.turn = image_id, width, height, (opener, turn)
+                self.model = model
+                self._start_over(change, None)
+            case "click", points:
+                self.clicks.extend((point, change.name) for point in points)
+            case "undo", ():
+                self._undo(change)
+            case "rect", (box,):
+                self._start_over(change, box)
+            case "finish", ():
+                self._start_over(change, None)
+            case "model", (model,):
+                self.model, self.answers = model, {}
+            case "drop", (image_id, gone):
+                return self._drop(image_id, gone)
+            case "restore", (since, mark, box, clicks):
+                if (self.since, self._mark(len(self.clicks))) != (since, mark):
+                    return False  # something else has happened since
+                self._start_over(change, box, clicks)
+            case "answer", (count, mark, prediction_id):
+                if self._mark(count) != mark or self.answers.get(count) == prediction_id:
+                    return False  # it is for clicks that are no more, or no news
+                self.answers[count] = prediction_id
         return True
 
     def snapshot(self, refined: int = -1) -> Snapshot:
@@ -149,9 +161,8 @@ class SessionState:
         parent = self.answers.get(refined)
         answers = sorted(answer for answer in self.answers.items() if parent is not None and answer[0] <= refined)
         changes = tuple(change for _, change in self.clicks)
-        return Snapshot(
-            self.image_id, self.width, self.height, self._points(), self.box, parent, tuple(answers), changes
-        )
+        image = self.image_id, self.width, self.height
+        return Snapshot(*image, self._points(), self.box, parent, tuple(answers), changes, self.model, self.since)
 
     def note(self, writer: str, number: int) -> None:
         """Remember that this server's changes up to this number are in."""
@@ -160,94 +171,79 @@ class SessionState:
         while len(self.seen) > _WRITERS:
             del self.seen[next(iter(self.seen))]
 
-    def has_seen(self, change: str) -> bool:
-        """Whether the change of this name was in this state once; one by a server long forgotten counts as such."""
+    def has(self, change: str) -> bool:
+        """Whether the change of this name is in, or was in and has been undone."""
         writer, _, number = change.rpartition(".")
-        known = self.seen.get(writer)
-        return len(self.seen) >= _WRITERS if known is None else known >= int(number)
+        return self.seen.get(writer, 0) >= int(number)
 
-    def lacks(self, other: "SessionState") -> bool:
-        """Whether changes are in the other state that were never in this one."""
-        if len(self.seen) >= _WRITERS:
-            return any(self.seen.get(writer, number) < number for writer, number in other.seen.items())
-        return any(self.seen.get(writer, 0) < number for writer, number in other.seen.items())
-
-    def merge(self, other: "SessionState") -> None:
-        """Take in what another state of the session knows and this one does not.
-
-        A click is in the merged state if it is in both, or in one while the other has never seen it; so what was taken
-        back stays so. Where both went on with different images, this one's image counts.
-        """
-        if not self.lacks(other):
-            return
-        if not other.lacks(self):
-            image, clicks, box, reset = other, list(other.clicks), other.box, other.reset
-        elif (self.image_id, self.turn) != (other.image_id, other.turn):
-            image, clicks, box, reset = self, self.clicks, self.box, self.reset
-        else:
-            mine = {change for _, change in self.clicks}
-            theirs = {change for _, change in other.clicks}
-            clicks = [click for click in self.clicks if click[1] in theirs or not other.has_seen(click[1])]
-            clicks += [click for click in other.clicks if click[1] not in mine and not self.has_seen(click[1])]
-            later = other if other.reset and not self.has_seen(other.reset) else self
-            image, box, reset = self, later.box, later.reset
-        self.answers = {
-            count: answer
-            for state in (other, self)
-            for count, answer in state.answers.items()
-            if (state.image_id, state.box) == (image.image_id, box)
-            and clicks[:count] == state.clicks[:count]
-            and len(clicks) >= count
-        }
-        self.image_id, self.width, self.height, self.turn = image.image_id, image.width, image.height, image.turn
-        self.clicks, self.box, self.reset = clicks, box, reset
-        for writer, number in other.seen.items():
-            if self.seen.get(writer, 0) < number:
-                self.note(writer, number)
+    def has_seen(self, change: str) -> bool:
+        """The same; a change by a server long forgotten counts as seen."""
+        is_forgotten = len(self.seen) >= _WRITERS and change.rpartition(".")[0] not in self.seen
+        return is_forgotten or self.has(change)
 
     def to_bytes(self) -> bytes:
-        """All of it, for ``from_bytes``."""
-        box = self.box
+        """One line, for ``from_bytes``; without its end."""
         return json.dumps(
             {
                 "format": _FORMAT,
-                "image": [self.image_id, self.width, self.height, *self.turn],
-                "box": None if box is None else [box.x0, box.y0, box.x1, box.y1],
-                "clicks": [[point.x, point.y, point.label, change] for point, change in self.clicks],
+                "generation": self.generation,
+                "image": [self.image_id, self.width, self.height, *self.turn, self.model, self.since],
+                "box": self.box,
+                "clicks": self.clicks,
                 "answers": list(self.answers.items()),
-                "reset": self.reset,
                 "seen": self.seen,
             },
+            default=astuple,
             separators=(",", ":"),
         ).encode()
 
     @classmethod
-    def from_bytes(cls, value: bytes) -> "SessionState | None":
+    def from_bytes(cls, line: bytes) -> "SessionState | None":
         """What ``to_bytes`` was called on; ``None`` where the bytes are something else."""
         try:
-            read = json.loads(value)
+            read = json.loads(line)
             if read["format"] != _FORMAT:
                 return None
-            image_id, width, height, writer, number = read["image"]
-            return cls(
-                image_id,
-                width,
-                height,
-                (writer, number),
-                None if read["box"] is None else Box(*read["box"]),
-                [(Point(x, y, label), change) for x, y, label, change in read["clicks"]],
-                dict(read["answers"]),
-                read.get("reset", ""),
-                dict(read["seen"]),
-            )
+            image_id, width, height, opener, turn, model, since = read["image"]
+            box = None if read["box"] is None else Box(*read["box"])
+            clicks = [(Point(*point), change) for point, change in read["clicks"]]
+            opened = image_id, width, height, (opener, turn), model, since
+            return cls(read["generation"], *opened, box, clicks, dict(read["answers"]), dict(read["seen"]))
         except (ValueError, TypeError, KeyError):
             return None
 
-    def _start_over(self, box: Box | None, change: str = "") -> None:
-        self.box, self.clicks, self.answers, self.reset = box, [], {}, change
+    def _undo(self, change: Change) -> None:
+        """Take the last click back, or the box when there is no click."""
+        self.since = change.name
+        if self.clicks:
+            self.clicks.pop()
+        else:
+            self.box = None
+        if self.box is None and not any(point.label == 1 for point in self._points()):
+            self.clicks = []  # what is left says only where the object is not
+        self._forget_answers(above=len(self.clicks) if self.clicks or self.box is not None else -1)
+
+    def _drop(self, image_id: str, gone: str) -> bool:
+        """Remove just the clicks of one change, whatever came after them."""
+        first = next((index for index, (_, change) in enumerate(self.clicks) if change == gone), None)
+        if first is None or self.image_id != image_id:
+            return False
+        self._forget_answers(above=first)
+        self.clicks = [(point, change) for point, change in self.clicks if change != gone]
+        return True
+
+    def _start_over(self, change: Change, box: Box | None, clicks: Sequence[tuple[Point, str]] = ()) -> None:
+        self.since, self.box, self.clicks, self.answers = change.name, box, list(clicks), {}
 
     def _points(self) -> tuple[Point, ...]:
         return tuple(point for point, _ in self.clicks)
 
     def _forget_answers(self, *, above: int) -> None:
         self.answers = {count: answer for count, answer in self.answers.items() if count <= above}
+
+    def _mark(self, count: int) -> str:
+        return _mark(self.image_id, self.model, self.box, self.clicks[:count])
+
+
+def _mark(image_id: str, model: str, box: Box | None, clicks: list[tuple[Point, str]]) -> str:
+    return hashlib.blake2b(repr((image_id, model, box, clicks)).encode(), digest_size=8).hexdigest()

@@ -2,9 +2,10 @@
 
 import contextlib
 import hashlib
+from functools import partial
 from typing import Literal
 
-from labeling_ground.cache.state_store import TENANT_DIGITS, StateStore, VersionedState
+from labeling_ground.cache.state_store import TENANT_DIGITS, StateStore
 from labeling_ground.cache.tier_calls import TierCalls
 from labeling_ground.errors import StoreFailed
 
@@ -12,10 +13,10 @@ _MEET_DEADLINE_S = 2.0
 
 
 class SessionStore:
-    """A store of states, asked like the tier that it lies in: same deadline, failures counted there.
+    """A store of sessions' logs, asked like the tier that it lies in: same deadline, failures counted there.
 
     Args:
-        state_store: where states are kept; closed with this object.
+        state_store: where the logs are; closed with this object.
         calls: to the tier, or calls of its own to the same place, with another breaker.
         others: whether other servers share the store: ``none``, ``some``, or ``auto``: those that it has met say so.
         present_s: seconds after which a server that has not been met again is taken for gone.
@@ -41,7 +42,7 @@ class SessionStore:
         return self._others == "some" or (self._others == "auto" and self._met != 0)
 
     async def meet(self, server: str) -> str | None:
-        """Say that this server is there, and see which others are. What keeps the states now (see ``StateStore.meet``);
+        """Say that this server is there, and see which others are. What keeps the logs now (see ``StateStore.meet``);
         ``None`` without an answer: then those that were there last are taken to be there still."""
         met = await self._calls.ask("meet", lambda: self._state_store.meet(server, self._present_s), _MEET_DEADLINE_S)
         if met is None:
@@ -53,29 +54,16 @@ class SessionStore:
         """Say that this server is going. One that cannot say so is taken for gone some time later."""
         await self._calls.ask("leave", lambda: self._state_store.leave(server))
 
-    async def load(self, tenant: str, session: str) -> tuple[bool, VersionedState | None]:
-        """Whether there was an answer, and the state if there is one."""
-        name = _name(tenant, session)
+    async def load(self, key: tuple[str, str]) -> bytes | None:
+        """A session's log, empty where there is none; ``None`` without an answer."""
+        return await self._calls.ask("load of a session", partial(self._state_store.load, _name(*key)))
 
-        async def ask() -> tuple[bool, VersionedState | None]:
-            return True, await self._state_store.load(name)
-
-        return await self._calls.ask("load of a session", ask) or (False, None)
-
-    async def save(
-        self,
-        tenant: str,
-        session: str,
-        new: VersionedState,
-        seen: bytes,
-        idle_s: float,
-        deadline_s: float | None = None,
-    ) -> VersionedState | None:
-        """What is kept then; ``None`` where it was not done, or not in time. It may still be done later."""
-        name = _name(tenant, session)
-        return await self._calls.ask(
-            "save of a session", lambda: self._state_store.save(name, new, seen, idle_s), deadline_s
-        )
+    async def write(
+        self, key: tuple[str, str], seen: bytes, new: bytes, idle_s: float, *, anew: bool, deadline_s: float | None
+    ) -> tuple[bool, bytes] | None:
+        """See ``StateStore.write``; ``None`` where it was not done, or not in time. It may still be done later."""
+        write = partial(self._state_store.write, _name(*key), seen, new, idle_s, anew=anew)
+        return await self._calls.ask("save of a session", write, deadline_s)
 
     async def sweep(self) -> None:
         """Delete what has run out. A state store that fails will do it another time."""

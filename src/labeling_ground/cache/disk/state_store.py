@@ -1,4 +1,4 @@
-"""States that outlive the process, in one SQLite file that all processes of the machine may share."""
+"""Logs that outlive the process, in one SQLite file that all processes of the machine may share."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from typing import TypeVar
 from labeling_ground.cache.disk.files import says_full
 from labeling_ground.cache.disk.folder import SESSIONS, claim
 from labeling_ground.cache.shares import payer
-from labeling_ground.cache.state_store import TENANT_DIGITS, VersionedState
+from labeling_ground.cache.state_store import TENANT_DIGITS
 from labeling_ground.errors import StoreFailed, StoreFull
 from labeling_ground.pools import see_failure
 
@@ -23,19 +23,20 @@ _BUSY_S = 5.0
 """How long to wait for another process's write lock. No transaction here takes longer than a sweep."""
 
 _TABLE = """
-CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, version BLOB NOT NULL, value BLOB NOT NULL, ends REAL NOT NULL);
-CREATE INDEX IF NOT EXISTS by_end ON kept (ends);
+DROP TABLE IF EXISTS kept;
+CREATE TABLE IF NOT EXISTS logs (name TEXT PRIMARY KEY, log BLOB NOT NULL, ends REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS logs_by_end ON logs (ends);
 """
 
-_COUNTS = "SELECT substr(name, 1, ?), count(*) FROM kept GROUP BY 1"
+_COUNTS = "SELECT substr(name, 1, ?), count(*) FROM logs GROUP BY 1"
 _FORGET = (
-    "DELETE FROM kept WHERE name IN (SELECT name FROM kept WHERE name <> :new"
+    "DELETE FROM logs WHERE name IN (SELECT name FROM logs WHERE name <> :new"
     " AND (:tenant IS NULL OR substr(name, 1, :digits) = :tenant) ORDER BY ends LIMIT :excess)"
 )
 
 
 class DiskStateStore:
-    """States in ``labeling-ground-sessions.sqlite3``, which is apart from the cache's index: a purge or a new layout of
+    """Logs in ``labeling-ground-sessions.sqlite3``, which is apart from the cache's index: a purge or a new layout of
     that does not touch it.
 
     A change is with the operating system when it is answered: it outlives the process, however that ends, and may be
@@ -44,7 +45,7 @@ class DiskStateStore:
 
     Args:
         folder: made with mode 0700 if it is not there. One that holds something else is refused.
-        most: how many states are kept; the one unused for longest makes room, of the tenant that is to make it.
+        most: how many there are; the one unused for longest makes room, of the tenant that is to make it.
         tenant_share: what part of them one tenant may have while others need room; ``None``: they are one.
         clock: seconds since 1970.
     """
@@ -61,14 +62,16 @@ class DiskStateStore:
         self._longest_idle_s = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sessions")
 
-    async def load(self, name: str) -> VersionedState | None:
+    async def load(self, name: str) -> bytes:
         """See ``StateStore``."""
         return await self._do(partial(self._load, name))
 
-    async def save(self, name: str, new: VersionedState, seen: bytes, idle_s: float) -> VersionedState | None:
+    async def write(
+        self, name: str, seen: bytes, new: bytes, idle_s: float, *, anew: bool
+    ) -> tuple[bool, bytes] | None:
         """See ``StateStore``: ``None`` where the disk is full."""
         try:
-            return await self._do(partial(self._save, name, new, seen, idle_s))
+            return await self._do(partial(self._write, name, seen, new, idle_s, anew))
         except StoreFull:
             return None
 
@@ -133,28 +136,28 @@ class DiskStateStore:
             self._db.close()
             self._db = None
 
-    def _load(self, name: str, db: sqlite3.Connection) -> VersionedState | None:
-        row = db.execute(
-            "SELECT version, value FROM kept WHERE name = ? AND ends > ?", (name, self._clock())
-        ).fetchone()
-        return None if row is None else VersionedState(*row)
+    def _load(self, name: str, db: sqlite3.Connection) -> bytes:
+        row = db.execute("SELECT log FROM logs WHERE name = ? AND ends > ?", (name, self._clock())).fetchone()
+        return b"" if row is None else bytes(row[0])
 
-    def _save(
-        self, name: str, new: VersionedState, seen: bytes, idle_s: float, db: sqlite3.Connection
-    ) -> VersionedState:
+    def _write(
+        self, name: str, seen: bytes, new: bytes, idle_s: float, anew: bool, db: sqlite3.Connection
+    ) -> tuple[bool, bytes]:
         now = self._clock()
         self._longest_idle_s = max(self._longest_idle_s, idle_s)
         with _transaction(db):
-            row = db.execute("SELECT version, value, ends FROM kept WHERE name = ?", (name,)).fetchone()
-            if row is not None and row[0] != seen and row[2] > now:
-                return VersionedState(row[0], row[1])
-            db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)", (name, new.version, new.value, now + idle_s))
+            row = db.execute("SELECT log, ends FROM logs WHERE name = ?", (name,)).fetchone()
+            log = b"" if row is None or row[1] <= now else bytes(row[0])
+            if log != seen if anew else not log.startswith(seen):
+                return False, log
+            log = new if anew else log + new
+            db.execute("INSERT OR REPLACE INTO logs VALUES (?, ?, ?)", (name, log, now + idle_s))
             if row is None:
                 self._make_room(db, name)
-        return new
+        return True, log
 
     def _make_room(self, db: sqlite3.Connection, name: str) -> None:
-        excess = db.execute("SELECT count(*) FROM kept").fetchone()[0] - self._most
+        excess = db.execute("SELECT count(*) FROM logs").fetchone()[0] - self._most
         if excess <= 0:
             return
         pays: str | None = None
@@ -165,10 +168,10 @@ class DiskStateStore:
 
     def _sweep(self, db: sqlite3.Connection) -> None:
         now = self._clock()
-        db.execute("DELETE FROM kept WHERE ends <= ?", (now,))
-        if self._longest_idle_s:  # else this process knows of none; a state that ends later was saved by a clock ahead
+        db.execute("DELETE FROM logs WHERE ends <= ?", (now,))
+        if self._longest_idle_s:  # else this process knows of none; one that ends later was written by a clock ahead
             latest = now + self._longest_idle_s
-            db.execute("UPDATE kept SET ends = ? WHERE ends > ?", (latest, latest))
+            db.execute("UPDATE logs SET ends = ? WHERE ends > ?", (latest, latest))
 
 
 def _log_ahead(db: sqlite3.Connection) -> None:

@@ -1,20 +1,27 @@
-"""States that all servers share, in Redis."""
+"""Logs that all servers share, in Redis."""
+
+import hashlib
 
 from redis.exceptions import NoPermissionError
 
 from labeling_ground.cache.redis.connect import RedisConnection
 from labeling_ground.cache.redis.script import Script
-from labeling_ground.cache.state_store import VERSION_BYTES, VersionedState
 from labeling_ground.errors import StoreFailed, StoreFull
 
-# What lies there is the version and then the value. A script that has written something is not stopped for want of
-# memory: after a command that takes none, a server that is full and evicts nothing takes these few hundred bytes too.
-_REPLACE = Script(f"""
-redis.call('pexpire', KEYS[1], ARGV[3])
-local kept = redis.call('get', KEYS[1])
-if kept and string.sub(kept, 1, {VERSION_BYTES}) ~= ARGV[1] then return kept end
-redis.call('set', KEYS[1], ARGV[2], 'px', ARGV[3])
-return false
+# A script that has written something is not stopped for want of memory: after a command that takes none, a server that
+# is full and evicts nothing takes these few hundred bytes too.
+_WRITE = Script("""
+redis.call('pexpire', KEYS[1], ARGV[5])
+local log, size = redis.call('get', KEYS[1]) or '', tonumber(ARGV[1])
+local anew = ARGV[4] == '1'
+if redis.sha1hex(anew and log or string.sub(log, 1, size)) ~= ARGV[2] then return {0, log} end
+if anew then
+  redis.call('set', KEYS[1], ARGV[3], 'px', ARGV[5])
+  return {1, ''}
+end
+redis.call('append', KEYS[1], ARGV[3])
+redis.call('pexpire', KEYS[1], ARGV[5])
+return {1, string.sub(log, size + 1) .. ARGV[3]}
 """)
 
 # A stream in which each server says now and then that it is there. The places tell by Redis' clock when that was; what
@@ -43,7 +50,7 @@ return 1
 
 
 class RedisStateStore:
-    """States under names of their own (``lg.session:…``), which no purge touches and which expire by themselves.
+    """Logs under names of their own (``lg.session.log:…``), which no purge touches and which expire by themselves.
 
     Args:
         redis: a tier's connection, which its owner closes.
@@ -52,24 +59,26 @@ class RedisStateStore:
     def __init__(self, redis: RedisConnection) -> None:
         self._redis = redis
 
-    async def load(self, name: str) -> VersionedState | None:
+    async def load(self, name: str) -> bytes:
         """See ``StateStore``."""
-        kept: bytes | None = await self._redis.execute("GET", self._name(name))
-        return None if kept is None else _kept(kept)
+        return await self._redis.execute("GET", self._name(name)) or b""
 
-    async def save(self, name: str, new: VersionedState, seen: bytes, idle_s: float) -> VersionedState | None:
+    async def write(
+        self, name: str, seen: bytes, new: bytes, idle_s: float, *, anew: bool
+    ) -> tuple[bool, bytes] | None:
         """See ``StateStore``. A server that is full takes it nevertheless, unless it needs a larger value's room."""
+        position = len(seen), hashlib.sha1(seen, usedforsecurity=False).hexdigest()
         milliseconds = max(1, round(idle_s * 1000))
         try:
-            other: bytes | None = await _REPLACE.run(
-                self._redis, [self._name(name)], seen, new.version + new.value, milliseconds
-            )
+            done, log = await _WRITE.run(self._redis, [self._name(name)], *position, new, int(anew), milliseconds)
         except StoreFull:
             return None
-        return new if other is None else _kept(other)
+        if not done:
+            return False, log
+        return True, new if anew else seen + log
 
     async def meet(self, server: str, present_s: float) -> tuple[int, str]:
-        """See ``StateStore``. What keeps the states are the primaries, each of which names itself anew at its start."""
+        """See ``StateStore``. What keeps the logs are the primaries, each of which names itself anew at its start."""
         present = await _MEET.run(self._redis, [self._redis.names.ours("servers")], server, round(present_s * 1000))
         try:
             runs = sorted(str(info.get("run_id")) for info in await self._redis.each("INFO"))
@@ -90,8 +99,4 @@ class RedisStateStore:
         """Nothing: the connection is its owner's."""
 
     def _name(self, name: str) -> bytes:
-        return self._redis.names.ours(f"session:{name}")
-
-
-def _kept(value: bytes) -> VersionedState:
-    return VersionedState(value[:VERSION_BYTES], value[VERSION_BYTES:])
+        return self._redis.names.ours(f"session.log:{name}")

@@ -1,0 +1,266 @@
+"""Sessions, written through to where they outlive the process: a line for each change, several lines together."""
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from labeling_ground.errors import LabelingGroundError, StoreFailed, UnknownSession
+from labeling_ground.service.session_log import SessionLog, lines_of
+from labeling_ground.service.session_state import Change, Snapshot
+from labeling_ground.service.session_store import SessionStore
+from labeling_ground.service.session_table import OpenSession, PendingChange, SessionKey, SessionTable
+from labeling_ground.supervisor import Supervisor
+
+_TRIES = 3
+"""How often a store is asked for a session that is not known here: without an answer its change cannot be made."""
+_AFTERWARDS = {"answer", "drop", "restore", "model"}
+"""Changes that follow an answer: they are not refused, and need not be stored where they do nothing."""
+
+
+class StoredSessions:
+    """Makes changes of sessions in this process, without awaiting, and then adds a line for each to the store's log.
+
+    A line is added where the store has what this process knew of the session, whatever other servers have added since:
+    nothing is done again, and what came of it is read from the lines in the store's order. Otherwise another server has
+    begun the log anew, or the store has lost some of it: then both logs are merged, and what is pending is done on top.
+
+    Where no other server shares the store, a change that it does not take counts in this process's memory, is added to
+    ``unkept``, and is stored later. Else it is refused: another server's next answer would lack it.
+
+    Args:
+        most: how many sessions there are; the one idle for longest makes room, of the tenant that is to make it.
+        tenant_share: what part of them one tenant may have while others need room; ``None``: there is one tenant.
+        idle_s: seconds after the last use at which a session ends.
+        most_clicks: how many clicks one session holds.
+        state_store: where sessions outlive the process; ``None``: nowhere.
+        deadline_s: how long a change waits for the store where no other server shares it.
+        patience_s: how long it waits where some do, before it is refused.
+        supervisor: counts errors while saving.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        most: int,
+        tenant_share: float | None = None,
+        idle_s: float,
+        most_clicks: int,
+        state_store: SessionStore | None = None,
+        deadline_s: float = 0.1,
+        patience_s: float = 1.0,
+        supervisor: Supervisor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.unkept = 0
+        """Changes that were answered before they were stored."""
+        self.trouble = ""
+        """Why sessions are not stored at present, in a sentence; empty where they are."""
+        self.table = SessionTable(most, tenant_share, idle_s, clock)
+        self._state_store = state_store
+        self._most_clicks = most_clicks
+        self._deadline_s = deadline_s
+        self._patience_s = patience_s
+        self._supervisor = supervisor or Supervisor()
+        self._me = secrets.token_hex(4)
+        self._place = ""
+        self._loading: dict[SessionKey, asyncio.Task[bool]] = {}
+        self._numbers = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self.table.items())
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether another server may be asked for a session's next change."""
+        return self._state_store is not None and self._state_store.is_shared
+
+    async def do(self, key: SessionKey, session: OpenSession, verb: str, *what: Any) -> tuple[Snapshot, Snapshot]:
+        """Make a change (see ``SessionState.apply``). The session before and after it.
+
+        Raises:
+            BadPrompt, TooLarge: it makes no sense in this session.
+            StoreFailed: the store has not taken it, and other servers may be asked next: it was not made.
+        """
+        change = Change(self._name(), verb, what)
+        try:
+            session.log.state.check(change, self._most_clicks)
+        except LabelingGroundError:
+            if not await self._refresh(key, session):
+                raise
+            # What is wrong with an older state may be right with the newer one.
+            session.log.state.check(change, self._most_clicks)
+        before, after, has_done = session.log.perform(change)
+        if self._state_store is None or (verb in _AFTERWARDS and not has_done):
+            return before, after
+        made = PendingChange(change, before, after)
+        await self._keep(self._state_store, key, session, made)
+        return made.before, made.after
+
+    async def known(self, key: SessionKey) -> OpenSession:
+        """The session, loaded where only the store has it.
+
+        Raises:
+            UnknownSession: nobody knows it.
+            StoreFailed: it is not known here, and the store does not answer.
+        """
+        session, answered = self.table.find(key), True
+        if session is None and self._state_store is not None:
+            loading = self._loading.get(key)
+            if loading is None:
+                loading = self._loading[key] = asyncio.create_task(self._load(self._state_store, key))
+                loading.add_done_callback(lambda _: self._loading.pop(key, None))
+            await asyncio.wait({loading})  # not cancelled with the first who asks: others may wait too
+            session, answered = self.table.find(key), loading.result()
+        if session is not None:
+            return session
+        if not answered:
+            raise StoreFailed(
+                f"Session {key[1]!r} is not known to this server, and the place where sessions are kept does not "
+                "answer. Try again, or send the image to /api/sam/image and start over."
+            )
+        raise UnknownSession(
+            f"There is no session {key[1]!r}, or it was idle for too long. Send its image to /api/sam/image first."
+        )
+
+    async def sweep(self) -> None:
+        """Store what could not be stored yet, and let the store delete what has run out."""
+        if self._state_store is None:
+            return
+        for key, session in self.table.items():
+            if session.is_unsaved:
+                await asyncio.wait({self._save_soon(self._state_store, key, session)})
+                if session.is_unsaved:  # the store is still away
+                    return
+        await self._state_store.sweep()
+
+    async def meet(self) -> None:
+        """See whether other servers share the store, and whether it is still the same one.
+
+        Another one that has come in its place, as after a fail-over, may lack what was stored of late: what it has of
+        every session that is known here is compared with that.
+        """
+        place = None if self._state_store is None else await self._state_store.meet(self._me)
+        if self._state_store is None or place is None:
+            return
+        if self._place and place != self._place:
+            for key, session in self.table.items():
+                await asyncio.wait({self._save_soon(self._state_store, key, session)})
+        self._place = place
+        if self.trouble:
+            await self.sweep()
+            if not any(session.is_unsaved for _, session in self.table.items()):
+                self.trouble = ""
+
+    async def aclose(self, grace_s: float = 5.0) -> None:
+        """Store what could not be stored yet, as far as the grace allows, and close the store."""
+        if self._state_store is None:
+            return
+        try:
+            await self._state_store.leave(self._me)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.sweep(), grace_s)
+        finally:
+            savers = {session.saver for _, session in self.table.items() if session.saver is not None}
+            for task in savers:
+                task.cancel()
+            await asyncio.gather(*savers, return_exceptions=True)
+            await self._state_store.aclose()
+
+    def _name(self) -> str:
+        return f"{self._me}.{next(self._numbers)}"
+
+    async def _keep(self, store: SessionStore, key: SessionKey, session: OpenSession, made: PendingChange) -> None:
+        """Wait until a change is stored. Where that fails, refuse it if others may be asked next; else it counts."""
+        session.pending.append(made)
+        made.told = told = asyncio.get_running_loop().create_future()
+        self._save_soon(store, key, session)
+        try:
+            await asyncio.wait({told}, timeout=self._patience_s if store.is_shared else self._deadline_s)
+        finally:
+            made.told = None
+        if made.error is not None:
+            raise made.error
+        if made.stored:
+            return
+        if store.is_shared and made.change.verb not in _AFTERWARDS:
+            self._refuse(session, made)
+            raise StoreFailed(
+                f"This change of session {key[1]!r} was not made: the place where sessions are kept does not take it, "
+                "and other servers that may be asked next would not know of it. Try again."
+            )
+        self.unkept += 1
+        if not store.is_shared:  # the next contact with the store is a merge
+            session.known = session.log.to_bytes()
+            session.pending.remove(made)
+
+    def _refuse(self, session: OpenSession, made: PendingChange) -> None:
+        """Take a change back. As it may be stored all the same, or still come to be, what undoes it is stored as well;
+        the number of that keeps it out where it comes later."""
+        session.pending.remove(made)
+        if made.change.verb != "open":
+            session.pending.append(session.undoing(made))
+        session.rebuild()
+
+    def _save_soon(self, store: SessionStore, key: SessionKey, session: OpenSession) -> asyncio.Task[None]:
+        if session.saver is None:
+            session.saver = asyncio.create_task(self._save(store, key, session))
+            self._supervisor.watch("save sessions", session.saver)
+        return session.saver
+
+    async def _save(self, store: SessionStore, key: SessionKey, session: OpenSession) -> None:
+        """Write what is pending, and whatever comes meanwhile; with nothing pending, see what is stored."""
+        patience_s = self._patience_s if store.is_shared else None
+        try:
+            while True:
+                sent, seen, known = list(session.pending), session.stored, session.known
+                anew = known != seen or not known.startswith(session.log.head + b"\n")
+                new = session.log.to_bytes() if anew else lines_of([made.change for made in sent])
+                found = await store.write(key, seen, new, self.table.idle_s, anew=anew, deadline_s=patience_s)
+                if found is None:
+                    self.trouble = self.trouble or "The last change of a session could not be kept."
+                    return
+                self.trouble = ""
+                done, log = found
+                if not done or session.known is not known:  # what was answered meanwhile is known, too
+                    session.take_over(log)
+                    continue
+                session.known = session.stored = log
+                if log == (new if anew else seen + new) and session.pending[: len(sent)] == sent:
+                    del session.pending[: len(sent)]
+                    for made in sent:
+                        made.settle(stored=True)
+                else:  # what a change has brought about depends on what others have written before it
+                    session.rebuild()
+                if not session.is_unsaved:
+                    return
+        finally:
+            session.saver = None
+            for made in session.pending:
+                made.settle(stored=False)
+
+    async def _load(self, store: SessionStore, key: SessionKey) -> bool:
+        """Take a session over from the store, if it is there. Whether the store has answered."""
+        for _ in range(_TRIES):
+            stored = await store.load(key)
+            if stored is not None:
+                break
+        log = SessionLog.from_bytes(stored or b"")
+        if stored and log is not None and self.table.find(key) is None:  # it may have been opened meanwhile
+            self.table.add(key, self._new(log, stored, stored))
+        return stored is not None
+
+    def _new(self, *what: Any) -> OpenSession:
+        return OpenSession(self._name, self._most_clicks, *what)
+
+    async def _refresh(self, key: SessionKey, session: OpenSession) -> bool:
+        """See whether another server has changed a session since, and take that over."""
+        stored = None if self._state_store is None else await self._state_store.load(key)
+        if not stored or stored == session.stored:
+            return False
+        session.take_over(stored)
+        return True
