@@ -212,8 +212,8 @@ def test_services_budgets_and_policies_meet_the_pods(values: str, words: tuple[s
         given = {one["name"]: one.get("value") for one in container["env"]}
         for half, port in (("encoder", 8080), ("decoder", 7080)):
             if name.endswith("-proxy"):
-                address = f"http://lg-labeling-ground-{name.removesuffix('-proxy')}-{half}:{port}"
-                assert given[f"{ENV_PREFIX}{half.upper()}_URL"].endswith(address)
+                address = f"dns+http://lg-labeling-ground-{name.removesuffix('-proxy')}-{half}:{port}"
+                assert given[f"{ENV_PREFIX}{half.upper()}_URL"] == address
 
 
 def test_what_scales_by_itself_has_no_number_of_replicas_of_its_own() -> None:
