@@ -175,10 +175,10 @@ async def test_an_image_can_be_touched_without_being_read() -> None:
     store = TieredStore(memory_store(), [lower], idle_s=1800.0, clock=clock)
     store.keep(IMAGE, sealed(IMAGE))
     await store.drain()
-    store.touch_later(IMAGE)
+    store.use(IMAGE)
     clock.now += 91.0
-    store.touch_later(IMAGE)
-    store.touch_later(IMAGE)
+    store.use(IMAGE)
+    store.use(IMAGE)
     await until(lambda: lower.count("touch") == 1)
     assert await store.touch(IMAGE)
     assert not await store.touch(ImageKeys("public", "b" * 64).image)

@@ -39,7 +39,7 @@ def test_the_hit_ratio_is_that_of_what_somebody_waited_for() -> None:
     assert counters.total().hit_ratio is None
     for outcome in [Outcome.HIT] * 3 + [Outcome.MISS] * 7:
         counters.outcome(Kind.MASK, outcome, 0.1)
-        counters.asked(Kind.MASK, outcome)
+        counters.kinds[Kind.MASK].asked[outcome] += 1
         if outcome is Outcome.MISS:
             counters.outcome(Kind.EMBEDDING, Outcome.HIT, 1.0)
     assert (counters.total().hit_ratio, counters.total().lookups) == (0.3, 17)

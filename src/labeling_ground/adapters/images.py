@@ -12,9 +12,8 @@ from pydantic import BaseModel
 
 from labeling_ground import key as keys
 from labeling_ground.api.errors import BadBody
-from labeling_ground.api.requests import read_parsed, while_connected
+from labeling_ground.api.requests import predictor_of, read_json, while_connected
 from labeling_ground.api.routes.images import check_counts
-from labeling_ground.api.served import predictor_of
 from labeling_ground.api.state import Caller, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text
 from labeling_ground.errors import Overloaded, TooLarge, UnknownImage
@@ -98,7 +97,7 @@ async def read_with_image(request: Request, model: type[M], text_of: Callable[[M
         text = text_of(body)
         return body, SentImage(text, hashlib.sha256(text.encode()).digest())
 
-    return await read_parsed(request, parse)
+    return await read_json(request, parse)
 
 
 async def open_sent(request: Request, caller: Caller, sent: SentImage, texts: KnownTexts) -> OpenImage:

@@ -25,7 +25,7 @@ from labeling_ground.adapters.images import (
 )
 from labeling_ground.api import responses
 from labeling_ground.api.adapter import Adapter, Endpoint, Problem
-from labeling_ground.api.served import model_for
+from labeling_ground.api.requests import model_for
 from labeling_ground.api.state import AppState, caller_of, pools_of
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedPrediction

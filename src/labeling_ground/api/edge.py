@@ -34,6 +34,8 @@ _SLOWEST = 1024
 """Bytes a second, in the long run, below which a client is not sending but holding a place."""
 _LEFT_UNREAD = 64 * 1024
 """So much of a body that is not wanted is skipped; beyond that the connection is closed."""
+_SMALL = 4 * 1024
+"""Bodies up to so many bytes, clicks among them, are bounded by the number of requests."""
 _MOST_HOSTS = 64
 """So many ``Host`` headers that were found good are remembered."""
 _EXCHANGE = "labeling_ground.exchange"
@@ -124,6 +126,8 @@ class Edge:
         """Bytes of bodies of the requests in flight."""
         self.in_work = 0
         """Requests that have a place."""
+        self.half = max(1, limits.most_requests // 2)
+        """So many of the places are anybody's."""
         self._app = app
         self._origins = origins
         self._good_hosts: set[bytes] = set()
@@ -171,7 +175,9 @@ class Edge:
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope[_EXCHANGE]
         try:
-            self._check_origin(scope["method"], exchange.headers)
+            headers = exchange.headers
+            if headers.get(b"host") not in self._good_hosts or b"origin" in headers or b"sec-fetch-site" in headers:
+                self._check_origin(scope["method"], headers)
             if scope["method"] not in _READING or not self.limits.takes_no_place(scope["path"]):
                 self._give_place(exchange)
             if exchange.route is not None:
@@ -209,10 +215,8 @@ class Edge:
         Raises:
             UnknownHost, CrossSite: it is not.
         """
-        host = headers.get(b"host")
-        if host in self._good_hosts and b"origin" not in headers and b"sec-fetch-site" not in headers:
-            return
         self._origins.check(method, headers)
+        host = headers.get(b"host")
         if host is not None and len(self._good_hosts) < _MOST_HOSTS:
             self._good_hosts.add(host)
 
@@ -234,7 +238,8 @@ class Edge:
         exchange.urgency = current.set(Urgency(exchange.priority) if header is not None else None)
         exchange.has_place = True
         self.in_work += 1
-        self.check_room(exchange.priority)
+        if self.in_work > self.half:
+            self.check_room(exchange.priority)
 
     def check_room(self, priority: Priority) -> None:
         """See that no more requests are worked on than may be.
@@ -243,9 +248,7 @@ class Edge:
             Overloaded: there are more.
         """
         # What is not urgent has half of the places, so that it keeps out nobody who waits.
-        most = self.limits.most_requests
-        if priority is not Priority.INTERACTIVE:
-            most = max(1, most // 2)
+        most = self.limits.most_requests if priority is Priority.INTERACTIVE else self.half
         if self.in_work > most:
             raise Overloaded(f"{most} requests are in flight, which is this server's limit. Try again.")
 
@@ -344,19 +347,20 @@ class Exchange:
             self.seen += size
             edge.held += size
             self._complete = not message.get("more_body", False)
-            if self._complete:  # work begins
+            if self._complete and edge.in_work > edge.half:  # work begins
                 edge.check_room(self.priority)
             if self.seen > most:
                 raise _too_large(most)
-            held = edge.held + limits.held_beside()
-            if held > limits.most_held and held > self.seen:  # alone it may be as large as its own limit
-                raise Overloaded("Too many large requests are in flight. Try again in a moment.")
+            if self.seen > _SMALL:
+                held = edge.held + limits.held_beside()
+                if held > limits.most_held and held > self.seen:  # alone it may be as large as its own limit
+                    raise Overloaded("Too many large requests are in flight. Try again in a moment.")
         return message
 
     async def send(self, message: Message) -> None:
         """Pass a piece of the answer on, with the headers that every answer has."""
         if message["type"] == "http.response.start":
-            if self._leaves_much_unread():
+            if not self._complete and self._leaves_much_unread():
                 MutableHeaders(scope=message)["Connection"] = "close"
             self.status = message["status"]
             parts = [f"{name};dur={seconds * 1e3:.2f}" for name, seconds in self.log.timing.items()]
@@ -397,8 +401,6 @@ class Exchange:
 
     def _leaves_much_unread(self) -> bool:
         """Whether the connection is to be closed rather than what nobody wants of the body be read."""
-        if self._complete:
-            return False
         length = self.headers.get(b"content-length", b"")
         announced = math.inf if b"transfer-encoding" in self.headers else int(length) if length.isdigit() else 0
         # Whether a client that waits for "100 Continue" sends its body after another answer nobody knows.

@@ -1,4 +1,4 @@
-"""Reading requests: bodies, and clients that leave."""
+"""Reading requests: bodies, clients that leave, and which model is asked."""
 
 import asyncio
 import codecs
@@ -6,49 +6,55 @@ import contextlib
 import errno
 import hashlib
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
 from labeling_ground import key as keys
 from labeling_ground.api.errors import BadBody, EncodedBody, UnreadMediaType, explain
-from labeling_ground.api.state import pools_of
+from labeling_ground.api.state import REQUEST_LOG_KEY, RequestLog, pools_of, request_log_of, state_of
 from labeling_ground.errors import Overloaded, TooLarge
+from labeling_ground.service.model_pool import LoadedModel
+from labeling_ground.service.predictor import Predictor
 
 T = TypeVar("T")
-M = TypeVar("M", bound=BaseModel)
 
 _LARGE = 64 * 1024
 """From this size on, JSON is read in a thread: an image in base64 would hold the event loop for milliseconds."""
 
 
-async def read_json(request: Request, model: type[M]) -> M:
-    """The body as a value of ``model``.
+async def read_json(request: Request, parse: Callable[[bytes], T], *, if_empty: Callable[[], T] | None = None) -> T:
+    """What ``parse`` makes of the JSON in the body; called in a thread where the body is large.
+
+    Args:
+        request: its body was not read yet.
+        parse: as ``model_validate_json`` of the model.
+        if_empty: makes the value where there is no body.
 
     Raises:
-        BadBody: it is not JSON, or not what the model says.
+        BadBody: it is not JSON, or ``parse`` raised a ``ValidationError``, or there is nothing to be parsed.
         EncodedBody: it is compressed.
         UnreadMediaType: its content type says that it is no JSON.
     """
-    return await read_parsed(request, model.model_validate_json)
-
-
-async def read_parsed(request: Request, parse: Callable[[bytes], T]) -> T:
-    """What ``parse`` makes of the JSON in the body; called in a thread where the body is large.
-
-    Raises:
-        BadBody: ``parse`` raised a ``ValidationError``, or there is nothing to be parsed.
-        EncodedBody, UnreadMediaType: as in ``read_json``.
-    """
-    _check_encoding(request)
     kind = media_type(request)
     if kind not in ("", "application/json") and not kind.endswith("+json") and not _is_from_curl(request, kind):
         raise _unread(kind, "JSON as application/json")
-    body = (await request.body()).removeprefix(codecs.BOM_UTF8)
+    pieces = []
+    is_whole = False
+    while not is_whole:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        is_whole = not message.get("more_body", False)
+    body = b"".join(pieces).removeprefix(codecs.BOM_UTF8)
     if not body:
+        if if_empty is not None:
+            return if_empty()
         raise BadBody("The request has no body; it wants a JSON object.", malformed=True)
     if b"\0" in body[:4]:
         raise BadBody("The body is text in UTF-16 or UTF-32. Send the JSON in UTF-8.", malformed=True)
@@ -71,7 +77,6 @@ async def read_image(request: Request, max_bytes: int) -> tuple[bytes, str]:
         EncodedBody: it is compressed.
         UnreadMediaType: its content type says that it is neither an image nor such a form.
     """
-    _check_encoding(request)
     kind = media_type(request)
     if kind == "multipart/form-data":
         return await _read_form(request, max_bytes)
@@ -119,15 +124,19 @@ async def _read_form(request: Request, max_bytes: int) -> tuple[bytes, str]:
     )
 
 
-def _check_encoding(request: Request) -> None:
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise EncodedBody("Compressed bodies are not read. Send the body as it is, without Content-Encoding.")
-
-
 def media_type(request: Request) -> str:
-    """The body's content type without parameters, in lower case; empty if the request names none."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    """The body's content type without parameters, in lower case; empty if the request names none.
+
+    Raises:
+        EncodedBody: the body is compressed.
+    """
+    kind = ""
+    for name, value in request.scope["headers"]:
+        if name == b"content-type":
+            kind = value.decode("latin-1").partition(";")[0].strip().lower()
+        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise EncodedBody("Compressed bodies are not read. Send the body as it is, without Content-Encoding.")
+    return kind
 
 
 def _is_from_curl(request: Request, kind: str) -> bool:
@@ -175,3 +184,28 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _left(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def model_for(request: Request, model: str | None) -> LoadedModel:
+    """The model that a request names, or the default one; loaded where it is not, and pinned until the request ends.
+
+    To be called when the request's body, if it has one, has been read.
+
+    Raises:
+        UnknownModel: it is not served here.
+        Overloaded, BackendFailed: see ``ModelPool.load``.
+        ClientDisconnect: the client did not wait for it.
+    """
+    models = state_of(request).models
+    served = models.at_hand(model)
+    if served is None:
+        served = await while_connected(request, models.acquire(model or ""))
+    record: RequestLog = request.scope[REQUEST_LOG_KEY]
+    record.served, record.at_end = served, partial(models.leave, served)
+    return served
+
+
+def predictor_of(request: Request) -> Predictor:
+    """What answers this request: the model that ``model_for`` was told, else the default one."""
+    served = request_log_of(request).served
+    return (served or state_of(request).models.default).predictor

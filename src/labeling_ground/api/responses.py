@@ -55,29 +55,75 @@ def merged_timing(times: Sequence[Timing]) -> dict[str, float]:
     return merged
 
 
-async def predictions(found: Sequence[MaskAnswer], form: str, pool: Pool) -> list[bytes]:
-    """Each prompt's answer in the form that was asked for: the fields of a JSON object, for ``as_object``.
+async def drawn_masks(found: Sequence[MaskAnswer], form: str, pool: Pool) -> list[bytes]:
+    """Each prompt's masks, drawn in a form other than ``rle``, as fields for ``as_object``.
 
     What takes long is drawn in the pool, one mask after the other: in between others have their turn, and a caller that
     is cancelled has no more drawn.
     """
     pixels = sum(len(answer.prediction.masks) * answer.prediction.height * answer.prediction.width for answer in found)
-    in_pool = form == "polygons" or (form == "png" and pixels > _SMALL)
+    in_pool = form == "polygons" or pixels > _SMALL
     answers = []
     for answer in found:
-        about = {
-            "prediction_id": answer.prediction_id,
-            "outcome": answer.outcome,
-            "timing": timing(answer.timing),
-        }
-        if form == "rle":
-            masks = answer.opened.text("rle", _as_rle)
-        else:
-            cached = answer.prediction
-            pieces = [partial(_drawn, cached, index, form) for index in range(len(cached.masks))]
-            masks = _masks_and_scores(cached, [await pool.run(piece) if in_pool else piece() for piece in pieces])
-        answers.append(fields(about) + b"," + masks)
+        cached = answer.prediction
+        pieces = [partial(_drawn, cached, index, form) for index in range(len(cached.masks))]
+        masks = [await pool.run(piece) if in_pool else piece() for piece in pieces]
+        answers.append(_masks_and_scores(cached, masks))
     return answers
+
+
+def masks_answer(
+    image_id: str, found: Sequence[MaskAnswer], drawn: Sequence[bytes] | None, *, is_alone: bool
+) -> Response:
+    """The JSON response to prompts on an image.
+
+    What an earlier answer with the same prediction said too is not written again.
+
+    Args:
+        image_id: the image.
+        found: the prompts' answers, in their order.
+        drawn: their masks from ``drawn_masks``; ``None``: as run lengths.
+        is_alone: whether there was one prompt, not in a list.
+    """
+    first = found[0]
+
+    def about(cached: CachedPrediction) -> bytes:
+        size = {"width": cached.width, "height": cached.height}
+        return fields({"image_id": image_id, **origin(first.version, first.model_note), **size})
+
+    def alone(cached: CachedPrediction) -> bytes:
+        return about(cached) + b"," + _as_rle(cached)
+
+    if is_alone and drawn is None:
+        rest = first.opened.text(f"alone {first.model_note}", alone)
+        return as_object(b'"seconds":%.6f' % first.timing.total, _outcome(first), rest)
+    seconds = b'"seconds":%.6f' % max(answer.timing.total for answer in found)
+    shared = about(first.opened.prediction)
+    masks = drawn if drawn is not None else [answer.opened.text("rle", _as_rle) for answer in found]
+    if is_alone:
+        return as_object(seconds, shared, _outcome(first), masks[0])
+    together = fields(
+        {
+            "outcome": dearest([answer.outcome for answer in found]),
+            "timing": merged_timing([answer.timing for answer in found]),
+        }
+    )
+    listed = b",".join(b"{%b,%b}" % (_outcome(answer), each) for answer, each in zip(found, masks, strict=True))
+    return as_object(seconds, shared, together, b'"predictions":[' + listed + b"]")
+
+
+def _outcome(answer: MaskAnswer) -> bytes:
+    """How an answer was come by, as fields for ``as_object``."""
+    times = answer.timing
+    if times.encode is None and times.decode is None and times.lookup is not None:
+        took = b'"lookup":%.6f' % times.lookup
+    else:
+        took = fields(timing(times))
+    return b'"prediction_id":"%b","outcome":"%b","timing":{%b}' % (
+        answer.prediction_id.encode(),
+        answer.outcome.encode(),
+        took,
+    )
 
 
 def fields(values: dict[str, Any]) -> bytes:

@@ -4,7 +4,7 @@ import base64
 import contextlib
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,13 +133,15 @@ def caller_of(request: Request, *more_keys: str | None) -> Caller:
     Raises:
         NotAllowed: the operator has set keys, and none of them was given.
     """
-    settings = state_of(request).settings
-    client = request.headers.get("x-client-id")
-    if client is not None:
-        client = client[:200]
+    app_state: AppState = request.app.state.app_state
+    settings = app_state.settings
+    headers = dict(request.scope["headers"])
+    client = None if b"x-client-id" not in headers else headers[b"x-client-id"].decode("latin-1")[:200]
     if not settings.api_keys and settings.admin_key is None:
         return Caller(keys.PUBLIC, client, is_admin=False)
-    given = [each for each in (*_keys_in_headers(request), *more_keys) if each]
+    given = [each for each in more_keys if each]
+    if not _KEY_HEADERS.isdisjoint(headers):
+        given += _keys_in_headers(headers)
     # Every key is compared, whichever matches: the time taken tells nothing about them.
     admin = [each for each in given if settings.admin_key is not None and _same(each, settings.admin_key)]
     if not settings.api_keys:
@@ -172,23 +174,23 @@ def check_admin(request: Request) -> None:
     raise Forbidden(sentence) if settings.api_keys else NotAllowed(sentence)
 
 
-def _keys_in_headers(request: Request) -> list[str]:
+_KEY_HEADERS = frozenset({b"authorization", b"x-api-key", b"token"})
+
+
+def _keys_in_headers(headers: Mapping[bytes, bytes]) -> list[str]:
     """The keys in a request's headers: ``Authorization: Bearer``, ``X-API-Key``, and what other tools send.
 
     Those are ``Authorization: Basic`` with the key as the password, and ``Token``.
     """
-    headers = request.headers
-    scheme, *credentials = headers.get("authorization", "").split(maxsplit=1) or [""]
-    bearer = "".join(credentials) if scheme.lower() == "bearer" else ""
-    # A header's bytes are read as Latin-1; clients whose key is not ASCII send UTF-8.
-    given = [
-        # blanks around a header's value are none of it; other bytes may be part of a character
-        text.strip(" \t").encode("latin-1")
-        for text in (bearer, headers.get("x-api-key", ""), headers.get("token", ""))
-    ]
-    if scheme.lower() == "basic":
+    scheme, _, credentials = headers.get(b"authorization", b"").strip().partition(b" ")
+    scheme = scheme.lower()
+    bearer = credentials if scheme == b"bearer" else b""
+    # Blanks around a header's value are none of it; other bytes may be part of a character. Clients whose key is not
+    # ASCII send UTF-8.
+    given = [text.strip(b" \t") for text in (bearer, headers.get(b"x-api-key", b""), headers.get(b"token", b""))]
+    if scheme == b"basic":
         with contextlib.suppress(ValueError):
-            given.append(base64.b64decode("".join(credentials)).partition(b":")[2])
+            given.append(base64.b64decode(credentials).partition(b":")[2])
     return [each.decode("utf-8", "replace") for each in given if each]
 
 

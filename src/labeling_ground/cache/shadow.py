@@ -16,6 +16,7 @@ from labeling_ground import key as keys
 from labeling_ground.cache.budgets import PARTS
 from labeling_ground.cache.choose import PolicyChoice
 from labeling_ground.cache.memory import MemoryStore
+from labeling_ground.cache.memory.records import Record
 from labeling_ground.cache.policies.port import Reason
 from labeling_ground.cache.purges import Purges
 from labeling_ground.types import Entry, Kind, Weight
@@ -37,6 +38,8 @@ _THINNER = 0.8
 """What the sample is made smaller by, whenever it has grown too large."""
 _FEWEST_IMAGES = 30
 """So few images in memory that are in the sample tell nothing: one by chance more or less is most of the estimate."""
+_MOST_HITS = 256
+"""So many hits may wait to be told to the shadow caches: about a millisecond's work."""
 _HEX = 8
 """Digits of an image id that decide whether it is in the sample."""
 
@@ -98,7 +101,7 @@ class ShadowCaches:
         self.recomputed = Recomputed()
         self.sampled = 1.0
         """The share of all images that the shadow caches see."""
-        self.caches = tuple(
+        self._caches = tuple(
             ShadowCache(larger_by, make(int(budget_bytes * (1 + larger_by)))) for larger_by in LARGER_BY
         )
         self._clock = clock
@@ -111,46 +114,78 @@ class ShadowCaches:
         self._old: dict[int, float] = {}
         # Of the sampled images: when what memory holds was computed, and when it was used.
         self._held: dict[str, tuple[float, float]] = {}
+        # Hits that the shadow caches are not told of yet: the record, and when it was used by both clocks.
+        self._hits: list[tuple[Record, float, float]] = []
         self._decoded = ""  # key of the logits that come with the last mask: one computation, which counts once
         self._set_budget(budget_bytes)
 
+    @property
+    def caches(self) -> tuple[ShadowCache, ...]:
+        """The shadow caches, which know of everything by now."""
+        self._catch_up()
+        return self._caches
+
     def evicted(self, key: str, reason: str, used: float) -> None:
-        """An entry left the memory tier, which had been used last at a time."""
+        """An entry leaves the memory tier, which had been used last at a time."""
+        self._catch_up()
         self._held.pop(key, None)
         if reason == Reason.BUDGET:
             self._young[hash(key)] = used
             if len(self._young) >= self._most_digests // 2:
                 self._old, self._young = self._young, {}
 
-    def hit(self, key: str, entry: Entry) -> None:
-        """An entry was found in memory."""
-        self._use(key, entry, in_memory=True)
+    def hit(self, record: Record) -> None:
+        """An entry was found in memory. That is what a server does most, so it is noted, and worked out with others."""
+        self._hits.append((record, record.used, self._clock()))
+        if len(self._hits) >= _MOST_HITS:
+            self._catch_up()
 
-    def _use(self, key: str, entry: Entry, *, in_memory: bool) -> None:
+    def _catch_up(self) -> None:
+        """Tell the shadow caches of the hits, before anything else happens to them or is asked of them.
+
+        Of one entry's hits they are told the first and the last, with the number of the others: in between, nothing
+        has come in or gone.
+        """
+        hits, self._hits = self._hits, []
+        last: dict[str, tuple[float, float, int]] = {}
+        for record, used, at in hits:
+            key = record.key
+            found = last.pop(key, None)
+            if found is None:
+                self._use(key, record.entry, at, used, in_memory=True)
+            last[key] = (used, at, 0 if found is None else found[2] + 1)
+        for key, (used, at, times) in last.items():
+            if times and key in self._held:
+                self._held[key] = self._held[key][0], at
+                for cache in self._caches:
+                    cache.store.peek(key, used, times)
+
+    def _use(self, key: str, entry: Entry, at: float, used: float | None = None, *, in_memory: bool) -> None:
         if not self._in_sample(key):
             return
-        self._held[key] = entry.created, self._clock()
-        without = [cache for cache in self.caches if cache.store.peek(key) is None]
+        self._held[key] = entry.created, at
+        without = [cache for cache in self._caches if cache.store.peek(key, used) is None]
         if in_memory and entry.kind is not Kind.IMAGE:
             for cache in without:
                 cache.seconds_saved -= entry.cost / self.sampled
-        self._insert(without, key, entry)
+        self._insert(without, key, entry, used)
 
     def arriving(self, key: str, entry: Entry, *, held: bool, computed: bool) -> None:
         """An entry comes into memory from a tier below, or was computed; ``held``: it is there already.
 
         A mask comes before its logits. Where one is held and was computed again, the other was missing.
         """
+        self._catch_up()
         if not computed:
-            self._use(key, entry, in_memory=False)
+            self._use(key, entry, self._clock(), in_memory=False)
             return
         self._count_recomputed(key, entry, held)
         if not self._in_sample(key):
             return
         self._held[key] = entry.created, self._clock()
-        without = [cache for cache in self.caches if cache.store.peek(key) is None]
+        without = [cache for cache in self._caches if cache.store.peek(key) is None]
         if not (entry.kind is Kind.IMAGE or held or (entry.kind is Kind.LOGITS and self._decoded == key)):
-            for cache in self.caches:
+            for cache in self._caches:
                 if cache not in without:
                     cache.hits += 1 / self.sampled
                     cache.seconds_saved += entry.cost / self.sampled
@@ -174,6 +209,7 @@ class ShadowCaches:
 
     def spread(self, memory: MemoryStore) -> list[tuple[float, float]]:
         """Seconds since creation and since last use, of the sampled entries that the memory tier holds."""
+        self._catch_up()
         now = self._clock()
         self._held = {key: times for key, times in self._held.items() if key in memory}  # the others were refused
         return [(now - created, now - used) for created, used in self._held.values()]
@@ -206,7 +242,7 @@ class ShadowCaches:
         self._most_digests = max(2, int(budget * self._share * _DIGEST_PART / _DIGEST_BYTES))
         fitting = int(budget * self._share * (1 - _DIGEST_PART) / _RECORD_BYTES)
         self._most_records = min(_MOST_RECORDS, max(_LEAST_RECORDS, fitting))
-        for cache in self.caches:
+        for cache in self._caches:
             whole = int(budget * (1 + cache.larger_by))
             cache.store.reconfigure(budget_bytes=int(whole * self.sampled))
             # What is admitted is what the whole would admit: a sample of its images has entries as large.
@@ -232,19 +268,19 @@ class ShadowCaches:
         start = key.find("/", len(keys.LAYOUT) + 1) + 1
         return key[start : start + _HEX] < self._below
 
-    def _insert(self, caches: Sequence[ShadowCache], key: str, entry: Entry) -> None:
+    def _insert(self, caches: Sequence[ShadowCache], key: str, entry: Entry, at: float | None = None) -> None:
         if caches:
             weight = Weight(entry.kind, b"", entry.cost, entry.created, entry.size)
             for cache in caches:
-                cache.store.insert(key, weight)
+                cache.store.insert(key, weight, at=at)
             self._thin_out()
 
     def _thin_out(self) -> None:
         """Make the sample smaller until it fits, to those images that it would have had if it had begun so."""
-        while sum(cache.store.entries for cache in self.caches) > self._most_records:
+        while sum(cache.store.entries for cache in self._caches) > self._most_records:
             self.sampled *= _THINNER
             self._below = f"{int(self.sampled * 16**_HEX):0{_HEX}x}"
-            for cache in self.caches:
+            for cache in self._caches:
                 for key, _ in cache.store.uses(math.inf):
                     if not self._in_sample(key):
                         sum(cache.store.purge(key))

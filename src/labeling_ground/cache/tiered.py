@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import MappingProxyType
@@ -14,7 +15,6 @@ from labeling_ground.cache.rules import is_worth_demoting, weighed_in_memory
 from labeling_ground.cache.shadow import ShadowCaches
 from labeling_ground.cache.store import Choosy, Store
 from labeling_ground.cache.tier import Tier
-from labeling_ground.cache.touches import Touches
 from labeling_ground.errors import StoreFailed
 from labeling_ground.pools import Pool
 from labeling_ground.supervisor import Supervisor
@@ -22,6 +22,42 @@ from labeling_ground.types import Entry, Kind, StoreStats
 
 _EXPIRED_AT_ONCE = 1000
 """Entries that a sweep removes before others get their turn."""
+_TOUCHES = 100_000
+"""So many keys' uses are remembered."""
+
+
+class Touches:
+    """Remembers when the idle timers of keys were restarted in the lower tiers, so that few uses cost them anything.
+
+    Args:
+        idle_s: the idle time; a use is due when the last one noted is a twentieth of it ago.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, idle_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._noted: OrderedDict[str, float] = OrderedDict()
+        self.set_idle(idle_s)
+
+    def set_idle(self, idle_s: float) -> None:
+        """Take another idle time: each next use is due, since a timer may still run by the old one."""
+        self.idle_s = idle_s
+        self._noted.clear()
+
+    def is_due(self, key: str) -> bool:
+        """Whether a use now is to be noted below; if so, it counts as noted."""
+        last = self._noted.get(key)
+        if last is not None and self._clock() - last < self.idle_s / 20:
+            return False
+        self.note(key)
+        return True
+
+    def note(self, key: str) -> None:
+        """The timer of a key is restarted now."""
+        self._noted[key] = self._clock()
+        self._noted.move_to_end(key)
+        if len(self._noted) > _TOUCHES:
+            self._noted.popitem(last=False)
 
 
 class TieredStore:
@@ -91,7 +127,7 @@ class TieredStore:
         """What is at hand without waiting: in memory, or on its way to a lower tier."""
         entry = self.memory.peek(key)
         if entry is not None:
-            if self.lower:
+            if self.lower and self.touches.is_due(key):
                 self._touch_lower(key)
             return entry
         for tier in self.lower:
@@ -159,10 +195,11 @@ class TieredStore:
             return True
         return any([await tier.touch(key) for tier in self.lower])
 
-    def touch_later(self, key: str) -> None:
-        """Say that an entry is in use though nobody read it (an image whose embedding is being used)."""
-        if self.memory.peek(key) is None and self.lower:
-            self._touch_lower(key)
+    def use(self, *keys: str) -> None:
+        """Say that entries are in use though nobody read them (the image of a mask that was found)."""
+        for key in keys:
+            if self.memory.peek(key) is None and self.lower and self.touches.is_due(key):
+                self._touch_lower(key)
 
     def mark_done(self, group: str, done: bool) -> None:
         """Pass the done hint to all tiers."""
@@ -248,9 +285,8 @@ class TieredStore:
             self.memory.insert(key, entry, computed=False)
 
     def _touch_lower(self, key: str) -> None:
-        if self.touches.is_due(key):
-            for tier in self.lower:
-                tier.touch_later(key)
+        for tier in self.lower:
+            tier.touch_later(key)
 
 
 async def _all_of(works: Iterable[Awaitable[int]]) -> list[int]:

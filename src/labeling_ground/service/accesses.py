@@ -40,7 +40,7 @@ class Accesses:
             ahead: whether it is a prefetch, which nobody waits for.
         """
         if not ahead:
-            self._counters.asked(kind, made.outcome)
+            self._counters.kinds[kind].asked[made.outcome] += 1
         if self.recorder is None:
             return
         self.recorder.asked(

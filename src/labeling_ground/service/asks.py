@@ -28,6 +28,7 @@ class Ask:
         model_note: what to know of that model's answers; empty where there is nothing to say.
         image: key of the image file.
         embedding: key of the image's embedding.
+        masks: what the keys of masks start with; the digest of the prompt follows.
     """
 
     keys: ImageKeys
@@ -35,17 +36,17 @@ class Ask:
     model_note: str
     image: str = field(init=False, compare=False)
     embedding: str = field(init=False, compare=False)
-    _masks: str = field(init=False, compare=False, repr=False)
+    masks: str = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Compute the keys that every request needs."""
         object.__setattr__(self, "image", self.keys.image)
         object.__setattr__(self, "embedding", self.keys.embedding(self.version))
-        object.__setattr__(self, "_masks", self.keys.mask(self.version, ""))
+        object.__setattr__(self, "masks", self.keys.mask(self.version, ""))
 
     def mask(self, prompt_digest: str) -> str:
         """Key of the masks and scores for one prompt."""
-        return self._masks + prompt_digest
+        return self.masks + prompt_digest
 
     def logits(self, prompt_digest: str) -> str:
         """Key of the low-res logits for one prompt."""

@@ -74,10 +74,6 @@ class Counters:
             counts.recomputed += outcome is Outcome.RECOMPUTED
             counts.seconds_computed += cost
 
-    def asked(self, kind: Kind, outcome: Outcome) -> None:
-        """Count that somebody waited for this look-up, which ``outcome`` has counted."""
-        self.kinds[kind].asked[outcome] += 1
-
     def failure(self, kind: Kind) -> None:
         """Count an ask that ended in an error."""
         self.kinds[kind].failed += 1

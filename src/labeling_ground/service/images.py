@@ -225,7 +225,7 @@ class Embeddings:
             self._store.keep(key, made.entry, upload.purged)
             self._background.start(self._files.store(ask, upload.file, made.entry, upload.purged))
         if made.outcome is Outcome.HIT:
-            self._store.touch_later(ask.image)
+            self._store.use(ask.image)
         return made
 
     async def derive(self, kind: Kind, ask: Ask, key: str, make: Callable[[Embedding], Awaitable[Entry]]) -> Made:
@@ -255,13 +255,8 @@ class Embeddings:
 
         made = await self._once.get(kind, key, work)
         if made.outcome is Outcome.HIT:
-            self.in_use(ask)
+            self._store.use(ask.image, ask.embedding)  # its next click shall need no encoder
         return made
-
-    def in_use(self, ask: Ask) -> None:
-        """Say that the image is being worked on: its next click shall need no encoder."""
-        self._store.touch_later(ask.image)
-        self._store.touch_later(ask.embedding)
 
     async def state(self, ask: Ask) -> ImageState:
         """What is known of an image.

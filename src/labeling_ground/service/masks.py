@@ -3,8 +3,9 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +27,21 @@ from labeling_ground.service.prompts import PromptAsk, check_point, fit
 from labeling_ground.types import Entry, Kind, Outcome, Prompt
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class _Settled:
-    """A prompt in canonical form, its digest, and the prediction that it refines (and which of its candidates)."""
+    """A prompt in canonical form, its digest and key, and the prediction that it refines (and which candidate)."""
 
-    prompt: Prompt
-    digest: str
-    parent: tuple[str, int] | None
+    __slots__ = ("digest", "key", "parent", "prompt")
+
+    def __init__(self, prompt: Prompt, digest: str, masks: str, parent: tuple[str, int] | None = None) -> None:
+        self.prompt = prompt
+        self.digest = digest
+        self.key = masks + digest
+        self.parent = parent
+
+
+_Waiting = Callable[[], Awaitable[MaskAnswer]]
+Answers = list[MaskAnswer] | Coroutine[Any, Any, list[MaskAnswer]]
+"""Answers that are at hand, or a coroutine that waits for them."""
 
 
 class Masks:
@@ -73,33 +82,58 @@ class Masks:
         self._window_s = window_s
         self._wall_clock = wall_clock
 
-    async def answers(self, ask: Ask, prompts: Sequence[PromptAsk]) -> list[MaskAnswer]:
-        """Masks for each prompt, in their order.
+    def answers(self, ask: Ask, prompts: Sequence[PromptAsk]) -> Answers:
+        """Masks for each prompt, in their order: at once where all are at hand, else when they are awaited.
 
-        Raises:
+        Raises, at once or when awaited:
             BadPrompt: a prompt makes no sense for this image.
             UnknownImage: send it again.
             UnknownPrediction: a mask input refers to a prediction that is not stored.
             Overloaded, BackendFailed: the model does not do it now.
         """
-        if len(prompts) == 1:
-            return [await self._answer(ask, prompts[0])]
-        tasks = [asyncio.ensure_future(self._answer(ask, prompt)) for prompt in prompts]
+        begun: list[MaskAnswer | _Waiting] = []
+        is_waiting = False
+        for sent in prompts:
+            started = time.perf_counter()
+            settled = made = None
+            if not isinstance(sent.mask_input, tuple):
+                settled = _Settled(*sent.settled(), ask.masks)
+                made = self._once.at_hand(Kind.MASK, settled.key)
+            if settled is None or made is None:
+                is_waiting = True
+                begun.append(partial(self._answer, ask, sent, settled, started))
+            else:
+                begun.append(self._answered(ask, sent, settled, made, started))
+        return self._wait(begun) if is_waiting else cast("list[MaskAnswer]", begun)
+
+    @staticmethod
+    async def _wait(begun: Sequence[MaskAnswer | _Waiting]) -> list[MaskAnswer]:
+        if len(begun) == 1 and not isinstance(begun[0], MaskAnswer):
+            return [await begun[0]()]
+
+        async def one(answer: MaskAnswer | _Waiting) -> MaskAnswer:
+            return answer if isinstance(answer, MaskAnswer) else await answer()
+
+        tasks = [asyncio.ensure_future(one(answer)) for answer in begun]
         try:
             return list(await asyncio.gather(*tasks))
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _answer(self, ask: Ask, sent: PromptAsk) -> MaskAnswer:
-        started = time.perf_counter()
-        settled = await self._settle(ask, sent)
-        key = ask.mask(settled.digest)
-        made = await self._once.get(Kind.MASK, key, partial(self._make, ask, settled), window_s=lambda: self._window_s)
+    async def _answer(self, ask: Ask, sent: PromptAsk, settled: _Settled | None, started: float) -> MaskAnswer:
+        if settled is None:
+            settled = await self._settle(ask, sent)
+        made = await self._once.get(
+            Kind.MASK, settled.key, partial(self._make, ask, settled), window_s=lambda: self._window_s
+        )
+        return self._answered(ask, sent, settled, made, started)
+
+    def _answered(self, ask: Ask, sent: PromptAsk, settled: _Settled, made: Made, started: float) -> MaskAnswer:
         if made.outcome is Outcome.HIT:
-            self._embeddings.in_use(ask)
-        self._accesses.note(Kind.MASK, ask, key, made, parent=settled.parent)
-        opened = self._opened.open(key, made.entry)
+            self._store.use(ask.image, ask.embedding)  # the image's next click shall need no encoder
+        self._accesses.note(Kind.MASK, ask, settled.key, made, parent=settled.parent)
+        opened = self._opened.open(settled.key, made.entry)
         width, height = opened.prediction.width, opened.prediction.height
         for point in sent.points:  # as they were sent: the edge itself is outside, and shares its key with what is not
             check_point(point, width, height)
@@ -122,7 +156,7 @@ class Masks:
             computed = await self._model.decode(place, ask.version, embedding, fitted)
             prediction, cost = computed.value, computed.seconds
             place.free()
-            mask_key, logits_key = ask.mask(settled.digest), ask.logits(settled.digest)
+            mask_key, logits_key = settled.key, ask.logits(settled.digest)
             facts = {"cost": cost, "created": self._wall_clock()}
             seal_mask = partial(records.seal_prediction, mask_key, prediction, settled.prompt, settled.parent, **facts)
             seal_logits = partial(records.seal_logits, logits_key, prediction, **facts)
@@ -145,12 +179,11 @@ class Masks:
             BadPrompt: it makes no sense.
             UnknownPrediction: it refers to what is not stored.
         """
-        parent, logits = None, sent.mask_input
-        if isinstance(logits, tuple):
-            parent = logits
-            logits = await self._logits(ask, *parent, depth)
+        if not isinstance(sent.mask_input, tuple):
+            return _Settled(*sent.settled(), ask.masks)
+        logits = await self._logits(ask, *sent.mask_input, depth)
         prompt = keys.canonical(sent.points, sent.box, logits, multimask=sent.multimask)
-        return _Settled(prompt, keys.prompt_digest(prompt), parent)
+        return _Settled(prompt, keys.prompt_digest(prompt), ask.masks, sent.mask_input)
 
     async def _logits(self, ask: Ask, prediction_id: str, index: int, depth: int) -> NDArray[np.float32]:
         """Low-res logits of an earlier prediction, computed again from its own prompt where they were evicted."""
@@ -158,7 +191,7 @@ class Masks:
         entry = self._store.peek(key)
         if entry is None:
             settled = await self._settle(ask, await self._asked(ask, prediction_id, depth), depth + 1)
-            settled = dataclasses.replace(settled, digest=prediction_id)
+            settled = _Settled(settled.prompt, prediction_id, ask.masks, settled.parent)
 
             async def decode_again(attempt: Attempt) -> Made:
                 made, logits = await self._decode(ask, settled, attempt)

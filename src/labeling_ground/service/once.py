@@ -105,6 +105,14 @@ class Once:
         self._is_parallel = mode == "parallel"
         store.purges.on_purge.append(self._part_with)
 
+    def at_hand(self, kind: Kind, key: str) -> Made | None:
+        """The value of a key, counted, if that needs no waiting."""
+        entry = self._store.peek(key)
+        if entry is None:
+            return None
+        self._observer.outcome(kind, Outcome.HIT, entry.cost)
+        return Made(entry, Outcome.HIT)
+
     async def get(
         self,
         kind: Kind,
@@ -130,10 +138,9 @@ class Once:
         Raises:
             Exception: what ``make`` raised.
         """
-        entry = self._store.peek(key)
-        if entry is not None:
-            self._observer.outcome(kind, Outcome.HIT, entry.cost)
-            return Made(entry, Outcome.HIT)
+        found = self.at_hand(kind, key)
+        if found is not None:
+            return found
         if hedged:
             work = partial(self._compute, kind, key, make, window_s, made_elsewhere)
         else:

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labeling_ground.errors import BadPrompt
-from labeling_ground.key import STEP
+from labeling_ground.key import STEP, canonical, prompt_digest
 from labeling_ground.types import Box, Point, Prompt
 
 
@@ -24,6 +24,20 @@ class PromptAsk:
     box: Box | None = None
     mask_input: NDArray[np.float32] | tuple[str, int] | None = None
     multimask: bool = True
+    _settled: tuple[Prompt, str] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def settled(self) -> tuple[Prompt, str]:
+        """The prompt in canonical form and its digest, where it refers to no other prediction; worked out once.
+
+        Raises:
+            BadPrompt: it makes no sense.
+        """
+        if self._settled is None:
+            assert not isinstance(self.mask_input, tuple)  # noqa: S101 -- whoever asks has looked
+            prompt = canonical(self.points, self.box, self.mask_input, multimask=self.multimask)
+            object.__setattr__(self, "_settled", (prompt, prompt_digest(prompt)))
+        assert self._settled is not None  # noqa: S101 -- it was set above
+        return self._settled
 
 
 def check_point(point: Point, width: int, height: int) -> None:

@@ -78,7 +78,7 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
 
     async def setup(request: Request) -> Response:
         caller = caller_of(request)
-        body = await read_json(request, SetupRequest)
+        body = await read_json(request, SetupRequest.model_validate_json)
         pictures.remember(caller.tenant, body.project or "", body.hostname, body.access_token)
         return responses.as_json({"model_version": version()})
 
@@ -92,7 +92,7 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
 
     async def predict(request: Request) -> Response:
         caller = caller_of(request)
-        body = await read_json(request, PredictRequest)
+        body = await read_json(request, PredictRequest.model_validate_json)
         regions = body.params.context.result if body.params.context is not None else None
         if regions is None:
             prefetch(caller, body)

@@ -163,7 +163,7 @@ async def change_settings(request: Request) -> dict[str, Any]:
     """
     check_admin(request)
     app_state = state_of(request)
-    wanted = await read_json(request, CacheSettingsIn)
+    wanted = await read_json(request, CacheSettingsIn.model_validate_json)
     changes = wanted.model_dump(exclude_none=True)
     if "idle_seconds" in changes:
         changes["idle_s"] = changes.pop("idle_seconds")

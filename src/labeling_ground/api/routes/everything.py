@@ -12,11 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from labeling_ground.api import responses
 from labeling_ground.api.errors import as_line, problem_responses
-from labeling_ground.api.requests import read_json, while_connected
+from labeling_ground.api.requests import model_for, read_json, while_connected
 from labeling_ground.api.routes.images import ImageId
 from labeling_ground.api.schemas.common import CLIENT_ID, PRIORITY
 from labeling_ground.api.schemas.everything import EverythingOut, EverythingRequest
-from labeling_ground.api.served import model_for
 from labeling_ground.api.state import AppState, RequestLog, caller_of, pools_of, request_log_of, state_of
 from labeling_ground.errors import TooLarge
 from labeling_ground.pools import Pool
@@ -75,7 +74,7 @@ async def everything(request: Request, image_id: ImageId) -> Response:
     them, some at a time, and when too many wait the answer is 503 with `Retry-After`.
     """
     app_state, caller = state_of(request), caller_of(request)
-    body = await read_json(request, EverythingRequest) if await request.body() else EverythingRequest()
+    body = await read_json(request, EverythingRequest.model_validate_json, if_empty=EverythingRequest)
     path = (await model_for(request, body.model)).everything
     given = {name: getattr(body, name) for name in _OPTIONS if getattr(body, name) is not None}
     options = options_of(given, app_state, path)

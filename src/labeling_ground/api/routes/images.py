@@ -1,7 +1,7 @@
 """``/v1/images``: send an image once, ask for masks on it for ever."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -14,16 +14,15 @@ from labeling_ground import key as keys
 from labeling_ground.api import responses
 from labeling_ground.api.edge import DirectRoute
 from labeling_ground.api.errors import problem_responses
-from labeling_ground.api.requests import media_type, read_image, read_json, while_connected
+from labeling_ground.api.requests import media_type, model_for, read_image, read_json, while_connected
 from labeling_ground.api.schemas.common import CLIENT_ID, EXAMPLE_ID, IMAGE_ID, PRIORITY, STRETCH, Purged
 from labeling_ground.api.schemas.images import ImageAtUrl, ImageOut, ImageQueued, ImageStateOut
 from labeling_ground.api.schemas.masks import MaskRef, MasksOut, MasksRequest, PromptIn
-from labeling_ground.api.served import model_for
 from labeling_ground.api.state import caller_of, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text, tensors
 from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import BadPrompt, TooLarge
-from labeling_ground.service.predictor import ImageAnswer, MaskAnswer, PromptAsk
+from labeling_ground.service.predictor import ImageAnswer, PromptAsk
 from labeling_ground.service.sources import Link
 from labeling_ground.settings import Settings
 from labeling_ground.types import Box, Point, Stretch
@@ -110,7 +109,7 @@ async def add_image(
     record = request_log_of(request)
     url, file, image_id = "", b"", ""
     if media_type(request) == "application/json":
-        url = (await read_json(request, ImageAtUrl)).url
+        url = (await read_json(request, ImageAtUrl.model_validate_json)).url
     else:
         file, digest = await read_image(request, app_state.settings.max_image_bytes)
         image_id = keys.stretched(digest, read_as)
@@ -277,41 +276,21 @@ async def masks(request: Request, image_id: ImageId) -> Response:
     """
     app_state, caller = state_of(request), caller_of(request)
     image_id = image_id.lower()
-    body = await read_json(request, MasksRequest)
+    body, asks = await read_json(request, _prompts_in)
+    check_counts(asks, app_state.settings)
     predictor = (await model_for(request, body.model)).predictor
-    prompts = body.prompts or [body]
-    check_counts(prompts, app_state.settings)
-    asks = [_ask(prompt, multimask=body.multimask) for prompt in prompts]
     record = request_log_of(request)
     record.fields |= {"image": image_id[:12], "prompts": len(asks)}
-
-    async def work() -> tuple[list[MaskAnswer], list[bytes]]:
-        found = await predictor.masks(caller.tenant, image_id, asks, client=caller.client)
-        for answer in found:
-            record.note(answer.outcome, answer.timing)
-        return found, await responses.predictions(found, body.format, pools_of(request).drawing)
-
-    found, predictions = await while_connected(request, work())
-    first = found[0]
-    shared = responses.fields(
-        {
-            "image_id": image_id,
-            **responses.origin(first.version, first.model_note),
-            "width": first.prediction.width,
-            "height": first.prediction.height,
-            "seconds": round(max(answer.timing.total for answer in found), 6),
-        }
-    )
-    if body.prompts is None:
-        return responses.as_object(shared, predictions[0])
-    together = responses.fields(
-        {
-            "outcome": responses.dearest([answer.outcome for answer in found]),
-            "timing": responses.merged_timing([answer.timing for answer in found]),
-        }
-    )
-    listed = b",".join(b"{" + prediction + b"}" for prediction in predictions)
-    return responses.as_object(shared, together, b'"predictions":[' + listed + b"]")
+    found = predictor.masks_at_once(caller.tenant, image_id, asks, client=caller.client)
+    if not isinstance(found, list):
+        found = await while_connected(request, found)
+    for answer in found:
+        record.note(answer.outcome, answer.timing)
+    drawn = None
+    if body.format != "rle":
+        drawing = responses.drawn_masks(found, body.format, app_state.predictor.pools.drawing)
+        drawn = await while_connected(request, drawing)
+    return responses.masks_answer(image_id, found, drawn, is_alone=body.prompts is None)
 
 
 @router.delete(
@@ -349,6 +328,21 @@ def check_counts(prompts: Sequence[PromptIn | PromptAsk], settings: Settings) ->
     most = max((len(prompt.points) for prompt in prompts), default=0)
     if most > settings.max_points:
         raise TooLarge(f"{most} points in one prompt; this server takes {settings.max_points}.")
+
+
+def _prompts_in(text: bytes) -> tuple[MasksRequest, tuple[PromptAsk, ...]]:
+    """What the JSON of a request asks for; the same click asked for again was read before."""
+    return _read_click(text) if len(text) <= _CLICK else _read_prompts(text)
+
+
+def _read_prompts(text: bytes) -> tuple[MasksRequest, tuple[PromptAsk, ...]]:
+    body = MasksRequest.model_validate_json(text)
+    return body, tuple(_ask(prompt, multimask=body.multimask) for prompt in body.prompts or [body])
+
+
+_CLICK = 1024
+"""Bytes of JSON up to which it is remembered how it was read: a few thousand clicks take a few MB."""
+_read_click = lru_cache(2048)(_read_prompts)
 
 
 def _ask(prompt: PromptIn, *, multimask: bool) -> PromptAsk:

@@ -59,7 +59,7 @@ async def open_image(request: Request) -> Response:
     """The session starts over with this image. An image that anybody sent before is not encoded again."""
     app_state, caller = state_of(request), caller_of(request)
     turn = app_state.sessions.turn()  # before the body is read: what came later shall stay, however long either takes
-    body = await read_json(request, SessionImage)
+    body = await read_json(request, SessionImage.model_validate_json)
     file, digest = await pools_of(request).requests.run(_from_base64, body.image)
     image_id = keys.stretched(digest, stretch_from(body.stretch))
     if len(file) > app_state.settings.max_image_bytes:
@@ -101,7 +101,7 @@ async def click(request: Request) -> Response:
     when the next click comes.
     """
     app_state, caller = state_of(request), caller_of(request)
-    body = await read_json(request, SessionClick)
+    body = await read_json(request, SessionClick.model_validate_json)
     points = _points(body, app_state.settings.max_points)
     clicked = _masks_for(request, body.session_id).click(app_state.predictor, caller.tenant, body.session_id, points)
     return await _answer(request, body.session_id, await clicked)
@@ -118,7 +118,7 @@ async def click(request: Request) -> Response:
 async def rect(request: Request) -> Response:
     """The box replaces the clicks so far; later clicks refine it. It may be drawn from any corner."""
     app_state, caller = state_of(request), caller_of(request)
-    body = await read_json(request, SessionRect)
+    body = await read_json(request, SessionRect.model_validate_json)
     box = Box(body.startX, body.startY, body.endX, body.endY)
     drawn = await _masks_for(request, body.session_id).rect(app_state.predictor, caller.tenant, body.session_id, box)
     return await _answer(request, body.session_id, drawn)
@@ -135,7 +135,7 @@ async def rect(request: Request) -> Response:
 async def undo(request: Request) -> Response:
     """The mask for what is left: usually a hit. With nothing left the mask is empty."""
     app_state, caller = state_of(request), caller_of(request)
-    body = await read_json(request, SessionOnly)
+    body = await read_json(request, SessionOnly.model_validate_json)
     left = await _masks_for(request, body.session_id).undo(app_state.predictor, caller.tenant, body.session_id)
     return await _answer(request, body.session_id, left)
 
@@ -151,7 +151,7 @@ async def undo(request: Request) -> Response:
 async def finish_click(request: Request) -> Response:
     """Forget the clicks and the box, keep the image for the next object."""
     app_state, caller = state_of(request), caller_of(request)
-    body = await read_json(request, SessionOnly)
+    body = await read_json(request, SessionOnly.model_validate_json)
     await app_state.sessions.finish(caller.tenant, body.session_id)
     return responses.as_json({"message": "Finish successfully", "points": []})
 

@@ -16,6 +16,8 @@ from labeling_ground.api.schemas.common import (
     Strict,
 )
 
+_EMPTY = "the prompt is empty: give points, a box or a mask_input"
+
 
 class PointIn(Strict):
     """One click, in pixels of the original image."""
@@ -54,15 +56,10 @@ class PromptIn(Strict):
     )
 
     @model_validator(mode="after")
-    def _says_something(self) -> "PromptIn":
-        if type(self) is PromptIn and not self.says_something:
-            raise ValueError("the prompt is empty: give points, a box or a mask_input")
+    def _check(self) -> "PromptIn":
+        if not self.points and self.box is None and self.mask_input is None:
+            raise ValueError(_EMPTY)
         return self
-
-    @property
-    def says_something(self) -> bool:
-        """Whether there is anything to go by."""
-        return bool(self.points) or self.box is not None or self.mask_input is not None
 
 
 class MasksRequest(PromptIn):
@@ -95,11 +92,12 @@ class MasksRequest(PromptIn):
     model: ModelId = None
 
     @model_validator(mode="after")
-    def _one_way(self) -> "MasksRequest":
-        if self.prompts is not None and self.says_something:
+    def _check(self) -> "MasksRequest":  # in place of the one prompt's
+        is_empty = not self.points and self.box is None and self.mask_input is None
+        if self.prompts is not None and not is_empty:
             raise ValueError("give one prompt directly, or several under 'prompts', not both")
-        if self.prompts is None and not self.says_something:
-            raise ValueError("the prompt is empty: give points, a box or a mask_input")
+        if self.prompts is None and is_empty:
+            raise ValueError(_EMPTY)
         return self
 
 

@@ -23,7 +23,7 @@ _EXPIRED_AT_ONCE = 64
 class MemoryObserver(Protocol):
     """Told what happens in a memory store. It must neither raise nor call back into the store."""
 
-    def hit(self, key: str, entry: Entry) -> None:
+    def hit(self, record: Record) -> None:
         """An entry was found."""
         ...
 
@@ -32,7 +32,7 @@ class MemoryObserver(Protocol):
         ...
 
     def evicted(self, key: str, reason: Reason, used: float) -> None:
-        """An entry went that was used last then (seconds since 1970)."""
+        """An entry is about to go that was used last then (seconds since 1970)."""
         ...
 
     def marked(self, group: str, done: bool) -> None:
@@ -110,12 +110,18 @@ class MemoryStore:
         self._tallies: dict[Kind, Tally] = {kind: Tally() for kind in Kind}
         self.reconfigure(budget_bytes=budget_bytes, idle_s=idle_s)
 
-    def peek(self, key: str) -> Entry | None:
-        """The entry, or ``None``. A hit restarts the idle timer; what expired goes and is counted."""
+    def peek(self, key: str, at: float | None = None, times: int = 1) -> Entry | None:
+        """The entry, or ``None``. A hit restarts the idle timer; what expired goes and is counted.
+
+        Args:
+            key: its key.
+            at: when it was used, in seconds of the store's clock, where that is not now.
+            times: how often.
+        """
         record = self._records.get(key)
         if record is None:
             return None
-        now = self._clock()
+        now = self._clock() if at is None else at
         # Written out rather than called: this is what a server does most.
         if now - record.used >= self._idle_limit or self._max_age_s is not None:
             reason = self._expired(record, now)
@@ -123,15 +129,17 @@ class MemoryStore:
                 self._remove(record, reason)
                 return None
         record.used = now
-        record.uses += 1
+        record.uses += times
         record.done = False
         self._records.move_to_end(key)
         self._policy.hit(record)
         if self.observer is not None:
-            self.observer.hit(key, record.entry)
+            self.observer.hit(record)
         return record.entry
 
-    def insert(self, key: str, entry: Entry, used: float | None = None, *, computed: bool = True) -> None:
+    def insert(
+        self, key: str, entry: Entry, used: float | None = None, *, computed: bool = True, at: float | None = None
+    ) -> None:
         """Keep the entry, making room first; a key that is here already counts as used.
 
         Above an eighth of the budget it is refused and counted, and so it is where there is no room and the policy
@@ -143,8 +151,9 @@ class MemoryStore:
             used: when it was used last, seconds since 1970, where that is not now: it comes from a tier above, which
                 has no room for it.
             computed: whether it was computed, and not found in a tier below.
+            at: when it comes in, as in ``peek``.
         """
-        now = self._clock()
+        now = self._clock() if at is None else at
         record = self._records.get(key)
         if self.observer is not None:
             self.observer.arriving(key, entry, held=record is not None, computed=computed)
@@ -354,6 +363,8 @@ class MemoryStore:
     def _forget(self, key: str, reason: Reason) -> None:
         """Take out what the policy knows no more."""
         record = self._records.pop(key)
+        if self.observer is not None:
+            self.observer.evicted(key, reason, record.used + self._since_1970())
         entry, group, size = record.entry, record.group, record.size
         record.entry, record.group = GONE, NOWHERE  # lists may still hold the record, but nothing else with it
         self._by_image.leave(group)
@@ -362,8 +373,6 @@ class MemoryStore:
         tally.entries -= 1
         tally.bytes -= size
         self.evictions[reason] += 1
-        if self.observer is not None:
-            self.observer.evicted(key, reason, record.used + self._since_1970())
         if self.on_evict is not None:
             self.on_evict(key, entry, reason, record.used + self._since_1970())
 
