@@ -182,8 +182,8 @@ def _keys_in_headers(headers: Mapping[bytes, bytes]) -> list[str]:
 
     Those are ``Authorization: Basic`` with the key as the password, and ``Token``.
     """
-    scheme, _, credentials = headers.get(b"authorization", b"").strip().partition(b" ")
-    scheme = scheme.lower()
+    scheme, *rest = headers.get(b"authorization", b"").split(maxsplit=1) or [b""]
+    scheme, credentials = scheme.lower(), b"".join(rest)
     bearer = credentials if scheme == b"bearer" else b""
     # Blanks around a header's value are none of it; other bytes may be part of a character. Clients whose key is not
     # ASCII send UTF-8.
