@@ -64,6 +64,12 @@ patient = settings(deadline=None, max_examples=60)
 # --- images ------------------------------------------------------------------------------------------------------
 
 
+def bits_of(png: bytes) -> NDArray[np.bool_]:
+    """A mask from its PNG, ``bool [height, width]``."""
+    with Pillow.open(io.BytesIO(png)) as picture:
+        return np.asarray(picture.convert("L")) > 127
+
+
 def image_bytes(seed: int = 0, *, width: int = 40, height: int = 30, form: str = "PNG") -> bytes:
     """An image file: blobs of colour that depend on the seed."""
     tiles = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 import pytest
+from tests.doubles import bits_of
 from tests.redis_servers import program, serving
 
 from labeling_ground import key as keys
 from labeling_ground.cache.disk.folder import SESSIONS
-from labeling_ground.codec.mask import from_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ async def open_image(server: "Running", file: bytes, session: str = "s") -> http
 
 def mask_of(answer: httpx.Response) -> "NDArray[np.bool_]":
     assert answer.status_code == 200, answer.text
-    return from_png(base64.b64decode(answer.json()["masks"]))
+    return bits_of(base64.b64decode(answer.json()["masks"]))
 
 
 async def test_fields_and_messages_are_the_fixed_ones(server: "Running", make_image: "Callable[..., bytes]") -> None:

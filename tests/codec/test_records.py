@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.doubles import TOY, damage
+from tests.doubles import TOY, bits_of, damage
 
 from labeling_ground.codec import frame, records
-from labeling_ground.codec.mask import bbox, from_png, from_rle, to_rle
+from labeling_ground.codec.mask import bbox, from_rle, to_rle
 from labeling_ground.errors import DamagedEntry
 from labeling_ground.key import ImageKeys, canonical
 from labeling_ground.types import Box, Embedding, Entry, EverythingOptions, Kind, Mask, Point, Prediction, Prompt
@@ -44,7 +44,7 @@ def test_a_prediction_comes_back_as_it_was() -> None:
         np.testing.assert_array_equal(from_rle((20, 30), cached.counts), mask.pixels)
         assert cached.score == mask.score
         assert cached.area == mask.pixels.sum()
-    np.testing.assert_array_equal(from_png(found.png), prediction.masks[0].pixels)
+    np.testing.assert_array_equal(bits_of(found.png), prediction.masks[0].pixels)
 
 
 def test_what_a_prediction_was_asked_with_comes_back() -> None:

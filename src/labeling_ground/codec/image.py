@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 
 from labeling_ground.codec import samples
 from labeling_ground.codec.container import Container
@@ -127,17 +126,6 @@ def decode(
     note = " ".join(filter(None, (found.note, drawn.note)))
     use_preview = found.use_preview or drawn.is_transparent or stretch is not None
     return Image(image_id, pixels, note, use_preview)
-
-
-def decode_grey(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
-    """Decode an image file to upright 8-bit grey, ``uint8 [height, width]``: for masks.
-
-    As ``decode`` otherwise, errors included.
-    """
-    found = _checked(data, max_pixels, MAX_SIDE)
-    with _sentences(found):
-        drawn = _draw(samples.read(found, all_bits=False), found, None)
-    return _upright(np.asarray(Pillow.fromarray(drawn.pixels).convert("L")), found)
 
 
 def _checked(data: bytes, max_pixels: int, max_side: int) -> Container:

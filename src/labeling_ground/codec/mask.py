@@ -14,8 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from labeling_ground.codec.image import decode_grey, read_header
-from labeling_ground.errors import BadPrompt, TooLarge, UnsupportedImage
+from labeling_ground.errors import BadPrompt, TooLarge
 
 MAX_PIXELS = 100_000_000
 """Pixels of a mask that is read, unless the caller says otherwise."""
@@ -247,29 +246,6 @@ def _adler(before: int, data: bytes, after: int) -> int:
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def from_png(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
-    """Decode a mask from a PNG of any kind: what is lighter than mid-grey belongs to the object.
-
-    Transparent pixels count as white.
-
-    Returns:
-        ``bool [height, width]``.
-
-    Raises:
-        UnsupportedImage: not a PNG.
-        DamagedImage: truncated or corrupted.
-        TooLarge: more than ``max_pixels``.
-    """
-    if read_header(data, max_pixels=max_pixels).format != "PNG":
-        raise UnsupportedImage("A mask image must be a PNG.")
-    return np.asarray(decode_grey(data, max_pixels=max_pixels) > 127, np.bool_)
-
-
-def rle_to_png(rle: RLE, *, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Turn run lengths into a 1-bit PNG. Raises what ``from_rle`` raises."""
-    return to_png(from_rle(rle["size"], rle["counts"], max_pixels=max_pixels))
 
 
 # -- polygons -------------------------------------------------------------------------------------

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from labeling_ground.errors import BadInput
 from labeling_ground.types import Embedding
 
-_OURS = ("height", "width")
-
 
 def pack(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
     """Write tensors, and words along with them. Numbers keep their type."""
@@ -45,20 +43,6 @@ def to_safetensors(embedding: Embedding, *, metadata: Mapping[str, str]) -> byte
     """
     size = {"height": str(embedding.height), "width": str(embedding.width)}
     return pack(embedding.tensors, {**metadata, **size})
-
-
-def from_safetensors(data: bytes) -> tuple[Embedding, dict[str, str]]:
-    """Unpack an embedding, and the metadata that came with it.
-
-    Raises:
-        BadInput: no safetensors, truncated or inconsistent, or without the size of its image.
-    """
-    tensors, metadata = unpack(data)
-    height, width = (metadata.pop(name, "") for name in _OURS)
-    sizes = [int(s) for s in (height, width) if s.isascii() and s.isdigit() and len(s) < 10]
-    if len(sizes) != 2 or min(sizes) < 1:
-        raise BadInput("The embedding's metadata must give height and width of its image.")
-    return Embedding(tensors, sizes[0], sizes[1]), metadata
 
 
 def _metadata(data: bytes) -> dict[str, str]:
