@@ -35,15 +35,18 @@ MAY_HOLD_SECRETS = frozenset(
 )
 """Settings whose value is repeated only where there is no sign of a key in it."""
 AdapterName = Literal["all", "none", "label-studio", "x-anylabeling", "roboflow", "cvat", "qupath"]
-_CONFIG = SettingsConfigDict(
-    env_prefix=ENV_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-)
 
 
-class ServerSettings(BaseSettings):
+class Fields(BaseSettings):
+    """Some of the settings."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class ServerSettings(Fields):
     """How the server is reached, and by whom."""
-
-    model_config = _CONFIG
 
     host: str = "127.0.0.1"
     """Address to listen on. The default is this machine only; `0.0.0.0` opens the server to the network."""
@@ -85,10 +88,8 @@ class ServerSettings(BaseSettings):
     """Seconds that requests in flight have to finish after the server was told to stop."""
 
 
-class LimitSettings(BaseSettings):
+class LimitSettings(Fields):
     """Limits on requests, each checked before the work that it bounds."""
-
-    model_config = _CONFIG
 
     max_image_bytes: ByteSize = ByteSize(32 << 20)
     """Largest image file."""
@@ -132,10 +133,8 @@ class LimitSettings(BaseSettings):
     the tools themselves wait: 100 for Label Studio, 120 for CVAT, 180 for X-AnyLabeling."""
 
 
-class SourceSettings(BaseSettings):
+class SourceSettings(Fields):
     """Images by their address, and the labeling tools that they are fetched from."""
-
-    model_config = _CONFIG
 
     sources: Listed[Source] = ()
     """Where images may be fetched from, separated by commas: host names such as `images.example.org`, with a port if it
@@ -169,10 +168,8 @@ class SourceSettings(BaseSettings):
     them are passed on to it. Not set: ours is the only one."""
 
 
-class RedisSettings(BaseSettings):
+class RedisSettings(Fields):
     """Redis, and what servers that share it compute once."""
-
-    model_config = _CONFIG
 
     redis_url: SecretStr | None = None
     """Redis as a tier that all servers share: `redis://user:password@host:port/db`, `rediss://…` (TLS),
@@ -212,10 +209,8 @@ class RedisSettings(BaseSettings):
     made: computing it takes longer. For masks it is `lookup_deadline_ms`."""
 
 
-class TierSettings(BaseSettings):
+class TierSettings(Fields):
     """The cache: its tiers, and who goes from them."""
-
-    model_config = _CONFIG
 
     cache_mode: Literal["parallel", "first"] = "parallel"
     """`parallel` looks up and queues the prediction at the same moment; `first` predicts only after a miss."""
@@ -275,10 +270,8 @@ class TierSettings(BaseSettings):
     request meets it."""
 
 
-class ModelSettings(BaseSettings):
+class ModelSettings(Fields):
     """The models, and how much of their work is done at the same time."""
-
-    model_config = _CONFIG
 
     model: str = "auto"
     """Model id. `auto`: the first model of the catalogue whose weights are here, or `classical` where none are. Or
@@ -347,10 +340,8 @@ class ModelSettings(BaseSettings):
     """Points of all grids that are with the decoder at the same time; the rest of `decode_workers` is for clicks."""
 
 
-class EngineSettings(BaseSettings):
+class EngineSettings(Fields):
     """Engines in other processes."""
-
-    model_config = _CONFIG
 
     encoder_url: Listed[EngineAddress] = ()
     """Where the encoder answers, if it is not computed in this process: for instance `http://gpu:8080`. TorchServe or
@@ -399,10 +390,8 @@ class EngineSettings(BaseSettings):
     """Folder for them. Not set: one of this user's in `/dev/shm`."""
 
 
-class SessionSettings(BaseSettings):
+class SessionSettings(Fields):
     """Tenants and sessions."""
-
-    model_config = _CONFIG
 
     tenant_share: float = Field(0.5, gt=0, le=1)
     """With several `api_keys`: the part of the sessions, of each tier's bytes (not Redis') and of each queue that the
