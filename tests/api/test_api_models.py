@@ -1,5 +1,6 @@
 """Several models behind one API: named in requests, loaded at the first, listed, loaded and unloaded by hand."""
 
+import base64
 from collections.abc import Callable
 from typing import Any
 
@@ -164,3 +165,96 @@ async def test_x_anylabeling_is_told_of_all_models_the_default_first(start: Star
         told = (await server.client.get("/x-anylabeling/v1/models")).json()["data"]
         assert list(told) == ["toy", "classical"]
         assert told["classical"]["display_name"] == "Labeling Ground (classical)"
+
+
+# --- sessions ------------------------------------------------------------------------------------------------------
+
+
+async def ask(server: Running, verb: str, query: str = "", **body: Any) -> dict[str, Any]:
+    answer = await server.client.post(f"/api/sam/{verb}{query}", json={"session_id": "s", **body})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@pytest.mark.parametrize("way", ["body", "query"])
+async def test_a_session_remembers_the_model_that_was_named_for_it(
+    start: Start, make_image: Callable[..., bytes], way: str
+) -> None:
+    image = base64.b64encode(make_image(64, 48)).decode()
+
+    def name(model: str) -> dict[str, Any]:
+        return {"model": model} if way == "body" else {"query": f"?model={model}"}
+
+    async with start(models=(SECOND,)) as server:
+        assert (await ask(server, "image", image=image, **name(SECOND)))["model"] == "second"
+        assert (await ask(server, "click", points=[9, 9]))["model"] == "second"
+        assert (await ask(server, "rect", startX=1, startY=1, endX=30, endY=30))["model"] == "second"
+        assert (await ask(server, "undo"))["model"] == "second"
+        assert (await ask(server, "click", points=[9, 9], **name("toy")))["model"] == "toy"
+        await ask(server, "finish_click")
+        assert (await ask(server, "click", points=[9, 9]))["model"] == "toy", "until another one is named"
+        assert (await ask(server, "rect", startX=1, startY=1, endX=30, endY=30, **name("second")))["model"] == "second"
+        await ask(server, "finish_click", **name("toy"))
+        assert (await ask(server, "click", points=[9, 9]))["model"] == "toy"
+        assert server.app_state.models.loaded[SECOND].users == 0
+
+
+async def test_another_model_predicts_a_sessions_object_anew_from_its_clicks(
+    start: Start, make_image: Callable[..., bytes]
+) -> None:
+    """And is not given a mask of the first model's to refine."""
+    image = base64.b64encode(make_image(64, 48)).decode()
+    async with start(models=(SECOND,)) as server:
+        opened = await ask(server, "image", image=image)
+        await ask(server, "click", points=[9, 9])
+        found = await ask(server, "click", points=[20, 20], model=SECOND)
+        assert len(found["points"]) == 2
+        prompt = {"points": [{"x": 9, "y": 9}, {"x": 20, "y": 20}], "model": "second"}
+        alone = (await server.client.post(f"/v1/images/{opened['image_id']}/masks", json=prompt)).json()
+        assert (alone["prediction_id"], alone["outcome"]) == (found["prediction_id"], "hit")
+
+
+async def test_a_session_loads_its_model_again_where_that_was_unloaded(
+    start: Start, make_image: Callable[..., bytes]
+) -> None:
+    image = base64.b64encode(make_image(64, 48)).decode()
+    async with start(models=(SECOND,), admin_key="the-admin-key") as server:
+        await ask(server, "image", image=image, model=SECOND)
+        await ask(server, "click", points=[9, 9])
+        assert (await server.client.post("/v1/models/second/unload", headers=ADMIN)).status_code == 200
+        assert (await models_of(server))["second"]["loaded"] is False
+        found = await ask(server, "click", points=[20, 20])
+        assert (found["model"], len(found["points"])) == ("second", 2)
+
+
+@pytest.mark.parametrize(
+    ("verb", "body"),
+    [
+        ("image", {"image": "aGVsbG8="}),
+        ("click", {"points": [9, 9]}),
+        ("rect", {"startX": 1, "startY": 1, "endX": 9, "endY": 9}),
+        ("undo", {}),
+        ("finish_click", {}),
+    ],
+)
+async def test_a_session_that_names_a_model_that_is_not_served_is_told_those_that_are(
+    start: Start, make_image: Callable[..., bytes], verb: str, body: dict[str, Any]
+) -> None:
+    async with start(models=(SECOND,)) as server:
+        await ask(server, "image", image=base64.b64encode(make_image(64, 48)).decode())
+        await ask(server, "click", points=[20, 20])
+        answer = await server.client.post(f"/api/sam/{verb}", json={"session_id": "s", "model": "third", **body})
+        assert answer.status_code == 404
+        assert answer.json()["type"].endswith("unknown-model")
+        assert "'third'" in answer.json()["detail"]
+        assert f"toy, {SECOND}" in answer.json()["detail"]
+        found = await ask(server, "click", points=[9, 9])
+        assert (found["model"], len(found["points"])) == ("toy", 2), "nothing was changed"
+
+
+async def test_the_model_of_a_session_outlives_its_server(start: Start, make_image: Callable[..., bytes]) -> None:
+    async with start(models=(SECOND,)) as server:
+        await ask(server, "image", image=base64.b64encode(make_image(64, 48)).decode(), model=SECOND)
+    async with start(models=(SECOND,)) as server:
+        assert (await ask(server, "click", points=[9, 9]))["model"] == "second"

@@ -36,12 +36,14 @@ class SessionLog:
     def add(self, change: Change) -> bool:
         """Do a change. Whether it did anything."""
         has_done = self.state.apply(change)
+        if not has_done:
+            return False
         if change.verb in _ANEW or len(self.changes) >= _LONGEST:
             self.state.generation += 1
             self.head, self.changes = self.state.to_bytes(), []
         else:
             self.changes.append(change)
-        return has_done
+        return True
 
     def perform(self, change: Change) -> tuple[Snapshot, Snapshot, bool]:
         """Do a change. The session before and after, and whether the change did anything."""

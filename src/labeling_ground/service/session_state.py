@@ -143,7 +143,9 @@ class SessionState:
             case "finish", ():
                 self._start_over(change, None)
             case "model", (model,):
-                self.model, self.answers = model, {}
+                if model == self.model:
+                    return False
+                self.model, self.answers = model, {}  # what another model has answered is nothing to refine
             case "drop", (image_id, gone):
                 return self._drop(image_id, gone)
             case "restore", (since, mark, box, clicks):

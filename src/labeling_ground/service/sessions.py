@@ -78,6 +78,17 @@ class Sessions(StoredSessions):
         """Undo a change whose prediction failed, unless something else has happened since: trying again is safe."""
         await self._afterwards(tenant, name, "restore", after.since, after.mark, *before.as_it_was)
 
+    async def model(self, tenant: str, name: str) -> str:
+        """The model that was named for the session; empty where none was, or where the session cannot be found."""
+        try:
+            return (await self.known((tenant, name))).log.state.model
+        except (UnknownSession, StoreFailed):
+            return ""
+
+    async def use(self, tenant: str, name: str, model: str) -> None:
+        """Remember the model that was named for the session: what is asked from now on is predicted by that one."""
+        await self._afterwards(tenant, name, "model", model)
+
     async def look(self, tenant: str, name: str) -> Snapshot:
         """The session as this process knows it."""
         return (await self.known((tenant, name))).log.state.snapshot()

@@ -23,10 +23,12 @@ from labeling_ground.api.schemas.session import (
     SessionOnly,
     SessionRect,
 )
+from labeling_ground.api.served import model_for
 from labeling_ground.api.state import caller_of, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text
 from labeling_ground.errors import BadPrompt, TooLarge
 from labeling_ground.service.asks import MaskAnswer
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.session_masks import SessionMask, SessionMasks, client_of
 from labeling_ground.service.session_state import Snapshot
 from labeling_ground.types import Box, Point
@@ -40,7 +42,10 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": reference}}},
-        }
+        },
+        "parameters": [
+            {"name": "model", "in": "query", "schema": {"type": "string"}, "description": "As `model` in the body."}
+        ],
     }
 
 
@@ -52,7 +57,7 @@ _PROBLEMS = problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507)
     operation_id="open_session_image",
     summary="Open an image in a session",
     response_model=SessionImageOut,
-    responses=problem_responses(400, 401, 408, 413, 415, 422, 503, 507),
+    responses=_PROBLEMS,
     openapi_extra=_body(SessionImage),
 )
 async def open_image(request: Request) -> Response:
@@ -68,12 +73,12 @@ async def open_image(request: Request) -> Response:
         )
     record = request_log_of(request)
     record.fields |= {"image": image_id[:12], "session": body.session_id}
+    predictor, model = await _model_for(request, caller.tenant, body)
     answer = await while_connected(
-        request,
-        app_state.predictor.add_image(caller.tenant, file, image_id, client=client_of(body.session_id)),
+        request, predictor.add_image(caller.tenant, file, image_id, client=client_of(body.session_id))
     )
     record.note(answer.outcome, answer.timing)
-    await app_state.sessions.open(caller.tenant, body.session_id, image_id, answer.width, answer.height, turn)
+    await app_state.sessions.open(caller.tenant, body.session_id, image_id, answer.width, answer.height, turn, model)
     return responses.as_json(
         {
             "message": "Images received successfully",
@@ -103,7 +108,8 @@ async def click(request: Request) -> Response:
     app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, SessionClick.model_validate_json)
     points = _points(body, app_state.settings.max_points)
-    clicked = _masks_for(request, body.session_id).click(app_state.predictor, caller.tenant, body.session_id, points)
+    predictor = await _predictor_for(request, caller.tenant, body)
+    clicked = _masks_for(request, body.session_id).click(predictor, caller.tenant, body.session_id, points)
     return await _answer(request, body.session_id, await clicked)
 
 
@@ -117,10 +123,11 @@ async def click(request: Request) -> Response:
 )
 async def rect(request: Request) -> Response:
     """The box replaces the clicks so far; later clicks refine it. It may be drawn from any corner."""
-    app_state, caller = state_of(request), caller_of(request)
+    caller = caller_of(request)
     body = await read_json(request, SessionRect.model_validate_json)
     box = Box(body.startX, body.startY, body.endX, body.endY)
-    drawn = await _masks_for(request, body.session_id).rect(app_state.predictor, caller.tenant, body.session_id, box)
+    predictor = await _predictor_for(request, caller.tenant, body)
+    drawn = await _masks_for(request, body.session_id).rect(predictor, caller.tenant, body.session_id, box)
     return await _answer(request, body.session_id, drawn)
 
 
@@ -134,9 +141,10 @@ async def rect(request: Request) -> Response:
 )
 async def undo(request: Request) -> Response:
     """The mask for what is left: usually a hit. With nothing left the mask is empty."""
-    app_state, caller = state_of(request), caller_of(request)
+    caller = caller_of(request)
     body = await read_json(request, SessionOnly.model_validate_json)
-    left = await _masks_for(request, body.session_id).undo(app_state.predictor, caller.tenant, body.session_id)
+    predictor = await _predictor_for(request, caller.tenant, body)
+    left = await _masks_for(request, body.session_id).undo(predictor, caller.tenant, body.session_id)
     return await _answer(request, body.session_id, left)
 
 
@@ -152,8 +160,31 @@ async def finish_click(request: Request) -> Response:
     """Forget the clicks and the box, keep the image for the next object."""
     app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, SessionOnly.model_validate_json)
+    if named := _named(request, body):
+        await app_state.sessions.use(caller.tenant, body.session_id, app_state.models.name_of(named))
     await app_state.sessions.finish(caller.tenant, body.session_id)
     return responses.as_json({"message": "Finish successfully", "points": []})
+
+
+def _named(request: Request, body: SessionOnly) -> str | None:
+    return body.model or request.query_params.get("model") or None
+
+
+async def _model_for(request: Request, tenant: str, body: SessionOnly) -> tuple[Predictor, str]:
+    """What answers a session, loaded where it is not: the model that the request names, else the one that was named
+    before, else the default one. And what the settings call it (a factory's model has no id before it is loaded), empty
+    where none was ever named."""
+    model = _named(request, body) or await state_of(request).sessions.model(tenant, body.session_id)
+    served = await model_for(request, model or None)
+    return served.predictor, model and served.facts.name
+
+
+async def _predictor_for(request: Request, tenant: str, body: SessionOnly) -> Predictor:
+    """The same of a session that is open, which remembers what the request names."""
+    predictor, model = await _model_for(request, tenant, body)
+    if _named(request, body):
+        await state_of(request).sessions.use(tenant, body.session_id, model)
+    return predictor
 
 
 def _masks_for(request: Request, session_id: str) -> SessionMasks:

@@ -9,6 +9,7 @@ from labeling_ground.api.schemas.common import (
     EXAMPLE_PREDICTION,
     STRETCH,
     Coordinate,
+    ModelId,
     OfImage,
     Outcome,
     Pair,
@@ -16,7 +17,9 @@ from labeling_ground.api.schemas.common import (
 )
 
 
-class _Session(BaseModel):
+class SessionOnly(BaseModel):
+    """Just the session."""
+
     model_config = ConfigDict(extra="ignore")
 
     session_id: str = Field(
@@ -25,9 +28,15 @@ class _Session(BaseModel):
         examples=["annotator-7/photo-12"],
         description="Any name. Two people who use the same one share clicks, so put who works into it.",
     )
+    model: ModelId = Field(
+        None,
+        max_length=512,
+        description="A model id of `/v1/models`, also as `?model=`. The session remembers it until another is named; "
+        "the default model answers where none ever was. An object with clicks is predicted anew from these.",
+    )
 
 
-class SessionImage(_Session):
+class SessionImage(SessionOnly):
     """Open an image in a session."""
 
     image: str = Field(
@@ -45,7 +54,7 @@ class SessionImage(_Session):
     )
 
 
-class SessionClick(_Session):
+class SessionClick(SessionOnly):
     """Add a click, or several."""
 
     points: Annotated[list[Coordinate], Field(fail_fast=True)] | Annotated[list[Pair], Field(fail_fast=True)] = Field(
@@ -60,17 +69,13 @@ class SessionClick(_Session):
     )
 
 
-class SessionRect(_Session):
+class SessionRect(SessionOnly):
     """Draw a box. Field names are those of the existing labeling page."""
 
     startX: Coordinate = Field(examples=[10])  # noqa: N815
     startY: Coordinate = Field(examples=[8])  # noqa: N815
     endX: Coordinate = Field(examples=[54])  # noqa: N815
     endY: Coordinate = Field(examples=[40])  # noqa: N815
-
-
-class SessionOnly(_Session):
-    """Just the session."""
 
 
 class SessionImageOut(Sized, OfImage):
