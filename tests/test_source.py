@@ -10,7 +10,6 @@ SOURCE = Path(labeling_ground.__file__).parent
 CLASS_LINES, CLASS_FUNCTIONS, FILE_LINES = 250, 20, 500
 BEING_SPLIT = {
     "BoundedHttp",
-    "MemoryStore",
     "Predictor",
     "RemoteBackend",
 }

@@ -3,72 +3,41 @@
 import asyncio
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from types import EllipsisType
-from typing import Protocol
 
 from labeling_ground.cache.budgets import PARTS
-from labeling_ground.cache.memory.ages import Ages
-from labeling_ground.cache.memory.records import GONE, NOWHERE, SLICE, Record, RecordsByImage, Tally, all_of
+from labeling_ground.cache.memory.held import HeldEntries
+from labeling_ground.cache.memory.records import SLICE, Record
 from labeling_ground.cache.policies.migration import PolicyMigration
 from labeling_ground.cache.policies.port import Policy, Reason
 from labeling_ground.errors import BadSettings
-from labeling_ground.types import Entry, Kind, StoreStats
+from labeling_ground.types import Entry
 
 _EXPIRED_AT_ONCE = 64
 """Expired entries that go at once for one that comes in; more of them only where that is too little room."""
 
 
-class MemoryObserver(Protocol):
-    """Told what happens in a memory store. It must neither raise nor call back into the store."""
-
-    def hit(self, record: Record) -> None:
-        """An entry was found."""
-        ...
-
-    def arriving(self, key: str, entry: Entry, *, held: bool, computed: bool) -> None:
-        """An entry is about to be kept; ``held``: it is here already; ``computed``: it does not come from below."""
-        ...
-
-    def evicted(self, key: str, reason: Reason, used: float) -> None:
-        """An entry is about to go that was used last then (seconds since 1970)."""
-        ...
-
-    def marked(self, group: str, done: bool) -> None:
-        """The done hint of an image changed."""
-        ...
-
-    def purged(self, pattern: str) -> None:
-        """Keys are about to be purged."""
-        ...
-
-
-class MemoryStore:
+class MemoryStore(HeldEntries):
     """Entries in this process, bounded in bytes at all times.
 
     For one thread, the event loop's: nothing here blocks or locks, and only what takes long awaits, to let others have
     their turn. It is no ``Store``: what takes microseconds needs no coroutine.
 
-    The budget bounds the sum of the values' sizes. Keys and book-keeping come on top, about 1 KiB
-    an entry.
+    The budget bounds the sum of the values' sizes. Keys and book-keeping come on top, about 1 KiB an entry.
 
     Args:
         budget_bytes: what the values may add up to.
         idle_s: seconds without use after which an entry goes; ``None``: never.
-        max_age_s: seconds since its creation after which an entry goes, used or not; ``None``:
-        never.
+        max_age_s: seconds since its creation after which an entry goes, used or not; ``None``: never.
         policy: who goes when the bytes do not suffice. It must be empty, and no other store's.
         high_watermark: share of the budget above which room is made.
         low_watermark: share of the budget to evict down to then; by default just enough goes.
-        clock: monotonic seconds. What is measured by it goes on while the wall clock is set.
-        wall_clock: seconds since 1970: the time of all times that are handed in or out.
+        clock, wall_clock: see ``HeldEntries``.
 
     Raises:
         BadSettings: the watermarks are not in order, or so low that what is admitted might not fit.
     """
-
-    name = "memory"
 
     def __init__(
         self,
@@ -87,27 +56,10 @@ class MemoryStore:
                 f"The watermarks of the memory tier are {low_watermark:g} and {high_watermark:g}; the low one must be "
                 "at least 0.125, the high one not below it, and neither above 1."
             )
-        self.on_evict: Callable[[str, Entry, str, float], None] | None = None
-        """Told of every entry after it went: key, entry, ``Reason``, when it was used last (seconds since 1970).
-        It must neither raise nor call back into the store."""
-        self.observer: MemoryObserver | None = None
-        """Told of what happens here, where that is wanted."""
-        self.peak_bytes = 0
-        """The most bytes held so far."""
+        super().__init__(clock, wall_clock)
         self._watermarks = low_watermark, high_watermark
-        self.bytes = 0
-        """Bytes held."""
-        self.evictions: dict[str, int] = dict.fromkeys(Reason, 0)
-        """Entries that went, by reason."""
         self._max_age_s = max_age_s
         self._policy = policy
-        self._clock = clock
-        self._wall_clock = wall_clock
-        self._records: OrderedDict[str, Record] = OrderedDict()  # by last use, the longest ago first
-        self._by_image = RecordsByImage()
-        self._ages = Ages(self._records)
-        self._refused = 0
-        self._tallies: dict[Kind, Tally] = {kind: Tally() for kind in Kind}
         self.reconfigure(budget_bytes=budget_bytes, idle_s=idle_s)
 
     def peek(self, key: str, at: float | None = None, times: int = 1) -> Entry | None:
@@ -184,19 +136,9 @@ class MemoryStore:
                     self._refused += 1
                     return
                 self._make_room(self._low - size, key, size)
-        group = self._by_image.of(key)
-        tally = self._tallies[entry.kind]
-        record = self._records[key] = Record(key, group, entry, size, tally, now, born)
+        record = self._add(key, entry, size, now, born)
         if used is not None:
             record.used, record.uses = min(now, used - self._since_1970()), 0
-        group.records.append(record)
-        group.alive += 1
-        self._ages.add(record)
-        self.bytes += size
-        if self.bytes > self.peak_bytes:
-            self.peak_bytes = self.bytes
-        tally.entries += 1
-        tally.bytes += size
         self._policy.insert(record)
 
     def expire(self, limit: int | None = None) -> int:
@@ -229,12 +171,7 @@ class MemoryStore:
         self._ages.tidy()
         return gone
 
-    def reconfigure(
-        self,
-        *,
-        budget_bytes: int | None = None,
-        idle_s: float | EllipsisType | None = ...,
-    ) -> None:
+    def reconfigure(self, *, budget_bytes: int | None = None, idle_s: float | EllipsisType | None = ...) -> None:
         """Change what is given and keep all entries but those that a smaller budget forces out.
 
         What a shorter time makes expire goes in the next sweeps; nobody is given it meanwhile.
@@ -282,27 +219,10 @@ class MemoryStore:
                 record.done = done
                 self._policy.mark(record)
 
-    def uses(self, within_s: float) -> Iterator[tuple[str, float]]:
-        """The keys that were used within so many seconds, and when (seconds since 1970), in any order.
-
-        It may be gone through a part at a time, with other things in between.
-        """
-        since, offset = self._clock() - within_s, self._since_1970()
-        return ((record.key, record.used + offset) for record in all_of(self._records) if record.used > since)
-
     @property
     def makes_room(self) -> bool:
         """Whether the policy evicts anything for what is new."""
         return self._policy.makes_room
-
-    def __contains__(self, key: str) -> bool:
-        """Whether the key is held, which is no use of it; it may have expired."""
-        return key in self._records
-
-    @property
-    def entries(self) -> int:
-        """Entries held."""
-        return len(self._records)
 
     async def delete(self, pattern: str) -> int:
         """Purge all keys that match, and say how many; in between others get their turn."""
@@ -327,20 +247,6 @@ class MemoryStore:
         if record is not None:
             self._remove(record, Reason.DAMAGED)
 
-    def stats(self) -> StoreStats:
-        """What is held, and what went for which reason."""
-        return StoreStats(
-            tier=self.name,
-            entries=len(self._records),
-            bytes=self.bytes,
-            budget=self.budget,
-            oldest_created=None if (oldest := self._ages.oldest()) is None else oldest.entry.created,
-            evictions={reason.value: self.evictions[reason] for reason in Reason},
-            entries_by_kind={kind.value: tally.entries for kind, tally in self._tallies.items()},
-            bytes_by_kind={kind.value: tally.bytes for kind, tally in self._tallies.items()},
-            refused=self._refused,
-        )
-
     def _expired(self, record: Record, now: float) -> Reason | None:
         if self._max_age_s is not None and now - record.born >= self._max_age_s:
             return Reason.AGE
@@ -359,23 +265,3 @@ class MemoryStore:
     def _remove(self, record: Record, reason: Reason) -> None:
         self._policy.remove(record)
         self._forget(record.key, reason)
-
-    def _forget(self, key: str, reason: Reason) -> None:
-        """Take out what the policy knows no more."""
-        record = self._records.pop(key)
-        if self.observer is not None:
-            self.observer.evicted(key, reason, record.used + self._since_1970())
-        entry, group, size = record.entry, record.group, record.size
-        record.entry, record.group = GONE, NOWHERE  # lists may still hold the record, but nothing else with it
-        self._by_image.leave(group)
-        self.bytes -= size
-        tally = record.tally
-        tally.entries -= 1
-        tally.bytes -= size
-        self.evictions[reason] += 1
-        if self.on_evict is not None:
-            self.on_evict(key, entry, reason, record.used + self._since_1970())
-
-    def _since_1970(self) -> float:
-        """What to add to this store's times."""
-        return self._wall_clock() - self._clock()
