@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.doubles import ToyBackend
 from tests.inference.engines import disc_files
+from tests.inference.oip_server import oip_standing
 from tests.inference.toy_engine import ToyEngine, standing
 from tests.needs import needs
 
@@ -30,6 +31,7 @@ def engine(module: str, package: str, **options: Any) -> Callable[[], Backend]:
 
 MAKERS: dict[str, Callable[[], Backend]] = {
     "remote": lambda: standing(ToyEngine()),  # over a loopback server
+    "oip": oip_standing,
     "onnx": engine("onnx", "onnxruntime"),
     "onnx-cuda": engine("onnx_cuda", "onnxruntime", device="cpu"),  # its steps, where there is no GPU
     "openvino": engine("openvino", "openvino"),

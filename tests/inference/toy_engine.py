@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from labeling_ground.engine_server.app import ModelEndpoint, create_engine_app
 from labeling_ground.inference.graphs import Engine, FloatArray
-from labeling_ground.inference.remote.addresses import Addresses, Resolve
+from labeling_ground.inference.remote.addresses import Address, Addresses, Resolve
 from labeling_ground.inference.remote.backend import RemoteBackend, connect
 from labeling_ground.inference.remote.client import EngineClient, Limits
 from labeling_ground.inference.remote.embedding_store import EmbeddingStore
@@ -71,7 +71,9 @@ class ToyEngine:
     def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
         with self.lock:
             self.encodes += 1
-        square = preprocess(pixels, self.family)
+        return self.embedding_of(preprocess(pixels, self.family))
+
+    def embedding_of(self, square: FloatArray) -> dict[str, FloatArray]:
         pooled = square.reshape(3, 64, SIDE // 64, 64, SIDE // 64).mean(axis=(0, 2, 4))
         made = {}
         for name, shape in self.family.embedding_shapes.items():
@@ -171,7 +173,7 @@ def pool(
     role: Role,
     *urls: str,
     management: str = "",
-    kind: type[EngineClient] = Patient,
+    kind: Callable[[Address, Limits], EngineClient] = Patient,
     resolve: Resolve | None = None,
     **limits: float,
 ) -> EnginePool:

@@ -1,7 +1,9 @@
-"""A store of weights with one model in it."""
+"""Stores of weights with one model in each."""
 
 import hashlib
 from pathlib import Path
+
+from tests.needs import needs
 
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.manifests import StoredFile
@@ -25,4 +27,27 @@ def filled(folder: Path, name: str = "my-sam", *, precision: str | None = None) 
         digest = hashlib.sha256(content).hexdigest()
         files.append((StoredFile(role, digest, len(content), path.name, "by hand", precision=precision), path))
     store.keep(name, files, family="sam", own=True)
+    return store
+
+
+def graph(path: Path, kind: str = "FLOAT") -> Path:
+    """An ONNX file with one input of three kinds of sizes, and one output."""
+    onnx = needs("onnx")
+    needs("onnxruntime")
+    sizes = ["prompts", 3, None]
+    tensor = getattr(onnx.TensorProto, kind)
+    ends = [onnx.helper.make_tensor_value_info(name, tensor, sizes) for name in ("image", "embedding")]
+    made = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["image"], ["embedding"])], "g", ends[:1], ends[1:]
+    )
+    onnx.save(onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), str(path))
+    return path
+
+
+def stored(folder: Path, kind: str = "FLOAT") -> ModelStore:
+    """A store with one model of graphs that can be loaded, of this type of tensor."""
+    folder.mkdir(exist_ok=True)
+    store = ModelStore(folder / "models")
+    for role in (Role.ENCODER, Role.DECODER):
+        store.add(graph(folder / f"{role}.onnx", kind), name="my-sam", role=role, family="sam")
     return store

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from labeling_ground.cli.common import data, json_option, megabytes, models_dir_option, say, settings_with, show
 from labeling_ground.inference.graphs import version_of
+from labeling_ground.models import triton
 from labeling_ground.models.archive import SERVING, check_archiver, check_target, version_files
 from labeling_ground.models.archive import archive as write_archive
 from labeling_ground.models.catalogue import CatalogueModel, Format, Role, catalogue
@@ -160,41 +161,58 @@ def export(name: str, checkpoint: Path | None, models_dir: Path | None) -> None:
 @models.command()
 @click.argument("name")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the archives.")
-@click.option("--encode-name", default="sam_vit_h_encode", show_default=True, help="What TorchServe calls the encoder.")
-@click.option("--decode-name", default="sam_vit_h_decode", show_default=True, help="What TorchServe calls the decoder.")
-@click.option("--batch", type=click.IntRange(1, 64), default=1, show_default=True, help="Asks handed over at once.")
+@click.option(
+    "--for",
+    "server",
+    type=click.Choice(["torchserve", "triton"]),
+    default="torchserve",
+    show_default=True,
+    help="What is to serve it: TorchServe (.mar files), or Triton and what reads its model repositories.",
+)
+@click.option("--encode-name", default="sam_vit_h_encode", show_default=True, help="What the encoder is called there.")
+@click.option("--decode-name", default="sam_vit_h_decode", show_default=True, help="What the decoder is called there.")
+@click.option("--batch", type=click.IntRange(1, 64), help="TorchServe: asks handed over at once.  [default: 1]")
 @click.option(
     "--batch-delay-ms",
     type=click.IntRange(0, 10_000),
-    default=1,
-    show_default=True,
-    help="How long a batch may take to fill.",
+    help="TorchServe: how long a batch may take to fill.  [default: 1]",
 )
 @models_dir_option
 def archive(
     name: str,
     out: Path,
+    server: str,
     encode_name: str,
     decode_name: str,
-    batch: int,
-    batch_delay_ms: int,
+    batch: int | None,
+    batch_delay_ms: int | None,
     models_dir: Path | None,
 ) -> None:
-    """Make TorchServe archives (.mar) of an installed model: one of its encoder, one of its decoder.
+    """Make what TorchServe or Triton serve of an installed model: one archive of its encoder, one of its decoder.
 
-    TorchServe must have labeling-ground installed beside it. See segment_anything/README.md.
+    TorchServe must have labeling-ground installed beside it: see segment_anything/README.md. Triton needs nothing of
+    ours: see docs/open-inference-protocol.md.
     """
     store = _store(models_dir)
-    halves = {Role.ENCODER: out / f"{encode_name}.mar", Role.DECODER: out / f"{decode_name}.mar"}
-    for target in halves.values():
-        check_target(target)
-    if len(set(halves.values())) < len(halves):
+    if encode_name == decode_name:
         raise click.UsageError("--encode-name and --decode-name must differ")
+    names = {Role.ENCODER: encode_name, Role.DECODER: decode_name}
+    batches = {key: value for key, value in (("batch", batch), ("batch_delay_ms", batch_delay_ms)) if value is not None}
+    if server == "triton":
+        if batches:
+            raise click.UsageError("--batch and --batch-delay-ms are for TorchServe")
+        version = version_of(name, version_files(store, name), "fp32")
+        for half, called in names.items():
+            made = triton.archive(store, name, half, version, out / called)
+            say(f"{made} is the {half} of {version}: {version.model}@{version.digest}.")
+        return
+    targets = {half: out / f"{called}.mar" for half, called in names.items()}
+    for target in targets.values():
+        check_target(target)
     check_archiver()
     version = version_of(name, version_files(store, name), "fp32")
-    for half, target in halves.items():
-        serving = replace(SERVING[half], batch=batch, batch_delay_ms=batch_delay_ms)
-        made = write_archive(store, name, half, version, target, serving=serving)
+    for half, target in targets.items():
+        made = write_archive(store, name, half, version, target, serving=replace(SERVING[half], **batches))
         say(f"{made} is the {half} of {version}, {megabytes(made.stat().st_size)}.")
 
 

@@ -118,7 +118,7 @@ def archive(
     """
     check_target(target)
     check_archiver()
-    model = _installed(store, name)
+    model = installed_model(store, name)
     files = {role: store.path_of(name, role) for role in HALVES[half] if role is half or role in model.files}
     with disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -129,8 +129,8 @@ def archive(
             work.mkdir()
             for role, path in files.items():
                 (stage / file_name(model, role)).symlink_to(path.resolve())
-            about = {"layout": LAYOUT, **_about(model, half, version, files)}
-            (stage / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            words = {"layout": LAYOUT, **about(model, half, version, files)}
+            (stage / "model.json").write_text(json.dumps(words, indent=2) + "\n", encoding="utf-8")
             config, handler = work / "model-config.yaml", work / "handler.py"
             config.write_text((serving or SERVING[half]).yaml(), encoding="utf-8")
             handler.write_text(_HANDLER, encoding="utf-8")
@@ -145,7 +145,7 @@ def version_files(store: ModelStore, name: str) -> list[Path]:
     Raises:
         UnknownModel: one is not here.
     """
-    model = _installed(store, name)
+    model = installed_model(store, name)
     roles = [Role.ENCODER, Role.DECODER] + [role for role in (Role.FAST_DECODER,) if role in model.files]
     return [store.path_of(name, role) for role in roles]
 
@@ -176,7 +176,12 @@ def check_archiver() -> None:
         raise BadSettings("Archives are written by torch-model-archiver: pip install torch-model-archiver")
 
 
-def _installed(store: ModelStore, name: str) -> InstalledModel:
+def installed_model(store: ModelStore, name: str) -> InstalledModel:
+    """What is here of a model.
+
+    Raises:
+        UnknownModel: nothing; the sentence says how to get it.
+    """
     model = store.get(name)
     if model is None:
         store.path_of(name, Role.ENCODER)  # which says how to get it
@@ -184,7 +189,8 @@ def _installed(store: ModelStore, name: str) -> InstalledModel:
     return model
 
 
-def _about(model: InstalledModel, half: Role, version: ModelVersion, files: Mapping[Role, Path]) -> dict[str, Any]:
+def about(model: InstalledModel, half: Role, version: ModelVersion, files: Mapping[Role, Path]) -> dict[str, Any]:
+    """What an archive says of its half of a model."""
     return {
         "model": version.model,
         "digest": version.digest,

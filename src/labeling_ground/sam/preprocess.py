@@ -4,6 +4,7 @@ Sources of the numbers: ``segment_anything/build_sam.py``, ``modeling/sam.py`` a
 ``sam2/utils/transforms.py``; EfficientSAM's ``efficient_sam.py``.
 """
 
+import hashlib
 from typing import Any
 
 import cv2
@@ -13,9 +14,19 @@ from PIL import Image as Pillow
 
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.geometry import SIDE, longest_side
+from labeling_ground.types import ModelVersion
 
 PREPROCESSING_VERSION = "1"
 """Raise it with every change that alters a bit of what encoders or decoders are given: it is part of model versions."""
+
+
+def version_number(version: ModelVersion) -> int:
+    """A model version as a positive number of 60 bits: for inference servers whose versions are numbers.
+
+    It counts the preprocessing too: a server of another one asks for a number that is not served.
+    """
+    return int(hashlib.sha256(f"{PREPROCESSING_VERSION} {version.digest}".encode()).hexdigest()[:15], 16) or 1
+
 
 SAM_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 SAM_STD = np.array([58.395, 57.12, 57.375], np.float32)

@@ -20,6 +20,11 @@ from labeling_ground.settings.types import Address, EngineAddress, HostName, Lis
 ENV_PREFIX = "LABELING_GROUND_"
 ENGINE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What an engine can be called in a path; for pydantic, whose ``$`` is the very end of a text."""
+OIP_VERSION = r"^(auto|none|[0-9]{1,19})$"
+"""A version that an inference server serves."""
+MODEL_VERSION = r"^[a-z0-9][a-z0-9.-]*@[0-9a-f]{16,128}$"
+"""A model id and a digest."""
+EngineProtocol = Literal["labeling-ground", "oip"]
 SECRETS = frozenset({"api_keys", "admin_key", "redis_url", "label_studio_api_key"})
 """Settings whose value is never repeated."""
 MAY_HOLD_SECRETS = frozenset(
@@ -354,6 +359,20 @@ class EngineSettings(Fields):
     """What the encoder is called there, as in `/predictions/sam_vit_h_encode`."""
     decoder_name: str = Field("sam_vit_h_decode", pattern=ENGINE_NAME)
     """What the decoder is called there."""
+    encoder_protocol: EngineProtocol = "labeling-ground"
+    """What the encoder there speaks: our own protocol (`labeling-ground engine`, TorchServe with our archives), or
+    `oip`, the Open Inference Protocol v2 over HTTP (Triton, OpenVINO Model Server, KServe): see
+    `docs/open-inference-protocol.md`."""
+    decoder_protocol: EngineProtocol = "labeling-ground"
+    """The same for the decoder, which may speak another one than the encoder."""
+    encoder_oip_version: str = Field("auto", pattern=OIP_VERSION)
+    """With `oip`: the served version that is asked for. `auto`: the number that `models archive --for triton` gives to
+    the model; `none`: the server has no versions. Any other than `auto` needs `oip_model_version`."""
+    decoder_oip_version: str = Field("auto", pattern=OIP_VERSION)
+    """The same for the decoder."""
+    oip_model_version: str | None = Field(None, pattern=MODEL_VERSION)
+    """With `oip`: which model is served there, as `model@digest`, where the servers do not tell. Change the digest
+    whenever the model's files or the precision change: nothing else tells the cache."""
     encoder_management_url: Listed[EngineAddress] = ()
     """Where the encoder's workers and queue are told: one address for each of `encoder_url`. Not set: one port above
     it, as with TorchServe."""

@@ -46,6 +46,7 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
         "models_mirror": "https://files.example.org/sam/",
         "encoder_url": "http://gpu:8080",
         "decoder_url": "http://cpu:7080",
+        "oip_model_version": "sam-vit-b@0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         "encoder_management_url": "http://gpu:8081",
         "decoder_management_url": "http://cpu:7081",
         "nuclio_url": "http://nuclio:8070",

@@ -1,7 +1,9 @@
 """Builds what computes: the model of a server, and what an engine server answers with."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from labeling_ground.engine_server.app import ModelEndpoint
@@ -11,12 +13,13 @@ from labeling_ground.inference.auto import choose as choose_engine
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.choose import BACKENDS, choose_backend
 from labeling_ground.inference.graphs import version_from
-from labeling_ground.inference.remote.addresses import Addresses
+from labeling_ground.inference.remote.addresses import Address, Addresses
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.remote.backend import connect as connect_engines
-from labeling_ground.inference.remote.client import Limits
+from labeling_ground.inference.remote.client import EngineClient, Limits
 from labeling_ground.inference.remote.embedding_store import EmbeddingStore, default_folder
 from labeling_ground.inference.remote.handler import InferenceHandler
+from labeling_ground.inference.remote.oip import OipClient, declared_version
 from labeling_ground.inference.remote.pool import Choice, EnginePool
 from labeling_ground.inference.remote.wire import Description
 from labeling_ground.inference.remote.wire import Role as EngineRole
@@ -156,12 +159,19 @@ def build_remote(settings: Settings, supervisor: Supervisor | None = None) -> tu
         most_bytes = int(settings.max_engine_bytes)
         return Limits(settings.engine_connect_s, deadline_s, most_bytes, settings.engine_reset_s)
 
+    numbers = _oip_versions(settings)
+    declared = declared_version(settings.oip_model_version, numbers)
+
+    def kind(half: str) -> Callable[[Address, Limits], EngineClient]:
+        return partial(OipClient, number=numbers[half], declared=declared) if half in numbers else EngineClient
+
     encoders = EnginePool(
         Addresses("encoder", settings.encoder_url, settings.encoder_name, settings.encoder_management_url),
         limits(settings.encode_deadline_s),
         # An encode that takes long is not begun anew elsewhere: it would take as long there.
         Choice(by_key=False, tries=settings.engine_tries, patience=1.0),
         workers=settings.encode_workers,
+        kind=kind("encoder"),
     )
     decoders = EnginePool(
         Addresses("decoder", settings.decoder_url, settings.decoder_name, settings.decoder_management_url),
@@ -169,6 +179,7 @@ def build_remote(settings: Settings, supervisor: Supervisor | None = None) -> tu
         Choice(by_key=True, load_bound=settings.engine_load_bound, tries=settings.engine_tries),
         workers=settings.decode_workers,
         ahead=1,
+        kind=kind("decoder"),
     )
     connect_engines(encoders, decoders, model=model, wait_s=settings.engine_wait_s)
     backend = RemoteBackend(
@@ -181,6 +192,15 @@ def build_remote(settings: Settings, supervisor: Supervisor | None = None) -> tu
         supervisor=supervisor,
     )
     return backend, backend.summary
+
+
+def _oip_versions(settings: Settings) -> dict[str, str]:
+    """Half → the served version to ask for, of the halves that speak the Open Inference Protocol."""
+    halves = {
+        "encoder": (settings.encoder_protocol, settings.encoder_oip_version),
+        "decoder": (settings.decoder_protocol, settings.decoder_oip_version),
+    }
+    return {half: number for half, (protocol, number) in halves.items() if protocol == "oip"}
 
 
 def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpoint], str]:

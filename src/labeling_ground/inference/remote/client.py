@@ -8,8 +8,9 @@ import re
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import aiohttp
 
@@ -64,6 +65,15 @@ class Answer:
 
     status: int
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One answer over HTTP, whole."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,10 +264,11 @@ class EngineClient:
     async def look(self) -> None:
         """See how many workers there are and how many asks wait. One that does not tell is no failure."""
         try:
-            status, body, _ = await self._fetch("GET", self.address.management, None, _MANAGEMENT_S)
+            found = await self._fetch("GET", self.address.management, None, _MANAGEMENT_S)
         except (aiohttp.ClientError, OSError, BackendFailed):
-            status, body = 0, b""
-        self.workers, self.queue = read_management(body) if status == 200 else (None, None)
+            self.workers = self.queue = None
+        else:
+            self.workers, self.queue = read_management(found.body) if found.status == 200 else (None, None)
 
     def reading(self) -> contextlib.AbstractContextManager[None]:
         """What cannot be read is the engine's failure."""
@@ -290,7 +301,7 @@ class EngineClient:
         kind: type[BackendFailed] = EngineAway
         while True:
             try:
-                found = await self._fetch("POST", self.address.predictions, body, attempt.until - time.monotonic())
+                found = await self._exchange(body, attempt.until - time.monotonic())
             except TimeoutError as error:
                 was_connected = not isinstance(error, aiohttp.ConnectionTimeoutError)
                 seconds = round(attempt.until - began, 1)
@@ -337,24 +348,38 @@ class EngineClient:
             raise EngineRefused(self.half, sentence)
         raise self.failed(sentence)
 
-    async def _fetch(self, method: str, url: str, body: bytes | None, seconds: float) -> tuple[int, bytes, str]:
-        """Status, body, and what the answer says about trying again (``Retry-After``, empty without one)."""
+    async def _exchange(self, body: bytes, seconds: float) -> tuple[int, bytes, str]:
+        """Bring an ask there once: status, body as ``wire`` reads it, and ``Retry-After`` (empty without one).
+
+        Raises:
+            TimeoutError, aiohttp.ClientError: there is no answer.
+            BackendFailed: it is none of the protocol.
+        """
+        found = await self._fetch("POST", self.address.predictions, body, seconds)
+        kind = found.headers.get("Content-Type", wire.MEDIA_TYPE).partition(";")[0]
+        if found.status == 200 and kind != wire.MEDIA_TYPE:
+            raise self.failed(f"its answer is {kind[:60]}, not {wire.MEDIA_TYPE}")
+        return found.status, found.body, found.headers.get("Retry-After", "")
+
+    async def _fetch(
+        self, method: str, url: str, body: bytes | None, seconds: float, extra: Mapping[str, str] = MappingProxyType({})
+    ) -> Fetched:
+        """One HTTP exchange, bounded in time and size; ``extra`` are more headers of the request."""
         seconds = max(0.001, seconds)
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=min(self._limits.connect_s, seconds / 2))
-        headers = {"Accept": wire.MEDIA_TYPE}
+        # Compressed floats are hardly smaller, and cost more than they spare.
+        headers = {"Accept": wire.MEDIA_TYPE, "Accept-Encoding": "identity", **extra}
         data: bytes | AsyncIterator[memoryview] | None = body
         if body is not None:
             headers |= {"Content-Type": wire.MEDIA_TYPE, "Content-Length": str(len(body))}
             if len(body) > _PIECE:
                 data = _pieces(body)
-        session = self._opened()
-        async with session.request(
+        if self._session is None:
+            self._session = _opened()
+        async with self._session.request(
             method, url, data=data, headers=headers, timeout=timeout, allow_redirects=False
         ) as response:
             # Leaving this block before the answer's end closes the connection: no half-read answer is met again.
-            kind = response.content_type
-            if body is not None and response.status == 200 and kind != wire.MEDIA_TYPE:
-                raise self.failed(f"its answer is {kind[:60]}, not {wire.MEDIA_TYPE}")
             if (response.content_length or 0) > self._limits.most_bytes:
                 raise self.failed(f"its answer has more than {self._limits.most_bytes} bytes")
             pieces, total = [], 0
@@ -363,17 +388,16 @@ class EngineClient:
                 if total > self._limits.most_bytes:
                     raise self.failed(f"its answer has more than {self._limits.most_bytes} bytes")
                 pieces.append(piece)
-            return response.status, b"".join(pieces), response.headers.get("Retry-After", "")
+            return Fetched(response.status, b"".join(pieces), response.headers)
 
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=30.0),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                read_bufsize=1 << 20,
-            )
-        return self._session
+
+def _opened() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=30.0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        read_bufsize=1 << 20,
+    )
 
 
 class _Reading:

@@ -97,8 +97,8 @@ class InferenceHandler:
         if not (np.isfinite(logits).all() and np.isfinite(scores).all()):
             raise BackendFailed("The decoder gave values that are no numbers.")
         if len(scores) == wire.MOST_CANDIDATES:
-            chosen = _chosen(ask, scores)
-            logits, scores = logits[chosen], scores[chosen]
+            indices = chosen(ask, scores)
+            logits, scores = logits[indices], scores[indices]
         return Reply(200, wire.write_decoded(ask.version, wire.Decoded(logits, scores, seconds, kept)))
 
     def _run(self, embedding: Mapping[str, FloatArray], ask: wire.Decode) -> tuple[FloatArray, FloatArray]:
@@ -112,7 +112,7 @@ class InferenceHandler:
                 self._decoding -= 1
 
 
-def _chosen(ask: wire.Decode, scores: FloatArray) -> list[int]:
+def chosen(ask: wire.Decode, scores: FloatArray) -> list[int]:
     """Those of the four masks that the asker has a use for."""
     wanted = list(ask.candidates or range(len(scores)))
     return [max(wanted, key=lambda i: scores[i])] if ask.best else wanted

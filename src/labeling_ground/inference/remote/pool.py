@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from labeling_ground.errors import BackendFailed, BadSettings, LabelingGroundError, Overloaded
 from labeling_ground.inference.remote import wire
-from labeling_ground.inference.remote.addresses import Addresses
+from labeling_ground.inference.remote.addresses import Address, Addresses
 from labeling_ground.inference.remote.client import (
     RETRIES,
     Attempt,
@@ -188,7 +188,7 @@ class EnginePool:
         *,
         workers: int,
         ahead: int = 0,
-        kind: type[EngineClient] = EngineClient,
+        kind: Callable[[Address, Limits], EngineClient] = EngineClient,
     ) -> None:
         self.half = addresses.half
         self.addresses = addresses
