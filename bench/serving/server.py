@@ -40,9 +40,13 @@ class Server:
             return json.load(answer)
 
 
+SERVE = ("labeling_ground", "serve", "--port", "0")
+BARE = ("bench.serving.bare",)
+
+
 @contextmanager
-def running(**settings: str) -> Iterator[Server]:
-    """Start ``labeling-ground serve`` on a free port with its defaults, wait until it is ready, stop it in the end."""
+def running(command: tuple[str, ...] = SERVE, /, **settings: str) -> Iterator[Server]:
+    """Start a module as a server on a free port with its defaults, wait until it is ready, stop it in the end."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
             "LABELING_GROUND_CACHE_DIR": f"{folder}/cache",
@@ -50,9 +54,7 @@ def running(**settings: str) -> Iterator[Server]:
         }
         said = Path(folder) / "stderr"
         with said.open("wb") as stderr:  # a file: log lines cost what they cost a user, and nobody must read a pipe
-            process = subprocess.Popen(
-                [sys.executable, "-m", "labeling_ground", "serve", "--port", "0"], env=environment, stderr=stderr
-            )
+            process = subprocess.Popen([sys.executable, "-m", *command], env=environment, stderr=stderr)
         try:
             port = _port(process, said)
             _wait(port)

@@ -43,9 +43,15 @@ class RequestMetrics:
 class TextFormatter(logging.Formatter):
     """For people."""
 
+    _second = 0
+    _stamp = ""
+
     def format(self, record: logging.LogRecord) -> str:
         """One line: time, level, message, fields."""
-        stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
+        if int(record.created) != self._second:
+            self._second = int(record.created)
+            self._stamp = time.strftime("%H:%M:%S", time.localtime(self._second))
+        stamp = self._stamp
         fields: dict[str, Any] = getattr(record, "fields", {})
         text = " ".join(f"{name}={value}" for name, value in fields.items())
         said = f"{record.getMessage()} {text}".rstrip()

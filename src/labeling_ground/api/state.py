@@ -76,14 +76,14 @@ class RequestLog:
     def note(self, outcome: Outcome, timing: Timing) -> None:
         """Write an answer's outcome and timings down; of several answers, the dearest outcome counts."""
         if self.outcome == "none" or RANKS[outcome] > RANKS[Outcome(self.outcome)]:
-            self.outcome = outcome.value
-        for name, seconds in (
-            ("lookup", timing.lookup),
-            ("encode", timing.encode),
-            ("decode", timing.decode),
-        ):
-            if seconds is not None:
-                self.timing[name] = max(self.timing.get(name, 0.0), seconds)
+            self.outcome = outcome
+        noted = self.timing
+        if timing.lookup is not None:
+            noted["lookup"] = max(noted.get("lookup", 0.0), timing.lookup)
+        if timing.encode is not None:
+            noted["encode"] = max(noted.get("encode", 0.0), timing.encode)
+        if timing.decode is not None:
+            noted["decode"] = max(noted.get("decode", 0.0), timing.decode)
 
 
 RANKS = {outcome: rank for rank, outcome in enumerate(Outcome)}

@@ -167,7 +167,7 @@ async def image_state(
     ] = False,
 ) -> Response:
     """200 if it is known: masks can be asked for without sending it. 404 if not: send it."""
-    caller = caller_of(request)
+    caller, image_id = caller_of(request), image_id.lower()
     predictor = (await model_for(request, model)).predictor
     state = await predictor.image_state(caller.tenant, image_id, waiting=waiting)
     return responses.as_json(
@@ -325,7 +325,7 @@ def check_counts(prompts: Sequence[PromptIn | PromptAsk], settings: Settings) ->
         raise TooLarge(
             f"{len(prompts)} prompts in one request; this server takes {settings.max_prompts}. Send several requests."
         )
-    most = max((len(prompt.points) for prompt in prompts), default=0)
+    most = max([len(prompt.points) for prompt in prompts], default=0)
     if most > settings.max_points:
         raise TooLarge(f"{most} points in one prompt; this server takes {settings.max_points}.")
 
@@ -370,4 +370,7 @@ def _logits(text: str) -> NDArray[np.float32]:
     return np.frombuffer(raw, dtype=types[len(raw)]).reshape(256, 256).astype(np.float32)
 
 
-DIRECT = (DirectRoute("POST", "/v1/images/{image_id}/masks", masks, image_id=IMAGE_ID),)
+DIRECT = (
+    DirectRoute("POST", "/v1/images/{image_id}/masks", masks, image_id=IMAGE_ID),
+    DirectRoute("GET", "/v1/images/{image_id}", image_state, image_id=IMAGE_ID),
+)
