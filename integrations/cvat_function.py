@@ -19,6 +19,7 @@ import json
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ def create(
     label: str = "object",
     points_per_side: int = 0,
     timeout_s: float = 600.0,
+    model: str = "",
 ) -> "Interactor | Detector":
     """The function that cvat-cli runs; its parameters are given there as ``-p NAME=TYPE:VALUE``.
 
@@ -49,13 +51,14 @@ def create(
         label: the label that the detector gives; the task must have one of that name.
         points_per_side: the detector's grid; 0 is the server's own.
         timeout_s: the longest that one mask, or one image of the detector, may take, with waiting for a busy server.
+        model: id of the model that is asked; by default the server's default one.
 
     Raises:
         BadFunctionError: the address is none, or there is no such kind.
     """
     if not url.startswith(("http://", "https://")):
         raise cvataa.BadFunctionError(f"url must start with http:// or https://, unlike {url!r}")
-    server = Server(url, api_key or os.environ.get("LABELING_GROUND_API_KEY", ""), timeout_s)
+    server = Server(url, api_key or os.environ.get("LABELING_GROUND_API_KEY", ""), timeout_s, model)
     if kind == "interactor":
         return Interactor(server)
     if kind == "detector":
@@ -141,12 +144,14 @@ class Server:
         url: its address.
         api_key: a key of it, or nothing.
         timeout_s: how long one ``ask`` may take in all, in seconds.
+        model: id of the model that is asked, or nothing.
     """
 
-    def __init__(self, url: str, api_key: str, timeout_s: float) -> None:
+    def __init__(self, url: str, api_key: str, timeout_s: float, model: str = "") -> None:
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout_s = timeout_s
+        self._model = {"model": model} if model else {}
         # A redirect would take the key along to wherever it leads.
         self._opener = urllib.request.build_opener(_NoRedirect)
 
@@ -157,14 +162,15 @@ class Server:
             BadFunctionError: it refused, or did not answer in time; with its sentence.
         """
         end = time.monotonic() + self._timeout_s
-        path, content = f"/v1/images/{image.image_id}/{verb}", json.dumps(body).encode()
+        path, content = f"/v1/images/{image.image_id}/{verb}", json.dumps({**body, **self._model}).encode()
+        images = "/v1/images" + (f"?{urllib.parse.urlencode(self._model)}" if self._model else "")
         sent = False
         while True:
             status, answer, wait_s = self._post(path, content, "application/json", end)
             if status == 200:
                 return answer
             if status == 404 and not sent:
-                status, answer, wait_s = self._post("/v1/images", image.file, "image/png", end)
+                status, answer, wait_s = self._post(images, image.file, "image/png", end)
                 if status == 200:
                     sent = True
                     continue

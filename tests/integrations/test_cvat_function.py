@@ -107,6 +107,19 @@ def test_an_image_is_sent_once_and_again_where_the_server_forgot_it(
         assert server.backend.encodes == 2
 
 
+def test_a_function_asks_the_model_that_it_was_made_for(
+    function: Any, image: Pillow.Image, start_real: StartReal
+) -> None:
+    with start_real() as server:
+        for model in ("", "toy"):
+            interactor = function.create(server.url, model=model)
+            (shape,) = interactor.detect(None, interactor.preprocess_image(None, image), Prompts([(20, 17)]))
+            assert shown(shape).any()
+        other = function.create(server.url, model="another")
+        with pytest.raises(BadFunctionError, match=r"'another' is not served here\. Served: toy"):
+            other.detect(None, other.preprocess_image(None, image), Prompts([(20, 17)]))
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F", "YCbCr"])
 def test_frames_of_every_mode_are_taken(function: Any, image: Pillow.Image, start_real: StartReal, mode: str) -> None:
     frame = Pillow.new("I;16", image.size, 900) if mode == "I;16" else image.convert(mode)

@@ -1,4 +1,4 @@
-"""CVAT's serverless functions: this server as a Nuclio dashboard that has one interactor.
+"""CVAT's serverless functions: this server as a Nuclio dashboard that has an interactor for each model.
 
 ``docs/tools/cvat.md`` says how to connect CVAT. Functions that are not ours are a real dashboard's, if there is one.
 """
@@ -18,6 +18,7 @@ from labeling_ground.adapters.images import (
     KnownTexts,
     OpenImage,
     box_on,
+    choose_model,
     max_body_bytes,
     objects_of,
     point_on,
@@ -34,7 +35,7 @@ from labeling_ground.errors import BadPrompt, NotFound
 from labeling_ground.service.predictor import PromptAsk
 
 FUNCTION = "labeling-ground"
-"""The interactor's name among CVAT's functions."""
+"""The name of the default model's interactor among CVAT's functions; others' have a dash and the model after it."""
 _READS_SHAPES = (2, 60)
 """The first version of CVAT that is sent shapes. Those before read one mask of the whole picture only; those since,
 both."""
@@ -60,28 +61,34 @@ class Invocation(BaseModel):
 
 def create(app_state: AppState, texts: KnownTexts) -> Adapter:
     """The adapter of one server."""
-    settings = app_state.settings
+    settings, models = app_state.settings, app_state.models
     address = settings.nuclio_url
     others = None if address is None else Dashboard(address, max_body_bytes(settings), settings.adapter_deadline_s)
+
+    def ours() -> dict[str, str]:
+        """The models' ids, or what the settings call them, by the names of their functions; the default one first."""
+        ids = [each.served.model if each.served else each.facts.model or each.facts.name for each in models.statuses()]
+        return {FUNCTION: ids[0], **{f"{FUNCTION}-{re.sub('[^A-Za-z0-9.]+', '-', model)}": model for model in ids[1:]}}
 
     async def functions(request: Request) -> Response:
         caller_of(request)  # a key is needed where there are some
         listed = await others.functions(request) if others is not None else {}
-        return responses.as_json({**listed, FUNCTION: _about(app_state)})
+        return responses.as_json(listed | {name: _about(name, model, settings.port) for name, model in ours().items()})
 
     async def function(request: Request) -> Response:
         caller_of(request)
         name = request.path_params["name"]
-        if name == FUNCTION:
-            return responses.as_json(_about(app_state))
+        if (model := ours().get(name)) is not None:
+            return responses.as_json(_about(name, model, settings.port))
         return await elsewhere(request, name, f"/api/functions/{name}")
 
     async def invoke(request: Request) -> Response:
         caller = caller_of(request)
         name = request.headers.get("x-nuclio-function-name", FUNCTION)
-        if name != FUNCTION:
+        if name not in (named := ours()):
             return await elsewhere(request, name, "/api/function_invocations")
         body, sent = await read_with_image(request, Invocation, lambda body: body.image)
+        await choose_model(request, named[name] if name != FUNCTION else None)
         _, found = await segment_sent(request, caller, sent, texts, lambda image: _prompts_of(body, image))
         predictions = [answer.prediction for answer in found]
         # A version without shapes has one box at most.
@@ -92,8 +99,8 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
     async def elsewhere(request: Request, name: str, path: str) -> Response:
         if others is None:
             raise NotFound(
-                f"There is no function {name!r} here, only {FUNCTION!r}. LABELING_GROUND_NUCLIO_URL names a Nuclio "
-                "dashboard that has the others."
+                f"There is no function {name!r} here, only {', '.join(map(repr, ours()))}. LABELING_GROUND_NUCLIO_URL "
+                "names a Nuclio dashboard that has the others."
             )
         return await others.forward(request, path)
 
@@ -113,14 +120,13 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
     )
 
 
-def _about(app_state: AppState) -> dict[str, Any]:
-    """The function, as Nuclio describes functions and CVAT reads that. Numbers and truth are texts there."""
-    version = app_state.predictor.backend.info.version
+def _about(name: str, model: str, port: int) -> dict[str, Any]:
+    """A model's function, as Nuclio describes functions and CVAT reads that. Numbers and truth are texts there."""
     return {
         "metadata": {
-            "name": FUNCTION,
+            "name": name,
             "annotations": {
-                "name": "Labeling Ground",
+                "name": "Labeling Ground" if name == FUNCTION else f"Labeling Ground ({model})",
                 "type": "interactor",
                 "version": "2",
                 "spec": "",
@@ -132,8 +138,8 @@ def _about(app_state: AppState) -> dict[str, Any]:
                 "animated_gif": "",
             },
         },
-        "spec": {"description": f"Masks by {version.model}, kept for everybody who clicks on the same image."},
-        "status": {"state": "ready", "httpPort": app_state.settings.port},
+        "spec": {"description": f"Masks by {model}, kept for everybody who clicks on the same image."},
+        "status": {"state": "ready", "httpPort": port},
     }
 
 

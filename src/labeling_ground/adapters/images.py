@@ -1,6 +1,7 @@
 """Images that a tool sends whole, in base64, with every click: a repeated one is known by its text, and not read."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -12,11 +13,12 @@ from pydantic import BaseModel
 
 from labeling_ground import key as keys
 from labeling_ground.api.errors import BadBody
-from labeling_ground.api.requests import predictor_of, read_json, while_connected
+from labeling_ground.api.requests import model_for, predictor_of, read_json, while_connected
 from labeling_ground.api.routes.images import check_counts
 from labeling_ground.api.state import Caller, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text
-from labeling_ground.errors import Overloaded, TooLarge, UnknownImage
+from labeling_ground.errors import Overloaded, TooLarge, UnknownImage, UnknownModel
+from labeling_ground.service.model_pool import LoadedModel
 from labeling_ground.service.predictor import MaskAnswer, PromptAsk
 from labeling_ground.settings import Settings
 from labeling_ground.types import Box, Point
@@ -98,6 +100,24 @@ async def read_with_image(request: Request, model: type[M], text_of: Callable[[M
         return body, SentImage(text, hashlib.sha256(text.encode()).digest())
 
     return await read_json(request, parse)
+
+
+async def choose_model(request: Request, *names: str | None) -> LoadedModel:
+    """The model that the tool's address names (``?model=``, or a part of its path), else the first of these names that
+    is served here, else the default one; it answers this request.
+
+    The names are those that come in the tool's own words: a tool that always names one of its own is answered, too.
+
+    Raises:
+        UnknownModel: the address names one that is not served here.
+        Overloaded, BackendFailed, ClientDisconnect: as in ``model_for``.
+    """
+    named = request.path_params.get("model") or request.query_params.get("model")
+    models = state_of(request).models
+    for name in names if not named else ():
+        with contextlib.suppress(UnknownModel):
+            named = named or (models.name_of(name) if name else None)
+    return await model_for(request, named)
 
 
 async def open_sent(request: Request, caller: Caller, sent: SentImage, texts: KnownTexts) -> OpenImage:

@@ -1,6 +1,6 @@
 """The protocol of samapi, which QuPath's extension SAM speaks. ``docs/tools/qupath.md`` says how to connect QuPath.
 
-What QuPath sends as its choice of a model is passed over: it is answered with the model that is served here, and no
+QuPath's choice of a model is one of those served here, where they have that one; else the default one answers. No
 checkpoint is ever fetched.
 """
 
@@ -18,6 +18,7 @@ from labeling_ground.adapters.images import (
     KnownTexts,
     OpenImage,
     box_on,
+    choose_model,
     max_body_bytes,
     on_sent,
     point_on,
@@ -39,6 +40,19 @@ _STOCK = dataclasses.asdict(EverythingOptions())
 """Segment Anything's own defaults. QuPath sends them where the user has chosen nothing."""
 
 
+_TYPES = {
+    "vit_h": "sam-vit-h",
+    "vit_l": "sam-vit-l",
+    "vit_b": "sam-vit-b",
+    "vit_t": "mobile-sam",
+    "sam2_l": "sam2.1-large",
+    "sam2_bp": "sam2.1-base-plus",
+    "sam2_s": "sam2.1-small",
+    "sam2_t": "sam2.1-tiny",
+}
+"""What QuPath calls models → what this server calls them."""
+
+
 class SamRequest(BaseModel):
     """The body of ``POST /sam/``: a picture of the view in base64, and one prompt in its pixels.
 
@@ -49,6 +63,7 @@ class SamRequest(BaseModel):
         point_labels: for each of them 1 (on the object) or 0.
         multimask_output: up to three candidates are wanted, or the best of them.
         b64mask: a mask to start from, which is not taken here.
+        type: a kind of model.
     """
 
     b64img: str
@@ -57,6 +72,7 @@ class SamRequest(BaseModel):
     point_labels: list[Literal[0, 1]] | None = None
     multimask_output: bool = False
     b64mask: str | None = None
+    type: str = ""
 
 
 class AutomaskRequest(EverythingRequest):
@@ -66,6 +82,7 @@ class AutomaskRequest(EverythingRequest):
 
     b64img: str
     crop_n_layers: int = 0
+    type: str = ""
 
 
 def create(app_state: AppState, texts: KnownTexts) -> Adapter:
@@ -86,6 +103,7 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
     async def sam(request: Request) -> Response:
         caller = caller_of(request)
         body, sent = await read_with_image(request, SamRequest, lambda body: body.b64img)
+        await choose_model(request, _TYPES.get(body.type, body.type))
         _, [answer] = await segment_sent(request, caller, sent, texts, lambda image: [_prompt_of(body, image)])
         prediction, model = answer.prediction, answer.version.model
         size = (prediction.height, prediction.width)
@@ -97,12 +115,13 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
         body, sent = await read_with_image(request, AutomaskRequest, lambda body: body.b64img)
         if body.crop_n_layers:
             raise BadPrompt("Layers of crops are not computed here. Set crop_n_layers to 0, and zoom in instead.")
+        served = await choose_model(request, _TYPES.get(body.type, body.type))
         chosen = {name: getattr(body, name) for name in _STOCK if getattr(body, name) not in (None, _STOCK[name])}
         options = options_of(chosen, app_state)
 
         async def ask(image: OpenImage) -> EverythingAnswer:
             request_log_of(request).fields |= {"image": image.image_id[:12], "points": options.points_per_side**2}
-            return await app_state.everything.ask(caller.tenant, image.image_id, options, client=caller.client)
+            return await served.everything.ask(caller.tenant, image.image_id, options, client=caller.client)
 
         answer = await on_sent(request, caller, sent, texts, ask)
         request_log_of(request).note(answer.outcome, answer.timing)

@@ -13,6 +13,7 @@ from labeling_ground.adapters.images import (
     KnownTexts,
     OpenImage,
     box_on,
+    choose_model,
     in_time,
     max_body_bytes,
     open_sent,
@@ -68,13 +69,14 @@ class EmbedRequest(BaseModel):
     api_key: str | None = None
     image: SentPicture
     image_id: str | None = None
+    sam2_version_id: str | None = None
 
 
 class SegmentRequest(BaseModel):
     """The body of ``segment_image`` and ``visual_segment``.
 
-    The SDK always names a model version (``hiera_tiny``, unless it is told another). What is served answers, and the
-    header ``X-Model-Version`` says which that is.
+    The SDK always names a model version (``hiera_tiny``, unless it is told another). A model of that name answers where
+    one is served here, else the default one, and the header ``X-Model-Version`` says which that is.
     """
 
     api_key: str | None = None
@@ -82,6 +84,7 @@ class SegmentRequest(BaseModel):
     prompts: list[Prompt]
     multimask_output: bool = True
     format: Literal["json", "polygon", "rle", "binary"] = "json"
+    sam2_version_id: str | None = None
 
     @field_validator("prompts", mode="before")
     @classmethod
@@ -101,6 +104,7 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
         caller = caller_of(request, *_keys(request, body.api_key))
         if body.format == "binary":
             raise BadInput("The format 'binary' is not answered, as the SDK cannot read it. Use 'rle' or 'json'.")
+        await choose_model(request, body.sam2_version_id)
         multimask = body.multimask_output
         _, found = await segment_sent(
             request, caller, sent, texts, lambda image: prompts_of(body.prompts, image, multimask=multimask)
@@ -118,6 +122,7 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
         started = time.perf_counter()
         body, sent = await read_with_image(request, EmbedRequest, lambda body: body.image.value)
         caller = caller_of(request, *_keys(request, body.api_key))
+        await choose_model(request, body.sam2_version_id)
         image = await while_connected(request, in_time(request, open_sent(request, caller, sent, texts)))
         answer = {"image_id": body.image_id or image.image_id, "time": time.perf_counter() - started}
         return responses.as_json(answer)

@@ -9,20 +9,23 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from labeling_ground.adapters.images import KnownTexts, OpenImage, max_body_bytes, segment
+from labeling_ground.adapters.images import KnownTexts, OpenImage, choose_model, max_body_bytes, segment
 from labeling_ground.adapters.label_studio.config import parse_config
 from labeling_ground.adapters.label_studio.pictures import Pictures
 from labeling_ground.adapters.label_studio.regions import Region, marks_of, prompts_of, to_regions
 from labeling_ground.api import responses
 from labeling_ground.api.adapter import Adapter, Endpoint
 from labeling_ground.api.errors import BadBody
-from labeling_ground.api.requests import read_json
+from labeling_ground.api.requests import predictor_of, read_json
 from labeling_ground.api.state import AppState, Caller, caller_of, pools_of
 from labeling_ground.errors import LabelingGroundError, TooLarge
+from labeling_ground.service.sources import Link
 
 log = logging.getLogger(__name__)
 
 _PATH = "/label-studio"
+_PATHS = (_PATH, f"{_PATH}/models/{{model}}")
+"""Where backends are connected: the default model, or one that the address names."""
 _ANNOTATIONS_BYTES = 32 << 20
 """All annotations and drafts of a task come with each click."""
 
@@ -52,6 +55,7 @@ class PredictRequest(BaseModel):
     tasks: list[Task]
     project: str | None = None
     label_config: str
+    model_version: str | None = None
     params: Params = Field(default_factory=Params)
 
 
@@ -65,26 +69,38 @@ class SetupRequest(BaseModel):
 
 def create(app_state: AppState, _: KnownTexts) -> Adapter:
     """The adapter of one server."""
-    settings = app_state.settings
+    settings, models = app_state.settings, app_state.models
     pictures = Pictures(app_state.sources, settings)
     prefetches: set[asyncio.Task[None]] = set()
 
-    def version() -> str:
-        return str(app_state.predictor.backend.info.version)
+    def versions_of(request: Request) -> list[str]:
+        """Of the model that the address names, else of all, the default one first; its id where it is not loaded.
+
+        Raises:
+            UnknownModel: the address names one that is not served here.
+        """
+        model = request.path_params.get("model")
+        name = None if model is None else models.name_of(model)
+        statuses = [each for each in models.statuses() if name in (None, each.facts.name)]
+        return [
+            str(each.served.predictor.backend.info.version) if each.served else each.facts.model or each.facts.name
+            for each in statuses
+        ]
 
     async def health(request: Request) -> Response:
         caller_of(request)  # a wrong key shall be seen where the backend is connected
+        versions_of(request)  # and a model that is not served
         return responses.as_json({"status": "UP", "model_class": "LabelingGround"})
 
     async def setup(request: Request) -> Response:
         caller = caller_of(request)
         body = await read_json(request, SetupRequest.model_validate_json)
         pictures.remember(caller.tenant, body.project or "", body.hostname, body.access_token)
-        return responses.as_json({"model_version": version()})
+        return responses.as_json({"model_version": versions_of(request)[0]})
 
     async def versions(request: Request) -> Response:
         caller_of(request)
-        return responses.as_json({"versions": [version()]})
+        return responses.as_json({"versions": versions_of(request)})
 
     async def webhook(_: Request) -> Response:
         # Label Studio sends no key here. What people annotate is not for us, and is not read.
@@ -95,11 +111,12 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
         body = await read_json(request, PredictRequest.model_validate_json)
         regions = body.params.context.result if body.params.context is not None else None
         if regions is None:
-            prefetch(caller, body)
+            prefetch(caller, body, request.path_params.get("model"))
             return responses.as_json({"results": []})  # anything else would be kept as a prediction, shown to everybody
+        served = await choose_model(request, (body.model_version or "").partition("@")[0])
         found = await predict_one(request, caller, body, regions) if regions else []
         score = sum(each["score"] for each in found) / len(found) if found else 0
-        result = {"result": found, "score": score, "model_version": version()}
+        result = {"result": found, "score": score, "model_version": str(served.predictor.backend.info.version)}
         return responses.as_json({"results": [result]})
 
     async def predict_one(
@@ -116,7 +133,8 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
             raise TooLarge(f"{len(marks)} marks in one prompt; this server takes {settings.max_points}.")
 
         async def open_image() -> OpenImage:
-            found = await pictures.open(caller.tenant, body.project or "", value, task.id, client=caller.client)
+            link = Link(caller.tenant, "", client=caller.client, predictor=predictor_of(request))
+            found = await pictures.open(link, body.project or "", value, task.id)
             return OpenImage(found.image_id, found.width, found.height)
 
         _, answers = await segment(request, caller, None, open_image, partial(prompts_of, marks))
@@ -126,21 +144,29 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
             drawn += await pools_of(request).drawing.run(draw)
         return drawn
 
-    def prefetch(caller: Caller, body: PredictRequest) -> None:
+    def prefetch(caller: Caller, body: PredictRequest, model: str | None) -> None:
         """Have the pictures of tasks that were opened encoded, while nobody waits."""
-        task = asyncio.create_task(fetch_ahead(caller, body))
+        task = asyncio.create_task(fetch_ahead(caller, body, model))
         app_state.supervisor.watch("prefetch for Label Studio", task)
         prefetches.add(task)
         task.add_done_callback(prefetches.discard)
 
-    async def fetch_ahead(caller: Caller, body: PredictRequest) -> None:
+    async def fetch_ahead(caller: Caller, body: PredictRequest, model: str | None) -> None:
         try:
+            served = models.at_hand(model) or await models.acquire(model or "")
+        except LabelingGroundError as error:
+            log.warning("no picture of a Label Studio task can be prefetched: %s", error)
+            return
+        try:
+            link = Link(caller.tenant, "", client=caller.client, predictor=served.predictor)
             config = parse_config(body.label_config)
             for task in body.tasks[: settings.prefetch_per_client]:
                 value = config.address(None, task.data)
-                await pictures.prefetch(caller.tenant, body.project or "", value, task.id, client=caller.client)
+                await pictures.prefetch(link, body.project or "", value, task.id)
         except LabelingGroundError as error:
             log.warning("the picture of a Label Studio task could not be prefetched: %s", error)
+        finally:
+            models.leave(served)
 
     async def aclose() -> None:
         for task in prefetches:
@@ -149,15 +175,18 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
             await asyncio.wait(prefetches, timeout=5)
         await pictures.aclose()
 
+    def at(path: str) -> tuple[str, ...]:
+        return tuple(base + path for base in _PATHS)
+
     most_bytes = max_body_bytes(settings) + _ANNOTATIONS_BYTES
     return Adapter(
         "label-studio",
         (
-            Endpoint("GET", (_PATH, f"{_PATH}/health"), health),
-            Endpoint("POST", (f"{_PATH}/setup",), setup),
-            Endpoint("POST", (f"{_PATH}/predict",), predict, most_bytes),
-            Endpoint("POST", (f"{_PATH}/webhook",), webhook, most_bytes),
-            Endpoint("GET", (f"{_PATH}/versions",), versions),
+            Endpoint("GET", (*_PATHS, *at("/health")), health),
+            Endpoint("POST", at("/setup"), setup),
+            Endpoint("POST", at("/predict"), predict, most_bytes),
+            Endpoint("POST", at("/webhook"), webhook, most_bytes),
+            Endpoint("GET", at("/versions"), versions),
         ),
         aclose=aclose,
     )

@@ -86,23 +86,21 @@ class Pictures:
         if len(self._told) > _MOST_SITES:
             self._told.popitem(last=False)
 
-    async def open(
-        self, tenant: str, project: str, value: str, task_id: object, *, client: str | None
-    ) -> ImageState | ImageAnswer:
-        """The picture of a task, fetched and encoded unless it is known.
+    async def open(self, whose: Link, project: str, value: str, task_id: object) -> ImageState | ImageAnswer:
+        """The picture of a task, fetched and encoded unless it is known; ``whose`` is a link without its address.
 
         Raises:
             LabelingGroundError: see ``Sources.locate``.
         """
-        return await self._with_credentials(tenant, project, value, task_id, client, self._sources.locate)
+        return await self._with_credentials(whose, project, value, task_id, self._sources.locate)
 
-    async def prefetch(self, tenant: str, project: str, value: str, task_id: object, *, client: str | None) -> None:
+    async def prefetch(self, whose: Link, project: str, value: str, task_id: object) -> None:
         """Fetch the picture of a task and queue it to be encoded.
 
         Raises:
             LabelingGroundError: see ``Sources.prefetch``.
         """
-        await self._with_credentials(tenant, project, value, task_id, client, self._sources.prefetch)
+        await self._with_credentials(whose, project, value, task_id, self._sources.prefetch)
 
     async def aclose(self) -> None:
         """Call off what is being fetched, and close the connections."""
@@ -111,25 +109,19 @@ class Pictures:
     # --- within -------------------------------------------------------------------------------------------------
 
     async def _with_credentials(
-        self,
-        tenant: str,
-        project: str,
-        value: str,
-        task_id: object,
-        client: str | None,
-        work: Callable[[Link], Awaitable[T]],
+        self, whose: Link, project: str, value: str, task_id: object, work: Callable[[Link], Awaitable[T]]
     ) -> T:
         """Do the work with the picture's address, credentials where it is Label Studio's, and how long it is fresh."""
-        site = self._told.get((tenant, project), self._site)
+        site = self._told.get((whose.tenant, project), self._site)
         try:
             url = self._address(site, value, task_id)
             is_own = site is not None and URL(url).origin() == URL(site.url).origin()
         except ValueError:
             raise SourceRefused("The task's data has no address of a picture that this server can fetch.") from None
         if site is None or not is_own:
-            return await work(Link(tenant, url, client=client))
+            return await work(replace(whose, url=url))
         fresh_s = self._uploads_fresh_s if _UPLOADS in URL(url).path else None  # their names are random
-        link = Link(tenant, url, client=client, fresh_s=fresh_s)
+        link = replace(whose, url=url, fresh_s=fresh_s)
         try:
             return await work(replace(link, headers=await self._credentials(site)))
         except SourceFailed as error:
