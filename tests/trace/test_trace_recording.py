@@ -11,7 +11,7 @@ from tests.doubles import TENANT, Clock, MemoryAsStore, ToyBackend, dice, image_
 from labeling_ground import key as keys
 from labeling_ground.cache.choose import choose
 from labeling_ground.errors import NotFound
-from labeling_ground.service import images, masks
+from labeling_ground.service import batching, images, masks
 from labeling_ground.service.predictor import Predictor, PromptAsk
 from labeling_ground.simulate.prepared import prepare
 from labeling_ground.simulate.replay import SWEEP_EVERY_S, UNBOUNDED, Replay, Setup
@@ -90,7 +90,7 @@ async def test_a_replay_of_a_recording_agrees_exactly(
     ) as predictor:
         # What is computed again costs what it cost at first: a trace has one cost for a key.
         ticks = count()
-        for module in (images, masks):
+        for module in (batching, images, masks):
             monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
         predictor.encode_lane.typical_s = 1.0
         await work(predictor, clock, seed=budget + tiered)
