@@ -46,6 +46,17 @@ def test_the_fairness_benchmark_runs_and_nobody_is_refused() -> None:
     assert all(share > 0 for share in result["shares"].values())
 
 
+def test_the_benchmark_of_several_processes_runs_and_each_of_them_has_work() -> None:
+    result = run("bench.workers")
+    assert set(result["rows"]) == {"1", "2"}
+    for workers, row in result["rows"].items():
+        assert len(row["shares"]) == int(workers)
+        assert row["hits_s"] > 0
+        assert row["us_per_hit"] > 0
+    assert result["looks"]["memory_ms"] > 0
+    assert result["looks"]["disk_ms"] > 0
+
+
 def test_the_affinity_benchmark_runs_and_the_choice_that_serves_finds_most_embeddings() -> None:
     result = run("bench.affinity")
     absent = {row["choice"]: row["absent"] for row in result["rows"]}

@@ -256,3 +256,15 @@ async def test_two_changes_at_once_come_one_after_the_other(clock: Clock) -> Non
     assert runtime_settings.now == CacheSettings("lru", 0.3, 0.0, 2 * MIB, START.disk_bytes, 60.0)
     assert store.memory.stats().budget == 2 * MIB
     await store.aclose()
+
+
+async def test_each_of_several_processes_gets_its_part_of_memory_and_the_whole_of_what_they_share(clock: Clock) -> None:
+    disk = Adjusted(name="disk")
+    _, store, sessions = tuner_of(clock, disk)
+    settings = RuntimeSettings(store, sessions, START, processes=2)
+    assert settings.changed == {}
+    await settings.change(memory_bytes=96 * MIB, disk_bytes=128 * MIB)
+    assert {tier.tier: tier.budget for tier in await store.stats()}["memory"] == 48 * MIB
+    assert disk.told["budget_bytes"] == 128 * MIB
+    assert settings.changed == {"memory_bytes": 96 * MIB, "disk_bytes": 128 * MIB}
+    await store.aclose()

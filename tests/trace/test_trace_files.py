@@ -7,7 +7,7 @@ import pytest
 
 from labeling_ground.errors import BadTrace
 from labeling_ground.trace.events import EVENT, Events, What, digest
-from labeling_ground.trace.files import TraceWriter, read, write
+from labeling_ground.trace.files import TraceWriter, of_worker, read, write
 
 
 def events(count: int, start: float = 0.0) -> Events:
@@ -57,6 +57,21 @@ def test_full_files_rotate_and_the_oldest_goes(tmp_path: Path) -> None:
     assert kept[-1] == 199
     assert np.array_equal(kept, np.arange(kept[0], 200))
     assert len(kept) >= 40
+
+
+def test_the_files_of_several_workers_are_one_trace_in_the_order_of_time(tmp_path: Path) -> None:
+    limit = 600 + 20 * EVENT.itemsize
+    for number in range(2):
+        writer = TraceWriter(of_worker(tmp_path / "t", number), max_bytes=limit, files=3)
+        for start in range(number, 60, 2):
+            append(writer, events(1, start))
+            writer.flush()
+        writer.close()
+    (tmp_path / "t.worker1.txt").write_text("somebody's notes", encoding="utf-8")
+    (tmp_path / "tt.worker1").write_text("another trace", encoding="utf-8")
+    names = {file.name for file in tmp_path.iterdir()}
+    assert {"t.worker0", "t.worker0.1", "t.worker1", "t.worker1.1"} <= names
+    assert np.array_equal(read([tmp_path / "t"])["time"], np.arange(60))
 
 
 def test_one_file_starts_anew_when_it_is_full(tmp_path: Path) -> None:

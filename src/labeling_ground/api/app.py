@@ -24,6 +24,7 @@ from labeling_ground.api.routes import cache, decoder, docs, everything, images,
 from labeling_ground.api.schemas import READ_BY_HAND
 from labeling_ground.api.state import AppState
 from labeling_ground.api.web_security import ANY, OriginCheck
+from labeling_ground.api.workers import answer_peers
 from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.service.model_pool import LoadedModel
@@ -120,6 +121,9 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
                 "sweep sessions", app_state.sessions.sweep
             )  # nor the first click for their file
             await app_state.supervisor.attempt("meet servers", app_state.sessions.meet)
+            if app_state.peers is not None:
+                closing.push_async_callback(app_state.peers.aclose)
+                await answer_peers(app_state, app_state.peers, partial(service.health_of, app))
             for name, work in (
                 ("model", partial(_watch_model, app, app_state)),
                 ("probe tiers", partial(_probe, app_state)),

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from labeling_ground import key as keys
 from labeling_ground.errors import Forbidden, NotAllowed
 from labeling_ground.observe import RequestMetrics
+from labeling_ground.peers import Peers
 from labeling_ground.pools import Pools
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.model_pool import LoadedModel, ModelPool
@@ -37,6 +38,8 @@ class AppState:
     runtime_settings: RuntimeSettings
     sources: Sources
     """Images by their address, from the hosts that ``sources`` names."""
+    peers: Peers | None = None
+    """The other worker processes of this server, where there are some."""
     started: float = field(default_factory=time.monotonic)
     """When counting began, on the monotonic clock."""
 

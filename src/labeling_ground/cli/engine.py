@@ -1,15 +1,18 @@
 """``labeling-ground engine``."""
 
 import logging
+import socket
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from labeling_ground.cli.common import log_format_option, models_dir_option, say, settings_with
 from labeling_ground.cli.running import listen, run
-from labeling_ground.engine_server.app import create_engine_app
+from labeling_ground.engine_server.app import ModelEndpoint, create_engine_app
 from labeling_ground.inference.auto import Halves
 from labeling_ground.observe import logs_text, set_up_logging
+from labeling_ground.settings import Settings
 from labeling_ground.wiring import build_endpoints
 
 log = logging.getLogger(__name__)
@@ -60,9 +63,29 @@ def engine(role: str, port: int | None, management_port: int | None, **given: An
             say(f"  {why} {description.note}".rstrip())
         else:
             log.info("listening", extra={"fields": fields})
+    _run(settings, endpoints, listeners)
+
+
+def serve_both(settings: Settings, listeners: Sequence[socket.socket], ready: Callable[[], object]) -> None:
+    """Serve both halves of a model, as a process of a server's own, until told to stop.
+
+    Args:
+        settings: which model, and limits.
+        listeners: for asks, and for what is told of workers and queue.
+        ready: called when the model is loaded.
+
+    Raises:
+        BadSettings, UnknownModel: it cannot be loaded.
+    """
+    endpoints, _ = build_endpoints(settings, Halves())
+    ready()
+    _run(settings, endpoints, listeners)
+
+
+def _run(settings: Settings, endpoints: Sequence[ModelEndpoint], listeners: Sequence[socket.socket]) -> None:
     app = create_engine_app(
         endpoints,
-        management_port=ports[1],
+        management_port=listeners[1].getsockname()[1],
         most_bytes=int(settings.max_engine_bytes),
         most_held=int(settings.max_bytes_in_flight),
         silence_s=settings.receive_timeout_s,

@@ -44,6 +44,7 @@ class RuntimeSettings:
         sessions: they end after the same idle time.
         cache_settings: what the tiers were made with.
         tenant_share: see ``cache.choose.choose``.
+        processes: so many share the budget of memory evenly.
         check: says with ``BadSettings`` what cannot work, before anything is changed.
     """
 
@@ -54,9 +55,11 @@ class RuntimeSettings:
         cache_settings: CacheSettings,
         *,
         tenant_share: float | None = None,
+        processes: int = 1,
         check: Callable[[CacheSettings], None] | None = None,
     ) -> None:
         self._tenant_share = tenant_share
+        self._processes = processes
         self.now = cache_settings
         """What is in effect."""
         self._store = store
@@ -70,6 +73,12 @@ class RuntimeSettings:
         """The policies to choose from; code of the operator's own is loaded at start, and not by request."""
         given = self._at_start.policy
         return (*POLICIES, *(() if given in POLICIES else (given,)))
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """What was changed since the start: the fields that ``change`` takes."""
+        start = asdict(self._at_start)
+        return {name: value for name, value in asdict(self.now).items() if value != start[name]}
 
     async def change(self, **changes: Any) -> CacheSettings:
         """Change some fields of the cache settings; the others stay. What is in effect then.
@@ -96,7 +105,11 @@ class RuntimeSettings:
             )
             await reconfigure(
                 self._store,
-                budgets={tier: after for tier, (before, after) in budgets.items() if after != before},
+                budgets={
+                    tier: after // self._processes if tier == "memory" else after
+                    for tier, (before, after) in budgets.items()
+                    if after != before
+                },
                 idle_s=new.idle_s if new.idle_s != old.idle_s else None,
                 policy=policy if is_other else None,
             )

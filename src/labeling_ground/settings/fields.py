@@ -89,6 +89,10 @@ class ServerSettings(Fields):
     share_decoder: bool = True
     """Whether clients may have the model's decoder, to decode themselves. Switch it off for weights that shall not
     leave the server."""
+    workers: int = Field(1, ge=1, le=256)
+    """Processes that answer, behind one port: as many as there are cores use all of them. They share the disk tier or a
+    Redis, of which there must be one, and the engine's process; budgets of memory are for all of them together, other
+    limits for each. See `docs/workers.md`."""
     shutdown_grace_s: float = Field(30.0, ge=0)
     """Seconds that requests in flight have to finish after the server was told to stop."""
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,14 @@ VERSION = 1
 _HEADER = json.dumps({"trace": MAGIC, "version": VERSION, "event": EVENT.descr}).encode() + b"\n"
 _LONGEST_HEADER = 4096
 _BUFFERED = 64 << 10
+
+
+_WORKER = ".worker"
+
+
+def of_worker(path: Path, number: int) -> Path:
+    """The file of one of several worker processes: only one process may write to a file."""
+    return path.with_name(f"{path.name}{_WORKER}{number}")
 
 
 class TraceWriter:
@@ -111,19 +120,17 @@ class TraceWriter:
 def read(paths: Sequence[Path]) -> Events:
     """All events of some trace files, in the order of time.
 
-    A path stands for its older files too, ``path.1`` and so on.
+    A path stands for its older files too, ``path.1`` and so on, and for those of the workers of a server
+    (``path.worker0``, ``path.worker0.1``).
 
     Raises:
         BadTrace: a file is not there, cannot be read, or is no trace of this version.
     """
     found = []
     for path in paths:
-        older = [
-            file
-            for file in path.parent.glob(f"{path.name}.*")
-            if file.suffix[1:].isdigit() and file.name == f"{path.name}{file.suffix}"
-        ]
-        found += [_read_file(file) for file in sorted({path, *older})]
+        name = re.compile(rf"{re.escape(path.name)}({_WORKER}[0-9]+)?(\.[0-9]+)?")
+        files = [file for file in path.parent.glob(f"{path.name}*") if name.fullmatch(file.name)]
+        found += [_read_file(file) for file in sorted(files or [path])]
     if not found:
         return np.empty(0, EVENT)
     events = np.concatenate(found)

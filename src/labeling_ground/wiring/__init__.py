@@ -11,7 +11,7 @@ from labeling_ground.wiring.cache import (
     build_store,
     connect_redis,
 )
-from labeling_ground.wiring.models import build_backend, build_endpoints, build_remote
+from labeling_ground.wiring.models import build_backend, build_endpoints, build_remote, has_weights
 from labeling_ground.wiring.server import (
     build_app,
     build_parts,
@@ -45,4 +45,5 @@ __all__ = [
     "check_room",
     "connect_redis",
     "embedding_bytes",
+    "has_weights",
 ]

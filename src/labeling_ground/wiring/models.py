@@ -1,10 +1,8 @@
 """Builds what computes: the model of a server, and what an engine server answers with."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from labeling_ground.engine_server.app import ModelEndpoint
 from labeling_ground.errors import BadSettings
@@ -79,6 +77,15 @@ def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> t
     return choice.backend, choice.why
 
 
+def has_weights(settings: Settings) -> bool:
+    """Whether the default model has weights, and a process of this server computes it."""
+    if settings.encoder_url or settings.decoder_url:
+        return False
+    default = settings.served_models[0]
+    name = _first_installed(ModelStore(settings.models_dir)) if default == "auto" else default
+    return name not in BACKENDS and ":" not in name
+
+
 def list_models(settings: Settings) -> list[ModelFacts]:
     """What is known of the models that the settings name, the default first. Nothing is loaded.
 
@@ -105,15 +112,6 @@ def settings_of_model(settings: Settings, name: str) -> Settings:
     if name == _remote_name(settings):
         return settings.model_copy(update={"model": "auto" if name == REMOTE else name, "models": ()})
     return settings.model_copy(update={"model": name, "models": (), "encoder_url": (), "decoder_url": ()})
-
-
-def resident_bytes() -> int:
-    """Bytes of memory that this process has now; 0 where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _remote_name(settings: Settings) -> str | None:

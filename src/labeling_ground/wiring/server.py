@@ -19,6 +19,7 @@ from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.store import ModelStore
 from labeling_ground.observe import RequestMetrics
+from labeling_ground.peers import Peers
 from labeling_ground.pools import Pools
 from labeling_ground.service.counters import Counters
 from labeling_ground.service.engine_health import EngineHealth
@@ -31,7 +32,7 @@ from labeling_ground.service.runtime_settings import CacheSettings, RuntimeSetti
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.service.sources import Sources
 from labeling_ground.settings import Settings, read_settings
-from labeling_ground.settings.machine import memory_of_this_machine
+from labeling_ground.settings.machine import memory_of_this_machine, resident_bytes
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.trace.files import TraceWriter
 from labeling_ground.trace.recorder import Recorder
@@ -43,7 +44,6 @@ from labeling_ground.wiring.cache import (
 from labeling_ground.wiring.models import (
     build_backend,
     list_models,
-    resident_bytes,
     settings_of_model,
 )
 
@@ -247,8 +247,9 @@ def build_parts(
     *,
     store: TieredStore | None = None,
     backend: Backend | None = None,
+    peers: Peers | None = None,
 ) -> AppState:
-    """Everything that one server is made of.
+    """Everything that one server is made of, or one worker process of it, whose settings are its share.
 
     Raises:
         BadSettings: a name is wrong, or what it needs is not installed.
@@ -273,6 +274,7 @@ def build_parts(
         RequestMetrics(),
         build_runtime_settings(settings, predictor, sessions),
         build_sources(settings, predictor),
+        peers,
     )
 
 
@@ -325,17 +327,24 @@ def build_runtime_settings(settings: Settings, predictor: Predictor, sessions: S
         policy=settings.policy,
         done_weight=settings.done_weight,
         frequency_exponent=settings.frequency_exponent,
-        memory_bytes=int(settings.memory_bytes),
+        memory_bytes=int(settings.memory_bytes) * settings.workers,
         disk_bytes=int(settings.disk_bytes),
         idle_s=settings.idle_s,
     )
 
     def check(new: CacheSettings) -> None:
-        budgets = {"memory_bytes": new.memory_bytes, "disk_bytes": new.disk_bytes}
+        budgets = {"memory_bytes": new.memory_bytes // settings.workers, "disk_bytes": new.disk_bytes}
         if remark := check_room(settings.model_copy(update=budgets), predictor.backend):
             log.warning("%s", remark)
 
-    return RuntimeSettings(predictor.store, sessions, cache_settings, tenant_share=settings.share_of_each, check=check)
+    return RuntimeSettings(
+        predictor.store,
+        sessions,
+        cache_settings,
+        tenant_share=settings.share_of_each,
+        processes=settings.workers,
+        check=check,
+    )
 
 
 def build_app(settings: Settings | None = None) -> object:

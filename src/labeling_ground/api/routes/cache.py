@@ -2,11 +2,12 @@
 
 import time
 from bisect import bisect_left
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Metric, generate_latest
 
 from labeling_ground.api import responses
 from labeling_ground.api.errors import BadBody, problem_responses
@@ -16,10 +17,11 @@ from labeling_ground.api.routes.service import health_of
 from labeling_ground.api.schemas.cache import CacheOut, CacheSettingsIn, CacheSettingsOut
 from labeling_ground.api.schemas.common import SHA256, Purged
 from labeling_ground.api.state import AppState, caller_of, check_admin, state_of
+from labeling_ground.api.workers import change_settings_of_all, figures_of, health_of_all, worker_families
 from labeling_ground.errors import BadSettings, NotAllowed
 from labeling_ground.inference.remote_status import EngineFigures
-from labeling_ground.observe import BUCKETS_S, RequestMetrics
-from labeling_ground.service.counters import SPREAD_S, CountersSnapshot, KindCounts, TierCounts, take_snapshot
+from labeling_ground.observe import BUCKETS_S
+from labeling_ground.service.counters import SPREAD_S, CountersSnapshot, KindCounts, TierCounts
 from labeling_ground.types import Kind, Outcome
 
 router = APIRouter()
@@ -49,7 +51,8 @@ async def cache_figures(request: Request) -> dict[str, Any]:
     """Figures since the server started. `lookups = hits + misses + joined`; `recomputed` are part of the misses."""
     app_state = state_of(request)
     caller_of(request)  # a key is needed where there are some
-    now = await _snapshot_of(app_state)
+    figures = await figures_of(app_state)
+    now = figures.counters
     return {
         **_kind(now.total),
         "kinds": {kind.value: _kind(found) for kind, found in now.kinds.items()},
@@ -96,9 +99,21 @@ async def cache_figures(request: Request) -> dict[str, Any]:
         },
         "ages": {"seconds": SPREAD_S, "entries": now.ages.counts},
         "idle": {"seconds": SPREAD_S, "entries": now.idle.counts},
-        "latency": _latency(app_state.metrics),
-        "health": health_of(request),
-        "uptime_seconds": round(time.monotonic() - app_state.started, 3),
+        "latency": _latency(figures.requests),
+        "health": await health_of_all(app_state, health_of(request.app)),
+        "workers": [
+            {
+                "worker": worker.number,
+                "restarts": worker.restarts,
+                "uptime_seconds": round(worker.uptime_s, 3),
+                "memory_bytes": worker.memory_bytes,
+                "cpu_seconds": round(worker.cpu_s, 3),
+            }
+            for worker in figures.workers
+        ],
+        "uptime_seconds": round(
+            max([time.monotonic() - app_state.started, *(worker.uptime_s for worker in figures.workers)]), 3
+        ),
         "settings": _settings(app_state),
         "policies": app_state.runtime_settings.policies,
         "has_admin_key": app_state.settings.admin_key is not None,
@@ -155,10 +170,10 @@ async def purge(
     },
 )
 async def change_settings(request: Request) -> dict[str, Any]:
-    """Takes effect at once, in all tiers of this process, and answers with what is in effect; only the admin key may.
+    """Takes effect at once, in all tiers of this server, and answers with what is in effect; only the admin key may.
 
     What is left out stays. Nothing that is held goes but what the new limits force out. The change lasts until the
-    server stops: what it is started with counts again then, so put it there too. Other processes keep to theirs, also
+    server stops: what it is started with counts again then, so put it there too. Other servers keep to theirs, also
     where they share the disk tier. Redis keeps its own budget, and an entry there gets a new idle time at its next use.
     """
     check_admin(request)
@@ -168,7 +183,7 @@ async def change_settings(request: Request) -> dict[str, Any]:
     if "idle_seconds" in changes:
         changes["idle_s"] = changes.pop("idle_seconds")
     try:
-        await app_state.runtime_settings.change(**changes)
+        await change_settings_of_all(app_state, changes)
     except BadSettings as error:
         raise BadBody(str(error)) from error
     return _settings(app_state)
@@ -179,23 +194,18 @@ async def change_settings(request: Request) -> dict[str, Any]:
 )
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
-    app_state = state_of(request)
-    figures = Figures(await _snapshot_of(app_state))
-    content = generate_latest(app_state.metrics.registry) + generate_latest(figures)
-    return Response(content, media_type=CONTENT_TYPE_LATEST)
+    figures = await figures_of(state_of(request))
+    families = [*figures.requests, *Figures(figures.counters).collect(), *worker_families(figures.workers)]
+    return Response(generate_latest(_Collected(families)), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _snapshot_of(app_state: AppState) -> CountersSnapshot:
-    predictor = app_state.predictor
-    return await take_snapshot(
-        predictor.counters,
-        store=predictor.store,
-        backend=predictor.backend,
-        queues=(predictor.encode_lane, predictor.decode_lane, app_state.everything.jobs),
-        flights=len(predictor.flights),
-        sessions=app_state.sessions,
-        supervisor=app_state.supervisor,
-    )
+class _Collected(NamedTuple):
+    """Families as the Prometheus library takes them."""
+
+    families: list[Metric]
+
+    def collect(self) -> list[Metric]:
+        return self.families
 
 
 def _settings(app_state: AppState) -> dict[str, Any]:
@@ -275,12 +285,12 @@ def _engine(engine: EngineFigures) -> dict[str, Any]:
     }
 
 
-def _latency(metrics: RequestMetrics) -> dict[str, Any]:
+def _latency(requests: Sequence[Metric]) -> dict[str, Any]:
     """The histogram of `/metrics`, with all routes that ask for the same thing taken together."""
     answers_by: dict[tuple[Kind, Outcome], list[int]] = {}
     seconds_by: dict[tuple[Kind, Outcome], float] = {}
-    for family in metrics.seconds.collect():
-        for sample in family.samples:
+    for family in requests:
+        for sample in family.samples if family.name == "labeling_ground_request_seconds" else ():
             kind, outcome = ASKED_FOR.get(sample.labels["route"]), sample.labels["outcome"]
             if kind is None or outcome == "none":
                 continue

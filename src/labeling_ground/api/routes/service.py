@@ -3,7 +3,7 @@
 import contextlib
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, FastAPI, Path, Request
 from fastapi.responses import Response
 
 from labeling_ground.api import responses
@@ -12,7 +12,8 @@ from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.requests import model_for
 from labeling_ground.api.routes.decoder import find_decoder
 from labeling_ground.api.schemas.models import Health, ModelOut, ModelsOut
-from labeling_ground.api.state import caller_of, check_admin, pools_of, state_of
+from labeling_ground.api.state import AppState, caller_of, check_admin, pools_of, state_of
+from labeling_ground.api.workers import health_of_all
 from labeling_ground.errors import NotFound
 from labeling_ground.service.model_pool import LoadedModel, ModelStatus
 
@@ -131,14 +132,14 @@ DIRECT = (DirectRoute("GET", "/health/live", live),)
 )
 async def ready(request: Request) -> Response:
     """200 with `ok`; 200 with `degraded` while a cache tier fails (answers are right, only slower); else 503."""
-    health = health_of(request)
+    health = await health_of_all(state_of(request), health_of(request.app))
     return responses.as_json(health, status=200 if health["status"] in ("ok", "degraded") else 503)
 
 
-def health_of(request: Request) -> dict[str, Any]:
-    """How the server that this request came to is, as `Health` says it."""
-    app_state = state_of(request)
-    model, failing = request.app.state.model_check, app_state.models.default.failing()
+def health_of(app: FastAPI) -> dict[str, Any]:
+    """How the server, or this worker process of it, is, as `Health` says it."""
+    app_state: AppState = app.state.app_state
+    model, failing = app.state.model_check, app_state.models.default.failing()
     checks = {"model": model, **{part: f"failing: {why}" for part, why in failing.items()}}
     for served in app_state.models.loaded.values():
         for half, why in served.failing().items() if served is not app_state.models.default else ():

@@ -185,6 +185,16 @@ class CacheSettingsOut(BaseModel):
     precision: str
 
 
+class WorkerOut(BaseModel):
+    """One of the processes that answer behind the same port."""
+
+    worker: int = Field(description="Its number, from 0.", ge=0)
+    restarts: int = Field(description="How often it was started anew because it had died.", ge=0)
+    uptime_seconds: float = Field(description="Since it was started for the last time.", ge=0)
+    memory_bytes: int = Field(description="Resident memory.", ge=0)
+    cpu_seconds: float = Field(description="Seconds of computing since its last start.", ge=0)
+
+
 class CacheOut(LookupsOut, OfModel):
     """The figures of all namespaces since the server started: numbers only, no names."""
 
@@ -215,6 +225,7 @@ class CacheOut(LookupsOut, OfModel):
     idle: SpreadOut = Field(description="Of the entries in memory, since their last use.")
     latency: LatencyOut
     health: Health
+    workers: list[WorkerOut] = Field(description="None where it is one process; all other figures are sums.")
     uptime_seconds: float = Field(description="Since the server started.")
     settings: CacheSettingsOut
     policies: list[str] = Field(

@@ -33,7 +33,9 @@ export function drawTiles(figures, trail, price) {
   const { status, checks } = figures.health;
   $("health").textContent = t(`health-${status}`);
   $("health").dataset.health = status;
-  $("health-more").textContent = t("healthMore", { model: figures.model, time: duration(figures.uptime_seconds) });
+  const health = t("healthMore", { model: figures.model, time: duration(figures.uptime_seconds) });
+  const count = figures.workers.length;
+  $("health-more").textContent = count ? t("workersMore", { health, count }) : health;
   const wrong = Object.entries(checks).filter(([, how]) => how !== "ok");
   $("checks").replaceChildren(...wrong.map(([part, how]) => make("li", {}, `${part}: ${how}`)));
 }

@@ -30,6 +30,7 @@ export const CACHE_WORDS = {
   asksNowMore: ["encoder: {running} running, {waiting} waiting", "인코더: 실행 {running}, 대기 {waiting}"],
   health: ["Server", "서버"],
   healthMore: ["{model}, up for {time}", "{model}, 가동 {time}"],
+  workersMore: ["{health}, processes: {count}", "{health}, 프로세스: {count}"],
   "health-ok": ["ok", "정상"],
   "health-degraded": ["degraded", "일부 저하"],
   "health-starting": ["starting", "시작 중"],

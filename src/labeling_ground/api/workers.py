@@ -1,0 +1,196 @@
+"""What a server says of itself when it is several worker processes: whichever is asked answers for all of them."""
+
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.samples import Sample
+
+from labeling_ground.api.state import AppState
+from labeling_ground.errors import StoreFailed
+from labeling_ground.peers import Answer, Peers
+from labeling_ground.service.counters import CountersSnapshot, take_snapshot
+from labeling_ground.service.sums import add_up, go_on
+from labeling_ground.settings.machine import resident_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker process.
+
+    Attributes:
+        number: from 0.
+        restarts: how often it was started anew because it had died.
+        uptime_s: seconds since it was started for the last time.
+        memory_bytes: resident memory.
+        cpu_s: seconds of computing since then.
+    """
+
+    number: int
+    restarts: int
+    uptime_s: float
+    memory_bytes: int
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFigures:
+    """What a server counts: of one worker, or of all.
+
+    Attributes:
+        counters: what was looked up, held and computed.
+        requests: the request metrics' families.
+        workers: the processes; none where there is only one.
+        sessions: of each session that is kept here, a checksum of its name.
+    """
+
+    counters: CountersSnapshot
+    requests: tuple[Metric, ...]
+    workers: tuple[Worker, ...] = ()
+    sessions: frozenset[int] = frozenset()
+
+
+async def figures_of(app_state: AppState) -> ServerFigures:
+    """What all workers of this server have counted, those that died included."""
+    own = await _own_figures(app_state)
+    peers = app_state.peers
+    if peers is None:
+        return own
+    each = [own, *(await peers.ask("figures")).values()]
+    sessions = frozenset[int]().union(*(one.sessions for one in each))
+    return ServerFigures(
+        replace(add_up([one.counters for one in each]), sessions=len(sessions)),
+        _summed(family for one in each for family in one.requests),
+        tuple(sorted((worker for one in each for worker in one.workers), key=lambda worker: worker.number)),
+    )
+
+
+async def health_of_all(app_state: AppState, own: Mapping[str, Any]) -> dict[str, Any]:
+    """How the server is, given how the worker that was asked is: well if all are, degraded while one is not."""
+    peers = app_state.peers
+    if peers is None:
+        return dict(own)
+    each = {peers.number: own, **await peers.ask("health")}
+    states = {number: each[number]["status"] if number in each else "restarting" for number in range(peers.count)}
+    working = [state for state in states.values() if state in ("ok", "degraded")]
+    status = ("ok" if set(states.values()) == {"ok"} else "degraded") if working else own["status"]
+    checks: dict[str, str] = {}
+    for health in each.values():
+        for name, found in health["checks"].items():
+            if checks.get(name, "ok") == "ok":
+                checks[name] = found
+    return {"status": status, "checks": checks | {f"worker {number}": state for number, state in states.items()}}
+
+
+async def change_settings_of_all(app_state: AppState, changes: Mapping[str, Any]) -> None:
+    """Change settings of the cache in this worker, and when that went well in all others.
+
+    Raises:
+        BadSettings: they cannot be changed so; nothing was.
+        StoreFailed: not all did it; trying again is safe.
+    """
+    await app_state.runtime_settings.change(**changes)
+    peers = app_state.peers
+    if peers is not None and len(await peers.ask("change settings", changes)) < peers.count - 1:
+        raise StoreFailed("Not all worker processes have changed their settings: one is being restarted. Try again.")
+
+
+async def answer_peers(app_state: AppState, peers: Peers, health: Callable[[], Mapping[str, Any]]) -> None:
+    """Answer the other workers from now on, and take over the settings that they have.
+
+    Args:
+        app_state: this worker's parts.
+        peers: the others.
+        health: says how this worker is.
+    """
+
+    async def tell_health() -> Mapping[str, Any]:
+        return health()
+
+    async def change(changes: Mapping[str, Any]) -> None:
+        await app_state.runtime_settings.change(**changes)
+
+    async def settings() -> Mapping[str, Any]:
+        return app_state.runtime_settings.changed
+
+    async def figures() -> ServerFigures:
+        return await _own_figures(app_state)
+
+    answers: dict[str, Answer] = {
+        "health": tell_health,
+        "change settings": change,
+        "settings": settings,
+        "figures": figures,
+    }
+    await peers.open(answers)
+    for changes in (await peers.ask("settings")).values():
+        await app_state.runtime_settings.change(**changes)
+        break
+
+
+async def _own_figures(app_state: AppState) -> ServerFigures:
+    """This worker's, on top of its predecessor's; a successor starts from no less than what was told."""
+    predictor, peers = app_state.predictor, app_state.peers
+    counters = await take_snapshot(
+        predictor.counters,
+        store=predictor.store,
+        backend=predictor.backend,
+        queues=(predictor.encode_lane, predictor.decode_lane, app_state.everything.jobs),
+        flights=len(predictor.flights),
+        sessions=app_state.sessions,
+        supervisor=app_state.supervisor,
+    )
+    requests = tuple(app_state.metrics.registry.collect())
+    if peers is None:
+        return ServerFigures(counters, requests)
+    past: ServerFigures | None = peers.past
+    if past is not None:
+        counters = go_on(counters, past.counters)
+        requests = _summed([*requests, *past.requests])
+    worker = Worker(
+        peers.number,
+        past.workers[0].restarts + 1 if past is not None else 0,
+        time.monotonic() - app_state.started,
+        resident_bytes(),
+        time.process_time(),
+    )
+    names = frozenset(zlib.crc32(repr(name).encode()) for name, _ in app_state.sessions.table.items())
+    figures = ServerFigures(counters, requests, (worker,), names)
+    peers.note(figures)
+    return figures
+
+
+def worker_families(workers: Sequence[Worker]) -> list[Metric]:
+    """The metrics of each worker; none where there is only one process."""
+    memory = GaugeMetricFamily("labeling_ground_worker_memory_bytes", "Resident memory.", labels=["worker"])
+    uptime = GaugeMetricFamily("labeling_ground_worker_uptime_seconds", "Since its start.", labels=["worker"])
+    cpu = CounterMetricFamily("labeling_ground_worker_cpu_seconds", "Seconds of computing.", labels=["worker"])
+    restarts = CounterMetricFamily("labeling_ground_worker_restarts", "Starts after it had died.", labels=["worker"])
+    for worker in workers:
+        label = [str(worker.number)]
+        memory.add_metric(label, worker.memory_bytes)
+        uptime.add_metric(label, worker.uptime_s)
+        cpu.add_metric(label, worker.cpu_s)
+        restarts.add_metric(label, worker.restarts)
+    return [memory, uptime, cpu, restarts] if workers else []
+
+
+def _summed(families: Iterable[Metric]) -> tuple[Metric, ...]:
+    """Families of the same name as one, samples with the same labels added up; when each began is left out."""
+    by_name: dict[str, Metric] = {}
+    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for family in families:
+        if family.name not in by_name:
+            by_name[family.name] = Metric(family.name, family.documentation, family.type, family.unit)
+        found = values.setdefault(family.name, {})
+        for sample in family.samples:
+            if not sample.name.endswith("_created"):
+                key = sample.name, tuple(sample.labels.items())
+                found[key] = found.get(key, 0.0) + sample.value
+    for name, family in by_name.items():
+        family.samples = [Sample(sample, dict(labels), value) for (sample, labels), value in values[name].items()]
+    return tuple(by_name.values())

@@ -1,0 +1,116 @@
+"""The other worker processes of one server: each answers the others' questions on a socket that only they can reach.
+
+A message is a length of four bytes and a pickle. The sockets lie in a folder of mode 0700: who reaches them is the user
+who runs these processes, and could do with them as he likes anyway.
+"""
+
+import asyncio
+import contextlib
+import logging
+import pickle
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_ANSWERED_WITHIN_S = 5.0
+"""Whoever takes longer is left out; a worker that was killed is not there at all."""
+
+Answer = Callable[..., Awaitable[Any]]
+
+
+@dataclass
+class Peers:
+    """The workers of one server, as one of them sees the others.
+
+    Attributes:
+        folder: where each has its socket, and what a successor of it starts from.
+        number: which of them this process is, from 0.
+        count: how many there are.
+    """
+
+    folder: Path
+    number: int
+    count: int
+    past: Any = field(default=None, init=False)
+    """What this worker's predecessor has noted; ``None`` where there was none."""
+    _server: asyncio.Server | None = field(default=None, init=False)
+    _answers: Mapping[str, Answer] = field(default_factory=dict, init=False)
+
+    async def open(self, answers: Mapping[str, Answer]) -> None:
+        """Answer the others from now on: by the question's name, what is called with its arguments."""
+        self._answers = answers
+        with contextlib.suppress(FileNotFoundError):
+            self.past = pickle.loads(self._noted.read_bytes())  # noqa: S301 -- see the module
+        socket = self._socket(self.number)
+        socket.unlink(missing_ok=True)  # our predecessor's
+        self._server = await asyncio.start_unix_server(self._serve, socket)
+
+    async def aclose(self) -> None:
+        """Answer nobody any more."""
+        if self._server is not None:
+            self._server.close()
+            self._socket(self.number).unlink(missing_ok=True)
+
+    async def ask(self, question: str, *arguments: Any) -> dict[int, Any]:
+        """What each of the others answers, by its number; who does not answer in time is left out.
+
+        Raises:
+            Exception: what one of them raised, when all have answered.
+        """
+        others = [number for number in range(self.count) if number != self.number]
+        found = await asyncio.gather(*(self._ask(number, question, arguments) for number in others))
+        answered = {number: answer for number, answer in zip(others, found, strict=True) if answer is not None}
+        for is_answer, answer in answered.values():
+            if not is_answer:
+                raise answer
+        return {number: answer for number, (_, answer) in answered.items()}
+
+    def note(self, what: Any) -> None:
+        """Write down what a successor of this worker starts from, should it be killed."""
+        written = self.folder / f"worker-{self.number}.new"
+        written.write_bytes(pickle.dumps(what))
+        written.replace(self._noted)
+
+    @property
+    def _noted(self) -> Path:
+        return self.folder / f"worker-{self.number}.noted"
+
+    def _socket(self, number: int) -> Path:
+        return self.folder / f"worker-{number}.sock"
+
+    async def _ask(self, number: int, question: str, arguments: tuple[Any, ...]) -> tuple[bool, Any] | None:
+        try:
+            async with asyncio.timeout(_ANSWERED_WITHIN_S):
+                reader, writer = await asyncio.open_unix_connection(self._socket(number))
+                try:
+                    await _send(writer, (question, arguments))
+                    answer: tuple[bool, Any] = await _receive(reader)
+                    return answer
+                finally:
+                    writer.close()
+        except (OSError, EOFError, TimeoutError):
+            return None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            question, arguments = await _receive(reader)
+            try:
+                answer = True, await self._answers[question](*arguments)
+            except Exception as error:  # noqa: BLE001 -- whoever asked shall have it
+                answer = False, error
+            await _send(writer, answer)
+        writer.close()
+
+
+async def _send(writer: asyncio.StreamWriter, message: Any) -> None:
+    content = pickle.dumps(message)
+    writer.write(len(content).to_bytes(4) + content)
+    await writer.drain()
+
+
+async def _receive(reader: asyncio.StreamReader) -> Any:
+    size = int.from_bytes(await reader.readexactly(4))
+    return pickle.loads(await reader.readexactly(size))  # noqa: S301 -- see the module

@@ -1,0 +1,61 @@
+"""What worker processes ask each other."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from labeling_ground.errors import BadSettings
+from labeling_ground.peers import Peers
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def three(tmp_path: Path) -> AsyncIterator[list[Peers]]:
+    """Three workers, each of which answers with its own number and what it was asked."""
+    found = [Peers(tmp_path, number, 3) for number in range(3)]
+
+    def answering(number: int) -> Callable[..., object]:
+        async def answer(word: str) -> tuple[int, str]:
+            if word == f"not {number}":
+                raise BadSettings(f"{number} does not want to")
+            return number, word
+
+        return answer
+
+    for peers in found:
+        await peers.open({"name": answering(peers.number)})  # type: ignore[dict-item]
+    yield found
+    for peers in found:
+        await peers.aclose()
+
+
+async def test_each_other_one_answers_and_a_large_answer_comes_whole(three: list[Peers]) -> None:
+    large = "word" * 500_000
+    assert await three[1].ask("name", large) == {0: (0, large), 2: (2, large)}
+
+
+async def test_one_that_is_not_there_is_left_out(three: list[Peers], tmp_path: Path) -> None:
+    await three[2].aclose()
+    assert await three[0].ask("name", "a") == {1: (1, "a")}
+    (tmp_path / "worker-2.sock").touch()  # as one that was killed leaves it: nobody listens
+    assert await three[0].ask("name", "a") == {1: (1, "a")}
+
+
+async def test_what_one_of_them_raises_is_raised_here(three: list[Peers]) -> None:
+    with pytest.raises(BadSettings, match="2 does not want to"):
+        await three[0].ask("name", "not 2")
+
+
+async def test_a_successor_takes_the_place_of_one_that_was_killed_and_finds_what_it_noted(
+    three: list[Peers], tmp_path: Path
+) -> None:
+    assert three[0].past is None
+    three[0].note({"counted": 3})
+    three[0].note({"counted": 4})
+    successor = Peers(tmp_path, 0, 3)
+    await successor.open({"name": three[1]._answers["name"]})
+    assert successor.past == {"counted": 4}
+    assert await three[2].ask("name", "b") == {0: (1, "b"), 1: (1, "b")}
+    await successor.aclose()
