@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,47 @@ class Engine(Protocol):
         threads that decoding has.
         """
         ...
+
+
+EngineAsk = tuple[Mapping[str, FloatArray], PromptTensors]
+"""One prompt, and the tensors of the embedding that it is asked of."""
+
+
+@runtime_checkable
+class BatchEngine(Engine, Protocol):
+    """An engine that also computes several asks in one run. It offers this beside ``Engine``'s two calls."""
+
+    encodes_together: int
+    """How many images one run takes with a gain; 1: none."""
+    decodes_together: int
+    """The same for prompts."""
+
+    def encode_all(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, FloatArray]]:
+        """``encode`` for each of up to ``encodes_together`` images, in their order."""
+        ...
+
+    def decode_all(self, asks: Sequence[EngineAsk], *, alone: bool) -> list[tuple[FloatArray, FloatArray]]:
+        """``decode`` for each of up to ``decodes_together`` asks, also of different images, in their order."""
+        ...
+
+
+def together(engine: Engine) -> tuple[int, int]:
+    """How many images, and how many prompts, an engine computes in one run with a gain."""
+    return (engine.encodes_together, engine.decodes_together) if isinstance(engine, BatchEngine) else (1, 1)
+
+
+def encode_all(engine: Engine, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, FloatArray]]:
+    """``encode`` for each image, in one run where the engine has that."""
+    if len(images) > 1 and isinstance(engine, BatchEngine):
+        return engine.encode_all(images)
+    return [engine.encode(pixels) for pixels in images]
+
+
+def decode_all(engine: Engine, asks: Sequence[EngineAsk], *, alone: bool) -> list[tuple[FloatArray, FloatArray]]:
+    """``decode`` for each ask, in one run where the engine has that."""
+    if len(asks) > 1 and isinstance(engine, BatchEngine):
+        return engine.decode_all(asks, alone=alone)
+    return [engine.decode(*ask, alone=alone) for ask in asks]
 
 
 class EngineClass(Protocol):

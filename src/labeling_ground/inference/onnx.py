@@ -19,6 +19,8 @@ class OnnxEngine(OnnxHalves):
         precision: ``fp32``.
         encode_threads: threads of one encode.
         decode_threads: threads of one decode, while it is the only one.
+        together: how many images, and prompts, one run takes where the files allow it. More than one after the other
+            gain nothing on a processor.
 
     Raises:
         BadSettings: the files cannot be loaded, or do not belong together.
@@ -33,12 +35,13 @@ class OnnxEngine(OnnxHalves):
         precision: Precision,
         encode_threads: int,
         decode_threads: int,
+        together: int = 1,
     ) -> None:
         if precision != "fp32":
             raise BadSettings(f"ONNX Runtime computes in fp32 on a processor, not in {precision}.")
         super().__init__(
-            OnnxEncoder(encoder, encode_threads) if encoder else None,
-            OnnxDecoder(decoder, fast_decoder, decode_threads) if decoder else None,
+            OnnxEncoder(encoder, encode_threads, together=together) if encoder else None,
+            OnnxDecoder(decoder, fast_decoder, decode_threads, together=together) if decoder else None,
         )
 
 

@@ -16,9 +16,10 @@ from labeling_ground.inference.dialects import decoder_inputs
 from labeling_ground.inference.graphs import FAST_TOKENS, FloatArray, Precision
 from labeling_ground.inference.lru import Lru
 from labeling_ground.inference.onnx_halves import CPU, CUDA, OnnxDecoder, OnnxEncoder, OnnxHalves, Provider
-from labeling_ground.sam.geometry import LOW_RES
 from labeling_ground.sam.prompts import PromptTensors
 
+PROMPTS = 16
+"""Prompts of one run. The decoder is small: alone, one leaves most of a GPU idle."""
 KEPT_IN_FP32 = ("LayerNormalization", "Pow", "ReduceMean", "Softmax", "Sqrt")
 """Operators that sum or square many numbers, which fp16 may not hold: 65504 is its largest."""
 
@@ -77,6 +78,8 @@ class OnnxCudaEngine(OnnxHalves):
         precision: ``fp32``, or ``fp16`` for the encoder. The decoder's sums stay in fp32: it takes milliseconds anyway.
         encode_threads: of no use here.
         decode_threads: of no use here.
+        together: how many images, and prompts of one image, one run takes where the files allow it. By default one
+            image, for the work memory grows with them, and ``PROMPTS`` prompts.
         gpu_bytes: bound on what all sessions and embeddings take of the GPU's memory.
         device: ``cuda``. With ``cpu`` the same steps are done without a GPU, which is how they are tested.
         number: of the GPU.
@@ -94,6 +97,7 @@ class OnnxCudaEngine(OnnxHalves):
         precision: Precision,
         encode_threads: int,
         decode_threads: int,
+        together: int | None = None,
         gpu_bytes: int = 8 << 30,
         device: str = "cuda",
         number: int = 0,
@@ -106,10 +110,12 @@ class OnnxCudaEngine(OnnxHalves):
         encoding = decoding = None
         if encoder is not None:
             graph = encoder if precision == "fp32" else in_fp16(encoder)
-            encoding = OnnxEncoder(graph, 1, providers(device, number, parts.encoder))
+            encoding = OnnxEncoder(graph, 1, providers(device, number, parts.encoder), together=together or 1)
         if decoder is not None:
             chosen = providers(device, number, parts.decoder)
-            decoding = DeviceDecoder(decoder, fast_decoder, chosen, f"{device}:{number}", parts.embeddings)
+            decoding = DeviceDecoder(
+                decoder, fast_decoder, chosen, f"{device}:{number}", parts.embeddings, together or PROMPTS
+            )
         for name, half in (("encoder", encoding), ("decoder", decoding)):
             if half is not None and device == "cuda" and half.computed_by != CUDA:
                 # ONNX Runtime only writes a warning and goes on with the processor.
@@ -124,12 +130,15 @@ create = partial(sam.create, OnnxCudaEngine)
 class DeviceDecoder(OnnxDecoder):
     """A decoder on a device, where the embeddings that were clicked on last stay for the next click.
 
+    Prompts of one image go together. Those of different images do not: their embeddings lie on the device one by one.
+
     Args:
         decoder: the decoder's file; any prompt.
         fast_decoder: the re-associated decoder's file, for prompts of few tokens.
         providers: what computes.
         device: where embeddings are put, as ``kind:number``.
         most_bytes: what the embeddings may take there.
+        together: how many prompts one run takes, where the graphs allow it.
     """
 
     def __init__(
@@ -139,18 +148,21 @@ class DeviceDecoder(OnnxDecoder):
         providers: tuple[Provider, ...],
         device: str,
         most_bytes: int,
+        together: int,
     ) -> None:
-        super().__init__(decoder, fast_decoder, 1, providers)
+        super().__init__(decoder, fast_decoder, 1, providers, together=together)
+        self._takes_images = False
         self._kind, _, number = device.partition(":")
         self._number = int(number)
         self.held: Lru[dict[str, Any]] = Lru(most_bytes)
         # One at a time: side by side they would take as long together, and the work memory of all.
         self._turn = threading.Lock()
 
-    def decode(
+    def _run(
         self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
     ) -> tuple[FloatArray, FloatArray]:
-        """One prompt → logits and scores. An embedding that has a digest is sent to the device once."""
+        """Logits and scores. An embedding that has a digest is sent to the device once."""
+        del alone  # the device has one width
         (session,) = (self._fast if prompt.tokens <= FAST_TOKENS else self._plain).values()
         there = self.held.get(getattr(embedding, "digest", ""), lambda: self._send(embedding))
         binding = session.io_binding()
@@ -164,7 +176,7 @@ class DeviceDecoder(OnnxDecoder):
         with self._turn:
             session.run_with_iobinding(binding)
         logits, scores = binding.copy_outputs_to_cpu()
-        return np.asarray(logits).reshape(-1, LOW_RES, LOW_RES), np.asarray(scores).reshape(-1)
+        return np.asarray(logits), np.asarray(scores)
 
     def _send(self, embedding: Mapping[str, FloatArray]) -> tuple[dict[str, Any], int]:
         """The embedding's tensors on the device, and their bytes."""

@@ -16,9 +16,16 @@ from labeling_ground.inference.dialects import (
     described,
     embedding_outputs,
 )
-from labeling_ground.inference.graphs import FAST_TOKENS, FloatArray, agree, encoder_input, not_here
+from labeling_ground.inference.graphs import (
+    FAST_TOKENS,
+    EngineAsk,
+    FloatArray,
+    agree,
+    encoder_input,
+    not_here,
+)
 from labeling_ground.sam.geometry import LOW_RES
-from labeling_ground.sam.prompts import PromptTensors
+from labeling_ground.sam.prompts import PromptTensors, stacked
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -33,12 +40,15 @@ class OnnxEncoder:
         encoder: the encoder's file, or its content.
         threads: threads of one encode.
         providers: what may compute, in the order of preference; see ``providers``.
+        together: how many images one run shall take, where the graph allows it.
 
     Raises:
         BadSettings: the file cannot be loaded.
     """
 
-    def __init__(self, encoder: Path | bytes, threads: int, providers: Sequence[Provider] = (CPU,)) -> None:
+    def __init__(
+        self, encoder: Path | bytes, threads: int, providers: Sequence[Provider] = (CPU,), *, together: int = 1
+    ) -> None:
         self._session = open_session(encoder, threads, providers)
         self.metadata = _metadata(self._session)
         self.computed_by = self._session.get_providers()[0]
@@ -48,12 +58,27 @@ class OnnxEncoder:
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         (image,) = self._session.get_inputs()
         self._image, self._rank = image.name, len(image.shape)
+        self.together = together if self._rank == 4 and not isinstance(image.shape[0], int) else 1
         self._outputs = embedding_outputs(self.family, [output.name for output in self._session.get_outputs()])
 
     def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
         """RGB ``uint8 [height, width, 3]`` → the embedding's tensors."""
-        given = {self._image: encoder_input(pixels, self.family, self._rank)}
-        made = self._session.run(self._outputs, given, self._shrinking)
+        return self._run(encoder_input(pixels, self.family, self._rank))
+
+    def encode_all(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, FloatArray]]:
+        """The same for several images, ``together`` of them in one run."""
+        if self.together == 1:
+            return [self.encode(pixels) for pixels in images]
+        made = []
+        for start in range(0, len(images), self.together):
+            some = images[start : start + self.together]
+            run = self._run(np.concatenate([encoder_input(pixels, self.family, self._rank) for pixels in some]))
+            # Each for itself: a view would hold the whole run's memory for as long as one of them is needed.
+            made += [{name: x[index : index + 1].copy() for name, x in run.items()} for index in range(len(some))]
+        return made
+
+    def _run(self, given: FloatArray) -> dict[str, FloatArray]:
+        made = self._session.run(self._outputs, {self._image: given}, self._shrinking)
         return {name: np.asarray(x) for name, x in zip(self.family.embedding_names, made, strict=True)}
 
 
@@ -68,6 +93,7 @@ class OnnxDecoder:
         threads: threads of a decode that is the only one.
         many_at_once: whether decodes will come side by side; if not, the sessions for them are not loaded.
         providers: what may compute, in the order of preference; see ``providers``.
+        together: how many prompts one run shall take, where the graphs allow it.
 
     Raises:
         BadSettings: the files cannot be loaded, or do not belong together.
@@ -81,6 +107,7 @@ class OnnxDecoder:
         providers: Sequence[Provider] = (CPU,),
         *,
         many_at_once: bool = True,
+        together: int = 1,
     ) -> None:
         widths = sorted({1, threads}) if many_at_once else [threads]
         self._plain = {width: open_session(decoder, width, providers) for width in widths}
@@ -94,16 +121,48 @@ class OnnxDecoder:
         for session in (self._plain[self._wide], self._fast[self._wide]):
             check_decoder_inputs(self.family, [entry.name for entry in session.get_inputs()])
             self._outputs = decoder_outputs([output.name for output in session.get_outputs()])
+        both = (self._plain[self._wide], self._fast[self._wide])
+        self.together = together if all(_is_free(session, "point_coords") for session in both) else 1
+        self._takes_images = all(_is_free(session, "image_embeddings") for session in both)
 
     def decode(
         self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
     ) -> tuple[FloatArray, FloatArray]:
         """One prompt → logits ``float32 [candidates, 256, 256]`` and scores ``float32 [candidates]``."""
+        logits, scores = self._run(embedding, prompt, alone=alone)
+        return logits.reshape(-1, LOW_RES, LOW_RES), scores.reshape(-1)
+
+    def decode_all(self, asks: Sequence[EngineAsk], *, alone: bool) -> list[tuple[FloatArray, FloatArray]]:
+        """The same for several asks, ``together`` of them in one run where their prompts have the same shape.
+
+        Asks of different images go together only where the graph takes several embeddings, which our own files do from
+        exporter version 2 on.
+        """
+        groups: dict[object, list[int]] = {}
+        for number, (embedding, prompt) in enumerate(asks):
+            image = None if self._takes_images else id(embedding)
+            groups.setdefault((prompt.tokens, bool(prompt.has_mask_input[0]), image), []).append(number)
+        made: dict[int, tuple[FloatArray, FloatArray]] = {}
+        for group in groups.values():
+            for start in range(0, len(group), self.together):
+                numbers = group[start : start + self.together]
+                some = [asks[number] for number in numbers]
+                if len(some) == 1:
+                    made[numbers[0]] = self.decode(*some[0], alone=alone)
+                    continue
+                logits, scores = self._run(_stacked(some), stacked([prompt for _, prompt in some]), alone=alone)
+                made |= zip(numbers, zip(logits, scores, strict=True), strict=True)
+        return [made[number] for number in range(len(asks))]
+
+    def _run(
+        self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        """Logits and scores as the graph gives them, for each of the prompts."""
         sessions = self._fast if prompt.tokens <= FAST_TOKENS else self._plain
         session = sessions[self._wide if alone else self._narrow]
         names = [entry.name for entry in session.get_inputs()]
         logits, scores = session.run(self._outputs, decoder_inputs(embedding, prompt, names))
-        return np.asarray(logits).reshape(-1, LOW_RES, LOW_RES), np.asarray(scores).reshape(-1)
+        return np.asarray(logits), np.asarray(scores)
 
 
 class OnnxHalves:
@@ -117,6 +176,8 @@ class OnnxHalves:
         self._encoder, self._decoder = encoder, decoder
         halves = {"encoder": encoder, "decoder": decoder}
         self.family = agree({name: half.metadata for name, half in halves.items() if half is not None})
+        self.encodes_together = encoder.together if encoder is not None else 1
+        self.decodes_together = decoder.together if decoder is not None else 1
 
     def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
         """RGB ``uint8 [height, width, 3]`` → the embedding's tensors."""
@@ -131,6 +192,18 @@ class OnnxHalves:
         if self._decoder is None:
             raise not_here("decoder")
         return self._decoder.decode(embedding, prompt, alone=alone)
+
+    def encode_all(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, FloatArray]]:
+        """See ``BatchEngine``."""
+        if self._encoder is None:
+            raise not_here("encoder")
+        return self._encoder.encode_all(images)
+
+    def decode_all(self, asks: Sequence[EngineAsk], *, alone: bool) -> list[tuple[FloatArray, FloatArray]]:
+        """See ``BatchEngine``."""
+        if self._decoder is None:
+            raise not_here("decoder")
+        return self._decoder.decode_all(asks, alone=alone)
 
 
 def providers(gpu: int | None) -> tuple[Provider, ...]:
@@ -167,6 +240,19 @@ def open_session(
         first = str(error).strip().splitlines() or [type(error).__name__]
         name = "made of this model" if isinstance(graph, bytes) else graph
         raise BadSettings(f"The model file {name} cannot be loaded by ONNX Runtime: {first[0]}") from error
+
+
+def _is_free(session: onnxruntime.InferenceSession, name: str) -> bool:
+    """Whether an input of a graph may have any number of rows."""
+    return any(entry.name == name and not isinstance(entry.shape[0], int) for entry in session.get_inputs())
+
+
+def _stacked(asks: Sequence[EngineAsk]) -> Mapping[str, FloatArray]:
+    """The embeddings of several asks as one, which is the first one where all are of one image."""
+    first = asks[0][0]
+    if all(embedding is first for embedding, _ in asks):
+        return first
+    return {name: np.concatenate([embedding[name] for embedding, _ in asks]) for name in first}
 
 
 def _metadata(session: onnxruntime.InferenceSession) -> Mapping[str, str]:

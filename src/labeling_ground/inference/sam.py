@@ -1,13 +1,13 @@
 """Segment Anything behind the port, whatever engine computes: queues, threads, prompts in, masks out."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from labeling_ground.errors import BackendFailed, LabelingGroundError
-from labeling_ground.inference.backend import DecodeAsk
+from labeling_ground.inference.backend import BatchSizes, DecodeAsk
 from labeling_ground.inference.graphs import (
     NOTES,
     Engine,
@@ -16,7 +16,10 @@ from labeling_ground.inference.graphs import (
     Floats,
     Precision,
     check_tensors,
+    decode_all,
+    encode_all,
     info_of,
+    together,
     version_of,
 )
 from labeling_ground.inference.lru import Lru
@@ -29,6 +32,8 @@ from labeling_ground.types import Embedding, EverythingOptions, Image, ModelVers
 
 T = TypeVar("T")
 
+_BATCHES = 2
+"""Batches under way: one is computed while the files of another are read, or its masks painted."""
 _FLOATS_BYTES = 64 << 20
 """What the floats of embeddings may take that are kept between clicks: those of 16 images, of SAM 2 of 4."""
 
@@ -50,7 +55,16 @@ class SamBackend:
     """
 
     def __init__(self, engine: Engine, version: ModelVersion, note: str, *, decode_threads: int) -> None:
-        self.info = info_of(engine.family, version, note, encodes_at_once=1)
+        self._encodes_together, self._decodes_together = encodes, decodes = together(engine)
+        self.info = info_of(
+            engine.family,
+            version,
+            note,
+            encode_batch=BatchSizes(encodes, encodes),
+            decode_batch=BatchSizes(decodes, decodes),
+            encodes_at_once=1 if encodes == 1 else _BATCHES,
+            decodes_at_once=None if decodes == 1 else _BATCHES,
+        )
         self.engine = engine
         self._decoding = 0
         self._floats: Lru[Floats] = Lru(_FLOATS_BYTES)
@@ -63,19 +77,25 @@ class SamBackend:
         Raises:
             BackendFailed: the engine failed.
         """
-        loop = asyncio.get_running_loop()
-        calls = [loop.run_in_executor(self._encoders, self._encode, image) for image in images]
-        return list(await asyncio.gather(*calls))
+        loop, most = asyncio.get_running_loop(), self._encodes_together
+        some = [images[start : start + most] for start in range(0, len(images), most)]
+        calls = [loop.run_in_executor(self._encoders, self._encode, each) for each in some]
+        return [embedding for made in await asyncio.gather(*calls) for embedding in made]
 
     async def decode(self, asks: Sequence[DecodeAsk]) -> list[Prediction]:
-        """One prediction for each embedding and prompt, in their order. Each is a task of its own: on CPUs batches gain
-        nothing.
+        """One prediction for each embedding and prompt, in their order. Where the engine gains nothing by batches, each
+        is a task of its own.
 
         Raises:
             BadPrompt: a prompt is empty.
             BackendFailed: the engine failed, or an embedding is not one of this model's.
         """
-        return await self._each(asks, self._predict)
+        family = self.engine.family
+
+        def paint(decoded: _Decoded, prompt: Prompt) -> Prediction:
+            return prediction(decoded.logits, decoded.scores, prompt, decoded.frame, family)
+
+        return await self._each(asks, paint)
 
     @property
     def usual(self) -> EverythingOptions:
@@ -88,23 +108,40 @@ class SamBackend:
         Raises:
             BackendFailed: the engine failed, or an embedding is not one of this model's.
         """
-        return await self._each(asks, self._sketch)
+        family = self.engine.family
 
-    async def _each(
-        self, asks: Sequence[DecodeAsk], work: Callable[[Mapping[str, FloatArray], Embedding, Prompt, bool], T]
-    ) -> list[T]:
-        floats = [self._floats_of(embedding) for embedding, _ in asks]
-        loop = asyncio.get_running_loop()
-        self._decoding += len(asks)
+        def note(decoded: _Decoded, _: Prompt) -> list[Sketch]:
+            return [*everything.sketches(decoded.logits, decoded.scores, decoded.frame, family)]
+
+        return await self._each(asks, note)
+
+    async def _each(self, asks: Sequence[DecodeAsk], finish: Callable[["_Decoded", Prompt], T]) -> list[T]:
+        floats = {id(embedding): self._floats_of(embedding) for embedding, _ in asks}
+        loop, most = asyncio.get_running_loop(), self._decodes_together
+        some = [asks[start : start + most] for start in range(0, len(asks), most)]
+
+        def decode(asks: Sequence[DecodeAsk], alone: bool) -> list[_Decoded]:
+            return self._decode([(floats[id(embedding)], embedding, prompt) for embedding, prompt in asks], alone)
+
+        async def compute(asks: Sequence[DecodeAsk], alone: bool) -> list[T]:
+            if len(asks) == 1:  # in one go: two would make each click wait for a thread twice
+                only = asks[0][1]
+                return [await loop.run_in_executor(self._decoders, lambda: finish(decode(asks, alone)[0], only))]
+            decoded = await loop.run_in_executor(self._decoders, decode, asks, alone)
+            return await asyncio.gather(
+                *(
+                    loop.run_in_executor(self._decoders, finish, one, prompt)
+                    for one, (_, prompt) in zip(decoded, asks, strict=True)
+                )
+            )
+
+        self._decoding += len(some)
         try:
             alone = self._decoding == 1
-            calls = [
-                loop.run_in_executor(self._decoders, work, own, *ask, alone)
-                for own, ask in zip(floats, asks, strict=True)
-            ]
-            return list(await asyncio.gather(*calls))
+            made = await asyncio.gather(*(compute(each, alone) for each in some))
+            return [one for each in made for one in each]
         finally:
-            self._decoding -= len(asks)
+            self._decoding -= len(some)
 
     def _floats_of(self, embedding: Embedding) -> Floats:
         names = self.engine.family.embedding_names
@@ -117,30 +154,26 @@ class SamBackend:
         self._encoders.shutdown(wait=False, cancel_futures=True)
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    def _encode(self, image: Image) -> Embedding:
+    def _encode(self, images: Sequence[Image]) -> list[Embedding]:
         with _failing("encode"):
-            return Embedding(self.engine.encode(image.pixels), image.height, image.width)
+            made = encode_all(self.engine, [image.pixels for image in images])
+        return [Embedding(one, image.height, image.width) for one, image in zip(made, images, strict=True)]
 
-    def _predict(
-        self, floats: Mapping[str, FloatArray], embedding: Embedding, prompt: Prompt, alone: bool
-    ) -> Prediction:
-        logits, scores, frame = self._decode(floats, embedding, prompt, alone)
-        return prediction(logits, scores, prompt, frame, self.engine.family)
-
-    def _sketch(
-        self, floats: Mapping[str, FloatArray], embedding: Embedding, prompt: Prompt, alone: bool
-    ) -> list[Sketch]:
-        logits, scores, frame = self._decode(floats, embedding, prompt, alone)
-        return [*everything.sketches(logits, scores, frame, self.engine.family)]
-
-    def _decode(
-        self, floats: Mapping[str, FloatArray], embedding: Embedding, prompt: Prompt, alone: bool
-    ) -> tuple[FloatArray, FloatArray, Frame]:
+    def _decode(self, asks: Sequence[tuple[Floats, Embedding, Prompt]], alone: bool) -> list["_Decoded"]:
         family = self.engine.family
-        frame = family.frame(embedding.height, embedding.width)
-        read = tensors(prompt, frame, family)
+        frames = [family.frame(embedding.height, embedding.width) for _, embedding, _ in asks]
+        read = [(own, tensors(prompt, frame, family)) for (own, _, prompt), frame in zip(asks, frames, strict=True)]
         with _failing("decode"):
-            return *self.engine.decode(floats, read, alone=alone), frame
+            made = decode_all(self.engine, read, alone=alone)
+        return [_Decoded(*one, frame) for one, frame in zip(made, frames, strict=True)]
+
+
+class _Decoded(NamedTuple):
+    """What a decoder says to one prompt, and how the model's square lies over the image."""
+
+    logits: FloatArray
+    scores: FloatArray
+    frame: Frame
 
 
 class _failing:  # noqa: N801 -- reads as the phrase it is: with failing("encode")

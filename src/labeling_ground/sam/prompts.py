@@ -6,6 +6,7 @@ ones 0, a box is its two corners as 2 and 3, and -1 is padding. «No mask» is `
 graphs blend with that number.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +97,13 @@ def as_tensors(
         mask_input=_NO_MASK if mask_input is None else mask_input,
         has_mask_input=np.array([1.0 if given else 0.0], np.float32),
     )
+
+
+def stacked(prompts: Sequence[PromptTensors]) -> PromptTensors:
+    """Prompts of one shape (as many tokens, all with a mask input or none) as one; its leading dimension is their
+    number."""
+    parts = ("point_coords", "point_labels", "mask_input", "has_mask_input")
+    return PromptTensors(*(np.concatenate([getattr(prompt, part) for prompt in prompts]) for part in parts))
 
 
 def _check_efficient_sam(prompt: Prompt, tokens: int) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from labeling_ground.engine_server.app import ModelEndpoint
 from labeling_ground.errors import BadSettings
@@ -62,7 +63,7 @@ def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> t
         model=name,
         precision=settings.engine_precision,
         engines=ENGINES if settings.engine == "auto" else {settings.engine: ENGINES[settings.engine]},
-        options={"onnx-cuda": {"gpu_bytes": int(settings.engine_gpu_bytes)}},
+        options=_options(settings),
     )
     served = choice.backend.engine.family
     if family is not None and served != family:
@@ -236,7 +237,7 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
         model=name,
         precision=settings.engine_precision,
         engines=ENGINES if settings.engine == "auto" else {settings.engine: ENGINES[settings.engine]},
-        options={"onnx-cuda": {"gpu_bytes": int(settings.engine_gpu_bytes)}},
+        options=_options(settings),
     )
     engine = choice.backend.engine
     version = version_from(name, counted, settings.engine_precision)
@@ -257,6 +258,12 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
         workers = settings.decode_workers
         endpoints.append(ModelEndpoint(settings.decoder_name, decoder, workers=workers, queue=settings.decode_queue))
     return endpoints, choice.why
+
+
+def _options(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What single engines are told, by their names."""
+    together: dict[str, Any] = {} if settings.engine_batch is None else {"together": settings.engine_batch}
+    return {"onnx": together, "onnx-cuda": {"gpu_bytes": int(settings.engine_gpu_bytes), **together}}
 
 
 def _rounded(stored: StoredFile) -> str:
