@@ -33,7 +33,7 @@ from labeling_ground.codec.records import open_embedding, seal_embedding
 from labeling_ground.codec.tensors import pack
 from labeling_ground.errors import BackendFailed, BadPrompt, BadSettings, LabelingGroundError, Overloaded
 from labeling_ground.inference.graphs import FloatArray
-from labeling_ground.inference.remote import wire
+from labeling_ground.inference.remote import envelope, wire
 from labeling_ground.inference.remote.addresses import Address
 from labeling_ground.inference.remote.backend import RemoteBackend, connect
 from labeling_ground.inference.remote.client import EngineClient, read_management
@@ -350,7 +350,7 @@ async def with_decoder(answer: Callable[[bytes], bytes]) -> AsyncIterator[Remote
     """A backend whose encoder is not asked, and whose decoder answers asks with what it is told to."""
 
     def reply(body: bytes) -> bytes:
-        return http(wire.write_description(description)) if wire.is_describe(body) else answer(body)
+        return http(wire.write_description(description)) if envelope.read_head(body).ask == "describe" else answer(body)
 
     async with answering(reply) as url:
         pools = await described(pool(Role.ENCODER, url), pool(Role.DECODER, url, most_bytes=2 << 20))
@@ -407,7 +407,7 @@ async def test_an_engine_that_is_too_busy_for_a_probe_is_left_in_peace_for_a_whi
             head = await reader.readuntil(b"\r\n\r\n")
             fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
             body = await reader.readexactly(int(fields.get(b"content-length", b"0")))
-            if wire.is_describe(body):
+            if envelope.read_head(body).ask == "describe":
                 probes.append(body)
                 await reader.read()  # until the asker has gone
             elif body:

@@ -8,9 +8,10 @@ from tests.inference.remote_values import KEY, SHAPE, VERSION, embedding, prompt
 
 from labeling_ground.codec.tensors import pack
 from labeling_ground.errors import BadInput
-from labeling_ground.inference.remote import wire
+from labeling_ground.inference.remote import envelope, wire
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.prompts import PromptTensors
+from labeling_ground.types import Priority
 
 
 def test_a_description_comes_through() -> None:
@@ -19,10 +20,63 @@ def test_a_description_comes_through() -> None:
     assert wire.description_from(wire.description_words(sent)) == sent
 
 
-def test_only_a_short_ask_for_a_description_is_one() -> None:
-    assert wire.is_describe(wire.write_ask(wire.Describe()))
-    assert not wire.is_describe(wire.write_ask(wire.Decode(VERSION, KEY, prompt())))
-    assert not wire.is_describe(b"describe")
+def test_a_request_says_at_its_head_what_it_is() -> None:
+    assert envelope.read_head(wire.write_ask(wire.Describe())).ask == "describe"
+    decode = wire.write_ask(wire.Decode(VERSION, KEY, prompt()), Priority.PREFETCH)
+    assert envelope.read_head(decode) == envelope.Head("decode", 1, Priority.PREFETCH)
+    assert envelope.read_head(envelope.write_several([decode] * 3, Priority.JOB)) == envelope.Head(
+        "several", 3, Priority.JOB
+    )
+    for nonsense in (b"", b"describe", decode[:30], (9).to_bytes(8, "little") + b"[1, 2, 3]", b"\xff" * 40):
+        assert envelope.read_head(nonsense) == envelope.Head()
+
+
+def test_several_asks_come_through_in_one_request_and_so_do_their_answers() -> None:
+    bodies = [wire.write_ask(wire.Decode(VERSION, KEY, prompt())), b"", b"no ask"]
+    assert envelope.read_several(envelope.write_several(bodies)) == bodies
+    replies = [(200, b"yes"), (424, b""), (400, b"no")]
+    assert envelope.read_replies(envelope.write_replies(replies), 3) == replies
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pack({}, {"protocol": "1", "ask": "several"}),
+        pack({"1": np.zeros(1, np.uint8)}, {"protocol": "1", "ask": "several"}),
+        pack({"0": np.zeros(1, np.float32)}, {"protocol": "1", "ask": "several"}),
+        pack({str(n): np.zeros(1, np.uint8) for n in range(65)}, {"protocol": "1", "ask": "several"}),
+        b"nonsense",
+    ],
+)
+def test_what_are_no_several_asks_is_refused(body: bytes) -> None:
+    with pytest.raises(BadInput):
+        envelope.read_several(body)
+
+
+@pytest.mark.parametrize("status", ["200", "200,2", "200,999", "", "200,200,200"])
+def test_answers_that_are_not_as_many_as_the_asks_are_refused(status: str) -> None:
+    body = pack({"0": np.zeros(1, np.uint8), "1": np.zeros(1, np.uint8)}, {"status": status})
+    with pytest.raises(BadInput):
+        envelope.read_replies(body, 2)
+
+
+def test_another_protocol_is_named_on_either_side() -> None:
+    ask = wire.write_ask(wire.Decode(VERSION, KEY, prompt()))
+    other = ask.replace(b'"protocol":"1"', b'"protocol":"2"')
+    with pytest.raises(BadInput, match=r"protocol '2'; this engine speaks 1\. Run the same release"):
+        wire.read_ask(other, Family.SAM)
+    described = wire.write_ask(wire.Describe()).replace(b'"protocol":"1"', b'"protocol":"2"')
+    assert isinstance(wire.read_ask(described, Family.SAM), wire.Describe)
+    words = wire.description_words(wire.Description(VERSION, Family.SAM, "fp32", wire.Role.DECODER))
+    with pytest.raises(BadInput, match=r"speaks protocol '2'; this server speaks 1\. Run the same release"):
+        wire.description_from(words | {"protocol": "2"})
+
+
+@pytest.mark.parametrize(("said", "together"), [({}, 1), ({"together": "16"}, 16), ({"together": "5000"}, 64)])
+def test_an_engine_of_before_takes_one_ask_in_a_request(said: dict[str, str], together: int) -> None:
+    words = wire.description_words(wire.Description(VERSION, Family.SAM, "fp32", wire.Role.DECODER))
+    del words["together"]
+    assert wire.description_from(words | said).together == together
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import uvicorn
 from numpy.typing import NDArray
 
 from labeling_ground.engine_server.app import ModelEndpoint, create_engine_app
-from labeling_ground.inference.graphs import Engine, FloatArray
+from labeling_ground.inference.graphs import Engine, EngineAsk, FloatArray, together
 from labeling_ground.inference.remote.addresses import Address, Addresses, Resolve
 from labeling_ground.inference.remote.backend import RemoteBackend, connect
 from labeling_ground.inference.remote.client import EngineClient, Limits
@@ -107,10 +107,27 @@ class ToyEngine:
         return np.stack([logits + 4 * i for i in range(4)]).astype(np.float32), scores.astype(np.float32)
 
 
+@dataclass
+class TogetherEngine(ToyEngine):
+    """Takes four asks in one run, and notes how many each run had."""
+
+    encodes_together: int = 4
+    decodes_together: int = 4
+    runs: list[int] = field(default_factory=list)
+
+    def encode_all(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, FloatArray]]:
+        self.runs.append(len(images))
+        return [self.encode(pixels) for pixels in images]
+
+    def decode_all(self, asks: Sequence[EngineAsk], *, alone: bool) -> list[tuple[FloatArray, FloatArray]]:
+        self.runs.append(len(asks))
+        return [self.decode(*ask, alone=alone) for ask in asks]
+
+
 def endpoint(
     role: Role, engine: Engine, kept: Path, *, version: ModelVersion = VERSION, workers: int = 2
 ) -> ModelEndpoint:
-    description = Description(version, engine.family, "fp32", role)
+    description = Description(version, engine.family, "fp32", role, together=together(engine)[role is Role.DECODER])
     keeps = EmbeddingStore(kept, 64 << 20) if role is Role.DECODER else None
     return ModelEndpoint(NAMES[role], InferenceHandler(engine, description, keeps), workers=workers, queue=64)
 

@@ -15,8 +15,8 @@ from labeling_ground.inference.backend import BatchSizes, DecodeAsk
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.predictor import MaskAnswer, Predictor
 from labeling_ground.service.queues import FairQueue
-from labeling_ground.service.urgency import asked_as
 from labeling_ground.types import EverythingOptions, Prediction, Priority
+from labeling_ground.urgency import asked_as
 
 pytestmark = pytest.mark.anyio
 
@@ -176,18 +176,18 @@ async def test_an_engine_that_has_too_much_to_do_is_not_asked_again_for_each() -
     backend = Picky(batch=FOUR)
     backend.failure = lambda text: Overloaded(text, 1.0)  # type: ignore[assignment]
     async with serving(backend, slots=1) as predictor:
-        _, *tasks = await waiting_together(predictor, backend, 4)
+        tasks = await waiting_together(predictor, backend, 4)
         assert backend.hold is not None
         backend.hold.set()
         done = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(one) for one in done] == [Overloaded] * 4
+    assert [type(one) for one in done] == [MaskAnswer] + [Overloaded] * 4
     assert backend.batches == [1, 4]
 
 
 async def test_one_that_leaves_calls_off_no_other_and_is_not_computed() -> None:
     backend = ToyBackend(batch=FOUR)
     async with serving(backend, slots=1) as predictor:
-        _, *tasks = await waiting_together(predictor, backend, 5)
+        first, *tasks = await waiting_together(predictor, backend, 5)
         tasks[1].cancel()
         await until(lambda: predictor.decode_lane.waiting == 4)
         assert backend.hold is not None
@@ -199,6 +199,7 @@ async def test_one_that_leaves_calls_off_no_other_and_is_not_computed() -> None:
         await asyncio.wait({tasks[2]})
         backend.hold.set()
         done = await asyncio.gather(*tasks, return_exceptions=True)
+        await first
         assert [isinstance(one, MaskAnswer) for one in done] == [True, False, False, True, True]
         assert (backend.batches, backend.called_off) == ([1, 4], 0)
         await until(lambda: predictor.decode_lane.running == 0)
@@ -207,12 +208,13 @@ async def test_one_that_leaves_calls_off_no_other_and_is_not_computed() -> None:
 async def test_members_of_a_batch_are_charged_their_share_and_an_entry_costs_it() -> None:
     backend = ToyBackend(decode_s=0.05, batch=FOUR)
     async with serving(backend, slots=1) as predictor:
-        _, *tasks = await waiting_together(predictor, backend, 4)
+        first, *tasks = await waiting_together(predictor, backend, 4)
         began = time.perf_counter()
         assert backend.hold is not None
         backend.hold.set()
         await asyncio.gather(*tasks)
         elapsed = time.perf_counter() - began
+        await first
         digests = [keys.prompt_digest(keys.canonical(click(2.0 * column + 1, 15).points)) for column in range(4)]
         image = keys.ImageKeys(TENANT, keys.image_id(image_bytes(0)))
         entries = [predictor.store.peek(image.mask(backend.version, digest)) for digest in digests]

@@ -8,8 +8,8 @@ from tests.doubles import Clock, until
 
 from labeling_ground.errors import BackendFailed, Overloaded
 from labeling_ground.service.queues import FairQueue, Outlook
-from labeling_ground.service.urgency import Urgency
 from labeling_ground.types import Priority
+from labeling_ground.urgency import Urgency
 
 pytestmark = pytest.mark.anyio
 

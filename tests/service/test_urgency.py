@@ -13,8 +13,8 @@ from labeling_ground.service.everything import Everything
 from labeling_ground.service.flights import Flights
 from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.queues import FairQueue
-from labeling_ground.service.urgency import Urgency, asked_as, asked_at_best, current_urgency
 from labeling_ground.types import Embedding, EverythingOptions, Image, Prediction, Priority, Prompt
+from labeling_ground.urgency import Urgency, asked_as, asked_at_best, current_urgency
 
 pytestmark = pytest.mark.anyio
 

@@ -26,8 +26,8 @@ from labeling_ground.api.state import REQUEST_LOG_KEY, RequestLog
 from labeling_ground.api.web_security import SECURITY_HEADERS, OriginCheck
 from labeling_ground.errors import BadInput, LabelingGroundError, Overloaded, TooLarge
 from labeling_ground.observe import RequestMetrics, access
-from labeling_ground.service.urgency import Urgency, current
 from labeling_ground.types import Priority
+from labeling_ground.urgency import Urgency, current
 
 _READING = frozenset({"GET", "HEAD"})
 ALWAYS = frozenset({"/health/live", "/health/ready", "/metrics"})

@@ -15,9 +15,9 @@ from labeling_ground.cli.common import cache_dir_option, data, empty_option, jso
 from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import LabelingGroundError, StoreFailed, TooLarge
 from labeling_ground.service.predictor import Predictor
-from labeling_ground.service.urgency import asked_as
 from labeling_ground.settings import Settings
 from labeling_ground.types import Priority
+from labeling_ground.urgency import asked_as
 from labeling_ground.wiring import build_predictor
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tif", ".tiff"})

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -19,42 +20,51 @@ from labeling_ground.api.edge import Edge, Limits
 from labeling_ground.api.errors import problem, response_for
 from labeling_ground.api.web_security import ANY, OriginCheck
 from labeling_ground.errors import LabelingGroundError
-from labeling_ground.inference.remote import wire
+from labeling_ground.inference.backend import BatchSizes
+from labeling_ground.inference.remote import envelope
 from labeling_ground.inference.remote.handler import InferenceHandler, Reply
 from labeling_ground.service.queues import FairQueue
+from labeling_ground.urgency import Urgency
 
 
 class ModelEndpoint:
-    """One half of a model: so many asks at a time, so many waiting, each in a thread.
+    """One half of a model: so many requests at a time, so many waiting by their class, each in a thread.
+
+    Requests of one class that wait are answered together where the engine gains by it.
 
     Args:
         name: what it is called in paths.
         handler: what answers.
-        workers: asks that are answered at the same time.
-        queue: asks that may wait; one more is answered 503.
+        workers: requests, or batches of them, that are answered at the same time.
+        queue: requests of a class that may wait; one more is answered 503.
     """
 
     def __init__(self, name: str, handler: InferenceHandler, *, workers: int, queue: int) -> None:
         self.name = name
         self.handler = handler
-        self.lane = FairQueue(handler.description.role.value, workers, queue)
-        self._threads = ThreadPoolExecutor(workers, f"engine-{handler.description.role.value}")
+        role = handler.description.role.value
+        self.lane = FairQueue(role, workers, queue, batch=self._batch)
+        self._threads = ThreadPoolExecutor(workers, f"engine-{role}")
 
     async def answer(self, body: bytes) -> Reply:
-        """Answer an ask. One that is cancelled while it waits is never begun.
+        """Answer a request. One that is cancelled while it waits is never begun.
 
         Raises:
             Overloaded: the queue is full.
         """
-        if wire.is_describe(body):
+        head = envelope.read_head(body)
+        if head.ask == "describe":
             return self.handler.answer(body)  # at once: whoever asks wants to know whether there is anybody
-        async with self.lane.slot(), self.lane.timed():
-            running = asyncio.get_running_loop().run_in_executor(self._threads, self.handler.answer, body)
-            try:
-                return await asyncio.shield(running)
-            except asyncio.CancelledError:
-                await asyncio.wait({running})  # nothing stops a thread: its place is taken until it is done
-                raise
+        async with self.lane.slot(size=head.asks, urgency=Urgency(head.priority)) as place, self.lane.timed():
+            [reply] = (await place.call(partial(place.compute, self._answer, [body]))).value
+            return reply
+
+    async def _answer(self, bodies: Sequence[bytes]) -> list[Reply]:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.handler.answer_all, bodies)
+
+    def _batch(self) -> BatchSizes:
+        together = self.handler.description.together
+        return BatchSizes(together, together)
 
     def status(self) -> dict[str, Any]:
         """What TorchServe's management tells of a model, as far as anybody reads it."""
@@ -64,7 +74,7 @@ class ModelEndpoint:
             "modelVersion": str(description.version),
             "minWorkers": lane.slots,
             "maxWorkers": lane.slots,
-            "batchSize": 1,
+            "batchSize": description.together,
             "loadedAtStartup": True,
             "workers": [{"id": str(number), "status": "READY"} for number in range(lane.slots)],
             "jobQueueStatus": {"remainingCapacity": lane.queue - lane.waiting, "pendingRequests": lane.waiting},

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 
 from labeling_ground.errors import BadSettings
 from labeling_ground.inference.graphs import Engine
-from labeling_ground.inference.onnx_halves import OnnxDecoder, OnnxEncoder, providers
+from labeling_ground.inference.onnx_halves import CPU, PROMPTS, OnnxDecoder, OnnxEncoder, providers
 from labeling_ground.inference.remote import wire
 from labeling_ground.inference.remote.embedding_store import EmbeddingStore, default_folder
 from labeling_ground.inference.remote.handler import InferenceHandler
@@ -55,7 +55,7 @@ _handlers: list[InferenceHandler] = []
 
 
 def handle(data: Sequence[Mapping[str, Any]] | None, context: Context) -> list[bytes]:
-    """Answer a batch of asks, each for itself: a bad one spoils no other. Without data: load the model.
+    """Answer a batch of requests, computed together: a bad one spoils no other. Without data: load the model.
 
     Raises:
         BadSettings: the archive cannot be used. TorchServe logs it and gives the worker up.
@@ -66,8 +66,7 @@ def handle(data: Sequence[Mapping[str, Any]] | None, context: Context) -> list[b
         ]
         return []
     bodies = []
-    for index, row in enumerate(data):
-        reply = _handlers[0].answer(_body(row))
+    for index, reply in enumerate(_handlers[0].answer_all([_body(row) for row in data])):
         if reply.status != 200:
             context.set_response_status(reply.status, "", index)
         context.set_response_content_type(index, reply.media_type)
@@ -101,12 +100,20 @@ def open_handler(folder: Path, gpu: int | None = None, environment: Mapping[str,
         if threads < 1 or embedding_store_bytes < 0:
             raise ValueError(f"{THREADS} is {threads}, {EMBEDDING_STORE_BYTES} is {embedding_store_bytes}")
         half: OnnxEncoder | OnnxDecoder
+        chosen = providers(gpu)
         if role is wire.Role.ENCODER:
-            half, kept = OnnxEncoder(files["encoder"], threads, providers(gpu)), None
+            half, kept = OnnxEncoder(files["encoder"], threads, chosen), None
         else:
-            half = OnnxDecoder(files["decoder"], files.get("decoder-fast"), threads, providers(gpu), many_at_once=False)
+            half = OnnxDecoder(
+                files["decoder"],
+                files.get("decoder-fast"),
+                threads,
+                chosen,
+                many_at_once=False,
+                together=1 if chosen == (CPU,) else PROMPTS,
+            )
             kept = EmbeddingStore(Path(given[EMBEDDING_STORE_DIR] or default_folder()), embedding_store_bytes)
-        description = wire.Description(version, half.family, about["precision"], role, about["note"])
+        description = wire.Description(version, half.family, about["precision"], role, about["note"], half.together)
     except (KeyError, TypeError, ValueError) as error:
         raise BadSettings(f"The archive or its environment cannot be used: {error!r}.") from error
     log.info("%s of %s is loaded: %d threads, %s", role, version, threads, half.computed_by)

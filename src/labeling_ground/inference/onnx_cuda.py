@@ -15,11 +15,9 @@ from labeling_ground.inference import sam
 from labeling_ground.inference.dialects import decoder_inputs
 from labeling_ground.inference.graphs import FAST_TOKENS, FloatArray, Precision
 from labeling_ground.inference.lru import Lru
-from labeling_ground.inference.onnx_halves import CPU, CUDA, OnnxDecoder, OnnxEncoder, OnnxHalves, Provider
+from labeling_ground.inference.onnx_halves import CPU, CUDA, PROMPTS, OnnxDecoder, OnnxEncoder, OnnxHalves, Provider
 from labeling_ground.sam.prompts import PromptTensors
 
-PROMPTS = 16
-"""Prompts of one run. The decoder is small: alone, one leaves most of a GPU idle."""
 KEPT_IN_FP32 = ("LayerNormalization", "Pow", "ReduceMean", "Softmax", "Sqrt")
 """Operators that sum or square many numbers, which fp16 may not hold: 65504 is its largest."""
 

@@ -27,6 +27,8 @@ from labeling_ground.inference.graphs import (
 from labeling_ground.sam.geometry import LOW_RES
 from labeling_ground.sam.prompts import PromptTensors, stacked
 
+PROMPTS = 16
+"""Prompts of one run on a GPU. The decoder is small: alone, one leaves most of it idle."""
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 Provider = str | tuple[str, dict[str, Any]]

@@ -20,7 +20,6 @@ from labeling_ground.sam.everything import CANDIDATES, SECOND_NMS, grid, keep_be
 from labeling_ground.service.asks import Ask
 from labeling_ground.service.predictor import Predictor, Timing
 from labeling_ground.service.queues import FairQueue
-from labeling_ground.service.urgency import asked_at_best, current_urgency
 from labeling_ground.types import (
     Embedding,
     Entry,
@@ -32,6 +31,7 @@ from labeling_ground.types import (
     Priority,
     Prompt,
 )
+from labeling_ground.urgency import asked_at_best
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,9 +313,8 @@ class Everything:
         async with self._workers.slot(search.tenant, patient=True) as worker:
             # After clicks, whoever waits for the grid: it is many calls, and a click is one.
             with asked_at_best(Priority.PREFETCH):
-                urgency = current_urgency()
-            async with lane.slot(search.tenant, size=len(asks), urgency=urgency, patient=True) as place:
-                made = await place.call(partial(model.sketch, place, search.version, asks), also=worker)
+                async with lane.slot(search.tenant, size=len(asks), patient=True) as place:
+                    made = await place.call(partial(model.sketch, place, search.version, asks), also=worker)
             return await self._pool.run(judge)
 
     def _tell(self) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from labeling_ground.errors import BackendFailed, Overloaded
-from labeling_ground.service.urgency import Urgency, current_urgency, work_for
 from labeling_ground.types import Priority
+from labeling_ground.urgency import Urgency, current_urgency, work_for
 
 T = TypeVar("T")
 

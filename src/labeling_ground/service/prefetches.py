@@ -11,9 +11,9 @@ from labeling_ground.service.asks import Ask
 from labeling_ground.service.images import Embeddings, ImageFiles, Upload
 from labeling_ground.service.once import Once
 from labeling_ground.service.queues import FairQueue
-from labeling_ground.service.urgency import asked_at_best, current_urgency
 from labeling_ground.supervisor import Background
 from labeling_ground.types import Kind, Outcome, Priority
+from labeling_ground.urgency import asked_at_best, current_urgency
 
 
 class Prefetches:

@@ -13,8 +13,8 @@ from labeling_ground.errors import Overloaded
 from labeling_ground.inference.backend import ALONE, BatchSizes
 from labeling_ground.service.batching import Batch, EngineCalls, Place
 from labeling_ground.service.shares import ClassFigures, Line, Ticket
-from labeling_ground.service.urgency import Urgency, current_urgency
 from labeling_ground.types import Priority
+from labeling_ground.urgency import Urgency, current_urgency
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from labeling_ground.inference.auto import ENGINES, Halves
 from labeling_ground.inference.auto import choose as choose_engine
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.choose import BACKENDS, choose_backend
+from labeling_ground.inference.graphs import together as together_of
 from labeling_ground.inference.graphs import version_from
 from labeling_ground.inference.remote.addresses import Address, Addresses
 from labeling_ground.inference.remote.backend import RemoteBackend
@@ -242,10 +243,13 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
     engine = choice.backend.engine
     version = version_from(name, counted, settings.engine_precision)
 
+    encodes, decodes = together_of(engine)
+    together = {EngineRole.ENCODER: encodes, EngineRole.DECODER: decodes}
+
     def handler(role: EngineRole, stored: StoredFile, kept: EmbeddingStore | None) -> InferenceHandler:
         note = f"{_rounded(stored)} {choice.backend.info.note}".strip()
         return InferenceHandler(
-            engine, Description(version, engine.family, settings.engine_precision, role, note), kept
+            engine, Description(version, engine.family, settings.engine_precision, role, note, together[role]), kept
         )
 
     endpoints = []

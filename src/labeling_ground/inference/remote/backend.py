@@ -9,50 +9,35 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
 from labeling_ground.errors import BackendFailed, BadSettings, LabelingGroundError
-from labeling_ground.inference.backend import DecodeAsk, ModelInfo
+from labeling_ground.inference.backend import BatchSizes, DecodeAsk, ModelInfo
 from labeling_ground.inference.graphs import check_tensors, info_of
 from labeling_ground.inference.remote import wire
 from labeling_ground.inference.remote.client import Answer, Attempt, EngineClient, OtherModel
 from labeling_ground.inference.remote.pool import EnginePool, Send, agreed
+from labeling_ground.inference.remote.requests import DECODED_BYTES, Asked, ask_all, carries, decode_all, home, together
 from labeling_ground.inference.remote_status import EngineFigures
 from labeling_ground.inference.sketch import Sketch
 from labeling_ground.pools import Pool
 from labeling_ground.sam import everything
 from labeling_ground.sam.family import Family
-from labeling_ground.sam.geometry import Frame
 from labeling_ground.sam.masks import needed, prediction
 from labeling_ground.sam.preprocess import resize
 from labeling_ground.sam.prompts import tensors
 from labeling_ground.supervisor import Supervisor
-from labeling_ground.types import Embedding, EverythingOptions, Image, ModelVersion, Prediction, Prompt
+from labeling_ground.types import Embedding, EverythingOptions, Image, ModelVersion, Prediction, Priority, Prompt
+from labeling_ground.urgency import current_urgency
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_FLOATS = (np.float16, np.float32)
 _SKETCHED = ((1, 2, 3), False)
 """The candidates that «segment everything» looks at."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """One embedding in one call, under the model that the call began with."""
-
-    version: ModelVersion
-    family: Family
-    embedding: Embedding
-    key: str
-
-    @property
-    def frame(self) -> Frame:
-        return self.family.frame(self.embedding.height, self.embedding.width)
 
 
 class RemoteBackend:
@@ -73,8 +58,6 @@ class RemoteBackend:
         resolve_s: seconds between two look-ups of names that lead to several engines.
         supervisor: of these looks.
     """
-
-    prompts_at_once = 1
 
     def __init__(
         self,
@@ -105,10 +88,18 @@ class RemoteBackend:
 
     @property
     def info(self) -> ModelInfo:
-        """What is served now, and how many asks its engines take at the same time, all together."""
+        """What is served now, and how many asks its engines take at the same time, all together, and in one request."""
         encodes, decodes = (pool.at_once(self._info.version) for pool in self._pools)
-        if (self._info.encodes_at_once, self._info.decodes_at_once) != (encodes, decodes):
+        images, prompts = (together(pool.available(self._info.version)) for pool in self._pools)
+        now = self._info
+        if (now.encodes_at_once, now.decodes_at_once) != (encodes, decodes):
             self._info = dataclasses.replace(self._info, encodes_at_once=encodes, decodes_at_once=decodes)
+        if (now.encode_batch.background, now.decode_batch.background) != (images, prompts):
+            self._info = dataclasses.replace(
+                self._info,
+                encode_batch=BatchSizes(images, images),
+                decode_batch=BatchSizes(prompts, prompts),
+            )
         return self._info
 
     @property
@@ -128,7 +119,7 @@ class RemoteBackend:
         return everything.USUAL[self._family]
 
     async def encode(self, images: Sequence[Image]) -> list[Embedding]:
-        """One embedding for each image, in their order, each an ask of its own.
+        """One embedding for each image, in their order, in requests of as many as the encoder takes.
 
         Raises:
             BackendFailed: the encoder is away, too slow, serves another model by now, or answers nonsense.
@@ -136,24 +127,31 @@ class RemoteBackend:
         """
         version, family = self._info.version, self._family  # before anything is awaited: see the class
         self._start_watching()
-        return await _all([self._encode(version, family, image) for image in images])
+        most = together(self._encoders.available(version))
+        some = [images[start : start + most] for start in range(0, len(images), most)]
+        return _flat(await _all([self._encode(version, family, each) for each in some]))
 
-    async def _encode(self, version: ModelVersion, family: Family, image: Image) -> Embedding:
-        ask = await self._encoding.run(_encode_ask, version, family, image)
+    async def _encode(self, version: ModelVersion, family: Family, images: Sequence[Image]) -> list[Embedding]:
+        priority = current_urgency().priority
+        bodies = await _all([self._encoding.run(_encode_ask, version, family, image, priority) for image in images])
 
-        async def send(client: EngineClient, attempt: Attempt) -> wire.Encoded:
+        async def send(client: EngineClient, attempt: Attempt) -> list[wire.Encoded]:
+            most = carries(client, family.embedding_bytes(4) + 1024)
+            return _flat([await one(client, attempt, bodies[at : at + most]) for at in range(0, len(bodies), most)])
+
+        async def one(client: EngineClient, attempt: Attempt, some: Sequence[bytes]) -> list[wire.Encoded]:
             started = time.perf_counter()
-            answer = await client.ask(ask, attempt)
+            answers = await ask_all(client, attempt, some, priority)
             with client.reading():
-                encoded = await self._encoding.run(wire.read_encoded, answer.body, version, family)
-            client.took(encoded.seconds, time.perf_counter() - started)
-            return encoded
+                read = [await self._encoding.run(wire.read_encoded, answer.body, version, family) for answer in answers]
+            client.took(sum(encoded.seconds for encoded in read), time.perf_counter() - started)
+            return read
 
         encoded = await self._ask(self._encoders, version, "", send)
-        return Embedding(encoded.tensors, image.height, image.width)
+        return [Embedding(one.tensors, image.height, image.width) for one, image in zip(encoded, images, strict=True)]
 
     async def decode(self, asks: Sequence[DecodeAsk]) -> list[Prediction]:
-        """One prediction for each embedding and prompt, in their order, each an ask of its own.
+        """One prediction for each embedding and prompt, in their order, in requests of as many as a decoder takes.
 
         Raises:
             BadPrompt: a prompt is empty.
@@ -162,7 +160,7 @@ class RemoteBackend:
             Overloaded: it has too much to do.
         """
 
-        def paint(asked: _Asked, prompt: Prompt, decoded: wire.Decoded) -> Prediction:
+        def paint(asked: Asked, prompt: Prompt, decoded: wire.Decoded) -> Prediction:
             return prediction(decoded.logits, decoded.scores, prompt, asked.frame, asked.family)
 
         family = self._family
@@ -175,7 +173,7 @@ class RemoteBackend:
             BackendFailed, Overloaded: as in ``decode``.
         """
 
-        def note(asked: _Asked, _: Prompt, decoded: wire.Decoded) -> list[Sketch]:
+        def note(asked: Asked, _: Prompt, decoded: wire.Decoded) -> list[Sketch]:
             return [*everything.sketches(decoded.logits, decoded.scores, asked.frame, asked.family)]
 
         return await self._each(asks, lambda _: _SKETCHED, note)
@@ -209,7 +207,7 @@ class RemoteBackend:
         self,
         asks: Sequence[DecodeAsk],
         wanted: Callable[[Prompt], tuple[tuple[int, ...], bool]],
-        finish: Callable[[_Asked, Prompt, wire.Decoded], T],
+        finish: Callable[[Asked, Prompt, wire.Decoded], T],
     ) -> list[T]:
         version, family = self._info.version, self._family  # before anything is awaited: see the class
         self._start_watching()
@@ -217,79 +215,73 @@ class RemoteBackend:
         for embedding in embeddings.values():
             check_tensors(embedding, family.embedding_names)
         asked = {name: await self._asked(version, family, embedding) for name, embedding in embeddings.items()}
-        return await _all(
-            [self._one(asked[id(embedding)], prompt, wanted(prompt), finish) for embedding, prompt in asks]
-        )
+        # What one decoder has the images of goes there together.
+        decoders = self._decoders.available(version)
+        groups: dict[str, list[int]] = {}
+        for number, (embedding, _) in enumerate(asks):
+            groups.setdefault(home(decoders, asked[id(embedding)].key), []).append(number)
+        most = together(decoders)
+        some = [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
 
-    async def _asked(self, version: ModelVersion, family: Family, embedding: Embedding) -> _Asked:
+        async def one(numbers: Sequence[int]) -> list[tuple[int, T]]:
+            given = [(asked[id(asks[number][0])], asks[number][1]) for number in numbers]
+            return list(zip(numbers, await self._some(version, given, wanted, finish), strict=True))
+
+        made = dict(_flat(await _all([one(numbers) for numbers in some])))
+        return [made[number] for number in range(len(asks))]
+
+    async def _asked(self, version: ModelVersion, family: Family, embedding: Embedding) -> Asked:
         key = (
             embedding_key(version, embedding)
             if embedding.digest
             else await self._decoding.run(embedding_key, version, embedding)
         )
-        return _Asked(version, family, embedding, key)
+        return Asked(version, family, embedding, key)
 
-    async def _one(
+    async def _some(
         self,
-        asked: _Asked,
-        prompt: Prompt,
-        wanted: tuple[tuple[int, ...], bool],
-        finish: Callable[[_Asked, Prompt, wire.Decoded], T],
-    ) -> T:
-        candidates, best = wanted
-        ask = wire.Decode(
-            asked.version,
-            asked.key,
-            tensors(prompt, asked.frame, asked.family),
-            candidates=candidates,
-            best=best,
-        )
+        version: ModelVersion,
+        given: Sequence[tuple[Asked, Prompt]],
+        wanted: Callable[[Prompt], tuple[tuple[int, ...], bool]],
+        finish: Callable[[Asked, Prompt, wire.Decoded], T],
+    ) -> list[T]:
+        """What comes of asks that go to one decoder in one request, if it takes them."""
+        asks = []
+        for asked, prompt in given:
+            candidates, best = wanted(prompt)
+            prompted = tensors(prompt, asked.frame, asked.family)
+            asks.append((wire.Decode(version, asked.key, prompted, candidates=candidates, best=best), asked))
+        priority = current_urgency().priority
 
-        async def send(client: EngineClient, attempt: Attempt) -> T:
+        async def send(client: EngineClient, attempt: Attempt) -> list[T]:
+            most = carries(client, DECODED_BYTES)
+            return _flat([await one(client, attempt, at, at + most) for at in range(0, len(asks), most)])
+
+        async def one(client: EngineClient, attempt: Attempt, start: int, end: int) -> list[T]:
             started = time.perf_counter()
-            answer = await self._decoded(client, attempt, ask, asked)
+            answers = await decode_all(client, attempt, asks[start:end], priority, self._decoding)
             seconds = time.perf_counter() - started
 
-            def read() -> tuple[wire.Decoded, T]:
-                decoded = wire.read_decoded(answer.body, asked.version)
+            def read(answer: Answer, asked: Asked, prompt: Prompt) -> tuple[wire.Decoded, T]:
+                decoded = wire.read_decoded(answer.body, version)
                 return decoded, finish(asked, prompt, decoded)
 
             with client.reading():
-                decoded, made = await self._decoding.run(read)
-            client.sent.keeps = decoded.kept
-            if not decoded.kept:
-                client.sent.discard(asked.key)
-            client.took(decoded.seconds, seconds)
-            return made
+                made = await _all(
+                    [
+                        self._decoding.run(read, answer, asked, prompt)
+                        for answer, (asked, prompt) in zip(answers, given[start:end], strict=True)
+                    ]
+                )
+            for (decoded, _), (asked, _) in zip(made, given[start:end], strict=True):
+                client.sent.keeps = decoded.kept
+                if not decoded.kept:
+                    client.sent.discard(asked.key)
+            client.took(sum(decoded.seconds for decoded, _ in made), seconds)
+            return [one for _, one in made]
 
-        async with self._decoders.place(asked.version):
-            return await self._ask(self._decoders, asked.version, asked.key, send)
-
-    async def _decoded(self, client: EngineClient, attempt: Attempt, ask: wire.Decode, asked: _Asked) -> Answer:
-        """A decoder's answer. The embedding goes along only where that decoder does not have it."""
-        sent = client.sent
-        if asked.key in sent:
-            answer = await client.ask(wire.write_ask(ask), attempt)
-            if answer.status == 200:
-                sent.used(asked.key)
-                return answer
-            sent.discard(asked.key)  # it was dropped, or the decoder was started anew
-        if not sent.keeps:
-            return await self._with_tensors(client, attempt, ask, asked)
-        async with sent.lock(asked.key):  # of many prompts on a new image, one brings it
-            if asked.key not in sent:
-                return await self._with_tensors(client, attempt, ask, asked)
-        answer = await client.ask(wire.write_ask(ask), attempt)
-        return answer if answer.status == 200 else await self._with_tensors(client, attempt, ask, asked)
-
-    async def _with_tensors(self, client: EngineClient, attempt: Attempt, ask: wire.Decode, asked: _Asked) -> Answer:
-        body = await self._decoding.run(_decode_ask, ask, asked.embedding, asked.family)
-        client.sent.times += 1
-        answer = await client.ask(body, attempt)
-        if answer.status != 200:
-            raise client.failed("it asks for an embedding that it was sent")
-        client.sent.add(asked.key)
-        return answer
+        async with self._decoders.place(version):
+            return await self._ask(self._decoders, version, given[0][0].key, send)
 
     async def _ask(self, pool: EnginePool, version: ModelVersion, key: str, send: Send[T]) -> T:
         try:
@@ -394,14 +386,8 @@ def connect(encoders: EnginePool, decoders: EnginePool, *, model: str, wait_s: f
         thread.submit(asyncio.run, greet()).result()
 
 
-def _encode_ask(version: ModelVersion, family: Family, image: Image) -> bytes:
-    return wire.write_ask(wire.Encode(version, resize(image.pixels, family)))
-
-
-def _decode_ask(ask: wire.Decode, embedding: Embedding, family: Family) -> bytes:
-    floats = {name: embedding.tensors[name] for name in family.embedding_names}
-    sent = {name: x if x.dtype in _FLOATS else x.astype(np.float32) for name, x in floats.items()}
-    return wire.write_ask(dataclasses.replace(ask, embedding=sent))
+def _encode_ask(version: ModelVersion, family: Family, image: Image, priority: Priority) -> bytes:
+    return wire.write_ask(wire.Encode(version, resize(image.pixels, family)), priority)
 
 
 def embedding_key(version: ModelVersion, embedding: Embedding) -> str:
@@ -414,6 +400,10 @@ def embedding_key(version: ModelVersion, embedding: Embedding) -> str:
         hasher.update(json.dumps([name, tensor.dtype.str, tensor.shape]).encode())
         hasher.update(np.ascontiguousarray(tensor).data)
     return hasher.hexdigest()
+
+
+def _flat(parts: Sequence[Sequence[T]]) -> list[T]:
+    return [one for part in parts for one in part]
 
 
 async def _all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -166,7 +166,7 @@ class EngineClient:
         self.is_draining = False
         """Whether it has said that it shuts down, and nothing else since."""
         self.sent = SentEmbeddings()
-        self._limits = limits
+        self.limits = limits
         self._session: aiohttp.ClientSession | None = None
         self._reason = ""
         self.engine_s: float | None = None
@@ -322,12 +322,17 @@ class EngineClient:
             except aiohttp.ClientError as error:  # no HTTP, or a broken one
                 raise self.failed(_words(error)) from error
             else:
-                return self._judge(*found)
+                return self.judge(*found)
 
     def _owes_nothing(self) -> None:
         self._probe_pause_s = self._probe_after = 0.0
 
-    def _judge(self, status: int, body: bytes, retry_after: str) -> Answer:
+    def judge(self, status: int, body: bytes, retry_after: str = "") -> Answer:
+        """One answer of it: what it says if that is of use, or why not as an error.
+
+        Raises:
+            EngineAway, EngineRefused, BackendFailed, Overloaded: as ``ask``.
+        """
         self._owes_nothing()
         if status == 200:
             return Answer(status, body)  # a success once it was read
@@ -366,7 +371,7 @@ class EngineClient:
     ) -> Fetched:
         """One HTTP exchange, bounded in time and size; ``extra`` are more headers of the request."""
         seconds = max(0.001, seconds)
-        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=min(self._limits.connect_s, seconds / 2))
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=min(self.limits.connect_s, seconds / 2))
         # Compressed floats are hardly smaller, and cost more than they spare.
         headers = {"Accept": wire.MEDIA_TYPE, "Accept-Encoding": "identity", **extra}
         data: bytes | AsyncIterator[memoryview] | None = body
@@ -380,13 +385,13 @@ class EngineClient:
             method, url, data=data, headers=headers, timeout=timeout, allow_redirects=False
         ) as response:
             # Leaving this block before the answer's end closes the connection: no half-read answer is met again.
-            if (response.content_length or 0) > self._limits.most_bytes:
-                raise self.failed(f"its answer has more than {self._limits.most_bytes} bytes")
+            if (response.content_length or 0) > self.limits.most_bytes:
+                raise self.failed(f"its answer has more than {self.limits.most_bytes} bytes")
             pieces, total = [], 0
             async for piece in response.content.iter_any():
                 total += len(piece)
-                if total > self._limits.most_bytes:
-                    raise self.failed(f"its answer has more than {self._limits.most_bytes} bytes")
+                if total > self.limits.most_bytes:
+                    raise self.failed(f"its answer has more than {self.limits.most_bytes} bytes")
                 pieces.append(piece)
             return Fetched(response.status, b"".join(pieces), response.headers)
 

@@ -25,7 +25,7 @@ from labeling_ground.inference.dialects import (
     embedding_outputs,
 )
 from labeling_ground.inference.graphs import encoder_input
-from labeling_ground.inference.remote import wire
+from labeling_ground.inference.remote import envelope, wire
 from labeling_ground.inference.remote.addresses import Address
 from labeling_ground.inference.remote.client import EngineClient, Fetched, Limits
 from labeling_ground.inference.remote.handler import chosen
@@ -97,7 +97,7 @@ class OipClient(EngineClient):
 
     async def _exchange(self, body: bytes, seconds: float) -> tuple[int, bytes, str]:
         until = time.monotonic() + seconds
-        if wire.is_describe(body):
+        if envelope.read_head(body).ask == "describe":
             self._served = await self._describe(until)
             return 200, wire.write_description(self._served.description), ""
         served = self._served

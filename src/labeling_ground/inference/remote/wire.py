@@ -20,7 +20,7 @@ from labeling_ground.errors import BadInput
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.geometry import LOW_RES, SIDE
 from labeling_ground.sam.prompts import PromptTensors, as_tensors
-from labeling_ground.types import ModelVersion
+from labeling_ground.types import ModelVersion, Priority
 
 PROTOCOL = "1"
 """Raise it with every change that an older side would misread."""
@@ -33,10 +33,12 @@ MOST_TOKENS = 4096
 """Points and corners in one prompt. What a decoder takes in memory grows with them."""
 MOST_CANDIDATES = 4
 """Masks that a decoder makes of one prompt."""
+MOST_TOGETHER = 64
+"""Asks in one request."""
 
 _VERSION = re.compile(r"([a-z0-9][a-z0-9.-]*)@([0-9a-f]{16,128})")
 _KEY = re.compile(r"[0-9a-f]{32,128}")
-_LONGEST_DESCRIBE = 1024
+SAME_RELEASE = "Run the same release of labeling-ground on both sides."
 _LABELS = (-1.0, 0.0, 1.0, 2.0, 3.0)
 
 FloatArray = NDArray[np.float32]
@@ -61,6 +63,7 @@ class Description:
         precision: what it computes in: ``fp32``, ``bf16``, …
         role: which half.
         note: a sentence for every answer where the model's quality needs one.
+        together: how many asks it computes together with a gain, and so takes in one request; 1: each comes for itself.
     """
 
     version: ModelVersion
@@ -68,6 +71,7 @@ class Description:
     precision: str
     role: Role
     note: str = ""
+    together: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +148,11 @@ class Decoded:
     kept: bool
 
 
-def write_ask(ask: Ask) -> bytes:
-    """An ask as bytes."""
+def write_ask(ask: Ask, priority: Priority = Priority.INTERACTIVE) -> bytes:
+    """An ask as bytes, of this class."""
     if isinstance(ask, Describe):
         return pack({}, {"ask": "describe", "protocol": PROTOCOL})
-    words = {"protocol": PROTOCOL, "model_version": version_text(ask.version)}
+    words = {"protocol": PROTOCOL, "model_version": version_text(ask.version), "priority": priority.label}
     if isinstance(ask, Encode):
         return pack({"pixels": ask.pixels}, {**words, "ask": "encode"})
     tensors: dict[str, NDArray[Any]] = {
@@ -173,11 +177,13 @@ def read_ask(data: bytes, family: Family) -> Ask:
         BadInput: it cannot be read, or does not suit a model of this family.
     """
     tensors, words = unpack(data)
-    if words.get("protocol") != PROTOCOL:
-        raise BadInput(f"The ask is of protocol {words.get('protocol')!r}; this engine speaks {PROTOCOL}.")
     kind = words.get("ask")
     if kind == "describe":
-        return Describe()
+        return Describe()  # of whatever protocol: the answer says which one is spoken here
+    if words.get("protocol") != PROTOCOL:
+        raise BadInput(
+            f"The ask is of protocol {words.get('protocol')!r}; this engine speaks {PROTOCOL}. {SAME_RELEASE}"
+        )
     if kind == "encode":
         version = read_version(words)
         _only(tensors, {"pixels"})
@@ -185,16 +191,6 @@ def read_ask(data: bytes, family: Family) -> Ask:
     if kind == "decode":
         return _decode(tensors, words, family)
     raise BadInput(f"An ask is 'describe', 'encode' or 'decode', not {kind!r}.")
-
-
-def is_describe(data: bytes) -> bool:
-    """Whether an ask is a ``Describe``. Cheap: such a one is short."""
-    if len(data) > _LONGEST_DESCRIBE:
-        return False
-    try:
-        return unpack(data)[1].get("ask") == "describe"
-    except BadInput:
-        return False
 
 
 def write_description(description: Description) -> bytes:
@@ -220,6 +216,7 @@ def description_words(description: Description) -> dict[str, str]:
         "precision": description.precision,
         "role": description.role.value,
         "note": description.note,
+        "together": str(description.together),
     }
 
 
@@ -230,10 +227,22 @@ def description_from(words: Mapping[str, str]) -> Description:
         BadInput: none, or one of another protocol.
     """
     if words.get("protocol") != PROTOCOL:
-        raise BadInput(f"The engine speaks protocol {words.get('protocol')!r}; this server speaks {PROTOCOL}.")
+        raise BadInput(
+            f"The engine speaks protocol {words.get('protocol')!r}; this server speaks {PROTOCOL}. {SAME_RELEASE}"
+        )
+    together = words.get("together", "1")
+    if not re.fullmatch("[1-9][0-9]{0,3}", together):
+        raise BadInput(f"{together[:50]!r} is no number of asks that an engine takes together.")
     try:
         family, role = Family(words["family"]), Role(words["role"])
-        return Description(read_version(words), family, words["precision"], role, words.get("note", ""))
+        return Description(
+            read_version(words),
+            family,
+            words["precision"],
+            role,
+            words.get("note", ""),
+            min(int(together), MOST_TOGETHER),
+        )
     except (KeyError, ValueError) as error:
         raise BadInput(f"The engine's description has no family, precision or role that is known: {error}.") from error
 
