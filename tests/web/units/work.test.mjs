@@ -129,3 +129,16 @@ test("of many asks one is in flight, and the last one is answered", async () => 
   while (newest.busy) await new Promise((resolve) => setTimeout(resolve, 5));
   assert.deepEqual(ended, ["d"]);
 });
+
+test("a finished object says which model made it, and another one is asked anew for what is being made", () => {
+  const answered = works.withAnswer(clicked, { ...answer, model: "first" });
+  const done = works.finished(answered, { id: "a", classId: "1" });
+  assert.equal(done.objects[0].model, "first");
+  const early = works.finished(clicked, { id: "b", classId: "1", pending: "p" });
+  assert.equal(works.settled(early, "p", answer.masks[0], "", "second").objects[0].model, "second");
+  const again = works.editedAgain(done, "a");
+  assert.equal(works.finished(again, { id: "c", classId: "1" }).objects[0].model, "first");
+  const anew = works.unanswered({ ...again, choice: 0 });
+  assert.deepEqual([anew.answer, anew.points, anew.objects], [null, again.points, done.objects]);
+  assert.equal(works.unanswered(clicked), clicked);
+});

@@ -93,6 +93,7 @@ async def _model(request: Request, status: ModelStatus) -> dict[str, Any]:
     facts, served = status.facts, status.served
     about: dict[str, Any] = {
         "id": facts.model or facts.name,
+        "name": facts.name,
         "default": status.is_default,
         "loaded": served is not None,
         "capabilities": facts.capabilities,

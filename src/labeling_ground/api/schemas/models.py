@@ -31,6 +31,11 @@ class ModelOut(BaseModel):
     """One model that is served."""
 
     id: str = Field(examples=["classical"])
+    name: str = Field(
+        examples=["classical"],
+        description="What the settings call it. Requests may name it so; a factory's model has no id before it is "
+        "loaded.",
+    )
     version: str | None = Field(
         None, examples=["classical@3f786850e387550f"], description="Not there for one that is not loaded."
     )

@@ -118,8 +118,8 @@ export class Decoder {
       if (typeof WebAssembly !== "object") throw new Unfit("oldBrowser");
       const runtime = await get(() => this.server.runtime(signal));
       if (!runtime) throw new Unfit("noRuntime");
-      const model = (await get(() => this.server.models(signal))).find((one) => one.default);
-      if (!EMBEDDINGS[model.decoder?.family]) throw new Unfit("noDecoder", { model: model.id });
+      const model = (await get(() => this.server.models(signal))).find((one) => (this.server.model ? one.name === this.server.model : one.default));
+      if (!EMBEDDINGS[model?.decoder?.family]) throw new Unfit("noDecoder", { model: model?.id ?? this.server.model });
       const { family, sha256 } = model.decoder;
       const graph = await get(() => this.server.decoder(model.id, sha256, signal));
       this.#helper = new Helper(this.makeWorker(), this.patience);

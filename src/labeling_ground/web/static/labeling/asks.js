@@ -18,7 +18,7 @@ export class Asks {
    * `report(kind, share)` hears what is being waited for. Throws `Refused`, an `Error` where the image turned out to have another size than the prompt was made for, or an `AbortError` when `signal` calls it off.
    */
   masks(image, { points, box }, signal, report = () => {}) {
-    const key = `${this.server.reading(image.id)} ${JSON.stringify([points, box])}`;
+    const key = `${this.server.model ?? ""} ${this.server.reading(image.id)} ${JSON.stringify([points, box])}`;
     return this.#shared.join(key, signal, report, (off, tell) => this.#masks(image, { points, box }, off, tell));
   }
 

@@ -15,6 +15,7 @@ export function initialChoices() {
     prepare: true,
     decodeHere: false,
     stretch: false,
+    model: null, // a model's name; or the server's default one
     imageId: null,
     exporting: { background: false, images: true, pieces: "all", tolerance: "0" },
   };

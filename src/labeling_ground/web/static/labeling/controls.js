@@ -57,6 +57,7 @@ export function connect(page) {
     page.prepare();
   });
   $("stretch").addEventListener("change", () => page.stretch($("stretch").checked));
+  $("model-id").addEventListener("change", () => page.useModel($("model-id").value));
   $("decode-here").addEventListener("change", () => {
     page.choose({ decodeHere: $("decode-here").checked });
     page.decoder.turn(page.choices.decodeHere);

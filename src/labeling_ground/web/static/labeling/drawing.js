@@ -2,6 +2,7 @@
 
 import { nameOf } from "./album.js";
 import { drawClasses, drawObjects, drawThumbs } from "./panels.js";
+import { make, unlessDrawn } from "../shared/elements.js";
 import { t } from "../shared/words.js";
 import * as works from "./work.js";
 
@@ -50,6 +51,7 @@ export function drawState(page) {
   $("prepare").checked = choices.prepare;
   $("decode-here").checked = choices.decodeHere;
   $("stretch").checked = choices.stretch;
+  drawModels(page);
   const why = whyNotHere(decoder);
   $("decode-state").hidden = !decoder.isOn;
   $("decode-state").dataset.state = decoder.state;
@@ -80,6 +82,13 @@ export function drawState(page) {
   say($("banner"), bannerOf(page));
   $("banner").classList.toggle("good", bannerOf(page) === t("back"));
   drawWaiting(page);
+}
+
+/** The chooser of models, where there is a choice. */
+function drawModels({ models, server }) {
+  $("model-choice").hidden = models.length < 2;
+  unlessDrawn($("model-id"), models, () => models.map(({ id, name }) => make("option", { value: name }, id)));
+  $("model-id").value = server.model ?? models.find((one) => one.default)?.name;
 }
 
 /** Why the server decodes although the page should, as a sentence. */

@@ -33,7 +33,7 @@ export class Editor extends Viewport {
     this.asks = new Asks({ album, server, decoder, trouble });
     this.backlog = new Backlog({
       asks: this.asks,
-      answered: (image, object, { masks }) => this.#settle(image, object, masks[0]),
+      answered: (image, object, { masks, model }) => this.#settle(image, object, masks[0], undefined, model),
       refused: (image, object, error) => this.#settle(image, object, null, error.message),
     });
   }
@@ -103,6 +103,19 @@ export class Editor extends Viewport {
   resume(image, saved) {
     if (!this.#histories.has(image.id)) this.#histories.set(image.id, new History(works.restored(saved)));
     for (const object of this.objectsOf(image.id)) if (object.pending) this.backlog.add(image, object);
+  }
+
+  /** Another model answers from now on: what is being made is asked again; finished objects keep their masks. */
+  remodeled() {
+    this.#asking.drop();
+    this.#asked = null;
+    this.unhover();
+    this.decoder.close();
+    if (!this.image) return undefined;
+    Object.assign(this, { stale: works.chosen(this.work)?.rle ?? this.stale, badge: null, problem: null });
+    this.#amend(works.unanswered(this.work));
+    this.#askIfNeeded();
+    return this.#getReady(this.image, this.#opening.signal);
   }
 
   /** Put the image away: another one comes. */
@@ -194,10 +207,10 @@ export class Editor extends Viewport {
     return true;
   }
 
-  #settle(image, object, mask, trouble) {
+  #settle(image, object, mask, trouble, model) {
     const history = this.#histories.get(image.id);
     if (!history) return;
-    history.amendAll((work) => works.settled(work, object.pending, mask, trouble));
+    history.amendAll((work) => works.settled(work, object.pending, mask, trouble, model));
     this.keep(image.id, history.now);
     if (!mask?.area) this.maskless(image, object);
     this.changed();

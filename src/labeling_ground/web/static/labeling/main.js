@@ -14,7 +14,7 @@ import { labeled } from "./labeled.js";
 import { drawHelp } from "./help.js";
 import { Painter } from "./painter.js";
 import { sceneOf } from "./scene.js";
-import { Server } from "../shared/server.js";
+import { Server, persistently } from "../shared/server.js";
 import { Storage, notes } from "../shared/storage.js";
 import { turnInDialog } from "./turn.js";
 import { counted, languageFor, speak, t } from "../shared/words.js";
@@ -27,6 +27,7 @@ class Page {
   choices = initialChoices();
   tool = "plus";
   storageTrouble = null;
+  models = []; // those that the server serves
   #told = 0;
   #drawAsked = false;
 
@@ -85,6 +86,7 @@ class Page {
     const { choices } = this;
     this.server.client = choices.client;
     this.server.stretch = choices.stretch ? STRETCH : null;
+    this.server.model = choices.model;
     choices.language = languageFor(notes.get("language"), choices.language);
     speak(choices.language);
     if (!choices.classes?.length) {
@@ -95,6 +97,7 @@ class Page {
     this.decoder.turn(choices.decodeHere);
     this.draw();
     for (const work of saved) if (work.objects.some((one) => one.pending)) this.editor.resume(this.album.find(work.id), work);
+    this.#learnModels();
     const last = this.album.find(choices.imageId) ?? this.album.images[0];
     if (last) this.open(last);
     document.documentElement.dataset.started = "yes"; // for whoever drives the page from outside
@@ -148,6 +151,29 @@ class Page {
     this.editor.close();
     if (image) this.open(image);
     else this.editor.clear();
+  }
+
+  /** Ask another model from now on, of those served. */
+  useModel(name) {
+    this.choose({ model: name });
+    this.server.model = name;
+    this.album.stopPreparing();
+    this.album.reread();
+    this.decoder.turn(this.choices.decodeHere); // it has the other model's decoder
+    this.editor.remodeled()?.then(() => this.prepare());
+    this.draw();
+  }
+
+  /** Which models there are; one that was chosen and is not served any more is given up for the default one. */
+  async #learnModels() {
+    const trouble = (kind) => this.connection.met(kind);
+    try {
+      this.models = await persistently(() => this.server.models(), { server: this.server, trouble });
+    } catch (error) {
+      return this.tell(error.message);
+    }
+    if (this.server.model && !this.models.some((one) => one.name === this.server.model)) this.useModel(null);
+    return this.draw();
   }
 
   prepare() {

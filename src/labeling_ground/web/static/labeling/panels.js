@@ -62,13 +62,13 @@ export function shownName(object, objects, classes) {
 }
 
 export function drawObjects(list, { objects, classes, selected, editing }, on) {
-  const shown = objects.map(({ id, name, classId, hidden, pending, trouble }) => [id, name, classId, hidden, pending, trouble]);
+  const shown = objects.map(({ id, name, classId, hidden, pending, trouble, model }) => [id, name, classId, hidden, pending, trouble, model]);
   unlessDrawn(list, [shown, classes], () =>
     objects.map((object) => {
       const colour = classes.find((one) => one.id === object.classId)?.colour ?? "#888888";
       const shown = shownName(object, objects, classes);
       const name = renamable(
-        { text: object.name || shown, value: object.name, label: t("objectName"), placeholder: shown, title: t("renameObject") },
+        { text: object.name || shown, value: object.name, label: t("objectName"), placeholder: shown, title: [t("renameObject"), object.model && t("model", object)].filter(Boolean).join("\n") },
         { pick: () => on.select(object.id), rename: (text) => on.change(object.id, { name: text }) },
       );
       const choice = make("select", { className: "chip", title: t("objectClass"), aria: { label: t("objectClass") } });

@@ -1,6 +1,6 @@
 // The work on one image as a value that is never changed, only replaced, so that undo is nothing but the value before.
 //
-//   objects   finished ones: {id, name, classId, rle, score, area, points, box, hidden}; one that was finished before its
+//   objects   finished ones: {id, name, classId, rle, score, area, model, points, box, hidden}; one that was finished before its
 //             mask was there has no `rle` yet, but `pending`, a name for the ask; where that failed, `trouble` says why
 //   points    clicks of the object in the making: {x, y, label}, label 1 on it and 0 off it
 //   box       [x0, y0, x1, y1] or null
@@ -60,7 +60,7 @@ export function finished(work, { id, classId, pending }) {
   const mask = chosen(work);
   if (mask ? mask.area === 0 : !isAskable(work)) return null;
   const { points, box } = work;
-  const made = { id, name: "", classId, hidden: false, ...(mask ? masked(mask) : { rle: null, pending }), points, box };
+  const made = { id, name: "", classId, hidden: false, ...(mask ? masked(mask, work.answer.model) : { rle: null, pending }), points, box };
   const at = work.objects.findIndex((object) => object.id === work.editing);
   const objects = [...work.objects];
   if (at < 0) objects.push(made);
@@ -68,15 +68,20 @@ export function finished(work, { id, classId, pending }) {
   return { ...work, objects, ...noPrompt };
 }
 
-function masked({ rle, score, area }) {
-  return { rle, score, area };
+function masked({ rle, score, area }, model) {
+  return { rle, score, area, ...(model && { model }) };
 }
 
 /** A pending object gets its mask; without one, `trouble` says why it has none ("" if the mask is empty). */
-export function settled(work, pending, mask, trouble = "") {
+export function settled(work, pending, mask, trouble = "", model = undefined) {
   if (!work.objects.some((object) => object.pending === pending)) return work;
-  const result = mask?.area ? masked(mask) : { trouble };
+  const result = mask?.area ? masked(mask, model) : { trouble };
   return { ...work, objects: work.objects.map((object) => (object.pending === pending ? { ...object, pending: null, ...result } : object)) };
+}
+
+/** Without the answer to the prompt: another model is to give one. */
+export function unanswered(work) {
+  return work.answer ? { ...work, answer: null, choice: 0 } : work;
 }
 
 /** Without what was asked on a picture that turned out to be another one; pending objects say so in `trouble`. */
@@ -89,7 +94,7 @@ export function unasked(work, trouble) {
 export function editedAgain(work, id) {
   const object = work.objects.find((one) => one.id === id);
   if (!object) return work;
-  const answer = object.rle && { masks: [masked(object)] };
+  const answer = object.rle && { masks: [masked(object)], model: object.model };
   return { ...work, points: object.points, box: object.box, answer, choice: 0, editing: id };
 }
 

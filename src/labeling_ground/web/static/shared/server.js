@@ -17,6 +17,7 @@ export class Refused extends Error {
 
 export class Server {
   stretch = null; // two percentiles, "0.5,99.5", between which the values of images are spread; or as the file says
+  model = null; // a model's name; or the default one answers
 
   /** `key()` is the API key or `null`; `client` says who works here. */
   constructor({ base, client, key }) {
@@ -43,6 +44,11 @@ export class Server {
     return { body, timing: serverTotal(response.headers.get("Server-Timing")), headers: response.headers };
   }
 
+  #query(more) {
+    const query = new URLSearchParams({ ...more, ...(this.model && { model: this.model }) }).toString();
+    return query && `?${query}`;
+  }
+
   /** The id under which the server knows an image as it is read now: that of the file, and the stretch. */
   reading(id) {
     return this.stretch ? `${id}~stretch-${this.stretch.replace(",", "-")}` : id;
@@ -51,7 +57,8 @@ export class Server {
   /** What the server knows of an image, or `null`. */
   async image(id, signal, { waiting = false } = {}) {
     try {
-      return (await this.#ask(`v1/images/${this.reading(id)}${waiting ? "?waiting=true" : ""}`, { signal })).body;
+      const query = this.#query(waiting && { waiting });
+      return (await this.#ask(`v1/images/${this.reading(id)}${query}`, { signal })).body;
     } catch (error) {
       if (error instanceof Refused && error.status === 404) return null;
       throw error;
@@ -71,8 +78,8 @@ export class Server {
     return new Promise((resolve, reject) => {
       const request = new XMLHttpRequest(); // fetch does not tell how far an upload is
       const stop = () => request.abort();
-      const query = new URLSearchParams({ ...(this.stretch && { stretch: this.stretch }), ...(!wait && { wait: false }) });
-      request.open("POST", new URL(`v1/images?${query}`, this.base));
+      const query = this.#query({ ...(this.stretch && { stretch: this.stretch }), ...(!wait && { wait: false }) });
+      request.open("POST", new URL(`v1/images${query}`, this.base));
       for (const [name, value] of Object.entries(this.#headers())) request.setRequestHeader(name, value);
       request.setRequestHeader("Content-Type", "application/octet-stream");
       request.upload.onprogress = (event) => progress?.(event.total ? event.loaded / event.total : 0);
@@ -97,7 +104,7 @@ export class Server {
     const { body, timing } = await this.#ask(`v1/images/${this.reading(id)}/masks`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(box ? { points, box } : { points }),
+      body: JSON.stringify({ points, ...(box && { box }), ...(this.model && { model: this.model }) }),
       signal,
     });
     return {
@@ -145,7 +152,7 @@ export class Server {
 
   /** An image's embedding, a safetensors file, and the version of the model that made it. */
   async embedding(id, signal) {
-    const { body, headers } = await this.#ask(`v1/images/${this.reading(id)}/embedding`, { signal }, asBytes);
+    const { body, headers } = await this.#ask(`v1/images/${this.reading(id)}/embedding${this.#query()}`, { signal }, asBytes);
     return { embedding: body, version: headers.get("X-Model-Version") };
   }
 

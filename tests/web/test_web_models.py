@@ -1,0 +1,64 @@
+"""The page where a server serves several models: one is chosen, remembered, and asked for what is being made."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.web.conftest import Served
+from tests.web.labeler import Labeler, reload
+
+COFFEE = (600, 400)
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The weight-free engine, and another model beside it."""
+    models = {"LABELING_GROUND_MODELS": "classical,tests.web.second_model:make"}
+    server = Served(tmp_path_factory.mktemp("of_two"), **models)
+    server.start()
+    yield server
+    server.kill()
+
+
+def model_of(labeler: Labeler) -> str:
+    return str(labeler.page.locator("#badge").locator("> *").nth(2).inner_text())
+
+
+def choose(labeler: Labeler, model: str) -> None:
+    labeler.page.get_by_role("combobox", name="Model").select_option(model)
+
+
+def test_another_model_answers_for_what_is_being_made_and_finished_objects_keep_their_masks(
+    of_two: Served, context: Any, photos: dict[str, Path], shots: Path
+) -> None:
+    labeler = Labeler(context.new_page(), of_two.url)
+    page = labeler.page
+    labeler.open(photos["coffee"])
+    labeler.click(300, 200, COFFEE)
+    assert model_of(labeler) == "classical"
+    labeler.finish()
+    labeler.click(420, 120, COFFEE)
+    zoom = page.locator("#where").inner_text()
+    choose(labeler, "tests.web.second_model:make")
+    page.locator("#badge", has_text="second").wait_for()
+    assert page.locator("#where").inner_text() == zoom, "the view stays"
+    page.screenshot(path=shots / "models.png")
+    labeler.finish()
+    titles = [page.locator("#objects .pick").nth(n).get_attribute("title") for n in range(2)]
+    assert [title.splitlines()[-1] for title in titles if title] == ["Model: classical", "Model: second"]
+    reload(page)
+    labeler.click(200, 300, COFFEE)
+    assert model_of(labeler) == "second", "it is remembered"
+
+
+def test_in_korean_the_choice_is_named_as_well(of_two: Served, context: Any) -> None:
+    labeler = Labeler(context.new_page(), of_two.url)
+    labeler.page.select_option("#language", "ko")
+    assert labeler.page.get_by_role("combobox", name="모델").locator("option").all_inner_texts()[0] == "classical"
+
+
+def test_where_one_model_is_served_there_is_no_choice(served: Served, context: Any) -> None:
+    labeler = Labeler(context.new_page(), served.url)
+    labeler.page.locator("html[data-started]").wait_for()
+    assert labeler.page.locator("#model-choice").is_hidden()
