@@ -28,7 +28,7 @@ from labeling_ground.codec import frame
 from labeling_ground.inference.backend import Backend, DecodeAsk
 from labeling_ground.key import ImageKeys
 from labeling_ground.pools import Pools
-from labeling_ground.service.predictor import MaskAnswer, Predictor, PromptAsk
+from labeling_ground.service.predictor import MaskAnswer, Predictor, PredictorOptions, PromptAsk
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.testing.dict_store import BrokenStore as BrokenStore
 from labeling_ground.testing.dict_store import DamagingStore as DamagingStore
@@ -253,9 +253,9 @@ async def serving(
     slots: int = 2,
     queue: int = 64,
     deadline_s: float | None = None,
-    **options: Any,
+    **given: Any,
 ) -> AsyncIterator[Predictor]:
-    """A Predictor over these tiers, closed in the end.
+    """A Predictor over these tiers, with the options and parts that are given, closed in the end.
 
     Deadline and windows are short in virtual time only: in real time a look-up that is late is this machine's doing,
     and what an answer is must not depend on it.
@@ -265,7 +265,7 @@ async def serving(
         deadline_s = 0.1 if deadline_s is None else deadline_s
     else:
         deadline_s = LONG_S if deadline_s is None else deadline_s
-        options = {"mask_window_s": LONG_S, "embedding_window_s": LONG_S} | options
+        given = {"mask_window_s": LONG_S, "embedding_window_s": LONG_S} | given
     backend = backend or ToyBackend()
     predictor = Predictor(
         store=TieredStore(memory or memory_store(), lower, deadline_s=deadline_s, **clocks),
@@ -273,7 +273,8 @@ async def serving(
         encode_lane=FairQueue("encoder", slots, queue, batch=backend.info.encode_batch, **clocks),
         decode_lane=FairQueue("decoder", slots, queue, batch=backend.info.decode_batch, **clocks),
         pools=Pools.sized(),
-        **options,
+        options=PredictorOptions(**{name: given.pop(name) for name in PredictorOptions.__slots__ if name in given}),
+        **given,
     )
     try:
         yield predictor

@@ -27,7 +27,7 @@ from labeling_ground.sam.family import Family
 from labeling_ground.sam.masks import paint, paint_with_stability
 from labeling_ground.sam.prompts import PromptTensors
 from labeling_ground.service.everything import Everything, EverythingAnswer
-from labeling_ground.service.predictor import Predictor
+from labeling_ground.service.predictor import Predictor, PredictorOptions
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import EverythingOptions, ModelVersion
 
@@ -278,7 +278,7 @@ async def ours(engine: Any, file: bytes, options: EverythingOptions) -> Everythi
         encode_lane=FairQueue("encoder", 1, 8),
         decode_lane=FairQueue("decoder", 2, 8),
         pools=Pools.sized(),
-        precision="fp32",
+        options=PredictorOptions(precision="fp32"),
     )
     path = Everything(predictor, jobs=FairQueue("grids", 1, 8), workers=2)
     try:

@@ -12,7 +12,7 @@ from labeling_ground.pools import Pools
 from labeling_ground.service.counters import Counters
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.model_pool import LoadedModel, ModelFacts, ModelPool
-from labeling_ground.service.predictor import Predictor
+from labeling_ground.service.predictor import Predictor, PredictorOptions
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import Kind, ModelVersion, Outcome
 
@@ -255,7 +255,7 @@ async def test_prefetches_of_all_models_share_one_bound() -> None:
             encode_lane=FairQueue("encoder", 1, 9),
             decode_lane=FairQueue("decoder", 1, 9),
             pools=Pools.sized(),
-            most_bytes_ahead=1,
+            options=PredictorOptions(most_bytes_ahead=1),
             beside=first,
         )
         await first.prefetch(TENANT, image_bytes(1), "1" * 64)

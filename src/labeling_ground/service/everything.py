@@ -206,7 +206,7 @@ class Everything:
             UnknownImage: send it again.
             Overloaded, BackendFailed: as in ``Predictor.add_image``.
         """
-        return await self._ask(self._predictor.bind(tenant, image_id), options, client)
+        return await self._ask(self._predictor.model.bind(tenant, image_id), options, client)
 
     async def _ask(self, ask: Ask, options: EverythingOptions, client: str | None) -> EverythingAnswer:
         key = ask.everything(options)
@@ -232,7 +232,7 @@ class Everything:
         Raises:
             UnknownImage, Overloaded, BackendFailed: as in ``ask``; also after the first steps.
         """
-        ask = self._predictor.bind(tenant, image_id)
+        ask = self._predictor.model.bind(tenant, image_id)
         key = ask.everything(options)
         asking = asyncio.ensure_future(self._ask(ask, options, client))
 

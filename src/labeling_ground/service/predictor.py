@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 from labeling_ground import key as keys
 from labeling_ground.cache.tiered import TieredStore
@@ -29,19 +30,23 @@ from labeling_ground.supervisor import Background, Supervisor
 from labeling_ground.trace.recorder import Recorder
 from labeling_ground.types import Embedding, Image, Kind, Outcome
 
-__all__ = ["ImageAnswer", "ImageState", "MaskAnswer", "Predictor", "PrefetchAnswer", "PromptAsk", "Timing"]
+__all__ = [
+    "ImageAnswer",
+    "ImageState",
+    "MaskAnswer",
+    "Predictor",
+    "PredictorOptions",
+    "PrefetchAnswer",
+    "PromptAsk",
+    "Timing",
+]
 
 
-class Predictor:
-    """Answers every ask for an embedding or a mask, and computes nothing twice.
+@dataclass(frozen=True, slots=True)
+class PredictorOptions:
+    """What an operator decides about a model's answers.
 
-    Args:
-        store: the tiers.
-        backend: the model.
-        encode_lane: queue in front of the encoder.
-        decode_lane: queue in front of the decoder.
-        pools: threads for blocking work; they are closed with the predictor.
-        shared: what makes flights common to all processes that share a tier; without it they are this process's own.
+    Attributes:
         precision: how embeddings are stored.
         max_pixels: largest image.
         max_side: its longest side.
@@ -54,6 +59,31 @@ class Predictor:
         prefetch_per_client: how many images a client's prefetches can hold.
         most_bytes_ahead: how many bytes of image files all prefetches can hold that wait for the encoder.
         tenant_share: part of these bytes that one tenant's prefetches can hold; ``None``: tenants are not told apart.
+    """
+
+    precision: Precision = "fp16"
+    max_pixels: int = 50_000_000
+    max_side: int = image_codec.MAX_SIDE
+    pixels_at_once: int = 50_000_000
+    mode: str = "parallel"
+    mask_window_s: float = 0.002
+    embedding_window_s: float = 0.005
+    answers_bytes: int = 32 << 20
+    prefetch_per_client: int = 4
+    most_bytes_ahead: int = 512 << 20
+    tenant_share: float | None = None
+
+
+class Predictor:
+    """Answers every ask for an embedding or a mask, and computes nothing twice.
+
+    Args:
+        store: the tiers.
+        backend: the model.
+        encode_lane, decode_lane: queues in front of its halves.
+        pools: threads for blocking work; they are closed with the predictor.
+        shared: what makes flights common to all processes that share a tier; without it they are this process's own.
+        options: what an operator decides.
         recorder: writes down what is asked for, so that it can be replayed.
         supervisor: counts what goes wrong behind the answers.
         engine_health: counts the model's failures.
@@ -72,17 +102,7 @@ class Predictor:
         decode_lane: FairQueue,
         pools: Pools,
         shared: SharedFlights | None = None,
-        precision: Precision = "fp16",
-        max_pixels: int = 50_000_000,
-        max_side: int = image_codec.MAX_SIDE,
-        pixels_at_once: int = 50_000_000,
-        mode: str = "parallel",
-        mask_window_s: float = 0.002,
-        embedding_window_s: float = 0.005,
-        answers_bytes: int = 32 << 20,
-        prefetch_per_client: int = 4,
-        most_bytes_ahead: int = 512 << 20,
-        tenant_share: float | None = None,
+        options: PredictorOptions = PredictorOptions(),
         recorder: Recorder | None = None,
         supervisor: Supervisor | None = None,
         engine_health: EngineHealth | None = None,
@@ -90,29 +110,25 @@ class Predictor:
         beside: "Predictor | None" = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self.store = store
-        self.backend = backend
-        self.encode_lane = encode_lane
-        self.decode_lane = decode_lane
-        self.pools = pools
+        self.store, self.pools, self.recorder = store, pools, recorder
+        self.backend, self.encode_lane, self.decode_lane = backend, encode_lane, decode_lane
         self.supervisor = supervisor or Supervisor()
         self.background = Background(self.supervisor, "after an answer")
         self.engine_health = engine_health or EngineHealth()
         self.counters = counters or Counters()
-        self.recorder = recorder
         self.accesses = Accesses(self.counters, recorder)
-        self.presence: Presence = beside.presence if beside else Presence(self._mark_done, prefetch_per_client)
+        self.presence: Presence = beside.presence if beside else Presence(self._mark_done, options.prefetch_per_client)
         self.model = ServedModel(backend, encode_lane, decode_lane, self.engine_health)
-        self.once = Once(store, self.counters, shared=shared, mode=mode)
+        self.once = Once(store, self.counters, shared=shared, mode=options.mode)
         self.files: ImageFiles = (
             beside.files
             if beside
             else ImageFiles(
                 store,
                 pools,
-                max_pixels=max_pixels,
-                max_side=max_side,
-                pixels_at_once=pixels_at_once,
+                max_pixels=options.max_pixels,
+                max_side=options.max_side,
+                pixels_at_once=options.pixels_at_once,
                 wall_clock=wall_clock,
             )
         )
@@ -123,8 +139,8 @@ class Predictor:
             store,
             pools,
             self.background,
-            precision=precision,
-            window_s=embedding_window_s,
+            precision=options.precision,
+            window_s=options.embedding_window_s,
             wall_clock=wall_clock,
         )
         self.prefetches: Prefetches = Prefetches(
@@ -134,8 +150,8 @@ class Predictor:
             encode_lane,
             self.accesses,
             self.background,
-            most_bytes=most_bytes_ahead,
-            tenant_share=tenant_share,
+            most_bytes=options.most_bytes_ahead,
+            tenant_share=options.tenant_share,
             beside=beside.prefetches if beside else None,
         )
         self._masks = Masks(
@@ -145,8 +161,8 @@ class Predictor:
             store,
             pools,
             self.accesses,
-            window_s=mask_window_s,
-            answers_bytes=answers_bytes,
+            window_s=options.mask_window_s,
+            answers_bytes=options.answers_bytes,
             wall_clock=wall_clock,
         )
 
@@ -156,13 +172,9 @@ class Predictor:
         return self.once.flights
 
     async def add_image(self, tenant: str, file: bytes, image_id: str, *, client: str | None = None) -> ImageAnswer:
-        """Encode an image, unless that was done before.
+        """Encode an image file, whose SHA-256 is ``image_id``, unless that was done before in the tenant's namespace.
 
-        Args:
-            tenant: whose namespace.
-            file: the image file.
-            image_id: its SHA-256.
-            client: who works on it now, if that is known.
+        ``client`` says who works on it now, if that is known.
 
         Raises:
             BadImage, TooLarge: the file cannot be used.
@@ -170,7 +182,7 @@ class Predictor:
             BackendFailed: the model did not answer.
             NoRoom: the cache keeps neither the image nor its embedding, so nothing could be asked about it.
         """
-        ask = self.bind(tenant, image_id)
+        ask = self.model.bind(tenant, image_id)
         started = time.perf_counter()
         purged = self.store.purges.count
         upload = await self.files.receive(file) if self.store.peek(ask.embedding) is None else None
@@ -189,7 +201,7 @@ class Predictor:
             BadImage, TooLarge: the file cannot be used, as far as its header tells.
             Overloaded: too many images wait already, or too many bytes of them.
         """
-        ask = self.bind(tenant, image_id)
+        ask = self.model.bind(tenant, image_id)
         found = self.store.peek(ask.embedding)
         if found is None:
             await self.prefetches.take_on(ask, file)
@@ -201,17 +213,12 @@ class Predictor:
         return PrefetchAnswer(found is None, ask.version, ask.model_note)
 
     async def image_state(self, tenant: str, image_id: str, *, waiting: bool = False) -> ImageState:
-        """What is known of an image.
-
-        Args:
-            tenant: whose namespace.
-            image_id: which image.
-            waiting: whether somebody waits for it to be encoded: then that becomes as urgent as this request.
+        """What is known of an image; ``waiting`` makes its encoding as urgent as this request, for somebody waits.
 
         Raises:
             UnknownImage: nothing.
         """
-        ask = self.bind(tenant, image_id)
+        ask = self.model.bind(tenant, image_id)
         if waiting:
             self.once.flights.lift(ask.embedding)
         return await self.embeddings.state(ask)
@@ -223,7 +230,7 @@ class Predictor:
         Raises:
             UnknownImage: the file is not kept.
         """
-        async with self.embeddings.picture(self.bind(tenant, image_id)) as image:
+        async with self.embeddings.picture(self.model.bind(tenant, image_id)) as image:
             yield image
 
     async def embedding(self, tenant: str, image_id: str) -> tuple[Embedding, ImageAnswer]:
@@ -233,7 +240,7 @@ class Predictor:
             UnknownImage: neither the embedding nor the file is kept.
             Overloaded, BackendFailed: as in ``add_image``.
         """
-        ask = self.bind(tenant, image_id)
+        ask = self.model.bind(tenant, image_id)
         started = time.perf_counter()
         made = await self.embeddings.get(ask)
         self.accesses.note(Kind.EMBEDDING, ask, ask.embedding, made)
@@ -264,14 +271,10 @@ class Predictor:
         ask = self.model.bind(tenant, image_id)
         found = self._masks.answers(ask, prompts)
         if not isinstance(found, list):
-            return self._opened_after(found, ask, client)
+            return self._after(found, ask, client)
         if client is not None:
             self.presence.opened(f"{tenant}/{client}", ask.keys.group)
         return found
-
-    def bind(self, tenant: str, image_id: str) -> Ask:
-        """A request on one image, to be answered by the model version that is served now."""
-        return self.model.bind(tenant, image_id)
 
     async def purge(self, tenant: str | None, *, image_id: str | None = None, model: str | None = None) -> int:
         """Delete one image's entries, one model's, or everything, in one namespace or in all.
@@ -308,10 +311,8 @@ class Predictor:
                 closing.push_async_callback(lane.aclose)
             closing.push_async_callback(self.once.aclose)
 
-    async def _opened_after(
-        self, answers: Awaitable[list[MaskAnswer]], ask: Ask, client: str | None
-    ) -> list[MaskAnswer]:
-        found = await answers
+    async def _after(self, waits: Awaitable[list[MaskAnswer]], ask: Ask, client: str | None) -> list[MaskAnswer]:
+        found = await waits
         self._opened(ask, client)
         return found
 

@@ -105,7 +105,7 @@ class SessionMasks:
                 prediction = _predict(predictor, tenant, snapshot, client=client_of(session), refine=refine)
                 answer = await self._attend(snapshot, prediction)
             if answer is None:
-                ask = predictor.bind(tenant, snapshot.image_id)
+                ask = predictor.model.bind(tenant, snapshot.image_id)
                 return SessionMask(snapshot, ask.version, ask.model_note)
             if refine:
                 await self._sessions.answered(tenant, session, snapshot, answer.prediction_id)

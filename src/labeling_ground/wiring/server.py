@@ -26,7 +26,7 @@ from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.fetching import Fetcher
 from labeling_ground.service.model_pool import LoadedModel, ModelFacts, ModelPool
-from labeling_ground.service.predictor import Predictor
+from labeling_ground.service.predictor import Predictor, PredictorOptions
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.service.runtime_settings import CacheSettings, RuntimeSettings
 from labeling_ground.service.sessions import Sessions
@@ -135,17 +135,19 @@ def build_predictor(
         ),
         pools=beside.pools if beside else build_pools(settings, encodes()),
         shared=beside.once.shared if beside else build_shared_flights(settings, tiers, supervisor),
-        precision=settings.precision,
-        max_pixels=settings.max_image_pixels,
-        max_side=settings.max_image_side,
-        pixels_at_once=settings.max_pixels_at_once,
-        mode=settings.cache_mode,
-        mask_window_s=settings.mask_window_ms / 1e3,
-        answers_bytes=int(settings.answers_bytes),
-        embedding_window_s=settings.embedding_window_ms / 1e3,
-        prefetch_per_client=settings.prefetch_per_client,
-        most_bytes_ahead=int(settings.max_bytes_in_flight) // 2,
-        tenant_share=share,
+        options=PredictorOptions(
+            precision=settings.precision,
+            max_pixels=settings.max_image_pixels,
+            max_side=settings.max_image_side,
+            pixels_at_once=settings.max_pixels_at_once,
+            mode=settings.cache_mode,
+            mask_window_s=settings.mask_window_ms / 1e3,
+            answers_bytes=int(settings.answers_bytes),
+            embedding_window_s=settings.embedding_window_ms / 1e3,
+            prefetch_per_client=settings.prefetch_per_client,
+            most_bytes_ahead=int(settings.max_bytes_in_flight) // 2,
+            tenant_share=share,
+        ),
         recorder=beside.recorder if beside else build_recorder(settings),
         supervisor=supervisor,
         engine_health=EngineHealth(settings.engine_failures),
