@@ -59,3 +59,8 @@ async def test_a_successor_takes_the_place_of_one_that_was_killed_and_finds_what
     assert successor.past == {"counted": 4}
     assert await three[2].ask("name", "b") == {0: (1, "b"), 1: (1, "b")}
     await successor.aclose()
+
+
+async def test_that_a_worker_was_ready_once_is_known_to_all(three: list[Peers]) -> None:
+    three[0].note_start()
+    assert [three[2].has_started(number) for number in range(3)] == [True, False, False]

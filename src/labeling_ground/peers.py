@@ -74,6 +74,17 @@ class Peers:
         written.write_bytes(pickle.dumps(what))
         written.replace(self._noted)
 
+    def note_start(self) -> None:
+        """Let the others know that this worker was ready once."""
+        self._started(self.number).touch()
+
+    def has_started(self, number: int) -> bool:
+        """Whether this worker, or a predecessor of it, was ready once."""
+        return self._started(number).exists()
+
+    def _started(self, number: int) -> Path:
+        return self.folder / f"worker-{number}.started"
+
     @property
     def _noted(self) -> Path:
         return self.folder / f"worker-{self.number}.noted"

@@ -70,20 +70,36 @@ async def figures_of(app_state: AppState) -> ServerFigures:
 
 
 async def health_of_all(app_state: AppState, own: Mapping[str, Any]) -> dict[str, Any]:
-    """How the server is, given how the worker that was asked is: well if all are, degraded while one is not."""
+    """How the server is, given how the worker that was asked is.
+
+    It is starting until all have started, then well if all are, and degraded while one is not or is started anew.
+    """
     peers = app_state.peers
     if peers is None:
         return dict(own)
-    each = {peers.number: own, **await peers.ask("health")}
-    states = {number: each[number]["status"] if number in each else "restarting" for number in range(peers.count)}
-    working = [state for state in states.values() if state in ("ok", "degraded")]
-    status = ("ok" if set(states.values()) == {"ok"} else "degraded") if working else own["status"]
+    each = {peers.number: _told(own, peers), **await peers.ask("health")}
+    states = {}
+    for number in range(peers.count):
+        state = each[number]["status"] if number in each else "starting"
+        states[number] = "restarting" if state == "starting" and peers.has_started(number) else state
+    status = own["status"]
+    if "starting" in states.values():
+        status = "starting"
+    elif {"ok", "degraded"} & {*states.values()}:
+        status = "ok" if set(states.values()) == {"ok"} else "degraded"
     checks: dict[str, str] = {}
     for health in each.values():
         for name, found in health["checks"].items():
             if checks.get(name, "ok") == "ok":
                 checks[name] = found
     return {"status": status, "checks": checks | {f"worker {number}": state for number, state in states.items()}}
+
+
+def _told(health: Mapping[str, Any], peers: Peers) -> Mapping[str, Any]:
+    """The same; that this worker is ready for the first time is noted."""
+    if health["status"] != "starting":
+        peers.note_start()
+    return health
 
 
 async def change_settings_of_all(app_state: AppState, changes: Mapping[str, Any]) -> None:
@@ -109,7 +125,7 @@ async def answer_peers(app_state: AppState, peers: Peers, health: Callable[[], M
     """
 
     async def tell_health() -> Mapping[str, Any]:
-        return health()
+        return _told(health(), peers)
 
     async def change(changes: Mapping[str, Any]) -> None:
         await app_state.runtime_settings.change(**changes)
