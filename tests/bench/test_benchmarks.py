@@ -67,6 +67,17 @@ def test_the_affinity_benchmark_runs_and_the_choice_that_serves_finds_most_embed
         assert row["killed"]["clicks_after"] > 0
 
 
+def test_the_cluster_loses_no_click_and_no_mask_is_wrong_while_an_engine_and_a_proxy_are_killed() -> None:
+    result = run("bench.cluster")
+    assert result["masks_compared"] > 50
+    for play in ("undisturbed", "disturbed"):
+        assert result[play]["answered"] == result["asks"]
+        assert (result[play]["failed"], result[play]["wrong_masks"]) == (0, 0)
+    assert sum(result["disturbed"]["outcomes"].values()) == sum(result["undisturbed"]["outcomes"].values())
+    assert [blow["what"] for blow in result["blows"]] == ["kill -9 engine 1", "kill -9 proxy 1"]
+    assert all(blow["answered"] > 0 for blow in result["blows"])
+
+
 def test_the_engines_benchmark_runs() -> None:
     result = run("bench.engines")
     assert result
