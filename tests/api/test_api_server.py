@@ -38,10 +38,10 @@ from labeling_ground.inference.classical import create as classical
 def create(**chosen):
     backend = classical(**chosen)
     encode = backend.encode
-    async def slow(image):
-        while image.width > 200 and not Path(__file__).with_name("go").exists():
+    async def slow(images):
+        while images[0].width > 200 and not Path(__file__).with_name("go").exists():
             await asyncio.sleep(0.01)
-        return await encode(image)
+        return await encode(images)
     backend.encode = slow
     return backend
 '''

@@ -6,19 +6,23 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import CliRunner, Result
 from tests.cli.photos import photo
+from tests.inference.toy_engine import NAMES, ToyEngine, endpoint, served
 from tests.ports import free_port
 
 from labeling_ground.cli import cli, main
 from labeling_ground.cli.running import listen
 from labeling_ground.cli.serve import _greet
 from labeling_ground.errors import BadSettings, UnknownModel
+from labeling_ground.inference.remote.wire import Role as EngineRole
 from labeling_ground.settings import Settings
 from labeling_ground.wiring import build_parts
 
@@ -73,6 +77,40 @@ def test_warm_refuses_an_empty_folder_with_a_sentence(runner: CliRunner, tmp_pat
     result = runner.invoke(cli, ["warm", str(tmp_path / "empty")])
     assert result.exit_code == 2
     assert "there is no image file" in result.stderr
+
+
+def test_warm_waits_for_engines_that_are_restarted(
+    runner: CliRunner, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = []
+
+    class Restarting(ToyEngine):
+        """Ends after its first image, as an engine that drains does, and is back after a while."""
+
+        def encode(self, pixels: Any) -> Any:
+            made = super().encode(pixels)
+            if self.encodes == 1:
+                both.drain.begin()
+                threading.Thread(target=come_back).start()
+            return made
+
+    def come_back() -> None:
+        refused.append(httpx.get(f"{both.url}/ping", timeout=60).status_code)
+        time.sleep(1.5)
+        both.drain.has_begun = False
+
+    with served(*(endpoint(role, Restarting(), tmp_path / "kept") for role in EngineRole)) as both:
+        for half in EngineRole:
+            monkeypatch.setenv(f"LABELING_GROUND_{half.value.upper()}_URL", both.url)
+            monkeypatch.setenv(f"LABELING_GROUND_{half.value.upper()}_NAME", NAMES[half])
+        monkeypatch.setenv("LABELING_GROUND_MODEL", "auto")
+        found = data_of(runner.invoke(cli, ["warm", str(folder), "--json"]))
+        assert found["failed"] == []
+        assert refused == [503]
+        monkeypatch.setenv("LABELING_GROUND_ENGINE_WAIT_S", "0")
+        both.drain.begin()
+        result = runner.invoke(cli, ["warm", str(folder)])
+        assert "shutting down" in str(result.exception)
 
 
 SLOW_ENGINE = '''

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.doubles import encoded, on
 from tests.inference.remote_asks import PROMPTS, image, same
@@ -29,7 +30,7 @@ from labeling_ground.codec.records import open_embedding, seal_embedding
 from labeling_ground.errors import BadSettings, LabelingGroundError, Overloaded
 from labeling_ground.inference.remote.addresses import Addresses
 from labeling_ground.inference.remote.backend import RemoteBackend, embedding_key
-from labeling_ground.inference.remote.client import EngineClient, Limits
+from labeling_ground.inference.remote.client import EngineAway, EngineClient, Limits
 from labeling_ground.inference.remote.pool import Load, agreed, decode_order, encode_order, rendezvous
 from labeling_ground.inference.remote.wire import Description, Role
 from labeling_ground.inference.remote_status import EngineFigures
@@ -273,6 +274,42 @@ async def test_a_full_engine_hands_its_clicks_on_and_only_when_all_are_full_some
                 await backend.decode(on(one[0], PROMPTS[:1]))
             assert refused.value.retry_after == 7.0
             assert not backend.failing()
+
+
+async def test_an_engine_that_shuts_down_ends_what_it_has_and_its_new_asks_go_elsewhere(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        encoder = stack.enter_context(served(endpoint(Role.ENCODER, ToyEngine(), tmp_path)))
+        engines = [ToyEngine() for _ in range(2)]
+        first, second = (
+            stack.enter_context(served(endpoint(Role.DECODER, engine, tmp_path / str(number))))
+            for number, engine in enumerate(engines)
+        )
+        made = await images(2, first.url, second.url)
+        [own] = [
+            one for one in made if rendezvous(embedding_key(VERSION, one[0]), [first.url, second.url])[0] == first.url
+        ][:1]
+        async with pooled(encoder.url, first.url, second.url, poll_s=0.05) as backend:
+            await check(backend, made)
+            engines[0].go.clear()
+            running = asyncio.create_task(check(backend, [own]))
+            await soon(lambda: engines[0].at_once == 1)
+            first.drain.begin()
+            await check(backend, made)  # none of them waits for the one that is held up
+            engines[0].go.set()
+            await running
+            told = decoders_of(backend)[first.url]
+            assert (told.left_out, told.state) == ("draining", "closed")
+            assert not backend.failing()
+            assert "shutting down" in backend.left_out()[f"decoder at {first.url}"]
+            second.drain.begin()
+            with pytest.raises(EngineAway, match="is shutting down"):  # there is nowhere else
+                await backend.decode(on(own[0], PROMPTS[:1]))
+            first.drain.has_begun = False  # it was started again; and nobody has looked at it since
+            await check(backend, made)
+            async with httpx.AsyncClient() as http:
+                answers = [await http.get(f"{one.url}/ping", timeout=LONG_S) for one in (first, second)]
+            assert [answer.status_code for answer in answers] == [200, 503]
+            assert int(answers[1].headers["retry-after"]) >= 1
 
 
 # --- engines that come and go ----------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ import numpy as np
 import uvicorn
 from numpy.typing import NDArray
 
+from labeling_ground.cli.running import run
+from labeling_ground.draining import Drain
 from labeling_ground.engine_server.app import ModelEndpoint, create_engine_app
 from labeling_ground.inference.graphs import Engine, EngineAsk, FloatArray, together
 from labeling_ground.inference.remote.addresses import Address, Addresses, Resolve
@@ -32,6 +34,7 @@ from labeling_ground.sam.family import Family
 from labeling_ground.sam.geometry import LOW_RES, SIDE
 from labeling_ground.sam.preprocess import preprocess
 from labeling_ground.sam.prompts import PromptTensors
+from labeling_ground.settings import Settings
 from labeling_ground.types import ModelVersion
 
 VERSION = ModelVersion("toy-sam", "a" * 64)
@@ -140,6 +143,7 @@ class Served:
     management_port: int
     endpoints: list[ModelEndpoint]
     host: str = "127.0.0.1"
+    drain: Drain = field(default_factory=Drain)
 
     @property
     def url(self) -> str:
@@ -160,8 +164,9 @@ def served(*endpoints: ModelEndpoint, port: int = 0, host: str = "127.0.0.1") ->
     """Serve from a thread."""
     sockets = [listener(port, host), listener()]
     ports = [made.getsockname()[1] for made in sockets]
+    drain = Drain()
     app = create_engine_app(
-        endpoints, management_port=ports[1], most_bytes=32 << 20, most_held=256 << 20, silence_s=LONG_S
+        endpoints, management_port=ports[1], most_bytes=32 << 20, most_held=256 << 20, silence_s=LONG_S, drain=drain
     )
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": sockets})
@@ -172,7 +177,7 @@ def served(*endpoints: ModelEndpoint, port: int = 0, host: str = "127.0.0.1") ->
             assert thread.is_alive()
             assert time.monotonic() < until
             time.sleep(0.01)
-        yield Served(ports[0], ports[1], list(endpoints), host)
+        yield Served(ports[0], ports[1], list(endpoints), host, drain)
     finally:
         server.should_exit = True
         thread.join(LONG_S)
@@ -260,9 +265,11 @@ def process(role: Role, kept: Path, port: int, *, digest: str = VERSION.digest) 
 def main() -> None:
     role, kept, port, digest = Role(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     one = endpoint(role, ToyEngine(decode_s=0.02), kept, version=ModelVersion("toy-sam", digest))
-    app = create_engine_app([one], management_port=0, most_bytes=32 << 20, most_held=256 << 20, silence_s=LONG_S)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    server.run(sockets=[listener(port)])
+    drain = Drain()
+    app = create_engine_app(
+        [one], management_port=0, most_bytes=32 << 20, most_held=256 << 20, silence_s=LONG_S, drain=drain
+    )
+    run(app, Settings(), listener(port), drain=drain)
 
 
 if __name__ == "__main__":

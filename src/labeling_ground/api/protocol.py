@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from labeling_ground.api.errors import problem
 from labeling_ground.api.web_security import SECURITY_HEADERS
+from labeling_ground.draining import Drain
 
 if sys.platform != "win32":
     import fcntl
@@ -92,6 +93,7 @@ class BoundedHttp(HttpToolsProtocol):
     """
 
     limits = HttpLimits()
+    drain: Drain | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start waiting for a request."""
@@ -132,6 +134,11 @@ class BoundedHttp(HttpToolsProtocol):
         self.pipeline.clear()
         self._read_ahead.clear()
         super().connection_lost(exc)
+
+    def end_after_answer(self) -> None:
+        """Say in the answer to the newest request that it is the connection's last."""
+        if self._begun is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
         """Close now what only waits, be it for another request or for the rest of one that was answered."""
@@ -217,6 +224,8 @@ class BoundedHttp(HttpToolsProtocol):
             self._is_upgrade = True
             return
         super().on_headers_complete()
+        if self.drain is not None and self.drain.has_begun:
+            self.end_after_answer()
         if not self.pipeline:
             self._answering = self.cycle
 
@@ -442,6 +451,6 @@ def _sentence(error: httptools.HttpParserError) -> str:
     return f"This cannot be read as an HTTP/1.1 request: {error}."
 
 
-def bounded_http(limits: HttpLimits) -> type[BoundedHttp]:
+def bounded_http(limits: HttpLimits, drain: Drain | None = None) -> type[BoundedHttp]:
     """The protocol with these bounds, for uvicorn, which wants a class."""
-    return type("BoundedHttp", (BoundedHttp,), {"limits": limits})
+    return type("BoundedHttp", (BoundedHttp,), {"limits": limits, "drain": drain})

@@ -12,6 +12,7 @@ from fastapi import Request
 from pydantic import SecretStr
 
 from labeling_ground import key as keys
+from labeling_ground.draining import Drain
 from labeling_ground.errors import Forbidden, NotAllowed
 from labeling_ground.observe import RequestMetrics
 from labeling_ground.peers import Peers
@@ -42,6 +43,7 @@ class AppState:
     """The other worker processes of this server, where there are some."""
     started: float = field(default_factory=time.monotonic)
     """When counting began, on the monotonic clock."""
+    drain: Drain = field(default_factory=Drain)
 
     @property
     def predictor(self) -> Predictor:

@@ -75,7 +75,7 @@ async def health_of_all(app_state: AppState, own: Mapping[str, Any]) -> dict[str
     It is starting until all have started, then well if all are, and degraded while one is not or is started anew.
     """
     peers = app_state.peers
-    if peers is None:
+    if peers is None or own["status"] == "draining":  # then all were told to stop
         return dict(own)
     each = {peers.number: _told(own, peers), **await peers.ask("health")}
     states = {}

@@ -9,6 +9,7 @@ import click
 
 from labeling_ground.cli.common import log_format_option, models_dir_option, say, settings_with
 from labeling_ground.cli.running import listen, run
+from labeling_ground.draining import Drain
 from labeling_ground.engine_server.app import ModelEndpoint, create_engine_app
 from labeling_ground.inference.auto import Halves
 from labeling_ground.observe import logs_text, set_up_logging
@@ -83,11 +84,13 @@ def serve_both(settings: Settings, listeners: Sequence[socket.socket], ready: Ca
 
 
 def _run(settings: Settings, endpoints: Sequence[ModelEndpoint], listeners: Sequence[socket.socket]) -> None:
+    drain = Drain()
     app = create_engine_app(
         endpoints,
         management_port=listeners[1].getsockname()[1],
         most_bytes=int(settings.max_engine_bytes),
         most_held=int(settings.max_bytes_in_flight),
         silence_s=settings.receive_timeout_s,
+        drain=drain,
     )
-    run(app, settings, *listeners)
+    run(app, settings, *listeners, drain=drain)

@@ -1,15 +1,19 @@
 """Listening and running, for the commands that serve."""
 
+import asyncio
 import contextlib
 import errno
 import signal
 import socket
 import sys
+import time
+from types import FrameType
 from typing import Any
 
 import uvicorn
 
-from labeling_ground.api.protocol import HttpLimits, bounded_http
+from labeling_ground.api.protocol import BoundedHttp, HttpLimits, bounded_http
+from labeling_ground.draining import Drain
 from labeling_ground.errors import BadSettings
 from labeling_ground.settings import Settings
 
@@ -53,8 +57,8 @@ def listen(host: str, port: int, *, hint: str) -> socket.socket:
     return listener
 
 
-def configuration(app: Any, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves an app of ours."""
+def configuration(app: Any, settings: Settings, drain: Drain | None = None) -> uvicorn.Config:
+    """How uvicorn serves an app of ours. Once ``drain`` has begun, every answer is the last one of its connection."""
     limits = HttpLimits(
         head_bytes=int(settings.max_header_bytes),
         head_seconds=settings.receive_timeout_s,
@@ -64,7 +68,7 @@ def configuration(app: Any, settings: Settings) -> uvicorn.Config:
     )
     return uvicorn.Config(
         app,
-        http=bounded_http(limits),
+        http=bounded_http(limits, drain),
         ws="none",
         log_config=None,
         access_log=False,
@@ -82,11 +86,49 @@ def allow_many_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def run(app: Any, settings: Settings, *listeners: socket.socket) -> None:
-    """Serve until told to stop; what is in flight is answered first."""
+class DrainingServer(uvicorn.Server):
+    """A server that ends in steps: not ready at once; after a delay no new connections; then what runs is answered.
+
+    Args:
+        config: see ``configuration``.
+        drain: begins with the signal.
+        delay_s: seconds between the signal and the end of new connections, for load balancers to notice it.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, delay_s: float) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._delay_s = delay_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called with the signal; a second SIGINT ends the server without waiting for anything."""
+        self._drain.begin()
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called soon after the signal."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, BoundedHttp):
+                connection.end_after_answer()
+        until = time.monotonic() + self._delay_s
+        while time.monotonic() < until and not self.force_exit:  # noqa: ASYNC110 -- a signal's handler sets it
+            await asyncio.sleep(min(0.05, self._delay_s))
+        await super().shutdown(sockets)
+
+
+def run(app: Any, settings: Settings, *listeners: socket.socket, drain: Drain) -> None:
+    """Serve until told to stop; what is in flight is answered first.
+
+    Args:
+        app: what is served.
+        settings: of the server.
+        *listeners: where it listens.
+        drain: what the app looks at.
+    """
     allow_many_files()
     # uvicorn shuts down gracefully at these signals and then raises them again for whoever handled them before. That is
     # us, and we have nothing to add: the process ends with exit code 0, without a traceback.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(configuration(app, settings)).run(sockets=list(listeners))
+    server = DrainingServer(configuration(app, settings, drain), drain, settings.drain_delay_s)
+    server.run(sockets=list(listeners))

@@ -42,7 +42,7 @@ def serve(**given: Any) -> None:
     app_state = build_parts(settings)
     listener = listen(settings.host, settings.port, hint=hint)
     _greet(settings, listener, app_state)
-    run(create_app(app_state, choose_adapters(app_state)), settings, listener)
+    run(create_app(app_state, choose_adapters(app_state)), settings, listener, drain=app_state.drain)
 
 
 def _greet(settings: Settings, listener: socket.socket, app_state: AppState) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import signal
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import click
 from rich.console import Console
@@ -13,13 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from labeling_ground import key as keys
 from labeling_ground.cli.common import cache_dir_option, data, empty_option, json_option, say, settings_with, show
 from labeling_ground.codec.walk import accepted
-from labeling_ground.errors import LabelingGroundError, StoreFailed, TooLarge
+from labeling_ground.errors import LabelingGroundError, Overloaded, StoreFailed, TooLarge
+from labeling_ground.inference.remote.client import EngineAway
 from labeling_ground.service.predictor import Predictor
 from labeling_ground.settings import Settings
 from labeling_ground.types import Priority
 from labeling_ground.urgency import asked_as
 from labeling_ground.wiring import build_predictor
 
+T = TypeVar("T")
+
+_AGAIN_S = 1.0
+"""Pause, in seconds, before an image is tried again."""
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tif", ".tiff"})
 
 
@@ -120,7 +127,7 @@ async def _warm(
             for file in waiting:
                 if stopping.is_set():
                     return
-                outcome, problem = await _one(predictor, settings, file, tenant)
+                outcome, problem = await _one(predictor, settings, file, tenant, stopping)
                 counts[outcome] += 1
                 if problem:
                     failures.append((file, problem))
@@ -157,17 +164,31 @@ def _trouble(predictor: Predictor) -> str:
     return ""
 
 
-async def _one(predictor: Predictor, settings: Settings, file: Path, tenant: str) -> tuple[str, str | None]:
+async def _one(
+    predictor: Predictor, settings: Settings, file: Path, tenant: str, stopping: asyncio.Event
+) -> tuple[str, str | None]:
     try:
         content, image_id = await asyncio.to_thread(_read, file, settings.max_image_bytes)
         with asked_as(Priority.JOB):
-            answer = await predictor.add_image(tenant, content, image_id)
+            answer = await _patiently(lambda: predictor.add_image(tenant, content, image_id), settings, stopping)
         await predictor.store.drain()  # on disk before the next one: an interruption loses nothing that was counted
         if trouble := _trouble(predictor):
             return "failed", trouble
     except (LabelingGroundError, OSError) as error:
         return "failed", str(error)
     return ("hit" if answer.outcome == "hit" else "computed"), None
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]], settings: Settings, stopping: asyncio.Event) -> T:
+    """What is answered; asked again while the engines elsewhere are away, full or restarting, as long as at a start."""
+    until = time.monotonic() + settings.engine_wait_s
+    while True:
+        try:
+            return await ask()
+        except (EngineAway, Overloaded):
+            if stopping.is_set() or time.monotonic() >= until:
+                raise
+        await asyncio.sleep(_AGAIN_S)
 
 
 def _read(file: Path, max_bytes: int) -> tuple[bytes, str]:

@@ -194,7 +194,8 @@ class _Processes:
 
     def _end(self) -> None:
         """Let the workers finish what they are at, and end the engine when nobody needs it any more."""
-        deadline = time.monotonic() + self._settings.shutdown_grace_s + _MORE_S
+        self._listener.close()  # the workers have theirs: when they take no connections any more, there are none
+        deadline = time.monotonic() + self._settings.drain_delay_s + self._settings.shutdown_grace_s + _MORE_S
         running = [kept.process for kept in self._kept if kept.process is not None]
         engine = [process for process in running if process.name == _run_engine.__name__]
         for processes in ([process for process in running if process not in engine], engine):
@@ -242,7 +243,7 @@ def _work(
     if greet is not None:
         greet(settings, listener, app_state)
     ready.set()
-    run(create_app(app_state, choose_adapters(app_state)), settings, listener)
+    run(create_app(app_state, choose_adapters(app_state)), settings, listener, drain=app_state.drain)
 
 
 def _run_engine(settings: Settings, listeners: list[socket.socket], ready: Any) -> None:

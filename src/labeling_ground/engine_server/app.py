@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from labeling_ground.api.edge import Edge, Limits
 from labeling_ground.api.errors import problem, response_for
 from labeling_ground.api.web_security import ANY, OriginCheck
+from labeling_ground.draining import Drain
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.inference.backend import BatchSizes
 from labeling_ground.inference.remote import envelope
@@ -86,7 +87,13 @@ class ModelEndpoint:
 
 
 def create_engine_app(
-    endpoints: Sequence[ModelEndpoint], *, management_port: int, most_bytes: int, most_held: int, silence_s: float
+    endpoints: Sequence[ModelEndpoint],
+    *,
+    management_port: int,
+    most_bytes: int,
+    most_held: int,
+    silence_s: float,
+    drain: Drain | None = None,
 ) -> ASGIApp:
     """The app of one engine server, for two listeners.
 
@@ -96,8 +103,10 @@ def create_engine_app(
         most_bytes: largest ask.
         most_held: bytes of asks that may be read at the same time.
         silence_s: longest wait for the next piece of an ask.
+        drain: once it has begun, new asks are sent to another engine; those that run or wait here are answered.
     """
     by_name = {endpoint.name: endpoint for endpoint in endpoints}
+    drain = drain or Drain()
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -107,14 +116,17 @@ def create_engine_app(
             yield
 
     async def ping(_: Request) -> Response:
-        return JSONResponse({"status": "Healthy"})
+        return _draining() if drain.has_begun else JSONResponse({"status": "Healthy"})
 
     async def predictions(request: Request) -> Response:
         endpoint = by_name.get(request.path_params["name"])
         if endpoint is None:
             return _unknown(by_name)
         try:
-            reply = await _unless_gone(request, endpoint, await request.body())
+            body = await request.body()
+            if drain.has_begun:
+                return _draining()
+            reply = await _unless_gone(request, endpoint, body)
         except ClientDisconnect:
             return Response(status_code=499)
         except LabelingGroundError as error:
@@ -163,6 +175,12 @@ async def _unless_gone(request: Request, endpoint: ModelEndpoint, body: bytes) -
     finally:
         answering.cancel()
         leaving.cancel()
+
+
+def _draining() -> Response:
+    """What the proxy reads as «ask another engine», which is no failure of this one."""
+    sentence = "This engine is shutting down. Ask another one, or this one again when it is back."
+    return problem(503, "draining", "Shutting down", sentence, {"Retry-After": "1"}, draining="true")
 
 
 def _unknown(by_name: Mapping[str, ModelEndpoint]) -> Response:

@@ -94,7 +94,11 @@ class ServerSettings(Fields):
     Redis, of which there must be one, and the engine's process; budgets of memory are for all of them together, other
     limits for each. See `docs/workers.md`."""
     shutdown_grace_s: float = Field(30.0, ge=0)
-    """Seconds that requests in flight have to finish after the server was told to stop."""
+    """Seconds that requests in flight have to finish after the server was told to stop, beside `drain_delay_s`."""
+    drain_delay_s: float = Field(0.0, ge=0)
+    """Seconds for which a server that was told to stop still takes new connections, while `/health/ready` says that it
+    is not ready: so long as load balancers take to notice. Its answers end their connections. Engines send new asks to
+    the other engines at once."""
 
 
 class LimitSettings(Fields):

@@ -153,6 +153,8 @@ def health_of(app: FastAPI) -> dict[str, Any]:
         checks[tier.store.name] = "ok" if is_well else f"failing (breaker {state}){because}"
     if app_state.sessions.trouble:
         checks["sessions"] = f"failing: {app_state.sessions.trouble}"
+    if app_state.drain.has_begun:
+        return {"status": "draining", "checks": checks}
     if model != "ok" or failing:
         return {"status": "starting" if model == "starting" else "failing", "checks": checks}
     healthy = all(check == "ok" for check in checks.values())

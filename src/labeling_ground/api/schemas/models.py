@@ -8,11 +8,11 @@ from pydantic import BaseModel, Field
 class Health(BaseModel):
     """Alive or ready, and if not, why."""
 
-    status: Literal["ok", "degraded", "starting", "failing"] = Field(
+    status: Literal["ok", "degraded", "starting", "failing", "draining"] = Field(
         description="`ok`. `degraded`: a cache tier fails, and answers are right, only slower; or "
         "a model fails that is not the default one. `starting`: the model is "
         "being tried out. `failing`: the model does not answer, or its last "
-        "`engine_failures` calls failed."
+        "`engine_failures` calls failed. `draining`: the server was told to stop, and ends what runs."
     )
     checks: dict[str, str] = Field(default_factory=dict, examples=[{"model": "ok", "disk": "ok"}])
 

@@ -17,7 +17,7 @@ from labeling_ground.errors import BackendFailed, BadSettings, LabelingGroundErr
 from labeling_ground.inference.backend import BatchSizes, DecodeAsk, ModelInfo
 from labeling_ground.inference.graphs import check_tensors, info_of
 from labeling_ground.inference.remote import wire
-from labeling_ground.inference.remote.client import Answer, Attempt, EngineClient, OtherModel
+from labeling_ground.inference.remote.client import Answer, Attempt, EngineAway, EngineClient, OtherModel
 from labeling_ground.inference.remote.pool import EnginePool, Send, agreed
 from labeling_ground.inference.remote.requests import DECODED_BYTES, Asked, ask_all, carries, decode_all, home, together
 from labeling_ground.inference.remote_status import EngineFigures
@@ -284,11 +284,14 @@ class RemoteBackend:
             return await self._ask(self._decoders, version, given[0][0].key, send)
 
     async def _ask(self, pool: EnginePool, version: ModelVersion, key: str, send: Send[T]) -> T:
+        until = time.monotonic() + pool.deadline_s
         try:
-            return await pool.ask(version, key, send)
-        except OtherModel:
-            await self._refresh()
-            raise
+            return await pool.ask(version, key, send, until)
+        except EngineAway as error:  # one may be back since the last look, or serve another model by now
+            await (self._refresh() if isinstance(error, OtherModel) else pool.describe(lambda each: each.was_away))
+            if not pool.available(version):
+                raise
+        return await pool.ask(version, key, send, until)
 
     # --- what the engines serve --------------------------------------------------------------------------------------
 

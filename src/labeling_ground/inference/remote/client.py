@@ -154,7 +154,7 @@ class EngineClient:
     """
 
     def __init__(self, address: Address, limits: Limits) -> None:
-        self.address = address
+        self.address, self.half = address, address.half
         self.breaker = Breaker(FAILURES, limits.reset_s)
         self.description: wire.Description | None = None
         self.workers: int | None = None
@@ -165,6 +165,8 @@ class EngineClient:
         """When it was last chosen, as a number that grows: among equals the one goes next that had its turn first."""
         self.is_draining = False
         """Whether it has said that it shuts down, and nothing else since."""
+        self.was_away = False
+        """Whether it shut down or could not be reached when it was last asked, and so may be back by now."""
         self.sent = SentEmbeddings()
         self.limits = limits
         self._session: aiohttp.ClientSession | None = None
@@ -174,11 +176,6 @@ class EngineClient:
         self._round_trip_s: float | None = None
         self._sent_bytes = self._received_bytes = self._asks = 0
         self._probe_pause_s = self._probe_after = 0.0
-
-    @property
-    def half(self) -> str:
-        """``encoder`` or ``decoder``."""
-        return self.address.half
 
     @property
     def trouble(self) -> str:
@@ -258,7 +255,7 @@ class EngineClient:
         with self.reading():
             self.description = wire.read_description(answer.body)
         self.breaker.succeeded()
-        self.is_draining = False
+        self.is_draining = self.was_away = False
         return self.description
 
     async def look(self) -> None:
@@ -284,6 +281,7 @@ class EngineClient:
         """Count a failure; returns what to raise, of this kind."""
         before = self.breaker.state
         self._reason = reason
+        self.was_away = issubclass(kind, EngineAway)
         self.breaker.failed()
         if before == "closed":
             log.warning("the %s at %s failed: %s", self.half, self.address, reason)
@@ -342,7 +340,7 @@ class EngineClient:
         said = wire.read_problem(body)
         sentence = said.get("detail", "")[:300] or f"it answered with status {status}"
         if status in _BUSY and said.get("draining") == "true":
-            self.is_draining = True
+            self.is_draining = self.was_away = True
             raise EngineAway(f"The {self.half} is shutting down. Try again in a moment.")
         if status in _BUSY:
             self.breaker.succeeded()  # it is there

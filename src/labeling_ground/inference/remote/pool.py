@@ -191,6 +191,7 @@ class EnginePool:
         kind: Callable[[Address, Limits], EngineClient] = EngineClient,
     ) -> None:
         self.half = addresses.half
+        self.deadline_s = limits.deadline_s
         self.addresses = addresses
         self.members: list[EngineClient] = []
         self._limits, self._choice, self._kind = limits, choice, kind
@@ -228,9 +229,9 @@ class EnginePool:
         self._left = [each for each in self._left if each.running]
         await asyncio.gather(*(each.aclose() for each in idle))
 
-    async def describe(self) -> list[LabelingGroundError]:
-        """Ask all of them what they serve, but those that owe an answer. Returns why some did not say it."""
-        asked = [each.describe() for each in self.members if not each.owes_an_answer]
+    async def describe(self, which: Callable[[EngineClient], bool] = lambda _: True) -> list[LabelingGroundError]:
+        """Ask these of them what they serve, but those that owe an answer. Returns why some did not say it."""
+        asked = [each.describe() for each in self.members if which(each) and not each.owes_an_answer]
         said = await asyncio.gather(*asked, return_exceptions=True)
         failed = [one for one in said if isinstance(one, BaseException)]
         for error in failed:
@@ -311,20 +312,21 @@ class EnginePool:
             self._running -= 1
             self._room.set()
 
-    async def ask(self, version: ModelVersion, key: str, send: Send[T]) -> T:
+    async def ask(self, version: ModelVersion, key: str, send: Send[T], until: float) -> T:
         """What the engine answers that is chosen, or the next one that answers, within the ask's deadline.
 
         Args:
             version: the model that the ask is bound to; engines of another one are not asked.
             key: of what it is about, where engines are chosen by that.
             send: asks one.
+            until: the ask's deadline, on the monotonic clock.
 
         Raises:
+            EngineAway: no engine has begun with it.
             OtherModel: the engines serve another model by now.
             BackendFailed: none can be asked, or none answered as it should.
             Overloaded: those that answer have too much to do.
         """
-        until = time.monotonic() + self._limits.deadline_s
         failures: dict[EngineClient, LabelingGroundError] = {}
         begun = 0
         while True:
