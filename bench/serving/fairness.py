@@ -78,10 +78,11 @@ class SlowEngine:
 _numbers = itertools.count()
 
 
-def _file() -> bytes:
-    """An image file that nobody has sent before."""
+def new_file(side: int = 2) -> bytes:
+    """An image file of this many pixels squared that nobody has sent before."""
     out = io.BytesIO()
-    pixels = np.frombuffer(next(_numbers).to_bytes(12, "big"), np.uint8).reshape(2, 2, 3)
+    pixels = np.zeros((side, side, 3), np.uint8)
+    pixels[:2, :2] = np.frombuffer(next(_numbers).to_bytes(12, "big"), np.uint8).reshape(2, 2, 3)
     Pillow.fromarray(pixels).save(out, "PNG")
     return out.getvalue()
 
@@ -121,7 +122,7 @@ async def _against(plan: Plan, flood: str) -> dict[str, Any]:
             seconds, refused = [], 0
             for _ in range(plan.opens):
                 started = time.perf_counter()
-                answer = await opening.post("/v1/images", content=_file())
+                answer = await opening.post("/v1/images", content=new_file())
                 seconds.append(time.perf_counter() - started)
                 refused += answer.status_code == 503
                 await asyncio.sleep(ENCODE_S / 3)  # so that what the engine has begun is at another point each time
@@ -133,7 +134,7 @@ async def _against(plan: Plan, flood: str) -> dict[str, Any]:
 
 async def _flood(client: httpx.AsyncClient, path: str, headers: dict[str, str]) -> None:
     while True:
-        answer = await client.post(path, content=_file(), headers=headers)
+        answer = await client.post(path, content=new_file(), headers=headers)
         if answer.status_code in (202, 503):
             await asyncio.sleep(ENCODE_S / 4)
 
@@ -144,7 +145,7 @@ async def _shared(plan: Plan) -> dict[str, float]:
 
     async def work(client: httpx.AsyncClient, tenant: str) -> None:
         while True:
-            answer = await client.post("/v1/images", content=_file())
+            answer = await client.post("/v1/images", content=new_file())
             if answer.status_code == 200:
                 counts[tenant] += 1
             else:

@@ -46,6 +46,16 @@ def test_the_fairness_benchmark_runs_and_nobody_is_refused() -> None:
     assert all(share > 0 for share in result["shares"].values())
 
 
+def test_the_benchmark_of_batches_runs_and_more_is_done_with_them() -> None:
+    rows = run("bench.serving.batches")["rows"]
+    assert set(rows) == {"without", "with"}
+    for row in rows.values():
+        assert row["lone_open_s"] >= 0.045  # what the engine takes
+    for name in ("clicks", "opens"):
+        assert 0 < rows["without"][name] <= 1 / 0.045
+        assert rows["with"][name] > 0
+
+
 def test_the_benchmark_of_several_processes_runs_and_each_of_them_has_work() -> None:
     result = run("bench.workers")
     assert set(result["rows"]) == {"1", "2"}
