@@ -101,14 +101,16 @@ async def test_metrics_say_what_the_figures_say(server: "Running", make_image: "
 
     for kind, part in now["kinds"].items():
         counted = {
-            outcome: value("labeling_ground_lookups_total", kind=kind, outcome=outcome)
+            outcome: value("labeling_ground_lookups_total", model="toy", kind=kind, outcome=outcome)
             for outcome in ("hit", "miss", "joined", "recomputed")
         }
         assert counted["hit"] == part["hits"]
         assert counted["joined"] == part["joined"]
         assert counted["miss"] + counted["recomputed"] == part["misses"]
-        assert value("labeling_ground_failed_total", kind=kind) == part["failed"]
-        assert value("labeling_ground_seconds_saved_total", kind=kind) == pytest.approx(part["seconds_saved"], abs=1e-5)
+        assert value("labeling_ground_failed_total", model="toy", kind=kind) == part["failed"]
+        assert value("labeling_ground_seconds_saved_total", model="toy", kind=kind) == pytest.approx(
+            part["seconds_saved"], abs=1e-5
+        )
     for tier in now["tiers"]:
         name = tier["tier"]
         assert value("labeling_ground_budget_bytes", tier=name) == tier["budget"]

@@ -167,6 +167,24 @@ async def test_x_anylabeling_is_told_of_all_models_the_default_first(start: Star
         assert told["classical"]["display_name"] == "Labeling Ground (classical)"
 
 
+async def test_figures_are_those_of_all_models_and_say_of_each_what_was_its_own(
+    start: Start, make_image: Callable[..., bytes]
+) -> None:
+    """Also of one that was unloaded; only the default one was counted before."""
+    async with start(models=(SECOND,), admin_key="the-admin-key") as server:
+        image_id = await server.send_image(make_image())
+        for _ in range(2):
+            body = {"points": [{"x": 9, "y": 9}], "model": SECOND}
+            assert (await server.client.post(f"/v1/images/{image_id}/masks", json=body)).status_code == 200
+        assert (await server.client.post("/v1/models/second/unload", headers=ADMIN)).status_code == 200
+        found = (await server.client.get("/v1/cache")).json()
+        assert (found["kinds"]["mask"]["misses"], found["kinds"]["mask"]["hits"]) == (1, 1)
+        assert [found["models"][model]["hits"] for model in ("toy", "second")] == [0, 1]
+        assert found["lookups"] == sum(each["lookups"] for each in found["models"].values())
+        metrics = (await server.client.get("/metrics")).text
+        assert 'labeling_ground_lookups_total{kind="mask",model="second",outcome="hit"} 1.0' in metrics
+
+
 # --- sessions ------------------------------------------------------------------------------------------------------
 
 

@@ -72,7 +72,7 @@ async def test_ages_and_idle_times_are_spread_over_the_seconds(sampled: bool) ->
         store.keep(first + "-too-large", sealed(key, 1 << 19, created=clock.now))
         store.peek(first)
         now = await take_snapshot(
-            predictor.counters,
+            {"toy": predictor.counters},
             store=store,
             backend=predictor.backend,
             queues=(FairQueue("grids", 1, 1),),

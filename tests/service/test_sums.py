@@ -37,6 +37,7 @@ def snapshot(scale: int, *tiers: TierCounts) -> CountersSnapshot:
         at=100.0,
         total=kind,
         kinds={Kind.MASK: kind},
+        models={("toy", Kind.MASK): kind},
         hedges={(Kind.MASK, HedgeOutcome.USED): scale},
         tiers=tiers,
         lanes={"encoder": QueueCounts(scale, scale, 1, 0.5 * scale, classes)},
@@ -61,6 +62,7 @@ def test_each_workers_own_is_added_and_what_they_share_is_told_once() -> None:
         ]
     )
     mask = found.kinds[Kind.MASK]
+    assert found.models["toy", Kind.MASK] == mask
     assert (mask.hits, mask.misses, mask.joined, mask.seconds_saved) == (11, 22, 2, 5.5)
     assert mask.asked == {Outcome.HIT: 11}
     assert found.total == mask

@@ -44,7 +44,7 @@ _gauge, _counter = partial(_family, GaugeMetricFamily), partial(_family, Counter
 
 def _of_lookups(now: CountersSnapshot) -> Iterator[Metric]:
     def each(count: Callable[[KindCounts], float]) -> Rows:
-        return [([kind.value], count(found)) for kind, found in now.kinds.items()]
+        return [([model, kind.value], count(found)) for (model, kind), found in now.models.items()]
 
     outcomes: Mapping[str, Callable[[KindCounts], int]] = {
         "hit": lambda found: found.hits,
@@ -53,20 +53,23 @@ def _of_lookups(now: CountersSnapshot) -> Iterator[Metric]:
         "miss": lambda found: found.misses - found.recomputed,
     }
     counts = [
-        ([kind.value, outcome], count(found))
-        for kind, found in now.kinds.items()
+        ([model, kind.value, outcome], count(found))
+        for (model, kind), found in now.models.items()
         for outcome, count in outcomes.items()
     ]
     hedges = [([kind.value, outcome.value], count) for (kind, outcome), count in now.hedges.items()]
     saved = "Seconds of computing that hits and joined asks spared."
     yield _counter(
-        "lookups", "Look-ups by kind and outcome; recomputed and miss are disjoint here.", "kind outcome", counts
+        "lookups", "Look-ups by kind and outcome; recomputed and miss are disjoint here.", "model kind outcome", counts
     )
-    yield _counter("seconds_saved", saved, "kind", each(lambda found: found.seconds_saved))
+    yield _counter("seconds_saved", saved, "model kind", each(lambda found: found.seconds_saved))
     yield _counter(
-        "seconds_computed", "Seconds of computing that was done.", "kind", each(lambda found: found.seconds_computed)
+        "seconds_computed",
+        "Seconds of computing that was done.",
+        "model kind",
+        each(lambda found: found.seconds_computed),
     )
-    yield _counter("failed", "Asks that ended in an error.", "kind", each(lambda found: found.failed))
+    yield _counter("failed", "Asks that ended in an error.", "model kind", each(lambda found: found.failed))
     yield _counter("predictions", "Queued predictions by what became of them.", "kind fate", hedges)
 
 

@@ -152,7 +152,7 @@ async def _own_figures(app_state: AppState) -> ServerFigures:
     """This worker's, on top of its predecessor's; a successor starts from no less than what was told."""
     predictor, peers = app_state.predictor, app_state.peers
     counters = await take_snapshot(
-        predictor.counters,
+        app_state.models.counted(),
         store=predictor.store,
         backend=predictor.backend,
         queues=(predictor.encode_lane, predictor.decode_lane, app_state.everything.jobs),

@@ -84,11 +84,16 @@ class Counters:
 
     def total(self) -> KindCounts:
         """All kinds together."""
-        total = KindCounts()
-        for counts in self.kinds.values():
-            for name in vars(total):
-                setattr(total, name, getattr(total, name) + getattr(counts, name))
-        return total
+        return together(self.kinds.values())
+
+
+def together(each: Iterable[KindCounts]) -> KindCounts:
+    """All of them added up."""
+    total = KindCounts()
+    for counts in each:
+        for name, value in vars(counts).items():
+            setattr(total, name, getattr(total, name) + value)
+    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,8 @@ class CountersSnapshot:
     at: float
     total: KindCounts
     kinds: Mapping[Kind, KindCounts]
+    models: Mapping[tuple[str, Kind], KindCounts]
+    """The same by the model's id, too; also of models that are not loaded any more."""
     hedges: Mapping[tuple[Kind, HedgeOutcome], int]
     tiers: tuple[TierCounts, ...]
     lanes: Mapping[str, QueueCounts]
@@ -174,7 +181,7 @@ class CountersSnapshot:
 
 
 async def take_snapshot(
-    counters: Counters,
+    counted: Mapping[str, Counters],
     *,
     store: TieredStore,
     backend: Backend,
@@ -183,7 +190,7 @@ async def take_snapshot(
     sessions: Sessions,
     supervisor: Supervisor,
 ) -> CountersSnapshot:
-    """Everything that these parts count, at this moment."""
+    """Everything that these parts count, at this moment; ``counted`` is by model id."""
     lower = {tier.store.name: tier for tier in store.lower}
     tiers = []
     for stats in await store.stats():
@@ -198,11 +205,18 @@ async def take_snapshot(
     shadows, memory = store.shadows, store.memory
     sample = [] if shadows is None else shadows.spread(memory)
     recomputed = Recomputed() if shadows is None else shadows.recomputed
+    kinds = {
+        kind: together(counters.kinds[kind] for counters in counted.values())
+        for kind in (Kind.EMBEDDING, Kind.MASK, Kind.EVERYTHING)
+    }
     return CountersSnapshot(
         at=time.time(),
-        total=counters.total(),
-        kinds=dict(counters.kinds),
-        hedges=dict(counters.hedges),
+        total=together(counters.total() for counters in counted.values()),
+        kinds=kinds,
+        models={
+            (model, kind): counts for model, counters in counted.items() for kind, counts in counters.kinds.items()
+        },
+        hedges=sum((counters.hedges for counters in counted.values()), Counter()),
         tiers=tuple(tiers),
         lanes={
             lane.name: QueueCounts(lane.running, lane.waiting, lane.turned_away, lane.typical_s, lane.classes())
@@ -214,8 +228,7 @@ async def take_snapshot(
         background_errors=dict(supervisor.errors),
         engines=tuple(backend.engines()) if isinstance(backend, RemoteStatus) else (),
         recomputed_after_eviction={
-            kind: RecomputedCounts(recomputed.entries[kind], recomputed.seconds.get(kind, 0.0))
-            for kind in counters.kinds
+            kind: RecomputedCounts(recomputed.entries[kind], recomputed.seconds.get(kind, 0.0)) for kind in kinds
         },
         shadow_caches=tuple(
             ShadowCacheCounts(cache.larger_by, cache.hits, cache.seconds_saved)

@@ -8,12 +8,12 @@ from typing import TypeVar
 from labeling_ground.inference.remote_status import EngineFigures
 from labeling_ground.service.counters import (
     CountersSnapshot,
-    KindCounts,
     QueueCounts,
     RecomputedCounts,
     ShadowCacheCounts,
     Spread,
     TierCounts,
+    together,
 )
 from labeling_ground.service.shares import ClassFigures
 from labeling_ground.types import StoreStats
@@ -44,8 +44,9 @@ def add_up(each: Sequence[CountersSnapshot], *, in_turn: bool = False) -> Counte
     first = each[0]
     return replace(
         first,
-        total=_kinds([one.total for one in each]),
-        kinds=_merged([one.kinds for one in each], _kinds),
+        total=together(one.total for one in each),
+        kinds=_merged([one.kinds for one in each], together),
+        models=_merged([one.models for one in each], together),
         hedges=_counted(one.hedges for one in each),
         tiers=tuple(_tier(same, in_turn=in_turn) for same in _by_name(each).values()),
         lanes=_merged([one.lanes for one in each], _lane),
@@ -84,14 +85,6 @@ def _as_past(now: CountersSnapshot) -> CountersSnapshot:
 def _past_lane(lane: QueueCounts) -> QueueCounts:
     classes = {label: (0, replace(figures, running=0)) for label, (_, figures) in lane.classes.items()}
     return replace(lane, running=0, waiting=0, typical_s=None, classes=classes)
-
-
-def _kinds(each: Sequence[KindCounts]) -> KindCounts:
-    total = KindCounts()
-    for counts in each:
-        for name, value in vars(counts).items():
-            setattr(total, name, getattr(total, name) + value)
-    return total
 
 
 def _by_name(each: Iterable[CountersSnapshot]) -> dict[str, list[TierCounts]]:

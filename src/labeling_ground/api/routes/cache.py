@@ -21,7 +21,7 @@ from labeling_ground.api.workers import change_settings_of_all, figures_of, heal
 from labeling_ground.errors import BadSettings, NotAllowed
 from labeling_ground.inference.remote_status import EngineFigures
 from labeling_ground.observe import BUCKETS_S
-from labeling_ground.service.counters import SPREAD_S, CountersSnapshot, KindCounts, TierCounts
+from labeling_ground.service.counters import SPREAD_S, CountersSnapshot, KindCounts, TierCounts, together
 from labeling_ground.types import Kind, Outcome
 
 router = APIRouter()
@@ -56,6 +56,10 @@ async def cache_figures(request: Request) -> dict[str, Any]:
     return {
         **_kind(now.total),
         "kinds": {kind.value: _kind(found) for kind, found in now.kinds.items()},
+        "models": {
+            model: _kind(together(found for (name, _), found in now.models.items() if name == model))
+            for model in dict.fromkeys(model for model, _ in now.models)
+        },
         "predictions": _hedges(now),
         "tiers": [_tier(tier, now.at) for tier in now.tiers],
         "queues": {

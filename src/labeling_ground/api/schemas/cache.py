@@ -199,6 +199,7 @@ class CacheOut(LookupsOut, OfModel):
     """The figures of all namespaces since the server started: numbers only, no names."""
 
     kinds: dict[str, LookupsOut] = Field(description="By kind of entry: embedding, mask, everything.")
+    models: dict[str, LookupsOut] = Field(description="By model id, also of models that are not loaded any more.")
     predictions: dict[str, dict[str, int]] = Field(
         description="What became of queued predictions, by kind: used, withdrawn (a hit came first), wasted."
     )
