@@ -12,7 +12,7 @@ import pytest
 from docker import prove
 from docker.lean import make_lean
 from docker.pins_of import pins_of
-from tests.needs import needs
+from tests.needs import needs, needs_program
 
 from labeling_ground.settings import ENV_PREFIX, Settings
 
@@ -175,7 +175,6 @@ def test_an_environment_made_lean_lacks_what_compiles_and_tests_and_keeps_what_r
         "package/core.pyx": "",
         "package/include/core.h": "",
         "package/__init__.pyi": "",
-        "package/core.so": "no library",
         "skimage/data/cat.png": "",
         "skimage/data/__init__.py": "",
     }
@@ -188,7 +187,6 @@ def test_an_environment_made_lean_lacks_what_compiles_and_tests_and_keeps_what_r
         "package/__init__.py",
         "package/data/table.csv",
         "package/__init__.pyi",  # lazy packages read theirs
-        "package/core.so",  # strip cannot read it, so it stays as it was
         "skimage/data/__init__.py",
     }
 
@@ -216,3 +214,13 @@ def test_an_unknown_kind_of_engine_is_refused() -> None:
     done = make("c_ps", "ENGINES=other", PATH="/usr/bin:/bin")
     assert done.returncode != 0
     assert "ENGINES is torchserve, own or none" in done.stderr
+
+
+def test_a_library_that_cannot_be_stripped_stays_as_it_was(tmp_path: Path) -> None:
+    needs_program("strip")
+    library = tmp_path / "package" / "core.so"
+    library.parent.mkdir()
+    library.write_text("no library", encoding="utf-8")
+    make_lean(tmp_path)
+    assert library.read_text(encoding="utf-8") == "no library"
+    assert [path.name for path in library.parent.iterdir()] == ["core.so"]
