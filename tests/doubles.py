@@ -45,6 +45,7 @@ from labeling_ground.types import (
     Image,
     Kind,
     Point,
+    Priority,
     Prompt,
     StoreStats,
 )
@@ -125,6 +126,7 @@ class DictLeases:
         self.clock = clock or now
         self.held: dict[str, tuple[str, float]] = {}
         """Key → token, and when it expires."""
+        self.awaited: dict[str, Priority] = {}
         self.calls: Counter[str] = Counter()
         self.listeners: dict[str, list[asyncio.Event]] = {}
         self.deaf = False
@@ -140,13 +142,15 @@ class DictLeases:
         token, expires = self.held.get(key, ("", 0.0))
         return token if token and self.clock() < expires else None
 
-    async def take(self, key: str, token: str, seconds: float) -> Claim:
+    async def take(self, key: str, token: str, seconds: float, priority: Priority = Priority.INTERACTIVE) -> Claim:
         """See ``Leases``."""
         await self._work("take")
         if key in self.kept:
             return Claim.KEPT
         if self.holder(key) is not None:
+            self.awaited[key] = min(priority, self.awaited.get(key, priority))
             return Claim.TAKEN
+        self.awaited.pop(key, None)
         self.held[key] = token, self.clock() + seconds
         return Claim.GRANTED
 
@@ -157,6 +161,10 @@ class DictLeases:
             return False
         self.held[key] = token, self.clock() + seconds
         return True
+
+    async def awaited_as(self, key: str) -> Priority | None:
+        """See ``Leases``."""
+        return self.awaited.get(key)
 
     async def release(self, key: str, token: str) -> bool:
         """See ``Leases``."""

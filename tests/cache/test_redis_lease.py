@@ -22,7 +22,7 @@ from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.errors import StoreFailed
 from labeling_ground.service.leases import SharedFlights
 from labeling_ground.service.predictor import Predictor
-from labeling_ground.types import Kind, Outcome
+from labeling_ground.types import Kind, Outcome, Priority
 
 pytestmark = pytest.mark.anyio
 
@@ -199,8 +199,8 @@ class NotingLeases(RedisLeases):
         super().__init__(redis)
         self.claims: list[Claim] = []
 
-    async def take(self, key: str, token: str, seconds: float) -> Claim:
-        self.claims.append(await super().take(key, token, seconds))
+    async def take(self, key: str, token: str, seconds: float, priority: Priority = Priority.INTERACTIVE) -> Claim:
+        self.claims.append(await super().take(key, token, seconds, priority))
         return self.claims[-1]
 
 

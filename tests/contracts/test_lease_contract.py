@@ -16,6 +16,7 @@ from labeling_ground.cache.redis.connect import connect
 from labeling_ground.cache.redis.lease import RedisLeases
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.cache.store import Store
+from labeling_ground.types import Priority
 
 pytestmark = pytest.mark.anyio
 
@@ -63,6 +64,24 @@ async def test_one_of_two_is_granted_it_and_the_other_hears_that_it_is_taken(pai
     assert await other.take(OTHER, "b", LONG_S) is Claim.GRANTED
     assert await one.release(KEY, "a")
     assert await other.take(KEY, "b", LONG_S) is Claim.GRANTED
+
+
+async def test_the_holder_learns_how_urgent_those_are_who_wait(pair: Pair) -> None:
+    one, other, _ = pair
+    await one.take(KEY, "a", LONG_S, Priority.PREFETCH)
+    if isinstance(one, DiskLeases):  # a lock carries no class
+        return
+    assert await one.awaited_as(KEY) is None
+    for token, priority, awaited in (
+        ("b", Priority.JOB, Priority.JOB),
+        ("c", Priority.INTERACTIVE, Priority.INTERACTIVE),
+        ("b", Priority.JOB, Priority.INTERACTIVE),
+    ):
+        await other.take(KEY, token, LONG_S, priority)
+        assert await one.awaited_as(KEY) is awaited
+    await one.release(KEY, "a")
+    assert await other.take(KEY, "b", LONG_S) is Claim.GRANTED
+    assert await other.awaited_as(KEY) is None
 
 
 async def test_of_many_at_the_same_moment_one_is_granted_it(pair: Pair) -> None:

@@ -38,7 +38,7 @@ from labeling_ground.errors import BackendFailed, LabelingGroundError, Overloade
 from labeling_ground.service.hedge import HedgeOutcome, StartGate
 from labeling_ground.service.leases import SharedFlights
 from labeling_ground.service.predictor import Predictor
-from labeling_ground.types import Kind, Outcome
+from labeling_ground.types import Kind, Outcome, Priority
 
 T = TypeVar("T")
 
@@ -143,6 +143,30 @@ def test_four_processes_with_ten_askers_each_make_one_encode(mode: str) -> None:
             assert four.hedges(Kind.EMBEDDING) == {HedgeOutcome.USED: 1, HedgeOutcome.WITHDRAWN: 3}
             await asyncio.sleep(1.0)
             assert four.leases.held == {}
+
+    virtually(main)
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_an_image_that_somebody_opens_elsewhere_leaves_the_prefetches_behind(joins: bool) -> None:
+    """One server has queued it as a prefetch, behind others, when somebody opens it at another: perhaps after that one,
+    too, had queued it as a prefetch."""
+
+    async def main() -> None:
+        async with cluster(2, slots=1, encode_s=10.0) as (one, other):
+            files = [image_bytes(number) for number in range(10, 18)]
+            for file in (*files, FILE):
+                await one.predictor.prefetch(TENANT, file, keys.image_id(file))
+            await asyncio.sleep(1.0)
+            assert one.predictor.encode_lane.outlook(KEY).place == len(files)
+            if joins:
+                await other.predictor.prefetch(TENANT, FILE, ID)
+                await asyncio.sleep(5.0)
+                assert one.predictor.encode_lane.outlook(KEY).place == len(files)
+            began = now()
+            assert await other.send() is Outcome.JOINED
+            assert now() - began < 2 * 10.0
+            assert other.backend.encodes == 0
 
     virtually(main)
 
@@ -423,7 +447,7 @@ def test_a_holder_whose_queue_is_full_is_turned_away_and_the_others_go_on() -> N
 
 def test_the_last_asker_leaving_the_queue_lets_the_others_go_on_at_once() -> None:
     async def main() -> None:
-        async with cluster(2, slots=1, encode_s=100.0) as two:
+        async with cluster(2, slots=1, encode_s=10.0) as two:
             one, other = two
             busy = asyncio.create_task(one.send(image_bytes(7)))
             await one.backend.begun.wait()
@@ -485,8 +509,11 @@ class Line:
         self.leases = leases
         self.cut = asyncio.Event()
 
-    async def take(self, key: str, token: str, seconds: float) -> Claim:
-        return await self._through(lambda: self.leases.take(key, token, seconds))
+    async def take(self, key: str, token: str, seconds: float, priority: Priority = Priority.INTERACTIVE) -> Claim:
+        return await self._through(lambda: self.leases.take(key, token, seconds, priority))
+
+    async def awaited_as(self, key: str) -> Priority | None:
+        return await self._through(lambda: self.leases.awaited_as(key))
 
     async def renew(self, key: str, token: str, seconds: float) -> bool:
         return await self._through(lambda: self.leases.renew(key, token, seconds))

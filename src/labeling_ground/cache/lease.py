@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Protocol
 
+from labeling_ground.types import Priority
+
 
 class Claim(StrEnum):
     """What came of asking for a lease."""
@@ -27,15 +29,20 @@ class Leases(Protocol):
     Whoever calls sets the deadline, and takes an error for «no answer».
     """
 
-    async def take(self, key: str, token: str, seconds: float) -> Claim:
+    async def take(self, key: str, token: str, seconds: float, priority: Priority = Priority.INTERACTIVE) -> Claim:
         """Take the lease for so many seconds, unless it is taken, or the value is kept: one step, nothing in between.
 
-        ``token`` is random, and the holder's alone.
+        ``token`` is random, and the holder's alone. ``priority`` is the class of who asks: where the lease is taken,
+        its holder can learn it.
         """
         ...
 
     async def renew(self, key: str, token: str, seconds: float) -> bool:
         """Let it run for so many seconds from now. Whether it is still this token's; if not, nothing is changed."""
+        ...
+
+    async def awaited_as(self, key: str) -> Priority | None:
+        """The most urgent class of those who have found it taken; ``None`` if nobody has, or it cannot be told."""
         ...
 
     async def release(self, key: str, token: str) -> bool:

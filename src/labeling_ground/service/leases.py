@@ -19,6 +19,7 @@ from labeling_ground.cache.tier import Tier
 from labeling_ground.service.hedge import StartGate
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind, Outcome
+from labeling_ground.urgency import Urgency, current_urgency
 
 T = TypeVar("T")
 
@@ -40,6 +41,8 @@ class _Turn:
     patience_s: float | None = None
     """The deadline for answers about it, where that is not the tier's."""
     token: str = field(default_factory=lambda: secrets.token_hex(16))
+    urgency: Urgency = field(default_factory=current_urgency)
+    """Of the work: whoever waits for it elsewhere lifts it."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the lease is not needed, or not any more. One that is granted after that is released at once."""
 
@@ -188,13 +191,13 @@ class SharedFlights:
         await self._ask(turn)
 
     async def _take(self, turn: _Turn) -> Claim:
-        claim = await self._leases.take(turn.key, turn.token, self._lease_s)
+        claim = await self._leases.take(turn.key, turn.token, self._lease_s, turn.urgency.priority)
         if claim is Claim.GRANTED:  # even if nobody waited so long: the prediction may have begun without it
             self._in_background(self._tend(turn))
         return claim
 
     async def _tend(self, turn: _Turn) -> None:
-        """Renew the lease until it is over, then release it."""
+        """Renew the lease until it is over, then release it; be as urgent as those who wait for it elsewhere."""
         while not await _set_within(turn.over, self._lease_s / 3):
             renewed = await self._tier.calls.ask(
                 "renew", lambda: self._leases.renew(turn.key, turn.token, self._lease_s)
@@ -202,6 +205,9 @@ class SharedFlights:
             if renewed is False:  # whoever has it now shall keep it
                 log.warning("%s: the lease ended before the work; is this server too busy for it?", turn.key)
                 return
+            awaited = await self._tier.calls.ask("lease class", lambda: self._leases.awaited_as(turn.key))
+            if awaited is not None:
+                turn.urgency.raise_to(awaited)
         await self._tier.calls.ask("release", lambda: self._leases.release(turn.key, turn.token))
 
     async def _hand_over(self, turn: _Turn) -> None:

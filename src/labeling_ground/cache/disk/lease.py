@@ -19,6 +19,7 @@ from labeling_ground.cache.lease import Claim
 from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import StoreFailed
 from labeling_ground.supervisor import Supervisor
+from labeling_ground.types import Priority
 
 _LOOK_S = 0.01
 """Seconds between two looks whether what somebody here waits for was released; each is one system call."""
@@ -52,8 +53,9 @@ class DiskLeases:
         self._listeners: dict[str, set[asyncio.Event]] = {}
         self._looking: asyncio.Task[None] | None = None
 
-    async def take(self, key: str, token: str, seconds: float) -> Claim:
-        """See ``Leases``."""
+    async def take(self, key: str, token: str, seconds: float, priority: Priority = Priority.INTERACTIVE) -> Claim:
+        """See ``Leases``. A lock carries no class."""
+        del priority
         is_ours = key not in self._held and self._lock(key)
         if is_ours:
             self._held[key] = self._until(key, token, seconds)
@@ -75,6 +77,11 @@ class DiskLeases:
         held.end.cancel()
         self._held[key] = self._until(key, token, seconds)
         return True
+
+    async def awaited_as(self, key: str) -> Priority | None:
+        """See ``Leases``: a lock does not tell who waits for it."""
+        del key
+        return None
 
     async def release(self, key: str, token: str) -> bool:
         """See ``Leases``."""

@@ -13,19 +13,21 @@ from labeling_ground.cache.redis.script import Script
 from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import StoreFailed, StoreFull
 from labeling_ground.supervisor import Supervisor
+from labeling_ground.types import Priority
 
 _SUBSCRIBED_WITHIN_S = 0.1
 """Who listens waits no longer for the subscription: without it there is still the looking now and then."""
 _AGAIN_S = 0.5
 """Pause before a subscription that broke is tried again."""
 
-# A lease is a hash with the holder's token, and a mark where somebody waits. All keys of a script are about one image:
-# one slot. Nothing is written after a step that can fail, for Redis takes nothing back. A full server may refuse the
-# mark: then who waits is not told, and looks again now and then.
+# A lease is a hash with the holder's token, and, where somebody waits, the class of the most urgent of them. All keys
+# of a script are about one image: one slot. Nothing is written after a step that can fail, for Redis takes nothing
+# back. A full server may refuse the mark: then who waits is not told, and looks again now and then.
 _TAKE = Script("""
 if redis.call('exists', KEYS[2]) == 1 then return 'kept' end
 if redis.call('exists', KEYS[1]) == 1 then
-  redis.pcall('hset', KEYS[1], 'awaited', 1)
+  local before = redis.call('hget', KEYS[1], 'awaited')
+  if not before or tonumber(ARGV[3]) < tonumber(before) then redis.pcall('hset', KEYS[1], 'awaited', ARGV[3]) end
   return 'taken'
 end
 redis.call('hset', KEYS[1], 'token', ARGV[1])
@@ -36,6 +38,10 @@ return 'granted'
 _RENEW = Script("""
 if redis.call('hget', KEYS[1], 'token') ~= ARGV[1] then return 0 end
 return redis.call('pexpire', KEYS[1], ARGV[2])
+""")
+
+_AWAITED = Script("""
+return redis.call('hget', KEYS[1], 'awaited')
 """)
 
 _RELEASE = Script("""
@@ -69,11 +75,11 @@ class RedisLeases:
         self._subscribed = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
 
-    async def take(self, key: str, token: str, seconds: float) -> Claim:
+    async def take(self, key: str, token: str, seconds: float, priority: Priority = Priority.INTERACTIVE) -> Claim:
         """See ``Leases``."""
         names = [self._name(key), self._redis.names.redis_key(key)]
         try:
-            answer: bytes = await _TAKE.run(self._redis, names, token, _milliseconds(seconds))
+            answer: bytes = await _TAKE.run(self._redis, names, token, _milliseconds(seconds), int(priority))
         except StoreFull:
             return Claim.FULL
         return Claim(answer.decode())
@@ -81,6 +87,11 @@ class RedisLeases:
     async def renew(self, key: str, token: str, seconds: float) -> bool:
         """See ``Leases``."""
         return bool(await _RENEW.run(self._redis, [self._name(key)], token, _milliseconds(seconds)))
+
+    async def awaited_as(self, key: str) -> Priority | None:
+        """See ``Leases``."""
+        awaited: bytes | None = await _AWAITED.run(self._redis, [self._name(key)])
+        return None if awaited is None else Priority(int(awaited))
 
     async def release(self, key: str, token: str) -> bool:
         """See ``Leases``."""
