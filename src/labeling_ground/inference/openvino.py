@@ -170,13 +170,16 @@ def _specialise(model: Any, shape: _Shape) -> Any:
             constant = opset13.constant(np.array([1.0 if shape.mask else 0.0], np.float32))
             parameter.output(0).replace(constant.output(0))
             copy.remove_parameter(parameter)
-    copy.reshape(
-        {
-            "point_coords": [1, tokens, 2],
-            "point_labels": [1, tokens],
-            "mask_input": [1, 1, LOW_RES, LOW_RES],
-        }
-    )
+    shapes: dict[str, list[int]] = {
+        "point_coords": [1, tokens, 2],
+        "point_labels": [1, tokens],
+        "mask_input": [1, 1, LOW_RES, LOW_RES],
+    }
+    for entry in copy.inputs:
+        name, sizes = entry.get_node().get_friendly_name(), list(entry.get_partial_shape())
+        if name not in shapes and sizes[0].is_dynamic:  # an embedding's tensors: of one image
+            shapes[name] = [1, *(size.get_length() for size in sizes[1:])]
+    copy.reshape(shapes)
     return copy
 
 
