@@ -5,11 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.doubles import ToyBackend
 from tests.needs import needs
 from tests.sam.references import exported
 
 from labeling_ground.errors import BadSettings, UnknownModel
-from labeling_ground.inference.backend import ModelInfo
+from labeling_ground.inference.backend import BatchSizes, ModelInfo
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Role, catalogue
 from labeling_ground.models.disk import digest_of
@@ -107,4 +108,14 @@ async def test_flights_are_common_to_all_servers_that_share_a_redis_unless_told_
     predictor = build_predictor(settings(tmp_path, model="classical", **chosen))
     shared = predictor.once.shared
     assert (None if shared is None else {kind for kind in Kind if shared.covers(kind)}) == covered
+    await predictor.aclose()
+
+
+async def test_batches_are_what_the_engine_gains_by_within_what_the_settings_allow(tmp_path: Path) -> None:
+    chosen = {"encode_batch": 2, "encode_batch_background": 8, "decode_batch": 5, "memory_bytes": 1 << 28}
+    backend = ToyBackend(batch=BatchSizes(64, 64))
+    predictor = build_predictor(settings(tmp_path, **chosen), backend=backend)
+    assert (predictor.encode_lane.batch, predictor.decode_lane.batch) == (BatchSizes(2, 8), BatchSizes(5, 5))
+    backend.batch = BatchSizes(1, 3)  # an engine elsewhere may change
+    assert (predictor.encode_lane.batch, predictor.decode_lane.batch) == (BatchSizes(1, 3), BatchSizes(1, 3))
     await predictor.aclose()

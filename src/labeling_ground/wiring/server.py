@@ -108,6 +108,9 @@ def build_predictor(
     def decode_batch() -> BatchSizes:
         return chosen.info.decode_batch.at_most(settings.decode_batch, settings.decode_batch)
 
+    def readers() -> int:  # of a batch's files several are read at a time
+        return max(encodes(), settings.encode_workers) if encode_batch().background > 1 else encodes()
+
     share = settings.share_of_each
     shared: dict[str, Any] = {"window_s": settings.batch_window_ms / 1e3, "tenant_share": share}
     encode_deadline_s: float | None = settings.encode_deadline_s
@@ -133,7 +136,7 @@ def build_predictor(
             batch=decode_batch,
             **shared,
         ),
-        pools=beside.pools if beside else build_pools(settings, encodes()),
+        pools=beside.pools if beside else build_pools(settings, readers()),
         shared=beside.once.shared if beside else build_shared_flights(settings, tiers, supervisor),
         options=PredictorOptions(
             precision=settings.precision,
