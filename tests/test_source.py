@@ -10,7 +10,6 @@ SOURCE = Path(labeling_ground.__file__).parent
 CLASS_LINES, CLASS_FUNCTIONS, FILE_LINES = 250, 20, 500
 BEING_SPLIT = {
     "BoundedHttp",
-    "RemoteBackend",
 }
 """Larger for now. A name goes from here with the change that makes it fit, and none comes in."""
 

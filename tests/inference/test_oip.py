@@ -371,7 +371,7 @@ async def test_a_server_that_is_away_is_left_alone_and_back_when_it_answers() ->
                 await decode(backend, embedding, [CLICK])
         assert "/v2/health/ready is answered with status 503" in backend.failing()["decoder"]
         server.spoil, server.ready = None, True
-        await backend._refresh()
+        await backend._served.refresh()
         assert not backend.failing()
         assert await decode(backend, embedding, [CLICK])
         await backend.aclose()

@@ -1,7 +1,6 @@
 """A Segment Anything model whose two halves are computed in other processes, behind the same port as any other."""
 
 import asyncio
-import dataclasses
 import hashlib
 import json
 import logging
@@ -14,12 +13,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from labeling_ground.errors import BackendFailed, BadSettings, LabelingGroundError
-from labeling_ground.inference.backend import BatchSizes, DecodeAsk, ModelInfo
-from labeling_ground.inference.graphs import check_tensors, info_of
+from labeling_ground.inference.backend import DecodeAsk, ModelInfo
+from labeling_ground.inference.graphs import check_tensors
 from labeling_ground.inference.remote import wire
 from labeling_ground.inference.remote.client import Answer, Attempt, EngineAway, EngineClient, OtherModel
 from labeling_ground.inference.remote.pool import EnginePool, Send, agreed
 from labeling_ground.inference.remote.requests import DECODED_BYTES, Asked, ask_all, carries, decode_all, home, together
+from labeling_ground.inference.remote.served import ServedThere
 from labeling_ground.inference.remote_status import EngineFigures
 from labeling_ground.inference.sketch import Sketch
 from labeling_ground.pools import Pool
@@ -70,53 +70,42 @@ class RemoteBackend:
         resolve_s: float = 5.0,
         supervisor: Supervisor | None = None,
     ) -> None:
-        self._supervisor = supervisor or Supervisor()
         self._encoders, self._decoders = encoders, decoders
         self._pools = (encoders, decoders)
-        self._model = model
-        self._poll_s, self._reset_s, self._resolve_s = poll_s, reset_s, resolve_s
-        serving = agreed(encoders.members, decoders.members, model)
-        self._info = info_of(serving.family, serving.version, serving.note)
-        self._family = serving.family
-        self._disagreement = ""
+        self._served = ServedThere(
+            encoders,
+            decoders,
+            model=model,
+            poll_s=poll_s,
+            reset_s=reset_s,
+            resolve_s=resolve_s,
+            supervisor=supervisor or Supervisor(),
+        )
         cores = os.cpu_count() or 1
         # What is done here for an image takes longer than what is done for a click, and must not hold that up.
         self._encoding = Pool("encoder-asks", cores)
         self._decoding = Pool("decoder-asks", cores)
-        self._background: list[asyncio.Task[None]] = []
-        self._refreshing: asyncio.Task[None] | None = None
 
     @property
     def info(self) -> ModelInfo:
         """What is served now, and how many asks its engines take at the same time, all together, and in one request."""
-        encodes, decodes = (pool.at_once(self._info.version) for pool in self._pools)
-        images, prompts = (together(pool.available(self._info.version)) for pool in self._pools)
-        now = self._info
-        if (now.encodes_at_once, now.decodes_at_once) != (encodes, decodes):
-            self._info = dataclasses.replace(self._info, encodes_at_once=encodes, decodes_at_once=decodes)
-        if (now.encode_batch.background, now.decode_batch.background) != (images, prompts):
-            self._info = dataclasses.replace(
-                self._info,
-                encode_batch=BatchSizes(images, images),
-                decode_batch=BatchSizes(prompts, prompts),
-            )
-        return self._info
+        return self._served.info
 
     @property
     def summary(self) -> str:
         """A sentence on where the model is computed."""
-        many = [pool.workers(self._info.version) for pool in self._pools]
+        many = [pool.workers(self._served.version) for pool in self._pools]
         return f"in other processes: {many[0]} encoder and {many[1]} decoder workers"
 
     @property
     def family(self) -> Family:
         """What kind of model is served there."""
-        return self._family
+        return self._served.family
 
     @property
     def usual(self) -> EverythingOptions:
         """The family's own defaults."""
-        return everything.USUAL[self._family]
+        return everything.USUAL[self._served.family]
 
     async def encode(self, images: Sequence[Image]) -> list[Embedding]:
         """One embedding for each image, in their order, in requests of as many as the encoder takes.
@@ -125,8 +114,8 @@ class RemoteBackend:
             BackendFailed: the encoder is away, too slow, serves another model by now, or answers nonsense.
             Overloaded: it has too much to do.
         """
-        version, family = self._info.version, self._family  # before anything is awaited: see the class
-        self._start_watching()
+        version, family = self._served.version, self._served.family  # before anything is awaited: see the class
+        self._served.watch()
         most = together(self._encoders.available(version))
         some = [images[start : start + most] for start in range(0, len(images), most)]
         return _flat(await _all([self._encode(version, family, each) for each in some]))
@@ -163,7 +152,7 @@ class RemoteBackend:
         def paint(asked: Asked, prompt: Prompt, decoded: wire.Decoded) -> Prediction:
             return prediction(decoded.logits, decoded.scores, prompt, asked.frame, asked.family)
 
-        family = self._family
+        family = self._served.family
         return await self._each(asks, lambda prompt: needed(prompt, family), paint)
 
     async def sketch(self, asks: Sequence[DecodeAsk]) -> list[list[Sketch]]:
@@ -180,23 +169,19 @@ class RemoteBackend:
 
     def failing(self) -> Mapping[str, str]:
         """What keeps which part from working, as sentences; empty if all is well."""
-        found = {pool.half: why for pool in self._pools if (why := pool.trouble(self._info.version))}
-        return {**found, **({"model": self._disagreement} if self._disagreement else {})}
+        return self._served.failing()
 
     def left_out(self) -> Mapping[str, str]:
         """Why which engine of several is not asked now: sentences by the engine's half and address."""
-        return {name: why for pool in self._pools for name, why in pool.left_out(self._info.version).items()}
+        return self._served.left_out()
 
     def engines(self) -> Sequence[EngineFigures]:
         """The engines as last seen."""
-        return [figures for pool in self._pools for figures in pool.figures(self._info.version)]
+        return [figures for pool in self._pools for figures in pool.figures(self._served.version)]
 
     async def aclose(self) -> None:
         """Close the connections."""
-        for task in (*self._background, self._refreshing):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait({task})
+        await self._served.aclose()
         self._encoding.close()
         self._decoding.close()
         await asyncio.gather(*(pool.aclose() for pool in self._pools))
@@ -209,8 +194,8 @@ class RemoteBackend:
         wanted: Callable[[Prompt], tuple[tuple[int, ...], bool]],
         finish: Callable[[Asked, Prompt, wire.Decoded], T],
     ) -> list[T]:
-        version, family = self._info.version, self._family  # before anything is awaited: see the class
-        self._start_watching()
+        version, family = self._served.version, self._served.family  # before anything is awaited: see the class
+        self._served.watch()
         embeddings = {id(embedding): embedding for embedding, _ in asks}
         for embedding in embeddings.values():
             check_tensors(embedding, family.embedding_names)
@@ -288,62 +273,12 @@ class RemoteBackend:
         try:
             return await pool.ask(version, key, send, until)
         except EngineAway as error:  # one may be back since the last look, or serve another model by now
-            await (self._refresh() if isinstance(error, OtherModel) else pool.describe(lambda each: each.was_away))
+            await (
+                self._served.refresh() if isinstance(error, OtherModel) else pool.describe(lambda each: each.was_away)
+            )
             if not pool.available(version):
                 raise
         return await pool.ask(version, key, send, until)
-
-    # --- what the engines serve --------------------------------------------------------------------------------------
-
-    def _start_watching(self) -> None:
-        if self._background:
-            return
-        works = [("look at engines", self._watching)]
-        if any(pool.addresses.changes for pool in self._pools):
-            works.append(("look up engines", self._resolving))
-        self._background = [asyncio.create_task(self._supervisor.persist(name, work)) for name, work in works]
-
-    async def _watching(self) -> None:
-        """See from time to time how the engines are, and whether one that was left alone is back."""
-        looked = time.monotonic()
-        while True:
-            await asyncio.sleep(min(self._reset_s, self._poll_s))
-            if not (self.failing() or self.left_out()) and time.monotonic() - looked < self._poll_s:
-                continue
-            looked = time.monotonic()
-            await self._refresh()
-            await asyncio.gather(*(pool.look() for pool in self._pools))
-            await asyncio.gather(*(pool.close_left() for pool in self._pools))
-
-    async def _resolving(self) -> None:
-        """Look from time to time which engines there are. A new one is asked what it serves before anything else."""
-        while True:
-            await asyncio.sleep(self._resolve_s)
-            new = await asyncio.gather(*(pool.resolve() for pool in self._pools))
-            if any(new):
-                await self._refresh()
-
-    async def _refresh(self) -> None:
-        """Ask all engines what they serve; whoever comes while that is under way waits for it."""
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._describe_all())
-            self._supervisor.watch("describe engines", self._refreshing)
-        await asyncio.wait({self._refreshing})
-
-    async def _describe_all(self) -> None:
-        await asyncio.gather(*(pool.describe() for pool in self._pools))
-        try:
-            serving = agreed(self._encoders.members, self._decoders.members, self._model, self._info.version)
-        except BadSettings as error:
-            if self._disagreement != str(error):
-                log.error("%s", error)
-            self._disagreement = str(error)
-            return
-        self._disagreement = ""
-        if serving.version != self._info.version:
-            log.warning("the engines serve %s now; it was %s", serving.version, self._info.version)
-        # In one step, with nothing awaited in between.
-        self._family, self._info = serving.family, info_of(serving.family, serving.version, serving.note)
 
 
 def connect(encoders: EnginePool, decoders: EnginePool, *, model: str, wait_s: float) -> None:
