@@ -133,6 +133,21 @@ def test_the_commands_their_ports_and_their_health_are_those_that_there_are(
 
 
 @every_set
+def test_the_images_are_those_that_are_built(values: str, words: tuple[str, ...]) -> None:
+    built = re.findall(r"FROM \S+ AS (\w+)", (ROOT / "docker" / "server.Dockerfile").read_text(encoding="utf-8"))
+    for _, container in containers(rendered(values, *words)):
+        prefix, name, version, *variant = re.split("[/:-]", container["image"].removeprefix("labeling-"))
+        assert (prefix, version) == ("ground", __version__)
+        assert name in built
+        assert name == ("proxy" if container["name"] in ("proxy", "open-click-hit") else "engine")
+        if container["name"] != "pull":
+            has_gpu = "nvidia.com/gpu" in container["resources"]["limits"]
+            assert variant == (["cuda"] if has_gpu else [])
+            engine = next((one["value"] for one in container.get("env", ()) if one["name"].endswith("_ENGINE")), "auto")
+            assert engine == ("onnx-cuda" if has_gpu else "auto")
+
+
+@every_set
 def test_nothing_is_root_and_what_is_written_has_a_volume(values: str, words: tuple[str, ...]) -> None:
     image = (ROOT / "docker" / "server.Dockerfile").read_text(encoding="utf-8")
     for pod, container in containers(rendered(values, *words)):
@@ -185,7 +200,8 @@ def test_a_pod_has_longer_to_end_than_the_server_takes(values: str, words: tuple
         given = {one["name"]: one.get("value") for one in container["env"]}
         delay_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert delay_s >= 5  # as long as services take to hear that it goes
-        assert pod["terminationGracePeriodSeconds"] > delay_s + float(given[f"{ENV_PREFIX}SHUTDOWN_GRACE_S"])
+        takes_s = sum(float(given[f"{ENV_PREFIX}{name}"]) for name in ("DRAIN_DELAY_S", "SHUTDOWN_GRACE_S"))
+        assert pod["terminationGracePeriodSeconds"] > delay_s + takes_s
 
 
 @every_set

@@ -40,7 +40,8 @@ labeling-ground/model: {{ .slug }}
 {{- end }}
 
 {{- define "lg.image" -}}
-{{ printf "%s/%s:%s" .root.Values.image.prefix .image (default .root.Chart.AppVersion .root.Values.image.tag) | quote }}
+{{- $variant := default "" .variant -}}
+{{ printf "%s/%s:%s%s" .root.Values.image.prefix .image (default .root.Chart.AppVersion .root.Values.image.tag) (ternary (printf "-%s" $variant) "" (ne $variant "")) | quote }}
 {{- end }}
 
 {{/* Variables of a container: what the chart sets, and the operator's in their place. */}}
@@ -70,7 +71,7 @@ securityContext:
 {{- end }}
 
 {{- define "lg.placement" -}}
-terminationGracePeriodSeconds: {{ add .root.Values.drain.delayS .root.Values.drain.graceS 10 }}
+terminationGracePeriodSeconds: {{ add .root.Values.drain.delayS .root.Values.drain.connectionsS .root.Values.drain.graceS 10 }}
 topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: kubernetes.io/hostname
