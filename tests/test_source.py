@@ -1,4 +1,4 @@
-"""The source's bounds: whoever opens a file, or a class, can read it in one go."""
+"""The source's bounds: a file, or a class, can be read in one go."""
 
 import ast
 from collections.abc import Iterator
@@ -8,10 +8,6 @@ import labeling_ground
 
 SOURCE = Path(labeling_ground.__file__).parent
 CLASS_LINES, CLASS_FUNCTIONS, FILE_LINES = 250, 20, 500
-BEING_SPLIT = {
-    "BoundedHttp",
-}
-"""Larger for now. A name goes from here with the change that makes it fit, and none comes in."""
 
 
 def too_large() -> Iterator[str]:
@@ -27,4 +23,4 @@ def too_large() -> Iterator[str]:
 
 
 def test_no_class_has_more_than_250_lines_or_20_functions_and_no_file_more_than_500_lines() -> None:
-    assert set(too_large()) == BEING_SPLIT
+    assert not set(too_large())

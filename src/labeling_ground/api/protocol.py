@@ -6,6 +6,7 @@ import logging
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ if sys.platform != "win32":
     import termios
 
 log = logging.getLogger(__name__)
+
+Headers = list[tuple[bytes, bytes]]
 
 _SLOWEST = 1024
 """Bytes a second below which a client does not read, but holds a connection."""
@@ -62,27 +65,89 @@ class _RefusedError(Exception):
         self.response = response
 
 
+class _Timer:
+    """One timer that can be started anew and stopped."""
+
+    __slots__ = ("_handle",)
+
+    def __init__(self) -> None:
+        self._handle: asyncio.TimerHandle | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self._handle is not None
+
+    def start(self, seconds: float, call: Callable[[], None]) -> None:
+        self.stop()
+        self._handle = asyncio.get_running_loop().call_later(seconds, self._ring, call)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _ring(self, call: Callable[[], None]) -> None:
+        self._handle = None
+        call()
+
+
 class _Transport:
     """The transport as uvicorn's cycles see it: writing is watched, and closing lets the client finish."""
 
-    __slots__ = ("_http", "_raw", "written")
+    __slots__ = ("_http", "_raw", "_taken", "_watch", "_watched", "_written")
 
     def __init__(self, http: "BoundedHttp", raw: asyncio.Transport) -> None:
         self._http = http
         self._raw = raw
-        self.written = 0
+        self._written = 0  # bytes so far
+        self._watch = _Timer()
+        self._watched = self._taken = 0  # bytes written, and of these taken, when sending was last looked at
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # for what the kernel still holds when the connection is closed
+            milliseconds = max(1, round(2e3 * http.limits.send_seconds))  # later than ours: it ends without a word
+            with contextlib.suppress(OSError):
+                raw.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     def write(self, data: bytes) -> None:
-        self.written += len(data)
+        self._written += len(data)
         self._raw.write(data)
-        if self._http.send_timer is None:
-            self._http.watch_sending()
+        if not self._watch.is_running:
+            self._watch_sending()
 
     def close(self) -> None:
         self._http.finish()
 
     def is_closing(self) -> bool:
         return self._http.is_finishing or self._raw.is_closing()
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._watch.stop()
+
+    def _watch_sending(self) -> None:
+        """Look, as long as anything is on its way, whether the client takes it; and cut it off if it does not."""
+        self._watched, self._taken = self._written, self._taken_by_client()
+        self._watch.start(self._http.limits.send_seconds, self._look_at_sending)
+
+    def _look_at_sending(self) -> None:
+        taken = self._taken_by_client()
+        if taken >= self._written:
+            return
+        if taken >= self._watched or taken - self._taken >= _SLOWEST * self._http.limits.send_seconds:
+            self._watch_sending()
+            return
+        log.info("a client does not read its answer, and is cut off")
+        with contextlib.suppress(OSError):  # the kernel shall not go on trying with what it holds
+            self._raw.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
+        self._raw.abort()
+
+    def _taken_by_client(self) -> int:
+        """Bytes written so far, less those that wait here, and those in the kernel where that tells."""
+        taken: int = self._written - self._raw.get_write_buffer_size()
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):
+                told = fcntl.ioctl(self._raw.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+                taken -= struct.unpack("i", told)[0]
+        return taken
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -99,13 +164,8 @@ class BoundedHttp(HttpToolsProtocol):
         """Start waiting for a request."""
         super().connection_made(transport)
         self._raw = transport
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # for what the kernel still holds when the connection is closed
-            milliseconds = max(1, round(2e3 * self.limits.send_seconds))  # later than ours: it ends without a word
-            with contextlib.suppress(OSError):
-                transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         self.transport: Any = _Transport(self, transport)
-        self.is_finishing = False
-        """Whether the last answer was given: what comes now is thrown away."""
+        self.is_finishing = False  # whether the last answer was given: what comes now is thrown away
         self._is_deaf = False  # whether the parser has stopped: after what cannot be read nothing can be
         self._in_head = True  # whether what comes next belongs to a request line, headers, or the time before them
         self._head = 0  # bytes of those, counted by whole pieces
@@ -114,20 +174,16 @@ class BoundedHttp(HttpToolsProtocol):
         self._is_upgrade = False
         self._answering: RequestResponseCycle | None = None  # the cycle whose turn it is; `cycle` is the newest
         self._read_ahead = bytearray()
-        self._head_timer: asyncio.TimerHandle | None = None
-        self.send_timer: asyncio.TimerHandle | None = None
-        """Of the next look at what waits to be sent, if anything did lately."""
-        self._written = self._taken = 0  # bytes in all when sending was last looked at
-        self._discard_timer: asyncio.TimerHandle | None = None
+        self._head_timer = _Timer()
+        self._discard_timer = _Timer()
         self._discarded = 0
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request whose turn it is, not only the newest; those behind it never begin."""
-        self._stop_awaiting_head()
-        self._stop_discarding()
-        if self.send_timer is not None:
-            self.send_timer.cancel()
+        self._head_timer.stop()
+        self._discard_timer.stop()
+        self.transport.lost()
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
@@ -152,7 +208,7 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take requests apart, but for those whose turn is far."""
         self._unset_keepalive_if_required()
-        if self._discard_timer is not None:
+        if self._discard_timer.is_running:
             self._discarded += len(data)
             if self._discarded > self.limits.discard_bytes:
                 self._raw.close()
@@ -192,8 +248,8 @@ class BoundedHttp(HttpToolsProtocol):
             if not self._head or not self._in_head:
                 return
             if self._head > self.limits.head_bytes:
-                self._refuse(self._too_large())
-            elif self._head_timer is None and not self.is_finishing:
+                self._refuse(_too_large(self.limits))
+            elif not self._head_timer.is_running and not self.is_finishing:
                 self._await_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -203,20 +259,19 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self._trailers += len(name) + len(value) + 4
         if self._trailers > self.limits.head_bytes:
-            raise _RefusedError(self._too_large())
+            raise _RefusedError(_too_large(self.limits))
 
     def on_headers_complete(self) -> None:
         """Begin the request, if its head is good; the body comes next."""
         if self.is_finishing:
             raise _RefusedError(_bad_request("The connection is being closed."))  # nobody reads this
-        self._check_head()
+        _check_head(self.url, self.headers, self.parser.get_http_version(), self.limits)
         if not self.url.startswith(b"/") and b"://" in self.url:
-            self._resolve_target()
+            self.url = _resolved(self.url, self.headers)
         self._in_head = False
         self._head = self._trailers = 0
         self._begun = self.scope
-        if self._head_timer is not None:
-            self._stop_awaiting_head()
+        self._head_timer.stop()
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 self._in_head = True
@@ -238,78 +293,24 @@ class BoundedHttp(HttpToolsProtocol):
         if self.is_finishing:
             self._raw.close()
         elif self.cycle.response_complete:  # before its body was here
-            self._stop_discarding()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-
-    def _check_head(self) -> None:
-        """See that the head is one that can be answered.
-
-        Raises:
-            _RefusedError: it is not.
-        """
-        size = len(self.url) + 16
-        hosts = 0
-        codings: list[bytes] = []
-        for name, value in self.headers:
-            size += len(name) + len(value) + 4
-            if name == b"host":
-                hosts += 1
-            elif name == b"transfer-encoding":
-                codings += value.lower().replace(b" ", b"").replace(b"\t", b"").split(b",")
-        if size > self.limits.head_bytes:
-            raise _RefusedError(self._too_large())
-        version = self.parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise _RefusedError(_not_done(505, f"This server speaks HTTP/1.1 and HTTP/1.0, not HTTP/{version}."))
-        if hosts != 1 and (hosts or version == "1.1"):
-            raise _RefusedError(_bad_request(f"A request has one Host header; this one has {hosts or 'none'}."))
-        if codings and version == "1.0":
-            raise _RefusedError(_bad_request("HTTP/1.0 has no Transfer-Encoding. Send a Content-Length."))
-        if codings and codings != [b"chunked"]:
-            if set(codings) == {b"chunked"}:
-                raise _RefusedError(_bad_request("Transfer-Encoding names chunked more than once."))
-            raise _RefusedError(_not_done(501, "Of transfer codings only chunked is read. Send the body as it is."))
-
-    def _resolve_target(self) -> None:
-        """Take a target in absolute form apart; its authority stands in place of what the ``Host`` header says.
-
-        RFC 9112, section 3.2.2: else a request could name one host and be checked as if it were for another.
-        """
-        url = httptools.parse_url(self.url)
-        authority = b"[%s]" % url.host if b":" in url.host else url.host
-        if url.port is not None:
-            authority += b":%d" % url.port
-        self.url = (url.path or b"/") + (b"?" + url.query if url.query else b"")
-        self.headers[:] = [(b"host", authority), *(header for header in self.headers if header[0] != b"host")]
+            self._discard_timer.stop()
+            seconds = self.timeout_keep_alive
+            self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def _ignore_upgrade(self) -> None:
         """Have the head read again without the wish for another protocol, which hides the body from the parser."""
-        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
-        for name, value in self.headers:
-            kept = value
-            if name == b"connection":
-                options = (option.strip() for option in value.split(b","))
-                kept = b", ".join(one for one in options if one.lower() not in (b"upgrade", b"http2-settings"))
-            if kept and name not in (b"upgrade", b"http2-settings"):
-                head += [name, b": ", kept, b"\r\n"]
-        head.append(b"\r\n")
+        head = _without_upgrade(self.parser, self.url, self.headers)
         self._is_upgrade, self._in_head = False, True
         self.parser = httptools.HttpRequestParser(self)
-        self._parse(b"".join(head))
+        self._parse(head)
 
     # --- refusing ----------------------------------------------------------------------------------------------------
-
-    def _too_large(self) -> Response:
-        sentence = f"The request line and headers exceed {self.limits.head_bytes} bytes. Send fewer or shorter ones."
-        return problem(431, "headers-too-large", "The headers are too large", sentence)
 
     def _refuse(self, response: Response) -> None:
         """Answer what comes next on this connection, in its turn, and read no request after it."""
         self._is_deaf = True
         self._read_ahead.clear()
-        self._stop_awaiting_head()
+        self._head_timer.stop()
         if self._raw.is_closing() or self.is_finishing:
             return
         log.info("refused a request: %s", response.status_code)
@@ -320,9 +321,9 @@ class BoundedHttp(HttpToolsProtocol):
                 return
         response.raw_headers.extend(SECURITY_HEADERS)
         app: Any = response
-        head_only = self.parser.get_method() == b"HEAD"
+        method = "HEAD" if self.parser.get_method() == b"HEAD" else "GET"
         self.cycle = RequestResponseCycle(
-            scope={"type": "http", "method": "HEAD" if head_only else "GET", "headers": []},  # type: ignore[typeddict-item]
+            scope={"type": "http", "method": method, "headers": []},  # type: ignore[typeddict-item]
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
@@ -372,7 +373,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.is_finishing = True
-        self._stop_awaiting_head()
+        self._head_timer.stop()
         if self._in_head and not self._is_deaf:
             self._raw.close()
             return
@@ -382,27 +383,16 @@ class BoundedHttp(HttpToolsProtocol):
         self._discard()
 
     def _discard(self) -> None:
-        if self._discard_timer is None:
+        if not self._discard_timer.is_running:
             self._discarded = 0
-            self._discard_timer = self.loop.call_later(self.limits.discard_seconds, self._raw.close)
-
-    def _stop_discarding(self) -> None:
-        if self._discard_timer is not None:
-            self._discard_timer.cancel()
-            self._discard_timer = None
+            self._discard_timer.start(self.limits.discard_seconds, self._raw.close)
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
     def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.limits.head_seconds, self._head_is_late)
-
-    def _stop_awaiting_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        self._head_timer.start(self.limits.head_seconds, self._head_is_late)
 
     def _head_is_late(self) -> None:
-        self._head_timer = None
         if self._read_ahead:  # it may be here, and we not have read it
             self._await_head()
         elif self.scope is self._begun:  # nobody asked for anything more; a line break is no request
@@ -411,32 +401,65 @@ class BoundedHttp(HttpToolsProtocol):
             sentence = f"The headers did not come within {self.limits.head_seconds:g} seconds. Send the request again."
             self._refuse(problem(408, "request-timeout", "The request did not arrive in time", sentence))
 
-    def watch_sending(self) -> None:
-        """Look, as long as anything is on its way, whether the client takes it; and cut it off if it does not."""
-        self._written, self._taken = self.transport.written, self._taken_by_client()
-        self.send_timer = self.loop.call_later(self.limits.send_seconds, self._look_at_sending)
 
-    def _look_at_sending(self) -> None:
-        self.send_timer = None
-        taken = self._taken_by_client()
-        if taken >= self.transport.written:
-            return
-        if taken >= self._written or taken - self._taken >= _SLOWEST * self.limits.send_seconds:
-            self.watch_sending()
-            return
-        log.info("a client does not read its answer, and is cut off")
-        with contextlib.suppress(OSError):  # the kernel shall not go on trying with what it holds
-            self._raw.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
-        self._raw.abort()
+def _check_head(url: bytes, headers: Headers, version: str, limits: HttpLimits) -> None:
+    """See that a head is one that can be answered.
 
-    def _taken_by_client(self) -> int:
-        """Bytes written so far, less those that wait here, and those in the kernel where that tells."""
-        taken: int = self.transport.written - self._raw.get_write_buffer_size()
-        if sys.platform != "win32":
-            with contextlib.suppress(OSError):
-                told = fcntl.ioctl(self._raw.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-                taken -= struct.unpack("i", told)[0]
-        return taken
+    Raises:
+        _RefusedError: it is not.
+    """
+    size = len(url) + 16
+    hosts = 0
+    codings: list[bytes] = []
+    for name, value in headers:
+        size += len(name) + len(value) + 4
+        if name == b"host":
+            hosts += 1
+        elif name == b"transfer-encoding":
+            codings += value.lower().replace(b" ", b"").replace(b"\t", b"").split(b",")
+    if size > limits.head_bytes:
+        raise _RefusedError(_too_large(limits))
+    if version not in ("1.1", "1.0"):
+        raise _RefusedError(_not_done(505, f"This server speaks HTTP/1.1 and HTTP/1.0, not HTTP/{version}."))
+    if hosts != 1 and (hosts or version == "1.1"):
+        raise _RefusedError(_bad_request(f"A request has one Host header; this one has {hosts or 'none'}."))
+    if codings and version == "1.0":
+        raise _RefusedError(_bad_request("HTTP/1.0 has no Transfer-Encoding. Send a Content-Length."))
+    if codings and codings != [b"chunked"]:
+        if set(codings) == {b"chunked"}:
+            raise _RefusedError(_bad_request("Transfer-Encoding names chunked more than once."))
+        raise _RefusedError(_not_done(501, "Of transfer codings only chunked is read. Send the body as it is."))
+
+
+def _resolved(target: bytes, headers: Headers) -> bytes:
+    """A target in absolute form without its authority, which takes the place of what the ``Host`` header says.
+
+    RFC 9112, section 3.2.2: else a request could name one host and be checked as if it were for another.
+    """
+    url = httptools.parse_url(target)
+    authority = b"[%s]" % url.host if b":" in url.host else url.host
+    if url.port is not None:
+        authority += b":%d" % url.port
+    headers[:] = [(b"host", authority), *(header for header in headers if header[0] != b"host")]
+    return (url.path or b"/") + (b"?" + url.query if url.query else b"")
+
+
+def _without_upgrade(parser: Any, url: bytes, headers: Headers) -> bytes:
+    """A head as it is sent, less the wish for another protocol."""
+    head = [parser.get_method(), b" ", url, b" HTTP/", parser.get_http_version().encode(), b"\r\n"]
+    for name, value in headers:
+        sent = value
+        if name == b"connection":
+            options = (option.strip() for option in value.split(b","))
+            sent = b", ".join(one for one in options if one.lower() not in (b"upgrade", b"http2-settings"))
+        if sent and name not in (b"upgrade", b"http2-settings"):
+            head += [name, b": ", sent, b"\r\n"]
+    return b"".join([*head, b"\r\n"])
+
+
+def _too_large(limits: HttpLimits) -> Response:
+    sentence = f"The request line and headers exceed {limits.head_bytes} bytes. Send fewer or shorter ones."
+    return problem(431, "headers-too-large", "The headers are too large", sentence)
 
 
 def _bad_request(sentence: str) -> Response:

@@ -14,8 +14,7 @@ from functools import partial
 from labeling_ground import key as keys
 from labeling_ground.breaker import Breaker
 from labeling_ground.cache.store import Bounded, Probed, Store
-from labeling_ground.cache.tier_calls import Call, TierCalls
-from labeling_ground.cache.tier_health import TierHealth
+from labeling_ground.cache.tier_calls import Call, TierCalls, TierHealth
 from labeling_ground.cache.write_queue import WriteQueue
 from labeling_ground.codec import records
 from labeling_ground.errors import DamagedEntry, StoreFailed
@@ -94,17 +93,21 @@ class Tier:
             self.health.counters.skipped += 1
             return None
 
-        async def get() -> Entry | DamagedEntry | None:
-            try:
-                return await self.store.get(key)
-            except DamagedEntry as error:  # the store has answered: it is the value that fails
-                return error
+        async def receive(call: Call, entry: Entry | None) -> Entry | None:
+            in_time = self.calls.clock() - call.started <= call.limit  # else it is no measure for the window
+            if entry is not None and entry.size >= _LARGE:
+                await self._checks.run(records.check, entry, key)
+            elif entry is not None:
+                records.check(entry, key)
+            if in_time and _EMBEDDING in key:
+                self._latencies.append(self.calls.clock() - call.started)
+            if entry is not None:
+                found(entry)
+            return entry
 
-        async def receive(call: Call, answer: Entry | DamagedEntry | None) -> Entry | DamagedEntry | None:
-            return await self._receive(key, found, call, answer)
-
-        answer = await self.calls.ask("look-up", get, deadline_s, receive)
-        return None if isinstance(answer, DamagedEntry) else answer
+        return await self.calls.ask(
+            "look-up", partial(self.store.get, key), deadline_s, receive, partial(self._discard, key)
+        )
 
     async def touch(self, key: str) -> bool:
         """Restart the entry's idle timer and say whether the key is there; a tier that fails has nothing."""
@@ -147,28 +150,11 @@ class Tier:
         except Exception as error:  # noqa: BLE001 -- as in open
             self.health.failed("close", error)
 
-    async def _receive(
-        self, key: str, found: Callable[[Entry], None], call: Call, entry: Entry | DamagedEntry | None
-    ) -> Entry | None:
-        """Check what the store answered; throw away what is damaged."""
-        in_time = self.calls.clock() - call.started <= call.limit  # else it is no measure for the window
-        try:
-            if isinstance(entry, DamagedEntry):
-                raise entry
-            if entry is not None and entry.size >= _LARGE:
-                await self._checks.run(records.check, entry, key)
-            elif entry is not None:
-                records.check(entry, key)
-        except DamagedEntry as error:
-            log.warning("%s: %s It was thrown away.", self.store.name, error)
-            self.health.counters.errors["damaged"] += 1
-            await self.store.drop_damaged(key)
-            return None
-        if in_time and _EMBEDDING in key:
-            self._latencies.append(self.calls.clock() - call.started)
-        if entry is not None:
-            found(entry)
-        return entry
+    async def _discard(self, key: str, error: DamagedEntry) -> None:
+        """Throw away an entry whose bytes turned out to be damaged."""
+        log.warning("%s: %s It was thrown away.", self.store.name, error)
+        self.health.counters.errors["damaged"] += 1
+        await self.store.drop_damaged(key)
 
     def _percentile(self, share: float) -> float:
         ordered = sorted(self._latencies)

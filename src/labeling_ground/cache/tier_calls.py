@@ -1,17 +1,94 @@
-"""Calls to a tier: each with a deadline that measures the tier, under one circuit breaker, a few at a time."""
+"""Calls to a tier: each with a deadline that measures the tier, under one circuit breaker, a few at a time.
+
+And what they come to: counters, the breaker, and what is wrong with the tier at present.
+"""
 
 import asyncio
 import contextlib
+import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from labeling_ground.cache.tier_health import TierHealth
+from labeling_ground.breaker import Breaker
+from labeling_ground.cache.store import Store, Troubled
+from labeling_ground.errors import DamagedEntry, StoreFull
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 _TURNS = 8
 """Turns of the loop that an answer is given after its deadline: where the loop was held up, it is there already."""
+
+
+@dataclass
+class TierCounters:
+    """What happened at one tier."""
+
+    errors: Counter[str] = field(default_factory=Counter)
+    """By reason: ``deadline``, ``busy`` (the answer was late because of work of this process, not of the tier),
+    ``failed``, ``damaged``, ``dropped`` (a value was not written: the queue was full, or the breaker open)."""
+    skipped: int = 0
+    """Look-ups that were not tried while the breaker was open."""
+    demoted: int = 0
+    """Values written again when memory had no room for them, because the tier did not have them any more."""
+
+
+class TierHealth:
+    """Counts a tier's failures and tells its circuit breaker of them.
+
+    Args:
+        store: the tier.
+        breaker: when to leave the tier alone.
+        counters: where failures are counted; new ones unless given.
+    """
+
+    def __init__(self, store: Store, breaker: Breaker, counters: TierCounters | None = None) -> None:
+        self.store = store
+        self.breaker = breaker
+        self.counters = counters or TierCounters()
+        self._trouble = ""
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the tier at present, in a sentence; empty where nothing is.
+
+        It failed at the start, or at what was last asked of it; or it takes no more values.
+        """
+        if self._trouble:
+            return self._trouble
+        return self.store.trouble if isinstance(self.store, Troubled) else ""
+
+    @trouble.setter
+    def trouble(self, sentence: str) -> None:
+        self._trouble = sentence
+
+    def succeeded(self) -> None:
+        """Note that the tier did what it was asked."""
+        self._trouble = ""
+        self.breaker.succeeded()
+
+    def failed(self, what: str, error: Exception, *, is_counted: bool = False) -> None:
+        """Note that a call failed; ``is_counted``: the breaker knows of it already, since its deadline had passed."""
+        if self.counters.errors["failed"] == 0 or self.breaker.state == "closed":
+            log.warning("%s: a %s failed: %s", self.store.name, what, error)
+        self.counters.errors["failed"] += 1
+        self._trouble = str(error) or f"The {self.store.name} cache failed: {type(error).__name__}."
+        if is_counted:
+            return
+        if isinstance(error, StoreFull):  # it still serves what it has
+            self.breaker.succeeded()
+        else:
+            self.breaker.failed()
+
+    def was_late(self, *, is_tier: bool) -> None:
+        """Note that there was no answer within the deadline: because of the tier, or of this process's own work."""
+        self.counters.errors["deadline" if is_tier else "busy"] += 1
+        if is_tier:
+            self.breaker.failed()
 
 
 class Call:
@@ -62,7 +139,8 @@ class TierCalls:
         what: str,
         work: Callable[[], Awaitable[T]],
         deadline_s: float | None = None,
-        digest: Callable[[Call, T], Awaitable[T]] | None = None,
+        receive: Callable[[Call, T], Awaitable[T]] | None = None,
+        discard: Callable[[DamagedEntry], Awaitable[None]] | None = None,
     ) -> T | None:
         """Return what ``work`` answers; ``None`` if it fails, is late, or the breaker is open.
 
@@ -72,13 +150,14 @@ class TierCalls:
             what: a name for it in logs.
             work: asks the tier.
             deadline_s: how long the tier may take, where the default would not do.
-            digest: makes of the answer what is returned, when the tier is through.
+            receive: makes of the answer what is returned, when the tier is through.
+            discard: sees to a value that the tier, or ``receive``, found to be damaged; the answer is ``None`` then.
         """
         if not self.health.breaker.allows():
             return None
         limit = deadline_s or self.deadline_s
         call = Call(limit)
-        answer = self._answer(call, what, work, digest)
+        answer = self._answer(call, what, work, receive, discard)
         task = self.begin(answer)
         try:
             if not await _done_within(limit, call.begun, task):
@@ -114,17 +193,27 @@ class TierCalls:
         call: Call,
         what: str,
         work: Callable[[], Awaitable[T]],
-        digest: Callable[[Call, T], Awaitable[T]] | None,
+        receive: Callable[[Call, T], Awaitable[T]] | None,
+        discard: Callable[[DamagedEntry], Awaitable[None]] | None,
     ) -> T | None:
         try:
-            async with self._place(call):
-                answer = await work()
-            if self.clock() - call.started <= call.limit:  # one that nobody waited for is no sign of health
-                self.health.succeeded()
-            return answer if digest is None else await digest(call, answer)
+            try:
+                async with self._place(call):
+                    answer = await work()
+                self._answered(call)
+                return answer if receive is None else await receive(call, answer)
+            except DamagedEntry as error:
+                if discard is None:
+                    raise
+                self._answered(call)  # it is the value that fails
+                await discard(error)
         except Exception as error:  # noqa: BLE001 -- whatever a tier's driver raises, the ask goes on without it
             self.health.failed(what, error, is_counted=self.clock() - call.started > call.limit)
-            return None
+        return None
+
+    def _answered(self, call: Call) -> None:
+        if self.clock() - call.started <= call.limit:  # one that nobody waited for is no sign of health
+            self.health.succeeded()
 
     @contextlib.asynccontextmanager
     async def _place(self, call: Call) -> AsyncIterator[None]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from labeling_ground import key as keys
 from labeling_ground.cache.tasks import stop
-from labeling_ground.cache.tier_health import TierHealth
+from labeling_ground.cache.tier_calls import TierHealth
 from labeling_ground.errors import StoreFailed
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Entry

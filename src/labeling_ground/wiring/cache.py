@@ -18,8 +18,7 @@ from labeling_ground.cache.redis.state_store import RedisStateStore
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.cache.shadow import ShadowCaches
 from labeling_ground.cache.store import Store
-from labeling_ground.cache.tier_calls import TierCalls
-from labeling_ground.cache.tier_health import TierHealth
+from labeling_ground.cache.tier_calls import TierCalls, TierHealth
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import BadSettings
 from labeling_ground.service.leases import SharedFlights
