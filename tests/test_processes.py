@@ -13,54 +13,17 @@ from typing import Any
 import aiohttp
 import pytest
 from bench.serving.server import Server, running
-from tests.doubles import TENANT, ToyBackend, click, image_bytes, send, serving, until
+from tests.doubles import image_bytes, until
+from tests.noting_engine import ENCODE_S, ENCODED_AT, HELD_WHILE, MOST_S, masks_of, undisturbed
 from tests.redis_servers import Server as Redis
 
 from labeling_ground import key as keys
-from labeling_ground.types import Embedding, Image, Outcome, Prediction
+from labeling_ground.types import Outcome
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-ENCODE_S = 1.0
 LEASE_S = 6.0
 """So long that no server on this machine, busy as it may be with other things, stands still in between."""
-MOST_S = 60.0
-"""So late may something happen there; who waits for another server in vain waits for twice as long."""
-ENCODED_AT = "LABELING_GROUND_TEST_ENCODES"
-HELD_WHILE = "LABELING_GROUND_TEST_HELD_WHILE"
-
-
-class NotingBackend(ToyBackend):
-    """Takes its time, and longer while there is a file that says so; and notes each call in another, so that calls of
-    processes that were killed are counted too."""
-
-    async def encode(self, images: Sequence[Image]) -> list[Embedding]:
-        self._note("encode")
-        await self._held()
-        return await super().encode(images)
-
-    async def decode(self, asks: Any) -> list[Prediction]:
-        self._note("decode")
-        await self._held()
-        return await super().decode(asks)
-
-    async def _held(self) -> None:
-        while _is_held():  # noqa: ASYNC110 -- another process ends it
-            await asyncio.sleep(0.01)
-
-    def _note(self, what: str) -> None:
-        with Path(os.environ[ENCODED_AT]).open("a", encoding="ascii") as file:
-            file.write(f"{what} {os.getpid()}\n")
-
-
-def _is_held() -> bool:
-    return Path(os.environ[HELD_WHILE]).exists()
-
-
-def create(*, encode_threads: int, decode_threads: int) -> ToyBackend:
-    """What the servers here run."""
-    del encode_threads, decode_threads
-    return NotingBackend(encode_s=ENCODE_S, decode_s=ENCODE_S / 5)
 
 
 def held_while(notes: Path) -> Path:
@@ -134,7 +97,7 @@ class Farm:
 def started(count: int, shared: dict[str, str], notes: Path) -> Iterator[list[Server]]:
     """So many servers, which start side by side."""
     given = {
-        "model": "tests.test_processes:create",
+        "model": "tests.noting_engine:create",
         **shared,
         "lease_s": str(LEASE_S),
         # What is tested is not how fast this machine is today.
@@ -169,22 +132,6 @@ async def farm(five: tuple[list[Server], Path]) -> AsyncIterator[Farm]:
     """The four and their clients."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         yield Farm(five[0][:4], five[1], http)
-
-
-async def undisturbed(file: bytes) -> list[str]:
-    """The right masks for the click, computed in one process with nothing around it."""
-    async with serving(ToyBackend()) as alone:
-        image_id = await send(alone, file)
-        [answer] = await alone.masks(TENANT, image_id, [click()])
-    return [counts_of(found.counts) for found in answer.prediction.masks]
-
-
-def masks_of(answer: dict[str, Any]) -> list[str]:
-    return [counts_of(found["rle"]["counts"]) for found in answer["masks"]]
-
-
-def counts_of(counts: str | bytes) -> str:
-    return counts if isinstance(counts, str) else counts.decode()
 
 
 async def test_four_processes_with_ten_clients_each_make_one_encode_of_a_new_image_and_one_decode_of_a_new_click(

@@ -17,9 +17,9 @@ from bench.serving.server import Server, running
 from tests.doubles import image_bytes, until
 from tests.inference.engines import disc_files
 from tests.needs import needs
+from tests.noting_engine import ENCODED_AT, HELD_WHILE, MOST_S, masks_of, undisturbed
 from tests.redis_servers import Server as Redis
 from tests.redis_servers import until as wait_until
-from tests.test_processes import ENCODED_AT, HELD_WHILE, MOST_S, masks_of, undisturbed
 
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
@@ -82,7 +82,7 @@ def children(pid: int) -> list[int]:
 @contextmanager
 def two(notes: Path, **given: str) -> Iterator[Two]:
     patient = dict.fromkeys(("lookup_deadline_ms", "lease_patience_ms"), str(1e3 * MOST_S))
-    settings = {"model": "tests.test_processes:create", "workers": "2", "admin_key": ADMIN, **patient, **given}
+    settings = {"model": "tests.noting_engine:create", "workers": "2", "admin_key": ADMIN, **patient, **given}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENCODED_AT, str(notes))
         patch.setenv(HELD_WHILE, str(notes.with_name("held")))

@@ -27,7 +27,7 @@ def test_the_serving_benchmark_runs_and_finds_the_promises_that_are_no_timings_k
     assert result["sam_embedding_bytes"] <= 2_200_000
     names = [row["name"] for row in result["one_client"]]
     assert names[0] == "no-op endpoint"
-    assert len(names) == 7
+    assert len(names) == 8
     assert all(row["p50_ms"] > 0 and row["requests"] > 0 for row in result["one_client"])
 
 

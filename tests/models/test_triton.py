@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.models.filled_store import filled, stored
+from tests.needs import needs
 
 from labeling_ground.errors import BadInput, BadSettings, UnknownModel
 from labeling_ground.models import triton
@@ -78,6 +79,7 @@ def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
         triton.archive(ModelStore(tmp_path), "mobile-sam", Role.ENCODER, VERSION, tmp_path / "encode")
     with pytest.raises(BadInput, match="letters, digits"):
         triton.archive(filled(tmp_path), "my-sam", Role.ENCODER, VERSION, tmp_path / "a name")
+    needs("onnxruntime")
     with pytest.raises(BadSettings, match="cannot be loaded by ONNX Runtime"):
         triton.archive(filled(tmp_path), "my-sam", Role.ENCODER, VERSION, tmp_path / "encode")
     with pytest.raises(BadSettings, match=r"image is a tensor\(double\)"):

@@ -16,6 +16,7 @@ import pytest
 from tests.doubles import on, until
 from tests.inference.engines import PROMPTS, disc_files, files, image
 from tests.inference.toy_engine import LONG_S
+from tests.needs import needs
 from tests.ports import free_port
 
 from labeling_ground.errors import BackendFailed
@@ -76,6 +77,7 @@ def serving(python: Path, repository: Path, work: Path) -> Iterator[str]:
 async def test_masks_are_those_of_the_same_graphs_here_and_a_new_model_is_never_taken_for_the_old(
     tool: Callable[[str], Path], tmp_path: Path
 ) -> None:
+    needs("onnxruntime")
     from labeling_ground.inference.onnx import create
 
     python, repository = tool("triton"), tmp_path / "repository"
