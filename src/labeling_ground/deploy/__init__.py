@@ -1,0 +1,1 @@
+"""Entry points for engines that place and scale the parts of a deployment."""
