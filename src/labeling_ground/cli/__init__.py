@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from labeling_ground import __version__
+from labeling_ground.cli.annotate import annotate
 from labeling_ground.cli.browser import browser_decoder
 from labeling_ground.cli.cache import cache
 from labeling_ground.cli.capacity import capacity
@@ -31,7 +32,7 @@ def cli() -> None:
     """
 
 
-for _command in (serve, engine, warm, cache, capacity, models, browser_decoder, doctor):
+for _command in (serve, engine, warm, annotate, cache, capacity, models, browser_decoder, doctor):
     cli.add_command(_command)
 
 

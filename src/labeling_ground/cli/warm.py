@@ -1,10 +1,11 @@
 """``labeling-ground warm``."""
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,7 +48,7 @@ def warm(directory: Path, cache_dir: Path | None, model: str | None, api_key: st
     settings = settings_with(cache_dir=cache_dir, model=model)
     if settings.disk_bytes == 0 and settings.redis_url is None:
         raise click.UsageError("the disk tier is switched off (disk_bytes is 0), so there is nothing to warm")
-    files = sorted(_images_in(directory))
+    files = sorted(images_in(directory))
     if not files:
         raise click.UsageError(f"there is no image file in {directory} ({accepted()})")
     tenant = _tenant(settings, api_key)
@@ -97,10 +98,31 @@ def _tenant(settings: Settings, api_key: str | None) -> str:
     return keys.tenant_of(given)
 
 
-def _images_in(place: Path) -> Iterable[Path]:
+def images_in(place: Path) -> Iterable[Path]:
+    """The image files of a folder and of those in it; a file is taken as it is."""
     if place.is_file():
         return [place]
     return (file for file in place.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+
+
+@contextlib.contextmanager
+def progress_of(doing: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr with rate and remaining time; gives what counts one more file as done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task(doing, total=total, rate="")
+
+        def advance() -> None:
+            speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
+            progress.update(bar, advance=1, rate=f"{speed:.1f}/s" if speed else "")
+
+        yield advance
 
 
 async def _warm(
@@ -113,15 +135,7 @@ async def _warm(
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stopping.set)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("encoding", total=len(files), rate="")
+    with progress_of("encoding", len(files)) as advance:
 
         async def work() -> None:
             for file in waiting:
@@ -131,8 +145,7 @@ async def _warm(
                 counts[outcome] += 1
                 if problem:
                     failures.append((file, problem))
-                speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
-                progress.update(bar, advance=1, rate=f"{speed:.1f}/s" if speed else "")
+                advance()
 
         try:
             await _check_tiers(predictor)

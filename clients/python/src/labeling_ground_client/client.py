@@ -31,6 +31,7 @@ class _AnyClient:
         retry_for_s: float = 60.0,
         mask_format: Literal["rle", "png"] = "rle",
         client_id: str | None = None,
+        priority: Literal["interactive", "prefetch", "job"] | None = None,
         transport: httpx.BaseTransport | httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Prepare to talk to a server; nothing is sent yet.
@@ -43,6 +44,7 @@ class _AnyClient:
             retry_for_s: most seconds that one call waits for a server that answers 503 (too busy); 0 does not wait.
             mask_format: how masks travel: ``rle`` (COCO run lengths, small) or ``png``.
             client_id: who works, such as an annotator's name; the cache keeps what each of them is working on.
+            priority: how urgent the asks are (``X-Priority``): a ``job`` stays behind what people wait for.
             transport: a transport of httpx, for certificates, proxies or tests.
         """
         self.model = model
@@ -50,6 +52,8 @@ class _AnyClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         if client_id:
             headers["X-Client-Id"] = client_id
+        if priority:
+            headers["X-Priority"] = priority
         self._connect(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
 
     def _connect(self, **options: Any) -> None:

@@ -1,0 +1,289 @@
+"""``labeling-ground annotate``."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from labeling_ground.api.app import create_app
+from labeling_ground.cli.common import cache_dir_option, data, empty_option, json_option, say, settings_with, show
+from labeling_ground.cli.warm import images_in, progress_of
+from labeling_ground.codec.walk import accepted
+from labeling_ground.errors import LabelingGroundError
+from labeling_ground.settings import Settings
+from labeling_ground.wiring import build_parts
+
+if TYPE_CHECKING:
+    from labeling_ground_client import AsyncClient
+
+_MADE_BY = "labeling-ground annotate"
+_WRITE_EVERY_S = 5.0
+"""Least seconds between two writes of the output, but for the last one."""
+_PHOTOS_AT_ONCE = 2
+
+
+@click.command()
+@click.argument("photos", type=click.Path(exists=True, path_type=Path))
+@click.option("--everything", is_flag=True, help="All masks of each photo.")
+@click.option(
+    "--boxes", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="COCO file: a mask for each bbox."
+)
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The COCO file to write.")
+@click.option("--server", help="Address of a server to ask, instead of computing in this process.")
+@click.option("--model", help="Model id.")
+@click.option("--api-key", help="A key of the server, whose namespace is used instead of the public one.")
+@cache_dir_option
+@json_option
+def annotate(
+    photos: Path,
+    everything: bool,
+    boxes: Path | None,
+    out: Path,
+    server: str | None,
+    model: str | None,
+    api_key: str | None,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Write the masks of all photos of a folder to a COCO file.
+
+    Interrupt it with Ctrl-C and start it again: photos that are in the file already are not asked again. People who
+    click on the same server go first.
+    """
+    if everything == (boxes is not None):
+        raise click.UsageError("say either --everything or --boxes FILE")
+    for name, value in (("--server", server), ("--api-key", api_key), ("--model", model)):
+        if value is not None and not value.strip():
+            raise empty_option(name)
+    files = sorted(images_in(photos))
+    if not files:
+        raise click.UsageError(f"there is no image file in {photos} ({accepted()})")
+    root = photos if photos.is_dir() else photos.parent
+    named = {file.relative_to(root).as_posix(): file for file in files}
+    given = None if boxes is None else _read_coco(boxes, "--boxes")
+    dataset = Dataset(out, "everything" if given is None else "boxes", model, given)
+    asked = list(named) if given is None else dataset.boxes_of(given, named)
+    settings = settings_with(cache_dir=cache_dir, model=None if server else model)
+    left = [name for name in asked if name not in dataset.done]
+    failures, interrupted = asyncio.run(
+        _annotate(settings, server, api_key, model, {name: named[name] for name in left}, dataset)
+    )
+    done = len(asked) - len(left)
+    made = len([name for name in left if name in dataset.done])
+    if as_json:
+        data(
+            {
+                "photos": len(asked),
+                "there": done,
+                "annotated": made,
+                "annotations": len(dataset.annotations),
+                "failed": [{"file": name, "problem": problem} for name, problem in failures],
+                "interrupted": interrupted,
+            }
+        )
+    else:
+        for name, problem in failures:
+            say(f"failed: {name}: {problem}")
+        show(
+            f"{done} there already, {made} annotated, {len(failures)} failed; {len(dataset.annotations)} masks in {out}"
+            + ("; interrupted: start again to go on" if interrupted else "")
+        )
+    if interrupted:
+        raise SystemExit(130)
+    if failures:
+        raise SystemExit(1)
+
+
+def _read_coco(file: Path, option: str) -> dict[str, Any]:
+    """A COCO file.
+
+    Raises:
+        click.UsageError: the file is none.
+    """
+    try:
+        found = json.loads(file.read_bytes())
+        for part in ("images", "annotations", "categories"):
+            if not all(isinstance(one["id"], int) for one in found[part]):
+                raise ValueError(f"an id in {part!r} is no whole number")
+        if not all(isinstance(one["file_name"], str) for one in found["images"]):
+            raise ValueError("a file_name is no text")
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise click.UsageError(f"{option} {file} is no COCO file: {type(error).__name__}: {error}") from None
+    return dict(found)
+
+
+class Dataset:
+    """The COCO file that grows: photos whose masks are all there, and nothing of the others.
+
+    Args:
+        path: the file; what is there already is gone on with.
+        way: ``everything`` or ``boxes``.
+        model: the model that was asked for; ``None`` is the default one.
+        given: the COCO file of the boxes, whose categories are taken over.
+
+    Raises:
+        click.UsageError: the file was made by something else, or in another way.
+    """
+
+    def __init__(self, path: Path, way: str, model: str | None, given: dict[str, Any] | None) -> None:
+        self._path = path
+        boxes = None if given is None else [given["images"], given["annotations"], given["categories"]]
+        self._info: dict[str, Any] = {"description": _MADE_BY, "way": way, "model": model, "boxes": boxes}
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+        self.categories = [{"id": 1, "name": "object"}] if given is None else given["categories"]
+        self._boxes: dict[str, list[dict[str, Any]]] = {}
+        self._written = time.monotonic()
+        if path.exists():
+            found = _read_coco(path, "--out")
+            info = found.get("info")
+            if not isinstance(info, dict) or info.get("description") != _MADE_BY:
+                raise click.UsageError(f"--out {path} was not made by this command: choose another name")
+            if info != self._info:
+                raise click.UsageError(
+                    f"--out {path} was made with other boxes, --everything or --model: choose another name"
+                )
+            self.images, self.annotations = found["images"], found["annotations"]
+        elif not path.absolute().parent.is_dir():
+            raise click.UsageError(f"--out {path}: there is no such folder")
+        self.done = {image["file_name"] for image in self.images}
+
+    def boxes_of(self, given: dict[str, Any], named: dict[str, Path]) -> list[str]:
+        """Names of the photos that have boxes, which are kept for ``annotate``.
+
+        Raises:
+            click.UsageError: a box is of an unknown photo or category, or is none.
+        """
+        names = {image["id"]: image["file_name"] for image in given["images"]}
+        categories = {category["id"] for category in given["categories"]}
+        for one in given["annotations"]:
+            name, box = names.get(one.get("image_id")), one.get("bbox")
+            if name not in named:
+                raise click.UsageError(
+                    f"--boxes: annotation {one['id']} is of {name or 'an unknown image'}: no such photo"
+                )
+            if one.get("category_id") not in categories:
+                raise click.UsageError(f"--boxes: annotation {one['id']} is of an unknown category")
+            if not (
+                isinstance(box, list)
+                and len(box) == 4
+                and all(isinstance(side, int | float) for side in box)
+                and min(box[2:]) > 0
+            ):
+                raise click.UsageError(f"--boxes: annotation {one['id']} has no bbox of x, y, width and height")
+            self._boxes.setdefault(name, []).append(one)
+        if not self._boxes:
+            raise click.UsageError("--boxes: there is no box in the file")
+        return list(self._boxes)
+
+    async def annotate(self, client: "AsyncClient", name: str, file: Path) -> None:
+        """Ask for the masks of one photo and take them in."""
+        image = await client.open(file)
+        made: list[dict[str, Any]] = []
+        if self._info["way"] == "everything":
+            stream = await image.everything()
+            found = await stream.result()
+            made.extend(_annotation(one, 1, stream.model, stream.model_version) for one in found)
+        for one in self._boxes.get(name, ()):
+            x, y, width, height = one["bbox"]
+            answer = await image.predict(box=(x, y, x + width, y + height), multimask=False)
+            made.append(_annotation(answer.candidates[0], one["category_id"], answer.model, answer.model_version))
+        number = len(self.images) + 1
+        self.images.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
+        first = len(self.annotations) + 1
+        self.annotations += [{"id": first + index, "image_id": number, **one} for index, one in enumerate(made)]
+        self.done.add(name)
+
+    def write(self, *, now: bool = False) -> None:
+        """Replace the file in one step, unless that was done a moment ago."""
+        if not now and time.monotonic() - self._written < _WRITE_EVERY_S:
+            return
+        whole = {"info": self._info, "images": self.images, "annotations": self.annotations}
+        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            beside.write_text(json.dumps(whole | {"categories": self.categories}), "utf-8")
+            beside.replace(self._path)
+        finally:
+            beside.unlink(missing_ok=True)
+        self._written = time.monotonic()
+
+
+def _annotation(found: Any, category: int, model: str, version: str) -> dict[str, Any]:
+    return {
+        "category_id": category,
+        "segmentation": found.encoded["rle"],
+        "bbox": list(found.bbox),
+        "area": found.area,
+        "iscrowd": 0,
+        "score": found.score,
+        "model": model,
+        "model_version": version,
+    }
+
+
+async def _annotate(
+    settings: Settings, server: str | None, key: str | None, model: str | None, left: dict[str, Path], dataset: Dataset
+) -> tuple[list[tuple[str, str]], bool]:
+    """What failed and why, and whether Ctrl-C ended it early."""
+    failures: list[tuple[str, str]] = []
+    waiting = iter(left.items())
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with _client(settings, server, key, model) as client:
+        from labeling_ground_client import ClientError
+
+        loop.add_signal_handler(signal.SIGINT, stopping.set)
+        try:
+            with progress_of("annotating", len(left)) as advance:
+
+                async def work() -> None:
+                    for name, file in waiting:
+                        if stopping.is_set():
+                            return
+                        try:
+                            await dataset.annotate(client, name, file)
+                        except (ClientError, OSError) as error:
+                            failures.append((name, str(error)))
+                        dataset.write()
+                        advance()
+
+                await asyncio.gather(*(work() for _ in range(_PHOTOS_AT_ONCE)))
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            dataset.write(now=True)
+    return failures, stopping.is_set()
+
+
+@contextlib.asynccontextmanager
+async def _client(
+    settings: Settings, server: str | None, key: str | None, model: str | None
+) -> AsyncIterator["AsyncClient"]:
+    """A client of the server, or of one in this process that listens nowhere.
+
+    Raises:
+        LabelingGroundError: the Python client is not installed.
+    """
+    try:
+        import httpx
+
+        from labeling_ground_client import AsyncClient
+    except ImportError:
+        raise LabelingGroundError("annotate needs the Python client: pip install ./clients/python") from None
+    if server is not None:
+        async with AsyncClient(server, key, model=model, priority="job") as client:
+            yield client
+        return
+    # Nobody waits: what is there already is worth waiting for, and is not computed a second time.
+    patient = settings.model_copy(update={"cache_mode": "first", "lookup_deadline_ms": 10_000.0})
+    app = create_app(build_parts(patient))
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with AsyncClient("http://127.0.0.1", key, priority="job", transport=transport) as client:
+            yield client

@@ -1,0 +1,152 @@
+"""``annotate``: both ways in, against ``/v1``, interrupted, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from pycocotools import mask as coco
+from tests.api.conftest import StartReal, make_backend, make_image, make_settings, start_real
+from tests.cli.photos import photo
+from tests.cli.test_cli import SLOW_ENGINE
+
+from labeling_ground.cli import cli
+from labeling_ground_client import Client
+
+__all__ = ["make_backend", "make_image", "make_settings", "start_real"]
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    for name in ("0.png", "deep/1.png"):
+        (tmp_path / "photos" / name).write_bytes(photo(len(name)))
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def boxes(tmp_path: Path) -> Path:
+    file = tmp_path / "boxes.json"
+    images = [{"id": 7, "file_name": "0.png"}, {"id": 9, "file_name": "deep/1.png"}]
+    found = [{"id": at, "image_id": at, "category_id": 3, "bbox": [14, 9, 27, 22]} for at in (7, 9)]
+    file.write_text(json.dumps({"images": images, "annotations": found, "categories": [{"id": 3, "name": "cat"}]}))
+    return file
+
+
+def run(runner: CliRunner, *words: object, status: int = 0) -> dict[str, Any]:
+    result = runner.invoke(cli, ["annotate", *map(str, words), "--json"])
+    assert result.exit_code == status, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_everything_in_this_process_gives_masks_that_cocos_own_library_reads(
+    runner: CliRunner, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "coco.json"
+    found = run(runner, folder, "--everything", "--out", out)
+    assert (found["photos"], found["annotated"], found["failed"]) == (2, 2, [])
+    written = json.loads(out.read_bytes())
+    assert {image["file_name"] for image in written["images"]} == {"0.png", "deep/1.png"}
+    assert written["annotations"]
+    for one in written["annotations"]:
+        assert coco.area(one["segmentation"]) == one["area"]
+        assert list(coco.toBbox(one["segmentation"])) == one["bbox"]
+        assert one["model_version"].startswith("classical@")
+    before = out.read_bytes()
+    assert run(runner, folder, "--everything", "--out", out)["there"] == 2
+    assert out.read_bytes() == before
+
+
+def test_boxes_against_a_server_are_its_masks_and_are_asked_once(
+    runner: CliRunner, folder: Path, boxes: Path, tmp_path: Path, start_real: StartReal
+) -> None:
+    out = tmp_path / "coco.json"
+    with start_real() as server:
+        words = (folder, "--boxes", boxes, "--out", out, "--server", server.url)
+        assert run(runner, *words)["annotated"] == 2
+        assert server.backend.encodes == 2
+        written = json.loads(out.read_bytes())
+        names = {image["id"]: image["file_name"] for image in written["images"]}
+        with Client(server.url) as client:
+            for one in written["annotations"]:
+                answer = client.open(folder / names[one["image_id"]]).predict(box=(14, 9, 41, 31), multimask=False)
+                assert answer.outcome == "hit"
+                assert answer.candidates[0].encoded["rle"] == one["segmentation"]
+                assert one["category_id"] == 3
+        assert run(runner, *words)["there"] == 2
+        assert server.backend.encodes == 2
+
+
+def test_a_photo_that_fails_is_named_and_the_next_run_tries_it_again(
+    runner: CliRunner, folder: Path, boxes: Path, tmp_path: Path
+) -> None:
+    (folder / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    words = (folder, "--boxes", boxes, "--out", tmp_path / "coco.json")
+    found = run(runner, *words, status=1)
+    assert [one["file"] for one in found["failed"]] == ["0.png"]
+    assert found["failed"][0]["problem"]
+    (folder / "0.png").write_bytes(photo(5))
+    again = run(runner, *words)
+    assert (again["there"], again["annotated"]) == (1, 1)
+
+
+def test_interrupted_and_started_again_it_goes_on(tmp_path: Path) -> None:
+    folder, out = tmp_path / "many", tmp_path / "coco.json"
+    folder.mkdir()
+    names = [f"{index:02}.png" for index in range(12)]
+    for index, name in enumerate(names):
+        (folder / name).write_bytes(photo(index))
+    images = [{"id": index, "file_name": name} for index, name in enumerate(names)]
+    found = [{"id": at, "image_id": at, "category_id": 1, "bbox": [14, 9, 27, 22]} for at in range(12)]
+    boxes = {"images": images, "annotations": found, "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    (tmp_path / "slow_engine.py").write_text(SLOW_ENGINE)
+    environment = os.environ | {
+        "LABELING_GROUND_CACHE_DIR": str(tmp_path / "cache"),
+        "LABELING_GROUND_MODEL": "slow_engine:create",
+        "PYTHONPATH": str(tmp_path),
+    }
+    words = ["annotate", str(folder), "--boxes", str(tmp_path / "boxes.json"), "--out", str(out), "--json"]
+    command = [sys.executable, "-m", "labeling_ground", *words]
+    process = subprocess.Popen(
+        command, env=environment | {"SLOW_S": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while process.poll() is None and not list((tmp_path / "cache").rglob("*.bin")):
+        time.sleep(0.005)  # until the first embedding is on disk
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr.decode()
+    first = json.loads(stdout)
+    assert len(json.loads(out.read_bytes())["images"]) == first["annotated"] < 12
+    second = json.loads(subprocess.run(command, env=environment, capture_output=True, timeout=300, check=True).stdout)
+    assert (second["there"], second["annotated"]) == (first["annotated"], 12 - first["annotated"])
+
+
+def test_wrong_input_is_refused_before_anything_is_computed(
+    runner: CliRunner, folder: Path, boxes: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "coco.json"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    (tmp_path / "broken.json").write_text("[")
+    strange = tmp_path / "strange.json"
+    strange.write_text(boxes.read_text().replace("0.png", "5.png"))
+    for words, sentence in (
+        ((tmp_path / "empty", "--everything", "--out", out), "there is no image file"),
+        ((folder, "--boxes", tmp_path / "broken.json", "--out", out), "is no COCO file"),
+        ((folder, "--boxes", strange, "--out", out), "5.png: no such photo"),
+        ((folder, "--everything", "--out", tmp_path / "other.json"), "was not made by this command"),
+        ((folder, "--out", out), "either --everything or --boxes"),
+    ):
+        result = runner.invoke(cli, ["annotate", *map(str, words)])
+        assert result.exit_code == 2, result.output
+        assert sentence in " ".join(result.stderr.split())
+        assert not out.exists()
