@@ -150,3 +150,11 @@ def test_wrong_input_is_refused_before_anything_is_computed(
         assert result.exit_code == 2, result.output
         assert sentence in " ".join(result.stderr.split())
         assert not out.exists()
+
+
+def test_an_output_that_cannot_be_written_is_said(tmp_path: Path, folder: Path) -> None:
+    out = tmp_path / ("x" * 250)  # a name, but with no room for that of the file beside it
+    result = CliRunner().invoke(cli, ["annotate", str(folder), "--everything", "--out", str(out)])
+    assert result.exit_code == 1
+    assert "cannot be written" in result.output
+    assert not out.exists()

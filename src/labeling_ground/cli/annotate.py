@@ -202,7 +202,11 @@ class Dataset:
         self.done.add(name)
 
     def write(self, *, now: bool = False) -> None:
-        """Replace the file in one step, unless that was done a moment ago."""
+        """Replace the file in one step, unless that was done a moment ago.
+
+        Raises:
+            LabelingGroundError: the file cannot be written.
+        """
         if not now and time.monotonic() - self._written < _WRITE_EVERY_S:
             return
         whole = {"info": self._info, "images": self.images, "annotations": self.annotations}
@@ -210,8 +214,11 @@ class Dataset:
         try:
             beside.write_text(json.dumps(whole | {"categories": self.categories}), "utf-8")
             beside.replace(self._path)
+        except OSError as error:
+            raise LabelingGroundError(f"--out {self._path} cannot be written: {error.strerror}") from error
         finally:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                beside.unlink()
         self._written = time.monotonic()
 
 
