@@ -156,5 +156,5 @@ def test_an_output_that_cannot_be_written_is_said(tmp_path: Path, folder: Path) 
     out = tmp_path / ("x" * 250)  # a name, but with no room for that of the file beside it
     result = CliRunner().invoke(cli, ["annotate", str(folder), "--everything", "--out", str(out)])
     assert result.exit_code == 1
-    assert "cannot be written" in result.output
+    assert "cannot be written" in str(result.exception)
     assert not out.exists()
