@@ -169,7 +169,7 @@ class Server:
             status, answer, wait_s = self._post(path, content, "application/json", end)
             if status == 200:
                 return answer
-            if status == 404 and not sent:
+            if not sent and (status == 404 or str(answer.get("type")).endswith(":unreachable-image")):
                 status, answer, wait_s = self._post(images, image.file, "image/png", end)
                 if status == 200:
                     sent = True

@@ -15,7 +15,8 @@ Nothing here knows HTTP: ``api/errors.py`` has the one table from these classes 
     │   └── SourceRefused        an address that images are not fetched from
     ├── NotFound
     │   ├── UnknownImage         never seen, or no longer kept: send it again
-    │   │   └── NoRoom               the cache is too small to keep this one: sending it again is no use
+    │   │   ├── NoRoom               the cache is too small to keep this one: sending it again is no use
+    │   │   └── UnreachableImage     the tier that would have it does not answer: try again, or send it again
     │   ├── UnknownSession
     │   ├── UnknownModel
     │   └── UnknownPrediction    a mask input refers to a prediction that is not kept any more
@@ -108,6 +109,18 @@ class NoRoom(UnknownImage):
             f"The cache of this server is too small for image {image_id}: it keeps neither its embedding "
             f"({embedding_bytes} bytes) nor its file ({file_bytes} bytes), so nothing can be asked about it. Sending "
             "it again does not help: the operator must give the cache more room (memory_bytes, disk_bytes).",
+        )
+        self.image_id = image_id
+
+
+class UnreachableImage(UnknownImage):
+    """The tier that stores image files does not answer now: whether it has this one is not known."""
+
+    def __init__(self, image_id: str) -> None:
+        Exception.__init__(
+            self,
+            f"The cache tier that stores image files does not answer now, so whether image {image_id} is still kept is "
+            "not known. Repeat this request after Retry-After seconds, or send the image again with POST /v1/images.",
         )
         self.image_id = image_id
 

@@ -21,7 +21,7 @@ from tests.api.conftest import LONG_S, RealServer, StartReal
 from tests.integrations.cvat_names import BadFunctionError, Context, Prompts, decode_mask, installed
 
 from labeling_ground.codec import mask as mask_codec
-from labeling_ground.errors import Overloaded
+from labeling_ground.errors import Overloaded, StoreFailed
 
 FILE = Path(__file__).parents[2] / "integrations" / "cvat_function.py"
 WIDTH, HEIGHT = 64, 48
@@ -198,6 +198,19 @@ def test_what_does_not_get_better_in_time_is_said(function: Any, image: Pillow.I
             _click(interactor, image)
     with pytest.raises(BadFunctionError, match="does not answer"):
         _click(interactor, image)
+
+
+def test_an_image_is_sent_where_the_cache_does_not_answer_whether_it_is_kept(
+    function: Any, image: Pillow.Image, start_real: StartReal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: str) -> None:
+        raise StoreFailed("It is down.")
+
+    with start_real() as server:
+        [tier] = server.app_state.predictor.store.lower
+        monkeypatch.setattr(tier.store, "get", fail)
+        assert len(_click(function.create(server.url, timeout_s=5), image)) == 1
+        assert server.backend.encodes == 1
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ TABLE: dict[type[errors.LabelingGroundError], tuple[int, str, str]] = {
     errors.SourceRefused: (403, "source-refused", "Images are not fetched from there"),
     errors.BadInput: (400, "bad-input", "The request is not valid"),
     errors.UnknownImage: (404, "unknown-image", "The image is not known here"),
+    errors.UnreachableImage: (503, "unreachable-image", "The cache does not answer for this image"),
     errors.UnknownSession: (404, "unknown-session", "The session is not known here"),
     errors.UnknownModel: (404, "unknown-model", "The model is not served here"),
     errors.UnknownPrediction: (404, "unknown-prediction", "The prediction is not kept any more"),

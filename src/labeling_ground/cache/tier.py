@@ -83,17 +83,32 @@ class Tier:
         else:
             self.health.succeeded()
 
-    async def look_up(self, key: str, found: Callable[[Entry], None], deadline_s: float | None = None) -> Entry | None:
+    async def look_up(
+        self,
+        key: str,
+        found: Callable[[Entry], None],
+        deadline_s: float | None = None,
+        unanswered: Callable[[], None] | None = None,
+    ) -> Entry | None:
         """Return the entry; ``None`` if the store has none, does not answer in time, or answers damaged bytes.
 
         A look-up past its deadline, or whose asker left, goes on. What it finds late is handed to ``found`` like
-        everything that is found.
+        everything that is found. ``unanswered`` is called where ``None`` does not mean that the store has none.
         """
+        answered = False
         if self.health.breaker.state == "open":
             self.health.counters.skipped += 1
+            if unanswered is not None:
+                unanswered()
             return None
 
+        async def discard(error: DamagedEntry) -> None:
+            nonlocal answered
+            answered = True  # what is damaged is gone
+            await self._discard(key, error)
+
         async def receive(call: Call, entry: Entry | None) -> Entry | None:
+            nonlocal answered
             in_time = self.calls.clock() - call.started <= call.limit  # else it is no measure for the window
             if entry is not None and entry.size >= _LARGE:
                 await self._checks.run(records.check, entry, key)
@@ -103,11 +118,13 @@ class Tier:
                 self._latencies.append(self.calls.clock() - call.started)
             if entry is not None:
                 found(entry)
+            answered = True
             return entry
 
-        return await self.calls.ask(
-            "look-up", partial(self.store.get, key), deadline_s, receive, partial(self._discard, key)
-        )
+        entry = await self.calls.ask("look-up", partial(self.store.get, key), deadline_s, receive, discard)
+        if not answered and unanswered is not None:
+            unanswered()
+        return entry
 
     async def touch(self, key: str) -> bool:
         """Restart the entry's idle timer and say whether the key is there; a tier that fails has nothing."""

@@ -137,12 +137,15 @@ class TieredStore:
                 return entry
         return None
 
-    async def look_up(self, key: str, *, deadline_s: float | None = None) -> Entry | None:
+    async def look_up(
+        self, key: str, *, deadline_s: float | None = None, unanswered: Callable[[], None] | None = None
+    ) -> Entry | None:
         """Ask the lower tiers in order. Never raises: a tier's failure is a miss.
 
         Args:
             key: what to look for.
             deadline_s: how long each tier may take, where the default would not do.
+            unanswered: called where the last tier, which has all that is kept below memory, failed to answer.
         """
         purged = self.purges.count
 
@@ -151,7 +154,7 @@ class TieredStore:
                 self._promote(key, entry)
 
         for tier in self.lower:
-            entry = await tier.look_up(key, promote, deadline_s)
+            entry = await tier.look_up(key, promote, deadline_s, unanswered if tier is self.lower[-1] else None)
             if entry is not None:
                 return entry
         return None

@@ -13,7 +13,7 @@ from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.codec import image as image_codec
 from labeling_ground.codec import records
 from labeling_ground.codec.frame import Precision
-from labeling_ground.errors import NoRoom, Overloaded, UnknownImage
+from labeling_ground.errors import NoRoom, Overloaded, UnknownImage, UnreachableImage
 from labeling_ground.pools import Pools
 from labeling_ground.service.asks import Ask, ImageState, Timing
 from labeling_ground.service.batching import Place
@@ -112,9 +112,22 @@ class ImageFiles:
         facts = records.open_facts(embedded, ask.embedding)
         self._store.keep(ask.image, await self.seal(ask, file, facts, embedded.cost), purged)
 
-    async def find(self, ask: Ask) -> Entry | None:
-        """The entry of the image's file, if it is stored."""
-        return self._store.peek(ask.image) or await self._store.look_up(ask.image, deadline_s=_IMAGE_DEADLINE_S)
+    async def find(self, ask: Ask) -> Entry:
+        """The entry of the image's file.
+
+        Raises:
+            UnreachableImage: the tier that would have it does not answer.
+            UnknownImage: it is not stored.
+        """
+        lost: list[UnknownImage] = []
+        entry = self._store.peek(ask.image) or await self._store.look_up(
+            ask.image,
+            deadline_s=_IMAGE_DEADLINE_S,
+            unanswered=lambda: lost.append(UnreachableImage(ask.keys.image_id)),
+        )
+        if entry is None:
+            raise lost[0] if lost else self.unknown(ask)
+        return entry
 
     def check_stored(self, ask: Ask, file: bytes, made: Made, purged: int) -> None:
         """See that something is left of an image that was just sent.
@@ -278,8 +291,6 @@ class Embeddings:
         if arriving is not None:
             return state(arriving.header, **self._progress(key))
         stored = await self._files.find(ask)
-        if stored is None:
-            raise self._files.unknown(ask)
         return state(records.open_facts(stored, ask.image), **self._progress(key))
 
     @asynccontextmanager
@@ -324,11 +335,12 @@ class Embeddings:
         which purge, ``purged`` or an earlier one, it has been here."""
         key = ask.embedding
         if key not in self.arriving:
-            entry = await self._files.find(ask)
-            if entry is not None:
+            try:
+                entry = await self._files.find(ask)
                 return records.open_image(entry, ask.image)[0], Outcome.RECOMPUTED, purged
-        if key not in self.arriving:  # it may have been sent meanwhile
-            raise self._files.unknown(ask)
+            except UnknownImage:
+                if key not in self.arriving:  # else it was sent meanwhile
+                    raise
         arrived = self.arriving[key]
         return arrived.file, Outcome.MISS, min(purged, arrived.purged)
 

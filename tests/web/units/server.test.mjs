@@ -111,3 +111,15 @@ test("a stretch is part of the id that is asked for", async (t) => {
   server.stretch = null;
   assert.equal(server.reading("abc"), "abc");
 });
+
+test("an image of which the server cannot say whether it has it is sent, not waited for", async (t) => {
+  const refused = new Refused(503, { type: "urn:labeling-ground:problem:unreachable-image", detail: "Send it." }, 1);
+  const unexpected = () => assert.fail("It waited.");
+  const work = async () => Promise.reject(refused);
+  await assert.rejects(persistently(work, { server: null, signal: null, trouble: unexpected }), refused);
+  t.mock.method(globalThis, "fetch", async () =>
+    Response.json({ type: "urn:labeling-ground:problem:unreachable-image" }, { status: 503, headers: { "Retry-After": "1" } }),
+  );
+  const server = new Server({ base: "http://host/", client: "me", key: () => null });
+  assert.equal(await server.image("0".repeat(64)), null);
+});

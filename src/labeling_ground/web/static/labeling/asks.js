@@ -35,7 +35,7 @@ export class Asks {
         const ask = () => this.server.masks(image.id, prompt, signal);
         return await persistently(ask, { server: this.server, signal, trouble: this.trouble });
       } catch (error) {
-        if (!(error instanceof Refused && error.type === "unknown-image" && again)) throw error;
+        if (!(error instanceof Refused && error.wantsImage && again)) throw error;
         this.album.forgotten(image);
       }
     }

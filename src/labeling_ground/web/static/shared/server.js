@@ -13,6 +13,11 @@ export class Refused extends Error {
     this.type = problem?.type?.split(":").pop() ?? "";
     this.retryAfter = retryAfter;
   }
+
+  /** Whether sending the image helps: the server has forgotten it, or its cache does not answer whether it has it. */
+  get wantsImage() {
+    return this.type === "unknown-image" || this.type === "unreachable-image";
+  }
 }
 
 export class Server {
@@ -60,7 +65,7 @@ export class Server {
       const query = this.#query(waiting && { waiting });
       return (await this.#ask(`v1/images/${this.reading(id)}${query}`, { signal })).body;
     } catch (error) {
-      if (error instanceof Refused && error.status === 404) return null;
+      if (error instanceof Refused && (error.status === 404 || error.wantsImage)) return null;
       throw error;
     }
   }
@@ -222,7 +227,7 @@ export async function persistently(work, { server, signal, trouble }) {
         trouble("gone");
         do await pause(wait, signal);
         while (!(await server.isReady()));
-      } else if (error instanceof Refused && error.retryAfter !== null) {
+      } else if (error instanceof Refused && error.retryAfter !== null && !error.wantsImage) {
         trouble("busy");
         try {
           await pause(error.retryAfter * 1e3, signal);
