@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.web.conftest import Served
-from tests.web.labeler import Labeler, reload
+from tests.web.labeler import Labeler, go, reload
 
 COFFEE = (600, 400)
 
@@ -62,3 +62,35 @@ def test_where_one_model_is_served_there_is_no_choice(served: Served, context: A
     labeler = Labeler(context.new_page(), served.url)
     labeler.page.locator("html[data-started]").wait_for()
     assert labeler.page.locator("#model-choice").is_hidden()
+
+
+def test_the_operators_page_lists_the_models_and_unloads_and_loads_one(
+    tmp_path: Path, context: Any, shots: Path
+) -> None:
+    other = "tests.web.second_model:make"
+    server = Served(tmp_path, LABELING_GROUND_MODELS=f"classical,{other}", LABELING_GROUND_ADMIN_KEY="the admin key")
+    try:
+        server.start()
+        page = context.new_page()
+        go(page, server.url + "cache")
+        parts = page.locator("#models .part")
+        page.get_by_role("button", name=f"Load {other}").click()
+        page.click("#ask-yes")
+        page.wait_for_selector("#key-dialog[open]")
+        page.fill("#key", "the admin key")
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name=f"Unload {other}").wait_for()
+        first, second = parts.all_inner_texts()
+        assert "default · loaded" in first
+        assert "takes points, box, mask" in first
+        assert parts.nth(0).get_by_role("button").count() == 0, "the default model stays loaded"
+        assert "loaded" in second
+        assert "not loaded" not in second
+        page.screenshot(path=shots / "operator_models.png", full_page=True)
+        page.select_option("#language", "ko")
+        page.get_by_role("button", name=f"{other} 언로드").click()
+        page.click("#ask-yes")
+        page.get_by_role("button", name=f"{other} 로드").wait_for()
+        assert "로드 안 됨" in parts.nth(1).inner_text()
+    finally:
+        server.kill()

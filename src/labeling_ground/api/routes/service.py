@@ -104,7 +104,13 @@ async def _model(request: Request, status: ModelStatus) -> dict[str, Any]:
     if served is not None:
         backend = served.predictor.backend
         version = backend.info.version
-        about |= {"id": version.model, "version": str(version), "engine": served.engine, "note": backend.info.note}
+        about |= {
+            "id": version.model,
+            "version": str(version),
+            "engine": served.engine,
+            "note": backend.info.note,
+            "failing": served.failing(),
+        }
         with contextlib.suppress(NotFound):
             settings = state_of(request).settings
             found = await pools_of(request).files.run(find_decoder, settings, backend, version)

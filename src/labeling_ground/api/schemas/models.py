@@ -56,6 +56,7 @@ class ModelOut(BaseModel):
     decoder: DecoderOut | None = Field(
         None, description="What `GET /v1/models/{model}/decoder` gives; not there for models without such a file."
     )
+    failing: dict[str, str] = Field({}, description="Its halves that fail, and why; not there while none does.")
     note: str | None = None
 
 

@@ -191,6 +191,32 @@ function short(seconds) {
   return t(`short-${unit}`, { n: number(seconds / each) });
 }
 
+/** The models served; `setLoaded(name, isLoaded)` is called by the buttons, which are there where `may` says so. */
+export function drawModels(place, models, may, setLoaded) {
+  const focused = place.contains(document.activeElement) ? document.activeElement.dataset.model : null;
+  place.replaceChildren(make("div", { className: "rows" }, ...models.map((model) => {
+    const { name, loaded } = model;
+    const failing = Object.entries(model.failing ?? {}).map(([half, why]) => `${half}: ${why}`);
+    const states = [...(model.default ? ["defaultModel"] : []), loaded ? "loadedModel" : "unloadedModel"].map((word) => t(word));
+    const more = [model.memory_bytes && t("modelMemory", { bytes: bytes(model.memory_bytes) }),
+      model.embedding_bytes && t("modelEmbedding", { bytes: bytes(model.embedding_bytes) }),
+      model.capabilities?.length && t("modelTakes", { prompts: model.capabilities.map((prompt) => t(`prompt-${prompt}`)).join(", ") })];
+    const part = make("div", { className: "part", data: { served: name } },
+      make("p", {}, make("b", {}, name), make("span", {}, states.join(" · "))),
+      quiet(more.filter(Boolean).join(" · ")),
+      ...(model.engine ? [quiet(t("modelEngine", { engine: model.engine }))] : []),
+      ...(failing.length ? [make("p", { className: "bad" }, `${t("health-failing")}: ${failing.join("; ")}`)] : []));
+    if (!may || model.default || models.length < 2) return part;
+    const word = t(loaded ? "unloadModel" : "loadModel");
+    const button = make("button", { type: "button", data: { model: name } }, word);
+    button.setAttribute("aria-label", t(loaded ? "unloadNamed" : "loadNamed", { name }));
+    button.addEventListener("click", () => setLoaded(name, !loaded));
+    part.append(button);
+    return part;
+  })));
+  if (focused) [...place.querySelectorAll("button")].find(({ dataset }) => dataset.model === focused)?.focus();
+}
+
 /** The queues of this server, and the engines beyond them. */
 export function drawEngines(place, figures) {
   const heads = ["queue", "running", "waits", "turnedAway", "typical"];

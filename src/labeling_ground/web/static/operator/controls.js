@@ -139,6 +139,14 @@ export class Controls {
     return this.#purge({ image_id: id }, t("askPurgeImage", { id }));
   }
 
+  /** Load or unload a model, after asking. */
+  async setLoaded(name, isLoaded) {
+    await this.#do($("models-told"), t(isLoaded ? "askLoad" : "askUnload", { name }), t(isLoaded ? "loadModel" : "unloadModel"), async (key) => {
+      await this.server.setLoaded(name, isLoaded, key);
+      return t(isLoaded ? "loadedNow" : "unloadedNow", { name });
+    });
+  }
+
   async #purge(what, question) {
     await this.#do($("purge-told"), question, t("purgeButton"), async (key) => {
       const deleted = await this.server.purge(what, key);

@@ -17,6 +17,7 @@ const $ = (id) => document.getElementById(id);
 
 class Page {
   figures = null;
+  models = [];
   trail = new Trail(KEPT_S);
   state = "connecting"; // or "live", "paused", "serverGone", "needsKey"
   problem = null; // what the server refused
@@ -60,7 +61,9 @@ class Page {
   /** Ask for the figures, and draw them. Whether to ask again at once. */
   async #ask() {
     try {
-      this.figures = await this.server.figures(AbortSignal.timeout(PATIENCE));
+      const figures = await this.server.figures(AbortSignal.timeout(PATIENCE));
+      this.models = await this.server.models(AbortSignal.timeout(PATIENCE));
+      this.figures = figures;
     } catch (error) {
       if (error instanceof Refused && error.status === 401) {
         await this.#askForKey();
@@ -107,6 +110,7 @@ class Page {
     cards.drawLatency($("latency"), figures.latency);
     cards.drawLarger($("larger"), figures, this.#price());
     cards.drawAges($("ages"), figures);
+    cards.drawModels($("models"), this.models, figures.has_admin_key, (name, isLoaded) => this.controls.setLoaded(name, isLoaded));
     cards.drawEngines($("engines"), figures);
   }
 

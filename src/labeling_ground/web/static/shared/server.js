@@ -140,6 +140,12 @@ export class Server {
     return (await this.#ask("v1/cache/settings", { method: "PUT", headers, body: JSON.stringify(settings) })).body;
   }
 
+  /** Load or unload one of the models served; how that model is then. */
+  async setLoaded(model, isLoaded, key) {
+    const way = isLoaded ? "load" : "unload";
+    return (await this.#ask(`v1/models/${encodeURIComponent(model)}/${way}`, { method: "POST", headers: keyed(key) })).body;
+  }
+
   /** What is served. */
   async models(signal) {
     return (await this.#ask("v1/models", { signal })).body.models;
