@@ -47,6 +47,7 @@ def test_several_asks_come_through_in_one_request_and_so_do_their_answers() -> N
         pack({str(n): np.zeros(1, np.uint8) for n in range(65)}, {"protocol": "1", "ask": "several"}),
         b"nonsense",
     ],
+    ids=["none", "none first", "floats", "too many", "nonsense"],  # a header's keys are in any order
 )
 def test_what_are_no_several_asks_is_refused(body: bytes) -> None:
     with pytest.raises(BadInput):
