@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-OPTIONAL = frozenset({"onnx", "onnxruntime", "onnxscript", "openvino", "pytest", "torch", "transformers"})
+OPTIONAL = frozenset({"onnx", "onnxruntime", "onnxscript", "openvino", "pytest", "ray", "torch", "transformers"})
 """What modules of ours may lack, because they are for other images or for development."""
 
 

@@ -13,3 +13,22 @@ def photo(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:
     buffer = io.BytesIO()
     Pillow.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+SLOW_ENGINE = '''
+"""The weight-free engine, in slow motion where it is told so."""
+import asyncio
+import os
+from labeling_ground.inference.classical import create as classical
+
+def create(**chosen):
+    backend = classical(**chosen)
+    encode = backend.encode
+    async def slow(image):
+        embedding = await encode(image)
+        await asyncio.sleep(float(os.environ.get("SLOW_S", "0")))
+        return embedding
+    backend.encode = slow
+    return backend
+'''
+"""A factory of models for a file of its own, for servers and commands in other processes."""

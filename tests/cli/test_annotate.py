@@ -13,8 +13,7 @@ import pytest
 from click.testing import CliRunner
 from pycocotools import mask as coco
 from tests.api.conftest import StartReal, make_backend, make_image, make_settings, start_real
-from tests.cli.photos import photo
-from tests.cli.test_cli import SLOW_ENGINE
+from tests.cli.photos import SLOW_ENGINE, photo
 
 from labeling_ground.cli import cli
 from labeling_ground_client import Client

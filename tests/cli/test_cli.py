@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner, Result
-from tests.cli.photos import photo
+from tests.cli.photos import SLOW_ENGINE, photo
 from tests.inference.toy_engine import NAMES, ToyEngine, endpoint, served
 from tests.ports import free_port
 
@@ -111,24 +111,6 @@ def test_warm_waits_for_engines_that_are_restarted(
         both.drain.begin()
         result = runner.invoke(cli, ["warm", str(folder)])
         assert "shutting down" in str(result.exception)
-
-
-SLOW_ENGINE = '''
-"""The weight-free engine, in slow motion where it is told so."""
-import asyncio
-import os
-from labeling_ground.inference.classical import create as classical
-
-def create(**chosen):
-    backend = classical(**chosen)
-    encode = backend.encode
-    async def slow(image):
-        embedding = await encode(image)
-        await asyncio.sleep(float(os.environ.get("SLOW_S", "0")))
-        return embedding
-    backend.encode = slow
-    return backend
-'''
 
 
 def test_warm_stops_cleanly_at_ctrl_c_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
