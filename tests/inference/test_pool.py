@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
+import aiohttp
 import httpx
 import pytest
 from tests.doubles import encoded, on
@@ -16,6 +17,7 @@ from tests.inference.toy_engine import (
     LONG_S,
     OTHER,
     VERSION,
+    Patient,
     Served,
     ToyEngine,
     backend_of,
@@ -310,6 +312,30 @@ async def test_an_engine_that_shuts_down_ends_what_it_has_and_its_new_asks_go_el
                 answers = [await http.get(f"{one.url}/ping", timeout=LONG_S) for one in (first, second)]
             assert [answer.status_code for answer in answers] == [200, 503]
             assert int(answers[1].headers["retry-after"]) >= 1
+
+
+async def test_an_ask_whose_engine_goes_midway_finds_the_one_that_was_started_again_meanwhile(tmp_path: Path) -> None:
+    class Breaking(Patient):
+        """Loses the connections to one address, each after the ask was sent."""
+
+        gone = ""
+
+        async def _exchange(self, body: bytes, seconds: float) -> tuple[int, bytes, str]:
+            if self.address.url == Breaking.gone:
+                raise aiohttp.ServerDisconnectedError
+            return await super()._exchange(body, seconds)
+
+    with three(tmp_path) as (encoder, decoders):
+        first, second = decoders[:2]
+        made = await images(2, first.url, second.url)
+        decoding = pool(Role.DECODER, first.url, second.url, kind=Breaking, reset_s=LONG_S)
+        async with contextlib.aclosing(backend_of(pool(Role.ENCODER, encoder), decoding, reset_s=LONG_S)) as backend:
+            Breaking.gone = first.url
+            while decoders_of(backend)[first.url].left_out != "failing":
+                await check(backend, made)
+            Breaking.gone = second.url  # the first one was started again, and nobody has looked at it since
+            await check(backend, made)
+            assert decoders_of(backend)[first.url].left_out == ""
 
 
 # --- engines that come and go ----------------------------------------------------------------------------------------

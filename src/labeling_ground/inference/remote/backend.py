@@ -16,7 +16,7 @@ from labeling_ground.errors import BackendFailed, BadSettings, LabelingGroundErr
 from labeling_ground.inference.backend import DecodeAsk, ModelInfo
 from labeling_ground.inference.graphs import check_tensors
 from labeling_ground.inference.remote import wire
-from labeling_ground.inference.remote.client import Answer, Attempt, EngineAway, EngineClient, OtherModel
+from labeling_ground.inference.remote.client import Answer, Attempt, EngineClient, OtherModel
 from labeling_ground.inference.remote.pool import EnginePool, Send, agreed
 from labeling_ground.inference.remote.requests import DECODED_BYTES, Asked, ask_all, carries, decode_all, home, together
 from labeling_ground.inference.remote.served import ServedThere
@@ -272,10 +272,8 @@ class RemoteBackend:
         until = time.monotonic() + pool.deadline_s
         try:
             return await pool.ask(version, key, send, until)
-        except EngineAway as error:  # one may be back since the last look, or serve another model by now
-            await (
-                self._served.refresh() if isinstance(error, OtherModel) else pool.describe(lambda each: each.was_away)
-            )
+        except OtherModel:
+            await self._served.refresh()
             if not pool.available(version):
                 raise
         return await pool.ask(version, key, send, until)

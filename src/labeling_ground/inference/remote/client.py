@@ -315,7 +315,9 @@ class EngineClient:
                     kind = BackendFailed  # it may have begun
                 pause = next(pauses, None)
                 if pause is None or time.monotonic() + pause >= attempt.until:
-                    raise self.failed(_words(error), kind) from error
+                    failure = self.failed(_words(error), kind)
+                    self.was_away = True  # also where it may have begun: it is gone, or starts anew
+                    raise failure from error
                 await asyncio.sleep(pause)
             except aiohttp.ClientError as error:  # no HTTP, or a broken one
                 raise self.failed(_words(error)) from error

@@ -329,9 +329,17 @@ class EnginePool:
         """
         failures: dict[EngineClient, LabelingGroundError] = {}
         begun = 0
+        has_looked = False
         while True:
             left = [each for each in self.available(version) if each not in failures]
             now = time.monotonic()
+            if not (left or has_looked) and begun < self._choice.tries and now < until:
+                has_looked = True  # one may be back since the last look, also one that had not begun with this ask
+                await self.describe(lambda each: each.was_away)
+                for client in self.available(version):
+                    if isinstance(failures.get(client), EngineAway) and not isinstance(failures[client], OtherModel):
+                        del failures[client]
+                continue
             if not left or begun >= self._choice.tries or (failures and now >= until):
                 raise self._failure(version, failures)
             is_last = len(left) == 1 or begun == self._choice.tries - 1
