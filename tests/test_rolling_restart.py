@@ -4,17 +4,14 @@ import asyncio
 import base64
 import contextlib
 import itertools
-import os
 import random
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from tests.doubles import image_bytes
 from tests.inference.toy_engine import NAMES, ToyEngine, endpoint, process, served
 from tests.ports import free_port
 from tests.redis_servers import Server as Redis
+from tests.running import command
 
 from labeling_ground.inference.remote.wire import Role
 
@@ -33,27 +31,10 @@ LONG_S = 120.0
 PATIENT = dict.fromkeys(("lookup_deadline_ms", "lease_patience_ms", "session_patience_ms"), "60000")
 
 
-@contextmanager
-def proxy(port: int, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+def proxy(port: int, **settings: str) -> AbstractContextManager["subprocess.Popen[bytes]"]:
     """``labeling-ground serve`` on a port, ready."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LABELING_GROUND_")}
-    environment |= {f"LABELING_GROUND_{name.upper()}": value for name, value in settings.items()}
     words = ["serve", "--port", str(port), "--disk-bytes", "0"]
-    started = subprocess.Popen([sys.executable, "-m", "labeling_ground", *words], env=environment)
-    try:
-        until = time.monotonic() + LONG_S
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=30).status_code == 200:
-                    break
-            assert started.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        yield started
-    finally:
-        if started.poll() is None:
-            started.kill()
-        started.wait(30)
+    return command(*words, ready=f"http://127.0.0.1:{port}/health/ready", **settings)
 
 
 class Balancer:

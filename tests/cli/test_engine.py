@@ -1,11 +1,8 @@
 """``labeling-ground engine``: two processes with one half each, and a server that uses them."""
 
 import contextlib
-import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from tests.inference.engines import disc_files
 from tests.inference.remote_asks import PROMPTS, image, same
 from tests.needs import needs
 from tests.ports import free_port
+from tests.running import command
 
 from labeling_ground.cli import cli
 from labeling_ground.errors import BadSettings, UnknownModel
@@ -43,27 +41,6 @@ def weights(tmp_path: Path) -> Path:
         if file is not None:
             store.add(file, name="my-sam", role=role)
     return store.folder
-
-
-@contextlib.contextmanager
-def command(*words: str, ready: str, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LABELING_GROUND_")}
-    environment |= {f"LABELING_GROUND_{name.upper()}": str(value) for name, value in settings.items()}
-    process = subprocess.Popen([sys.executable, "-m", "labeling_ground", *words], env=environment)
-    try:
-        until = time.monotonic() + 240
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(ready).status_code == 200:
-                    break
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(60)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,9 @@
 """What the chart asks of a server's metrics, and its own test, against a real server with its engines elsewhere."""
 
-import contextlib
 import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from tests.deploy.chart import CHART, NAMESPACE, of_kind, rendered
 from tests.inference.toy_engine import LONG_S, NAMES, OTHER, ToyEngine, endpoint, served
 from tests.needs import needs_program
 from tests.ports import free_port
+from tests.running import command
 
 from labeling_ground.inference.remote.wire import Role
 
@@ -44,22 +43,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             pool = (engines, others) if half == "ENCODER" else (engines,)
             settings[f"{half}_URL"] = ",".join(each.url for each in pool)
             settings[f"{half}_MANAGEMENT_URL"] = ",".join(f"http://127.0.0.1:{each.management_port}" for each in pool)
-        environment = os.environ | {f"LABELING_GROUND_{name}": str(value) for name, value in settings.items()}
-        process = subprocess.Popen([sys.executable, "-m", "labeling_ground", "serve"], env=environment)
         url = f"http://127.0.0.1:{port}"
-        try:
-            until = time.monotonic() + LONG_S
-            while True:
-                with contextlib.suppress(httpx.TransportError):
-                    if httpx.get(f"{url}/health/ready").status_code == 200:
-                        break
-                assert process.poll() is None
-                assert time.monotonic() < until
-                time.sleep(0.1)
+        with command("serve", ready=f"{url}/health/ready", **settings):
             yield url
-        finally:
-            process.kill()
-            process.wait(LONG_S)
 
 
 def helms_test(url: str, **environment: str) -> subprocess.CompletedProcess[str]:

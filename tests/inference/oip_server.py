@@ -3,21 +3,19 @@
 import asyncio
 import contextlib
 import json
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-import uvicorn
 from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from tests.inference.toy_engine import LONG_S, NAMES, VERSION, ToyEngine, backend_of, listener, pool
+from tests.running import in_thread
 
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.remote.oip import OipClient
@@ -177,22 +175,8 @@ def oip_served(server: OipServer) -> Iterator[OipServer]:
     """Serve from a thread."""
     made = listener()
     server.url = f"http://127.0.0.1:{made.getsockname()[1]}"
-    running = uvicorn.Server(
-        uvicorn.Config(server.app(), log_config=None, access_log=False, timeout_graceful_shutdown=1)
-    )
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [made]})
-    thread.start()
-    try:
-        until = time.monotonic() + LONG_S
-        while not running.started:
-            assert thread.is_alive()
-            assert time.monotonic() < until
-            time.sleep(0.01)
+    with in_thread(server.app(), [made]):
         yield server
-    finally:
-        running.should_exit = True
-        thread.join(LONG_S)
-        assert not thread.is_alive()
 
 
 class PatientOip(OipClient):

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import uvicorn
 from numpy.typing import NDArray
+from tests.running import in_thread
 
 from labeling_ground.cli.running import run
 from labeling_ground.draining import Drain
@@ -168,20 +168,8 @@ def served(*endpoints: ModelEndpoint, port: int = 0, host: str = "127.0.0.1") ->
     app = create_engine_app(
         endpoints, management_port=ports[1], most_bytes=32 << 20, most_held=256 << 20, silence_s=LONG_S, drain=drain
     )
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": sockets})
-    thread.start()
-    try:
-        until = time.monotonic() + LONG_S
-        while not server.started:
-            assert thread.is_alive()
-            assert time.monotonic() < until
-            time.sleep(0.01)
+    with in_thread(app, sockets):
         yield Served(ports[0], ports[1], list(endpoints), host, drain)
-    finally:
-        server.should_exit = True
-        thread.join(LONG_S)
-        assert not thread.is_alive()
 
 
 class Patient(EngineClient):
