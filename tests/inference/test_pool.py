@@ -314,15 +314,20 @@ async def test_an_engine_that_shuts_down_ends_what_it_has_and_its_new_asks_go_el
             assert int(answers[1].headers["retry-after"]) >= 1
 
 
-async def test_an_ask_whose_engine_goes_midway_finds_the_one_that_was_started_again_meanwhile(tmp_path: Path) -> None:
+@pytest.mark.parametrize("then", [aiohttp.ServerDisconnectedError, aiohttp.ConnectionTimeoutError])
+async def test_an_ask_whose_engine_goes_midway_finds_the_one_that_was_started_again_meanwhile(
+    tmp_path: Path, then: type[Exception]
+) -> None:
+    errors: Iterator[type[Exception]] = itertools.cycle((aiohttp.ServerDisconnectedError, then))
+
     class Breaking(Patient):
-        """Loses the connections to one address, each after the ask was sent."""
+        """Loses the connection to one address after the ask was sent, and cannot connect again."""
 
         gone = ""
 
         async def _exchange(self, body: bytes, seconds: float) -> tuple[int, bytes, str]:
             if self.address.url == Breaking.gone:
-                raise aiohttp.ServerDisconnectedError
+                raise next(errors)
             return await super()._exchange(body, seconds)
 
     with three(tmp_path) as (encoder, decoders):

@@ -120,10 +120,10 @@ class OnnxDecoder:
         self.metadata = _metadata(self._plain[self._wide])
         self.computed_by = self._plain[self._wide].get_providers()[0]
         self.family = agree({"decoder": self.metadata, "fast decoder": _metadata(self._fast[self._wide])})
-        for session in (self._plain[self._wide], self._fast[self._wide]):
+        both = (self._plain[self._wide], self._fast[self._wide])
+        for session in both:
             check_decoder_inputs(self.family, [entry.name for entry in session.get_inputs()])
             self._outputs = decoder_outputs([output.name for output in session.get_outputs()])
-        both = (self._plain[self._wide], self._fast[self._wide])
         self.together = together if all(_is_free(session, "point_coords") for session in both) else 1
         self._takes_images = all(_is_free(session, "image_embeddings") for session in both)
 

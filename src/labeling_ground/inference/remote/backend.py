@@ -221,7 +221,7 @@ class RemoteBackend:
             if embedding.digest
             else await self._decoding.run(embedding_key, version, embedding)
         )
-        return Asked(version, family, embedding, key)
+        return Asked(family, embedding, key)
 
     async def _some(
         self,

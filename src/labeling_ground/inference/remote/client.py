@@ -277,11 +277,11 @@ class EngineClient:
         self.engine_s = _smoothed(self.engine_s, engine_s)
         self._round_trip_s = _smoothed(self._round_trip_s, round_trip_s)
 
-    def failed(self, reason: str, kind: type[BackendFailed] = BackendFailed) -> BackendFailed:
-        """Count a failure; returns what to raise, of this kind."""
+    def failed(self, reason: str, kind: type[BackendFailed] = BackendFailed, *, is_away: bool = False) -> BackendFailed:
+        """Count a failure; returns what to raise, of this kind. ``is_away``: it cannot be reached any more."""
         before = self.breaker.state
         self._reason = reason
-        self.was_away = issubclass(kind, EngineAway)
+        self.was_away = is_away
         self.breaker.failed()
         if before == "closed":
             log.warning("the %s at %s failed: %s", self.half, self.address, reason)
@@ -308,16 +308,15 @@ class EngineClient:
                         self._probe_pause_s = min(max(PROBE_S, 2 * self._probe_pause_s), PROBES_APART_S)
                         self._probe_after = time.monotonic() + self._probe_pause_s
                     raise BackendFailed(f"The {self.half} has not answered within {seconds:g} s.") from error
-                raise self.failed(f"no answer within {seconds:g} s", BackendFailed if was_connected else kind) from None
+                kind = BackendFailed if was_connected else kind
+                raise self.failed(f"no answer within {seconds:g} s", kind, is_away=not was_connected) from None
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
                 self._owes_nothing()  # whatever it had in its queue is gone
                 if not isinstance(error, aiohttp.ClientConnectorError):
                     kind = BackendFailed  # it may have begun
                 pause = next(pauses, None)
                 if pause is None or time.monotonic() + pause >= attempt.until:
-                    failure = self.failed(_words(error), kind)
-                    self.was_away = True  # also where it may have begun: it is gone, or starts anew
-                    raise failure from error
+                    raise self.failed(_words(error), kind, is_away=True) from error
                 await asyncio.sleep(pause)
             except aiohttp.ClientError as error:  # no HTTP, or a broken one
                 raise self.failed(_words(error)) from error

@@ -168,6 +168,10 @@ def _serves(client: EngineClient, version: ModelVersion) -> bool:
     return client.description is not None and client.description.version == version
 
 
+def _may_serve(client: EngineClient, version: ModelVersion) -> bool:
+    return client.description is None or _serves(client, version)
+
+
 class EnginePool:
     """The engines of one half.
 
@@ -382,10 +386,6 @@ class EnginePool:
 
     def _load(self, client: EngineClient) -> Load:
         return Load(self._workers_of(client), client.running, client.queue or 0, client.engine_s)
-
-
-def _may_serve(client: EngineClient, version: ModelVersion) -> bool:
-    return client.description is None or client.description.version == version
 
 
 def _blame(failures: Mapping[EngineClient, LabelingGroundError]) -> None:

@@ -13,7 +13,7 @@ from labeling_ground.inference.remote.pool import rendezvous
 from labeling_ground.pools import Pool
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.geometry import LOW_RES, Frame
-from labeling_ground.types import Embedding, ModelVersion, Priority
+from labeling_ground.types import Embedding, Priority
 
 _FLOATS = (np.float16, np.float32)
 _HEAD_BYTES = 1 << 14
@@ -24,9 +24,8 @@ DECODED_BYTES = wire.MOST_CANDIDATES * LOW_RES * LOW_RES * 4 + _HEAD_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One embedding in one call, under the model that the call began with."""
+    """One embedding in one call."""
 
-    version: ModelVersion
     family: Family
     embedding: Embedding
     key: str

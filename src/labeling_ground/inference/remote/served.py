@@ -59,16 +59,13 @@ class ServedThere:
         """What is served, and how many asks the engines take at the same time, all together, and in one request."""
         encodes, decodes = (pool.at_once(self.version) for pool in self._pools)
         images, prompts = (together(pool.available(self.version)) for pool in self._pools)
-        now = self._info
-        if (now.encodes_at_once, now.decodes_at_once) != (encodes, decodes):
-            self._info = dataclasses.replace(self._info, encodes_at_once=encodes, decodes_at_once=decodes)
-        if (now.encode_batch.background, now.decode_batch.background) != (images, prompts):
-            self._info = dataclasses.replace(
-                self._info,
-                encode_batch=BatchSizes(images, images),
-                decode_batch=BatchSizes(prompts, prompts),
-            )
-        return self._info
+        return dataclasses.replace(
+            self._info,
+            encodes_at_once=encodes,
+            decodes_at_once=decodes,
+            encode_batch=BatchSizes(images, images),
+            decode_batch=BatchSizes(prompts, prompts),
+        )
 
     def failing(self) -> Mapping[str, str]:
         """What keeps which part from working, as sentences; empty if all is well."""

@@ -107,10 +107,7 @@ export class Editor extends Viewport {
 
   /** Another model answers from now on: what is being made is asked again; finished objects keep their masks. */
   remodeled() {
-    this.#asking.drop();
-    this.#asked = null;
-    this.unhover();
-    this.decoder.close();
+    this.#stopAsking();
     if (!this.image) return undefined;
     Object.assign(this, { stale: works.chosen(this.work)?.rle ?? this.stale, badge: null, problem: null });
     this.#amend(works.unanswered(this.work));
@@ -121,10 +118,7 @@ export class Editor extends Viewport {
   /** Put the image away: another one comes. */
   close() {
     this.#opening?.abort();
-    this.#asking.drop();
-    this.#asked = null;
-    this.unhover();
-    this.decoder.close();
+    this.#stopAsking();
     this.picture?.close();
     Object.assign(this, { picture: null, waiting: null, badge: null, stale: null, boxing: null, cross: null, corner: null,
       selected: null, problem: null, image: null });
@@ -278,6 +272,13 @@ export class Editor extends Viewport {
     this.image.objects = this.work.objects.length;
     this.keep(this.image.id, this.work);
     this.changed();
+  }
+
+  #stopAsking() {
+    this.#asking.drop();
+    this.#asked = null;
+    this.unhover();
+    this.decoder.close();
   }
 
   #askIfNeeded() {

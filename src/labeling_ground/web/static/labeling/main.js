@@ -145,21 +145,24 @@ class Page {
     const { image } = this.editor;
     this.choose({ stretch: on });
     this.server.stretch = on ? STRETCH : null;
-    this.album.stopPreparing();
-    this.album.reread();
-    this.decoder.turn(this.choices.decodeHere); // it has the embedding of the other reading
+    this.#askAnew();
     this.editor.close();
     if (image) this.open(image);
     else this.editor.clear();
+  }
+
+  /** Forget what the server and the decoder here know of the images: the reading or the model is another one now. */
+  #askAnew() {
+    this.album.stopPreparing();
+    this.album.reread();
+    this.decoder.turn(this.choices.decodeHere);
   }
 
   /** Ask another model from now on, of those served. */
   useModel(name) {
     this.choose({ model: name });
     this.server.model = name;
-    this.album.stopPreparing();
-    this.album.reread();
-    this.decoder.turn(this.choices.decodeHere); // it has the other model's decoder
+    this.#askAnew();
     this.editor.remodeled()?.then(() => this.prepare());
     this.draw();
   }
