@@ -2,15 +2,12 @@
 
 import heapq
 import itertools
-import os
-import platform
-import subprocess
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
 from typing import Any
 
+from bench.serving.run import where
 from labeling_ground.inference.remote.pool import Load, decode_order, encode_order
 from labeling_ground.simulate.synth import Work, synthesise
 from labeling_ground.trace.events import KINDS, What
@@ -144,6 +141,7 @@ def run(plan: Plan) -> dict[str, Any]:
                 {"choice": name, "kept": kept, **undisturbed, "killed": play(day, order, plan, kept, half_time)}
             )
     return {
+        **where(),
         "annotators": plan.annotators,
         "decoders": plan.decoders,
         "clicks": len(day),
@@ -154,10 +152,8 @@ def run(plan: Plan) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The figures in Markdown."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    on = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     lines = [
-        f"{date.today()}, after commit {commit.stdout.strip() or 'unknown'}, {on}. A simulation: the same anywhere.",
+        f"{result['date']}, after commit {result['commit']}, {result['machine']}. A simulation: the same anywhere.",
         "",
         f"The project's synthetic day (seed 0), {result['annotators']} annotators, one model: {result['clicks']} "
         f"clicks reach {result['decoders']} decoders, each of which keeps so many embeddings. "

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labeling_ground.api.app import create_app
-from labeling_ground.cli.common import cache_dir_option, data, empty_option, json_option, say, settings_with, show
+from labeling_ground.cli.common import (
+    cache_dir_option,
+    data,
+    empty_option,
+    json_option,
+    patient,
+    say,
+    settings_with,
+    show,
+)
 from labeling_ground.cli.warm import images_in, progress_of
 from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import LabelingGroundError
@@ -287,9 +296,7 @@ async def _client(
         async with AsyncClient(server, key, model=model, priority="job") as client:
             yield client
         return
-    # Nobody waits: what is there already is worth waiting for, and is not computed a second time.
-    patient = settings.model_copy(update={"cache_mode": "first", "lookup_deadline_ms": 10_000.0})
-    app = create_app(build_parts(patient))
+    app = create_app(build_parts(patient(settings)))
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with AsyncClient("http://127.0.0.1", key, priority="job", transport=transport) as client:

@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from labeling_ground.cli.common import data, settings_with, show
+from labeling_ground.cli.common import data, json_option, settings_with, show
 from labeling_ground.models.catalogue import catalogue
 from labeling_ground.simulate.capacity import (
     CLICK_PATIENCE_S,
@@ -66,7 +66,7 @@ _Row = dict[str, Any]
 @click.option("--price-engine", type=click.FloatRange(0), default=2.0, show_default=True, help="Of an engine's hour.")
 @click.option("--price-core", type=click.FloatRange(0), default=0.05, show_default=True, help="Of a core's hour.")
 @click.option("--price-memory", type=click.FloatRange(0), default=0.005, show_default=True, help="Of a GiB's hour.")
-@click.option("--json", "as_json", is_flag=True, help="Data on stdout instead of words.")
+@json_option
 def capacity(
     annotators: tuple[int, ...],
     encode_s: tuple[float, ...],

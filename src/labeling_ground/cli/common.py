@@ -50,6 +50,11 @@ log_format_option = click.option(
 )
 
 
+def patient(settings: Settings) -> Settings:
+    """The settings where nobody waits: what is there already is worth waiting for, and is not computed again."""
+    return settings.model_copy(update={"cache_mode": "first", "lookup_deadline_ms": 10_000.0})
+
+
 def show(text: str = "") -> None:
     """Print what the command was asked for, in words, on stdout."""
     click.echo(text)

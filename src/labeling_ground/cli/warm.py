@@ -14,7 +14,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from labeling_ground import key as keys
-from labeling_ground.cli.common import cache_dir_option, data, empty_option, json_option, say, settings_with, show
+from labeling_ground.cli.common import (
+    cache_dir_option,
+    data,
+    empty_option,
+    json_option,
+    patient,
+    say,
+    settings_with,
+    show,
+)
 from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import LabelingGroundError, Overloaded, StoreFailed, TooLarge
 from labeling_ground.inference.remote.client import EngineAway
@@ -52,9 +61,7 @@ def warm(directory: Path, cache_dir: Path | None, model: str | None, api_key: st
     if not files:
         raise click.UsageError(f"there is no image file in {directory} ({accepted()})")
     tenant = _tenant(settings, api_key)
-    # Nobody waits for these images: what is there already is worth waiting for, and is not computed a second time.
-    patient = settings.model_copy(update={"cache_mode": "first", "lookup_deadline_ms": 10_000.0})
-    counts, failures, interrupted = asyncio.run(_warm(patient, files, tenant))
+    counts, failures, interrupted = asyncio.run(_warm(patient(settings), files, tenant))
     if as_json:
         data(
             {

@@ -17,7 +17,6 @@ from labeling_ground.simulate.synth import Work, synthesise
 from labeling_ground.trace.events import KINDS, What
 from labeling_ground.types import Kind, Priority
 
-_EMBEDDING = KINDS.index(Kind.EMBEDDING)
 _MASK = KINDS.index(Kind.MASK)
 MOST_ENGINES = 256
 PATIENCE_S = 1.0

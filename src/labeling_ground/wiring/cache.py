@@ -155,11 +155,11 @@ def build_shared_flights(settings: Settings, store: TieredStore, supervisor: Sup
 
     Leases on a disk need Linux.
     """
-    kinds = {"all": frozenset(Kind), "embeddings": frozenset({Kind.EMBEDDING}), "none": frozenset[Kind]()}
+    if settings.leases == "none":
+        return None
+    kinds = frozenset(Kind) if settings.leases == "all" else frozenset({Kind.EMBEDDING})
     for tier in reversed(store.lower):  # Redis, which more servers see, is the last
         leases: Leases
-        if settings.leases == "none":
-            break
         if isinstance(tier.store, RedisStore):
             leases = RedisLeases(tier.store.connection, supervisor=supervisor)
         elif isinstance(tier.store, DiskStore) and sys.platform == "linux":
@@ -171,7 +171,7 @@ def build_shared_flights(settings: Settings, store: TieredStore, supervisor: Sup
         return SharedFlights(
             leases,
             tier,
-            kinds=kinds[settings.leases],
+            kinds=kinds,
             lease_s=settings.lease_s,
             patience_s=settings.lease_patience_ms / 1e3,
             supervisor=supervisor,

@@ -49,7 +49,7 @@ def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> t
         return build_remote(settings, supervisor)
     encode_threads, decode_threads = settings.encode_workers, settings.decode_workers
     weights = ModelStore(settings.models_dir)
-    name = _first_installed(weights) if settings.model == "auto" else settings.model
+    name = _named(weights, settings.model)
     if name in BACKENDS or ":" in name:
         return choose_backend(name, encode_threads=encode_threads, decode_threads=decode_threads), ""
     installed = weights.get(name)
@@ -83,8 +83,7 @@ def has_weights(settings: Settings) -> bool:
     """Whether the default model has weights, and a process of this server computes it."""
     if settings.encoder_url or settings.decoder_url:
         return False
-    default = settings.served_models[0]
-    name = _first_installed(ModelStore(settings.models_dir)) if default == "auto" else default
+    name = _named(ModelStore(settings.models_dir), settings.served_models[0])
     return name not in BACKENDS and ":" not in name
 
 
@@ -104,7 +103,7 @@ def list_models(settings: Settings) -> list[ModelFacts]:
             continue
         if given == REMOTE:
             raise BadSettings("The model 'remote' is the one of the engines at encoder_url and decoder_url: set both.")
-        name = _first_installed(weights) if given == "auto" else given
+        name = _named(weights, given)
         found.setdefault(name, _facts_of(settings, weights, name))
     return list(found.values())
 
@@ -213,7 +212,7 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
         UnknownModel: the weights are not here; the sentence says how to get them.
     """
     weights = ModelStore(settings.models_dir)
-    name = _first_installed(weights) if settings.model == "auto" else settings.model
+    name = _named(weights, settings.model)
     if name in BACKENDS or ":" in name:
         raise BadSettings(
             f"An engine server serves Segment Anything models, not {name!r}. Get weights with 'labeling-ground models "
@@ -276,7 +275,10 @@ def _rounded(stored: StoredFile) -> str:
     return f"The weights of these ready-made files are rounded to {stored.precision}."
 
 
-def _first_installed(weights: ModelStore) -> str:
+def _named(weights: ModelStore, given: str) -> str:
+    """The model that is meant: ``auto`` is the first of the catalogue whose weights are here."""
+    if given != "auto":
+        return given
     here = weights.installed()
     for known in weights.known.models:
         if known.name in here and Format.ONNX in here[known.name].formats:

@@ -40,10 +40,6 @@ if redis.call('hget', KEYS[1], 'token') ~= ARGV[1] then return 0 end
 return redis.call('pexpire', KEYS[1], ARGV[2])
 """)
 
-_AWAITED = Script("""
-return redis.call('hget', KEYS[1], 'awaited')
-""")
-
 _RELEASE = Script("""
 if redis.call('hget', KEYS[1], 'token') ~= ARGV[1] then return 0 end
 local awaited = redis.call('hget', KEYS[1], 'awaited')
@@ -90,7 +86,7 @@ class RedisLeases:
 
     async def awaited_as(self, key: str) -> Priority | None:
         """See ``Leases``."""
-        awaited: bytes | None = await _AWAITED.run(self._redis, [self._name(key)])
+        awaited: bytes | None = await self._redis.execute("HGET", self._name(key), "awaited")
         return None if awaited is None else Priority(int(awaited))
 
     async def release(self, key: str, token: str) -> bool:
