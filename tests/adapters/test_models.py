@@ -73,6 +73,23 @@ async def test_qupaths_kinds_of_models_are_those_of_the_catalogue_where_they_are
                 assert feature["properties"]["sam_model"] == model
 
 
+async def test_qupaths_automask_searches_as_the_model_that_was_chosen_usually_does(
+    start: "Start", make_image: Callable[..., bytes]
+) -> None:
+    async with start(models=("classical",)) as server:
+        file = make_image()
+        image_id = (await server.client.post("/v1/images?model=classical", content=file)).json()["image_id"]
+        path, body = f"/v1/images/{image_id}/everything", {"model": "classical"}
+        everything = (await answered(server, path, body)).json()["masks"]
+        assert everything
+        models = server.app_state.models
+        assert models.loaded["classical"].everything.usual != models.default.everything.usual
+        found = await answered(server, "/sam/automask?model=classical", {"b64img": in_base64(file)})
+        assert sorted(each["properties"]["quality"] for each in found.json()) == pytest.approx(
+            sorted(each["score"] for each in everything)
+        )
+
+
 async def test_cvat_lists_a_function_for_each_model_and_calls_it(
     start: "Start", make_image: Callable[..., bytes]
 ) -> None:

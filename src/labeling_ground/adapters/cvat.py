@@ -67,7 +67,7 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
 
     def ours() -> dict[str, str]:
         """The models' ids, or what the settings call them, by the names of their functions; the default one first."""
-        ids = [each.served.model if each.served else each.facts.model or each.facts.name for each in models.statuses()]
+        ids = [each.id for each in models.statuses()]
         return {FUNCTION: ids[0], **{f"{FUNCTION}-{re.sub('[^A-Za-z0-9.]+', '-', model)}": model for model in ids[1:]}}
 
     async def functions(request: Request) -> Response:

@@ -102,21 +102,20 @@ async def read_with_image(request: Request, model: type[M], text_of: Callable[[M
     return await read_json(request, parse)
 
 
-async def choose_model(request: Request, *names: str | None) -> LoadedModel:
-    """The model that the tool's address names (``?model=``, or a part of its path), else the first of these names that
-    is served here, else the default one; it answers this request.
+async def choose_model(request: Request, name: str | None) -> LoadedModel:
+    """The model that the tool's address names (``?model=``, or a part of its path), else that of this name if it is
+    served here, else the default one; it answers this request.
 
-    The names are those that come in the tool's own words: a tool that always names one of its own is answered, too.
+    The name comes in the tool's own words: a tool that always names one of its own is answered, too.
 
     Raises:
         UnknownModel: the address names one that is not served here.
         Overloaded, BackendFailed, ClientDisconnect: as in ``model_for``.
     """
     named = request.path_params.get("model") or request.query_params.get("model")
-    models = state_of(request).models
-    for name in names if not named else ():
+    if not named and name:
         with contextlib.suppress(UnknownModel):
-            named = named or (models.name_of(name) if name else None)
+            named = state_of(request).models.name_of(name)
     return await model_for(request, named)
 
 

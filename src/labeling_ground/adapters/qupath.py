@@ -117,7 +117,7 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
             raise BadPrompt("Layers of crops are not computed here. Set crop_n_layers to 0, and zoom in instead.")
         served = await choose_model(request, _TYPES.get(body.type, body.type))
         chosen = {name: getattr(body, name) for name in _STOCK if getattr(body, name) not in (None, _STOCK[name])}
-        options = options_of(chosen, app_state)
+        options = options_of(chosen, app_state, served.everything)
 
         async def ask(image: OpenImage) -> EverythingAnswer:
             request_log_of(request).fields |= {"image": image.image_id[:12], "points": options.points_per_side**2}

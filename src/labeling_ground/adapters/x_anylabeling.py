@@ -78,10 +78,7 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
 
     def models_fields() -> dict[str, Any]:
         about: dict[str, Any] = {"widgets": _WIDGETS, "params": {}, "batch_processing_mode": None}
-        served = [
-            each.served.model if each.served else each.facts.model or each.facts.name
-            for each in app_state.models.statuses()
-        ]
+        served = [each.id for each in app_state.models.statuses()]
         return {
             "success": True,
             "data": {model: {"display_name": f"Labeling Ground ({model})", **about} for model in served},

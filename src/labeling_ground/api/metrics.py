@@ -13,20 +13,14 @@ Rows = Iterable[tuple[Sequence[str], float | None]]
 """A metric's label values, each with its number; what has none is left out."""
 
 
-class Figures:
-    """One moment's figures, in the shape that Prometheus' library collects from."""
-
-    def __init__(self, now: CountersSnapshot) -> None:
-        self._now = now
-
-    def collect(self) -> Iterator[Metric]:
-        """All of them."""
-        yield from _of_lookups(self._now)
-        yield from _of_this_server(self._now)
-        yield from _of_tiers(self._now)
-        yield from _of_queues(self._now)
-        yield from _of_engines(self._now)
-        yield from _of_memory(self._now)
+def families_of(now: CountersSnapshot) -> Iterator[Metric]:
+    """One moment's figures, as the metrics that Prometheus' library writes."""
+    yield from _of_lookups(now)
+    yield from _of_this_server(now)
+    yield from _of_tiers(now)
+    yield from _of_queues(now)
+    yield from _of_engines(now)
+    yield from _of_memory(now)
 
 
 def _family(

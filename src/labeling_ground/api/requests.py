@@ -199,7 +199,7 @@ async def model_for(request: Request, model: str | None) -> LoadedModel:
     models = state_of(request).models
     served = models.at_hand(model)
     if served is None:
-        served = await while_connected(request, models.acquire(model or ""))
+        served = await while_connected(request, models.acquire(model))
     record: RequestLog = request.scope[REQUEST_LOG_KEY]
     record.served, record.at_end = served, partial(models.leave, served)
     return served

@@ -43,6 +43,11 @@ class ModelFacts:
     embedding_bytes: int = 0
     memory_bytes: int = 0
 
+    @property
+    def id(self) -> str:
+        """Its model id; what the settings call it where that is not known."""
+        return self.model or self.name
+
 
 @dataclass(slots=True, eq=False)
 class LoadedModel:
@@ -93,6 +98,11 @@ class ModelStatus:
     facts: ModelFacts
     is_default: bool
     served: LoadedModel | None
+
+    @property
+    def id(self) -> str:
+        """The model's id; what the settings call it where that is not known before it is loaded."""
+        return self.served.model if self.served is not None else self.facts.id
 
 
 Load = Callable[[ModelFacts, Counters], Awaitable[LoadedModel]]
@@ -149,7 +159,7 @@ class ModelPool:
             served.users += 1
         return served
 
-    async def acquire(self, model: str) -> LoadedModel:
+    async def acquire(self, model: str | None) -> LoadedModel:
         """The same, loaded where it is not.
 
         Raises:
@@ -176,11 +186,11 @@ class ModelPool:
         if model is None:
             return self.default.facts.name
         for name, facts in self._facts.items():
-            if model == (self._model_of(facts) or name):
+            if model == self._id_of(facts):
                 return name
         if model in self._facts:
             return model
-        served = ", ".join(self._model_of(facts) or name for name, facts in self._facts.items())
+        served = ", ".join(map(self._id_of, self._facts.values()))
         raise UnknownModel(f"The model {model!r} is not served here. Served: {served}.")
 
     def statuses(self) -> list[ModelStatus]:
@@ -194,7 +204,7 @@ class ModelPool:
 
     def counted(self) -> Mapping[str, Counters]:
         """By model id: what was counted, also of models that are not loaded any more."""
-        return {self._model_of(self._facts[name]) or name: counters for name, counters in self.counters.items()}
+        return {self._id_of(self._facts[name]): counters for name, counters in self.counters.items()}
 
     # --- loading --------------------------------------------------------------------------------------------------
 
@@ -262,7 +272,7 @@ class ModelPool:
             try:
                 served = await self.load_one(facts, self.counters.setdefault(name, Counters()))
             except Exception as error:  # a factory's code may raise anything; the next ask tries again
-                raise BackendFailed(f"The model {facts.model or name} cannot be loaded: {error}") from error
+                raise BackendFailed(f"The model {facts.id} cannot be loaded: {error}") from error
             taken = {other.model for other in self.loaded.values()}
             if served.model in taken:
                 await served.predictor.unload()
@@ -287,7 +297,7 @@ class ModelPool:
         room = self.budget_bytes - self.default.facts.memory_bytes
         if facts.memory_bytes > room:
             raise Overloaded(
-                f"{facts.model or facts.name} takes {facts.memory_bytes} bytes, and models_bytes leaves {max(0, room)} "
+                f"{facts.id} takes {facts.memory_bytes} bytes, and models_bytes leaves {max(0, room)} "
                 "beside the default model. The operator must raise it.",
                 _AGAIN_S,
             )
@@ -299,7 +309,7 @@ class ModelPool:
                 return
             if self.clock() >= given_up:
                 raise Overloaded(
-                    f"There is no room for {facts.model or facts.name} while other models are in use. Try again.",
+                    f"There is no room for {facts.id} while other models are in use. Try again.",
                     _AGAIN_S,
                 )
             with contextlib.suppress(TimeoutError):  # what a request has left behind may end without a word
@@ -325,9 +335,9 @@ class ModelPool:
     def _bytes(self) -> int:
         return sum(served.facts.memory_bytes for served in self.loaded.values())
 
-    def _model_of(self, facts: ModelFacts) -> str:
+    def _id_of(self, facts: ModelFacts) -> str:
         served = self.loaded.get(facts.name)
-        return served.model if served is not None else facts.model
+        return served.model if served is not None else facts.id
 
     def _ended(self, name: str, task: "asyncio.Task[LoadedModel]") -> None:
         del self._loading[name]

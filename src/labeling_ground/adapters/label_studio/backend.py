@@ -1,6 +1,5 @@
 """The endpoints that Label Studio asks."""
 
-import asyncio
 import logging
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ from labeling_ground.api.requests import predictor_of, read_json
 from labeling_ground.api.state import AppState, Caller, caller_of, pools_of
 from labeling_ground.errors import LabelingGroundError, TooLarge
 from labeling_ground.service.sources import Link
+from labeling_ground.supervisor import Background
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
     """The adapter of one server."""
     settings, models = app_state.settings, app_state.models
     pictures = Pictures(app_state.sources, settings)
-    prefetches: set[asyncio.Task[None]] = set()
+    prefetches = Background(app_state.supervisor, "prefetch for Label Studio")
 
     def versions_of(request: Request) -> list[str]:
         """Of the model that the address names, else of all, the default one first; its id where it is not loaded.
@@ -82,10 +82,7 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
         model = request.path_params.get("model")
         name = None if model is None else models.name_of(model)
         statuses = [each for each in models.statuses() if name in (None, each.facts.name)]
-        return [
-            str(each.served.predictor.backend.info.version) if each.served else each.facts.model or each.facts.name
-            for each in statuses
-        ]
+        return [str(each.served.predictor.backend.info.version) if each.served else each.id for each in statuses]
 
     async def health(request: Request) -> Response:
         caller_of(request)  # a wrong key shall be seen where the backend is connected
@@ -111,7 +108,7 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
         body = await read_json(request, PredictRequest.model_validate_json)
         regions = body.params.context.result if body.params.context is not None else None
         if regions is None:
-            prefetch(caller, body, request.path_params.get("model"))
+            prefetches.start(fetch_ahead(caller, body, request.path_params.get("model")))
             return responses.as_json({"results": []})  # anything else would be kept as a prediction, shown to everybody
         served = await choose_model(request, (body.model_version or "").partition("@")[0])
         found = await predict_one(request, caller, body, regions) if regions else []
@@ -144,16 +141,10 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
             drawn += await pools_of(request).drawing.run(draw)
         return drawn
 
-    def prefetch(caller: Caller, body: PredictRequest, model: str | None) -> None:
-        """Have the pictures of tasks that were opened encoded, while nobody waits."""
-        task = asyncio.create_task(fetch_ahead(caller, body, model))
-        app_state.supervisor.watch("prefetch for Label Studio", task)
-        prefetches.add(task)
-        task.add_done_callback(prefetches.discard)
-
     async def fetch_ahead(caller: Caller, body: PredictRequest, model: str | None) -> None:
+        """Have the pictures of tasks that were opened encoded, while nobody waits."""
         try:
-            served = models.at_hand(model) or await models.acquire(model or "")
+            served = await models.acquire(model)
         except LabelingGroundError as error:
             log.warning("no picture of a Label Studio task can be prefetched: %s", error)
             return
@@ -169,10 +160,7 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
             models.leave(served)
 
     async def aclose() -> None:
-        for task in prefetches:
-            task.cancel()
-        if prefetches:
-            await asyncio.wait(prefetches, timeout=5)
+        await prefetches.aclose()
         await pictures.aclose()
 
     def at(path: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, Metric, generate_latest
 
 from labeling_ground.api import responses
 from labeling_ground.api.errors import BadBody, problem_responses
-from labeling_ground.api.metrics import Figures
+from labeling_ground.api.metrics import families_of
 from labeling_ground.api.requests import read_json
 from labeling_ground.api.routes.service import health_of
 from labeling_ground.api.schemas.cache import CacheOut, CacheSettingsIn, CacheSettingsOut
@@ -199,7 +199,7 @@ async def change_settings(request: Request) -> dict[str, Any]:
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
     figures = await figures_of(state_of(request))
-    families = [*figures.requests, *Figures(figures.counters).collect(), *worker_families(figures.workers)]
+    families = [*figures.requests, *families_of(figures.counters), *worker_families(figures.workers)]
     return Response(generate_latest(_Collected(families)), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -104,15 +104,13 @@ async def everything(request: Request, image_id: ImageId) -> Response:
     return _Stream(first, steps, head, body.format, record, drawing)
 
 
-def options_of(
-    given: Mapping[str, Any], app_state: AppState, everything: Everything | None = None
-) -> EverythingOptions:
-    """The options that a client gave, those of the model (the default one, if not told) for the others.
+def options_of(given: Mapping[str, Any], app_state: AppState, everything: Everything) -> EverythingOptions:
+    """The options that a client gave, those of the model for the others.
 
     Raises:
         TooLarge: the grid is finer than the operator allows.
     """
-    options = dataclasses.replace((everything or app_state.everything).usual, **given)
+    options = dataclasses.replace(everything.usual, **given)
     most = app_state.settings.max_points_per_side
     if options.points_per_side > most:
         raise TooLarge(f"A grid of {options.points_per_side} points a side; this server takes {most}.")

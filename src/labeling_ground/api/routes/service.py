@@ -92,7 +92,7 @@ async def _model(request: Request, status: ModelStatus) -> dict[str, Any]:
     """One model, as `ModelOut` says it."""
     facts, served = status.facts, status.served
     about: dict[str, Any] = {
-        "id": facts.model or facts.name,
+        "id": status.id,
         "name": facts.name,
         "default": status.is_default,
         "loaded": served is not None,
@@ -105,7 +105,6 @@ async def _model(request: Request, status: ModelStatus) -> dict[str, Any]:
         backend = served.predictor.backend
         version = backend.info.version
         about |= {
-            "id": version.model,
             "version": str(version),
             "engine": served.engine,
             "note": backend.info.note,
