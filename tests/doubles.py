@@ -278,8 +278,8 @@ async def serving(
     predictor = Predictor(
         store=TieredStore(memory or memory_store(), lower, deadline_s=deadline_s, **clocks),
         backend=backend,
-        encode_lane=FairQueue("encoder", slots, queue, batch=backend.info.encode_batch, **clocks),
-        decode_lane=FairQueue("decoder", slots, queue, batch=backend.info.decode_batch, **clocks),
+        encode_queue=FairQueue("encoder", slots, queue, batch=backend.info.encode_batch, **clocks),
+        decode_queue=FairQueue("decoder", slots, queue, batch=backend.info.decode_batch, **clocks),
         pools=Pools.sized(),
         options=PredictorOptions(**{name: given.pop(name) for name in PredictorOptions.__slots__ if name in given}),
         **given,
@@ -298,7 +298,7 @@ def keys_of(file: bytes, tenant: str = TENANT) -> ImageKeys:
 async def send(predictor: Predictor, file: bytes, tenant: str = TENANT) -> str:
     """Send an image and return its id."""
     image_id = keys.image_id(file)
-    await predictor.add_image(tenant, file, image_id)
+    await predictor.open_image(tenant, file, image_id)
     return image_id
 
 

@@ -80,9 +80,9 @@ async def test_rule_1_keys_are_pure_whoever_asks_under_whatever_name(disk: Disk)
     """Image id, model version and canonical prompt: nothing else is in a key."""
     backend, lower = ToyBackend(), disk()
     async with server(backend, lower) as predictor:
-        await predictor.add_image(TENANT, FILE, ID, client="ann")
+        await predictor.open_image(TENANT, FILE, ID, client="ann")
         await predictor.masks(TENANT, ID, [PromptAsk([Point(20, 15, 1), Point(3, 3, 0)])], client="ann")
-        answer = await predictor.add_image(TENANT, FILE, ID, client="bob")
+        answer = await predictor.open_image(TENANT, FILE, ID, client="bob")
         [other] = await predictor.masks(TENANT, ID, [PromptAsk([Point(3, 3, 0), Point(20.001, 15, 1)])], client=None)
         assert (answer.outcome, other.outcome) == (Outcome.HIT, Outcome.HIT)
         await mask(predictor, ID)
@@ -188,14 +188,14 @@ async def test_rule_4_the_first_asker_leaving_does_not_cancel_the_others_and_the
         asks = [asyncio.create_task(mask(predictor, ID, ask)) for _ in range(3) for ask in begun]
         await until(lambda: backend.decodes == 3)
         waiting = [asyncio.create_task(mask(predictor, ID, PromptAsk([Point(9, 9, 1)]))) for _ in range(3)]
-        await until(lambda: predictor.decode_lane.waiting == 1)
+        await until(lambda: predictor.decode_queue.waiting == 1)
         for task in asks + waiting:
             task.cancel()
         await asyncio.wait(asks + waiting)
-        await until(lambda: predictor.decode_lane.waiting == 0)
-        assert (predictor.decode_lane.running, len(predictor.flights)) == (2, 2)
+        await until(lambda: predictor.decode_queue.waiting == 0)
+        assert (predictor.decode_queue.running, len(predictor.flights)) == (2, 2)
         backend.hold.set()
-        await until(lambda: predictor.decode_lane.running == len(predictor.flights) == 0)
+        await until(lambda: predictor.decode_queue.running == len(predictor.flights) == 0)
         assert [(await mask(predictor, ID, ask)).outcome for ask in begun] == [Outcome.HIT] * 2
         assert (backend.decodes, backend.called_off) == (3, 0)
 
@@ -481,7 +481,7 @@ async def test_rule_8_an_image_that_waits_for_the_encoder_when_the_purge_came_is
         busy = asyncio.create_task(send(predictor, image_bytes(5)))
         await backend.begun.wait()
         sending = asyncio.create_task(send(predictor, FILE))
-        await until(lambda: predictor.encode_lane.waiting == 1)
+        await until(lambda: predictor.encode_queue.waiting == 1)
         await predictor.purge(TENANT, image_id=ID)
         backend.hold.set()
         await asyncio.gather(busy, sending)
@@ -502,7 +502,7 @@ async def test_rule_8_tenants_never_see_each_others_entries(disk: Disk) -> None:
         ):
             with pytest.raises(UnknownImage):
                 await ask
-        assert (await predictor.add_image("b", FILE, ID)).outcome is Outcome.MISS
+        assert (await predictor.open_image("b", FILE, ID)).outcome is Outcome.MISS
         await predictor.purge("b")
         assert (await mask(predictor, ID, tenant="a")).outcome is Outcome.HIT
     assert backend.encodes == 2
@@ -552,7 +552,7 @@ async def test_rule_10_what_is_counted_is_true(disk: Disk) -> None:
             file = random.choice(files)
             image_id = keys.image_id(file)
             if random.random() < 0.3:
-                uploads[(await predictor.add_image(TENANT, file, image_id)).outcome] += 1
+                uploads[(await predictor.open_image(TENANT, file, image_id)).outcome] += 1
                 return
             answer = await mask(predictor, image_id, click(random.randrange(5), 3))
             entry = predictor.store.peek(keys_of(file).mask(TOY, answer.prediction_id))
@@ -560,7 +560,7 @@ async def test_rule_10_what_is_counted_is_true(disk: Disk) -> None:
             answers.append((answer.outcome, entry.cost))
 
         for file in files:
-            uploads[(await predictor.add_image(TENANT, file, keys.image_id(file))).outcome] += 1
+            uploads[(await predictor.open_image(TENANT, file, keys.image_id(file))).outcome] += 1
         for turn in range(15):
             await asyncio.gather(*(ask() for _ in range(12)))
             if turn == 7:

@@ -216,7 +216,7 @@ async def _clicking(running: Server, plan: Plan) -> dict[str, Any]:
     async with _service(redis_url=url) as used, _service(redis_url=gone) as stopped, _service() as without:
         services = dict(zip(names, (used, stopped, without), strict=True))
         for predictor in services.values():
-            await predictor.add_image(keys.PUBLIC, file, image_id)
+            await predictor.open_image(keys.PUBLIC, file, image_id)
             await predictor.masks(keys.PUBLIC, image_id, [PromptAsk([Point(30.0, 30.0, 1)])])
         for _ in range(plan.rounds):
             first = serial

@@ -254,6 +254,6 @@ async def test_the_prefetches_of_one_key_do_not_keep_another_ones_holder_from_se
         answer = await server.client.post("/v1/images?wait=false", content=make_image(), headers=small)
         assert answer.status_code == 202
         sending = asyncio.create_task(server.send_image(make_image(), **small))
-        await server.until(lambda: server.app_state.predictor.encode_lane.waiting == 5)
+        await server.until(lambda: server.app_state.predictor.encode_queue.waiting == 5)
         backend.encode_may_go_on.set()
         await sending

@@ -65,7 +65,7 @@ async def test_what_is_known_of_the_engines_is_told(
                 str(VERSION),
                 "in other processes: 1 encoder and 2 decoder workers",
             )
-            assert server.app_state.predictor.encode_lane.slots == 1
+            assert server.app_state.predictor.encode_queue.slots == 1
 
 
 async def test_an_engine_of_another_model_is_named_and_its_pool_goes_on(
@@ -91,10 +91,10 @@ async def test_an_engine_of_another_model_is_named_and_its_pool_goes_on(
             where = f'address="{odd.url}",engine="decoder"'
             assert f'labeling_ground_engine_left_out{{{where},reason="model"}} 1.0' in metrics
             assert f"labeling_ground_engine_asks_total{{{where}}} 0.0" in metrics
-            lanes = server.app_state.predictor.encode_lane, server.app_state.predictor.decode_lane
-            assert [lane.slots for lane in lanes] == [2, 3]  # both encoders; the one decoder, and one ahead
+            queues = server.app_state.predictor.encode_queue, server.app_state.predictor.decode_queue
+            assert [queue.slots for queue in queues] == [2, 3]  # both encoders; the one decoder, and one ahead
             decoder.handler = endpoint(Role.DECODER, ToyEngine(), tmp_path / "odd").handler
-            await server.until(lambda: lanes[1].slots == 6)
+            await server.until(lambda: queues[1].slots == 6)
             assert (await checks(server))[1].keys() == {"model"}
 
 

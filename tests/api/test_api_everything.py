@@ -250,7 +250,7 @@ async def test_the_last_client_that_leaves_calls_the_work_off_and_the_first_does
         await until(lambda: len(flights) == server.app_state.everything.jobs.running == 0)
         decodes = server.backend.decodes
         server.backend.decode_may_go_on.set()
-        await until(lambda: server.app_state.predictor.decode_lane.running == 0)
+        await until(lambda: server.app_state.predictor.decode_queue.running == 0)
         assert server.backend.decodes == decodes
         async with streaming(server, image_id) as again:
             assert (await again.rest())[-1]["outcome"] == "miss"

@@ -52,8 +52,8 @@ async def test_one_request_too_many_is_told_to_come_back(start: "Start", make_im
     async with start(max_requests=2) as server:
         server.backend.encode_may_go_on.clear()
         busy = [asyncio.create_task(server.client.post("/v1/images", content=make_image())) for _ in range(2)]
-        lane = server.app_state.predictor.encode_lane
-        await until(lambda: lane.running + lane.waiting == 2)
+        queue = server.app_state.predictor.encode_queue
+        await until(lambda: queue.running + queue.waiting == 2)
         refused = await server.client.get("/v1/cache")
         assert (refused.status_code, refused.json()["type"]) == (503, "urn:labeling-ground:problem:overloaded")
         assert int(refused.headers["retry-after"]) >= 1
@@ -88,7 +88,7 @@ async def test_a_full_queue_is_told_to_come_back(start: "Start", make_image: "Ca
         posts = [asyncio.create_task(server.client.post("/v1/images", content=make_image()))]
         await until(lambda: server.backend.encodes == 2)
         posts.append(asyncio.create_task(server.client.post("/v1/images", content=make_image())))
-        await until(lambda: server.app_state.predictor.encode_lane.waiting == 1)
+        await until(lambda: server.app_state.predictor.encode_queue.waiting == 1)
         ahead = await server.client.post("/v1/images?wait=false", content=make_image())
         assert ahead.status_code == 202, "prefetches have a place of their own"
         for query in ("", "?wait=false"):
@@ -234,13 +234,13 @@ async def test_a_client_that_leaves_takes_its_encode_off_the_queue(
 ) -> None:
     """What waits is called off when nobody waits for it any more. What is running is finished, and its result kept."""
     with start_real(encode_workers=1) as server:
-        lane = server.app_state.predictor.encode_lane
+        queue = server.app_state.predictor.encode_queue
         server.backend.encode_may_go_on.clear()
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
             first = asyncio.create_task(client.post("/v1/images", content=make_image()))
             await until(lambda: server.backend.encodes == 1)
-            await _post_and_leave(server, make_image(), lambda: lane.waiting == 1)
-            await until(lambda: lane.waiting == 0)
+            await _post_and_leave(server, make_image(), lambda: queue.waiting == 1)
+            await until(lambda: queue.waiting == 0)
             queues = (await client.get("/v1/cache")).json()["queues"]["encoder"]
             assert (queues["running"], queues["waiting"]) == (1, 0)
             server.backend.encode_may_go_on.set()
@@ -252,9 +252,9 @@ async def test_a_client_that_leaves_takes_its_encode_off_the_queue(
                 # Only what has begun is finished: the asker is there before that.
                 await _post_and_leave(server, file, lambda: server.backend.encodes == 2 and _askers(server) == [1])
                 await until(lambda: _askers(server) == [0])
-            assert (server.backend.encodes, lane.running, lane.waiting) == (2, 1, 0)
+            assert (server.backend.encodes, queue.running, queue.waiting) == (2, 1, 0)
             server.backend.encode_may_go_on.set()
-            await until(lambda: (lane.running, lane.waiting) == (0, 0))
+            await until(lambda: (queue.running, queue.waiting) == (0, 0))
             assert (await client.post("/v1/images", content=file)).json()["outcome"] == "hit"
             assert (server.backend.encodes, server.backend.cancelled) == (2, 0)
             assert 'status="499"' in (await client.get("/metrics")).text

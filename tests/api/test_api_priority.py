@@ -31,7 +31,7 @@ async def test_a_request_is_of_its_routes_class_or_of_a_lesser_one(
     start: "Start", make_image: Callable[..., bytes], query: str, header: str | None, expected: Priority
 ) -> None:
     async with start(encode_workers=1) as server:
-        queue = server.app_state.predictor.encode_lane
+        queue = server.app_state.predictor.encode_queue
         server.backend.encode_may_go_on.clear()
         first = asyncio.create_task(server.client.post("/v1/images", content=make_image()))
         await until(lambda: queue.running == 1)
@@ -48,7 +48,7 @@ async def test_the_class_of_a_click_is_that_of_its_request_and_not_of_the_one_be
     start: "Start", make_image: Callable[..., bytes]
 ) -> None:
     async with start(decode_workers=1) as server:
-        queue = server.app_state.predictor.decode_lane
+        queue = server.app_state.predictor.decode_queue
         image_id = await server.send_image(make_image(), **{"X-Priority": "job"})
         server.backend.decode_may_go_on.clear()
         path = f"/v1/images/{image_id}/masks"
@@ -76,7 +76,7 @@ async def test_a_class_that_does_not_exist_is_said(
 async def test_jobs_have_half_of_the_requests_in_flight(start: "Start", make_image: Callable[..., bytes]) -> None:
     async with start(max_requests=4, encode_workers=1) as server:
         server.backend.encode_may_go_on.clear()
-        queue = server.app_state.predictor.encode_lane
+        queue = server.app_state.predictor.encode_queue
         jobs = []
         for number in range(2):
             jobs.append(
@@ -99,7 +99,7 @@ async def test_waiting_is_shown_and_lifted_by_somebody_who_waits(
 ) -> None:
     """The place in the queue and the seconds expected; what a page polls for while somebody waits goes first."""
     async with start(encode_workers=1) as server:
-        queue = server.app_state.predictor.encode_lane
+        queue = server.app_state.predictor.encode_queue
         known = await server.send_image(make_image())
         queue.typical_s = 2.0
         server.backend.encode_may_go_on.clear()

@@ -235,7 +235,7 @@ async def test_one_encode_and_one_decode_for_all_who_share_a_redis(shape: str, r
     for each in servers:
         each.ask("FLUSHALL")
     async with processes(3, place[1]) as three:
-        sent = await once_all_have_asked(three, [one.add_image(TENANT, FILE, ID) for one in three for _ in range(5)])
+        sent = await once_all_have_asked(three, [one.open_image(TENANT, FILE, ID) for one in three for _ in range(5)])
         assert Counter(answer.outcome for answer in sent) == {Outcome.MISS: 1, Outcome.JOINED: 14}
         answers = await once_all_have_asked(three, [mask(one, ID) for one in three for _ in range(5)])
         assert Counter(answer.outcome for answer in answers) == {Outcome.MISS: 1, Outcome.JOINED: 14}
@@ -254,7 +254,7 @@ async def test_a_server_that_goes_under_way_keeps_nobody_from_an_answer() -> Non
             hold = asyncio.Event()
             for backend in backends(three):
                 backend.hold = hold
-            asks = [asyncio.create_task(one.add_image(TENANT, FILE, ID)) for one in three]
+            asks = [asyncio.create_task(one.open_image(TENANT, FILE, ID)) for one in three]
             await until(lambda: computed(three)[0] == 1)
             own.kill()
             hold.set()

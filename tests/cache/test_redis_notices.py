@@ -448,9 +448,9 @@ async def test_what_a_new_process_keeps_is_not_purged_by_old_notices(url: str, t
     await again.store.open(deadline_s=LONG_S)
     with pytest.raises(UnknownImage):
         await mask(again, image_id)
-    assert (await again.add_image("public", file, image_id)).outcome is Outcome.MISS
+    assert (await again.open_image("public", file, image_id)).outcome is Outcome.MISS
     await asyncio.sleep(0.3)
     await again.store.drain()
     assert (await mask(again, image_id, click())).outcome is Outcome.MISS
-    assert (await again.add_image("public", file, image_id)).outcome is Outcome.HIT
+    assert (await again.open_image("public", file, image_id)).outcome is Outcome.HIT
     await again.aclose()

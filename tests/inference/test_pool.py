@@ -271,7 +271,7 @@ async def test_a_full_engine_hands_its_clicks_on_and_only_when_all_are_full_some
         async with pooled(encoder, *(each.url for each in decoders)) as backend:
             for each in decoders:
                 await check(backend, [one])
-                each.endpoints[0].lane.check_room = full  # type: ignore[method-assign]
+                each.endpoints[0].queue.check_room = full  # type: ignore[method-assign]
             with pytest.raises(Overloaded) as refused:
                 await backend.decode(on(one[0], PROMPTS[:1]))
             assert refused.value.retry_after == 7.0

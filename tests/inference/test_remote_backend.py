@@ -630,9 +630,9 @@ async def test_what_an_engine_elsewhere_has_begun_is_kept_though_its_client_left
                 await until(lambda: [flight.askers for flight in predictor.flights._flights.values()] == [1])
                 sending.cancel()
                 await asyncio.wait({sending})
-            assert predictor.encode_lane.running == 1
+            assert predictor.encode_queue.running == 1
             engine.go.set()
-            await until(lambda: predictor.encode_lane.running == len(predictor.flights) == 0)
-            answer = await predictor.add_image(TENANT, file, keys.image_id(file))
+            await until(lambda: predictor.encode_queue.running == len(predictor.flights) == 0)
+            answer = await predictor.open_image(TENANT, file, keys.image_id(file))
             assert answer.outcome is Outcome.HIT
     assert engine.encodes == 1

@@ -137,11 +137,11 @@ async def test_an_engine_servers_own_queue_goes_by_class_and_takes_together_what
 
     engine.go.clear()
     first = asyncio.create_task(ask("first", Priority.JOB))
-    await until(lambda: decoder.lane.running == 1)
+    await until(lambda: decoder.queue.running == 1)
     tasks = [asyncio.create_task(ask(f"job {number}", Priority.JOB)) for number in range(3)]
-    await until(lambda: decoder.lane.waiting == 3)
+    await until(lambda: decoder.queue.waiting == 3)
     person = asyncio.create_task(ask("person", Priority.INTERACTIVE))
-    await until(lambda: decoder.lane.waiting == 4)
+    await until(lambda: decoder.queue.waiting == 4)
     assert decoder.status()["batchSize"] == 4
     engine.go.set()
     await asyncio.gather(first, person, *tasks)

@@ -275,15 +275,15 @@ async def ours(engine: Any, file: bytes, options: EverythingOptions) -> Everythi
     predictor = Predictor(
         store=TieredStore(memory_store()),
         backend=backend,
-        encode_lane=FairQueue("encoder", 1, 8),
-        decode_lane=FairQueue("decoder", 2, 8),
+        encode_queue=FairQueue("encoder", 1, 8),
+        decode_queue=FairQueue("decoder", 2, 8),
         pools=Pools.sized(),
         options=PredictorOptions(precision="fp32"),
     )
     path = Everything(predictor, jobs=FairQueue("grids", 1, 8), workers=2)
     try:
         image_id = keys.image_id(file)
-        await predictor.add_image(TENANT, file, image_id)
+        await predictor.open_image(TENANT, file, image_id)
         return await path.ask(TENANT, image_id, options)
     finally:
         await predictor.aclose()

@@ -52,7 +52,7 @@ async def test_what_waits_when_a_place_becomes_free_goes_together_and_is_answere
         tasks = clicks(predictor, image_ids[:1])
         await backend.begun.wait()
         tasks += clicks(predictor, image_ids)[1:]
-        await until(lambda: predictor.decode_lane.waiting == 6)
+        await until(lambda: predictor.decode_queue.waiting == 6)
         hold.set()
         answers = await asyncio.gather(*tasks)
     assert backend.batches == [1, 4, 2]
@@ -69,8 +69,8 @@ async def test_images_that_wait_are_encoded_together_up_to_what_the_class_allows
         with asked_as(Priority.JOB):
             tasks += [asyncio.create_task(send(predictor, file)) for file in files[1:5]]
         tasks += [asyncio.create_task(send(predictor, file)) for file in files[5:]]
-        await until(lambda: predictor.encode_lane.waiting == 8)
-        predictor.encode_lane.window_s = 60.0  # what is ready together says nothing here of how fast this machine is
+        await until(lambda: predictor.encode_queue.waiting == 8)
+        predictor.encode_queue.window_s = 60.0  # what is ready together says nothing here of how fast this machine is
         hold.set()
         image_ids = await asyncio.gather(*tasks)
         assert backend.batches == [1, 2, 2, 3, 1]
@@ -83,7 +83,7 @@ async def test_images_that_wait_are_encoded_together_up_to_what_the_class_allows
 
 
 async def test_a_batch_has_one_class_and_people_go_first() -> None:
-    lane = FairQueue("decoder", 1, 64, batch=BatchSizes(8, 8))
+    queue = FairQueue("decoder", 1, 64, batch=BatchSizes(8, 8))
     together: list[list[str]] = []
 
     async def work(values: Sequence[str]) -> list[str]:
@@ -92,20 +92,20 @@ async def test_a_batch_has_one_class_and_people_go_first() -> None:
 
     async def ask(name: str, priority: Priority) -> None:
         with asked_as(priority):
-            async with lane.slot() as place:
+            async with queue.slot() as place:
                 await place.call(lambda: place.compute(work, [name]))
 
-    async with lane.slot():
+    async with queue.slot():
         tasks = [asyncio.create_task(ask(f"job {number}", Priority.JOB)) for number in range(3)]
         tasks += [asyncio.create_task(ask(f"click {number}", Priority.INTERACTIVE)) for number in range(2)]
-        await until(lambda: lane.waiting == 5)
+        await until(lambda: queue.waiting == 5)
     await asyncio.gather(*tasks)
     assert together == [["click 0", "click 1"], ["job 0", "job 1", "job 2"]]
 
 
 def test_one_that_is_alone_waits_for_nobody_and_one_that_is_ready_no_longer_than_the_window() -> None:
     async def main() -> None:
-        lane = FairQueue("encoder", 1, 8, batch=FOUR, window_s=100.0, clock=now)
+        queue = FairQueue("encoder", 1, 8, batch=FOUR, window_s=100.0, clock=now)
         calls: list[tuple[float, list[int]]] = []
 
         async def work(values: Sequence[int]) -> list[int]:
@@ -113,7 +113,7 @@ def test_one_that_is_alone_waits_for_nobody_and_one_that_is_ready_no_longer_than
             return [-value for value in values]
 
         async def ask(value: int, ready_s: float) -> int:
-            async with lane.slot() as place:
+            async with queue.slot() as place:
 
                 async def compute() -> int:
                     await asyncio.sleep(ready_s)
@@ -126,7 +126,7 @@ def test_one_that_is_alone_waits_for_nobody_and_one_that_is_ready_no_longer_than
         asks = [asyncio.create_task(ask(value, ready_s)) for value, ready_s in ((2, 0.0), (3, 50.0), (4, 200.0))]
         assert await asyncio.gather(*asks) == [-2, -3, -4]
         assert calls[1:] == [(100.0, [2, 3]), (200.0, [4])]
-        assert lane.running == 0
+        assert queue.running == 0
 
     virtually(main)
 
@@ -153,7 +153,7 @@ async def waiting_together(predictor: Predictor, backend: ToyBackend, asks: int)
     first = asyncio.create_task(mask(predictor, image_id, click(1, 25)))
     await backend.begun.wait()
     tasks = clicks(predictor, [image_id] * asks)
-    await until(lambda: predictor.decode_lane.waiting == asks)
+    await until(lambda: predictor.decode_queue.waiting == asks)
     return [first, *tasks]
 
 
@@ -169,7 +169,7 @@ async def test_one_that_fails_spoils_no_other() -> None:
         assert str(done[2]) == "This one not."
         assert backend.batches == [1, 4, 1, 1, 1, 1]
         assert predictor.engine_health.failing() == {}
-        assert predictor.decode_lane.running == 0
+        assert predictor.decode_queue.running == 0
 
 
 async def test_an_engine_that_has_too_much_to_do_is_not_asked_again_for_each() -> None:
@@ -189,7 +189,7 @@ async def test_one_that_leaves_calls_off_no_other_and_is_not_computed() -> None:
     async with serving(backend, slots=1) as predictor:
         first, *tasks = await waiting_together(predictor, backend, 5)
         tasks[1].cancel()
-        await until(lambda: predictor.decode_lane.waiting == 4)
+        await until(lambda: predictor.decode_queue.waiting == 4)
         assert backend.hold is not None
         hold, backend.hold = backend.hold, asyncio.Event()
         backend.begun.clear()
@@ -202,7 +202,7 @@ async def test_one_that_leaves_calls_off_no_other_and_is_not_computed() -> None:
         await first
         assert [isinstance(one, MaskAnswer) for one in done] == [True, False, False, True, True]
         assert (backend.batches, backend.called_off) == ([1, 4], 0)
-        await until(lambda: predictor.decode_lane.running == 0)
+        await until(lambda: predictor.decode_queue.running == 0)
 
 
 async def test_members_of_a_batch_are_charged_their_share_and_an_entry_costs_it() -> None:
@@ -225,7 +225,7 @@ async def test_members_of_a_batch_are_charged_their_share_and_an_entry_costs_it(
 
 async def test_tenants_share_the_seconds_of_batches() -> None:
     """One floods, the other comes with less: while both wait, a batch has as many of the one as of the other."""
-    lane = FairQueue("decoder", 1, 64, batch=FOUR)
+    queue = FairQueue("decoder", 1, 64, batch=FOUR)
     together: list[str] = []
 
     async def work(values: Sequence[str]) -> Sequence[str]:
@@ -233,13 +233,13 @@ async def test_tenants_share_the_seconds_of_batches() -> None:
         return values
 
     async def ask(tenant: str) -> Any:
-        async with lane.slot(tenant) as place:
+        async with queue.slot(tenant) as place:
             return await place.call(lambda: place.compute(work, [tenant]))
 
-    async with lane.slot():
+    async with queue.slot():
         tasks = [asyncio.create_task(ask("a")) for _ in range(10)]
         tasks += [asyncio.create_task(ask("b")) for _ in range(4)]
-        await until(lambda: lane.waiting == 14)
+        await until(lambda: queue.waiting == 14)
     await asyncio.gather(*tasks)
     assert [sorted(batch) for batch in together[:2]] == [["a", "a", "b", "b"]] * 2
     assert sorted("".join(together)) == ["a"] * 10 + ["b"] * 4

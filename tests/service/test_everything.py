@@ -231,7 +231,7 @@ async def test_the_first_one_leaving_disturbs_nobody_and_the_last_one_ends_the_w
         backend.hold = asyncio.Event()
         first, second = (path.follow(TENANT, ID, GRID) for _ in range(2))
         assert await anext(first) == await anext(second) == Begun(40, 30, 16, TOY, "A toy.")
-        await until(lambda: predictor.decode_lane.running == 1)
+        await until(lambda: predictor.decode_queue.running == 1)
         await first.aclose()
         await asyncio.sleep(0)
         assert backend.called_off == 0
@@ -239,10 +239,10 @@ async def test_the_first_one_leaving_disturbs_nobody_and_the_last_one_ends_the_w
         await second.aclose()
         await until(lambda: path.jobs.running == 0)
         assert len(predictor.flights) == 0
-        assert predictor.decode_lane.running == 1, "the engine is not stopped, and has its place until it is through"
+        assert predictor.decode_queue.running == 1, "the engine is not stopped, and has its place until it is through"
         decoded = backend.decodes
         backend.hold.set()
-        await until(lambda: predictor.decode_lane.running == 0)
+        await until(lambda: predictor.decode_queue.running == 0)
         await asyncio.sleep(0.01)
         assert (backend.decodes, backend.called_off) == (decoded, 0)
         assert predictor.store.peek(KEY) is None
@@ -384,11 +384,11 @@ async def test_clicks_find_a_place_beside_two_grids() -> None:
             asyncio.create_task(path.ask(TENANT, ID, dataclasses.replace(GRID, points_per_side=side)))
             for side in (3, 4)
         ]
-        await until(lambda: predictor.decode_lane.running == 2)
+        await until(lambda: predictor.decode_queue.running == 2)
         await asyncio.sleep(0.01)
-        assert (predictor.decode_lane.running, predictor.decode_lane.waiting, backend.decodes) == (2, 0, 2)
+        assert (predictor.decode_queue.running, predictor.decode_queue.waiting, backend.decodes) == (2, 0, 2)
         clicks = [asyncio.create_task(mask(predictor, ID, click(x, 10))) for x in (5, 15)]
-        await until(lambda: predictor.decode_lane.running == 3 and predictor.decode_lane.waiting == 1)
+        await until(lambda: predictor.decode_queue.running == 3 and predictor.decode_queue.waiting == 1)
         backend.hold.set()
         assert [answer.outcome for answer in await asyncio.gather(*grids)] == [Outcome.MISS] * 2
         assert [answer.outcome for answer in await asyncio.gather(*clicks)] == [Outcome.MISS] * 2

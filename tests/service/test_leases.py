@@ -55,7 +55,7 @@ class Node:
     backend: ToyBackend
 
     async def send(self, file: bytes = FILE) -> Outcome:
-        return (await self.predictor.add_image(TENANT, file, keys.image_id(file))).outcome
+        return (await self.predictor.open_image(TENANT, file, keys.image_id(file))).outcome
 
     @property
     def errors(self) -> Counter[str]:
@@ -158,11 +158,11 @@ def test_an_image_that_somebody_opens_elsewhere_leaves_the_prefetches_behind(joi
             for file in (*files, FILE):
                 await one.predictor.prefetch(TENANT, file, keys.image_id(file))
             await asyncio.sleep(1.0)
-            assert one.predictor.encode_lane.outlook(KEY).place == len(files)
+            assert one.predictor.encode_queue.outlook(KEY).place == len(files)
             if joins:
                 await other.predictor.prefetch(TENANT, FILE, ID)
                 await asyncio.sleep(5.0)
-                assert one.predictor.encode_lane.outlook(KEY).place == len(files)
+                assert one.predictor.encode_queue.outlook(KEY).place == len(files)
             began = now()
             assert await other.send() is Outcome.JOINED
             assert now() - began < 2 * 10.0
@@ -594,8 +594,8 @@ def test_who_waits_for_another_process_holds_no_place_in_the_queue() -> None:
             await one.backend.begun.wait()
             waiting, working = spawn(other.send(), other.send(image_bytes(2)))
             await asyncio.sleep(0.1)
-            assert other.predictor.encode_lane.running == 1
-            assert other.predictor.encode_lane.waiting == 0
+            assert other.predictor.encode_queue.running == 1
+            assert other.predictor.encode_queue.waiting == 0
             assert (await first, await waiting, await working) == (Outcome.MISS, Outcome.JOINED, Outcome.MISS)
 
     virtually(main)

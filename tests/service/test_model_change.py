@@ -35,21 +35,21 @@ async def test_an_image_is_not_encoded_by_another_model_than_its_key_says(monkey
         with monkeypatch.context() as patch:
             patch.setattr(image_codec, "decode", change)
             with pytest.raises(BackendFailed, match="changed in the middle"):
-                await predictor.add_image(TENANT, FILE, ID)
+                await predictor.open_image(TENANT, FILE, ID)
         assert backend.encodes == 0
-        again = await predictor.add_image(TENANT, FILE, ID)
+        again = await predictor.open_image(TENANT, FILE, ID)
         assert (again.outcome, again.version) == (Outcome.MISS, OTHER)
 
 
 async def test_a_prompt_is_not_decoded_by_another_model_than_its_key_says() -> None:
     backend = ToyBackend(TOY)
     async with serving(backend, slots=1) as predictor:
-        await predictor.add_image(TENANT, FILE, ID)
+        await predictor.open_image(TENANT, FILE, ID)
         backend.hold = asyncio.Event()
         first = asyncio.create_task(mask(predictor, ID, A_BOX))
         await until(lambda: backend.decodes == 1)
         second = asyncio.create_task(mask(predictor, ID))
-        await until(lambda: predictor.decode_lane.waiting == 1)
+        await until(lambda: predictor.decode_queue.waiting == 1)
         backend.version = OTHER
         backend.hold.set()
         assert (await first).version == TOY
@@ -68,11 +68,11 @@ async def test_two_models_over_one_cache_both_hear_of_a_purge() -> None:
         two = Predictor(
             store=one.store,
             backend=backends[1],
-            encode_lane=FairQueue("encoder", 1, 9),
-            decode_lane=FairQueue("decoder", 1, 9),
+            encode_queue=FairQueue("encoder", 1, 9),
+            decode_queue=FairQueue("decoder", 1, 9),
             pools=Pools.sized(),
         )
-        asks = [asyncio.create_task(each.add_image(TENANT, FILE, ID)) for each in (one, two)]
+        asks = [asyncio.create_task(each.open_image(TENANT, FILE, ID)) for each in (one, two)]
         await until(lambda: len(one.flights) == len(two.flights) == 1)
         await one.purge(TENANT, image_id=ID)
         assert (len(one.flights), len(two.flights)) == (0, 0), "what was begun before the purge is joined no more"
@@ -98,7 +98,7 @@ class Changing(ToyBackend):
 async def test_a_mask_and_its_neighbours_in_one_request_name_the_model_that_made_them() -> None:
     backend = Changing()
     async with serving(backend) as predictor:
-        await predictor.add_image(TENANT, FILE, ID)
+        await predictor.open_image(TENANT, FILE, ID)
         for prompts in ([A_BOX], [click(), click(9, 9)]):
             backend.left = len(prompts)
             found = await predictor.masks(TENANT, ID, prompts)
@@ -114,7 +114,7 @@ async def test_an_image_and_its_embedding_name_the_model_that_encoded_it() -> No
     backend = Changing()
     async with serving(backend, DictStore()) as predictor:
         backend.left = 1
-        answer = await predictor.add_image(TENANT, FILE, ID)
+        answer = await predictor.open_image(TENANT, FILE, ID)
         assert (answer.version, answer.model_note, backend.version) == (TOY, "A toy.", OTHER)
         backend.version = TOY
         await forget(predictor, Kind.EMBEDDING, everywhere=True)
@@ -130,7 +130,7 @@ async def test_all_masks_of_an_image_name_the_model_that_made_them() -> None:
     options = EverythingOptions(points_per_side=2)
     async with serving(backend) as predictor:
         path = Everything(predictor, jobs=FairQueue("grids", 1, 8), workers=2)
-        await predictor.add_image(TENANT, FILE, ID)
+        await predictor.open_image(TENANT, FILE, ID)
         backend.left = 4
         begun, *_, answer = [step async for step in path.follow(TENANT, ID, options)]
         assert backend.version == OTHER
@@ -145,7 +145,7 @@ async def test_a_grid_is_not_made_by_two_models() -> None:
     backend = Changing()
     async with serving(backend) as predictor:
         path = Everything(predictor, jobs=FairQueue("grids", 1, 8), workers=2)
-        await predictor.add_image(TENANT, FILE, ID)
+        await predictor.open_image(TENANT, FILE, ID)
         backend.left = 1
         with pytest.raises(BackendFailed, match="changed in the middle"):
             await path.ask(TENANT, ID, EverythingOptions(points_per_side=3))

@@ -47,8 +47,8 @@ class Loader:
         predictor = Predictor(
             store=self.beside.store,
             backend=backend,
-            encode_lane=FairQueue("encoder", 1, 9),
-            decode_lane=FairQueue("decoder", 1, 9),
+            encode_queue=FairQueue("encoder", 1, 9),
+            decode_queue=FairQueue("decoder", 1, 9),
             pools=self.beside.pools,
             counters=counters,
             beside=self.beside,
@@ -214,8 +214,8 @@ async def test_an_image_that_a_client_leaves_under_one_model_is_done_though_it_g
         marked: list[tuple[str, bool]] = []
         toy.presence._mark = lambda group, done: marked.append((group, done))
         first, second = image_bytes(1), image_bytes(2)
-        await toy.add_image(TENANT, first, "1" * 64, client="ann")
-        await one.add_image(TENANT, second, "2" * 64, client="ann")
+        await toy.open_image(TENANT, first, "1" * 64, client="ann")
+        await one.open_image(TENANT, second, "2" * 64, client="ann")
         assert [done for group, done in marked if "1" * 64 in group] == [False, True]
 
 
@@ -252,8 +252,8 @@ async def test_prefetches_of_all_models_share_one_bound() -> None:
         other = Predictor(
             store=first.store,
             backend=ToyBackend(ModelVersion("other", "a" * 64)),
-            encode_lane=FairQueue("encoder", 1, 9),
-            decode_lane=FairQueue("decoder", 1, 9),
+            encode_queue=FairQueue("encoder", 1, 9),
+            decode_queue=FairQueue("decoder", 1, 9),
             pools=Pools.sized(),
             options=PredictorOptions(most_bytes_ahead=1),
             beside=first,

@@ -109,13 +109,13 @@ async def test_images_at_once_keep_to_the_budget_whatever_asks_for_them() -> Non
     backend = CountingBackend()
     files = [image_bytes(number) for number in range(8)]
     async with serving(backend, slots=8, pixels_at_once=2 * 40 * 30) as predictor, AsyncExitStack() as stack:
-        adds = [predictor.add_image("t", file, keys.image_id(file)) for file in files]
+        adds = [predictor.open_image("t", file, keys.image_id(file)) for file in files]
         await asyncio.gather(*adds)
         assert backend.most == 2 * 40 * 30
         for file in files[:2]:
             await stack.enter_async_context(predictor.picture("t", keys.image_id(file)))
         assert predictor.files.pixels.taken == 2 * 40 * 30
-        more = asyncio.create_task(predictor.add_image("t", image_bytes(99), keys.image_id(image_bytes(99))))
+        more = asyncio.create_task(predictor.open_image("t", image_bytes(99), keys.image_id(image_bytes(99))))
         await settled()
         assert not more.done()
         await stack.aclose()

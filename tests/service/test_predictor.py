@@ -65,7 +65,7 @@ def same(one: MaskAnswer, other: MaskAnswer) -> bool:
 
 
 async def upload(predictor: Predictor, file: bytes = FILE) -> Outcome:
-    return (await predictor.add_image(TENANT, file, keys.image_id(file))).outcome
+    return (await predictor.open_image(TENANT, file, keys.image_id(file))).outcome
 
 
 # --- hits, misses, joined, recomputed -------------------------------------------------------------------
@@ -76,8 +76,8 @@ async def test_an_image_is_a_miss_once_and_then_a_hit(form: str) -> None:
     file = image_bytes(2, form=form)
     backend = ToyBackend()
     async with serving(backend, DictStore()) as predictor:
-        first = await predictor.add_image(TENANT, file, keys.image_id(file))
-        again = await predictor.add_image(TENANT, file, keys.image_id(file))
+        first = await predictor.open_image(TENANT, file, keys.image_id(file))
+        again = await predictor.open_image(TENANT, file, keys.image_id(file))
     assert (first.outcome, again.outcome) == (Outcome.MISS, Outcome.HIT)
     assert (first.width, first.height, first.version) == (40, 30, TOY)
     assert backend.encodes == 1
@@ -117,11 +117,11 @@ async def test_of_many_prompts_one_bad_one_fails_all_and_calls_the_others_off() 
         await upload(predictor)
         hold = backend.hold = asyncio.Event()
         busy = [asyncio.create_task(mask(predictor, ID, click(x, 5))) for x in (1, 2)]
-        await until(lambda: predictor.decode_lane.running == 2)
+        await until(lambda: predictor.decode_queue.running == 2)
         with pytest.raises(BadPrompt):
             await predictor.masks(TENANT, ID, [click(), click(500, 500)])
         await until(lambda: len(predictor.flights) == 2)
-        assert predictor.decode_lane.waiting == 0
+        assert predictor.decode_queue.waiting == 0
         hold.set()
         await asyncio.gather(*busy)
     assert backend.decodes == 2
@@ -154,7 +154,7 @@ async def test_who_joined_is_told_so_and_is_not_charged_with_the_leaders_time() 
     backend = ToyBackend()
     backend.hold = asyncio.Event()
     async with serving(backend, DictStore()) as predictor:
-        leader = asyncio.create_task(predictor.add_image(TENANT, FILE, ID))
+        leader = asyncio.create_task(predictor.open_image(TENANT, FILE, ID))
         await backend.begun.wait()
         follower = asyncio.create_task(predictor.embedding(TENANT, ID))
         await until(lambda: predictor.flights._flights[keys_of(FILE).embedding(TOY)].askers == 2)
@@ -200,7 +200,7 @@ async def test_who_asks_for_an_unknown_image_learns_so_without_queueing_for_the_
     backend.hold = asyncio.Event()
     async with serving(backend, DictStore(), slots=1, queue=1) as predictor:
         busy = [asyncio.create_task(upload(predictor, image_bytes(seed))) for seed in (5, 6)]
-        await until(lambda: predictor.encode_lane.waiting == 1)
+        await until(lambda: predictor.encode_queue.waiting == 1)
         with pytest.raises(UnknownImage):
             await mask(predictor, "0" * 64)
         backend.hold.set()
@@ -272,7 +272,7 @@ async def test_an_image_is_known_while_it_is_on_its_way_also_when_one_of_its_sen
         busy = asyncio.create_task(upload(predictor, image_bytes(5)))
         await backend.begun.wait()
         first = asyncio.create_task(upload(predictor))
-        await until(lambda: predictor.encode_lane.waiting == 1)
+        await until(lambda: predictor.encode_queue.waiting == 1)
         second = asyncio.create_task(upload(predictor))
         await until(lambda: predictor.flights._flights[keys_of(FILE).embedding(TOY)].askers == 2)
         first.cancel()
@@ -297,14 +297,14 @@ async def test_an_encode_that_has_begun_is_finished_and_kept_though_its_sender_l
             await until(lambda: [flight.askers for flight in predictor.flights._flights.values()] == [1])
             sending.cancel()
             await asyncio.wait({sending})
-        assert (predictor.encode_lane.running, predictor.encode_lane.waiting) == (1, 0)
+        assert (predictor.encode_queue.running, predictor.encode_queue.waiting) == (1, 0)
         assert (await predictor.image_state(TENANT, ID)).encoding
         joining = asyncio.create_task(upload(predictor))
         await until(lambda: [flight.askers for flight in predictor.flights._flights.values()] == [1])
         backend.hold.set()
         assert await joining is Outcome.JOINED
         assert await upload(predictor) is Outcome.HIT
-        await until(lambda: predictor.encode_lane.running == 0)
+        await until(lambda: predictor.encode_queue.running == 0)
         assert predictor.embeddings.arriving == {}
     assert (backend.encodes, backend.called_off) == (1, 0)
 
@@ -318,7 +318,7 @@ async def test_an_encode_that_nobody_waits_for_any_more_leaves_nothing_behind_bu
         sending.cancel()
         await asyncio.wait({sending})
         backend.hold.set()
-        await until(lambda: len(predictor.flights) == predictor.encode_lane.running == 0)
+        await until(lambda: len(predictor.flights) == predictor.encode_queue.running == 0)
         await until(lambda: predictor.embeddings.arriving == {})
         assert await upload(predictor) is Outcome.HIT
     assert backend.encodes == 1
@@ -331,10 +331,10 @@ async def test_an_encode_that_waits_is_called_off_when_its_sender_leaves() -> No
         busy = asyncio.create_task(upload(predictor, image_bytes(5)))
         await backend.begun.wait()
         sending = asyncio.create_task(upload(predictor))
-        await until(lambda: predictor.encode_lane.waiting == 1)
+        await until(lambda: predictor.encode_queue.waiting == 1)
         sending.cancel()
         await asyncio.wait({sending})
-        await until(lambda: predictor.encode_lane.waiting == 0)
+        await until(lambda: predictor.encode_queue.waiting == 0)
         assert predictor.embeddings.arriving.keys() == {keys_of(image_bytes(5)).embedding(TOY)}
         backend.hold.set()
         await busy
@@ -349,18 +349,18 @@ async def test_clicks_that_were_called_off_have_their_places_until_the_engine_is
         await upload(predictor)
         backend.hold = asyncio.Event()
         previews = [asyncio.create_task(mask(predictor, ID, click(float(x), 9))) for x in range(8)]
-        await until(lambda: predictor.decode_lane.waiting == 6)
+        await until(lambda: predictor.decode_queue.waiting == 6)
         for task in previews:
             task.cancel()
         await asyncio.wait(previews)
-        await until(lambda: predictor.decode_lane.waiting == 0)
-        assert predictor.decode_lane.running == 2
+        await until(lambda: predictor.decode_queue.waiting == 0)
+        assert predictor.decode_queue.running == 2
         clicking = asyncio.create_task(mask(predictor, ID))
-        await until(lambda: predictor.decode_lane.waiting == 1)
+        await until(lambda: predictor.decode_queue.waiting == 1)
         assert backend.decodes == 2
         backend.hold.set()
         assert (await clicking).outcome is Outcome.MISS
-        await until(lambda: predictor.decode_lane.running == 0)
+        await until(lambda: predictor.decode_queue.running == 0)
         assert (await mask(predictor, ID, click(0.0, 9))).outcome is Outcome.HIT, "what had begun is kept"
     assert (backend.decodes, backend.called_off) == (3, 0)
 
@@ -370,17 +370,17 @@ async def test_a_call_past_its_deadline_is_an_error_with_its_place_still_taken_a
     async with serving(backend, DictStore(), slots=1) as predictor:
         await upload(predictor)
         backend.hold = asyncio.Event()
-        predictor.encode_lane.calls.deadline_s = predictor.decode_lane.calls.deadline_s = 0.01
+        predictor.encode_queue.calls.deadline_s = predictor.decode_queue.calls.deadline_s = 0.01
         for ask in (mask(predictor, ID), upload(predictor, image_bytes(5))):
             with pytest.raises(BackendFailed, match=r"has not answered within 0.01 s"):
                 await ask
-        assert predictor.decode_lane.running == predictor.encode_lane.running == 1
-        predictor.encode_lane.calls.deadline_s = predictor.decode_lane.calls.deadline_s = None
+        assert predictor.decode_queue.running == predictor.encode_queue.running == 1
+        predictor.encode_queue.calls.deadline_s = predictor.decode_queue.calls.deadline_s = None
         again = asyncio.create_task(upload(predictor, image_bytes(5)))
-        await until(lambda: predictor.encode_lane.waiting == 1)
+        await until(lambda: predictor.encode_queue.waiting == 1)
         backend.hold.set()
         assert await again is Outcome.HIT, "it waited for the place, and found the result there"
-        await until(lambda: predictor.decode_lane.calls._running == set())
+        await until(lambda: predictor.decode_queue.calls._running == set())
         assert (await mask(predictor, ID)).outcome is Outcome.HIT
     assert (backend.encodes, backend.decodes) == (2, 1)
 
@@ -389,7 +389,7 @@ async def test_calls_past_their_deadline_tell_the_health_of_the_engine() -> None
     backend = ToyBackend()
     async with serving(backend, DictStore(), slots=1, engine_health=EngineHealth(1)) as predictor:
         backend.hold = asyncio.Event()
-        predictor.encode_lane.calls.deadline_s = 0.01
+        predictor.encode_queue.calls.deadline_s = 0.01
         with pytest.raises(BackendFailed):
             await upload(predictor)
         assert "encoder" in predictor.engine_health.failing()
@@ -448,7 +448,7 @@ async def test_a_prefetch_of_an_image_that_somebody_waits_for_keeps_its_promise_
         busy = asyncio.create_task(upload(predictor, image_bytes(5)))
         await backend.begun.wait()
         sending = asyncio.create_task(upload(predictor))
-        await until(lambda: predictor.encode_lane.waiting == 1)
+        await until(lambda: predictor.encode_queue.waiting == 1)
         for _ in range(3):
             assert (await predictor.prefetch(TENANT, FILE, ID)).queued
         assert predictor.prefetches.bytes == len(FILE)
@@ -531,7 +531,7 @@ async def test_an_image_file_is_worth_what_encoding_it_again_takes() -> None:
     async with serving(ToyBackend(), lower) as predictor:
         first = await stored_cost(predictor, image_bytes(1))
         assert first > 0, "no encode has been measured yet: the time that has passed is the best guess"
-        typical = predictor.encode_lane.typical_s
+        typical = predictor.encode_queue.typical_s
         assert typical is not None
         assert await stored_cost(predictor, image_bytes(2)) == pytest.approx(typical)
 
@@ -547,11 +547,11 @@ async def test_a_prefetch_that_joins_somebody_who_is_turned_away_is_encoded_all_
         over = asyncio.Event()
 
         async def occupy() -> None:
-            async with predictor.encode_lane.slot():
+            async with predictor.encode_queue.slot():
                 await over.wait()
 
         others = [asyncio.create_task(occupy()) for _ in range(2)]
-        await until(lambda: predictor.encode_lane.waiting == 1)
+        await until(lambda: predictor.encode_queue.waiting == 1)
         lower.release.set()
         with pytest.raises(Overloaded):
             await asking
@@ -642,7 +642,7 @@ def test_a_hit_takes_a_prediction_off_a_full_queue_before_it_reaches_the_model()
             assert await upload(predictor) is Outcome.HIT
             assert backend.encodes == 1
             assert predictor.counters.hedges[Kind.EMBEDDING, HedgeOutcome.WITHDRAWN] == 1
-            assert predictor.encode_lane.waiting == 0
+            assert predictor.encode_queue.waiting == 0
             busy.cancel()
             await asyncio.wait({busy})
 
@@ -720,7 +720,7 @@ def test_an_embeddings_window_is_5_ms_or_the_look_ups_p99_but_at_most_a_third_of
             for _ in range(2):
                 with pytest.raises(UnknownImage):
                     await predictor.embedding(TENANT, "0" * 64)
-            async with predictor.encode_lane.timed():
+            async with predictor.encode_queue.timed():
                 await asyncio.sleep(encode_s)
             backend.begun.clear()
             started = now()
@@ -812,7 +812,7 @@ async def test_what_cannot_be_an_image_is_refused_before_it_takes_a_place() -> N
     backend = ToyBackend()
     async with serving(backend, DictStore(), max_pixels=100) as predictor:
         for file, error in ((b"no image", BadImage), (FILE, TooLarge)):
-            for ask in (predictor.add_image, predictor.prefetch):
+            for ask in (predictor.open_image, predictor.prefetch):
                 with pytest.raises(error):
                     await ask(TENANT, file, keys.image_id(file))
         cut = image_bytes(3, width=8, height=8)[:-20]
@@ -830,7 +830,7 @@ async def test_when_the_queue_is_full_new_work_is_turned_away_with_a_time_and_hi
     async with serving(backend, lower, slots=1, queue=1) as predictor:
         backend.hold = asyncio.Event()
         busy = [asyncio.create_task(upload(predictor, image_bytes(seed))) for seed in (5, 6)]
-        await until(lambda: predictor.encode_lane.waiting == 1)
+        await until(lambda: predictor.encode_queue.waiting == 1)
         with pytest.raises(Overloaded) as caught:
             await upload(predictor, image_bytes(7))
         assert caught.value.retry_after >= 1
@@ -1002,7 +1002,7 @@ async def test_the_tiers_learn_which_images_are_done() -> None:
     other = image_bytes(2)
     lower = DictStore()
     async with serving(ToyBackend(), lower) as predictor:
-        await predictor.add_image(TENANT, FILE, ID, client="ann")
+        await predictor.open_image(TENANT, FILE, ID, client="ann")
         await predictor.prefetch(TENANT, other, keys.image_id(other), client="ann")
         await predictor.masks(TENANT, ID, [click()], client="ann")
         await predictor.store.drain()
@@ -1018,8 +1018,8 @@ async def test_the_tiers_learn_which_images_are_done() -> None:
 async def test_the_same_client_name_of_two_tenants_is_two_clients() -> None:
     lower = DictStore()
     async with serving(ToyBackend(), lower) as predictor:
-        await predictor.add_image("one", FILE, ID, client="ann")
-        await predictor.add_image("two", image_bytes(2), keys.image_id(image_bytes(2)), client="ann")
+        await predictor.open_image("one", FILE, ID, client="ann")
+        await predictor.open_image("two", image_bytes(2), keys.image_id(image_bytes(2)), client="ann")
         await predictor.store.drain()
     assert lower.count("done") == 0
 
@@ -1033,7 +1033,7 @@ async def test_closing_tells_who_waits_writes_what_is_pending_and_leaves_no_task
         backend.hold = asyncio.Event()
         waiting = asyncio.create_task(mask(predictor, ID))
         await predictor.prefetch(TENANT, image_bytes(2), keys.image_id(image_bytes(2)))
-        await until(lambda: predictor.decode_lane.running == predictor.encode_lane.running == 1)
+        await until(lambda: predictor.decode_queue.running == predictor.encode_queue.running == 1)
         await predictor.aclose()
         with pytest.raises(BackendFailed, match="Try again"):
             await waiting
@@ -1095,7 +1095,7 @@ async def purged_while_encoding(
 async def test_an_upload_after_a_purge_is_kept_though_an_older_one_is_under_way() -> None:
     async with purged_while_encoding(DictStore()) as (predictor, backend, hold, before):
         after = asyncio.create_task(upload(predictor))
-        await until(lambda: backend.encodes == 2 or predictor.encode_lane.waiting > 0)
+        await until(lambda: backend.encodes == 2 or predictor.encode_queue.waiting > 0)
         hold.set()
         assert (await before, await after) == (Outcome.MISS, Outcome.MISS)
         assert (await predictor.image_state(TENANT, ID)).encoded
@@ -1106,7 +1106,7 @@ async def test_an_upload_before_a_purge_is_not_kept_for_who_asks_after_it() -> N
     lower = DictStore()
     async with purged_while_encoding(lower) as (predictor, backend, hold, before):
         after = asyncio.create_task(mask(predictor, ID))
-        await until(lambda: backend.encodes == 2 or predictor.encode_lane.waiting > 0)
+        await until(lambda: backend.encodes == 2 or predictor.encode_queue.waiting > 0)
         hold.set()
         assert (await before, (await after).outcome) == (Outcome.MISS, Outcome.MISS)
         await predictor.store.drain()

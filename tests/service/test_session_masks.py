@@ -28,7 +28,7 @@ async def labeling(backend: ToyBackend) -> AsyncIterator[tuple[Predictor, Sessio
     """A session «s» with an image of 40 × 30 pixels."""
     sessions = Sessions(most=9, idle_s=60.0, most_clicks=9)
     async with serving(backend) as predictor:
-        await predictor.add_image(TENANT, FILE, ID)
+        await predictor.open_image(TENANT, FILE, ID)
         await sessions.open(TENANT, "s", ID, 40, 30, sessions.turn())
         yield predictor, sessions
 

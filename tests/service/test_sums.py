@@ -40,7 +40,7 @@ def snapshot(scale: int, *tiers: TierCounts) -> CountersSnapshot:
         models={("toy", Kind.MASK): kind},
         hedges={(Kind.MASK, HedgeOutcome.USED): scale},
         tiers=tiers,
-        lanes={"encoder": QueueCounts(scale, scale, 1, 0.5 * scale, classes)},
+        queues={"encoder": QueueCounts(scale, scale, 1, 0.5 * scale, classes)},
         flights=scale,
         sessions=scale,
         sessions_unkept=scale,
@@ -74,9 +74,9 @@ def test_each_workers_own_is_added_and_what_they_share_is_told_once() -> None:
     assert disk.stats.evictions == {"idle": 4}, "each has counted what it evicted itself"
     assert redis.stats.evictions == {"idle": 2, "purge": 2}, "what expired is the server's own figure"
     assert (disk.breaker, disk.errors, disk.skipped, disk.pending, disk.demoted) == ("open", {"late": 2}, 4, 6, 8)
-    lane = found.lanes["encoder"]
-    assert (lane.running, lane.waiting, lane.turned_away, lane.typical_s) == (11, 11, 2, 5.0)
-    assert lane.classes == {Priority.INTERACTIVE: (11, ClassFigures(11, 2, 4.0, 1.0))}
+    queue = found.queues["encoder"]
+    assert (queue.running, queue.waiting, queue.turned_away, queue.typical_s) == (11, 11, 2, 5.0)
+    assert queue.classes == {Priority.INTERACTIVE: (11, ClassFigures(11, 2, 4.0, 1.0))}
     engines = {engine.address: (engine.asks, engine.workers, engine.running) for engine in found.engines}
     assert engines == {"http://a:1": (11, 1, 4), "http://1:1": (3, 1, 2), "http://10:1": (3, 1, 2)}
     assert found.hedges == {(Kind.MASK, HedgeOutcome.USED): 11}
@@ -101,6 +101,6 @@ def test_a_successor_has_what_its_predecessor_did_and_not_what_it_held() -> None
     assert (memory.stats.entries, memory.stats.budget, memory.pending) == (1, 1000, 3)
     assert (memory.stats.evictions, memory.stats.refused, memory.demoted) == ({"idle": 4}, 2, 8)
     assert (disk.stats.entries, disk.stats.budget) == (7, 1000)
-    assert (found.flights, found.lanes["encoder"].running, found.lanes["encoder"].turned_away) == (1, 1, 2)
+    assert (found.flights, found.queues["encoder"].running, found.queues["encoder"].turned_away) == (1, 1, 2)
     assert found.ages == after.ages
     assert found.shadow_caches[0].hits == 6.0

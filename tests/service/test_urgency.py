@@ -123,11 +123,11 @@ async def test_somebody_elses_image_goes_before_a_flood_of_prefetches_and_jobs()
         asking = [asyncio.create_task(send(predictor, files["first"], "a"))]
         await until(lambda: backend.encodes == 1)
         asking += [as_job(send(predictor, files[name], "a")) for name in ("j1", "j2")]
-        await until(lambda: predictor.encode_lane.waiting == 2)
+        await until(lambda: predictor.encode_queue.waiting == 2)
         for name in ("p1", "p2", "p3"):
             await prefetch(predictor, files[name], "a")
         asking.append(asyncio.create_task(send(predictor, files["b"], "b")))
-        await until(lambda: predictor.encode_lane.waiting == 6)
+        await until(lambda: predictor.encode_queue.waiting == 6)
         hold.set()
         await asyncio.gather(*asking)
         await all_done(predictor)
@@ -141,11 +141,11 @@ async def test_nobody_who_waits_is_turned_away_because_prefetches_or_jobs_fill_t
         await prefetch(predictor, image_bytes(0))
         await until(lambda: backend.encodes == 1)
         jobs = [as_job(send(predictor, image_bytes(seed))) for seed in (1, 2)]
-        await until(lambda: predictor.encode_lane.waiting == 2)
+        await until(lambda: predictor.encode_queue.waiting == 2)
         for seed in (3, 4):
             await prefetch(predictor, image_bytes(seed))
         opening = asyncio.create_task(send(predictor, image_bytes(5), "b"))
-        await until(lambda: predictor.encode_lane.waiting == 5)
+        await until(lambda: predictor.encode_queue.waiting == 5)
         hold.set()
         await opening
         await asyncio.gather(*jobs)
@@ -161,17 +161,17 @@ async def test_a_prefetch_that_somebody_waits_for_by_now_goes_first(how: str) ->
         hold = backend.hold = asyncio.Event()
         for file in files.values():
             await prefetch(predictor, file)
-        await until(lambda: predictor.encode_lane.waiting == 3)
+        await until(lambda: predictor.encode_queue.waiting == 3)
         image_id = keys.image_id(files["wanted"])
         work: dict[str, Coroutine[Any, Any, Any]] = {
-            "opened": predictor.add_image(TENANT, files["wanted"], image_id),
+            "opened": predictor.open_image(TENANT, files["wanted"], image_id),
             "clicked": mask(predictor, image_id),
             "asked for its embedding": predictor.embedding(TENANT, image_id),
         }
         asking = asyncio.create_task(work.pop(how))
         for other in work.values():
             other.close()
-        await until(lambda: predictor.encode_lane.classes()[Priority.INTERACTIVE][0] == 1)
+        await until(lambda: predictor.encode_queue.classes()[Priority.INTERACTIVE][0] == 1)
         hold.set()
         await asking
         await all_done(predictor)
@@ -186,9 +186,9 @@ async def test_a_job_that_is_fetched_ahead_too_is_a_prefetch_and_a_person_who_as
         await prefetch(predictor, files["first"])
         await until(lambda: backend.encodes == 1)
         asking = [as_job(send(predictor, files[name])) for name in ("job", "both")]
-        await until(lambda: predictor.encode_lane.waiting == 2)
+        await until(lambda: predictor.encode_queue.waiting == 2)
         await prefetch(predictor, files["both"])
-        await until(lambda: predictor.encode_lane.classes()[Priority.PREFETCH][0] == 1)
+        await until(lambda: predictor.encode_queue.classes()[Priority.PREFETCH][0] == 1)
         hold.set()
         await asyncio.gather(*asking)
         await all_done(predictor)
@@ -218,9 +218,9 @@ async def test_a_click_goes_before_the_clicks_of_a_grid_that_wait() -> None:
         everything = Everything(predictor, jobs=FairQueue("grids", 1, 8), workers=3)
         hold = backend.hold = asyncio.Event()
         grid = asyncio.create_task(everything.ask(TENANT, image_id, EverythingOptions(points_per_side=4)))
-        await until(lambda: len(backend.points) == 1 and predictor.decode_lane.waiting == 2)
+        await until(lambda: len(backend.points) == 1 and predictor.decode_queue.waiting == 2)
         clicking = asyncio.create_task(mask(predictor, image_id, click(7.0, 9.0)))
-        await until(lambda: predictor.decode_lane.waiting == 3)
+        await until(lambda: predictor.decode_queue.waiting == 3)
         hold.set()
         await asyncio.gather(clicking, grid)
     assert backend.points.index((7.0, 9.0)) == 1

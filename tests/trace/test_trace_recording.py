@@ -47,7 +47,7 @@ async def work(predictor: Predictor, clock: Clock, seed: int, steps: int = 350) 
         chance = rng.random()
         if client not in current or chance < 0.25:
             file = rng.choice(FILES)
-            answer = await predictor.add_image(TENANT, file, keys.image_id(file), client=client)
+            answer = await predictor.open_image(TENANT, file, keys.image_id(file), client=client)
             current[client] = answer.image_id
             last.pop(client, None)
         elif chance < 0.27:
@@ -92,7 +92,7 @@ async def test_a_replay_of_a_recording_agrees_exactly(
         ticks = count()
         for module in (batching, images, masks):
             monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
-        predictor.encode_lane.typical_s = 1.0
+        predictor.encode_queue.typical_s = 1.0
         await work(predictor, clock, seed=budget + tiered)
         await predictor.store.drain()
         counters = predictor.counters
@@ -114,7 +114,7 @@ async def test_what_is_recorded_says_nothing_of_images_and_prompts(tmp_path: Pat
     clock = Clock(1_000_000.0)
     async with serving(ToyBackend(), recorder=recorder(tmp_path / "t", clock)) as predictor:
         image_id = keys.image_id(FILES[0])
-        await predictor.add_image(TENANT, FILES[0], image_id, client="ann")
+        await predictor.open_image(TENANT, FILES[0], image_id, client="ann")
         for _ in range(2):
             await predictor.masks(TENANT, image_id, [PromptAsk(points=[Point(12.0, 13.0, 1)])], client="ann")
         await predictor.prefetch(TENANT, FILES[0], image_id, client="bob")

@@ -89,7 +89,7 @@ async def test_exported_files_are_served_by_the_engine_that_is_asked_for(tmp_pat
     assert "in fp32: an image took" in why
     assert engine == "auto" or why.startswith(engine)
     predictor = build_predictor(chosen, backend=backend)
-    assert predictor.encode_lane.slots == 1
+    assert predictor.encode_queue.slots == 1
     await predictor.aclose()
 
 
@@ -115,7 +115,7 @@ async def test_batches_are_what_the_engine_gains_by_within_what_the_settings_all
     chosen = {"encode_batch": 2, "encode_batch_background": 8, "decode_batch": 5, "memory_bytes": 1 << 28}
     backend = ToyBackend(batch=BatchSizes(64, 64))
     predictor = build_predictor(settings(tmp_path, **chosen), backend=backend)
-    assert (predictor.encode_lane.batch, predictor.decode_lane.batch) == (BatchSizes(2, 8), BatchSizes(5, 5))
+    assert (predictor.encode_queue.batch, predictor.decode_queue.batch) == (BatchSizes(2, 8), BatchSizes(5, 5))
     backend.batch = BatchSizes(1, 3)  # an engine elsewhere may change
-    assert (predictor.encode_lane.batch, predictor.decode_lane.batch) == (BatchSizes(1, 3), BatchSizes(1, 3))
+    assert (predictor.encode_queue.batch, predictor.decode_queue.batch) == (BatchSizes(1, 3), BatchSizes(1, 3))
     await predictor.aclose()

@@ -124,11 +124,11 @@ async def open_sent(request: Request, caller: Caller, sent: SentImage, texts: Kn
 
     Raises:
         BadBody: the text is no base64.
-        TooLarge, BadImage, Overloaded, BackendFailed, NoRoom: as in the service's ``add_image``.
+        TooLarge, BadImage, Overloaded, BackendFailed, NoRoom: as in the service's ``open_image``.
     """
     app_state = state_of(request)
     file, image_id = await pools_of(request).requests.run(_file_of, sent.text, int(app_state.settings.max_image_bytes))
-    answer = await predictor_of(request).add_image(caller.tenant, file, image_id, client=caller.client)
+    answer = await predictor_of(request).open_image(caller.tenant, file, image_id, client=caller.client)
     request_log_of(request).note(answer.outcome, answer.timing)
     image = OpenImage(image_id, answer.width, answer.height)
     texts.add(caller.tenant, sent.digest, image)

@@ -112,7 +112,7 @@ def _of_queues(now: CountersSnapshot) -> Iterator[Metric]:
     def each(value: Callable[[int, ClassFigures], float]) -> Rows:
         return [
             ([name, priority.label], value(waiting, of_class))
-            for name, queue in now.lanes.items()
+            for name, queue in now.queues.items()
             for priority, (waiting, of_class) in queue.classes.items()
         ]
 

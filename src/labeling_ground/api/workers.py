@@ -155,7 +155,7 @@ async def _own_figures(app_state: AppState) -> ServerFigures:
         app_state.models.counted(),
         store=predictor.store,
         backend=predictor.backend,
-        queues=(predictor.encode_lane, predictor.decode_lane, app_state.everything.jobs),
+        queues=(predictor.encode_queue, predictor.decode_queue, app_state.everything.jobs),
         flights=len(predictor.flights),
         sessions=app_state.sessions,
         supervisor=app_state.supervisor,

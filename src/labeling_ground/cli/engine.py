@@ -55,11 +55,11 @@ def engine(role: str, port: int | None, management_port: int | None, **given: An
             "model": str(description.version),
             "engine": why,
         }
-        fields |= {"port": ports[0], "management_port": ports[1], "workers": endpoint.lane.slots}
+        fields |= {"port": ports[0], "management_port": ports[1], "workers": endpoint.queue.slots}
         if logs_text(settings.log_format):
             say(
                 f"{description.role} of {description.version} on http://{settings.host}:{ports[0]}/predictions/"
-                f"{endpoint.name}, {endpoint.lane.slots} at a time; workers and queue on port {ports[1]}"
+                f"{endpoint.name}, {endpoint.queue.slots} at a time; workers and queue on port {ports[1]}"
             )
             say(f"  {why} {description.note}".rstrip())
         else:

@@ -190,7 +190,7 @@ async def _one(
     try:
         content, image_id = await asyncio.to_thread(_read, file, settings.max_image_bytes)
         with asked_as(Priority.JOB):
-            answer = await _patiently(lambda: predictor.add_image(tenant, content, image_id), settings, stopping)
+            answer = await _patiently(lambda: predictor.open_image(tenant, content, image_id), settings, stopping)
         await predictor.store.drain()  # on disk before the next one: an interruption loses nothing that was counted
         if trouble := _trouble(predictor):
             return "failed", trouble

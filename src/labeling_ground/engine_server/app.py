@@ -44,7 +44,7 @@ class ModelEndpoint:
         self.name = name
         self.handler = handler
         role = handler.description.role.value
-        self.lane = FairQueue(role, workers, queue, batch=self._batch)
+        self.queue = FairQueue(role, workers, queue, batch=self._batch)
         self._threads = ThreadPoolExecutor(workers, f"engine-{role}")
 
     async def answer(self, body: bytes) -> Reply:
@@ -56,7 +56,7 @@ class ModelEndpoint:
         head = envelope.read_head(body)
         if head.ask == "describe":
             return self.handler.answer(body)  # at once: whoever asks wants to know whether there is anybody
-        async with self.lane.slot(size=head.asks, urgency=Urgency(head.priority)) as place, self.lane.timed():
+        async with self.queue.slot(size=head.asks, urgency=Urgency(head.priority)) as place, self.queue.timed():
             [reply] = (await place.call(partial(place.compute, self._answer, [body]))).value
             return reply
 
@@ -69,16 +69,16 @@ class ModelEndpoint:
 
     def status(self) -> dict[str, Any]:
         """What TorchServe's management tells of a model, as far as anybody reads it."""
-        description, lane = self.handler.description, self.lane
+        description, queue = self.handler.description, self.queue
         return {
             "modelName": self.name,
             "modelVersion": str(description.version),
-            "minWorkers": lane.slots,
-            "maxWorkers": lane.slots,
+            "minWorkers": queue.slots,
+            "maxWorkers": queue.slots,
             "batchSize": description.together,
             "loadedAtStartup": True,
-            "workers": [{"id": str(number), "status": "READY"} for number in range(lane.slots)],
-            "jobQueueStatus": {"remainingCapacity": lane.queue - lane.waiting, "pendingRequests": lane.waiting},
+            "workers": [{"id": str(number), "status": "READY"} for number in range(queue.slots)],
+            "jobQueueStatus": {"remainingCapacity": queue.capacity - queue.waiting, "pendingRequests": queue.waiting},
         }
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ def create_engine_app(
         routes=[Route("/ping", ping), Route("/predictions/{name}", predictions, methods=["POST"])], lifespan=lifespan
     )
     limits = Limits(
-        most_requests=sum(endpoint.lane.slots + endpoint.lane.queue for endpoint in endpoints) + 64,
+        most_requests=sum(endpoint.queue.slots + endpoint.queue.capacity for endpoint in endpoints) + 64,
         most_bytes=most_bytes,
         most_held=most_held,
         silence_s=silence_s,

@@ -163,7 +163,7 @@ class CountersSnapshot:
     """The same by the model's id, too; also of models that are not loaded any more."""
     hedges: Mapping[tuple[Kind, HedgeOutcome], int]
     tiers: tuple[TierCounts, ...]
-    lanes: Mapping[str, QueueCounts]
+    queues: Mapping[str, QueueCounts]
     flights: int
     sessions: int
     sessions_unkept: int
@@ -218,9 +218,9 @@ async def take_snapshot(
         },
         hedges=sum((counters.hedges for counters in counted.values()), Counter()),
         tiers=tuple(tiers),
-        lanes={
-            lane.name: QueueCounts(lane.running, lane.waiting, lane.turned_away, lane.typical_s, lane.classes())
-            for lane in queues
+        queues={
+            queue.name: QueueCounts(queue.running, queue.waiting, queue.turned_away, queue.typical_s, queue.classes())
+            for queue in queues
         },
         flights=flights,
         sessions=len(sessions),

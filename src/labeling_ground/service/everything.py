@@ -204,7 +204,7 @@ class Everything:
 
         Raises:
             UnknownImage: send it again.
-            Overloaded, BackendFailed: as in ``Predictor.add_image``.
+            Overloaded, BackendFailed: as in ``Predictor.open_image``.
         """
         return await self._ask(self._predictor.model.bind(tenant, image_id), options, client)
 
@@ -291,7 +291,7 @@ class Everything:
         return await self._pool.run(partial(records.seal_everything, key, found, **facts))
 
     async def _row(self, search: _Search, numbers: range) -> None:
-        at_once = self._predictor.decode_lane.batch.background
+        at_once = self._predictor.decode_queue.batch.background
         tasks = [
             asyncio.ensure_future(self._some(search, numbers[start : start + at_once]))
             for start in range(0, len(numbers), at_once)
@@ -305,7 +305,7 @@ class Everything:
 
     async def _some(self, search: _Search, numbers: range) -> list[FoundMask]:
         asks = [(search.embedding, Prompt((search.points[number],))) for number in numbers]
-        lane, model = self._predictor.decode_lane, self._predictor.model
+        queue, model = self._predictor.decode_queue, self._predictor.model
 
         def judge() -> list[FoundMask]:
             return [one for number, some in zip(numbers, made, strict=True) for one in search.judge(number, some)]
@@ -313,7 +313,7 @@ class Everything:
         async with self._workers.slot(search.tenant, patient=True) as worker:
             # After clicks, whoever waits for the grid: it is many calls, and a click is one.
             with asked_at_best(Priority.PREFETCH):
-                async with lane.slot(search.tenant, size=len(asks), patient=True) as place:
+                async with queue.slot(search.tenant, size=len(asks), patient=True) as place:
                     made = await place.call(partial(model.sketch, place, search.version, asks), also=worker)
             return await self._pool.run(judge)
 

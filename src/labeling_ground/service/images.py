@@ -308,7 +308,7 @@ class Embeddings:
         """Of an image that is not encoded: whether that is under way, and when it is probably through."""
         if key not in self.arriving and key not in self._once.flights:
             return {"encoded": False}
-        queue = self._model.encode_lane
+        queue = self._model.encode_queue
         waits = queue.outlook(key)
         if waits is None:  # it has begun
             return {"encoded": False, "encoding": True, "seconds_expected": queue.typical_s}
@@ -316,7 +316,7 @@ class Embeddings:
 
     def _window(self) -> float:
         window = max(self._window_s, self._store.p99_s)
-        typical_s = self._model.encode_lane.typical_s
+        typical_s = self._model.encode_queue.typical_s
         return window if typical_s is None else min(window, typical_s / 3)
 
     def _store_file(self, ask: Ask, made: Made, purged: int) -> None:
@@ -346,10 +346,10 @@ class Embeddings:
 
     async def _make(self, ask: Ask, patient: bool, attempt: Attempt) -> Made:
         key = ask.embedding
-        lane = self._model.encode_lane
+        queue = self._model.encode_queue
 
         async def encode(place: Place) -> Made:
-            async with self._files.room(file), lane.timed():
+            async with self._files.room(file), queue.timed():
                 return await self._encode(place, ask, file, since, outcome)
 
         # Who sends no file queues with the stored one in hand, or learns here that there is none: a slow tier must not
@@ -357,7 +357,7 @@ class Embeddings:
         if key not in self.arriving:
             await attempt.wait()
         file, outcome, since = await self._file(ask, attempt.purged)
-        async with lane.slot(ask.keys.tenant, key=key, patient=patient) as place:
+        async with queue.slot(ask.keys.tenant, key=key, patient=patient) as place:
             await attempt.wait()
             late = self._store.peek(key)
             if late is not None:  # one that was given up as too slow has come to its end meanwhile
@@ -373,7 +373,7 @@ class Embeddings:
         beside = 0
         if outcome is not Outcome.RECOMPUTED:
             # What losing the file costs is an upload and an encode; before the first encode there is no better guess.
-            worth = self._model.encode_lane.typical_s or time.perf_counter() - started
+            worth = self._model.encode_queue.typical_s or time.perf_counter() - started
             sealed = await self._files.seal(ask, file, image, worth)
             self._store.keep(ask.image, sealed, purged)
             beside = sealed.size

@@ -168,7 +168,7 @@ class Masks:
             timing = Timing(encode=embedded.timing.encode, decode=cost)
             return Made(entry, outcome_after(embedded), timing, logits.size), logits
 
-        async with self._model.decode_lane.slot(ask.keys.tenant) as place:
+        async with self._model.decode_queue.slot(ask.keys.tenant) as place:
             attempt.commit()
             return await place.call(partial(predict, place))
 

@@ -24,19 +24,21 @@ class ServedModel:
 
     Args:
         backend: the model.
-        encode_lane: queue in front of the encoder.
-        decode_lane: queue in front of the decoder.
+        encode_queue: queue in front of the encoder.
+        decode_queue: queue in front of the decoder.
         health: counts the model's failures.
     """
 
-    def __init__(self, backend: Backend, encode_lane: FairQueue, decode_lane: FairQueue, health: EngineHealth) -> None:
+    def __init__(
+        self, backend: Backend, encode_queue: FairQueue, decode_queue: FairQueue, health: EngineHealth
+    ) -> None:
         self.backend = backend
         self.sketcher = sketcher_of(backend)
-        self.encode_lane = encode_lane
-        self.decode_lane = decode_lane
+        self.encode_queue = encode_queue
+        self.decode_queue = decode_queue
         self.health = health
-        encode_lane.calls.on_late = partial(health.late, "encoder")
-        decode_lane.calls.on_late = partial(health.late, "decoder")
+        encode_queue.calls.on_late = partial(health.late, "encoder")
+        decode_queue.calls.on_late = partial(health.late, "decoder")
 
     def bind(self, tenant: str, image_id: str) -> Ask:
         """A request on one image, to be answered by the model version that is served now."""
@@ -85,7 +87,7 @@ class ServedModel:
         Raises:
             BackendFailed: the model serves another version by now, did not answer, or its answer is none.
         """
-        async with self.decode_lane.timed():
+        async with self.decode_queue.timed():
             with self.health.call("decoder"):
                 computed = await place.compute(self._decode, [(version, (embedding, prompt))])
                 [prediction] = computed.value

@@ -80,7 +80,7 @@ class Predictor:
     Args:
         store: the tiers.
         backend: the model.
-        encode_lane, decode_lane: queues in front of its halves.
+        encode_queue, decode_queue: queues in front of its halves.
         pools: threads for blocking work; they are closed with the predictor.
         shared: what makes flights common to all processes that share a tier; without it they are this process's own.
         options: what an operator decides.
@@ -98,8 +98,8 @@ class Predictor:
         *,
         store: TieredStore,
         backend: Backend,
-        encode_lane: FairQueue,
-        decode_lane: FairQueue,
+        encode_queue: FairQueue,
+        decode_queue: FairQueue,
         pools: Pools,
         shared: SharedFlights | None = None,
         options: PredictorOptions = PredictorOptions(),
@@ -111,14 +111,14 @@ class Predictor:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.store, self.pools, self.recorder = store, pools, recorder
-        self.backend, self.encode_lane, self.decode_lane = backend, encode_lane, decode_lane
+        self.backend, self.encode_queue, self.decode_queue = backend, encode_queue, decode_queue
         self.supervisor = supervisor or Supervisor()
         self.background = Background(self.supervisor, "after an answer")
         self.engine_health = engine_health or EngineHealth()
         self.counters = counters or Counters()
         self.accesses = Accesses(self.counters, recorder)
         self.presence: Presence = beside.presence if beside else Presence(self._mark_done, options.prefetch_per_client)
-        self.model = ServedModel(backend, encode_lane, decode_lane, self.engine_health)
+        self.model = ServedModel(backend, encode_queue, decode_queue, self.engine_health)
         self.once = Once(store, self.counters, shared=shared, mode=options.mode)
         self.files: ImageFiles = (
             beside.files
@@ -147,7 +147,7 @@ class Predictor:
             self.once,
             self.embeddings,
             self.files,
-            encode_lane,
+            encode_queue,
             self.accesses,
             self.background,
             most_bytes=options.most_bytes_ahead,
@@ -171,7 +171,7 @@ class Predictor:
         """Computations under way."""
         return self.once.flights
 
-    async def add_image(self, tenant: str, file: bytes, image_id: str, *, client: str | None = None) -> ImageAnswer:
+    async def open_image(self, tenant: str, file: bytes, image_id: str, *, client: str | None = None) -> ImageAnswer:
         """Encode an image file, whose SHA-256 is ``image_id``, unless that was done before in the tenant's namespace.
 
         ``client`` says who works on it now, if that is known.
@@ -238,7 +238,7 @@ class Predictor:
 
         Raises:
             UnknownImage: neither the embedding nor the file is kept.
-            Overloaded, BackendFailed: as in ``add_image``.
+            Overloaded, BackendFailed: as in ``open_image``.
         """
         ask = self.model.bind(tenant, image_id)
         started = time.perf_counter()
@@ -255,7 +255,7 @@ class Predictor:
             BadPrompt: a prompt makes no sense for this image.
             UnknownImage: send it again.
             UnknownPrediction: a mask input refers to a prediction that is not kept.
-            Overloaded, BackendFailed: as in ``add_image``.
+            Overloaded, BackendFailed: as in ``open_image``.
         """
         found = self.masks_at_once(tenant, image_id, prompts, client=client)
         return found if isinstance(found, list) else await found
@@ -300,15 +300,15 @@ class Predictor:
     @property
     def is_working(self) -> bool:
         """Whether something is being computed, or done behind an answer."""
-        return bool(len(self.flights) or len(self.background) or self.encode_lane.running or self.decode_lane.running)
+        return bool(len(self.flights) or len(self.background) or self.encode_queue.running or self.decode_queue.running)
 
     async def unload(self) -> None:
         """Call off what nobody waits for, and close the engine. The tiers and threads stay open: others use them."""
         await self.background.aclose()
         async with AsyncExitStack() as closing:
             closing.push_async_callback(self.backend.aclose)
-            for lane in (self.encode_lane, self.decode_lane):
-                closing.push_async_callback(lane.aclose)
+            for queue in (self.encode_queue, self.decode_queue):
+                closing.push_async_callback(queue.aclose)
             closing.push_async_callback(self.once.aclose)
 
     async def _after(self, waits: Awaitable[list[MaskAnswer]], ask: Ask, client: str | None) -> list[MaskAnswer]:

@@ -23,7 +23,7 @@ class Prefetches:
         once: knows what is being encoded.
         embeddings: encodes.
         files: stores the files.
-        lane: queue in front of the encoder.
+        queue: queue in front of the encoder.
         accesses: where prefetches are noted.
         background: runs them.
         most_bytes: how many bytes of image files all prefetches can hold that wait for the encoder.
@@ -36,7 +36,7 @@ class Prefetches:
         once: Once,
         embeddings: Embeddings,
         files: ImageFiles,
-        lane: FairQueue,
+        queue: FairQueue,
         accesses: Accesses,
         background: Background,
         *,
@@ -49,7 +49,7 @@ class Prefetches:
         self._once = once
         self._embeddings = embeddings
         self._files = files
-        self._lane = lane
+        self._queue = queue
         self._accesses = accesses
         self._background = background
         self._most_bytes = most_bytes
@@ -84,7 +84,7 @@ class Prefetches:
         promised: Counter[str] = Counter()
         for key, sizes in self._waiting.items():
             promised[keys.tenant_in(key)] += len(sizes)
-        self._lane.check_room(tenant, promised, max(Priority.PREFETCH, current_urgency().priority))
+        self._queue.check_room(tenant, promised, max(Priority.PREFETCH, current_urgency().priority))
         own = self._held[tenant]
         is_full = self.bytes + size > self._most_bytes
         if self._tenant_share is not None:
@@ -94,7 +94,7 @@ class Prefetches:
             raise Overloaded(
                 f"Images that wait to be encoded hold {self.bytes} bytes, and more than "
                 f"{self._most_bytes} are not taken on. Try again in a moment.",
-                retry_after=max(1.0, self._lane.typical_s or 0.0),
+                retry_after=max(1.0, self._queue.typical_s or 0.0),
             )
 
     async def _fetch(self, ask: Ask, upload: Upload) -> None:

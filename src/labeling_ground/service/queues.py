@@ -44,7 +44,7 @@ class FairQueue:
     Args:
         name: what waits here, for the error's sentence.
         slots: how many run at the same time; or what tells how many by now, where that changes.
-        queue: how many of a class may wait.
+        capacity: how many of a class may wait.
         deadline_s: how long one may take, in seconds; ``None``: as long as it does.
         batch: how many get a place together; or what tells it, likewise.
         window_s: how long, in seconds, those of them who are ready wait for the others.
@@ -56,7 +56,7 @@ class FairQueue:
         self,
         name: str,
         slots: int | Callable[[], int],
-        queue: int,
+        capacity: int,
         *,
         deadline_s: float | None = None,
         batch: BatchSizes | Callable[[], BatchSizes] = ALONE,
@@ -67,10 +67,10 @@ class FairQueue:
         self.name = name
         self.calls = EngineCalls(name, deadline_s)
         self._slots = slots
-        self.queue = queue
+        self.capacity = capacity
         self._batch = batch
         self.window_s = window_s
-        self._most_of_one = None if tenant_share is None else max(1, int(tenant_share * queue))
+        self._most_of_one = None if tenant_share is None else max(1, int(tenant_share * capacity))
         self._clock = clock
         self._classes = {priority: Line() for priority in sorted(Priority)}
         self._is_handing_on = False
@@ -142,7 +142,7 @@ class FairQueue:
         ahead = sum(promised.values())
         own = max(line.waiting_of(tenant), promised.get(tenant, 0))
         is_busy = self.running >= self.slots
-        is_full = (is_busy and line.waiting >= self.queue) or ahead >= self.slots + self.queue
+        is_full = (is_busy and line.waiting >= self.capacity) or ahead >= self.slots + self.capacity
         if self._most_of_one is None:
             waiting, whose = max(line.waiting, ahead - self.slots), "requests"
         elif (is_busy or ahead >= self.slots) and own >= self._most_of_one:

@@ -123,7 +123,7 @@ class Sources:
 
         Raises:
             SourceRefused, SourceFailed, TooLarge, Overloaded: see ``Fetcher.get``.
-            LabelingGroundError: see ``Predictor.add_image``.
+            LabelingGroundError: see ``Predictor.open_image``.
         """
         asked = link.predictor or self._predictor
         known = await self._known(asked, link)
@@ -136,7 +136,7 @@ class Sources:
         self._bytes_held += len(file)
         try:
             image_id = keys.stretched(fetched.digest, link.stretch)
-            return await asked.add_image(link.tenant, file, image_id, client=link.client)
+            return await asked.open_image(link.tenant, file, image_id, client=link.client)
         finally:
             self._bytes_held -= len(file)
 

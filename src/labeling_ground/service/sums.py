@@ -49,7 +49,7 @@ def add_up(each: Sequence[CountersSnapshot], *, in_turn: bool = False) -> Counte
         models=_merged([one.models for one in each], together),
         hedges=_counted(one.hedges for one in each),
         tiers=tuple(_tier(same, in_turn=in_turn) for same in _by_name(each).values()),
-        lanes=_merged([one.lanes for one in each], _lane),
+        queues=_merged([one.queues for one in each], _queue),
         flights=sum(one.flights for one in each),
         sessions_unkept=sum(one.sessions_unkept for one in each),
         background_errors=_counted(one.background_errors for one in each),
@@ -74,7 +74,7 @@ def _as_past(now: CountersSnapshot) -> CountersSnapshot:
             )
             for tier in now.tiers
         ),
-        lanes={name: _past_lane(lane) for name, lane in now.lanes.items()},
+        queues={name: _past_queue(queue) for name, queue in now.queues.items()},
         engines=tuple(replace(engine, state="closed", left_out="", running=0) for engine in now.engines),
         flights=0,
         ages=idle,
@@ -82,9 +82,9 @@ def _as_past(now: CountersSnapshot) -> CountersSnapshot:
     )
 
 
-def _past_lane(lane: QueueCounts) -> QueueCounts:
-    classes = {label: (0, replace(figures, running=0)) for label, (_, figures) in lane.classes.items()}
-    return replace(lane, running=0, waiting=0, typical_s=None, classes=classes)
+def _past_queue(queue: QueueCounts) -> QueueCounts:
+    classes = {label: (0, replace(figures, running=0)) for label, (_, figures) in queue.classes.items()}
+    return replace(queue, running=0, waiting=0, typical_s=None, classes=classes)
 
 
 def _by_name(each: Iterable[CountersSnapshot]) -> dict[str, list[TierCounts]]:
@@ -123,19 +123,19 @@ def _tier(each: Sequence[TierCounts], *, in_turn: bool) -> TierCounts:
     )
 
 
-def _lane(each: Sequence[QueueCounts]) -> QueueCounts:
-    typical = [lane.typical_s for lane in each if lane.typical_s is not None]
+def _queue(each: Sequence[QueueCounts]) -> QueueCounts:
+    typical = [queue.typical_s for queue in each if queue.typical_s is not None]
 
     def of_class(same: Sequence[tuple[int, ClassFigures]]) -> tuple[int, ClassFigures]:
         sums = {field.name: sum(getattr(figures, field.name) for _, figures in same) for field in fields(ClassFigures)}
         return sum(waiting for waiting, _ in same), ClassFigures(**sums)
 
     return QueueCounts(
-        running=sum(lane.running for lane in each),
-        waiting=sum(lane.waiting for lane in each),
-        turned_away=sum(lane.turned_away for lane in each),
+        running=sum(queue.running for queue in each),
+        waiting=sum(queue.waiting for queue in each),
+        turned_away=sum(queue.turned_away for queue in each),
         typical_s=max(typical, default=None),
-        classes=_merged([lane.classes for lane in each], of_class),
+        classes=_merged([queue.classes for queue in each], of_class),
     )
 
 

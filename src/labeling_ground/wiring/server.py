@@ -120,7 +120,7 @@ def build_predictor(
     return Predictor(
         store=tiers,
         backend=chosen,
-        encode_lane=FairQueue(
+        encode_queue=FairQueue(
             "encoder",
             encodes,
             settings.encode_queue,
@@ -128,7 +128,7 @@ def build_predictor(
             batch=encode_batch,
             **shared,
         ),
-        decode_lane=FairQueue(
+        decode_queue=FairQueue(
             "decoder",
             decodes,
             settings.decode_queue,

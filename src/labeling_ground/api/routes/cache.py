@@ -64,10 +64,10 @@ async def cache_figures(request: Request) -> dict[str, Any]:
         "tiers": [_tier(tier, now.at) for tier in now.tiers],
         "queues": {
             name: {
-                "running": lane.running,
-                "waiting": lane.waiting,
-                "turned_away": lane.turned_away,
-                "typical_seconds": lane.typical_s,
+                "running": queue.running,
+                "waiting": queue.waiting,
+                "turned_away": queue.turned_away,
+                "typical_seconds": queue.typical_s,
                 "classes": {
                     priority.label: {
                         "running": of_class.running,
@@ -76,10 +76,10 @@ async def cache_figures(request: Request) -> dict[str, Any]:
                         "busy_seconds": round(of_class.busy_s, 6),
                         "waited_seconds": round(of_class.waited_s, 6),
                     }
-                    for priority, (waiting, of_class) in lane.classes.items()
+                    for priority, (waiting, of_class) in queue.classes.items()
                 },
             }
-            for name, lane in now.lanes.items()
+            for name, queue in now.queues.items()
         },
         "engines": [_engine(engine) for engine in now.engines],
         "flights": now.flights,

@@ -129,7 +129,7 @@ async def add_image(
     adding = (
         app_state.sources.open_image(link)
         if url
-        else predictor.add_image(caller.tenant, file, image_id, client=caller.client)
+        else predictor.open_image(caller.tenant, file, image_id, client=caller.client)
     )
     answer = await while_connected(request, adding)
     record.fields["image"] = answer.image_id[:12]

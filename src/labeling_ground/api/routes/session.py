@@ -74,7 +74,7 @@ async def open_image(request: Request) -> Response:
     record.fields |= {"image": image_id[:12], "session": body.session_id}
     predictor, model = await _model_for(request, caller.tenant, body)
     answer = await while_connected(
-        request, predictor.add_image(caller.tenant, file, image_id, client=client_of(body.session_id))
+        request, predictor.open_image(caller.tenant, file, image_id, client=client_of(body.session_id))
     )
     record.note(answer.outcome, answer.timing)
     await app_state.sessions.open(caller.tenant, body.session_id, image_id, answer.width, answer.height, turn, model)

@@ -88,17 +88,17 @@ export function drawLive(trail, now) {
       title: OUTCOMES.filter((outcome) => step.counts[outcome]).map((outcome) => `${t(outcome)}: ${step.counts[outcome]}`).join("\n"),
     })),
   }));
-  const lanes = ["encoder", "decoder"];
+  const queues = ["encoder", "decoder"];
   const busy = ({ running, waiting }) => running + waiting;
-  const high = ceiling(Math.max(0, ...steps.flatMap((step) => lanes.map((lane) => busy(step[lane])))));
-  $("queue-legend").replaceChildren(...legend(lanes.map((lane) => [lane, t(lane)])));
+  const high = ceiling(Math.max(0, ...steps.flatMap((step) => queues.map((queue) => busy(step[queue])))));
+  $("queue-legend").replaceChildren(...legend(queues.map((queue) => [queue, t(queue)])));
   $("live-queues").replaceChildren(timeline({
     ...ask,
     top: high,
     height: 84,
     label: t("queuePlot"),
     names: names(high, "asksThere"),
-    lines: lanes.map((lane) => ({ values: steps.map((step) => [step.to, busy(step[lane])]), kind: lane })),
+    lines: queues.map((queue) => ({ values: steps.map((step) => [step.to, busy(step[queue])]), kind: queue })),
   }));
 }
 
@@ -220,10 +220,10 @@ export function drawModels(place, models, may, setLoaded) {
 /** The queues of this server, and the engines beyond them. */
 export function drawEngines(place, figures) {
   const heads = ["queue", "running", "waits", "turnedAway", "typical"];
-  const rows = Object.entries(figures.queues).map(([name, lane]) => make("tr", { data: { queue: name } },
+  const rows = Object.entries(figures.queues).map(([name, queue]) => make("tr", { data: { queue: name } },
     make("td", {}, t(name)),
-    ...[lane.running, lane.waiting, lane.turned_away].map((value) => make("td", {}, number(value))),
-    make("td", {}, duration(lane.typical_seconds))));
+    ...[queue.running, queue.waiting, queue.turned_away].map((value) => make("td", {}, number(value))),
+    make("td", {}, duration(queue.typical_seconds))));
   const table = make("table", {},
     make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, t(head))))),
     make("tbody", {}, ...rows));
