@@ -13,6 +13,9 @@ import skimage
 from PIL import Image as Pillow
 from pycocotools import mask as coco
 
+from labeling_ground.codec.mask import to_png, to_rle
+from labeling_ground.sam.geometry import longest_side
+from labeling_ground.sam.prompts import low_res_logits
 from labeling_ground.types import Outcome
 
 if TYPE_CHECKING:
@@ -208,6 +211,59 @@ async def test_a_mask_can_be_refined_by_reference_and_by_value(
     assert only.status_code == 200
     unknown = await server.click(image_id, 20, 20, mask_input={"prediction_id": "0" * 32})
     assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:labeling-ground:problem:unknown-prediction")
+
+
+async def test_any_mask_in_the_images_pixels_can_be_refined(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    """As RLE, as PNG, and as the logits that it comes to, it is one prompt; another mask is another one."""
+    image_id = await server.send_image(make_image(64, 48))
+    mask = np.zeros((48, 64), np.bool_)
+    mask[8:40, 16:48] = True
+    rle, png = to_rle(mask), base64.b64encode(to_png(mask)).decode()
+    first = await server.click(image_id, 20, 20, mask_input={"rle": rle})
+    assert (first.status_code, first.json()["outcome"]) == (200, "miss")
+    logits = low_res_logits(mask, longest_side(48, 64)).astype("<f4")
+    for same in ({"png": png}, base64.b64encode(logits.tobytes()).decode()):
+        again = (await server.click(image_id, 20, 20, mask_input=same)).json()
+        assert (again["outcome"], again["prediction_id"]) == ("hit", first.json()["prediction_id"])
+    assert (await server.click(image_id, 20, 20, mask_input={"rle": to_rle(~mask)})).json()["outcome"] == "miss"
+    alone = await server.client.post(f"/v1/images/{image_id}/masks", json={"mask_input": {"png": png}})
+    assert (alone.status_code, alone.json()["outcome"]) == (200, "miss")
+
+
+@pytest.mark.parametrize(
+    ("mask_input", "says"),
+    [
+        ({"rle": {"size": [64, 48], "counts": "PP3"}}, "48 × 64 pixels, and the image 64 × 48"),
+        ({"rle": {"size": [24, 32], "counts": "Ph0"}}, "32 × 24 pixels, and the image 64 × 48"),
+        ({"rle": {"size": [48, 64], "counts": "Ph0"}}, "do not add up to its size"),
+        ({"rle": {"size": [0, 64], "counts": "0"}}, "two positive whole numbers"),
+        ({"rle": {"size": [48], "counts": "0"}}, "mask_input.rle.size"),
+        ({"png": "AAAA"}, "not a PNG file"),
+        ({"png": "b'AAAA'"}, "mask_input.png is what Python shows of bytes"),
+        ({"png": None}, "as rle or as png"),
+        ({"png": "AAAA", "rle": {"size": [48, 64], "counts": "0"}}, "not both"),
+        ({"index": 0}, "mask_input.prediction_id"),
+        (7, "mask_input: Input should be a valid string"),
+    ],
+    ids=["turned", "half", "runs", "none", "one-side", "no-png", "python", "neither", "both", "no-id", "number"],
+)
+async def test_a_mask_that_cannot_be_refined_is_refused_and_said_why(
+    server: "Running", make_image: "Callable[..., bytes]", mask_input: object, says: str
+) -> None:
+    image_id = await server.send_image(make_image(64, 48))
+    for _ in range(2):  # also where its logits are in the cache by now
+        refused = await server.click(image_id, 20, 20, mask_input=mask_input)
+        assert (refused.status_code, says in refused.json()["detail"]) == (422, True), refused.text
+
+
+async def test_a_mask_larger_than_any_image_here_is_refused(
+    server: "Running", make_image: "Callable[..., bytes]"
+) -> None:
+    image_id = await server.send_image(make_image(64, 48))
+    refused = await server.click(image_id, 20, 20, mask_input={"rle": {"size": [90000, 90000], "counts": "0"}})
+    assert (refused.status_code, "images of at most" in refused.json()["detail"]) == (413, True)
 
 
 async def test_a_box_over_the_edge_is_cut_off(server: "Running", make_image: "Callable[..., bytes]") -> None:

@@ -163,6 +163,18 @@ def test_a_refined_mask_starts_from_the_earlier_one(server: "RealServer", client
     assert cat.predict([(1, 1)], mask_input=logits).id == cat.predict([(1, 1)], mask_input=logits.astype(">f4")).id
 
 
+def test_any_mask_can_be_refined(client: Client, photo: Path) -> None:
+    cat = client.open(photo)
+    first = cat.predict([(32, 24)])
+    by_hand = first.mask.copy()
+    by_hand[:10] = True
+    refined = cat.predict([(32, 24)], mask_input=by_hand)
+    assert refined.id != cat.predict([(32, 24)]).id
+    assert cat.predict([(32, 24)], mask_input=by_hand).outcome == "hit"
+    with pytest.raises(ProblemError, match="10 × 10 pixels, and the image 64 × 48"):
+        cat.predict([(32, 24)], mask_input=np.ones((10, 10), np.bool_))
+
+
 def test_an_embedding_is_a_dictionary_of_arrays(server: "RealServer", client: Client, photo: Path) -> None:
     cat = client.open(photo)
     embedding = cat.embedding()
@@ -180,7 +192,8 @@ def test_an_embedding_is_a_dictionary_of_arrays(server: "RealServer", client: Cl
         ({"points": [(1,)]}, "A point is"),
         ({"points": [(1, 2, 1, 1)]}, "A point is"),
         ({"box": (1, 2, 3)}, "A box has four numbers"),
-        ({"mask_input": np.zeros((48, 64), np.bool_)}, "256 × 256"),
+        ({"mask_input": np.zeros((48, 64), np.float32)}, "256 × 256"),
+        ({"mask_input": np.zeros((48, 64, 1), np.bool_)}, "height and width"),
     ],
 )
 def test_a_prompt_of_another_shape_is_refused_before_it_is_sent(

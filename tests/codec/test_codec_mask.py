@@ -19,6 +19,7 @@ from labeling_ground.codec.mask import (
     Ring,
     area,
     bbox,
+    from_png,
     from_rle,
     to_centre_rings,
     to_png,
@@ -326,3 +327,30 @@ def test_centre_rings_are_simplified_by_a_share_of_their_length() -> None:
     cv2.fillPoly(canvas, [np.array(to_centre_rings(disc(200, 200, 80), epsilon_share=0.001)[0])], 1)
     assert iou(canvas.astype(bool), disc(200, 200, 80)) > 0.98
     assert to_centre_rings(np.zeros((5, 5), np.bool_)) == []
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "I;16"])
+def test_a_gray_png_of_any_depth_is_a_mask(mode: str) -> None:
+    wanted = disc()
+    picture = Pillow.fromarray(wanted.astype(np.uint16) * 300 if mode == "I;16" else wanted.astype(np.uint8) * 7)
+    file = io.BytesIO()
+    (Pillow.fromarray(wanted) if mode == "1" else picture).save(file, "PNG")
+    assert (from_png(file.getvalue()) == wanted).all()
+    assert (from_png(to_png(wanted)) == wanted).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "LA"])
+def test_a_png_that_says_in_no_one_channel_what_is_on_the_object_is_refused(mode: str) -> None:
+    file = io.BytesIO()
+    Pillow.new(mode, (8, 6)).save(file, "PNG")
+    with pytest.raises(BadPrompt, match="one channel"):
+        from_png(file.getvalue())
+
+
+def test_what_is_no_png_or_too_large_is_refused() -> None:
+    png = to_png(disc())
+    for damaged in (b"", b"RIFF" + png, png[:40], png[:16] + bytes(8) + png[24:]):
+        with pytest.raises(BadPrompt, match="PNG"):
+            from_png(damaged)
+    with pytest.raises(TooLarge, match="80 × 60"):
+        from_png(png, max_pixels=4000)

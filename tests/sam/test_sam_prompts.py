@@ -4,7 +4,8 @@ import pytest
 from labeling_ground.errors import BadPrompt
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.geometry import longest_side, stretched
-from labeling_ground.sam.prompts import tensors
+from labeling_ground.sam.masks import paint
+from labeling_ground.sam.prompts import low_res_logits, tensors
 from labeling_ground.types import Box, Point, Prompt
 
 FRAME = longest_side(512, 512)
@@ -74,3 +75,22 @@ def test_efficient_sam_reads_six_points_and_no_mask() -> None:
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(BadPrompt, match="256 × 256"):
         tensors(Prompt((), None, MASK[:100]), FRAME, Family.SAM)
+
+
+@pytest.mark.parametrize("family", [Family.SAM, Family.SAM2])
+@pytest.mark.parametrize("size", [(600, 1000), (1000, 600), (90, 120), (40, 700)])
+def test_a_mask_comes_back_from_its_low_res_logits(family: Family, size: tuple[int, int]) -> None:
+    """Painted as a model's own logits are, it is the mask, but for what its edge loses on the way."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    mask = (columns > size[1] * 0.25) & (columns < size[1] * 0.8) & (rows >= size[0] // 3)
+    frame = family.frame(*size)
+    logits = low_res_logits(mask, frame)
+    assert (logits.shape, str(logits.dtype), float(np.abs(logits).max())) == ((256, 256), "float32", 10.0)
+    painted = paint(logits, frame, family)
+    assert (painted & mask).sum() / (painted | mask).sum() > 0.97
+
+
+def test_a_mask_is_nowhere_in_the_padding() -> None:
+    logits = low_res_logits(np.ones((300, 600), np.bool_), Family.SAM.frame(300, 600))
+    assert (logits[:128] == 10).all()
+    assert (logits[128:] == -10).all()

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 _MOST_FINDINGS = 100
-_BRANCHES = frozenset({"list[float]", "list[list[float]]", "float", "MaskRef", "str"})
+_BRANCHES = frozenset({"list[float]", "list[list[float]]", "float", "MaskIn", "MaskRef", "str"})
 _URN = "urn:labeling-ground:problem:"
 
 

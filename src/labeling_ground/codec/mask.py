@@ -214,6 +214,39 @@ def to_png(mask: AnyMask, box: Box | None = None) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
+def png_size(png: bytes) -> tuple[int, int]:
+    """Width and height of a gray PNG, as its header tells them.
+
+    Raises:
+        BadPrompt: it is no PNG, or not a gray one.
+    """
+    if len(png) < 33 or not png.startswith(b"\x89PNG\r\n\x1a\n") or png[12:16] != b"IHDR":
+        raise BadPrompt("The mask is not a PNG file.")
+    width, height, _, colour = struct.unpack(">IIBB", png[16:26])
+    if colour != 0:
+        raise BadPrompt("The mask's PNG is not gray: save it with one channel, 0 off the object, without transparency.")
+    return int(width), int(height)
+
+
+def from_png(png: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
+    """Decode a gray PNG, of any depth: what is not 0 belongs to the object.
+
+    Raises:
+        BadPrompt: it is not a gray PNG, or it is damaged.
+        TooLarge: more than ``max_pixels``.
+    """
+    width, height = png_size(png)
+    if width * height > max_pixels:
+        raise TooLarge(f"The mask has {width} × {height} pixels; at most {max_pixels:,} are accepted.")
+    try:
+        values = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        values = None
+    if values is None or values.shape != (height, width):
+        raise BadPrompt("The mask's PNG is damaged, or cut off.")
+    return np.asarray(values != 0, np.bool_)
+
+
 _ZEROS = 1 << 16
 _ADLER = 65521
 """Largest prime below 2**16, by which Adler-32 counts (RFC 1950)."""

@@ -1,9 +1,10 @@
 """The port behind which every engine stands."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from labeling_ground.sam.geometry import Frame, longest_side
 from labeling_ground.types import Embedding, Image, ModelVersion, Prediction, Priority, Prompt
 
 DecodeAsk = tuple[Embedding, Prompt]
@@ -48,6 +49,7 @@ class ModelInfo:
         decode_batch: how many prompts, also of different images, are decoded together.
         encodes_at_once: calls of ``encode`` that the engine works on side by side; ``None``: as many as it is sent.
         decodes_at_once: the same for ``decode``.
+        frame: how the square that low-res logits cover lies over an image of this many rows and columns.
     """
 
     version: ModelVersion
@@ -58,6 +60,7 @@ class ModelInfo:
     decode_batch: BatchSizes = ALONE
     encodes_at_once: int | None = None
     decodes_at_once: int | None = None
+    frame: Callable[[int, int], Frame] = longest_side
 
 
 class Backend(Protocol):

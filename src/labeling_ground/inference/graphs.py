@@ -147,7 +147,7 @@ class Floats(Mapping[str, FloatArray]):
 
 def info_of(family: Family, version: ModelVersion, note: str, **more: Any) -> ModelInfo:
     """What a backend says of a model of this family; ``more`` are further attributes of ``ModelInfo``."""
-    return ModelInfo(version, note, family.capabilities, **more)
+    return ModelInfo(version, note, family.capabilities, frame=family.frame, **more)
 
 
 def check_tensors(embedding: Embedding, names: Sequence[str]) -> None:

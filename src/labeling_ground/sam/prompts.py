@@ -9,6 +9,7 @@ graphs blend with that number.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +25,9 @@ _PADDING = (0.0, 0.0, PADDING)
 
 EFFICIENT_SAM_TOKENS = 6
 """EfficientSAM's decoder takes this many points and corners; further ones it would leave out without a word."""
+
+MASK_LOGIT = 10.0
+"""Where a mask that is given as pixels is sure. SAM 2 scales the masks that it is given to the same ±10."""
 
 _NO_MASK = np.zeros((1, 1, LOW_RES, LOW_RES), np.float32)
 _NO_MASK.flags.writeable = False
@@ -104,6 +108,24 @@ def stacked(prompts: Sequence[PromptTensors]) -> PromptTensors:
     number."""
     parts = ("point_coords", "point_labels", "mask_input", "has_mask_input")
     return PromptTensors(*(np.concatenate([getattr(prompt, part) for prompt in prompts]) for part in parts))
+
+
+def low_res_logits(mask: NDArray[np.bool_], frame: Frame) -> NDArray[np.float32]:
+    """A mask in the image's pixels as a mask input: low-res logits ``float32 [256, 256]`` over the frame's square.
+
+    Each value says how much of its place the mask covers: ``MASK_LOGIT`` where it covers all, the negative where it
+    covers nothing, as in the padding, and 0 where it covers half.
+
+    Args:
+        mask: ``bool [height, width]``, of the image's size.
+        frame: the square over an image of that size.
+    """
+    rows, columns = (max(1, round(length * LOW_RES / frame.side)) for length in (frame.inner_height, frame.inner_width))
+    values = mask.view(np.uint8) * np.uint8(255)
+    covered = cv2.resize(values, (columns, rows), interpolation=cv2.INTER_AREA).reshape(rows, columns) / np.float32(255)
+    logits = np.full((LOW_RES, LOW_RES), -MASK_LOGIT, np.float32)
+    logits[:rows, :columns] = (2.0 * covered - 1.0) * MASK_LOGIT
+    return logits
 
 
 def _check_efficient_sam(prompt: Prompt, tokens: int) -> None:

@@ -16,6 +16,8 @@ from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.codec import records
 from labeling_ground.errors import BadPrompt, UnknownPrediction
 from labeling_ground.pools import Pools
+from labeling_ground.sam.geometry import Frame
+from labeling_ground.sam.prompts import low_res_logits
 from labeling_ground.service.accesses import Accesses
 from labeling_ground.service.asks import Ask, MaskAnswer, Timing
 from labeling_ground.service.batching import Place
@@ -23,20 +25,34 @@ from labeling_ground.service.images import Embeddings, outcome_after
 from labeling_ground.service.models import ServedModel
 from labeling_ground.service.once import Attempt, Made, Once
 from labeling_ground.service.opened import OpenedPredictions
-from labeling_ground.service.prompts import PromptAsk, check_point, fit
+from labeling_ground.service.prompts import GivenMask, PromptAsk, check_point, fit
 from labeling_ground.types import Entry, Kind, Outcome, Prompt
 
 
 class _Settled:
-    """A prompt in canonical form, its digest and key, and the prediction that it refines (and which candidate)."""
+    """A prompt in canonical form, its digest and key, and what it refines: a prediction (and which candidate), or a
+    mask that was given."""
 
-    __slots__ = ("digest", "key", "parent", "prompt")
+    __slots__ = ("digest", "given", "key", "parent", "prompt")
 
-    def __init__(self, prompt: Prompt, digest: str, masks: str, parent: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        prompt: Prompt,
+        digest: str,
+        masks: str,
+        parent: tuple[str, int] | None = None,
+        given: GivenMask | None = None,
+    ) -> None:
         self.prompt = prompt
         self.digest = digest
         self.key = masks + digest
         self.parent = parent
+        self.given = given
+
+
+def _logits_of(given: GivenMask, frame: Callable[[int, int], Frame]) -> NDArray[np.float32]:
+    mask = given.pixels()
+    return low_res_logits(mask, frame(*mask.shape))
 
 
 _Waiting = Callable[[], Awaitable[MaskAnswer]]
@@ -96,7 +112,7 @@ class Masks:
         for sent in prompts:
             started = time.perf_counter()
             settled = made = None
-            if not isinstance(sent.mask_input, tuple):
+            if sent.is_canonical:
                 settled = _Settled(*sent.settled(), ask.masks)
                 made = self._once.at_hand(Kind.MASK, settled.key)
             if settled is None or made is None:
@@ -135,6 +151,8 @@ class Masks:
         self._accesses.note(Kind.MASK, ask, settled.key, made, parent=settled.parent)
         opened = self._opened.open(settled.key, made.entry)
         width, height = opened.prediction.width, opened.prediction.height
+        if settled.given is not None:
+            settled.given.check_size(width, height)
         for point in sent.points:  # as they were sent: the edge itself is outside, and shares its key with what is not
             check_point(point, width, height)
         timing = made.timing.within(time.perf_counter() - started)
@@ -151,6 +169,8 @@ class Masks:
         embedded = await self._embeddings.get(ask)
         embedding = records.open_embedding(embedded.entry, ask.embedding)
         fitted = fit(settled.prompt, embedding.width, embedding.height)
+        if settled.given is not None:
+            settled.given.check_size(embedding.width, embedding.height)
 
         async def predict(place: Place) -> tuple[Made, Entry]:
             computed = await self._model.decode(place, ask.version, embedding, fitted)
@@ -173,17 +193,24 @@ class Masks:
             return await place.call(partial(predict, place))
 
     async def _settle(self, ask: Ask, sent: PromptAsk, depth: int = 0) -> _Settled:
-        """The prompt in its canonical form, with the logits that it refers to.
+        """The prompt in its canonical form, with the logits that it refers to, or that its mask comes to.
 
         Raises:
             BadPrompt: it makes no sense.
             UnknownPrediction: it refers to what is not stored.
         """
-        if not isinstance(sent.mask_input, tuple):
+        given, parent = None, None
+        if isinstance(sent.mask_input, tuple):
+            parent = sent.mask_input
+            logits = await self._logits(ask, *parent, depth)
+        elif isinstance(sent.mask_input, GivenMask):
+            given = sent.mask_input
+            frame = self._model.backend.info.frame
+            logits = await self._pools.values.run(partial(_logits_of, given, frame))
+        else:
             return _Settled(*sent.settled(), ask.masks)
-        logits = await self._logits(ask, *sent.mask_input, depth)
         prompt = keys.canonical(sent.points, sent.box, logits, multimask=sent.multimask)
-        return _Settled(prompt, keys.prompt_digest(prompt), ask.masks, sent.mask_input)
+        return _Settled(prompt, keys.prompt_digest(prompt), ask.masks, parent, given)
 
     async def _logits(self, ask: Ask, prediction_id: str, index: int, depth: int) -> NDArray[np.float32]:
         """Low-res logits of an earlier prediction, computed again from its own prompt where they were evicted."""

@@ -7,33 +7,77 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from labeling_ground.codec import mask as codec
 from labeling_ground.errors import BadPrompt
 from labeling_ground.key import STEP, canonical, prompt_digest
 from labeling_ground.types import Box, Point, Prompt
 
 
 @dataclass(frozen=True, slots=True)
+class GivenMask:
+    """A mask in the image's pixels to start from, as a client sent it: a gray PNG file, or COCO RLE.
+
+    Attributes:
+        width: of the mask, in pixels.
+        height: of the mask.
+        encoded: the PNG file, or the RLE's counts.
+    """
+
+    width: int
+    height: int
+    encoded: bytes | str
+
+    def pixels(self) -> NDArray[np.bool_]:
+        """The mask, ``bool [height, width]``.
+
+        Raises:
+            BadPrompt: it is malformed.
+        """
+        most = self.width * self.height
+        if isinstance(self.encoded, bytes):
+            return codec.from_png(self.encoded, max_pixels=most)
+        return codec.from_rle([self.height, self.width], self.encoded, max_pixels=most)
+
+    def check_size(self, width: int, height: int) -> None:
+        """Refuse a mask of another size than the image.
+
+        Raises:
+            BadPrompt: it has another size.
+        """
+        if (self.width, self.height) != (width, height):
+            raise BadPrompt(
+                f"The mask_input is {self.width} × {self.height} pixels, and the image {width} × {height}. "
+                "Send a mask of the image's own size."
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class PromptAsk:
     """A prompt as a client sends it, before it is canonical.
 
-    ``mask_input`` is either logits ``float32 [256, 256]`` or a reference: an earlier prediction's id and the index of
-    the candidate that is meant.
+    ``mask_input`` is logits ``float32 [256, 256]``, a mask in the image's pixels, or a reference: an earlier
+    prediction's id and the index of the candidate that is meant.
     """
 
     points: Sequence[Point] = ()
     box: Box | None = None
-    mask_input: NDArray[np.float32] | tuple[str, int] | None = None
+    mask_input: NDArray[np.float32] | GivenMask | tuple[str, int] | None = None
     multimask: bool = True
     _settled: tuple[Prompt, str] | None = field(default=None, init=False, repr=False, compare=False)
 
+    @property
+    def is_canonical(self) -> bool:
+        """Whether it has one canonical form for all images and models: its mask input is logits, or there is none."""
+        return self.mask_input is None or isinstance(self.mask_input, np.ndarray)
+
     def settled(self) -> tuple[Prompt, str]:
-        """The prompt in canonical form and its digest, where it refers to no other prediction; worked out once.
+        """The prompt in canonical form and its digest, of one that ``is_canonical``; worked out once.
 
         Raises:
             BadPrompt: it makes no sense.
         """
         if self._settled is None:
-            assert not isinstance(self.mask_input, tuple)  # noqa: S101 -- whoever asks has looked
+            assert not isinstance(self.mask_input, tuple | GivenMask)  # noqa: S101 -- whoever asks has looked
             prompt = canonical(self.points, self.box, self.mask_input, multimask=self.multimask)
             object.__setattr__(self, "_settled", (prompt, prompt_digest(prompt)))
         assert self._settled is not None  # noqa: S101 -- it was set above

@@ -7,6 +7,7 @@ import numpy as np
 
 from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.backend import ALONE, BatchSizes, DecodeAsk, ModelInfo
+from labeling_ground.sam.geometry import stretched
 from labeling_ground.types import (
     Embedding,
     Image,
@@ -63,7 +64,7 @@ class ToyBackend:
     @property
     def info(self) -> ModelInfo:
         """The version and note that it has now, and how many asks it takes together."""
-        return ModelInfo(self.version, self.note, encode_batch=self.batch, decode_batch=self.batch)
+        return ModelInfo(self.version, self.note, encode_batch=self.batch, decode_batch=self.batch, frame=stretched)
 
     async def encode(self, images: Sequence[Image]) -> list[Embedding]:
         """Means of the images' colours, in numbers that half precision rounds."""

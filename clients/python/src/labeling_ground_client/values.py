@@ -1,6 +1,7 @@
 """What goes to the server and what comes back."""
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,6 +9,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from labeling_ground_client.decode import decode_png, decode_rle, decode_safetensors
 
@@ -27,7 +29,8 @@ class Prompt:
         points: ``(x, y)`` or ``(x, y, label)`` each; label 1, the default, is on the object and 0 off it.
         box: two opposite corners, ``(x0, y0, x1, y1)``.
         mask_input: the mask to start from: an earlier prediction (its best candidate), ``(prediction, index)`` for
-            another one of its candidates, or low-res logits ``[256, 256]``.
+            another one of its candidates, any mask in the image's pixels (``bool [height, width]``), or low-res logits
+            ``[256, 256]``.
     """
 
     points: Points = ()
@@ -55,7 +58,8 @@ class Prompt:
                 raise ValueError(f"A box has four numbers, (x0, y0, x1, y1), and this one {len(self.box)}.")
             body["box"] = [float(side) for side in self.box]
         if isinstance(self.mask_input, np.ndarray):
-            body["mask_input"] = _logits(self.mask_input)
+            is_mask = self.mask_input.dtype == np.bool_
+            body["mask_input"] = {"png": _png(self.mask_input)} if is_mask else _logits(self.mask_input)
         elif (refined := self.refined) is not None:
             index = self.mask_input[1] if isinstance(self.mask_input, tuple) else 0
             body["mask_input"] = {"prediction_id": refined.id, "index": index}
@@ -69,9 +73,19 @@ def _point(point: Point) -> dict[str, Any]:
     return {"x": float(point[0]), "y": float(point[1]), **label}
 
 
+def _png(mask: NDArray[Any]) -> str:
+    if mask.ndim != 2 or mask.size == 0:
+        raise ValueError(f"A mask_input in pixels has the image's height and width, not shape {mask.shape}.")
+    file = io.BytesIO()
+    Pillow.fromarray(mask).save(file, "PNG", compress_level=1)
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
 def _logits(logits: NDArray[Any]) -> str:
     if logits.shape != (256, 256):
-        raise ValueError(f"mask_input has 256 × 256 low-res logits, not shape {logits.shape}. It is no mask in pixels.")
+        raise ValueError(
+            f"mask_input has 256 × 256 low-res logits, not shape {logits.shape}; a mask in pixels is bool."
+        )
     kind = "<f2" if logits.dtype == np.float16 else "<f4"
     return base64.b64encode(np.ascontiguousarray(logits, kind).tobytes()).decode("ascii")
 
@@ -163,7 +177,8 @@ class Prediction:
 
 
 MaskInput = Prediction | tuple[Prediction, int] | NDArray[Any]
-"""A mask to start from: the best candidate of a prediction, another one by its index, or logits ``[256, 256]``."""
+"""A mask to start from: the best candidate of a prediction, another one by its index, ``bool [height, width]`` in the
+image's pixels, or logits ``[256, 256]``."""
 
 
 class Embedding(dict[str, NDArray[Any]]):

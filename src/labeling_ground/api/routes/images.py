@@ -17,12 +17,14 @@ from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.requests import media_type, model_for, read_image, read_json, while_connected
 from labeling_ground.api.schemas.common import CLIENT_ID, EXAMPLE_ID, IMAGE_ID, PRIORITY, STRETCH, Purged
 from labeling_ground.api.schemas.images import ImageAtUrl, ImageOut, ImageQueued, ImageStateOut
-from labeling_ground.api.schemas.masks import MaskRef, MasksOut, MasksRequest, PromptIn
+from labeling_ground.api.schemas.masks import MaskIn, MaskRef, MasksOut, MasksRequest, PromptIn
 from labeling_ground.api.state import caller_of, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text, tensors
+from labeling_ground.codec.mask import png_size
 from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import BadPrompt, TooLarge
 from labeling_ground.service.predictor import ImageAnswer, PromptAsk
+from labeling_ground.service.prompts import GivenMask
 from labeling_ground.service.sources import Link
 from labeling_ground.settings import Settings
 from labeling_ground.types import Box, Point, Stretch
@@ -328,6 +330,13 @@ def check_counts(prompts: Sequence[PromptIn | PromptAsk], settings: Settings) ->
     most = max([len(prompt.points) for prompt in prompts], default=0)
     if most > settings.max_points:
         raise TooLarge(f"{most} points in one prompt; this server takes {settings.max_points}.")
+    for prompt in prompts:
+        given = prompt.mask_input
+        if isinstance(given, GivenMask) and given.width * given.height > settings.max_image_pixels:
+            raise TooLarge(
+                f"The mask_input has {given.width} × {given.height} pixels; images of at most "
+                f"{settings.max_image_pixels:,} are taken here."
+            )
 
 
 def _prompts_in(text: bytes) -> tuple[MasksRequest, tuple[PromptAsk, ...]]:
@@ -346,9 +355,11 @@ _read_click = lru_cache(2048)(_read_prompts)
 
 
 def _ask(prompt: PromptIn, *, multimask: bool) -> PromptAsk:
-    mask_input: NDArray[np.float32] | tuple[str, int] | None = None
+    mask_input: NDArray[np.float32] | GivenMask | tuple[str, int] | None = None
     if isinstance(prompt.mask_input, MaskRef):
         mask_input = (prompt.mask_input.prediction_id, prompt.mask_input.index)
+    elif isinstance(prompt.mask_input, MaskIn):
+        mask_input = _given(prompt.mask_input)
     elif prompt.mask_input is not None:
         mask_input = _logits(prompt.mask_input)
     return PromptAsk(
@@ -357,6 +368,17 @@ def _ask(prompt: PromptIn, *, multimask: bool) -> PromptAsk:
         mask_input=mask_input,
         multimask=multimask,
     )
+
+
+def _given(mask: MaskIn) -> GivenMask:
+    if mask.rle is not None:
+        height, width = mask.rle.size
+        return GivenMask(width, height, mask.rle.counts)
+    try:
+        png = base64_text.decode(mask.png or "")
+    except ValueError as error:
+        raise BadPrompt(f"mask_input.png {error}.") from None
+    return GivenMask(*png_size(png), png)
 
 
 def _logits(text: str) -> NDArray[np.float32]:

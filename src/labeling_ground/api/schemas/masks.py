@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from labeling_ground.api.schemas.common import (
     EXAMPLE_PREDICTION,
@@ -36,6 +36,39 @@ class MaskRef(Strict):
     index: int = Field(0, ge=0, le=2, description="Which of its masks; 0 is the best.")
 
 
+class RleIn(Strict):
+    """COCO RLE, compressed, as answers hold it."""
+
+    size: list[int] = Field(min_length=2, max_length=2, description="`[height, width]`: the image's own.")
+    counts: str = Field(description="COCO's text of the run lengths.")
+
+
+class MaskIn(Strict):
+    """Any mask in the image's pixels, as the mask to start from: one that was fixed by hand, for example."""
+
+    rle: RleIn | None = None
+    png: str | None = Field(None, description="Base64 of a gray PNG in the image's size; 0 is off the object.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "MaskIn":
+        if (self.rle is None) == (self.png is None):
+            raise ValueError("give the mask as rle or as png, and not both")
+        return self
+
+
+def _kind(value: Any) -> str:
+    """Which form of ``mask_input`` is meant, so that what is wrong is said of that form only."""
+    if isinstance(value, dict):
+        return "MaskIn" if "rle" in value or "png" in value else "MaskRef"
+    return type(value).__name__ if isinstance(value, MaskIn | MaskRef) else "str"
+
+
+MaskInput = Annotated[
+    Annotated[MaskRef, Tag("MaskRef")] | Annotated[MaskIn, Tag("MaskIn")] | Annotated[str, Tag("str")],
+    Discriminator(_kind),
+]
+
+
 class PromptIn(Strict):
     """One object: points, at most one box, and optionally an earlier mask to start from."""
 
@@ -49,10 +82,10 @@ class PromptIn(Strict):
         examples=[[10, 8, 54, 40]],
         description="Two opposite corners, `[x0, y0, x1, y1]`. What reaches over the image's edge is cut off.",
     )
-    mask_input: MaskRef | str | None = Field(
+    mask_input: MaskInput | None = Field(
         None,
-        description="By reference to an earlier prediction; or by value: base64 of 256 × 256 little-endian "
-        "float16 or float32 low-res logits.",
+        description="The mask to start from. By reference to an earlier prediction; as any mask in the image's pixels; "
+        "or as base64 of 256 × 256 little-endian float16 or float32 low-res logits.",
     )
 
     @model_validator(mode="after")
