@@ -38,6 +38,12 @@ def test_sam_2_stretches_the_image_over_the_whole_square() -> None:
     assert frame.place(200, 50) == (512, 512)
 
 
+def test_sam_3s_square_is_smaller() -> None:
+    frame = Family.SAM3.frame(100, 400)
+    assert (frame.side, frame.inner_height, frame.inner_width) == (1008, 1008, 1008)
+    assert frame.place(200, 50) == (504, 504)
+
+
 def test_each_family_has_its_rule() -> None:
     assert Family.SAM.frame(100, 400) == longest_side(100, 400)
     assert Family.SAM2.frame(100, 400) == stretched(100, 400)

@@ -8,7 +8,7 @@ from tests.needs import needs
 from tests.sam.references import TOLERANCE, sam
 
 from labeling_ground.sam.family import Family
-from labeling_ground.sam.masks import is_stable, needed, order, paint, prediction
+from labeling_ground.sam.masks import is_stable, needed, order, paint, paint_with_stability, prediction
 from labeling_ground.types import Box, Point, Prompt
 
 SIZES = [(768, 1024), (1024, 1024), (601, 801), (1500, 700), (30, 20), (1, 7), (7, 1), (1, 5000), (2000, 2999)]
@@ -73,6 +73,20 @@ def test_sam_2s_masks_are_torchs(size: tuple[int, int]) -> None:
     assert np.abs(expected[wrong]).max(initial=0) < TOLERANCE
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_sam_3s_larger_logits_are_painted_as_they_are_and_handed_out_smaller(size: tuple[int, int]) -> None:
+    logits = np.asarray(cv2.resize(blobs(4), (288, 288), interpolation=cv2.INTER_CUBIC), np.float32) * 10
+    frame = Family.SAM3.frame(*size)
+    expected = np.asarray(cv2.resize(logits, size[::-1]), np.float32).reshape(size)
+    [mask] = prediction(logits[None], scores(0.5), Prompt(CLICK), frame, Family.SAM3).masks
+    assert np.abs(expected[mask.pixels != (expected > 0)]).max(initial=0) < TOLERANCE
+    painted, _ = paint_with_stability(logits, frame, Family.SAM3, 1.0)
+    assert np.abs(expected[painted != (expected > 0)]).max(initial=0) < TOLERANCE
+    assert mask.logits.shape == (256, 256)
+    assert np.abs(mask.logits).max() == 32
+    assert mask.logits[100, 100] == pytest.approx(np.clip(cv2.resize(logits, (256, 256))[100, 100], -32, 32))
+
+
 def test_an_empty_mask_is_empty() -> None:
     assert not paint(np.full((256, 256), -1, np.float32), Family.SAM.frame(30, 40), Family.SAM).any()
 
@@ -135,6 +149,7 @@ def test_sam_2s_single_mask_is_the_unambiguous_one_if_it_is_stable() -> None:
     assert is_stable(np.full((256, 256), -1, np.float32))
     assert order(np.stack([firm, *FOUR[1:]]), scores(0.1, 0.2, 0.9, 0.3), one, Family.SAM2) == [0]
     assert order(np.stack([weak, *FOUR[1:]]), scores(0.1, 0.2, 0.9, 0.3), one, Family.SAM2) == [2]
+    assert order(np.stack([weak, *FOUR[1:]]), scores(0.1, 0.2, 0.9, 0.3), one, Family.SAM3) == [2]
 
 
 def test_a_prediction_is_what_the_port_promises() -> None:

@@ -70,6 +70,18 @@ def test_efficient_sams_resizing_is_its_graphs(size: tuple[int, int]) -> None:
     assert (again == made).all()
 
 
+@pytest.mark.parametrize("size", [(601, 801), (2000, 700), (30, 20), (1, 7), (1008, 1008)])
+def test_sam_3s_resizing_is_on_whole_numbers(size: tuple[int, int]) -> None:
+    """As in ``Sam3ImageProcessor``, which resizes bytes with antialiasing; Pillow's rounding may be off by one."""
+    torch = needs("torch")
+    pixels = noise(*size)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(image, (1008, 1008), mode="bilinear", antialias=True)
+    made = preprocess(pixels, Family.SAM3)
+    assert np.abs(made - (resized.float().numpy() / 255 - 0.5) / 0.5).max() <= 1.001 / 127.5
+    assert (preprocess(resize(pixels, Family.SAM3), Family.SAM3) == made).all()
+
+
 @pytest.mark.parametrize("size", [(601, 801), (1500, 700), (1, 37)])
 def test_the_square_is_the_references(size: tuple[int, int]) -> None:
     torch = needs("torch")

@@ -24,6 +24,7 @@ MASK = np.linspace(-8, 8, 65536, dtype=np.float32).reshape(256, 256)
         (Family.SAM2, Prompt((CLICK,)), [[20, 40], [0, 0]], [1, -1]),
         (Family.SAM2, Prompt((), BOX), [[2, 4], [6, 8], [0, 0]], [2, 3, -1]),
         (Family.SAM2, Prompt((CLICK,), BOX), [[2, 4], [6, 8], [20, 40], [0, 0]], [2, 3, 1, -1]),
+        (Family.SAM3, Prompt((CLICK,), BOX), [[2, 4], [6, 8], [20, 40], [0, 0]], [2, 3, 1, -1]),
         (Family.EFFICIENT_SAM, Prompt((CLICK,)), [[20, 40]], [1]),
         (Family.EFFICIENT_SAM, Prompt((OFF,), BOX), [[2, 4], [6, 8], [60, 80]], [2, 3, 0]),
     ],
@@ -50,7 +51,7 @@ def test_no_mask_is_zeros_and_the_number_0() -> None:
     assert made.has_mask_input.tolist() == [0]
 
 
-@pytest.mark.parametrize("family", [Family.SAM, Family.SAM2])
+@pytest.mark.parametrize("family", [Family.SAM, Family.SAM2, Family.SAM3])
 def test_a_mask_alone_has_no_token_as_in_the_reference(family: Family) -> None:
     made = tensors(Prompt((), None, MASK), FRAME, family)
     assert made.tokens == 0

@@ -91,7 +91,7 @@ class CatalogueModel:
     Attributes:
         name: the model id, such as ``mobile-sam``.
         title: its name for people.
-        family: ``sam``, ``sam2`` or ``efficient-sam``: which numbers and prompts it follows.
+        family: a value of ``Family``: which numbers and prompts it follows.
         licence: SPDX identifier of the weights' licence.
         source: page of its authors.
         input_size: side of the encoder's square input, in pixels.

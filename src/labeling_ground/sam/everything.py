@@ -23,6 +23,7 @@ USUAL: Mapping[Family, EverythingOptions] = {
     Family.SAM: EverythingOptions(),
     Family.SAM2: EverythingOptions(pred_iou_thresh=0.8),
     Family.EFFICIENT_SAM: EverythingOptions(),  # its authors have no such generator
+    Family.SAM3: EverythingOptions(pred_iou_thresh=0.8),  # nor have these: its clicks are SAM 2's
 }
 """The reference's defaults."""
 
@@ -45,7 +46,7 @@ class SamSketch:
 
     Attributes:
         score: predicted IoU as the decoder gave it; it may lie a little above 1.
-        logits: ``float32 [256, 256]``.
+        logits: ``float32 [side, side]``, as the decoder gave them.
         frame: how the square lies over the image.
         family: whose way of upsampling.
         likeness: see ``Sketch``; no two candidates are known to be alike.

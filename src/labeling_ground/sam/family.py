@@ -3,7 +3,7 @@
 import math
 from enum import StrEnum
 
-from labeling_ground.sam.geometry import Frame, longest_side, stretched
+from labeling_ground.sam.geometry import SIDE, Frame, longest_side, stretched
 
 
 class Family(StrEnum):
@@ -15,10 +15,22 @@ class Family(StrEnum):
     """SAM 2 and 2.1."""
     EFFICIENT_SAM = "efficient-sam"
     """EfficientSAM Ti and S."""
+    SAM3 = "sam3"
+    """SAM 3. Its clicks follow SAM 2's rules, on a square and low-res logits of other sizes."""
+
+    @property
+    def side(self) -> int:
+        """Rows and columns of the square that the encoder reads, in pixels."""
+        return 1008 if self is Family.SAM3 else SIDE
 
     def frame(self, height: int, width: int) -> Frame:
         """The square over an image of this many rows and columns."""
-        return longest_side(height, width) if self is Family.SAM else stretched(height, width)
+        return (longest_side if self is Family.SAM else stretched)(height, width, self.side)
+
+    @property
+    def decides_as_sam2(self) -> bool:
+        """Whether prompts are written, and one of a decoder's candidates is chosen, by SAM 2's rules."""
+        return self in (Family.SAM2, Family.SAM3)
 
     @property
     def takes_mask_input(self) -> bool:
@@ -28,14 +40,17 @@ class Family(StrEnum):
     @property
     def capabilities(self) -> tuple[str, ...]:
         """What a prompt may hold, as ``ModelInfo`` says it."""
-        return ("points", "box", "mask") if self.takes_mask_input else ("points", "box")
+        prompts = ("points", "box", "mask") if self.takes_mask_input else ("points", "box")
+        return (*prompts, "text", "exemplars") if self is Family.SAM3 else prompts
 
     @property
     def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of the tensors that make up an embedding, as exported encoders give and decoders take them."""
-        shapes: dict[str, tuple[int, ...]] = {"image_embeddings": (1, 256, 64, 64)}
-        if self is Family.SAM2:
-            shapes |= {"high_res_features_0": (1, 32, 256, 256), "high_res_features_1": (1, 64, 128, 128)}
+        grid = 72 if self is Family.SAM3 else 64
+        shapes: dict[str, tuple[int, ...]] = {"image_embeddings": (1, 256, grid, grid)}
+        if self.decides_as_sam2:
+            shapes["high_res_features_0"] = (1, 32, 4 * grid, 4 * grid)
+            shapes["high_res_features_1"] = (1, 64, 2 * grid, 2 * grid)
         return shapes
 
     def embedding_bytes(self, floats: int) -> int:

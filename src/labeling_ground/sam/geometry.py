@@ -1,17 +1,18 @@
 """How a model's square input lies over an image: sizes and coordinates.
 
 Two rules are in use. SAM 1 keeps the aspect: the long side becomes 1024 pixels and the rest of the square is padding,
-right and below (``segment_anything/utils/transforms.py``). SAM 2 and EfficientSAM stretch the image over the whole
-square (``sam2/utils/transforms.py``; ``efficient_sam/efficient_sam.py``).
+right and below (``segment_anything/utils/transforms.py``). SAM 2, SAM 3 and EfficientSAM stretch the image over the
+whole square (``sam2/utils/transforms.py``; ``efficient_sam/efficient_sam.py``).
 """
 
 import math
 from dataclasses import dataclass
 
 SIDE = 1024
-"""Rows and columns of the square that the encoders read, in pixels."""
+"""Rows and columns of the square that most encoders read, in pixels; ``Family.side`` says it of each."""
 LOW_RES = 256
-"""Rows and columns of the low-res logits. They cover the same square, padding included."""
+"""Rows and columns of the low-res logits that are handed out and taken back. They cover the same square, padding
+included."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,9 @@
 
 The reference upsamples 256 → 1024, cuts the padding off and resizes to the image, bilinear both times
 (``segment_anything/modeling/sam.py``, ``postprocess_masks``); SAM 2 and EfficientSAM's ONNX files resize 256 → image in
-one step. The same is done
-here, to the same pixels, with one saving: an interpolated value is a mean of its neighbours, so nothing can be positive
-far from a positive logit, and only the rectangle where something can be is computed. A click on a small object of a
-12-megapixel photograph then costs what the object costs.
+one step, SAM 3 288 → image. The same is done here, to the same pixels, with one saving: an interpolated value is a mean
+of its neighbours, so nothing can be positive far from a positive logit, and only the rectangle where something can be
+is computed. A click on a small object of a 12-megapixel photograph then costs what the object costs.
 """
 
 from collections.abc import Iterator
@@ -59,7 +58,7 @@ def paint(logits: FloatArray, frame: Frame, family: Family) -> NDArray[np.bool_]
     """The mask of the original image.
 
     Args:
-        logits: ``float32 [256, 256]`` over the whole square.
+        logits: ``float32 [256, 256]`` over the whole square; any other square of logits for other families than SAM.
         frame: how the square lies over the image.
         family: whose way of upsampling.
 
@@ -80,7 +79,7 @@ def _paint(logits: FloatArray, frame: Frame, family: Family) -> tuple[NDArray[np
     rows_here, columns_here = slice(down.start, down.stop), slice(across.start, across.stop)
     target = mask[rows_here, columns_here]
     if _is_ragged(logits):
-        whole = _enlarge(logits, 0, _inner(frame, family)[0], frame, family)
+        whole = _enlarge(logits, 0, _inner(logits, frame, family)[0], frame, family)
         np.greater(_stretch(whole, frame.height, frame.width)[rows_here, columns_here], THRESHOLD, out=target)
         return mask, box
     wide = _stretch(source, source.shape[0], frame.width)[:, columns_here]
@@ -131,7 +130,7 @@ def _window(logits: FloatArray, frame: Frame, family: Family, least: float) -> _
     rows, columns = np.flatnonzero(above.any(axis=1)), np.flatnonzero(above.any(axis=0))
     if rows.size == 0:
         return None
-    height, width, factor = _inner(frame, family)
+    height, width, factor = _inner(logits, frame, family)
     down = _taps(height, frame.height, int(rows[0]), int(rows[-1]), factor)
     across = _taps(width, frame.width, int(columns[0]), int(columns[-1]), factor)
     if down.low.size == 0 or across.low.size == 0:
@@ -139,21 +138,22 @@ def _window(logits: FloatArray, frame: Frame, family: Family, least: float) -> _
     return _enlarge(logits, int(down.low[0]), int(down.high[-1]) + 1, frame, family), down, across
 
 
-def _inner(frame: Frame, family: Family) -> tuple[int, int, int]:
+def _inner(logits: FloatArray, frame: Frame, family: Family) -> tuple[int, int, int]:
     """Rows and columns of what is resized to the image, and how often it is enlarged before that."""
     if family is Family.SAM:
         return frame.inner_height, frame.inner_width, frame.side // LOW_RES
-    return LOW_RES, LOW_RES, 1
+    return logits.shape[0], logits.shape[1], 1
 
 
 def _enlarge(logits: FloatArray, top: int, bottom: int, frame: Frame, family: Family) -> FloatArray:
     """Rows ``top`` to ``bottom`` of what is resized to the image."""
-    _, width, factor = _inner(frame, family)
+    _, width, factor = _inner(logits, frame, family)
+    side = logits.shape[0]
     # One low-res row more on either side: then enlarging these rows alone gives what enlarging all of them gives.
-    first, end = max(0, top // factor - 1), min(LOW_RES, (bottom - 1) // factor + 2)
+    first, end = max(0, top // factor - 1), min(side, (bottom - 1) // factor + 2)
     rows = np.ascontiguousarray(logits[first:end], np.float32)
     start = top - factor * first
-    return _stretch(rows, factor * (end - first), factor * LOW_RES)[start : start + bottom - top, :width]
+    return _stretch(rows, factor * (end - first), factor * side)[start : start + bottom - top, :width]
 
 
 def _is_ragged(logits: FloatArray) -> bool:
@@ -233,7 +233,7 @@ def order(logits: FloatArray, scores: FloatArray, prompt: Prompt, family: Family
     - One mask wanted, SAM 1: a lone click means several things, so the best-scored of 1, 2, 3; for everything else 0.
       (``segment_anything/utils/onnx.py`` counts tokens to that end, and so takes a box without points for a lone
       click; ``predictor.py`` and the paper do not, nor do we.)
-    - One mask wanted, SAM 2: 0 if it is stable, else the best-scored of 1, 2, 3 (``mask_decoder.py`` and
+    - One mask wanted, SAM 2 and 3: 0 if it is stable, else the best-scored of 1, 2, 3 (``mask_decoder.py`` and
       ``build_sam.py`` of sam2).
 
     Args:
@@ -245,7 +245,7 @@ def order(logits: FloatArray, scores: FloatArray, prompt: Prompt, family: Family
     ambiguous = [int(i) + 1 for i in np.argsort(-scores[1:], kind="stable")]
     if prompt.multimask:
         return ambiguous
-    if family is Family.SAM2:
+    if family.decides_as_sam2:
         return [0] if is_stable(logits[0]) else ambiguous[:1]
     return ambiguous[:1] if _is_lone_click(prompt) else [0]
 
@@ -260,7 +260,7 @@ def needed(prompt: Prompt, family: Family) -> tuple[tuple[int, ...], bool]:
         return (), False  # it has three candidates, all of them readings of an ambiguous prompt
     if prompt.multimask:
         return (1, 2, 3), False
-    if family is Family.SAM2:
+    if family.decides_as_sam2:
         return (), False
     return ((1, 2, 3), True) if _is_lone_click(prompt) else ((0,), False)
 
@@ -280,7 +280,8 @@ def prediction(logits: FloatArray, scores: FloatArray, prompt: Prompt, frame: Fr
     """Everything from a decoder's answer to one prompt to masks.
 
     Args:
-        logits: ``float32 [4, 256, 256]``, or ``[1, 256, 256]`` and ``[3, 256, 256]`` of graphs that choose themselves.
+        logits: ``float32 [4, 256, 256]``, or ``[1, 256, 256]`` and ``[3, 256, 256]`` of graphs that choose themselves;
+            288 in place of 256 of SAM 3.
         scores: as many, predicted IoU.
         prompt: what was asked.
         frame: how the square lies over the image.
@@ -295,5 +296,10 @@ def prediction(logits: FloatArray, scores: FloatArray, prompt: Prompt, frame: Fr
 
 def _mask(logits: FloatArray, score: float, frame: Frame, family: Family) -> Mask:
     pixels, box = _paint(logits, frame, family)
-    kept = np.clip(logits, -SAM2_CLAMP, SAM2_CLAMP) if family is Family.SAM2 else logits.copy()
-    return Mask(pixels, min(1.0, max(0.0, score)), kept.astype(np.float32, copy=False), box)
+    return Mask(pixels, min(1.0, max(0.0, score)), handed_out(logits, family), box)
+
+
+def handed_out(logits: FloatArray, family: Family) -> FloatArray:
+    """The low-res logits of a prediction as a later prompt's ``mask_input``: ``float32 [256, 256]``, a copy."""
+    small = np.array(_stretch(logits, LOW_RES, LOW_RES), np.float32)
+    return np.clip(small, -SAM2_CLAMP, SAM2_CLAMP, out=small) if family.decides_as_sam2 else small

@@ -1,7 +1,7 @@
 """From pixels to what an encoder reads.
 
 Sources of the numbers: ``segment_anything/build_sam.py``, ``modeling/sam.py`` and ``utils/transforms.py``;
-``sam2/utils/transforms.py``; EfficientSAM's ``efficient_sam.py``.
+``sam2/utils/transforms.py``; ``Sam3ImageProcessor`` of ``transformers``; EfficientSAM's ``efficient_sam.py``.
 """
 
 import hashlib
@@ -80,10 +80,13 @@ def resize(pixels: NDArray[np.uint8], family: Family) -> NDArray[Any]:
         family: whose conventions.
 
     Returns:
-        SAM: ``uint8 [inner_height, inner_width, 3]``; others: ``float32 [1024, 1024, 3]``, on the scale 0..255.
+        SAM: ``uint8 [inner_height, inner_width, 3]``; SAM 3: ``uint8 [1008, 1008, 3]``; others: ``float32 [1024, 1024,
+        3]``, on the scale 0..255.
     """
     if family is Family.SAM:
         return resize_sam(pixels)
+    if family is Family.SAM3:
+        return _stretch_whole(pixels, family.side)
     stretch = _stretch if family is Family.SAM2 else _stretch_plainly
     return np.stack([stretch(pixels[:, :, channel], SIDE) for channel in range(3)], axis=-1)
 
@@ -121,6 +124,26 @@ def stretch_efficient_sam(pixels: NDArray[Any], side: int = SIDE) -> NDArray[np.
     return square
 
 
+def stretch_sam3(pixels: NDArray[Any], side: int = Family.SAM3.side) -> NDArray[np.float32]:
+    """Stretch over the square, on whole numbers, and bring 0..255 to -1..1, as ``Sam3ImageProcessor`` does.
+
+    Args:
+        pixels: ``uint8 [height, width, 3]``, RGB; or what ``resize`` made of it.
+
+    Returns:
+        ``float32 [1, 3, side, side]``.
+    """
+    planes = _stretch_whole(pixels, side).transpose(2, 0, 1).astype(np.float32)
+    return (planes / np.float32(127.5) - np.float32(1.0))[None]
+
+
+def _stretch_whole(pixels: NDArray[Any], side: int) -> NDArray[np.uint8]:
+    """Bilinear with antialiasing, on whole numbers."""
+    if pixels.shape[:2] == (side, side):
+        return pixels
+    return np.asarray(Pillow.fromarray(pixels).resize((side, side), Pillow.Resampling.BILINEAR))
+
+
 def _stretch_plainly(plane: NDArray[Any], side: int) -> NDArray[np.float32]:
     """Bilinear without antialiasing."""
     floats = plane.astype(np.float32)
@@ -144,8 +167,9 @@ def preprocess(pixels: NDArray[Any], family: Family) -> NDArray[np.float32]:
         family: whose conventions.
 
     Returns:
-        ``float32 [1, 3, 1024, 1024]``.
+        ``float32 [1, 3, side, side]``, the side being the family's.
     """
     if family is Family.SAM:
         return normalise_sam(resize_sam(pixels))
-    return stretch_sam2(pixels) if family is Family.SAM2 else stretch_efficient_sam(pixels)
+    stretch = {Family.SAM2: stretch_sam2, Family.SAM3: stretch_sam3, Family.EFFICIENT_SAM: stretch_efficient_sam}
+    return stretch[family](pixels)

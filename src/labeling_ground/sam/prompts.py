@@ -58,9 +58,9 @@ class PromptTensors:
 def tensors(prompt: Prompt, frame: Frame, family: Family) -> PromptTensors:
     """Write a prompt as tensors.
 
-    SAM 1: points, then corners; a padding point only where there are points and no box. SAM 2: corners, then points,
-    and a padding point with either. A prompt of nothing but a mask input has no token at all, in both. EfficientSAM:
-    points and corners, and what is missing to six is padded in the graph; it has no mask input.
+    SAM 1: points, then corners; a padding point only where there are points and no box. SAM 2 and 3: corners, then
+    points, and a padding point with either. A prompt of nothing but a mask input has no token at all, in all three.
+    EfficientSAM: points and corners, and what is missing to six is padded in the graph; it has no mask input.
 
     Raises:
         BadPrompt: neither points, nor a box, nor a mask input; or more than the family's models can read.
@@ -80,7 +80,7 @@ def tensors(prompt: Prompt, frame: Frame, family: Family) -> PromptTensors:
     rows = points + corners if family is Family.SAM else corners + points
     if family is Family.EFFICIENT_SAM:
         _check_efficient_sam(prompt, len(rows))
-    elif rows and (family is Family.SAM2 or not corners):
+    elif rows and (family.decides_as_sam2 or not corners):
         rows.append(_PADDING)
     table = np.asarray(rows, np.float64).reshape(1, -1, 3)
     return as_tensors(
