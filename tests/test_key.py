@@ -14,7 +14,7 @@ from tests.doubles import patient
 from labeling_ground import key as keys
 from labeling_ground.errors import BadInput, BadPrompt
 from labeling_ground.key import ImageKeys, canonical, prompt_digest
-from labeling_ground.types import Box, EverythingOptions, Kind, ModelVersion, Point, Prompt, Stretch
+from labeling_ground.types import Box, EverythingOptions, Exemplar, Kind, ModelVersion, Point, Prompt, Stretch
 
 ID = "ab" * 32
 VERSION = ModelVersion("sam-vit-h", "cd" * 32)
@@ -138,6 +138,88 @@ def test_a_prompt_does_not_change_with_the_array_that_it_was_made_from() -> None
     assert prompt_digest(prompt) == before
 
 
+@pytest.mark.parametrize(
+    ("sent", "settled"),
+    [
+        ("Screw", "screw"),
+        ("  a\tred \n nut ", "a red nut"),
+        ("CAFE\u0301", "caf\u00e9"),
+        ("\u212a\u00a0clip", "k clip"),
+        ("STRASSE", "strasse"),
+        ("Stra\u00dfe", "stra\u00dfe"),
+        ("\u0130", "i\u0307"),
+        ("\u1112\u1161\u11ab", "\ud55c"),
+    ],
+)
+def test_a_phrase_has_the_form_that_the_tokenizer_gives_it(sent: str, settled: str) -> None:
+    assert keys.canonical_phrase(sent) == settled
+    assert keys.canonical_phrase(settled) == settled
+
+
+@patient
+@given(st.text())
+def test_a_settled_phrase_stays_as_it_is(text: str) -> None:
+    try:
+        settled = keys.canonical_phrase(text)
+    except BadPrompt:
+        return
+    assert keys.canonical_phrase(settled) == settled
+    assert settled.encode().decode() == settled
+
+
+def test_phrases_that_a_tokenizer_tells_apart_are_not_one() -> None:
+    said = ["screw", "screws", "screw.", "a screw", "caf\u00e9", "cafe", "strasse", "stra\u00dfe"]
+    assert len({keys.concept_digest(keys.canonical_concept(one)) for one in said}) == len(said)
+
+
+def test_exemplars_are_sorted_each_counts_once_and_boxes_are_canonical() -> None:
+    boxes = [Exemplar(Box(5, 6, 1, 2)), Exemplar(Box(0, 0, 3, 3), positive=False), Exemplar(Box(1, 2, 5, 6.001))]
+    concepts = [keys.canonical_concept(None, each) for each in itertools.permutations(boxes)]
+    assert {concept.exemplars for concept in concepts} == {
+        (Exemplar(Box(0, 0, 3, 3), positive=False), Exemplar(Box(1, 2, 5, 6)))
+    }
+    assert len({keys.concept_digest(concept) for concept in concepts}) == 1
+
+
+def test_every_part_of_a_concept_counts() -> None:
+    box, other = Box(1, 2, 3, 4), Box(1, 2, 3, 5)
+    asked = [
+        ("nut", []),
+        ("nut ", [Exemplar(box)]),
+        ("nut", [Exemplar(box, positive=False)]),
+        (None, [Exemplar(box)]),
+        (None, [Exemplar(other)]),
+        (None, [Exemplar(box), Exemplar(other)]),
+        (None, [Exemplar(box), Exemplar(other, positive=False)]),
+        ("none", []),
+    ]
+    digests = {keys.concept_digest(keys.canonical_concept(phrase, boxes)) for phrase, boxes in asked}
+    assert len(digests) == len(asked)
+    of_one = {
+        keys.ImageKeys("a", ID).exemplars(VERSION, keys.canonical_concept("x", boxes).exemplars) for _, boxes in asked
+    }
+    assert len(of_one) == 6
+
+
+@pytest.mark.parametrize(
+    ("phrase", "exemplars", "said"),
+    [
+        (None, [], "give a phrase"),
+        (" \t", [], "phrase is empty"),
+        ("", [Exemplar(Box(0, 0, 1, 1))], "phrase is empty"),
+        (None, [Exemplar(Box(0, 0, 1, 1), positive=False)], "positive true"),
+        ("nut", [Exemplar(Box(0, 0, 0, 1))], "no area"),
+        ("nut", [Exemplar(Box(0, 0, math.nan, 1))], "finite"),
+        ("nut", [Exemplar(Box(0, 0, 1, 1)), Exemplar(Box(1, 1, 0, 0), positive=False)], "positive and as negative"),
+        ("a\0b", [], "control character"),
+        ("\ud800", [], "no Unicode"),
+    ],
+)
+def test_a_concept_that_makes_no_sense_is_refused(phrase: str | None, exemplars: list[Exemplar], said: str) -> None:
+    with pytest.raises(BadPrompt, match=said):
+        keys.canonical_concept(phrase, exemplars)
+
+
 def test_every_option_counts_and_minus_zero_is_zero() -> None:
     base = EverythingOptions()
     others = [
@@ -160,16 +242,24 @@ def test_keys_are_the_same_in_every_process() -> None:
     assert digest == "28c1c35db656a4de7d094fd3dc426967"
     everything = image.everything(VERSION, EverythingOptions())
     assert everything == f"v1/public/{ID}/everything/sam-vit-h@cdcdcdcdcdcdcdcd/c598e35322a7fbb1b9378f3824fc2850"
+    concept = keys.concept_digest(keys.canonical_concept("Hex nut", [Exemplar(Box(1, 2, 3, 4))]))
+    assert image.trunk(VERSION) == f"v1/public/{ID}/trunk/sam-vit-h@cdcdcdcdcdcdcdcd"
+    assert image.detections(VERSION, concept) == f"v1/public/{ID}/detections/sam-vit-h@cdcdcdcdcdcdcdcd/{concept}"
+    assert concept == "e5fc4dc12c7b3f74eba489df977529c3"
+    text = "69219ae4024b122bccb9561e111f94ab682518799f8510c0cbfc9dead6f73bbc"
+    assert keys.text_key("public", VERSION, "hex nut") == f"v1/public/{text}/text/sam-vit-h@cdcdcdcdcdcdcdcd"
     assert keys.image_id(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
 def test_all_keys_of_an_image_are_one_group_and_no_other_images() -> None:
     image, other = ImageKeys("a", ID), ImageKeys("a", "cd" * 32)
     all_keys = [image.image, image.embedding(VERSION), image.mask(VERSION, "d"), image.logits(VERSION, "d")]
-    all_keys.append(image.everything(VERSION, EverythingOptions()))
+    all_keys += [image.everything(VERSION, EverythingOptions()), image.trunk(VERSION), image.detections(VERSION, "d")]
+    all_keys.append(image.exemplars(VERSION, ()))
     assert {keys.group_of(key) for key in all_keys} == {image.group}
     assert keys.group_of(other.image) == other.group != image.group
-    assert len(set(all_keys)) == 5
+    assert len(set(all_keys)) == 8
+    assert keys.group_of(keys.text_key("a", VERSION, "screw")) not in (image.group, other.group)
 
 
 def test_a_purge_means_what_it_names_and_nothing_else() -> None:
@@ -181,8 +271,10 @@ def test_a_purge_means_what_it_names_and_nothing_else() -> None:
         every[image.image] = (tenant, image_id, None)
         for version in versions:
             of_one = (image.embedding(version), image.mask(version, "f" * 32), image.logits(version, "f" * 32))
-            for key in (*of_one, image.everything(version, EverythingOptions())):
+            of_concepts = (image.trunk(version), image.detections(version, "f" * 32), image.exemplars(version, ()))
+            for key in (*of_one, *of_concepts, image.everything(version, EverythingOptions())):
                 every[key] = (tenant, image_id, version.model)
+            every[keys.text_key(tenant, version, "screw")] = (tenant, "", version.model)  # purging an image spares it
     for chosen in itertools.product([None, *tenants], [None, *images], [None, "h", "vit-h", "sam-vit-h"]):
         match = keys.matcher(keys.pattern(*chosen))
         meant = {
@@ -213,8 +305,8 @@ def test_a_stretch_is_part_of_what_is_computed_and_not_of_the_file() -> None:
     plain, stretched = ImageKeys("a", keys.image_id(b"")), ImageKeys("a", stretched_id)
     assert (plain.group, plain.image) == (stretched.group, stretched.image)
     options = EverythingOptions()
-    for key in ("embedding", "mask", "logits", "everything"):
-        rest = {"embedding": (), "everything": (options,)}.get(key, ("d",))
+    for key in ("embedding", "mask", "logits", "everything", "trunk", "exemplars", "detections"):
+        rest: Any = {"embedding": (), "everything": (options,), "trunk": (), "exemplars": ((),)}.get(key, ("d",))
         one, other = (getattr(image, key)(VERSION, *rest) for image in (plain, stretched))
         assert one != other
         assert keys.group_of(other) == plain.group

@@ -1,20 +1,22 @@
 """Keys: a pure function of the data, the model version and the prompt, and of nothing else.
 
 A key reads ``v1/{tenant}/{SHA-256 of the image file}/{kind}[/{model version}[~stretch-LOW-HIGH][/{digest}]]``, the last
-part being that of the prompt or of the options. The leading ``v1`` names this layout and its digest (SHA-256). No part
-holds ``/``, ``*`` or white space, so a key pattern needs no escaping.
+part being that of the prompt, of the options or of the concept. What is made of a phrase alone has the phrase's digest
+in place of the image's: ``v1/{tenant}/{SHA-256 of the phrase}/text/{model version}``. The leading ``v1`` names this
+layout and its digest (SHA-256). No part holds ``/``, ``*`` or white space, so a key pattern needs no escaping.
 """
 
 import hashlib
 import re
 import struct
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from labeling_ground.errors import BadPrompt
-from labeling_ground.types import Box, EverythingOptions, Kind, ModelVersion, Point, Prompt, Stretch
+from labeling_ground.types import Box, Concept, EverythingOptions, Exemplar, Kind, ModelVersion, Point, Prompt, Stretch
 
 LAYOUT = "v1"
 PUBLIC = "public"
@@ -114,6 +116,25 @@ class ImageKeys:
         """Key of all masks that a grid of points gives under these options."""
         return f"{self.group}{Kind.EVERYTHING}/{self._by(version)}/{options_digest(options)}"
 
+    def trunk(self, version: ModelVersion) -> str:
+        """Key of what a model with concepts computes of the image before anything is asked."""
+        return f"{self.group}{Kind.TRUNK}/{self._by(version)}"
+
+    def exemplars(self, version: ModelVersion, exemplars: tuple[Exemplar, ...]) -> str:
+        """Key of what a model makes of canonical exemplars on the image."""
+        digest = concept_digest(Concept(None, exemplars))
+        return f"{self.group}{Kind.EXEMPLARS}/{self._by(version)}/{digest}"
+
+    def detections(self, version: ModelVersion, concept_digest: str) -> str:
+        """Key of all instances of a concept."""
+        return f"{self.group}{Kind.DETECTIONS}/{self._by(version)}/{concept_digest}"
+
+
+def text_key(tenant: str, version: ModelVersion, phrase: str) -> str:
+    """Key of what a model makes of a canonical phrase, whatever the image: purging an image does not reach it."""
+    digest = hashlib.sha256(b"labeling-ground phrase\0" + phrase.encode()).hexdigest()
+    return f"{LAYOUT}/{tenant}/{digest}/{Kind.TEXT}/{version}"
+
 
 def group_of(key: str) -> str:
     """The group (tenant and image) that a key belongs to."""
@@ -154,12 +175,7 @@ def canonical(
     settled = tuple(sorted(Point(_snap(p.x), _snap(p.y), p.label) for p in points))
     if any(p.label not in (0, 1) for p in settled):
         raise BadPrompt("A point's label is 1 (on the object) or 0 (off the object).")
-    if box is not None:
-        x0, x1 = sorted((_snap(box.x0), _snap(box.x1)))
-        y0, y1 = sorted((_snap(box.y0), _snap(box.y1)))
-        if x0 == x1 or y0 == y1:
-            raise BadPrompt("The box has no area: give two opposite corners as [x0, y0, x1, y1].")
-        box = Box(x0, y0, x1, y1)
+    box = None if box is None else _canonical_box(box)
     if mask_input is not None:
         if mask_input.shape != (256, 256):
             raise BadPrompt("mask_input must hold 256 × 256 low-res logits.")
@@ -185,6 +201,50 @@ def prompt_digest(prompt: Prompt) -> str:
     return hasher.hexdigest()[:32]
 
 
+def canonical_phrase(phrase: str) -> str:
+    """The form that phrases of the same meaning to a model share: what CLIP's tokenizer makes of them itself.
+
+    Lower case, Unicode NFC, runs of white space as one space, none at either end. Nothing else is taken for equal:
+    not «screws» and «screw», not «café» and «cafe».
+
+    Raises:
+        BadPrompt: nothing is left, or it holds a character that is no text.
+    """
+    settled = " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", phrase).lower()).split())
+    if not settled:
+        raise BadPrompt('The phrase is empty: say in a word or two what to find, as in "screw".')
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in settled):
+        raise BadPrompt("The phrase holds a control character, or one that is no Unicode text: leave it out.")
+    return settled
+
+
+def canonical_concept(phrase: str | None = None, exemplars: Iterable[Exemplar] = ()) -> Concept:
+    """Bring a concept into the one form that all concepts of the same meaning share.
+
+    The phrase as ``canonical_phrase`` says; exemplars are sorted, each counts once, their boxes snap to 1/64 pixel.
+
+    Raises:
+        BadPrompt: nothing to go by, a phrase that is none, or a box without area or that is both positive and negative.
+    """
+    each = {(_canonical_box(one.box), one.positive) for one in exemplars}
+    settled = sorted((box.x0, box.y0, box.x1, box.y1, positive) for box, positive in each)
+    if len({box for box, _ in each}) < len(each):
+        raise BadPrompt("One exemplar's box is given as positive and as negative: leave one of the two out.")
+    if phrase is None and not any(positive for _, positive in each):
+        raise BadPrompt("The concept is empty: give a phrase in text, or at least one exemplar with positive true.")
+    sorted_exemplars = tuple(Exemplar(Box(*corners), positive) for *corners, positive in settled)
+    return Concept(None if phrase is None else canonical_phrase(phrase), sorted_exemplars)
+
+
+def concept_digest(concept: Concept) -> str:
+    """Digest of a canonical concept: 32 hex digits of SHA-256 over an unambiguous binary form."""
+    text = b"" if concept.phrase is None else concept.phrase.encode()
+    hasher = hashlib.sha256(b"concept 1\0" + struct.pack("<?Q", concept.phrase is not None, len(text)) + text)
+    for one in concept.exemplars:
+        hasher.update(struct.pack("<4d?", one.box.x0, one.box.y0, one.box.x1, one.box.y1, one.positive))
+    return hasher.hexdigest()[:32]
+
+
 def options_digest(options: EverythingOptions) -> str:
     """Digest of the options of «segment everything»: 32 hex digits of SHA-256 over an unambiguous binary form."""
     packed = struct.pack(
@@ -197,6 +257,14 @@ def options_digest(options: EverythingOptions) -> str:
         options.min_mask_region_area,
     )
     return hashlib.sha256(b"everything 1\0" + packed).hexdigest()[:32]
+
+
+def _canonical_box(box: Box) -> Box:
+    x0, x1 = sorted((_snap(box.x0), _snap(box.x1)))
+    y0, y1 = sorted((_snap(box.y0), _snap(box.y1)))
+    if x0 == x1 or y0 == y1:
+        raise BadPrompt("The box has no area: give two opposite corners as [x0, y0, x1, y1].")
+    return Box(x0, y0, x1, y1)
 
 
 def _snap(value: float) -> float:

@@ -9,12 +9,25 @@ from tests.doubles import TOY, bits_of, damage
 from labeling_ground.codec import frame, records
 from labeling_ground.codec.mask import bbox, from_rle, to_rle
 from labeling_ground.errors import DamagedEntry
-from labeling_ground.key import ImageKeys, canonical
-from labeling_ground.types import Box, Embedding, Entry, EverythingOptions, Kind, Mask, Point, Prediction, Prompt
+from labeling_ground.key import ImageKeys, canonical, canonical_concept, text_key
+from labeling_ground.types import (
+    Box,
+    Embedding,
+    Entry,
+    EverythingOptions,
+    Exemplar,
+    Kind,
+    Mask,
+    Point,
+    Prediction,
+    Prompt,
+)
 
 KEYS = ImageKeys("public", "a" * 64)
 MASK, LOGITS = KEYS.mask(TOY, "d" * 32), KEYS.logits(TOY, "d" * 32)
 EVERYTHING = KEYS.everything(TOY, EverythingOptions())
+CONCEPT = canonical_concept("Hex nut", [Exemplar(Box(0.5, 1, 2, 3)), Exemplar(Box(4, 4, 9, 9), positive=False)])
+DETECTIONS = KEYS.detections(TOY, "c" * 32)
 
 
 def some_prediction() -> Prediction:
@@ -32,7 +45,7 @@ def seal(
 ) -> tuple[Entry, Entry]:
     prompt = prompt or canonical([Point(1.5, 2, 1)])
     masks = records.seal_prediction(MASK, prediction, prompt, parent, cost=0.25, created=9.0)
-    return masks, records.seal_logits(LOGITS, prediction, cost=0.25, created=9.0)
+    return masks, records.seal_logits(LOGITS, [one.logits for one in prediction.masks], cost=0.25, created=9.0)
 
 
 def test_a_prediction_comes_back_as_it_was() -> None:
@@ -125,10 +138,28 @@ def test_masks_that_do_not_fit_together_are_damaged(lost: str) -> None:
         records.check(spoilt, EVERYTHING)
 
 
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_all_instances_of_a_concept_and_what_was_asked_come_back(count: int) -> None:
+    masks = [one.mask for one in some_masks(count).masks]
+    instances = tuple(records.FoundInstance(mask, Box(0.25, i, 7, 9.5)) for i, mask in enumerate(masks))
+    found = records.CachedDetections(20, 30, CONCEPT, instances)
+    entry = records.seal_detections(DETECTIONS, found, cost=0.5, created=9.0)
+    records.check(entry, DETECTIONS)
+    assert records.open_detections(entry, DETECTIONS) == found
+    assert (entry.kind, entry.cost) == (Kind.DETECTIONS, 0.5)
+
+
 def each_kind() -> dict[str, Entry]:
     mask, logits = seal(some_prediction())
     embedding = Embedding({"e": np.zeros(3, np.float32)}, 5, 7)
+    trunk, text, shown = KEYS.trunk(TOY), text_key("public", TOY, "hex nut"), KEYS.exemplars(TOY, CONCEPT.exemplars)
+    facts: dict[str, Any] = {"cost": 1.0, "created": 0.0}
+    none = records.CachedDetections(5, 7, CONCEPT, ())
     return {
+        trunk: records.seal_embedding(trunk, embedding, kind=Kind.TRUNK, precision="fp16", **facts),
+        text: records.seal_tensors(text, Kind.TEXT, embedding.tensors, **facts),
+        shown: records.seal_tensors(shown, Kind.EXEMPLARS, embedding.tensors, **facts),
+        DETECTIONS: records.seal_detections(DETECTIONS, none, **facts),
         KEYS.image: records.seal_image(KEYS.image, b"abc", 7, 5, cost=0.0, created=0.0),
         KEYS.embedding(TOY): records.seal_embedding(
             KEYS.embedding(TOY), embedding, cost=1.0, created=0.0, precision="fp16"

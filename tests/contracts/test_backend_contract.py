@@ -14,6 +14,7 @@ from tests.needs import needs
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.classical import create as create_classical
 from labeling_ground.testing.backend_contract import BackendContract
+from labeling_ground.testing.toy_concepts import ToyConcepts
 
 
 def engine(module: str, package: str, **options: Any) -> Callable[[], Backend]:
@@ -36,6 +37,7 @@ MAKERS: dict[str, Callable[[], Backend]] = {
     "onnx-cuda": engine("onnx_cuda", "onnxruntime", device="cpu"),  # its steps, where there is no GPU
     "openvino": engine("openvino", "openvino"),
     "toy": ToyBackend,
+    "toy-concepts": ToyConcepts,
     "classical": lambda: create_classical(encode_threads=1, decode_threads=2),
 }
 

@@ -1,6 +1,6 @@
 """What each kind of cached value holds: results ↔ entries."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,19 @@ from numpy.typing import NDArray
 from labeling_ground.codec import frame
 from labeling_ground.codec.mask import area, bbox, to_png, to_rle
 from labeling_ground.errors import DamagedEntry
-from labeling_ground.types import Box, Embedding, Entry, ImageFacts, Kind, Mask, Point, Prediction, Prompt
+from labeling_ground.types import (
+    Box,
+    Concept,
+    Embedding,
+    Entry,
+    Exemplar,
+    ImageFacts,
+    Kind,
+    Mask,
+    Point,
+    Prediction,
+    Prompt,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +96,24 @@ class CachedEverything:
     masks: tuple[FoundMask, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class FoundInstance:
+    """An instance of a concept: its mask and score, and the model's own box around it."""
+
+    mask: CachedMask
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class CachedDetections:
+    """All instances of a concept that a model found, best first, and what was asked: enough to find them once more."""
+
+    height: int
+    width: int
+    concept: Concept
+    instances: tuple[FoundInstance, ...]
+
+
 def seal_image(
     key: str, file: bytes, width: int, height: int, *, cost: float, created: float, use_preview: bool = False
 ) -> Entry:
@@ -120,16 +150,17 @@ def seal_embedding(
     cost: float,
     created: float,
     precision: frame.Precision,
+    kind: Kind = Kind.EMBEDDING,
     note: str = "",
     use_preview: bool = False,
 ) -> Entry:
-    """An embedding as an entry, its floats in the given precision.
+    """An embedding, or a trunk, as an entry, its floats in the given precision.
 
     ``note`` and ``use_preview`` are those of the image that was encoded.
     """
     return frame.seal(
         key,
-        Kind.EMBEDDING,
+        kind,
         cost=cost,
         created=created,
         meta={"width": embedding.width, "height": embedding.height, "note": note, "use_preview": use_preview},
@@ -139,7 +170,7 @@ def seal_embedding(
 
 
 def open_facts(entry: Entry, key: str) -> ImageFacts:
-    """What the entry of an image file, or of an embedding, says of its image.
+    """What the entry of an image file, of an embedding or of a trunk says of its image.
 
     Raises:
         DamagedEntry: the entry is something else.
@@ -152,7 +183,7 @@ def open_facts(entry: Entry, key: str) -> ImageFacts:
 
 
 def open_embedding(entry: Entry, key: str) -> Embedding:
-    """The embedding, its tensors as views on the entry's bytes.
+    """The embedding, or the trunk, its tensors as views on the entry's bytes.
 
     Raises:
         DamagedEntry: the entry is something else.
@@ -188,9 +219,9 @@ def seal_prediction(
     return frame.seal(key, Kind.MASK, cost=cost, created=created, meta=meta, tensors={"png": png})
 
 
-def seal_logits(key: str, prediction: Prediction, *, cost: float, created: float) -> Entry:
-    """A prediction's low-res logits as an entry: 128 KiB a candidate."""
-    stacked: NDArray[Any] = np.stack([mask.logits for mask in prediction.masks])
+def seal_logits(key: str, logits: Sequence[NDArray[np.float32]], *, cost: float, created: float) -> Entry:
+    """The low-res logits of a prediction's candidates, or of instances, as an entry: 128 KiB each."""
+    stacked: NDArray[Any] = np.stack(logits)
     stacked.clip(-60000.0, 60000.0, out=stacked)
     return frame.seal(key, Kind.LOGITS, cost=cost, created=created, tensors={"logits": stacked}, precision="fp16")
 
@@ -213,22 +244,10 @@ def open_prediction(entry: Entry, key: str) -> CachedPrediction:
 
 
 def seal_everything(key: str, found: CachedEverything, *, cost: float, created: float) -> Entry:
-    """All masks of an image as one entry: run lengths one after the other, and a table of numbers beside them."""
-    runs = [one.mask.counts.encode("ascii") for one in found.masks]
-    whole = [[one.id, len(code), one.mask.area, *one.mask.bbox] for one, code in zip(found.masks, runs, strict=True)]
-    real = [[one.mask.score, one.stability, *one.point] for one in found.masks]
-    return frame.seal(
-        key,
-        Kind.EVERYTHING,
-        cost=cost,
-        created=created,
-        meta={"size": [found.height, found.width], "points": found.points},
-        tensors={
-            "counts": np.frombuffer(b"".join(runs), dtype=np.uint8),
-            "whole": np.asarray(whole, np.int64).reshape(-1, 7),
-            "real": np.asarray(real, np.float64).reshape(-1, 4),
-        },
-    )
+    """All masks of an image as one entry."""
+    meta = {"size": [found.height, found.width], "points": found.points}
+    masks = [(one.id, one.mask, (one.stability, *one.point)) for one in found.masks]
+    return frame.seal(key, Kind.EVERYTHING, cost=cost, created=created, meta=meta, tensors=_masks_table(masks))
 
 
 def open_everything(entry: Entry, key: str) -> CachedEverything:
@@ -240,20 +259,62 @@ def open_everything(entry: Entry, key: str) -> CachedEverything:
     opened = frame.unseal(entry.value, key)
     with _damaged(key):
         height, width = opened.meta["size"]
-        counts = opened.tensors["counts"].tobytes().decode("ascii")
-        masks, start = [], 0
-        rows = zip(opened.tensors["whole"].tolist(), opened.tensors["real"].tolist(), strict=True)
-        for (number, length, size, *box), (score, stability, x, y) in rows:
-            mask = CachedMask(counts[start : start + length], score, size, (box[0], box[1], box[2], box[3]))
-            masks.append(FoundMask(number, (x, y), stability, mask))
-            start += length
-        if start != len(counts):
-            raise ValueError("the run lengths do not fill their place")
-        return CachedEverything(int(height), int(width), int(opened.meta["points"]), tuple(masks))
+        masks = tuple(FoundMask(number, (x, y), stable, mask) for number, mask, (stable, x, y) in _masks_in(opened))
+        return CachedEverything(int(height), int(width), int(opened.meta["points"]), masks)
+
+
+def seal_tensors(
+    key: str,
+    kind: Kind,
+    tensors: Mapping[str, NDArray[Any]],
+    *,
+    cost: float,
+    created: float,
+    precision: frame.Precision = "fp16",
+) -> Entry:
+    """What a model made of a phrase or of exemplars, as an entry of this kind: a few KB."""
+    return frame.seal(key, kind, cost=cost, created=created, tensors=tensors, precision=precision)
+
+
+def open_tensors(entry: Entry, key: str) -> Mapping[str, NDArray[Any]]:
+    """What a model made of a phrase or of exemplars, as views on the entry's bytes.
+
+    Raises:
+        DamagedEntry: the entry is something else.
+    """
+    tensors = frame.unseal(entry.value, key).tensors
+    if not tensors:
+        raise DamagedEntry(f"The value under {key} holds no tensor.")
+    return tensors
+
+
+def seal_detections(key: str, found: CachedDetections, *, cost: float, created: float) -> Entry:
+    """All instances of a concept as one entry."""
+    meta = {
+        "size": [found.height, found.width],
+        "phrase": found.concept.phrase,
+        "exemplars": [[*_corners(one.box), one.positive] for one in found.concept.exemplars],
+    }
+    masks = [(number, one.mask, _corners(one.box)) for number, one in enumerate(found.instances)]
+    return frame.seal(key, Kind.DETECTIONS, cost=cost, created=created, meta=meta, tensors=_masks_table(masks))
+
+
+def open_detections(entry: Entry, key: str) -> CachedDetections:
+    """All instances of a concept.
+
+    Raises:
+        DamagedEntry: the entry is something else.
+    """
+    opened = frame.unseal(entry.value, key)
+    with _damaged(key):
+        height, width = opened.meta["size"]
+        exemplars = tuple(Exemplar(Box(*corners), positive) for *corners, positive in opened.meta["exemplars"])
+        instances = tuple(FoundInstance(mask, Box(*corners)) for _, mask, corners in _masks_in(opened))
+        return CachedDetections(int(height), int(width), Concept(opened.meta["phrase"], exemplars), instances)
 
 
 def open_logits(entry: Entry, key: str) -> Sequence[NDArray[np.float32]]:
-    """The low-res logits of each candidate, ``float32 [256, 256]``.
+    """The low-res logits of each candidate or instance, ``float32 [256, 256]``.
 
     Raises:
         DamagedEntry: the entry is something else.
@@ -281,7 +342,44 @@ _OPENERS: Mapping[Kind, Callable[[Entry, str], object]] = {
     Kind.MASK: open_prediction,
     Kind.LOGITS: open_logits,
     Kind.EVERYTHING: open_everything,
+    Kind.TRUNK: open_embedding,
+    Kind.TEXT: open_tensors,
+    Kind.EXEMPLARS: open_tensors,
+    Kind.DETECTIONS: open_detections,
 }
+
+
+def _corners(box: Box) -> tuple[float, float, float, float]:
+    return box.x0, box.y0, box.x1, box.y1
+
+
+def _masks_table(masks: Sequence[tuple[int, CachedMask, Sequence[float]]]) -> dict[str, NDArray[Any]]:
+    """Any number of masks as tensors: run lengths one after the other, and tables of each one's numbers beside them.
+
+    Args:
+        masks: of each its own number, itself, and what else is known of it; of all as many.
+    """
+    runs = [mask.counts.encode("ascii") for _, mask, _ in masks]
+    whole = [[number, len(run), mask.area, *mask.bbox] for run, (number, mask, _) in zip(runs, masks, strict=True)]
+    real = [[mask.score, *more] for _, mask, more in masks]
+    return {
+        "counts": np.frombuffer(b"".join(runs), dtype=np.uint8),
+        "whole": np.asarray(whole, np.int64).reshape(-1, 7),
+        "real": np.asarray(real, np.float64).reshape(len(masks), len(real[0]) if real else 1),
+    }
+
+
+def _masks_in(opened: frame.Frame) -> Iterator[tuple[int, CachedMask, list[float]]]:
+    """What ``_masks_table`` was given."""
+    counts = opened.tensors["counts"].tobytes().decode("ascii")
+    start = 0
+    rows = zip(opened.tensors["whole"].tolist(), opened.tensors["real"].tolist(), strict=True)
+    for (number, length, size, *box), (score, *more) in rows:
+        mask = CachedMask(counts[start : start + length], score, size, (box[0], box[1], box[2], box[3]))
+        yield number, mask, more
+        start += length
+    if start != len(counts):
+        raise ValueError("the run lengths do not fill their place")
 
 
 def _described(mask: Mask) -> list[Any]:

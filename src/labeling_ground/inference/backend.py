@@ -1,14 +1,25 @@
 """The port behind which every engine stands."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
+
+from numpy.typing import NDArray
 
 from labeling_ground.sam.geometry import Frame, longest_side
-from labeling_ground.types import Embedding, Image, ModelVersion, Prediction, Priority, Prompt
+from labeling_ground.types import Detections, Embedding, Exemplar, Image, ModelVersion, Prediction, Priority, Prompt
 
 DecodeAsk = tuple[Embedding, Prompt]
 """One thing to decode: what is asked of which image."""
+
+Tensors = Mapping[str, NDArray[Any]]
+"""What a model makes of a phrase, or of exemplars: named tensors, which may be kept in half precision."""
+ExemplarsAsk = tuple[Embedding, tuple[Exemplar, ...]]
+"""Canonical exemplars, and the trunk of the image that they lie on."""
+DetectAsk = tuple[Embedding, Tensors | None, Tensors | None]
+"""A trunk, and what the model made of a phrase and of exemplars; one of the two may be missing."""
+FLOOR_SCORE = 0.05
+"""Instances of a lower score are not found: everything above is, and who answers leaves out what was not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +103,50 @@ class Backend(Protocol):
     async def aclose(self) -> None:
         """Give threads, devices and connections back."""
         ...
+
+
+@runtime_checkable
+class ConceptBackend(Backend, Protocol):
+    """A model that finds all instances of a concept, too. What the port says of its calls holds for these.
+
+    The costly half is cut in two. The *trunk* is computed from the image alone; from it come the *embedding* that
+    prompts are decoded with, and, together with a phrase's or exemplars' tensors, the instances. No prompt and no
+    concept changes a trunk, an embedding or tensors: all are values that are stored, and shared by all who ask.
+
+    ``encode`` of such a model is ``trunk``, then ``embed``. Its ``info.capabilities`` name ``text`` or ``exemplars``,
+    or both.
+    """
+
+    async def trunk(self, images: Sequence[Image]) -> list[Embedding]:
+        """What everything else is computed from: one for each image, in their order, with a tensor ``trunk``."""
+        ...
+
+    async def embed(self, trunks: Sequence[Embedding]) -> list[Embedding]:
+        """The embeddings for ``decode``, one for each trunk, in their order."""
+        ...
+
+    async def texts(self, phrases: Sequence[str]) -> list[Tensors]:
+        """Tensors of canonical phrases, in their order, which depend on no image.
+
+        Raises:
+            BadPrompt: a phrase is longer than the model takes.
+        """
+        ...
+
+    async def exemplars(self, asks: Sequence[ExemplarsAsk]) -> list[Tensors]:
+        """Tensors of exemplars on their images, in the asks' order. Boxes lie on the image, at least in part."""
+        ...
+
+    async def detect(self, asks: Sequence[DetectAsk]) -> list[Detections]:
+        """All instances that score at least ``FLOOR_SCORE``, of each ask, in their order."""
+        ...
+
+
+def concepts_of(backend: Backend) -> ConceptBackend | None:
+    """The backend as one that finds concepts; ``None`` if it finds none."""
+    return backend if isinstance(backend, ConceptBackend) else None
+
+
+def takes_text(backend: Backend) -> bool:
+    """Whether the backend finds what a phrase names."""
+    return isinstance(backend, ConceptBackend) and "text" in backend.info.capabilities

@@ -179,7 +179,7 @@ class Masks:
             mask_key, logits_key = settled.key, ask.logits(settled.digest)
             facts = {"cost": cost, "created": self._wall_clock()}
             seal_mask = partial(records.seal_prediction, mask_key, prediction, settled.prompt, settled.parent, **facts)
-            seal_logits = partial(records.seal_logits, logits_key, prediction, **facts)
+            seal_logits = partial(records.seal_logits, logits_key, [mask.logits for mask in prediction.masks], **facts)
             entry, logits = await asyncio.gather(  # side by side: each takes a millisecond of every click
                 self._pools.values.run(seal_mask), self._pools.values.run(seal_logits)
             )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.backend import ALONE, BatchSizes, DecodeAsk, ModelInfo
@@ -74,9 +75,12 @@ class ToyBackend:
         return [self._embed(image) for image in images]
 
     def _embed(self, image: Image) -> Embedding:
-        means = image.pixels.reshape(-1, 3).mean(axis=0).astype(np.float32) / np.float32(3.0)
+        return self._embedding(image.pixels)
+
+    def _embedding(self, pixels: NDArray[np.uint8]) -> Embedding:
+        means = pixels.reshape(-1, 3).mean(axis=0).astype(np.float32) / np.float32(3.0)
         grid = np.tile(means, (4, 1)) * np.linspace(0.1, 1.0, 4, dtype=np.float32)[:, None]
-        embedding = Embedding({"grid": grid[None], "means": means}, image.height, image.width)
+        embedding = Embedding({"grid": grid[None], "means": means}, *pixels.shape[:2])
         return embedding if self.spoil_embedding is None else self.spoil_embedding(embedding)
 
     async def decode(self, asks: Sequence[DecodeAsk]) -> list[Prediction]:

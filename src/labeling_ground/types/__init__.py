@@ -1,5 +1,6 @@
 """The values that travel between the parts. They import nothing of ours but the errors."""
 
+from labeling_ground.types.concept import Concept, Detections, Exemplar, Instance
 from labeling_ground.types.embedding import Embedding
 from labeling_ground.types.entry import Entry, Kind, StoreStats, Weight
 from labeling_ground.types.everything import EverythingOptions
@@ -12,11 +13,15 @@ from labeling_ground.types.prompt import Box, Point, Prompt
 
 __all__ = [
     "Box",
+    "Concept",
+    "Detections",
     "Embedding",
     "Entry",
     "EverythingOptions",
+    "Exemplar",
     "Image",
     "ImageFacts",
+    "Instance",
     "Kind",
     "Mask",
     "ModelVersion",

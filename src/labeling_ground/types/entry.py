@@ -13,6 +13,10 @@ class Kind(StrEnum):
     MASK = "mask"
     LOGITS = "logits"
     EVERYTHING = "everything"
+    TRUNK = "trunk"
+    TEXT = "text"
+    EXEMPLARS = "exemplars"
+    DETECTIONS = "detections"
 
     __hash__ = str.__hash__  # an enum's own is a Python function, and every entry is counted by its kind
 

@@ -1,0 +1,19 @@
+"""Every backend that finds concepts under the one suite; to add one, add its maker."""
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from labeling_ground.inference.backend import Backend
+from labeling_ground.testing.concept_contract import ConceptContract
+from labeling_ground.testing.toy_concepts import ToyConcepts
+
+MAKERS: dict[str, Callable[[], Backend]] = {"toy": ToyConcepts}
+
+
+class TestConceptBackends(ConceptContract):
+    @pytest.fixture(params=sorted(MAKERS))
+    async def backend(self, request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
+        made = MAKERS[request.param]()
+        yield made
+        await made.aclose()
