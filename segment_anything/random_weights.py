@@ -12,8 +12,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from labeling_ground.models.export.layout import PREFIXES, rename
-from labeling_ground.models.export.tinyvit import TinyViT
+from labeling_ground.networks.layout import PREFIXES, rename
+from labeling_ground.networks.tinyvit import TinyViT
 
 SEED = 20260101
 VITS: Mapping[str, Mapping[str, Any]] = {

@@ -19,7 +19,13 @@ from filelock import FileLock
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
-_SOURCES = ("src/labeling_ground/models", "src/labeling_ground/sam", "tests/sam", "tests/inference")
+_SOURCES = (
+    "src/labeling_ground/models",
+    "src/labeling_ground/networks",
+    "src/labeling_ground/sam",
+    "tests/sam",
+    "tests/inference",
+)
 _LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch", "transformers")
 _MOST = 3
 """Versions of the code whose models stay: the newest ones."""

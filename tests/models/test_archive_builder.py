@@ -140,7 +140,7 @@ def test_random_weights_have_the_layout_of_a_checkpoint_and_no_model_of_the_cata
     torch = needs("torch")
     needs("transformers")
     from labeling_ground.models.catalogue import catalogue
-    from labeling_ground.models.export.checkpoint import load
+    from labeling_ground.networks.checkpoint import load
 
     random_weights = script("random_weights")
     with pytest.raises(SystemExit, match="mobile-sam"):

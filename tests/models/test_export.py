@@ -9,7 +9,7 @@ from tests.needs import needs
 from tests.sam.references import exported, mobile, sam, segment_anything
 
 from labeling_ground.errors import BackendFailed, BadInput
-from labeling_ground.models.export.layout import copies, rename, rename_all
+from labeling_ground.networks.layout import copies, rename, rename_all
 from labeling_ground.sam.preprocess import PREPROCESSING_VERSION
 
 
@@ -45,8 +45,8 @@ def test_all_314_names_of_vit_b_are_all_that_transformers_needs() -> None:
 def test_the_decoders_of_a_whole_vit_b_compute_the_same() -> None:
     torch = needs("torch")
     needs("transformers")
-    from labeling_ground.models.export.checkpoint import from_weights
-    from labeling_ground.models.export.decoders import FastDecoder, PlainDecoder
+    from labeling_ground.networks.checkpoint import from_weights
+    from labeling_ground.networks.decoders import FastDecoder, PlainDecoder
 
     loaded = from_weights(sam(12).state_dict())
     assert loaded.architecture == "vit_b"
@@ -131,7 +131,7 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path, monkeyp
 def test_what_is_no_checkpoint_is_refused_in_words(tmp_path: Path) -> None:
     torch = needs("torch")
     needs("transformers")
-    from labeling_ground.models.export.checkpoint import from_weights, load
+    from labeling_ground.networks.checkpoint import from_weights, load
 
     damaged = tmp_path / "damaged.pth"
     damaged.write_bytes(b"no checkpoint")
@@ -147,7 +147,7 @@ def test_what_is_no_checkpoint_is_refused_in_words(tmp_path: Path) -> None:
 
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     torch = needs("torch")
-    from labeling_ground.models.export.checkpoint import load
+    from labeling_ground.networks.checkpoint import load
 
     class Payload:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -163,7 +163,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
 def test_mobile_sams_checkpoint_loads_whole() -> None:
     needs("torch")
     needs("transformers")
-    from labeling_ground.models.export.checkpoint import from_weights
+    from labeling_ground.networks.checkpoint import from_weights
 
     loaded = from_weights({"model": mobile().state_dict()}, source_sha256="ab")
     assert loaded.architecture == "vit_t"

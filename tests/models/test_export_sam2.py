@@ -9,8 +9,8 @@ from tests.sam.references import TOLERANCE
 from tests.sam.references_sam2 import OFFICIAL, as_official, config, digest, exported_sam2, loaded, sam2
 
 from labeling_ground.errors import BadInput
-from labeling_ground.models.export import layout_sam2
-from labeling_ground.models.export.layout import copies, rename_all
+from labeling_ground.networks import layout_sam2
+from labeling_ground.networks.layout import copies, rename_all
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.preprocess import PREPROCESSING_VERSION
 
@@ -34,7 +34,7 @@ def test_names_follow_the_table() -> None:
 @pytest.mark.parametrize("size", OFFICIAL)
 def test_the_names_of_all_four_sizes_are_all_that_transformers_needs(size: str) -> None:
     torch, transformers = needs("torch"), needs("transformers")
-    from labeling_ground.models.export.hiera import SIZES
+    from labeling_ground.networks.hiera import SIZES
 
     width, blocks, background, expected = OFFICIAL[size]
     known = SIZES[width, blocks]
@@ -52,8 +52,8 @@ def test_the_names_of_all_four_sizes_are_all_that_transformers_needs(size: str) 
 def test_the_size_is_recognised_by_the_shapes() -> None:
     torch = needs("torch")
     needs("transformers")
-    from labeling_ground.models.export.checkpoint import from_weights
-    from labeling_ground.models.export.hiera import SIZES
+    from labeling_ground.networks.checkpoint import from_weights
+    from labeling_ground.networks.hiera import SIZES
 
     width, blocks, background, _ = OFFICIAL["hiera_b+"]
     size = SIZES[width, blocks]
@@ -82,7 +82,7 @@ def test_the_encoder_computes_what_transformers_does() -> None:
 
 def test_the_decoders_compute_the_same() -> None:
     torch = needs("torch")
-    from labeling_ground.models.export.decoders import FastDecoder2, PlainDecoder2
+    from labeling_ground.networks.decoders import FastDecoder2, PlainDecoder2
 
     sam = loaded().sam
     plain, fast = PlainDecoder2(sam).eval(), FastDecoder2(sam).eval()
@@ -153,7 +153,7 @@ def test_decoders_take_batches_and_any_number_of_points() -> None:
 def test_weights_of_no_known_size_are_refused_in_words() -> None:
     needs("torch")
     needs("transformers")
-    from labeling_ground.models.export.checkpoint import from_weights
+    from labeling_ground.networks.checkpoint import from_weights
 
     official = as_official(sam2().state_dict())
     with pytest.raises(BadInput, match=r"width 96 with \(1, 1, 2, 1\) blocks.*hiera_t, hiera_s"):
@@ -171,7 +171,7 @@ def test_weights_of_no_known_size_are_refused_in_words() -> None:
 def test_weights_that_are_missing_are_named(name: str) -> None:
     needs("torch")
     needs("transformers")
-    from labeling_ground.models.export.checkpoint import from_weights
+    from labeling_ground.networks.checkpoint import from_weights
 
     lacking = as_official(sam2((1, 2, 7, 2), (5, 7, 9)).state_dict())
     del lacking[name]

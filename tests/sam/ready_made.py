@@ -29,7 +29,7 @@ def osam_sam2() -> Path:
 @made_once
 def _osam_sam2(folder: Path) -> None:
     torch = needs("torch")
-    from labeling_ground.models.export.decoders import PlainDecoder2
+    from labeling_ground.networks.decoders import PlainDecoder2
 
     finer = {"high_res_features_0": "high_res_features1", "high_res_features_1": "high_res_features2"}
     renamed(exported_sam2()[0] / "encoder.onnx", folder / "encoder.onnx", {"image": "input", **finer}, described=False)

@@ -128,8 +128,8 @@ def digest(official: Mapping[str, Any]) -> str:
 
 def loaded() -> Any:
     """``sam2()`` read by the export from the official layout."""
-    from labeling_ground.models.export.checkpoint import from_weights
-    from labeling_ground.models.export.hiera import Size
+    from labeling_ground.networks.checkpoint import from_weights
+    from labeling_ground.networks.hiera import Size
 
     sizes: dict[tuple[int, tuple[int, ...]], Size] = {SMALL: Size("hiera-small", 1, (8, 4, 14, 7), _SMALL_WHOLE)}
     return from_weights({"model": as_official(sam2().state_dict())}, source_sha256="5a" * 32, sam2_sizes=sizes)

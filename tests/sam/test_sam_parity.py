@@ -74,7 +74,7 @@ def test_a_mask_alone_is_decoded_as_by_the_reference(sessions: dict[str, Any]) -
 
 def test_transformers_agrees(sessions: dict[str, Any]) -> None:
     torch, transformers = needs("torch"), needs("transformers")
-    from labeling_ground.models.export.checkpoint import from_weights
+    from labeling_ground.networks.checkpoint import from_weights
 
     model = from_weights(sam().state_dict()).sam
     assert isinstance(model, transformers.SamModel)
@@ -101,7 +101,7 @@ def test_transformers_agrees(sessions: dict[str, Any]) -> None:
 
 def test_mobile_sams_encoder_is_the_original() -> None:
     torch = needs("torch")
-    from labeling_ground.models.export.checkpoint import from_weights
+    from labeling_ground.networks.checkpoint import from_weights
 
     reference = mobile()
     needs("transformers")

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from labeling_ground.models.export.checkpoint import Loaded
-from labeling_ground.models.export.decoders import FastDecoder, FastDecoder2, PlainDecoder, PlainDecoder2
 from labeling_ground.models.export.graphs import Graph
+from labeling_ground.networks.checkpoint import Loaded
+from labeling_ground.networks.decoders import FastDecoder, FastDecoder2, PlainDecoder, PlainDecoder2
 from labeling_ground.sam.family import Family
 
 _PROMPTS = {0: "prompts"}

@@ -13,8 +13,8 @@ from labeling_ground.sam.family import Family
 from labeling_ground.sam.preprocess import PREPROCESSING_VERSION
 
 if TYPE_CHECKING:
-    from labeling_ground.models.export.checkpoint import Loaded
     from labeling_ground.models.export.graphs import Exported, Graph, Progress
+    from labeling_ground.networks.checkpoint import Loaded
 
 NEEDS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 ENCODER, DECODER, FAST_DECODER = "encoder", "decoder", "decoder-fast"
@@ -61,7 +61,7 @@ def export(checkpoint: Path, folder: Path, *, model: str = "", progress: "Progre
         BackendFailed: a file did not compute what torch computes; it was not kept.
     """
     check_installed()
-    from labeling_ground.models.export.checkpoint import load
+    from labeling_ground.networks.checkpoint import load
 
     say = progress or (lambda _: None)
     say(f"Reading {checkpoint.name}.")

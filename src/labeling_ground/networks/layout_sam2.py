@@ -7,7 +7,7 @@ video model; what only videos need is left out. Pure data and text, no torch.
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from labeling_ground.models.export.layout import (
+from labeling_ground.networks.layout import (
     MASK_EMBED,
     MLP_OF_THREE,
     NORMS,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from labeling_ground.errors import BadInput
-from labeling_ground.models.export import layout_sam2
-from labeling_ground.models.export.hiera import SIZES, HieraEncoder, Size
-from labeling_ground.models.export.layout import copies, rename, rename_all
-from labeling_ground.models.export.tinyvit import TinyViT
+from labeling_ground.networks import layout_sam2
+from labeling_ground.networks.hiera import SIZES, HieraEncoder, Size
+from labeling_ground.networks.layout import copies, rename, rename_all
+from labeling_ground.networks.tinyvit import TinyViT
 from labeling_ground.sam.family import Family
 
 _HEADS = {768: 12, 1024: 16, 1280: 16}
