@@ -10,6 +10,7 @@ from labeling_ground import key as keys
 from labeling_ground.codec.records import open_embedding, open_tensors, seal_embedding, seal_tensors
 from labeling_ground.errors import BackendFailed, BadPrompt
 from labeling_ground.inference.backend import FLOOR_SCORE, Backend, ConceptBackend, DetectAsk, Tensors, concepts_of
+from labeling_ground.sam.prompts import low_res_logits
 from labeling_ground.testing.backend_contract import click, picture
 from labeling_ground.testing.suite import Suite
 from labeling_ground.types import Box, Detections, Embedding, Exemplar, Kind
@@ -109,9 +110,6 @@ class ConceptContract(Suite):
                 assert pixels.shape == (height, width)
                 assert pixels.dtype == np.bool_
                 np.testing.assert_array_equal(pixels, one.draw())
-                assert one.logits.shape == (256, 256)
-                assert one.logits.dtype == np.float32
-                assert np.isfinite(one.logits).all()
 
     async def test_the_same_ask_has_the_same_answer_alone_and_among_others(self, concepts: ConceptBackend) -> None:
         trunks = [await self.trunk(concepts), await self.trunk(concepts, 64, 80)]
@@ -157,7 +155,8 @@ class ConceptContract(Suite):
         await concepts.exemplars([(trunk, (Exemplar(Box(0, 0, 20, 20)),))])
         await concepts.decode([(embedding, click(60, 45))])
         if first.instances:
-            refined = keys.canonical(click(60, 45).points, mask_input=first.instances[0].logits, multimask=False)
+            logits = low_res_logits(first.instances[0].draw(), concepts.info.frame(90, 120))
+            refined = keys.canonical(click(60, 45).points, mask_input=logits, multimask=False)
             [prediction] = await concepts.decode([(embedding, refined)])
             assert len(prediction.masks) == 1
         assert [digest(value) for value in values] == before

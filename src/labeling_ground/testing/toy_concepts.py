@@ -146,12 +146,9 @@ def _nearness(pixels: NDArray[np.uint8], colours: Sequence[NDArray[np.float32]])
 
 
 def _instance(near: NDArray[np.float32], mask: NDArray[np.bool_]) -> Instance:
-    height, width = mask.shape
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-    small = mask[(np.arange(256) * height) // 256][:, (np.arange(256) * width) // 256]
-    logits = np.where(small, 8.0, -8.0).astype(np.float32)
-    return Instance(float(near[mask].mean()), box, logits, partial(np.copy, mask))
+    return Instance(float(near[mask].mean()), box, partial(np.copy, mask))
 
 
 def exemplar(x0: float, y0: float, x1: float, y1: float, *, positive: bool = True) -> Exemplar:

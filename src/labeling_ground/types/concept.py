@@ -42,14 +42,12 @@ class Instance:
     Attributes:
         score: the model's own guess that this is such an object, 0..1.
         box: around it, in pixels of the original image, within it.
-        logits: low-res logits ``float32 [256, 256]``, finite; ``Prompt.mask_input`` of the click that refines it.
         draw: paints the mask, ``bool [height, width]`` in the original image's size. Blocking; may be called in any
             thread, and depends on nothing that changes.
     """
 
     score: float
     box: Box
-    logits: NDArray[np.float32]
     draw: Callable[[], NDArray[np.bool_]]
 
 
