@@ -14,7 +14,7 @@ export function toCoco({ images, classes }, shape, progress = () => {}) {
         id: annotations.length + 1,
         image_id: i + 1,
         category_id: classes.findIndex((one) => one.id === object.classId) + 1,
-        segmentation: shape === "rle" ? object.rle : pieces(trace(cut)).map(keyhole),
+        segmentation: shape === "rle" ? object.rle : pieces(trace(object.rle)).map(keyhole),
         area: cut.area,
         bbox: [cut.x, cut.y, cut.width, cut.height],
         iscrowd: 0,

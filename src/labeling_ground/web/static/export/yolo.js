@@ -1,6 +1,5 @@
 // YOLO segmentation: one text file an image, one piece of an object a line: class, then corners as shares of width and height.
 
-import { cutOut } from "../shared/rle.js";
 import { area2, inset, keyhole, pieces, simplified, trace } from "../shared/outline.js";
 import { yoloPaths } from "./names.js";
 
@@ -31,7 +30,7 @@ export function toYolo({ images, classes }, options = {}, progress = () => {}) {
 
 function lines(object, image, { classes, which, tolerance }) {
   const number = classes.findIndex((one) => one.id === object.classId);
-  const found = pieces(trace(cutOut(object.rle)));
+  const found = pieces(trace(object.rle));
   return (which === "largest" ? found.slice(0, 1) : found).map((piece) => {
     const corners = polygon(piece, tolerance).map((value, i) => share(value / (i % 2 ? image.height : image.width)));
     return `${number} ${corners.join(" ")}\n`;

@@ -1,6 +1,5 @@
 // Draws the image, the masks and the prompt. Masks are drawn as outlines of their pixels, crisp at any zoom.
 
-import { cutOut } from "../shared/rle.js";
 import { thinned, trace } from "../shared/outline.js";
 import { toScreen } from "./view.js";
 
@@ -10,7 +9,7 @@ const shapes = new WeakMap(); // rle → {rings, paths by level}
 /** The path of a mask, in image pixels, as exact as this scale can show. */
 function pathOf(rle, scale) {
   let shape = shapes.get(rle);
-  if (!shape) shapes.set(rle, (shape = { rings: trace(cutOut(rle)), paths: new Map() }));
+  if (!shape) shapes.set(rle, (shape = { rings: trace(rle), paths: new Map() }));
   const level = Math.max(0, Math.floor(Math.log2(1 / scale)));
   let path = shape.paths.get(level);
   if (!path) {

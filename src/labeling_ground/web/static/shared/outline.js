@@ -1,42 +1,85 @@
 // Masks as rings of corners along pixel edges: to draw them crisp at any zoom, and to export them without loss.
 
-// On the way right, down, left, up: the pixels ahead of a corner on the right and on the left.
-const RIGHT_X = [0, -1, -1, 0], RIGHT_Y = [0, 0, -1, -1];
-const LEFT_X = [0, 0, -1, -1], LEFT_Y = [-1, 0, 0, -1];
+import { eachStretch, spansOf } from "./spans.js";
+
+/** The rings of a COCO RLE's mask, see `traceSpans`. */
+export function trace(rle) {
+  return traceSpans(spansOf(rle), rle.size);
+}
 
 /**
- * The rings of a cut-out mask, in image pixels: flat `[x, y, x, y, …]`, without the first corner again. Outer rings run
+ * The rings of a mask, in image pixels: flat `[x, y, x, y, …]`, without the first corner again. Outer rings run
  * clockwise on screen, holes counter-clockwise. Pixels that touch at a corner only are separate pieces.
  */
-export function trace(cut) {
-  const wide = cut.width + 2; // a margin of background spares the question whether a pixel is inside
-  const grid = new Uint8Array(wide * (cut.height + 2));
-  for (let y = 0; y < cut.height; y++) {
-    grid.set(cut.pixels.subarray(y * cut.width, (y + 1) * cut.width), (y + 1) * wide + 1);
-  }
-  const seen = new Uint8Array(grid.length); // upper edges that a ring ran along; each ring has one
+export function traceSpans(spans, [height, width]) {
+  const edges = uprights(spans, height, width);
+  const onward = joined(edges, height);
+  const seen = new Uint8Array(edges.length);
   const rings = [];
-  for (let at = wide; at < grid.length; at++) {
-    if (grid[at] && !grid[at - wide] && !seen[at]) rings.push(follow(at, grid, seen, wide, cut));
+  for (let first = 0; first < edges.length; first++) {
+    if (seen[first]) continue;
+    const ring = [];
+    for (let at = first; !seen[at]; at = onward[at]) {
+      seen[at] = 1;
+      const { x, from, to } = edges[at];
+      ring.push(x, from, x, to);
+    }
+    rings.push(ring);
   }
   return rings;
 }
 
-function follow(start, grid, seen, wide, cut) {
-  const step = [1, wide, -1, -wide]; // a corner has the number of the pixel to its lower right
-  const right = RIGHT_X.map((dx, way) => dx + RIGHT_Y[way] * wide);
-  const left = LEFT_X.map((dx, way) => dx + LEFT_Y[way] * wide);
-  const ring = [];
-  let at = start, way = 0;
-  do {
-    if (way === 0) seen[at] = 1;
-    at += step[way];
-    const before = way;
-    if (!grid[at + right[way]]) way = (way + 1) % 4;
-    else if (grid[at + left[way]]) way = (way + 3) % 4;
-    if (way !== before) ring.push((at % wide) - 1 + cut.x, Math.floor(at / wide) - 1 + cut.y);
-  } while (at !== start || way !== 0);
-  return ring;
+/** The upright edges, column by column and from above: `{x, from, to}`, down on the mask's right, up on its left. */
+function uprights(spans, height, width) {
+  const edges = [];
+  let left = [], right = [], x = 0;
+  const between = () => {
+    for (let i = 0, j = 0, last = 0; i < left.length || j < right.length; ) {
+      const y = Math.min(left[i] ?? Infinity, right[j] ?? Infinity);
+      if (i % 2 !== j % 2) edges.push(i % 2 ? { x, from: last, to: y } : { x, from: y, to: last });
+      if (left[i] === y) i++;
+      if (right[j] === y) j++;
+      last = y;
+    }
+    [left, right] = [right, []];
+    x++;
+  };
+  eachStretch(spans, height, (column, y0, y1) => {
+    while (x < column) {
+      if (left.length || right.length) between();
+      else x = column;
+    }
+    right.push(y0, y1);
+  });
+  for (const end = x + 1; x <= end && x <= width; ) between();
+  return edges;
+}
+
+/**
+ * Which edge follows each one: between its end and the start of that one the way is level. The ends on one level pair
+ * up from the left; of two at one place, where pixels touch at a corner, the downward edge's is joined to the left.
+ */
+function joined(edges, height) {
+  const levels = Array.from({ length: height + 1 }, () => []); // of numbers `2 * edge`, and 1 more for its upper end
+  edges.forEach(({ from, to }, i) => {
+    levels[Math.min(from, to)].push(2 * i + 1);
+    levels[Math.max(from, to)].push(2 * i);
+  });
+  const onward = new Int32Array(edges.length);
+  for (const ends of levels) {
+    const isDown = (end) => edges[end >> 1].from < edges[end >> 1].to;
+    for (let k = 1; k < ends.length; k++) {
+      if (edges[ends[k] >> 1].x === edges[ends[k - 1] >> 1].x && isDown(ends[k]) && !isDown(ends[k - 1])) {
+        [ends[k - 1], ends[k]] = [ends[k], ends[k - 1]];
+      }
+    }
+    for (let k = 0; k < ends.length; k += 2) {
+      const [a, b] = [ends[k], ends[k + 1]];
+      const aIsHead = isDown(a) === !(a & 1); // it ends here, and the other one starts here
+      onward[(aIsHead ? a : b) >> 1] = (aIsHead ? b : a) >> 1;
+    }
+  }
+  return onward;
 }
 
 /** Twice the signed area: positive for outer rings. */
