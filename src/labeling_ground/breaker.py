@@ -23,10 +23,12 @@ class Breaker:
 
     def allows(self) -> bool:
         """Whether to ask now."""
-        if self.state == "half-open":
-            self._opened = self._clock()  # one ask goes through; the others wait for another reset time
+        if self._opened is None:
             return True
-        return self._opened is None
+        if self.state == "open":
+            return False
+        self._opened = self._clock()  # one ask goes through; the others wait for another reset time
+        return True
 
     def succeeded(self) -> None:
         """There was an answer, be it «no»."""

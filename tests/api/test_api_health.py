@@ -13,7 +13,7 @@ from tests.redis_servers import Server as Redis
 from tests.redis_servers import program, serving
 
 from labeling_ground.errors import BackendFailed
-from labeling_ground.service.engine_health import EngineHealth
+from labeling_ground.service.models import EngineHealth
 
 if TYPE_CHECKING:
     from collections.abc import Callable

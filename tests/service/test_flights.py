@@ -8,7 +8,7 @@ import pytest
 from tests.doubles import until
 
 from labeling_ground.errors import BackendFailed
-from labeling_ground.service.flights import Flights
+from labeling_ground.service.once import Flights
 
 pytestmark = pytest.mark.anyio
 

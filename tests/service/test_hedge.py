@@ -7,7 +7,7 @@ import pytest
 from tests.doubles import now, virtually
 
 from labeling_ground.errors import BackendFailed
-from labeling_ground.service.hedge import HedgeOutcome, StartGate, hedged_look_up
+from labeling_ground.service.once import HedgeOutcome, StartGate, hedged_look_up
 
 
 class Run:

@@ -35,8 +35,8 @@ from labeling_ground.cache.lease import Claim
 from labeling_ground.cache.store import Store
 from labeling_ground.cache.tier import Tier
 from labeling_ground.errors import BackendFailed, LabelingGroundError, Overloaded, StoreFailed
-from labeling_ground.service.hedge import HedgeOutcome, StartGate
 from labeling_ground.service.leases import SharedFlights
+from labeling_ground.service.once import HedgeOutcome, StartGate
 from labeling_ground.service.predictor import Predictor
 from labeling_ground.types import Kind, Outcome, Priority
 
@@ -668,10 +668,10 @@ class World:
         ]
 
     async def ask(self, process: int, key: str, seconds: float, *, fails: bool) -> str:
-        gate, tier = StartGate(0.0), self.tiers[process]
+        tier, gate = self.tiers[process], StartGate(0.0)
         gate.open()
 
-        async def predict(_: StartGate) -> str:
+        async def predict() -> str:
             self.computing[key] += 1
             self.most[key] = max(self.most[key], self.computing[key])
             try:
@@ -684,11 +684,12 @@ class World:
             tier.queue.write(key, sealed(key))
             return key
 
-        async def look_up(_: Outcome) -> str | None:
+        async def look_up(_: Outcome, deadline_s: float | None) -> str | None:
+            del deadline_s
             entry = await tier.look_up(key, lambda _: None)
             return None if entry is None else key
 
-        return await self.flights[process].fly(key, gate, predict, look_up)
+        return await self.flights[process].fly(Kind.MASK, key, predict, look_up, gate.missed)
 
 
 accidents = st.lists(

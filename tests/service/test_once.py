@@ -12,8 +12,7 @@ from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import UnknownImage
 from labeling_ground.key import ImageKeys
 from labeling_ground.service.counters import Counters
-from labeling_ground.service.hedge import HedgeOutcome
-from labeling_ground.service.once import Attempt, Made, Once
+from labeling_ground.service.once import Attempt, HedgeOutcome, Made, Once
 from labeling_ground.types import Kind, ModelVersion, Outcome
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ import pytest
 
 from labeling_ground.codec.records import CachedPrediction, open_prediction, seal_prediction
 from labeling_ground.errors import DamagedEntry
-from labeling_ground.service.opened import OpenedPredictions
+from labeling_ground.service.asks import OpenedPredictions
 from labeling_ground.types import Entry, Mask, Point, Prediction, Prompt
 
 

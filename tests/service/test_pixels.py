@@ -8,7 +8,7 @@ import pytest
 from tests.doubles import ToyBackend, image_bytes, serving
 
 from labeling_ground import key as keys
-from labeling_ground.service.pixels import PixelBudget
+from labeling_ground.service.images import PixelBudget
 from labeling_ground.types import Embedding, Image
 
 pytestmark = pytest.mark.anyio

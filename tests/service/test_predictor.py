@@ -46,9 +46,9 @@ from labeling_ground.errors import (
     UnknownImage,
     UnknownPrediction,
 )
-from labeling_ground.service.engine_health import EngineHealth
-from labeling_ground.service.hedge import HedgeOutcome
 from labeling_ground.service.images import Upload
+from labeling_ground.service.models import EngineHealth
+from labeling_ground.service.once import HedgeOutcome
 from labeling_ground.service.predictor import MaskAnswer, Predictor, PromptAsk
 from labeling_ground.types import Box, Embedding, Entry, Kind, ModelVersion, Outcome, Point, Prediction
 

@@ -6,7 +6,7 @@ import pytest
 
 from labeling_ground.errors import BadPrompt
 from labeling_ground.key import STEP
-from labeling_ground.service.prompts import check_box, check_point, fit
+from labeling_ground.service.asks import check_box, check_point, fit
 from labeling_ground.types import Box, Point, Prompt
 
 

@@ -13,8 +13,8 @@ from labeling_ground.service.counters import (
     Spread,
     TierCounts,
 )
-from labeling_ground.service.hedge import HedgeOutcome
-from labeling_ground.service.shares import ClassFigures
+from labeling_ground.service.once import HedgeOutcome
+from labeling_ground.service.queues import ClassFigures
 from labeling_ground.service.sums import add_up, go_on
 from labeling_ground.types import Kind, Outcome, Priority, StoreStats
 

@@ -10,7 +10,7 @@ from tests.doubles import TENANT, ToyBackend, click, image_bytes, mask, send, se
 from labeling_ground import key as keys
 from labeling_ground.errors import Overloaded
 from labeling_ground.service.everything import Everything
-from labeling_ground.service.flights import Flights
+from labeling_ground.service.once import Flights
 from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import Embedding, EverythingOptions, Image, Prediction, Priority, Prompt

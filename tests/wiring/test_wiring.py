@@ -107,7 +107,7 @@ async def test_flights_are_common_to_all_servers_that_share_a_redis_unless_told_
 ) -> None:
     predictor = build_predictor(settings(tmp_path, model="classical", **chosen))
     shared = predictor.once.shared
-    assert (None if shared is None else {kind for kind in Kind if shared.covers(kind)}) == covered
+    assert (None if shared is None else shared.kinds) == covered
     await predictor.aclose()
 
 

@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeHistogramMetricFami
 
 from labeling_ground.inference.remote_status import EngineFigures
 from labeling_ground.service.counters import SPREAD_S, CountersSnapshot, KindCounts, Spread, TierCounts
-from labeling_ground.service.shares import ClassFigures
+from labeling_ground.service.queues import ClassFigures
 
 Rows = Iterable[tuple[Sequence[str], float | None]]
 """A metric's label values, each with its number; what has none is left out."""

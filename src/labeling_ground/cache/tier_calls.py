@@ -8,7 +8,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -154,6 +154,8 @@ class TierCalls:
             discard: sees to a value that the tier, or ``receive``, found to be damaged; the answer is ``None`` then.
         """
         if not self.health.breaker.allows():
+            if receive is not None:
+                self.health.counters.skipped += 1
             return None
         limit = deadline_s or self.deadline_s
         call = Call(limit)
@@ -198,8 +200,15 @@ class TierCalls:
     ) -> T | None:
         try:
             try:
-                async with self._place(call):
-                    answer = await work()
+                async with self._places or contextlib.nullcontext():
+                    call.started = self.clock()
+                    call.begun.set_result(None)
+                    self._working.add(call)
+                    try:
+                        answer = await work()
+                    finally:
+                        self._working.discard(call)
+                        call.ended.set_result(None)
                 self._answered(call)
                 return answer if receive is None else await receive(call, answer)
             except DamagedEntry as error:
@@ -215,22 +224,11 @@ class TierCalls:
         if self.clock() - call.started <= call.limit:  # one that nobody waited for is no sign of health
             self.health.succeeded()
 
-    @contextlib.asynccontextmanager
-    async def _place(self, call: Call) -> AsyncIterator[None]:
-        """Wait for one of the tier's places and occupy it; note when the tier begins and when it is through."""
-        async with self._places or contextlib.nullcontext():
-            call.started = self.clock()
-            call.begun.set_result(None)
-            self._working.add(call)
-            try:
-                yield
-            finally:
-                self._working.discard(call)
-                call.ended.set_result(None)
-
 
 async def _done_within(limit: float, *futures: asyncio.Future[Any]) -> bool:
     """Wait for the first of the futures, for so many seconds at most. Whether one is done."""
+    if any(future.done() for future in futures):
+        return True
     await asyncio.wait(futures, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
     for _ in range(_TURNS):
         if any(future.done() for future in futures):

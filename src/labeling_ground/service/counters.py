@@ -1,6 +1,6 @@
 """What one server counts: what was asked, what it cost, what the cache saved, and how its parts behave.
 
-Plain numbers, one truth for ``/v1/cache`` and ``/metrics``.
+Plain numbers, one truth for ``/v1/cache`` and ``/metrics``. What users ask for can be written down, too.
 """
 
 import time
@@ -13,11 +13,12 @@ from labeling_ground.cache.shadow import Recomputed
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.remote_status import EngineFigures, RemoteStatus
-from labeling_ground.service.hedge import HedgeOutcome
-from labeling_ground.service.queues import FairQueue
+from labeling_ground.service.asks import Ask
+from labeling_ground.service.once import HedgeOutcome, Made
+from labeling_ground.service.queues import ClassFigures, FairQueue
 from labeling_ground.service.sessions import Sessions
-from labeling_ground.service.shares import ClassFigures
 from labeling_ground.supervisor import Supervisor
+from labeling_ground.trace.recorder import Recorder
 from labeling_ground.types import Kind, Outcome, Priority, StoreStats
 
 SPREAD_S = (10.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 14_400.0, 86_400.0)
@@ -246,3 +247,51 @@ def _spread(sample: Sequence[float], entries: int) -> Spread:
     scale = entries / len(ordered) if ordered else 0.0
     counts = tuple(round(bisect_right(ordered, most) * scale) for most in SPREAD_S)
     return Spread(counts, entries, sum(ordered) * scale)
+
+
+class Accesses:
+    """Notes each look-up whose answer somebody waits for, and each prefetch.
+
+    Args:
+        counters: where they are counted.
+        recorder: writes down what is asked for, so that it can be replayed.
+    """
+
+    def __init__(self, counters: Counters, recorder: Recorder | None) -> None:
+        self.recorder = recorder
+        self._counters = counters
+
+    def note(
+        self,
+        kind: Kind,
+        ask: Ask,
+        key: str,
+        made: Made,
+        *,
+        parent: tuple[str, int] | None = None,
+        ahead: bool = False,
+    ) -> None:
+        """Note an access.
+
+        Args:
+            kind: what was asked for.
+            ask: on which image.
+            key: under which key.
+            made: what came of it.
+            parent: the prediction that a mask refines, and which of its candidates.
+            ahead: whether it is a prefetch, which nobody waits for.
+        """
+        if not ahead:
+            self._counters.kinds[kind].asked[made.outcome] += 1
+        if self.recorder is None:
+            return
+        self.recorder.asked(
+            kind,
+            key,
+            made.entry,
+            made.outcome,
+            embedding=ask.embedding,
+            parent=None if parent is None else ask.mask(parent[0]),
+            beside=made.bytes_beside,
+            ahead=ahead,
+        )

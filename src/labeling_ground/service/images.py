@@ -1,7 +1,8 @@
 """Image files and their embeddings: read, stored, encoded, and encoded again from the stored file."""
 
+import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,9 +20,58 @@ from labeling_ground.service.asks import Ask, ImageState, Timing
 from labeling_ground.service.batching import Place
 from labeling_ground.service.models import ServedModel
 from labeling_ground.service.once import Attempt, Made, Once
-from labeling_ground.service.pixels import PixelBudget
 from labeling_ground.supervisor import Background
 from labeling_ground.types import Embedding, Entry, Image, ImageFacts, Kind, Outcome
+
+
+class PixelBudget:
+    """Room for so many pixels, first come first served; one image that is larger than all of it has it for itself.
+
+    Args:
+        most: pixels.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def room(self, pixels: int) -> AsyncIterator[None]:
+        """Wait until there is room for an image's pixels, and keep it."""
+        pixels = min(pixels, self.most)
+        if self._queue or self.taken + pixels > self.most:
+            turn = asyncio.get_running_loop().create_future()
+            place = (pixels, turn)
+            self._queue.append(place)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.cancelled():
+                    if place in self._queue:
+                        self._queue.remove(place)
+                    self._hand_on()  # a smaller one behind it may fit
+                else:  # the turn came, and the caller was cancelled before it noticed
+                    self._give_back(pixels)
+                raise
+        else:
+            self.taken += pixels
+        try:
+            yield
+        finally:
+            self._give_back(pixels)
+
+    def _give_back(self, pixels: int) -> None:
+        self.taken -= pixels
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        while self._queue and self.taken + self._queue[0][0] <= self.most:
+            pixels, turn = self._queue.popleft()
+            if not turn.done():
+                self.taken += pixels
+                turn.set_result(None)
+
 
 _REMEMBERED_WITHOUT_ROOM = 1_000
 """So many images that could not be stored."""
@@ -327,8 +377,8 @@ class Embeddings:
 
     def _landed(self, key: str) -> None:
         """A flight has ended; the file that it set off with may go, also where nobody waited for it any more."""
-        if key not in self._once.flights:
-            self.arriving.pop(key, None)
+        if key in self.arriving and key not in self._once.flights:
+            del self.arriving[key]
 
     async def _file(self, ask: Ask, purged: int) -> tuple[bytes, Outcome, int]:
         """The file to encode; what encoding it will have been: a miss, or recomputed from a stored file; and since

@@ -1,6 +1,6 @@
 """Flights across processes and machines: one of them computes, the others wait for what it puts into the shared tier.
 
-Each process has its own flights (``service/flights.py``), whose work goes through here: so of each process one waits,
+Each process has its own flights (``service/once.py``), whose work goes through here: so of each process one waits,
 whoever joined it. A lease per key (``cache/lease.py``) says whose turn it is.
 """
 
@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from labeling_ground.cache.lease import Claim, Leases
 from labeling_ground.cache.tier import Tier
-from labeling_ground.service.hedge import StartGate
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind, Outcome
 from labeling_ground.urgency import Urgency, current_urgency
@@ -78,30 +77,22 @@ class SharedFlights:
         self._supervisor = supervisor or Supervisor()
         self._leases = leases
         self._tier = tier
-        self._kinds = kinds
+        self.kinds = kinds
         self._lease_s = lease_s
         self._patience_s = patience_s
         self._most_wait_s = most_wait_s
         self._answers = True
         """Whether the last answer came in time. If not, nobody waits for the next."""
         self._turns: set[_Turn] = set()
-        self._behind: set[asyncio.Task[None]] = set()
-
-    def covers(self, kind: Kind) -> bool:
-        """Whether values of this kind are computed under a lease."""
-        return kind in self._kinds
-
-    def patience_s(self, kind: Kind) -> float | None:
-        """The deadline for what concerns values of this kind; ``None`` for the tier's."""
-        return self._patience_s if kind in _COSTLY else None
+        self._behind: set[asyncio.Task[object]] = set()
 
     async def fly(
         self,
+        kind: Kind,
         key: str,
-        gate: StartGate,
-        predict: Callable[[StartGate], Awaitable[T]],
-        look_up: Callable[[Outcome], Awaitable[T | None]],
-        patience_s: float | None = None,
+        predict: Callable[[], Awaitable[T]],
+        look_up: Callable[[Outcome, float | None], Awaitable[T | None]],
+        missed: Callable[[], Awaitable[None]],
     ) -> T:
         """Predict, unless another process does or did meanwhile: then wait, and look up what it made.
 
@@ -109,20 +100,23 @@ class SharedFlights:
         asker leaving, lets the next process try at once.
 
         Args:
+            kind: of the value.
             key: whose flight.
-            gate: where the prediction waits for the look-up that runs beside it.
             predict: makes the result and keeps it in the tiers.
-            look_up: finds it there, and calls it what it is told: a hit, or joined after waiting for another process.
-            patience_s: the deadline for answers about the lease, where that is not the tier's.
+            look_up: finds it there, and calls it what it is told: a hit, or joined after waiting for another process;
+                within the deadline that it is told, where that is not the tier's.
+            missed: waits until the look-up that runs beside it has missed.
 
         Raises:
             Exception: what ``predict`` raised. Errors are not shared between processes.
         """
-        turn = _Turn(key, patience_s)
+        if kind not in self.kinds:
+            return await predict()
+        turn = _Turn(key, self._patience_s if kind in _COSTLY else None)
         self._turns.add(turn)
         try:
-            found = await self._wait_for(turn, gate, look_up)
-            made = await predict(gate) if found is None else found
+            found = await self._wait_for(turn, look_up, missed)
+            made = await predict() if found is None else found
         except BaseException:
             turn.over.set()
             raise
@@ -148,11 +142,14 @@ class SharedFlights:
             await self._leases.aclose()
 
     async def _wait_for(
-        self, turn: _Turn, gate: StartGate, look_up: Callable[[Outcome], Awaitable[T | None]]
+        self,
+        turn: _Turn,
+        look_up: Callable[[Outcome, float | None], Awaitable[T | None]],
+        missed: Callable[[], Awaitable[None]],
     ) -> T | None:
         """What another process made; ``None`` when it is our turn, be it without a lease where none is to be had."""
         if not self._answers:
-            self._in_background(self._try(turn))
+            self._in_background(self._ask(turn))  # to learn whether there are answers again, and for the others
             return None
         deadline = asyncio.get_running_loop().time() + self._most_wait_s
         outcome, looks, pause = Outcome.HIT, 0, _FIRST_PAUSE_S
@@ -172,8 +169,8 @@ class SharedFlights:
                         pause = min(1.5 * pause, _LONGEST_PAUSE_S)
                     case Claim.KEPT if looks < _LOOKS:
                         looks += 1
-                        await gate.missed()  # a hit, which calls this off, or it was too early
-                        found = await look_up(outcome)
+                        await missed()  # a hit, which calls this off, or it was too early
+                        found = await look_up(outcome, turn.patience_s)
                         if found is not None:
                             return found
                     case _:
@@ -185,10 +182,6 @@ class SharedFlights:
         claim = await self._tier.calls.ask("lease", lambda: self._take(turn), turn.patience_s)
         self._answers = claim is not None
         return claim
-
-    async def _try(self, turn: _Turn) -> None:
-        """Ask though nobody waits: to learn whether there are answers again, and for what it is worth to the others."""
-        await self._ask(turn)
 
     async def _take(self, turn: _Turn) -> Claim:
         claim = await self._leases.take(turn.key, turn.token, self._lease_s, turn.urgency.priority)
@@ -220,7 +213,7 @@ class SharedFlights:
         finally:
             turn.over.set()
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)
         self._supervisor.watch("leases", task)
         self._behind.add(task)

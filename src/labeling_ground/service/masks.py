@@ -18,14 +18,21 @@ from labeling_ground.errors import BadPrompt, UnknownPrediction
 from labeling_ground.pools import Pools
 from labeling_ground.sam.geometry import Frame
 from labeling_ground.sam.prompts import low_res_logits
-from labeling_ground.service.accesses import Accesses
-from labeling_ground.service.asks import Ask, MaskAnswer, Timing
+from labeling_ground.service.asks import (
+    Ask,
+    GivenMask,
+    MaskAnswer,
+    OpenedPredictions,
+    PromptAsk,
+    Timing,
+    check_point,
+    fit,
+)
 from labeling_ground.service.batching import Place
+from labeling_ground.service.counters import Accesses
 from labeling_ground.service.images import Embeddings, outcome_after
 from labeling_ground.service.models import ServedModel
 from labeling_ground.service.once import Attempt, Made, Once
-from labeling_ground.service.opened import OpenedPredictions
-from labeling_ground.service.prompts import GivenMask, PromptAsk, check_point, fit
 from labeling_ground.types import Entry, Kind, Outcome, Prompt
 
 

@@ -4,19 +4,228 @@
 told of every outcome.
 """
 
+import asyncio
 import contextlib
+import contextvars
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import partial
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from labeling_ground.cache.tiered import TieredStore
+from labeling_ground.errors import BackendFailed, LabelingGroundError, Overloaded
 from labeling_ground.service.asks import Timing
-from labeling_ground.service.flights import Flights
-from labeling_ground.service.hedge import HedgeOutcome, StartGate, hedged_look_up
 from labeling_ground.service.leases import SharedFlights
 from labeling_ground.types import Entry, Kind, Outcome
+from labeling_ground.urgency import Urgency, current_urgency, work_for
+
+T = TypeVar("T")
+F = TypeVar("F")
+
+
+@dataclass(slots=True)
+class _Flight:
+    urgency: Urgency
+    """That of the most urgent asker."""
+    task: asyncio.Task[Any] = field(init=False)
+    askers: int = 0
+    begun: bool = False
+    """Whether the work has reached what cannot be stopped, and so is worth finishing though all askers left."""
+
+    def begin(self) -> None:
+        self.begun = True
+
+
+class Flights(Generic[T]):
+    """Computations under way, by key.
+
+    The first asker leaving does not cancel the others; the last one leaving cancels the work, unless that has begun
+    with what cannot be stopped: then it goes on, and who comes until it ends joins it. A failure reaches everyone who
+    waited and is remembered by nobody. A flight is as urgent as the most urgent of its askers.
+
+    Args:
+        on_land: told the key of each flight that has ended.
+    """
+
+    def __init__(self, on_land: Callable[[str], None] | None = None) -> None:
+        self.on_land = on_land
+        self._flights: dict[str, _Flight] = {}
+        self._parted: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def __contains__(self, key: str) -> bool:
+        return self._find(key) is not None
+
+    async def join(self, key: str, work: Callable[[Callable[[], None]], Coroutine[Any, Any, T]]) -> tuple[T, bool]:
+        """Wait for the computation of ``key``, starting it with ``work`` if there is none.
+
+        Args:
+            key: what is computed.
+            work: computes it. It is handed a function to call when it begins with what cannot be stopped.
+
+        Returns:
+            The result, and whether somebody else's computation was joined.
+
+        Raises:
+            Exception: whatever ``work`` raised.
+        """
+        urgency = current_urgency()
+        flight = self._find(key)
+        joined = flight is not None
+        if flight is None:
+            flight = _Flight(Urgency(urgency.priority))
+            context = contextvars.copy_context()
+            context.run(work_for, flight.urgency)
+            flight.task = asyncio.create_task(work(flight.begin), context=context)
+            self._flights[key] = flight
+            flight.task.add_done_callback(lambda task: self._land(key, task))
+        is_more_urgent = urgency.priority < flight.urgency.priority
+        flight.urgency.follow(urgency)
+        flight.askers += 1
+        try:
+            return await asyncio.shield(flight.task), joined
+        except Overloaded:
+            if not is_more_urgent:  # else others were turned away, who have less room
+                raise
+        except asyncio.CancelledError:
+            if flight.task.cancelled() and not _is_cancelling():
+                # The work was cancelled under us (the server is stopping), not this asker.
+                raise BackendFailed("The computation was called off. Try again.") from None
+            raise
+        finally:
+            flight.askers -= 1
+            if flight.askers == 0 and not flight.begun and not flight.task.done():
+                # Out of the table first: whoever asks from now on must not join a flight that is going down.
+                self._land(key, flight.task)
+                flight.task.cancel()
+        return await self.join(key, work)
+
+    def lift(self, key: str) -> None:
+        """Make the computation of ``key``, if there is one, as urgent as what the running task works for."""
+        flight = self._find(key)
+        if flight is not None:
+            flight.urgency.raise_to(current_urgency().priority)
+
+    def part_with(self, match: Callable[[str], bool]) -> None:
+        """Let flights that match end for those who wait already, and take nobody else on: a purge came in between."""
+        for key in [key for key in self._flights if match(key)]:
+            task = self._flights.pop(key).task
+            self._parted.add(task)
+            task.add_done_callback(self._parted.discard)
+
+    async def aclose(self) -> None:
+        """Call all work off; who waits for it is told so."""
+        tasks = {flight.task for flight in self._flights.values()} | self._parted
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
+
+    def _find(self, key: str) -> _Flight | None:
+        flight = self._flights.get(key)
+        # One that has ended and is not off the table yet must not hand its failure to whoever comes now.
+        return None if flight is None or flight.task.done() else flight
+
+    def _land(self, key: str, task: asyncio.Task[Any]) -> None:
+        flight = self._flights.get(key)
+        if flight is not None and flight.task is task:
+            del self._flights[key]
+        if task.done() and not task.cancelled():
+            task.exception()  # seen: an error whose askers have all left is nobody's surprise
+        if task.done() and self.on_land is not None:
+            self.on_land(key)
+
+
+def _is_cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+class HedgeOutcome(StrEnum):
+    """What became of a queued prediction."""
+
+    USED = "used"
+    """It was computed, and it was the answer."""
+    WITHDRAWN = "withdrawn"
+    """A hit came first, and the model never saw it."""
+    WASTED = "wasted"
+    """A hit came after the model had begun."""
+
+
+class StartGate:
+    """Holds a prediction back. ``window_s`` of ``None`` means: until it is opened."""
+
+    def __init__(self, window_s: float | None) -> None:
+        self._open = asyncio.Event()
+        self._deadline = None if window_s is None else asyncio.get_running_loop().time() + window_s
+        self.begun = False
+        """Whether the model has begun: whoever passes the gate says so."""
+
+    def open(self) -> None:
+        """Let the prediction through now: the look-up missed."""
+        self._open.set()
+
+    async def missed(self) -> None:
+        """Wait until the look-up has missed, however short the window is."""
+        await self._open.wait()
+
+    async def wait(self) -> None:
+        """Wait for the gate to open."""
+        if not self._open.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._deadline):
+                    await self._open.wait()
+
+
+async def hedged_look_up(
+    look_up: Awaitable[F | None],
+    predict: Callable[[StartGate], Awaitable[T]],
+    *,
+    window_s: float | None,
+    count: Callable[[HedgeOutcome], None],
+) -> F | T:
+    """Answer with whichever comes first: what the look-up finds, or what the model predicts.
+
+    Args:
+        look_up: never raises; a store's failure is ``None``.
+        predict: calls ``gate.wait()`` before it lets the model do anything, and sets ``gate.begun`` when it does.
+        window_s: how long the gate stays shut while the look-up has not answered; ``None`` keeps it shut until then
+            (mode ``first``).
+        count: is told what became of the prediction. One that came without the model, as another process made it
+            meanwhile, is withdrawn.
+
+    Raises:
+        Exception: what ``predict`` raised, unless the look-up finds the answer all the same.
+    """
+    gate = StartGate(window_s)
+    looking: asyncio.Future[F | None] = asyncio.ensure_future(look_up)
+    predicting: asyncio.Future[T] = asyncio.ensure_future(predict(gate))
+    predicting.add_done_callback(_seen)
+    both: set[asyncio.Future[Any]] = {looking, predicting}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        # An error that is none of ours is a bug: it is said, whatever the look-up would find.
+        if not predicting.done() or isinstance(predicting.exception(), LabelingGroundError):
+            found = await asyncio.shield(looking)
+            if found is not None:
+                count(HedgeOutcome.WASTED if gate.begun else HedgeOutcome.WITHDRAWN)
+                return found
+            gate.open()
+        result = await predicting  # a look-up that lost is left to finish
+        count(HedgeOutcome.USED if gate.begun else HedgeOutcome.WITHDRAWN)
+        return result
+    finally:
+        predicting.cancel()
+
+
+def _seen(task: asyncio.Future[Any]) -> None:
+    """Take note of an error, so that one which nobody waits for any more is not complained about."""
+    if not task.cancelled():
+        task.exception()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +388,11 @@ class Once:
             entry = await self._store.look_up(key, deadline_s=deadline_s)
             return None if entry is None else Made(entry, outcome)
 
-        async def attempt(gate: StartGate) -> Made:
-            return await make(Attempt(key, purged, commit, gate, self._store))
-
-        async def in_turn(gate: StartGate) -> Made:
-            if self.shared is None or not self.shared.covers(kind):
-                return await attempt(gate)
-            patience_s = self.shared.patience_s(kind)
-            return await self.shared.fly(key, gate, attempt, partial(look_up, deadline_s=patience_s), patience_s)
+        def in_turn(gate: StartGate) -> Awaitable[Made]:
+            attempt = Attempt(key, purged, commit, gate, self._store)
+            if self.shared is None:
+                return make(attempt)
+            return self.shared.fly(kind, key, partial(make, attempt), look_up, gate.missed)
 
         window = window_s() if self._is_parallel else None
         count = partial(self._observer.hedge, kind)

@@ -12,19 +12,15 @@ from labeling_ground.codec import records
 from labeling_ground.codec.frame import Precision
 from labeling_ground.inference.backend import Backend
 from labeling_ground.pools import Pools
-from labeling_ground.service.accesses import Accesses
-from labeling_ground.service.asks import Ask, ImageAnswer, ImageState, MaskAnswer, PrefetchAnswer, Timing
-from labeling_ground.service.counters import Counters
-from labeling_ground.service.engine_health import EngineHealth
-from labeling_ground.service.flights import Flights
+from labeling_ground.service.asks import Ask, ImageAnswer, ImageState, MaskAnswer, PrefetchAnswer, PromptAsk, Timing
+from labeling_ground.service.counters import Accesses, Counters
 from labeling_ground.service.images import Embeddings, ImageFiles
 from labeling_ground.service.leases import SharedFlights
 from labeling_ground.service.masks import Answers, Masks
-from labeling_ground.service.models import ServedModel
-from labeling_ground.service.once import Made, Once
+from labeling_ground.service.models import EngineHealth, ServedModel
+from labeling_ground.service.once import Flights, Made, Once
 from labeling_ground.service.prefetches import Prefetches
 from labeling_ground.service.presence import Presence
-from labeling_ground.service.prompts import PromptAsk
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.supervisor import Background, Supervisor
 from labeling_ground.trace.recorder import Recorder

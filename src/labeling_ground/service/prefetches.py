@@ -6,8 +6,8 @@ from collections import Counter
 
 from labeling_ground import key as keys
 from labeling_ground.errors import LabelingGroundError, NoRoom, Overloaded
-from labeling_ground.service.accesses import Accesses
 from labeling_ground.service.asks import Ask
+from labeling_ground.service.counters import Accesses
 from labeling_ground.service.images import Embeddings, ImageFiles, Upload
 from labeling_ground.service.once import Once
 from labeling_ground.service.queues import FairQueue

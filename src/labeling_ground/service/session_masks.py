@@ -7,9 +7,8 @@ from typing import Any
 
 from labeling_ground.errors import BadPrompt, UnknownPrediction
 from labeling_ground.key import canonical
-from labeling_ground.service.asks import MaskAnswer
+from labeling_ground.service.asks import MaskAnswer, PromptAsk
 from labeling_ground.service.predictor import Predictor
-from labeling_ground.service.prompts import PromptAsk
 from labeling_ground.service.session_state import Snapshot
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.types import Box, ModelVersion, Point

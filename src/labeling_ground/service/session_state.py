@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Any, NamedTuple
 
 from labeling_ground.errors import BadPrompt, TooLarge
-from labeling_ground.service.prompts import check_box, check_point
+from labeling_ground.service.asks import check_box, check_point
 from labeling_ground.types import Box, Point
 
 _FORMAT = 2

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from labeling_ground import key as keys
 from labeling_ground.errors import Overloaded, UnknownImage
 from labeling_ground.service.fetching import Fetched, Fetcher, Validators
-from labeling_ground.service.flights import Flights
+from labeling_ground.service.once import Flights
 from labeling_ground.service.predictor import ImageAnswer, ImageState, Predictor, PrefetchAnswer
 from labeling_ground.types import Stretch
 

@@ -15,7 +15,7 @@ from labeling_ground.service.counters import (
     TierCounts,
     together,
 )
-from labeling_ground.service.shares import ClassFigures
+from labeling_ground.service.queues import ClassFigures
 from labeling_ground.types import StoreStats
 
 K = TypeVar("K")

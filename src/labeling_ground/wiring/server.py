@@ -22,10 +22,10 @@ from labeling_ground.observe import RequestMetrics
 from labeling_ground.peers import Peers
 from labeling_ground.pools import Pools
 from labeling_ground.service.counters import Counters
-from labeling_ground.service.engine_health import EngineHealth
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.fetching import Fetcher
 from labeling_ground.service.model_pool import LoadedModel, ModelFacts, ModelPool
+from labeling_ground.service.models import EngineHealth
 from labeling_ground.service.predictor import Predictor, PredictorOptions
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.service.runtime_settings import CacheSettings, RuntimeSettings

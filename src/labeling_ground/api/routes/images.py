@@ -23,8 +23,8 @@ from labeling_ground.codec import base64_text, tensors
 from labeling_ground.codec.mask import png_size
 from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import BadPrompt, TooLarge
+from labeling_ground.service.asks import GivenMask
 from labeling_ground.service.predictor import ImageAnswer, PromptAsk
-from labeling_ground.service.prompts import GivenMask
 from labeling_ground.service.sources import Link
 from labeling_ground.settings import Settings
 from labeling_ground.types import Box, Point, Stretch
