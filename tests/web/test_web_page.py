@@ -146,7 +146,7 @@ def test_a_click_on_an_objects_row_selects_it_and_keys_go_on(
     capitals = {"key": "P", "code": "KeyP", "bubbles": True, "cancelable": True}  # CapsLock on, no Shift
     page.evaluate("how => document.querySelector('#canvas').dispatchEvent(new KeyboardEvent('keydown', how))", capitals)
     page.wait_for_selector("#hover:not(:checked)")
-    assert page.locator("#thumbs button").get_attribute("title") == "coffee.png, ready, 1 object"
+    assert page.locator("#thumbs button").get_attribute("title") == "coffee.png, In work, 1 object, ready"
 
 
 def test_two_files_with_the_same_bytes_are_both_named_and_exported(

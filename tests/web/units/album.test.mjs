@@ -86,7 +86,7 @@ const albumOf = (...ids) => {
 
 test("the next two images are prepared, one after the other", async () => {
   const { album, server, states } = albumOf("a", "b", "c", "d");
-  album.prepare(0);
+  album.prepare(album.images.slice(0 + 1));
   await until(() => states() === "new ready ready new");
   assert.deepEqual(server.sent, ["b", "c"]);
 });
@@ -94,10 +94,10 @@ test("the next two images are prepared, one after the other", async () => {
 test("an image that is being sent when preparing begins anew is sent to its end, and none is left out", async () => {
   const { album, server, states } = albumOf("a", "b");
   server.hold("b");
-  album.prepare(0);
+  album.prepare(album.images.slice(0 + 1));
   await until(() => server.sent.length === 1);
   album.images.push({ id: "c", file: { name: "c" }, state: "new", ...SIZE, natural: SIZE, note: "" }); // the third file of a drop has been read
-  album.prepare(0);
+  album.prepare(album.images.slice(0 + 1));
   server.release("b");
   await until(() => states() === "new ready ready");
   assert.deepEqual([server.sent, server.calledOff], [["b", "c"], []]);
@@ -106,13 +106,13 @@ test("an image that is being sent when preparing begins anew is sent to its end,
 test("what is not wanted any more is called off, and prepared when it is wanted again", async () => {
   const { album, server, states } = albumOf("a", "b", "c", "d", "e");
   server.hold("b");
-  album.prepare(0);
+  album.prepare(album.images.slice(0 + 1));
   await until(() => server.sent.length === 1);
-  album.prepare(2);
+  album.prepare(album.images.slice(2 + 1));
   await until(() => states() === "new new new ready ready");
   assert.deepEqual(server.calledOff, ["b"]);
   server.release("b");
-  album.prepare(0);
+  album.prepare(album.images.slice(0 + 1));
   await until(() => states() === "new ready ready ready ready");
   album.stopPreparing();
 });
@@ -120,10 +120,10 @@ test("what is not wanted any more is called off, and prepared when it is wanted 
 test("stopped and begun again at once, the same image is prepared", async () => {
   const { album, server, states } = albumOf("a", "b");
   server.hold("b");
-  album.prepare(0);
+  album.prepare(album.images.slice(0 + 1));
   await until(() => server.sent.length === 1);
   album.stopPreparing();
-  album.prepare(0);
+  album.prepare(album.images.slice(0 + 1));
   await until(() => server.sent.length === 2);
   server.release("b");
   await until(() => states() === "new ready");
@@ -133,7 +133,7 @@ test("a queued image is waited for, though another server answers that it knows 
   const { album, server, states } = albumOf("a", "b");
   const answers = [null, { encoded: false, encoding: true }, null, { encoded: true, encoding: false }];
   server.states.set("b", () => (answers.length > 1 ? answers.shift() : answers[0]));
-  album.prepare(0);
+  album.prepare(album.images.slice(0 + 1));
   await until(() => states() === "new queued");
   await until(() => states() === "new ready");
 });
@@ -141,12 +141,12 @@ test("a queued image is waited for, though another server answers that it knows 
 test("an image that the server gave up, or refuses, holds up no other", async () => {
   const { album, server, states } = albumOf("a", "b", "c", "d");
   server.refuses = "b";
-  album.prepare(0);
+  album.prepare(album.images.slice(0 + 1));
   await until(() => states() === "new failed ready new");
   const answers = [null];
   server.states.set("d", () => (answers.length ? answers.shift() : { encoded: false, encoding: false }));
   album.images.push({ id: "e", file: { name: "e" }, state: "new" });
-  album.prepare(2);
+  album.prepare(album.images.slice(2 + 1));
   await until(() => states() === "new failed ready new ready");
   assert.deepEqual(server.sent, ["b", "c", "d", "e"]);
 });
@@ -163,7 +163,7 @@ test("an image that is opened says that somebody waits, and shows its place in t
   const heard = [];
   await album.ready(album.images[0], new AbortController().signal, (...news) => heard.push(news));
   assert.deepEqual(heard, [["checking"], ["inQueue", { n: 3, left: 8 }], ["encoding"], ["encoding"]]);
-  album.prepare(0);
+  album.prepare(album.images.slice(0 + 1));
   await until(() => album.images[1].state === "ready");
   assert.deepEqual([...server.lifted], ["a"]);
 });
@@ -274,5 +274,5 @@ test("a file that the browser cannot show is drawn as the server reads it, or na
   const [image, ...others] = album.images;
   assert.deepEqual([image.names, image.width, image.height, image.natural, others], [["scan.tif"], 5, 6, null, []]);
   assert.match(album.pictureOf(image), /^preview of [0-9a-f]{64}$/);
-  assert.deepEqual(failed, ["broken.tif (No image.)"]);
+  assert.deepEqual(failed, [{ name: "broken.tif", why: "No image." }]);
 });

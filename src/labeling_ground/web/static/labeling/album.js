@@ -11,7 +11,8 @@ const SOON = 150, LATER = 1000; // milliseconds between two asks after an image:
 const THUMB = 184; // pixels: twice its width on the page, for dense screens
 
 export class Album {
-  // {id, names, file, natural, width, height, preview, previewOf, note, thumb, order, state, objects}, the last two not stored.
+  // {id, names, file, natural, width, height, preview, previewOf, note, thumb, mark, order, state, why, objects}, the last three not stored.
+  // `mark` is what somebody said of it (`states.js`), `state` how far the server is with it, `why` what it refused.
   // `natural` is the size of the picture as this browser draws the file, `null` if it does not; width and height are those of
   // what the server segments, `preview` that picture where it is another one, `previewOf` the reading that it is of.
   images = [];
@@ -46,7 +47,7 @@ export class Album {
 
   /**
    * Open files. `each(image)` is called for every one of them as it is there, also if it was there before. Returns the
-   * names of those that `failed`, and the other names, `{name, as}`, of what was open already with the `same` bytes.
+   * files that `failed`, `{name, why}`, and the other names, `{name, as}`, of what was open already with the `same` bytes.
    */
   async add(files, each, progress) {
     const failed = [], same = [], foreign = [];
@@ -61,7 +62,7 @@ export class Album {
         if (there || bitmap) each(there ?? (await this.#added(id, file, { bitmap })));
         else foreign.push({ id, file });
       } catch (error) {
-        failed.push(`${file.name} (${error.message})`);
+        failed.push({ name: pathOf(file), why: error.message });
       }
     }
     for (const [n, { id, file }] of foreign.entries()) {
@@ -70,7 +71,7 @@ export class Album {
         const preview = await this.#foreign(id, file);
         each(await this.#added(id, file, { bitmap: await createImageBitmap(preview), preview }));
       } catch (error) {
-        failed.push(`${file.name} (${error.message})`);
+        failed.push({ name: pathOf(file), why: error.message });
       }
     }
     progress(0, 0);
@@ -103,14 +104,21 @@ export class Album {
     if (there) return there;
     const order = (this.images.at(-1)?.order ?? 0) + 1;
     const shown = { id, names: [pathOf(file)], file, natural: preview ? null : { width, height }, width, height, preview,
-      previewOf: preview && this.server.reading(id), note: "", thumb, order, state: "new", objects: 0 };
+      previewOf: preview && this.server.reading(id), note: "", thumb, mark: null, order, state: "new", objects: 0 };
     this.images.push(shown);
     this.#store(shown);
     return shown;
   }
 
-  #store({ state, objects, ...image }) {
+  #store({ state, why, objects, ...image }) {
     this.kept(this.storage.put("images", image));
+  }
+
+  /** Change what is kept of an image. */
+  change(image, change) {
+    Object.assign(image, change);
+    this.#store(image);
+    this.changed();
   }
 
   /** What is to be drawn of an image: the file, or the picture that the server made of it. */
@@ -167,7 +175,7 @@ export class Album {
       },
       { server: this.server, signal, trouble: this.trouble },
     ).catch((error) => {
-      if (error instanceof Refused) this.#note(image, "failed");
+      if (error instanceof Refused) this.#note(image, "failed", error.message);
       else if (image.state !== "ready") this.#note(image, "new"); // called off; what the server had, it has still
       throw error;
     });
@@ -211,9 +219,9 @@ export class Album {
     this.#note(image, "new");
   }
 
-  /** Have the images after this one encoded while it is being labeled; calls off what is not wanted any more. */
-  prepare(index) {
-    this.#ahead = this.images.slice(index + 1, index + 1 + AHEAD);
+  /** Have the first of the images that come next encoded while one is being labeled; calls off what is not wanted any more. */
+  prepare(images) {
+    this.#ahead = images.slice(0, AHEAD);
     if (this.#preparing === null) this.#prepareAll();
     else if (!this.#ahead.includes(this.#preparing.image)) this.#preparing.calledOff.abort();
   }
@@ -237,7 +245,7 @@ export class Album {
       } catch (error) {
         // Called off, it may be wanted again. Given up, only whoever opens it tries again, and hears why.
         if (!(error instanceof Refused) && error.name !== "AbortError") this.#givenUp.add(image.id);
-        if (image.state !== "ready") this.#note(image, error instanceof Refused ? "failed" : "new");
+        if (image.state !== "ready") this.#note(image, ...(error instanceof Refused ? ["failed", error.message] : ["new"]));
       } finally {
         this.#preparing = null;
       }
@@ -249,8 +257,8 @@ export class Album {
     this.#note(image, "ready");
   }
 
-  #note(image, state) {
-    image.state = state;
+  #note(image, state, why = "") {
+    Object.assign(image, { state, why });
     this.changed();
   }
 }

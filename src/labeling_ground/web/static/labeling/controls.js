@@ -3,6 +3,7 @@
 import { filesOf } from "./files.js";
 import { watch } from "./gestures.js";
 import { listen, table } from "./keys.js";
+import { connectStrip } from "./strip.js";
 import { notes } from "../shared/storage.js";
 
 const $ = (id) => document.getElementById(id);
@@ -20,8 +21,9 @@ export function connect(page) {
   files("folder-files");
   for (const id of ["open", "welcome-open"]) click(id, () => $("files").click());
   for (const id of ["open-folder", "welcome-folder"]) click(id, () => $("folder-files").click());
-  click("previous", () => page.go(-1));
-  click("next", () => page.go(1));
+  click("previous", () => page.workflow.go(-1));
+  click("next", () => page.workflow.go(1));
+  connectStrip(page);
   click("remove-image", () => page.removeImage());
   click("undo", () => editor.undo());
   click("redo", () => editor.redo());
@@ -41,7 +43,7 @@ export function connect(page) {
   for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => page.take(button.dataset.tool));
   document.addEventListener("click", (event) => {
     // After a click by mouse the keys go on with the image: Enter finishes, and does not press that button again.
-    const pressed = event.detail > 0 && event.target.closest("#tools button, #prompt-bar button, #where button, #thumbs button, .pick");
+    const pressed = event.detail > 0 && event.target.closest("#tools button, #prompt-bar button, #where button, #strip button, .pick");
     if (pressed && !document.querySelector("dialog[open]")) canvas.focus({ preventScroll: true });
   });
   $("add-class").addEventListener("submit", (event) => {

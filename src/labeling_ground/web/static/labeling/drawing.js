@@ -1,7 +1,8 @@
 // Draws the page around the canvas: lists, bars, and what is told.
 
 import { nameOf } from "./album.js";
-import { drawClasses, drawObjects, drawThumbs } from "./panels.js";
+import { drawClasses, drawObjects } from "./panels.js";
+import { drawStrip } from "./strip.js";
 import { make, unlessDrawn } from "../shared/elements.js";
 import { t } from "../shared/words.js";
 import * as works from "./work.js";
@@ -27,15 +28,15 @@ export function drawLists(page) {
   });
   $("object-count").textContent = objects.length || "";
   $("no-objects").hidden = objects.length > 0;
-  drawThumbs($("thumbs"), { images, current: editor.image?.id }, (image) => page.open(image));
-  $("strip").hidden = images.length < 2;
+  drawStrip(page);
   $("welcome").hidden = images.length > 0;
   $("where").hidden = images.length === 0;
-  const at = images.indexOf(editor.image);
-  $("position").textContent = `${at + 1} / ${images.length}`;
+  const shown = page.workflow.images;
+  const at = shown.indexOf(editor.image);
+  $("position").textContent = `${at + 1} / ${shown.length}`;
   $("image-name").textContent = editor.image ? nameOf(editor.image) : "";
   $("previous").disabled = at <= 0;
-  $("next").disabled = at < 0 || at >= images.length - 1;
+  $("next").disabled = at < 0 || at >= shown.length - 1;
   $("export").disabled = images.length === 0;
 }
 

@@ -9,6 +9,7 @@ import { Decoder } from "../decode/decoder.js";
 import { Editor } from "./editor.js";
 import { drawLists, drawState } from "./drawing.js";
 import { KEY, confirmed, renewKey } from "../shared/dialogs.js";
+import { pathOf } from "./files.js";
 import { ExportDialog } from "../export/dialog.js";
 import { labeled } from "./labeled.js";
 import { drawHelp } from "./help.js";
@@ -17,8 +18,10 @@ import { sceneOf } from "./scene.js";
 import { Server, persistently } from "../shared/server.js";
 import { Storage, notes } from "../shared/storage.js";
 import { turnInDialog } from "./turn.js";
-import { counted, languageFor, speak, t } from "../shared/words.js";
+import { counted, languageFor, learn, speak, t } from "../shared/words.js";
 import * as works from "./work.js";
+import { Workflow } from "./workflow.js";
+import { SET_WORDS } from "./set-words.js";
 
 const STRETCH = "0.5,99.5"; // percentiles
 const $ = (id) => document.getElementById(id);
@@ -51,6 +54,7 @@ class Page {
       trouble,
       changed,
     });
+    this.workflow = new Workflow(this);
     this.exporting = new ExportDialog({
       labeled: (onlyThis) => labeled(this, onlyThis),
       classes: () => this.choices.classes,
@@ -107,6 +111,7 @@ class Page {
 
   async add(files) {
     if (files.length === 0) return;
+    this.workflow.failures.forget(files.map(pathOf));
     navigator.storage?.persist?.(); // asks the browser not to clear the work away when it runs short of space
     let first = true;
     const each = (image) => {
@@ -120,7 +125,8 @@ class Page {
     });
     if (many === 0) this.tell(t("nothingToOpen"));
     const words = same.map((one) => t("sameBytes", one));
-    if (failed.length) words.push(t("notAnImage", { name: failed.join(", ") }));
+    if (failed.length) words.push(t("notOpened", { name: failed.map(({ name, why }) => (failed.length < 3 ? `${name} (${why})` : name)).join(", ") }));
+    this.workflow.failures.add(failed);
     if (words.length) this.tell(words.join(" "));
     this.prepare();
   }
@@ -135,7 +141,7 @@ class Page {
     try {
       await this.editor.open(image, saved);
     } catch (error) {
-      this.tell(t("notAnImage", { name: `${nameOf(image)} (${error.message})` }));
+      this.tell(t("notDrawn", { name: nameOf(image), why: error.message }));
     }
     if (this.choices.imageId === image.id) this.prepare();
   }
@@ -181,25 +187,30 @@ class Page {
 
   prepare() {
     const { image } = this.editor;
-    if (this.choices.prepare && image?.state === "ready") this.album.prepare(this.album.images.indexOf(image));
+    if (this.choices.prepare && image?.state === "ready") this.album.prepare(this.workflow.ahead);
     else this.album.stopPreparing();
-  }
-
-  go(step) {
-    const next = this.album.images[this.album.images.indexOf(this.editor.image) + step];
-    if (next) this.open(next);
   }
 
   async removeImage() {
     const { image } = this.editor;
     if (!image || !(await confirmed(t("removeImage", { name: nameOf(image), objects: counted("objectsOf", image.objects) }), t("remove")))) return;
-    const at = this.album.images.indexOf(image);
-    this.editor.close();
-    this.editor.forget(image.id);
-    await this.album.remove(image.id);
-    const next = this.album.images[at] ?? this.album.images[at - 1];
-    if (next) await this.open(next);
-    else this.editor.clear();
+    await this.removeImages([image]);
+  }
+
+  /** Take images off the list, with their labels; where the open one is among them, another one is opened. */
+  async removeImages(images) {
+    const { image } = this.editor;
+    const [before, after] = [this.workflow.images, this.workflow.ahead];
+    if (images.includes(image)) this.editor.close();
+    for (const { id } of images) {
+      this.editor.forget(id);
+      await this.album.remove(id);
+    }
+    if (images.includes(image)) {
+      const next = after.find((one) => !images.includes(one)) ?? before.findLast((one) => !images.includes(one)) ?? this.album.images[0];
+      if (next) await this.open(next);
+      else this.editor.clear();
+    }
     this.draw();
   }
 
@@ -249,8 +260,12 @@ class Page {
     this.editor.unhover();
   }
 
+  /** Finish the object in the making. Whether it could be. */
   finish() {
-    if (works.hasPrompt(this.editor.work) && !this.editor.finish() && works.chosen(this.editor.work)) this.tell(t("emptyMask"));
+    if (!works.hasPrompt(this.editor.work)) return false;
+    if (this.editor.finish()) return true;
+    this.tell(t(works.chosen(this.editor.work) ? "emptyMask" : "needPositive"));
+    return false;
   }
 
   /** Give the selected object a name. */
@@ -325,4 +340,5 @@ class Page {
   }
 }
 
+learn(SET_WORDS);
 await new Page().start();

@@ -1,8 +1,7 @@
 // The lists beside and below the image.
 
-import { nameOf } from "./album.js";
 import { icon, make, unlessDrawn } from "../shared/elements.js";
-import { counted, t } from "../shared/words.js";
+import { t } from "../shared/words.js";
 
 function iconButton(name, label, onclick) {
   return make("button", { className: "icon", type: "button", title: label, aria: { label }, onclick }, icon(name));
@@ -98,32 +97,4 @@ function maskState({ pending, trouble }) {
   if (trouble === undefined) return [];
   const why = trouble ? t("refused", { why: trouble }) : t("emptyMask");
   return [make("span", { className: "no-mask", role: "img", title: why, aria: { label: why } }, "!")];
-}
-
-const addresses = new WeakMap(); // thumbnail → its address: made once
-
-function addressOf(blob) {
-  if (!addresses.has(blob)) addresses.set(blob, URL.createObjectURL(blob));
-  return addresses.get(blob);
-}
-
-const STATES = { new: "notSent", sending: "sending", queued: "queued", ready: "ready", failed: "failed" };
-
-export function drawThumbs(list, { images, current }, open) {
-  const shown = images.map(({ id, names, state, objects, previewOf }) => [id, names, state, objects, previewOf]);
-  unlessDrawn(list, [shown, current], () =>
-    images.map((image) => {
-      const label = t("thumb", { name: nameOf(image), state: t(STATES[image.state]), objects: counted("objectsOf", image.objects) });
-      const button = make(
-        "button",
-        { type: "button", title: label, aria: { label, current: image.id === current }, data: { state: image.state } },
-        make("img", { src: addressOf(image.thumb), alt: "", loading: "lazy" }),
-        make("span", { className: "dot" }),
-      );
-      if (image.objects) button.append(make("span", { className: "count" }, String(image.objects)));
-      button.addEventListener("click", () => open(image));
-      return make("li", {}, button);
-    }),
-  );
-  list.querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
 }

@@ -1,0 +1,78 @@
+"""A set of photographs at work: how far each is, which come next, and what did not open."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tests.needs import needs
+from tests.web.conftest import Served
+from tests.web.labeler import Labeler, reload
+
+COFFEE = (600, 400)
+
+
+def every_format(folder: Path) -> list[Path]:
+    """One small photograph in each format that the page opens."""
+    image = needs("PIL.Image")
+    needs("pillow_heif").register_heif_opener()
+    pixels = np.full((60, 80, 3), (40, 90, 200), np.uint8)
+    for n, ending in enumerate(("heic", "avif", "gif", "tiff")):
+        pixels[10:40, 10 : 20 + 5 * n] = (220, 60, 30)
+        image.fromarray(pixels).save(folder / f"{n}.{ending}")
+    return sorted(folder.iterdir())
+
+
+def test_images_are_marked_found_and_gone_through_and_failures_are_listed(
+    served: Served, context: Any, photos: dict[str, Path], shots: Path, tmp_path: Path
+) -> None:
+    """States, the next that is not done, filter, search, a reload; a file that is no image, with the reason."""
+    (tmp_path / "broken.heic").write_bytes(b"no image")
+    labeler = Labeler(context.new_page(), served.url)
+    page = labeler.page
+    labeler.open(photos["coffee"], photos["rocket"], photos["voc"], tmp_path / "broken.heic")
+    states = page.locator("#thumbs button")
+    page.locator("#failures", has_text="1 failed").wait_for()
+    labeler.click(300, 200, COFFEE)
+    page.keyboard.press("Control+Enter")  # finishes the object too
+    page.locator("#position", has_text="2 / 3").wait_for()
+    page.locator("#progress-text", has_text="1 of 3 done").wait_for()
+    page.keyboard.press("g")
+    page.locator("#position", has_text="3 / 3").wait_for()
+    page.select_option("#state", "review")
+    page.locator("#thumbs [data-work=review]").wait_for()
+    page.screenshot(path=shots / "states.png")
+    works = [states.nth(n).get_attribute("data-work") for n in range(3)]
+    assert works == ["done", "nothing", "review"]  # coffee.png, rgb.jpg, rocket.jpg
+    reload(page)
+    labeler.wait_for_start()
+    page.locator("#progress-text", has_text="2 of 3 done").wait_for()
+    page.select_option("#filter", "done")
+    page.locator("#thumbs li").nth(1).wait_for()  # what is done, and what is open
+    assert page.locator("#thumbs li").count() == 2
+    page.select_option("#filter", "all")
+    page.fill("#find", "ROCK")
+    page.locator("#thumbs .name", has_text="coffee").wait_for(state="detached")
+    page.fill("#find", "")
+    page.locator("#thumbs li").nth(2).wait_for()
+    page.keyboard.press("Escape")
+    page.locator("#thumbs button").nth(0).click()
+    page.click("#next-open")
+    page.locator("#image-name", has_text="rocket.jpg").wait_for()
+    page.set_input_files("#files", str(tmp_path / "broken.heic"))
+    page.click("#failures")
+    said = page.locator("#failures-list").inner_text()
+    assert "broken.heic" in said
+    assert "not an image file" in said
+    page.screenshot(path=shots / "failures.png")
+    page.click("#remove-failures")
+    page.locator("#failures").wait_for(state="hidden")
+
+
+def test_formats_that_browsers_do_not_show_open_too(served: Served, context: Any, tmp_path: Path) -> None:
+    """HEIC and TIFF as the server decodes them, AVIF and GIF by whichever can."""
+    labeler = Labeler(context.new_page(), served.url)
+    files = every_format(tmp_path)
+    labeler.open(*files)
+    labeler.page.locator("#thumbs li").nth(len(files) - 1).wait_for()
+    assert labeler.page.locator("#failures").is_hidden()
+    assert sorted(labeler.page.locator("#thumbs .name").all_inner_texts()) == [file.name for file in files]
