@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.needs import needs, needs_browser_runtime, needs_program
 from tests.sam.references import exported, segment_anything
+from tests.sam.references_sam2 import exported_sam2
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -35,6 +36,18 @@ def test_the_memory_benchmark_runs() -> None:
     result = run("bench.serving.memory")
     assert len(result["alone"]) == 8
     assert result["together_mb"] > 0
+
+
+@pytest.mark.slow
+def test_a_server_of_two_models_takes_no_more_memory_than_a_server_for_each() -> None:
+    exported()
+    exported_sam2()
+    result = run("bench.serving.two_models")
+    without, *alone, both = (row["resident_mb"] for row in result["rows"])
+    assert [row["models"] for row in result["rows"][1:]] == [["small-sam"], ["small-sam2"], ["small-sam", "small-sam2"]]
+    assert without < min(alone)
+    assert max(alone) < both <= 1.1 * sum(alone)
+    assert all(row["told_mb"] > 0 for row in result["rows"])
 
 
 def test_the_fairness_benchmark_runs_and_nobody_is_refused() -> None:
