@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.web.conftest import PATIENCE_S, Served
+from tests.web.conftest import PATIENCE_S, PLAIN, Served
 from tests.web.labeler import Labeler, arrive, go, reload
 
 COFFEE = (600, 400)
@@ -22,6 +22,7 @@ def test_the_second_tab_waits_and_takes_over_when_asked(
     page = context.new_page()
     go(page, served.url)
     page.wait_for_selector(ELSEWHERE)
+    page.locator("#elsewhere-who", has_text="coffee.png is open there; last changed at").wait_for()
     page.screenshot(path=shots / "elsewhere.png")
     for _ in range(3):
         page.keyboard.press("Escape")
@@ -82,3 +83,19 @@ def test_the_last_step_before_a_tab_dies_is_kept(served: Served, context: Any, p
     again = Labeler(context.new_page(), served.url)
     again.wait()
     assert again.objects() == 1
+
+
+def test_on_plain_http_too_one_tab_works_at_a_time(served: Served, context: Any, photos: dict[str, Path]) -> None:
+    """Where browsers have no locks: the second tab says which image is open in the first, and takes over when asked."""
+    url = served.url.replace("127.0.0.1", PLAIN)
+    first = Labeler(context.new_page(), url)
+    assert first.page.evaluate("navigator.locks === undefined")
+    first.open(photos["coffee"])
+    page = context.new_page()
+    go(page, url)
+    page.wait_for_selector(ELSEWHERE)
+    page.locator("#elsewhere-who", has_text="coffee.png is open there").wait_for()
+    page.click("#take-over")
+    first.page.wait_for_selector(ELSEWHERE)
+    Labeler(page, None).wait_for_start()
+    page.locator("#image-name", has_text="coffee.png").wait_for()

@@ -52,21 +52,24 @@ export class ExportDialog {
       $(id).closest("label").hidden = !shown.includes(name);
       setValue($(id), this.options()[name]);
     }
-    const { images, left } = await this.#set();
+    const labeled = await this.labeled($("export-one").checked);
+    const { images, left } = this.#setOf(labeled);
     const objects = images.reduce((sum, image) => sum + image.objects.length, 0);
     const lines = [t("summary", { objects: counted("objectsOf", objects), images: counted("imagesOf", images.length) })];
     for (const [kind, n] of Object.entries(left)) if (n) lines.push(counted(`left-${kind}`, n));
+    const unfinished = labeled.filter((image) => image.unfinished > 0).map(({ names, unfinished: n }) => t("unfinishedIn", { name: names[0], n }));
+    if (unfinished.length) lines.push(t("unfinished", { images: shortened(unfinished) }));
     if (!this.#worker) this.#say(lines.join(" "));
     $("download").disabled = objects === 0 || this.#worker !== null;
   }
 
-  async #set() {
-    return dataSet(await this.labeled($("export-one").checked), { format: this.#format, background: this.options().background });
+  #setOf(labeled) {
+    return dataSet(labeled, { format: this.#format, background: this.options().background });
   }
 
   async #download() {
     const format = this.#format;
-    const { images } = await this.#set();
+    const { images } = this.#setOf(await this.labeled($("export-one").checked));
     const options = { ...this.options(), tolerance: Number(this.options().tolerance) };
     const worker = (this.#worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" }));
     $("download").disabled = true;
@@ -100,6 +103,12 @@ export class ExportDialog {
   #say(text) {
     $("export-summary").textContent = text;
   }
+}
+
+const MOST_NAMES = 5;
+
+function shortened(names) {
+  return names.slice(0, MOST_NAMES).join(", ") + (names.length > MOST_NAMES ? ", …" : "");
 }
 
 function valueOf(field) {

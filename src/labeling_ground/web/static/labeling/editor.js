@@ -102,7 +102,7 @@ export class Editor extends Viewport {
   /** Take up an image's work, `saved` as it was stored, and get the masks that it still lacks. */
   resume(image, saved) {
     if (!this.#histories.has(image.id)) this.#histories.set(image.id, new History(works.restored(saved)));
-    for (const object of this.objectsOf(image.id)) if (object.pending) this.backlog.add(image, object);
+    for (const object of this.workOf(image.id).objects) if (object.pending) this.backlog.add(image, object);
   }
 
   /** Another model answers from now on: what is being made is asked again; finished objects keep their masks. */
@@ -136,9 +136,9 @@ export class Editor extends Viewport {
     this.#histories.delete(id);
   }
 
-  /** Every object of an image, as far as this editor has seen the image. */
-  objectsOf(id) {
-    return this.#histories.get(id)?.now.objects;
+  /** The work on an image, as far as this editor has seen the image. */
+  workOf(id) {
+    return this.#histories.get(id)?.now;
   }
 
   async #getReady(image, signal) {

@@ -22,6 +22,7 @@ import { counted, languageFor, learn, speak, t } from "../shared/words.js";
 import * as works from "./work.js";
 import { Workflow } from "./workflow.js";
 import { SET_WORDS } from "./set-words.js";
+import { WORK_WORDS } from "./work-words.js";
 
 const STRETCH = "0.5,99.5"; // percentiles
 const $ = (id) => document.getElementById(id);
@@ -30,6 +31,7 @@ class Page {
   choices = initialChoices();
   tool = "plus";
   storageTrouble = null;
+  changedAt = null; // when something of the labels was last changed in this tab
   models = []; // those that the server serves
   #told = 0;
   #drawAsked = false;
@@ -70,7 +72,10 @@ class Page {
       size: () => ({ width: this.canvas.clientWidth, height: this.canvas.clientHeight }),
       redraw: () => this.painter.ask(),
       paint: () => this.painter.now(),
-      keep: (id, work) => this.#kept(this.storage.put("work", { id, ...work })),
+      keep: (id, work) => {
+        this.changedAt = Date.now();
+        return this.#kept(this.storage.put("work", { id, ...work }));
+      },
       classId: () => this.choices.classId,
       maskless: (image) => this.tell(t("maskless", { name: nameOf(image) })),
     });
@@ -78,7 +83,7 @@ class Page {
 
   async start() {
     speak(this.choices.language);
-    await turnInDialog(() => this.storage.retire());
+    await turnInDialog(() => this.storage.retire(), () => this.editor.image && { name: nameOf(this.editor.image), changed: this.changedAt });
     let saved = [];
     try {
       await this.storage.open();
@@ -340,5 +345,5 @@ class Page {
   }
 }
 
-learn(SET_WORDS);
+learn({ ...SET_WORDS, ...WORK_WORDS });
 await new Page().start();
