@@ -58,6 +58,12 @@ def prompt_of(asked: dict[str, Any]) -> Prompt:
     return canonical(points, Box(*asked["box"]) if "box" in asked else None)
 
 
+def start_of(width: int, height: int) -> NDArray[np.bool_]:
+    """A mask to start from, of an image of this size."""
+    y, x = np.mgrid[:height, :width]
+    return np.asarray((x / width - 0.6) ** 2 + (y / height - 0.3) ** 2 < 0.09, np.bool_)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the modules make."""
@@ -71,12 +77,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     }
     embedding = Embedding(tensors, 3, 4)
     (folder / "embedding.safetensors").write_bytes(tensor_codec.to_safetensors(embedding, metadata={"model": "m"}))
-    asks: dict[str, list[Any]] = {"masks": [], "prompts": []}
+    asks: dict[str, list[Any]] = {"masks": [], "prompts": [], "starts": []}
     answers = []
     for family in FAMILIES:
         for width, height in SIZES:
             shared = {"family": family.value, "width": width, "height": height}
             asks["masks"].append({**shared})
+            asks["starts"].append({**shared, "rle": mask_codec.to_rle(start_of(width, height))})
             asks["prompts"] += [
                 {
                     **shared,
@@ -89,7 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         (folder / "logits.bin").write_bytes(candidates.tobytes())
         for ask in asks["masks"]:
             ask["scores"] = their_scores.tolist()
-        (folder / "asks.json").write_text(json.dumps(asks | ({"prompts": []} if which else {})))
+        (folder / "asks.json").write_text(json.dumps(asks | ({"prompts": [], "starts": []} if which else {})))
         done = subprocess.run(
             [node, str(UNITS / "decode.mjs"), str(folder)], capture_output=True, text=True, timeout=600
         )
@@ -133,6 +140,17 @@ def test_prompts_are_the_servers(made: Any) -> None:
         wanted = prompts.tensors(prompt_of(asked), family.frame(ask["height"], ask["width"]), family)
         assert found["labels"] == wanted.point_labels[0].tolist()
         assert found["coords"] == wanted.point_coords[0].ravel().tolist()
+
+
+def test_masks_to_start_from_are_the_servers(made: Any) -> None:
+    """Where an image is made smaller; OpenCV enlarges in another way, and the edge alone is another then."""
+    for ask, found in zip(made["asks"]["starts"], made["answers"][0]["starts"], strict=True):
+        size = ask["height"], ask["width"]
+        wanted = prompts.low_res_logits(start_of(*reversed(size)), Family(ask["family"]).frame(*size))
+        apart = np.abs(np.asarray(found, np.float32).reshape(256, 256) - wanted)
+        if min(size) >= 256:
+            assert apart.max() < 0.2, ask
+        assert (apart > 0.2).mean() < 0.02, ask
 
 
 def test_tensors_are_the_servers(made: Any) -> None:

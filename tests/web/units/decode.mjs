@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { load } from "./page.mjs";
 
 const { order, paint } = await load("decode/masks.js");
-const { LOW_RES, frameOf, tokensOf } = await load("decode/prompts.js");
+const { LOW_RES, frameOf, lowResLogits, tokensOf } = await load("decode/prompts.js");
 const { read } = await load("decode/tensors.js");
 
 const folder = process.argv[2];
@@ -28,6 +28,7 @@ for (const { family, width, height, points, box } of asks.prompts) {
   const { coords, labels } = tokensOf({ points, box }, frameOf(family, { width, height }), family);
   made.prompts.push({ coords: [...coords], labels: [...labels] });
 }
+made.starts = asks.starts.map(({ family, width, height, rle }) => [...lowResLogits(rle, frameOf(family, { width, height }))]);
 const { tensors, metadata } = read(await bytes("embedding.safetensors"));
 made.metadata = metadata;
 for (const [name, { shape, data }] of Object.entries(tensors)) {

@@ -123,3 +123,24 @@ test("an image of which the server cannot say whether it has it is sent, not wai
   const server = new Server({ base: "http://host/", client: "me", key: () => null });
   assert.equal(await server.image("0".repeat(64)), null);
 });
+
+test("a mask to start from goes by its name, as it is where that is unknown, and not to a model that takes none", async (t) => {
+  const asked = [], unknown = { type: "urn:labeling-ground:problem:unknown-prediction", detail: "Ask again." };
+  const answers = [];
+  t.mock.method(globalThis, "fetch", async (_url, { body }) => {
+    if (!body) return Response.json({ models: [{ name: "plain", default: true, capabilities: ["points", "box"] }] });
+    asked.push(JSON.parse(body).mask_input);
+    return answers.shift() ?? Response.json({ masks: [], seconds: 1, prediction_id: "p" });
+  });
+  const server = new Server({ base: "http://host/", client: "me", key: () => null });
+  const prompt = { points: [], box: null, mask: { rle: { size: [1, 1], counts: "1" }, ref: { prediction_id: "q", index: 2 } } };
+  const { rle, ref } = prompt.mask;
+  assert.equal((await server.masks("a", prompt)).predictionId, "p");
+  answers.push(Response.json(unknown, { status: 404 }));
+  await server.masks("a", prompt);
+  await server.masks("a", { ...prompt, mask: { rle, ref: null } });
+  assert.deepEqual(asked, [ref, ref, { rle }, { rle }]);
+  await server.models();
+  await server.masks("a", prompt);
+  assert.equal(asked.at(-1), undefined);
+});

@@ -142,3 +142,44 @@ test("a finished object says which model made it, and another one is asked anew 
   assert.deepEqual([anew.answer, anew.points, anew.objects], [null, again.points, done.objects]);
   assert.equal(works.unanswered(clicked), clicked);
 });
+
+test("the next click starts from the candidate that is chosen, by its name on the server", () => {
+  const answered = works.stepped(works.withAnswer(clicked, { ...answer, predictionId: "p" }), 1);
+  const next = works.withPoint(answered, { x: 2, y: 2, label: 0 });
+  assert.deepEqual(next.mask, { rle: answer.masks[1].rle, area: 1, ref: { prediction_id: "p", index: 1 }, byHand: false });
+  assert.deepEqual(works.withPoint(next, { x: 3, y: 3, label: 1 }).mask, next.mask); // whose answer is not there yet
+  assert.equal(works.withPoint(works.withAnswer(clicked, { masks: [{ rle: {}, score: 1, area: 0 }] }), { x: 1, y: 0, label: 1 }).mask, null);
+  assert.equal(works.samePrompt(next, { ...next, mask: null }), false);
+  const early = works.finished(next, { id: "a", classId: "1", pending: "p" });
+  assert.deepEqual(early.objects[0].mask, next.mask); // the ask needs it still
+  assert.equal("mask" in works.settled(early, "p", answer.masks[0]).objects[0], false);
+});
+
+test("a mask that was changed by hand is what the next click starts from, and is kept when a click is moved or removed", () => {
+  const byHand = works.withMask(works.withAnswer(clicked, { ...answer, predictionId: "p", model: "m" }), { rle: "mine", area: 3 });
+  assert.deepEqual(works.chosen(byHand), { rle: "mine", area: 3, score: null });
+  assert.equal(works.unanswered(byHand), byHand); // another model is not asked for it
+  const mine = { rle: "mine", area: 3, ref: null, byHand: true };
+  const next = works.withPoint(byHand, { x: 2, y: 2, label: 0 });
+  assert.deepEqual(next.mask, mine);
+  const moved = works.withPointMoved(next, 1, { x: 5, y: 6 });
+  assert.deepEqual([moved.points, moved.mask, moved.answer], [[clicked.points[0], { x: 5, y: 6, label: 0 }], mine, null]);
+  const alone = works.withoutPoint(works.withoutPoint(next, 1), 0);
+  assert.deepEqual([alone.points, works.chosen(alone).rle, works.isAskable(alone)], [[], "mine", true]);
+  const made = works.finished(byHand, { id: "a", classId: "1" });
+  assert.deepEqual([made.objects[0].byHand, made.objects[0].model, works.hasPrompt(made)], [true, "m", false]);
+  assert.deepEqual(works.withPoint(works.editedAgain(made, "a"), { x: 0, y: 0, label: 1 }).mask, mine);
+});
+
+test("a click that is moved or removed takes what the model made of it along", () => {
+  const two = works.withPoint(works.withAnswer(clicked, { ...answer, predictionId: "p" }), { x: 9, y: 9, label: 0 });
+  assert.equal(works.withPointMoved(two, 0, { x: 2, y: 2 }).mask, null);
+  assert.deepEqual([works.withoutPoint(two, 0).mask, works.withoutPoint(two, 0).points], [null, [two.points[1]]]);
+  assert.equal(works.hasPrompt(works.withoutPoint(clicked, 0)), false);
+  assert.equal(works.withBox(two, [0, 0, 1, 1]).mask, null);
+});
+
+test("an object that has a mask and no clicks is edited again with its mask", () => {
+  const object = { id: "a", classId: "1", rle: "r", score: 1, area: 5, points: [], box: null };
+  assert.equal(works.hasPrompt(works.editedAgain({ ...works.EMPTY, objects: [object] }, "a")), true);
+});

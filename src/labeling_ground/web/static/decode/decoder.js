@@ -79,16 +79,16 @@ export class Decoder {
   }
 
   /**
-   * The masks for clicks and a box, as `Server.masks` gives them, or `null`: ask the server. A preview lets clicks go
+   * The masks for clicks, a box and a mask to start from, as `Server.masks` gives them, or `null`: ask the server. A preview lets clicks go
    * first.
    */
-  async masks(id, { points, box }, signal, { preview = false } = {}) {
+  async masks(id, { points, box, mask = null }, signal, { preview = false } = {}) {
     if (this.#held !== id || this.state !== "ready") return null;
     const started = performance.now();
     const { id: model, note = "" } = this.#model;
     const helper = this.#helper;
     try {
-      const masks = await helper.ask("masks", { points, box }, { signal, last: preview });
+      const masks = await helper.ask("masks", { points, box, start: mask?.rle ?? null }, { signal, last: preview });
       return { masks, outcome: "here", model, note, serverMs: null, ms: performance.now() - started };
     } catch (error) {
       signal?.throwIfAborted();

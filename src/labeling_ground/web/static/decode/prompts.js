@@ -1,6 +1,8 @@
 // From clicks and a box to what a decoder reads. The rules are those of the server's `sam/prompts.py` and
 // `sam/geometry.py`: a click there and a click here must be the same numbers.
 
+import { eachStretch, spansOf } from "../shared/spans.js";
+
 export const SIDE = 1024; // the square that encoders read
 export const LOW_RES = 256; // the decoder's logits cover the same square
 
@@ -33,4 +35,24 @@ export function tokensOf({ points, box }, frame, family) {
     coords: Float32Array.from(rows.flatMap(([x, y]) => [x, y])),
     labels: Float32Array.from(rows, (row) => row[2]),
   };
+}
+
+const MASK_LOGIT = 10; // where a mask is sure
+
+/** A mask as low-res logits over the frame's square, `[256, 256]`: each says how much of its place the mask covers. */
+export function lowResLogits(rle, { width, height, innerWidth, innerHeight }) {
+  const inner = (length) => Math.max(1, Math.round((length * LOW_RES) / SIDE));
+  const columns = inner(innerWidth), rows = inner(innerHeight);
+  const covered = new Float32Array(LOW_RES * LOW_RES);
+  const across = columns / width, down = rows / height;
+  eachStretch(spansOf(rle), height, (x, y0, y1) => {
+    const [top, bottom, left, right] = [y0 * down, y1 * down, x * across, (x + 1) * across];
+    for (let row = Math.floor(top); row < bottom; row++) {
+      const high = Math.min(row + 1, bottom) - Math.max(row, top);
+      for (let column = Math.floor(left); column < right; column++) {
+        covered[row * LOW_RES + column] += high * (Math.min(column + 1, right) - Math.max(column, left));
+      }
+    }
+  });
+  return covered.map((share) => (2 * Math.min(1, share) - 1) * MASK_LOGIT);
 }

@@ -2,10 +2,12 @@
 // `{id, answer}` or `{id, problem}`.
 
 import { order, paint } from "./masks.js";
-import { EMBEDDINGS, LOW_RES, frameOf, tokensOf } from "./prompts.js";
+import { EMBEDDINGS, LOW_RES, frameOf, lowResLogits, tokensOf } from "./prompts.js";
 import { read } from "./tensors.js";
 
 const LOGITS = "low_res_masks", SCORES = "iou_predictions";
+
+const NO_MASK = new Float32Array(LOW_RES * LOW_RES);
 
 let ort = null;
 let session = null;
@@ -37,15 +39,15 @@ const work = {
     }
   },
 
-  /** The masks for a prompt, best first. */
-  async masks(prompt) {
+  /** The masks for a prompt, best first; `start` is the RLE of a mask to start from, or `null`. */
+  async masks({ start, ...prompt }) {
     const { coords, labels, tokens } = tokensOf(prompt, image.frame, family);
     const offered = {
       ...image.tensors,
       point_coords: new ort.Tensor("float32", coords, [1, tokens, 2]),
       point_labels: new ort.Tensor("float32", labels, [1, tokens]),
-      mask_input: new ort.Tensor("float32", new Float32Array(LOW_RES * LOW_RES), [1, 1, LOW_RES, LOW_RES]),
-      has_mask_input: new ort.Tensor("float32", [0], [1]),
+      mask_input: new ort.Tensor("float32", start ? lowResLogits(start, image.frame) : NO_MASK, [1, 1, LOW_RES, LOW_RES]),
+      has_mask_input: new ort.Tensor("float32", [start ? 1 : 0], [1]),
       orig_im_size: new ort.Tensor("float32", [8, 8], [2]), // what is upsampled to this size is not used
     };
     const feeds = Object.fromEntries(session.inputNames.map((name) => [name, offered[name]]));

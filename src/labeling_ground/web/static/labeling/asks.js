@@ -17,9 +17,9 @@ export class Asks {
    * The answer to a prompt, `{masks, outcome, model, …}`, however long the server takes. Identical prompts are asked once.
    * `report(kind, share)` hears what is being waited for. Throws `Refused`, an `Error` where the image turned out to have another size than the prompt was made for, or an `AbortError` when `signal` calls it off.
    */
-  masks(image, { points, box }, signal, report = () => {}) {
-    const key = `${this.server.model ?? ""} ${this.server.reading(image.id)} ${JSON.stringify([points, box])}`;
-    return this.#shared.join(key, signal, report, (off, tell) => this.#masks(image, { points, box }, off, tell));
+  masks(image, { points, box, mask = null }, signal, report = () => {}) {
+    const key = `${this.server.model ?? ""} ${this.server.reading(image.id)} ${JSON.stringify([points, box, mask?.ref ?? mask?.rle])}`;
+    return this.#shared.join(key, signal, report, (off, tell) => this.#masks(image, { points, box, mask }, off, tell));
   }
 
   /** An image that the server forgot is sent again, and the prompt repeated. */

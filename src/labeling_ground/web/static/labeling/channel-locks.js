@@ -43,13 +43,15 @@ export class ChannelLocks {
     return !this.#answered;
   }
 
-  #say(lock) {
-    this.#channel.postMessage({ lock, id: this.#id });
+  #say(lock, to = null) {
+    this.#channel.postMessage({ lock, id: this.#id, to });
   }
 
-  #hear({ lock, id }) {
-    if (lock === "claim" && (this.#state === "held" || (this.#state === "claiming" && this.#id < id))) this.#say("taken");
-    if (lock === "taken" || lock === "held") this.#answered = true;
+  #hear({ lock, id, to }) {
+    if (!lock || (to !== null && to !== this.#id)) return;
+    const isEarlier = this.#state === "claiming" && this.#id < id;
+    if (lock === "claim" && (this.#state === "held" || isEarlier)) this.#say("taken", id);
+    if (lock !== "claim" || !isEarlier) this.#answered = true;
     if (lock !== "held" || this.#state !== "held") return;
     this.#state = "none";
     this.#robbed();

@@ -23,6 +23,7 @@ export class Refused extends Error {
 export class Server {
   stretch = null; // two percentiles, "0.5,99.5", between which the values of images are spread; or as the file says
   model = null; // a model's name; or the default one answers
+  #models = []; // that were served when they were last asked for
 
   /** `key()` is the API key or `null`; `client` says who works here. */
   constructor({ base, client, key }) {
@@ -103,16 +104,26 @@ export class Server {
     });
   }
 
-  /** The masks for clicks and a box, best first, and how they came to be. */
-  async masks(id, { points, box }, signal) {
+  /**
+   * The masks for clicks, a box and a mask to start from, best first, and how they came to be. A mask that the server does
+   * not know any more under its `ref`, or another model made, is sent as it is; to a model that takes none, none is sent.
+   */
+  async masks(id, { points, box, mask = null }, signal) {
     const started = performance.now();
-    const { body, timing } = await this.#ask(`v1/images/${this.reading(id)}/masks`, {
+    const ask = (start) => this.#ask(`v1/images/${this.reading(id)}/masks`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ points, ...(box && { box }), ...(this.model && { model: this.model }) }),
+      body: JSON.stringify({ points, ...(box && { box }), ...(start && { mask_input: start }), ...(this.model && { model: this.model }) }),
       signal,
     });
+    const whole = mask && { rle: mask.rle };
+    const isTaken = mask && this.#takesMasks;
+    const { body, timing } = await ask(isTaken ? mask.ref ?? whole : null).catch((error) => {
+      if (isTaken && mask.ref && error.type === "unknown-prediction") return ask(whole);
+      throw error;
+    });
     return {
+      predictionId: body.prediction_id,
       masks: body.masks.map(({ rle, score, area }) => ({ rle, score, area })),
       outcome: body.outcome,
       model: body.model,
@@ -148,7 +159,12 @@ export class Server {
 
   /** What is served. */
   async models(signal) {
-    return (await this.#ask("v1/models", { signal })).body.models;
+    return (this.#models = (await this.#ask("v1/models", { signal })).body.models);
+  }
+
+  get #takesMasks() {
+    const model = this.#models.find((one) => (this.model ? one.name === this.model : one.default));
+    return model?.capabilities?.includes("mask") ?? true;
   }
 
   /** A model's decoder, an ONNX file. */
