@@ -8,6 +8,7 @@ import pytest
 from tests.doubles import ToyBackend
 from tests.inference.engines import disc_files
 from tests.inference.oip_server import oip_standing
+from tests.inference.sam3_backends import sam3_of_discs
 from tests.inference.toy_engine import ToyEngine, standing
 from tests.needs import needs
 
@@ -36,6 +37,7 @@ MAKERS: dict[str, Callable[[], Backend]] = {
     "onnx": engine("onnx", "onnxruntime"),
     "onnx-cuda": engine("onnx_cuda", "onnxruntime", device="cpu"),  # its steps, where there is no GPU
     "openvino": engine("openvino", "openvino"),
+    "sam3": sam3_of_discs,
     "toy": ToyBackend,
     "toy-concepts": ToyConcepts,
     "classical": lambda: create_classical(encode_threads=1, decode_threads=2),

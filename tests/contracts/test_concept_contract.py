@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from tests.inference.sam3_backends import sam3_of_discs
 
 from labeling_ground.inference.backend import Backend
 from labeling_ground.testing.concept_contract import ConceptContract
 from labeling_ground.testing.toy_concepts import ToyConcepts
 
-MAKERS: dict[str, Callable[[], Backend]] = {"toy": ToyConcepts}
+MAKERS: dict[str, Callable[[], Backend]] = {"sam3": sam3_of_discs, "toy": ToyConcepts}
 
 
 class TestConceptBackends(ConceptContract):

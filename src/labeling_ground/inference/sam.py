@@ -155,7 +155,7 @@ class SamBackend:
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     def _encode(self, images: Sequence[Image]) -> list[Embedding]:
-        with _failing("encode"):
+        with failing("encode"):
             made = encode_all(self.engine, [image.pixels for image in images])
         return [Embedding(one, image.height, image.width) for one, image in zip(made, images, strict=True)]
 
@@ -163,7 +163,7 @@ class SamBackend:
         family = self.engine.family
         frames = [family.frame(embedding.height, embedding.width) for _, embedding, _ in asks]
         read = [(own, tensors(prompt, frame, family)) for (own, _, prompt), frame in zip(asks, frames, strict=True)]
-        with _failing("decode"):
+        with failing("decode"):
             made = decode_all(self.engine, read, alone=alone)
         return [_Decoded(*one, frame) for one, frame in zip(made, frames, strict=True)]
 
@@ -176,7 +176,7 @@ class _Decoded(NamedTuple):
     frame: Frame
 
 
-class _failing:  # noqa: N801 -- reads as the phrase it is: with failing("encode")
+class failing:  # noqa: N801 -- reads as the phrase it is: with failing("encode")
     """Whatever an engine raises is one error to the caller."""
 
     def __init__(self, what: str) -> None:

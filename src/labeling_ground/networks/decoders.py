@@ -1,5 +1,5 @@
-"""The mask decoders of SAM and SAM 2 as two graphs with one interface, from the weights of one ``SamModel`` or
-``Sam2Model``.
+"""The mask decoders of SAM, SAM 2 and SAM 3 as two graphs with one interface, from the weights of one ``SamModel``,
+``Sam2Model`` or ``Sam3TrackerModel``.
 
 Both take a batch of prompts on one embedding and give low-res logits and scores of all four candidates; choosing and
 upsampling happen outside (``sam.masks``). ``PlainDecoder`` computes what the reference does, step by step.
@@ -8,35 +8,36 @@ the tokens' side through the projections than the 4096 image places (2.04 instea
 
 SAM 2's decoder differs in three things: it has one token more, before the others, from which it guesses whether there
 is an object at all (for videos; its image predictor ignores the guess, and so it is not computed here); finer features
-of the image are added while the mask is upscaled; and scores pass through a sigmoid.
+of the image are added while the mask is upscaled; and scores pass through a sigmoid. SAM 3's is SAM 2's with 72 places
+a side in place of 64, so 288 logits in place of 256; a mask input of 256 is enlarged to that.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-GRID = 64
-"""Rows and columns of the embedding."""
-PLACES = GRID * GRID
 MASK_TOKENS = 4
 
 Finer = tuple[Tensor, Tensor]
-"""SAM 2's ``[1, 32, 256, 256]`` and ``[1, 64, 128, 128]``."""
+"""SAM 2's ``[1, 32, 256, 256]`` and ``[1, 64, 128, 128]``, SAM 3's ``[1, 32, 288, 288]`` and ``[1, 64, 144, 144]``."""
 
 
 class Prompts(nn.Module):
     """The prompt encoder, for labels given as numbers (``segment_anything/modeling/prompt_encoder.py``).
 
     Args:
-        sam: a ``transformers.SamModel`` or ``Sam2Model``.
+        sam: a ``transformers.SamModel``, ``Sam2Model`` or ``Sam3TrackerModel``.
     """
 
     def __init__(self, sam: Any) -> None:
         super().__init__()
         encoder = sam.prompt_encoder
         self.side = float(encoder.input_image_size)
+        self.grid = int(encoder.image_embedding_size[0])
+        """Rows and columns of the embedding."""
         self.frequencies = nn.Parameter(sam.shared_image_embedding.positional_embedding.detach().clone())
         points = encoder.point_embed
         points = [points] if isinstance(points, nn.Embedding) else list(points)
@@ -46,9 +47,9 @@ class Prompts(nn.Module):
 
     def places(self) -> Tensor:
         """Positional code of the embedding's places, ``[1, 4096, 256]``: their centres, in shares of the square."""
-        centres = (torch.arange(GRID, dtype=torch.float32) + 0.5) / GRID
+        centres = (torch.arange(self.grid, dtype=torch.float32) + 0.5) / self.grid
         y, x = torch.meshgrid(centres, centres, indexing="ij")
-        return self._code(torch.stack([x, y], -1).view(1, PLACES, 2))
+        return self._code(torch.stack([x, y], -1).view(1, -1, 2))
 
     def sparse(self, coords: Tensor, labels: Tensor) -> Tensor:
         """Points, corners and padding: ``[B, N, 2]`` and ``[B, N]`` → ``[B, N, 256]``."""
@@ -67,10 +68,13 @@ class Prompts(nn.Module):
 
         def given(mask: Tensor, has_mask: Tensor) -> Tensor:
             share = has_mask.view(-1, 1, 1, 1)
+            if mask.shape[-1] != 4 * self.grid:
+                size = (4 * self.grid, 4 * self.grid)
+                mask = functional.interpolate(mask, size, mode="bilinear", align_corners=False, antialias=True)
             return (share * self.mask_embed(mask) + (1 - share) * self.no_mask).contiguous()
 
         def none(mask: Tensor, has_mask: Tensor) -> Tensor:
-            return self.no_mask.expand(has_mask.shape[0], -1, GRID, GRID).contiguous()
+            return self.no_mask.expand(has_mask.shape[0], -1, self.grid, self.grid).contiguous()
 
         if torch.compiler.is_exporting():
             return torch.cond(has_mask.sum() > 0, given, none, (mask, has_mask))
@@ -88,7 +92,8 @@ class PlainDecoder(nn.Module):
         super().__init__()
         self.prompts = Prompts(sam)
         self.decoder = sam.mask_decoder
-        self.register_buffer("pe", self.prompts.places().transpose(1, 2).reshape(1, -1, GRID, GRID).detach())
+        grid = self.prompts.grid
+        self.register_buffer("pe", self.prompts.places().transpose(1, 2).reshape(1, -1, grid, grid).detach())
         self.pe: Tensor
 
     def forward(
@@ -278,11 +283,12 @@ def _image_to_tokens(attention: Any, placed: Tensor, key: Tensor, value: Tensor)
 
 def _upscale(decoder: Any, image: Tensor, hyper: Tensor, finer: Finer | None) -> Tensor:
     """Places ``[B, 4096, 256]`` and hyper-weights ``[B, 4, 32]`` → logits ``[B, 4, 256, 256]``, by convolutions."""
-    up = decoder.upscale_conv1(image.transpose(1, 2).reshape(-1, image.shape[-1], GRID, GRID))
+    grid = math.isqrt(image.shape[1])
+    up = decoder.upscale_conv1(image.transpose(1, 2).reshape(-1, image.shape[-1], grid, grid))
     up = functional.gelu(decoder.upscale_layer_norm(up if finer is None else up + finer[1]))
     up = decoder.upscale_conv2(up)
     up = functional.gelu(up if finer is None else up + finer[0])
-    return (hyper @ up.flatten(2)).view(-1, MASK_TOKENS, 4 * GRID, 4 * GRID)
+    return (hyper @ up.flatten(2)).view(-1, MASK_TOKENS, 4 * grid, 4 * grid)
 
 
 def _upscale_places(decoder: Any, image: Tensor, hyper: Tensor) -> Tensor:
@@ -293,8 +299,9 @@ def _upscale_places(decoder: Any, image: Tensor, hyper: Tensor) -> Tensor:
     up = functional.gelu(_double(decoder.upscale_conv2, up))
     logits = hyper @ up.transpose(1, 2)
     # place = (y, x), then the first doubling's (row, column), then the second's
-    logits = logits.view(-1, MASK_TOKENS, GRID, GRID, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
-    return logits.reshape(-1, MASK_TOKENS, 4 * GRID, 4 * GRID)
+    grid = math.isqrt(image.shape[1])
+    logits = logits.view(-1, MASK_TOKENS, grid, grid, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+    return logits.reshape(-1, MASK_TOKENS, 4 * grid, 4 * grid)
 
 
 def _double(convolution: Any, places: Tensor) -> Tensor:
