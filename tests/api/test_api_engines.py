@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.inference.toy_engine import NAMES, OTHER, VERSION, Served, ToyEngine, endpoint, served
 from tests.ports import free_port
+from tests.sam.references import exported
 
 from labeling_ground.inference.remote.wire import Role
+from labeling_ground.models.catalogue import Role as Part
+from labeling_ground.models.store import ModelStore
 
 if TYPE_CHECKING:
     from tests.api.conftest import Running, Start
@@ -66,6 +69,34 @@ async def test_what_is_known_of_the_engines_is_told(
                 "in other processes: 1 encoder and 2 decoder workers",
             )
             assert server.app_state.predictor.encode_queue.slots == 1
+
+
+@pytest.mark.parametrize("models", [("own-sam", "remote"), ("remote", "own-sam")])
+async def test_an_installed_model_and_that_of_the_engines_are_served_side_by_side(
+    start: "Start", tmp_path: Path, make_image: Callable[..., bytes], models: tuple[str, ...]
+) -> None:
+    """Over one cache, whichever of them is the default."""
+    folder, _ = exported()
+    weights = ModelStore(tmp_path / "models")
+    for role in (Part.ENCODER, Part.DECODER, Part.FAST_DECODER):
+        weights.add(folder / f"{role.value}.onnx", name="own-sam", role=role, family="sam")
+    with both(tmp_path / "kept") as engines:
+        chosen = using(engines) | {"models": models, "models_dir": weights.folder, "engine": "onnx"}
+        async with start(**chosen) as server:
+            versions = {}
+            image_id = await server.send_image(make_image())
+            for name, model in (("own-sam", "own-sam"), ("remote", "toy-sam"), ("toy-sam", "toy-sam")):
+                answer = (await server.click(image_id, 9, 9, model=name)).json()
+                assert answer["model"] == model
+                versions[model] = answer["model_version"]
+            assert answer["outcome"] == "hit", "the id that the engines told is the same model"
+            assert versions["toy-sam"] == str(VERSION)
+            default = (await server.click(image_id, 9, 9)).json()
+            assert (default["outcome"], default["model"]) == ("hit", "own-sam" if models[0] == "own-sam" else "toy-sam")
+            listed = {each["id"]: each for each in (await server.client.get("/v1/models")).json()["models"]}
+            assert {name: each["version"] for name, each in listed.items()} == versions
+            assert "in other processes" in listed["toy-sam"]["engine"]
+            assert listed["own-sam"]["engine"].startswith("onnx")
 
 
 async def test_an_engine_of_another_model_is_named_and_its_pool_goes_on(

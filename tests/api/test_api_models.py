@@ -2,12 +2,18 @@
 
 import base64
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.api.conftest import Running, Start, ToyBackend
+from tests.sam.references import exported
 
 from labeling_ground.errors import BackendFailed
+from labeling_ground.models.catalogue import Role
+from labeling_ground.models.manifests import InstalledModel
+from labeling_ground.models.store import ModelStore
+from labeling_ground.settings.machine import resident_bytes
 from labeling_ground.types import ModelVersion
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +47,15 @@ def named(*factories: Callable[..., Any]) -> tuple[str, ...]:
 
 
 SECOND, THIRD, BROKEN = named(second, third, broken)
+
+
+def own_sam(folder: Path) -> ModelStore:
+    """A store with one installed model."""
+    made, _ = exported()
+    weights = ModelStore(folder / "models")
+    for role in (Role.ENCODER, Role.DECODER):
+        weights.add(made / f"{role.value}.onnx", name="own-sam", role=role, family="sam")
+    return weights
 
 
 async def models_of(server: Running) -> dict[str, dict[str, Any]]:
@@ -158,6 +173,57 @@ async def test_health_is_told_for_each_model_until_it_answers_again(
         backend.fail_decode = None
         await server.until(lambda: not server.app_state.models.loaded[SECOND].failing())
         assert (await client.get("/health/ready")).json() == {"status": "ok", "checks": {"model": "ok", "disk": "ok"}}
+
+
+async def test_what_a_model_takes_is_measured_when_it_is_loaded_and_counts_against_the_budget(
+    start: Start, make_image: Callable[..., bytes], tmp_path: Path
+) -> None:
+    """From the manifest of its files, in which each load writes it down."""
+    weights = own_sam(tmp_path)
+    chosen: dict[str, Any] = {"models": ("own-sam",), "models_dir": weights.folder, "engine": "onnx"}
+
+    def noted() -> InstalledModel:
+        found = ModelStore(weights.folder).noted("own-sam")
+        assert found is not None
+        return found
+
+    files = sum(file.bytes for file in noted().files.values())
+    async with start(**chosen) as server:
+        assert (await models_of(server))["own-sam"]["memory_bytes"] == files, "before it was ever loaded"
+        assert (await server.client.post("/v1/images?model=own-sam", content=make_image())).status_code == 200
+        told = (await models_of(server))["own-sam"]["memory_bytes"]
+    assert noted().memory_bytes == told > 0
+    weights.note_memory("own-sam", 10**12)
+    async with start(**chosen, models_bytes=10**11, encode_deadline_s=1) as server:
+        assert (await models_of(server))["own-sam"]["memory_bytes"] == 10**12
+        refused = await server.client.post("/v1/images?model=own-sam", content=make_image())
+        assert (refused.status_code, refused.json()["type"].rsplit(":", 1)[-1]) == (503, "overloaded")
+        assert "own-sam takes 1000000000000 bytes, and models_bytes leaves" in refused.json()["detail"]
+        assert not (await models_of(server))["own-sam"]["loaded"]
+        await server.send_image(make_image())
+    async with start(**chosen, models_bytes=10**12 + 10**11) as server:
+        assert (await server.client.post("/v1/images?model=own-sam", content=make_image())).status_code == 200
+        again = (await models_of(server))["own-sam"]["memory_bytes"]
+    assert noted().memory_bytes == again < 10**12
+
+
+async def test_an_unloaded_model_gives_its_memory_back(
+    start: Start, make_image: Callable[..., bytes], tmp_path: Path
+) -> None:
+    """At once, not when the interpreter looks for garbage, and to the system; and takes as much when it comes back."""
+    weights = own_sam(tmp_path)
+    chosen: dict[str, Any] = {"models": ("own-sam",), "models_dir": weights.folder, "engine": "onnx"}
+    async with start(**chosen, admin_key="the-admin-key") as server:
+        taken = []
+        for _ in range(2):
+            assert (await server.client.post("/v1/images?model=own-sam", content=make_image())).status_code == 200
+            await server.until(lambda: not server.app_state.models.loaded["own-sam"].is_in_use)
+            taken.append((await models_of(server))["own-sam"]["memory_bytes"])
+            before = resident_bytes()
+            unloaded = await server.client.post("/v1/models/own-sam/unload", headers=ADMIN)
+            assert unloaded.status_code == 200
+            assert resident_bytes() < before - taken[-1] / 2
+        assert taken[1] == pytest.approx(taken[0], rel=0.5)
 
 
 async def test_x_anylabeling_is_told_of_all_models_the_default_first(start: Start) -> None:

@@ -39,6 +39,9 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
+SECOND = "tests.web.second_model:make"
+
+
 def data_of(result: Result) -> Any:
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
@@ -62,6 +65,19 @@ def test_warm_computes_each_image_once_and_a_second_run_hits_everything(runner: 
     assert stats["entries_by_kind"]["image"] == 4
     second = data_of(runner.invoke(cli, ["warm", str(folder), "--json"]))
     assert (second["hit"], second["computed"]) == (5, 0)
+
+
+@pytest.mark.parametrize("served", ["classical", f"classical,{SECOND}", f"{SECOND},classical"])
+def test_warm_encodes_by_the_model_that_is_named_whichever_are_served(
+    runner: CliRunner, folder: Path, monkeypatch: pytest.MonkeyPatch, served: str
+) -> None:
+    monkeypatch.setenv("LABELING_GROUND_MODELS", served)
+    words = ["warm", str(folder), "--json", "--model"]
+    assert data_of(runner.invoke(cli, [*words, SECOND]))["computed"] >= 4
+    assert data_of(runner.invoke(cli, [*words, SECOND]))["hit"] == 5
+    assert data_of(runner.invoke(cli, [*words, "classical"]))["computed"] >= 4, "another model's entries are no hits"
+    for model in ("second", "classical"):
+        assert data_of(runner.invoke(cli, ["cache", "purge", "--yes", "--model", model, "--json"])) == {"deleted": 4}
 
 
 def test_warm_names_the_files_that_failed_and_goes_on(runner: CliRunner, folder: Path) -> None:

@@ -302,6 +302,32 @@ def test_an_unknown_model_and_a_broken_image_are_errors(client: Client, wire: Wi
     assert broken.value.status == 415
 
 
+@pytest.mark.parametrize("named_for", ["the client", "the image"])
+async def test_each_verb_asks_the_model_that_was_named(start_real: "StartReal", photo: Path, named_for: str) -> None:
+    """And no other one: the default model has nothing to do."""
+    of_client, of_image = ("classical", None) if named_for == "the client" else ("toy", "classical")
+    with start_real(models=("classical",)) as server:
+        with Client(server.url, model=of_client) as client:
+            cat = client.open(photo, model=of_image)
+            clicked = cat.click(32, 24)
+            asked = [clicked, cat.box(8, 8, 40, 40), cat.predict([(9, 9)]), *cat.predict_many([Prompt([(5, 5)])])]
+            asked.append(cat.refine(clicked, 20, 20))
+            everything = cat.everything(points_per_side=2)
+            everything.result()
+            embedding = cat.embedding()
+        async with AsyncClient(server.url, model=of_client) as asynchronous:
+            image = await asynchronous.open(photo, model=of_image)
+            asked += [await image.click(32, 25), await image.box(8, 8, 40, 41), await image.predict([(9, 8)])]
+            asked += [await image.refine(asked[-1], 20, 21), *await image.predict_many([Prompt([(5, 6)])])]
+            stream = await image.everything(points_per_side=3)
+            await stream.result()
+            other = await image.embedding()
+        assert {answer.model for answer in asked} == {"classical"}
+        assert {everything.model, stream.model} == {"classical"}
+        assert {found.metadata["model"] for found in (embedding, other)} == {"classical"}
+        assert (server.backend.encodes, server.backend.decodes) == (0, 0)
+
+
 def test_a_key_is_sent_and_a_missing_one_is_an_error(start_real: "StartReal", photo: Path) -> None:
     with start_real(api_keys=["a-good-key"]) as server:
         with Client(server.url, "a-good-key") as client:

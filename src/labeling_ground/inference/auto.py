@@ -1,7 +1,5 @@
 """The fastest engine of those that are installed, found by trying them on this machine."""
 
-import contextlib
-import ctypes
 import gc
 import importlib
 import time
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from labeling_ground.errors import BadSettings, LabelingGroundError
 from labeling_ground.inference.graphs import Engine, FloatArray, Precision
+from labeling_ground.inference.memory import give_back_free_memory
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.sam.prompts import PromptTensors, tensors
 from labeling_ground.types import Point, Prompt
@@ -144,7 +143,8 @@ def choose(
     if precision != "fp32":
         difference = _difference(backend, halves, engines[name], encode_threads, decode_threads, given)
         backend.info = replace(backend.info, note=f"{backend.info.note} {difference}")
-    _give_back()
+    gc.collect()  # what the engines that lost have held
+    give_back_free_memory()
     return Choice(backend, name, _why(name, figures, refused, precision), figures)
 
 
@@ -207,13 +207,6 @@ def _build(target: str, encode_threads: int, decode_threads: int, files: Mapping
         raise ImportError(f"its library cannot be imported: {error!r}") from error
     backend: SamBackend = create(encode_threads, decode_threads, **files)
     return backend
-
-
-def _give_back() -> None:
-    """Return what the engines that lost have held. The C library keeps freed memory for its process unless told."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _difference(

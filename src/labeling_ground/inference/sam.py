@@ -150,9 +150,10 @@ class SamBackend:
         return self._floats.get(embedding.digest, lambda: (Floats(embedding, names), size))
 
     async def aclose(self) -> None:
-        """Give the threads back; what still waits in a queue is dropped."""
+        """Give threads and weights back; what still waits in a queue is dropped. Closing it again does nothing."""
         self._encoders.shutdown(wait=False, cancel_futures=True)
         self._decoders.shutdown(wait=False, cancel_futures=True)
+        self.__dict__.pop("engine", None)  # its weights are gigabytes, and whoever answered with it may live on
 
     def _encode(self, images: Sequence[Image]) -> list[Embedding]:
         with failing("encode"):

@@ -15,6 +15,7 @@ from labeling_ground.cache.disk.store import look
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import PullFailed, StoreFailed
 from labeling_ground.inference.backend import Backend, BatchSizes
+from labeling_ground.inference.memory import give_back_free_memory
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.store import ModelStore
@@ -204,6 +205,7 @@ def build_pool(
 
 def _load_backend(settings: Settings, facts: ModelFacts, supervisor: Supervisor) -> tuple[Backend, str, int]:
     """The model, what computes it and why, and the bytes by which it made this process grow. Blocking."""
+    give_back_free_memory()  # else a model could be loaded into what another one has left, and seem to take nothing
     before = resident_bytes()
     backend, why = build_backend(settings, supervisor)
     told = int(getattr(backend, "memory_bytes", 0))
