@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.serving.run import where
-from labeling_ground.inference.auto import sample
+from labeling_ground.inference.agreement import sample
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.masks import paint
 from labeling_ground.sam.preprocess import preprocess

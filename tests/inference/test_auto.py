@@ -1,12 +1,77 @@
-"""The trial of engines: what counts as installed."""
+"""The choice of an engine and a precision: what counts as installed, what speaks against a precision, what is kept."""
 
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from labeling_ground.errors import BadSettings
-from labeling_ground.inference.auto import choose
+from labeling_ground.inference.agreement import overlaps, this_machine
+from labeling_ground.inference.auto import Model, best_of, choose, remembered
 from labeling_ground.inference.choose import choose_backend
+from labeling_ground.inference.graphs import NOTES, FloatArray, Precision
+from labeling_ground.inference.sam import SamBackend
+from labeling_ground.models.catalogue import Role
+from labeling_ground.models.store import ModelStore
+from labeling_ground.sam.family import Family
+from labeling_ground.sam.prompts import PromptTensors
+from labeling_ground.settings import Settings
+from labeling_ground.types import ModelVersion, Verdict
+from labeling_ground.wiring import build_backend, models
+
+HERE = __name__
+ENGINES = {"openvino": f"{HERE}:low", "onnx": f"{HERE}:full"}
+ENCODES: list[str] = []
+VERSION = ModelVersion("my-sam", "ab" * 32)
+
+
+_Y, _X = np.mgrid[0:256, 0:256].astype(np.float32)
+
+
+@dataclass
+class Discs:
+    """Masks are discs round the first point, or the middle of a box; adds ``shift`` to each logit."""
+
+    name: str
+    encode_s: float = 0.0
+    shift: float = 0.0
+    family: Family = Family.SAM
+
+    def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
+        ENCODES.append(self.name)
+        time.sleep(self.encode_s)
+        return {name: np.zeros(shape, np.float32) for name, shape in self.family.embedding_shapes.items()}
+
+    def decode(
+        self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        x, y = (prompt.point_coords[0].mean(axis=0) if prompt.point_labels[0, 0] > 1 else prompt.point_coords[0, 0]) / 4
+        logits = 20 - np.hypot(_X - x, _Y - y) + np.float32(self.shift)
+        return np.stack([logits] * 4), np.array([0.9, 0.7, 0.8, 0.6], np.float32)
+
+
+def low(*_: int, precision: Precision = "fp32", shift: float = 0.1, slow_s: float = 0.15, **given: Any) -> SamBackend:
+    is_full = precision == "fp32"
+    engine = Discs(f"openvino {precision}", slow_s if is_full else 0.0, 0.0 if is_full else shift)
+    return SamBackend(engine, VERSION, NOTES[precision], decode_threads=1, precision=precision)
+
+
+def full(*_: int, **given: Any) -> SamBackend:
+    return SamBackend(Discs("onnx fp32", 0.2), VERSION, "", decode_threads=1)
+
+
+def flat(*_: int, precision: Precision = "fp32", **given: Any) -> SamBackend:
+    return SamBackend(Discs("flat", shift=-1e4), VERSION, "", decode_threads=1, precision=precision)
+
+
+def model(engines: Mapping[str, str] = ENGINES, **options: Any) -> Model:
+    return Model("m", Path("e"), Path("d"), engines=engines, options={"openvino": options})
 
 
 @pytest.mark.parametrize("failure", ["RuntimeError('no home directory')", "OSError('no library')", "KeyError('HOME')"])
@@ -17,12 +82,187 @@ def test_an_engine_whose_import_fails_for_any_reason_is_one_that_is_not_installe
     (tmp_path / f"{name}.py").write_text(f"raise {failure}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(BadSettings, match=r"No engine can serve.*broken: its library cannot be imported: .*no-such: "):
-        choose(
-            1,
-            1,
-            encoder_path=tmp_path / "encoder.onnx",
-            decoder_path=tmp_path / "decoder.onnx",
-            engines={"broken": f"{name}:create", "no-such": "no_such_engine:create"},
-        )
+        choose(model({"broken": f"{name}:create", "no-such": "no_such_engine:create"}))
     with pytest.raises(BadSettings, match=f"cannot be served: {failure.partition('(')[0]}: "):
         choose_backend(f"{name}:create", encode_threads=1, decode_threads=1)
+
+
+# -- the precision ---------------------------------------------------------------------------------------------------
+
+SLOW = Verdict("onnx", "fp32", 1.0, 0.1, 18, 1.0, 1.0)
+LOWER = Verdict("openvino", "bf16", 0.4, 0.04, 18, 0.97, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("lower", "chosen"),
+    [
+        pytest.param(LOWER, "bf16", id="faster, and agrees"),
+        pytest.param(replace(LOWER, least_iou=0.95), "bf16", id="agrees just so"),
+        pytest.param(replace(LOWER, least_iou=0.949), "fp32", id="one mask does not agree, the mean would"),
+        pytest.param(replace(LOWER, masks=0), "fp32", id="nothing could be compared"),
+        pytest.param(replace(LOWER, encode_s=0.85, decode_s=0.085), "fp32", id="a little faster only"),
+        pytest.param(replace(LOWER, failed="no bf16 here"), "fp32", id="not here"),
+    ],
+)
+def test_a_lower_precision_is_chosen_where_it_agrees_and_is_clearly_faster(lower: Verdict, chosen: str) -> None:
+    full = Verdict("openvino", "fp32", 1.2, 0.09, 18, 1.0, 1.0)
+    for verdicts in ((SLOW, full, lower), (lower, full, SLOW)):
+        assert best_of(verdicts, 0.95).precision == chosen
+
+
+def test_auto_takes_a_lower_precision_whose_masks_agree_and_says_so_in_every_answer() -> None:
+    choice = choose(model(), "auto")
+    assert (choice.engine, choice.precision, choice.backend.info.precision) == ("openvino", "bf16", "bf16")
+    assert [(v.engine, v.precision) for v in choice.verdicts] == [
+        ("openvino", "fp32"),
+        ("onnx", "fp32"),
+        ("openvino", "bf16"),
+    ]
+    assert choice.verdicts[-1].masks == 18
+    assert 0.95 < choice.verdicts[-1].least_iou < 1
+    assert choice.why.startswith("openvino in bf16: an image took")
+    assert choice.backend.info.note.startswith(NOTES["bf16"])
+    assert "18 masks overlap with those of fp32" in choice.backend.info.note
+
+
+@pytest.mark.parametrize(
+    ("options", "engines", "reason"),
+    [
+        pytest.param({"shift": 6.0}, ENGINES, "overlaps with that of fp32 by", id="other masks"),
+        pytest.param({}, {"openvino": f"{HERE}:flat"}, "all empty, or all of the image", id="flat weights"),
+    ],
+)
+def test_auto_is_fp32_where_the_masks_do_not_agree_or_say_nothing(
+    options: dict[str, float], engines: dict[str, str], reason: str
+) -> None:
+    choice = choose(model(engines, **options), "auto")
+    assert choice.precision == "fp32"
+    assert choice.backend.info.note == ""
+    assert reason in choice.why
+
+
+def test_one_half_alone_is_fp32_under_auto_as_the_other_half_is_chosen_elsewhere() -> None:
+    for half in (Model("m", Path("e"), None, engines=ENGINES), Model("m", None, Path("d"), engines=ENGINES)):
+        choice = choose(half, "auto")
+        assert (choice.precision, choice.backend.info.precision) == ("fp32", "fp32")
+        assert "One half alone" in choice.why
+
+
+def test_the_same_is_chosen_again_without_a_trial_whatever_the_times_are_now() -> None:
+    first = choose(model(), "auto")
+    ENCODES.clear()
+    again = remembered(model(slow_s=0.0), first.verdicts)
+    assert again is not None
+    assert (again.engine, again.precision) == ("openvino", "bf16")
+    assert again.backend.info.note == first.backend.info.note
+    assert ENCODES == []
+
+
+def test_what_was_found_is_not_enough_where_engines_came_or_went() -> None:
+    found = choose(model({"openvino": "no.such.module:create", "onnx": f"{HERE}:full"}), "auto").verdicts
+    assert remembered(model({"openvino": "no.such.module:create", "onnx": f"{HERE}:full"}), found) is not None
+    assert remembered(model(), found) is None  # it can be had now
+    found = choose(model(), "auto").verdicts
+    assert remembered(model({"openvino": "no.such.module:create", "onnx": f"{HERE}:full"}), found) is None
+    assert remembered(model({**ENGINES, "third": f"{HERE}:full"}), found) is None
+
+
+def test_what_models_check_has_found_counts_more_than_the_trial_at_load() -> None:
+    checked = Verdict("openvino", "bf16", 0.1, 0.01, 99, 0.5, 0.9, source="check")
+    choice = choose(model(), "auto", kept=[checked])
+    assert choice.precision == "fp32"
+    assert "by 50.0% only" in choice.why
+
+
+def test_masks_that_are_both_empty_or_both_the_whole_image_say_nothing() -> None:
+    nothing, everything = np.zeros((4, 4), np.bool_), np.ones((4, 4), np.bool_)
+    half = np.arange(16).reshape(4, 4) < 8
+    masks = {"click": [nothing, everything, half, nothing]}
+    reference = {"click": [nothing, everything, everything, half]}
+    assert overlaps(masks, reference) == {"click": [0.5, 0.0]}
+
+
+# -- what is remembered ----------------------------------------------------------------------------------------------
+
+
+def stored(folder: Path) -> Settings:
+    store = ModelStore(folder / "models")
+    for role in (Role.ENCODER, Role.DECODER):
+        (folder / role).write_bytes(role.encode())
+        store.add(folder / role, name="my-sam", role=role, family="sam")
+    return Settings(models_dir=folder / "models", disk_bytes=0, model="my-sam", engine_precision="auto")
+
+
+def test_the_choice_is_kept_with_the_model_and_goes_with_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "ENGINES", ENGINES)
+    settings = stored(tmp_path)
+    backend, why = build_backend(settings)
+    assert backend.info.precision == "bf16"
+    assert "tried now" in why
+    ENCODES.clear()
+    again, why = build_backend(settings)
+    assert (again.info.version, again.info.note) == (backend.info.version, backend.info.note)
+    assert "found before" in why
+    assert ENCODES == []
+    store = ModelStore(settings.models_dir)
+    noted = store.noted("my-sam")
+    assert noted is not None
+    assert {len(found) for found in noted.verdicts.values()} == {3}
+    assert list(noted.verdicts) == [this_machine()]
+    (tmp_path / "other").write_bytes(b"other weights")
+    store.add(tmp_path / "other", name="my-sam", role=Role.ENCODER)
+    assert "tried now" in build_backend(settings)[1]
+
+
+def test_where_the_choice_cannot_be_kept_auto_is_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "ENGINES", ENGINES)
+    settings = stored(tmp_path)
+    locks = tmp_path / "models" / "locks"
+    for file in locks.iterdir():
+        file.unlink()
+    locks.rmdir()
+    locks.write_text("no folder can be made here")
+    backend, why = build_backend(settings)
+    assert backend.info.precision == "fp32"
+    assert "could not be kept" in why
+
+
+def test_of_several_processes_that_start_at_once_one_tries_and_all_choose_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "ENGINES", ENGINES)
+    settings = stored(tmp_path)
+    ENCODES.clear()
+    found: list[str] = []
+    starting = [threading.Thread(target=lambda: found.append(build_backend(settings)[1])) for _ in range(3)]
+    for each in starting:
+        each.start()
+    for each in starting:
+        each.join(60)
+    assert sorted(why.rpartition("'auto', ")[2][:9] for why in found) == ["found bef", "found bef", "tried now"]
+    assert len(ENCODES) == 6  # two pictures of each of three
+
+
+def test_verdicts_of_another_version_are_left_out_and_the_model_is_still_here(tmp_path: Path) -> None:
+    settings = stored(tmp_path)
+    store = ModelStore(settings.models_dir)
+    store.note_verdicts("my-sam", "a machine", [SLOW])
+    path = settings.models_dir / "manifests" / "my-sam.json"
+    path.write_text(path.read_text().replace('"engine": "onnx"', '"engine": "onnx", "later": 1'))
+    noted = store.noted("my-sam")
+    assert noted is not None
+    assert (len(noted.files), noted.verdicts) == (2, {})
+
+
+def test_machines_that_share_a_folder_have_verdicts_of_their_own(tmp_path: Path) -> None:
+    settings = stored(tmp_path)
+    store = ModelStore(settings.models_dir)
+    for number in range(20):
+        store.note_verdicts("my-sam", f"machine {number}", [SLOW])
+    store.note_verdicts("my-sam", "machine 19", [replace(SLOW, encode_s=2.0), LOWER])
+    noted = store.noted("my-sam")
+    assert noted is not None
+    assert list(noted.verdicts) == [f"machine {number}" for number in range(4, 20)]
+    assert noted.verdicts["machine 19"] == (replace(SLOW, encode_s=2.0), LOWER)

@@ -17,7 +17,7 @@ from tests.needs import needs
 from tests.sam.parity import MASK
 
 from labeling_ground.errors import BackendFailed, BadPrompt, BadSettings
-from labeling_ground.inference.auto import choose
+from labeling_ground.inference.auto import Model, choose
 from labeling_ground.inference.dialects import decoder_inputs
 from labeling_ground.inference.graphs import agree, encoder_input, version_of
 from labeling_ground.inference.sam import SamBackend
@@ -249,14 +249,18 @@ def picky(encode_threads: int, decode_threads: int, *, gpu_bytes: int, **given: 
 
 
 HERE = __name__
-PATHS: dict[str, Any] = {"encoder_path": Path("e"), "decoder_path": Path("d")}
+
+
+def model(engines: dict[str, str], **more: Any) -> Model:
+    return Model("m", Path("e"), Path("d"), engines=engines, **more)
 
 
 def test_the_fastest_engine_is_chosen_and_the_reason_given() -> None:
     engines = {"slow": f"{HERE}:slow", "quick": f"{HERE}:quick", "absent": "no.such.module:create"}
-    choice = choose(1, 1, **PATHS, engines=engines)
-    assert choice.engine == "quick"
-    assert choice.figures["quick"].total < choice.figures["slow"].total
+    choice = choose(model(engines))
+    assert (choice.engine, choice.precision) == ("quick", "fp32")
+    took = {verdict.engine: verdict.total_s for verdict in choice.verdicts}
+    assert took["quick"] < took["slow"]
     assert choice.why.startswith("quick in fp32: an image took")
     assert "slow took" in choice.why
     assert "absent" in choice.why
@@ -265,35 +269,38 @@ def test_the_fastest_engine_is_chosen_and_the_reason_given() -> None:
 @pytest.mark.parametrize("names", [("slow", "quick"), ("quick", "slow")])
 def test_what_lost_is_let_go(names: tuple[str, ...]) -> None:
     TRIED.clear()
-    choice = choose(1, 1, **PATHS, engines={name: f"{HERE}:{name}" for name in names})
+    choice = choose(model({name: f"{HERE}:{name}" for name in names}))
     assert choice.engine == "quick"
     assert [tried() for tried in TRIED] == [None]
 
 
 def test_where_a_gpu_works_the_processor_is_not_tried_and_each_engine_is_told_its_own_options() -> None:
     engines = {"onnx-cuda": f"{HERE}:picky", "quick": f"{HERE}:quick"}
-    choice = choose(1, 1, **PATHS, engines=engines, options={"onnx-cuda": {"gpu_bytes": 7}})
-    assert (choice.engine, list(choice.figures)) == ("onnx-cuda", ["onnx-cuda"])
-    choice = choose(1, 1, **PATHS, engines=engines, options={"onnx-cuda": {"gpu_bytes": 8}})
+    choice = choose(model(engines, options={"onnx-cuda": {"gpu_bytes": 7}}))
+    assert choice.engine == "onnx-cuda"
+    assert "not tried, quick: an engine on the GPU works" in choice.why
+    choice = choose(model(engines, options={"onnx-cuda": {"gpu_bytes": 8}}))
     assert choice.engine == "quick"
     assert "onnx-cuda: too much" in choice.why
 
 
 def test_without_any_engine_the_reasons_are_given() -> None:
     with pytest.raises(BadSettings, match="absent"):
-        choose(1, 1, **PATHS, engines={"absent": "no.such.module:create"})
-    with pytest.raises(BadSettings, match="onnx has no bf16"):
-        choose(1, 1, **PATHS, precision="bf16", engines={"onnx": "no.such.module:create"})
+        choose(model({"absent": "no.such.module:create"}))
+    with pytest.raises(BadSettings, match="onnx: has no bf16"):
+        choose(model({"onnx": "no.such.module:create"}), "bf16")
 
 
-def test_a_lower_precision_has_its_error_measured() -> None:
-    choice = choose(1, 1, **PATHS, precision="bf16", engines={"quick": f"{HERE}:quick"})
-    assert choice.backend.info.note.startswith("Computes in bf16. Measured at start: logits differ by 0.0% rms")
+def test_a_lower_precision_of_one_half_has_its_error_measured() -> None:
+    half = Model("m", Path("e"), None, engines={"quick": f"{HERE}:quick"})
+    choice = choose(half, "bf16")
+    assert choice.backend.info.note == "Computes in bf16. Measured at start: embeddings differ by 0.0% rms."
 
 
 async def test_real_engines_can_be_chosen() -> None:
     needs("onnxruntime")
-    choice = choose(1, 2, **files())
+    given = files()
+    choice = choose(Model(given.pop("model"), **given, decode_threads=2))
     assert choice.engine in ("onnx", "openvino")
     embedding = await encoded(choice.backend, image())
     assert await choice.backend.decode(on(embedding, [CLICK]))

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from tests.doubles import ToyBackend
@@ -10,6 +9,7 @@ from tests.needs import needs
 from tests.sam.references import exported
 
 from labeling_ground.errors import BadSettings, UnknownModel
+from labeling_ground.inference.auto import Model
 from labeling_ground.inference.backend import BatchSizes, ModelInfo
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Role, catalogue
@@ -42,11 +42,11 @@ def test_a_model_whose_weights_are_not_here_is_refused_with_the_remedy(tmp_path:
 async def test_auto_takes_an_installed_model_of_any_family(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
-    taken: dict[str, Any] = {}
+    taken: list[str] = []
 
     class Chosen:
-        def __init__(self, *_: int, **given: Any) -> None:
-            taken.update(given)
+        def __init__(self, of: Model, *_: object, **given: object) -> None:
+            taken.append(of.name)
             family = next(known.family for known in catalogue().models if known.name == model)
             info = ModelInfo(ModelVersion("m", "0" * 64))
             self.backend, self.why = SimpleNamespace(engine=SimpleNamespace(family=family), info=info), "it was there"
@@ -60,7 +60,7 @@ async def test_auto_takes_an_installed_model_of_any_family(
     store.keep(model, files, family=catalogue().model(model).family, own=False)
     monkeypatch.setattr(models, "choose_engine", Chosen)
     _, why = build_backend(settings(tmp_path))
-    assert (taken["model"], why) == (model, "it was there")
+    assert (taken, why) == ([model], "it was there")
 
 
 def test_a_factory_of_ones_own_must_make_a_backend(tmp_path: Path) -> None:

@@ -1,23 +1,25 @@
-"""The fastest engine of those that are installed, found by trying them on this machine."""
+"""The fastest engine of those that are installed, and the precision, found by trying them on this machine."""
 
+import contextlib
 import gc
 import importlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from labeling_ground.errors import BadSettings, LabelingGroundError
+from labeling_ground.inference.agreement import Masks, Pixels, masks_of, overlaps, prompts, sample
 from labeling_ground.inference.graphs import Engine, FloatArray, Precision
 from labeling_ground.inference.memory import give_back_free_memory
 from labeling_ground.inference.sam import SamBackend
-from labeling_ground.sam.prompts import PromptTensors, tensors
-from labeling_ground.types import Point, Prompt
+from labeling_ground.sam.prompts import tensors
+from labeling_ground.types import Verdict
 
 ENGINES: Mapping[str, str] = MappingProxyType(
     {
@@ -34,28 +36,14 @@ PRECISIONS: Mapping[str, tuple[Precision, ...]] = MappingProxyType(
 ON_GPU = frozenset({"onnx-cuda"})
 """Where one of these works, the engines for processors are not tried: they would take minutes to come second."""
 
-CLICKS_PER_IMAGE = 10
-"""How many clicks weigh as much as one image, when engines are compared."""
+
+LEAST_IOU = 0.95
+"""How well each mask of a lower precision must overlap with that of fp32, where nobody said otherwise."""
+MARGIN = 1.25
+"""So many times as fast as fp32 a lower precision must be: less is no reason to change masks, and might be chance."""
 _PATIENCE_S = 2.0
 """An encoder that takes longer is timed once and not twice."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What one engine took, in seconds.
-
-    Attributes:
-        encode: one image.
-        decode: one click.
-    """
-
-    encode: float
-    decode: float
-
-    @property
-    def total(self) -> float:
-        """One image and the clicks that it gets."""
-        return self.encode + CLICKS_PER_IMAGE * self.decode
+_CLICKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,168 +64,354 @@ class Choice:
     Attributes:
         backend: ready to serve.
         engine: its name.
+        precision: in which it computes.
         why: a sentence for the log and for ``/v1/models``.
-        figures: engine → what it took; only those that were tried.
+        verdicts: what was found of each engine and precision that was in question.
     """
 
     backend: SamBackend
     engine: str
+    precision: Precision
     why: str
-    figures: Mapping[str, Figures]
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One engine in one precision, after its trial.
+
+    Attributes:
+        verdict: what was found.
+        backend: it, ready to serve; ``None`` where it failed.
+        overlaps: for each picture, kind of prompt → the overlap of each mask with that of fp32.
+    """
+
+    verdict: Verdict
+    backend: SamBackend | None = None
+    overlaps: tuple[Mapping[str, Sequence[float]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What engines are made of.
+
+    Attributes:
+        name: the model's id.
+        encoder_path: its file; ``None`` for a decoder alone.
+        decoder_path: its file; ``None`` for an encoder alone.
+        fast_decoder_path: of the re-associated decoder, where there is one.
+        encode_threads: threads of one encode.
+        decode_threads: threads of a decode that is alone.
+        engines: engine → its factory, in the order in which they are tried.
+        options: engine → what it alone is told.
+    """
+
+    name: str
+    encoder_path: Path | None
+    decoder_path: Path | None
+    fast_decoder_path: Path | None = None
+    encode_threads: int = 1
+    decode_threads: int = 1
+    engines: Mapping[str, str] = field(default_factory=lambda: ENGINES)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def halves(self) -> Halves:
+        """Which of its halves are here."""
+        return Halves(self.encoder_path is not None, self.decoder_path is not None)
+
+    @property
+    def ways(self) -> list[tuple[str, Precision]]:
+        """All engines and precisions that can be asked for, fp32 first."""
+        pairs = [(name, precision) for name in self.engines for precision in PRECISIONS.get(name, ("fp32",))]
+        return sorted(pairs, key=lambda pair: pair[1] != "fp32")
+
+    def build(self, engine: str, precision: Precision) -> SamBackend:
+        """The backend of one engine.
+
+        Raises:
+            ImportError: its library cannot be imported, for whatever reason: it is not installed.
+            LabelingGroundError: it cannot serve this model.
+        """
+        module, _, attribute = self.engines[engine].partition(":")
+        try:
+            create = getattr(importlib.import_module(module), attribute)
+        except ImportError:
+            raise
+        except Exception as error:  # whatever a library does when it is imported: without it, it is not there
+            raise ImportError(f"its library cannot be imported: {error!r}") from error
+        given = dict(self.options.get(engine, {}))
+        if precision != "fp32":
+            given["precision"] = precision
+        backend: SamBackend = create(
+            self.encode_threads,
+            self.decode_threads,
+            encoder_path=self.encoder_path,
+            decoder_path=self.decoder_path,
+            fast_decoder_path=self.fast_decoder_path,
+            model=self.name,
+            **given,
+        )
+        return backend
 
 
 def choose(
-    encode_threads: int,
-    decode_threads: int,
+    model: Model,
+    precision: Precision | Literal["auto"] = "fp32",
     *,
-    encoder_path: Path | None,
-    decoder_path: Path | None,
-    fast_decoder_path: Path | None = None,
-    model: str = "sam",
-    precision: Precision = "fp32",
-    engines: Mapping[str, str] = ENGINES,
-    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    least_iou: float = LEAST_IOU,
+    kept: Sequence[Verdict] = (),
 ) -> Choice:
     """Try every engine that is installed and can compute in the precision; keep the fastest.
 
-    Takes a few encodes of time. In lower precision than fp32 the difference from fp32 is measured too and is part of
-    the backend's note. Where an engine on a GPU works, those on the processor are not tried. Without the encoder's or
-    the decoder's file the other half is tried alone, and only the backend's engine is of use. ``options`` says, by an
-    engine's name, what that engine alone is told.
+    Takes a few encodes of time. In lower precision than fp32 the masks are compared with those of fp32, and the
+    agreement is part of the backend's note. Where an engine on a GPU works, those on the processor are not tried. Of
+    one half alone only the backend's engine is of use.
 
-    An engine whose library cannot be imported, for whatever reason, is one that is not installed.
+    Args:
+        model: of what the engines are made.
+        precision: ``auto``: the fastest engine and precision whose masks agree with those of fp32. Of one half alone
+            it is fp32.
+        least_iou: how well they must agree, each of them.
+        kept: what was found of this model on this machine before. Of that, ``auto`` takes what ``models check`` found.
 
     Raises:
         BadSettings: no engine is installed that could.
     """
-    halves = Halves(encoder_path is not None, decoder_path is not None)
-    files: dict[str, Any] = {
-        "encoder_path": encoder_path,
-        "decoder_path": decoder_path,
-        "fast_decoder_path": fast_decoder_path,
-        "model": model,
-    }
-    best: tuple[str, SamBackend] | None = None
-    figures: dict[str, Figures] = {}
-    refused: list[str] = []
-    for name, target in engines.items():
-        if precision not in PRECISIONS.get(name, (precision,)):
-            refused.append(f"{name} has no {precision}")
-            continue
-        given = {**files, **options.get(name, {})}
-        wanted = given if precision == "fp32" else {**given, "precision": precision}
-        try:
-            backend = _build(target, encode_threads, decode_threads, wanted)
-            figures[name] = measure(backend, halves)
-        except (ImportError, LabelingGroundError) as error:
-            refused.append(f"{name}: {error}")
-            continue
-        if best is None or figures[name].total < figures[best[0]].total:
-            best = (name, backend)
-        if name in ON_GPU:
-            break
+    if precision != "auto":
+        return _fastest(model, precision, kept)
+    if model.halves != BOTH:
+        choice = _fastest(model, "fp32", ())
+        why = f"{choice.why} One half alone computes in fp32 under 'auto': the other one must be of the same precision."
+        return replace(choice, why=why)
+    checked = {(verdict.engine, verdict.precision): verdict for verdict in kept if verdict.source == "check"}
+    best: tuple[SamBackend, Verdict] | None = None
+    verdicts: list[Verdict] = []
+    for tried in judge(model, model.ways, (sample(0), sample(1))):
+        verdict = tried.verdict
+        if not verdict.failed:
+            verdict = checked.get((verdict.engine, verdict.precision), verdict)
+        verdicts.append(verdict)
+        if tried.backend is not None and (best is None or best_of(verdicts, least_iou) is verdict):
+            best = (tried.backend, verdict)
+        del tried  # the backend that lost
     if best is None:
-        raise BadSettings(f"No engine can serve {model} in {precision}: {'; '.join(refused)}")
-    name, backend = best
-    given = {**files, **options.get(name, {})}
-    if precision != "fp32":
-        difference = _difference(backend, halves, engines[name], encode_threads, decode_threads, given)
-        backend.info = replace(backend.info, note=f"{backend.info.note} {difference}")
+        raise _nobody(model, "fp32", verdicts)
     gc.collect()  # what the engines that lost have held
     give_back_free_memory()
-    return Choice(backend, name, _why(name, figures, refused, precision), figures)
+    return _chosen(*best, verdicts, least_iou, "tried now")
 
 
-def measure(backend: SamBackend, halves: Halves = BOTH, *, clicks: int = 5) -> Figures:
-    """Time an engine: the best of two encodes (of one, if it is slow) and of some clicks, each after a warm-up.
+def remembered(model: Model, kept: Sequence[Verdict], least_iou: float = LEAST_IOU) -> Choice | None:
+    """What ``auto`` chooses by what was found before, nothing tried; ``None`` where that is not enough.
 
-    What it does not have takes no time.
+    It is not, where an engine was never tried, one that failed can be had now, or the one chosen cannot any more.
     """
-    engine = backend.engine
-    pixels = sample()
-    encode = 0.0
-    if halves.encoder:
+    ways = set(model.ways)
+    found = [verdict for verdict in kept if (verdict.engine, verdict.precision) in ways]
+    if len(found) < len(ways) or not any(not each.failed and each.precision == "fp32" for each in found):
+        return None
+    won = best_of(found, least_iou)
+    try:
+        backend = model.build(won.engine, _precision(won))
+    except (ImportError, LabelingGroundError):
+        return None
+    for verdict in found:
+        if verdict.failed and (verdict.engine in ON_GPU or won.engine not in ON_GPU):
+            with contextlib.suppress(ImportError, LabelingGroundError):
+                model.build(verdict.engine, _precision(verdict))
+                return None
+    return _chosen(backend, won, found, least_iou, "found before")
+
+
+def best_of(verdicts: Iterable[Verdict], least_iou: float) -> Verdict:
+    """The fastest whose masks agree with those of fp32; one of fp32 where no other is faster by ``MARGIN``.
+
+    Depends on nothing else: from the same verdicts always the same is chosen.
+    """
+    found = [verdict for verdict in verdicts if not verdict.failed]
+    full = min((each for each in found if each.precision == "fp32"), key=lambda each: each.total_s)
+    lower = [each for each in found if each.precision != "fp32" and not _against(each, full, least_iou)]
+    return min([full, *lower], key=lambda each: each.total_s)
+
+
+def judge(
+    model: Model,
+    ways: Iterable[tuple[str, Precision]],
+    pictures: Sequence[Pixels],
+    *,
+    compare: bool = True,
+    source: Literal["load", "check"] = "load",
+) -> Iterator[Tried]:
+    """Try engines and precisions one after the other.
+
+    The first one that works in fp32 is what the masks of all others are compared with.
+
+    Args:
+        model: of what they are made.
+        ways: which, those of fp32 first.
+        pictures: to be encoded. Under ``load`` only the first one where the first engine is slow.
+        compare: whether masks are made and compared.
+        source: what the verdicts shall say.
+    """
+    reference: list[Masks] = []
+    has_gpu = False
+    for name, precision in ways:
+        if has_gpu and name not in ON_GPU:
+            yield Tried(Verdict(name, precision, failed="an engine on the GPU works", source=source))
+            continue
+        if compare and precision != "fp32" and not reference:
+            yield Tried(Verdict(name, precision, failed="nothing computes it in fp32, to compare with", source=source))
+            continue
+        try:
+            backend = model.build(name, precision)
+            seen = pictures[: len(reference)] or pictures
+            encode_s, embeddings = _encoded(backend.engine, seen if model.halves.encoder else (), source)
+            decode_s = _decode_s(backend.engine) if model.halves.decoder else 0.0
+            masks = [masks_of(backend.engine, *each) for each in zip(seen, embeddings, strict=False)] if compare else []
+        except (ImportError, LabelingGroundError) as error:
+            yield Tried(Verdict(name, precision, failed=str(error), source=source))
+            continue
+        has_gpu = has_gpu or name in ON_GPU
+        if not reference and precision == "fp32":
+            reference = masks
+        found = tuple(overlaps(*pair) for pair in zip(masks, reference, strict=False))
+        yield Tried(_verdict(name, precision, encode_s, decode_s, found, source), backend, found)
+        del backend
+
+
+def _verdict(
+    engine: str,
+    precision: Precision,
+    encode_s: float,
+    decode_s: float,
+    found: Iterable[Mapping[str, Sequence[float]]],
+    source: str,
+) -> Verdict:
+    ious = list(chain.from_iterable(chain.from_iterable(each.values()) for each in found))
+    least, mean = (min(ious), sum(ious) / len(ious)) if ious else (0.0, 0.0)
+    return Verdict(engine, precision, encode_s, decode_s, len(ious), least, mean, source=source)
+
+
+def _encoded(engine: Engine, pictures: Sequence[Pixels], source: str) -> tuple[float, list[Mapping[str, FloatArray]]]:
+    """The shortest time of an encode, in seconds, and the embeddings. To load, a slow encoder is asked once only."""
+    taken: list[float] = []
+    made: list[Mapping[str, FloatArray]] = []
+    for pixels in pictures:
         started = time.perf_counter()
-        engine.encode(pixels)
-        encode = time.perf_counter() - started
-        if encode < _PATIENCE_S:
-            started = time.perf_counter()
-            engine.encode(pixels)
-            encode = min(encode, time.perf_counter() - started)
-    if not halves.decoder:
-        return Figures(encode, 0.0)
+        made.append(engine.encode(pixels))
+        taken.append(time.perf_counter() - started)
+        if source == "load" and taken[-1] > _PATIENCE_S:
+            break
+    return min(taken, default=0.0), made
+
+
+def _decode_s(engine: Engine) -> float:
+    """The shortest time of a click, in seconds. How long it takes does not depend on what is in the embedding."""
     embedding = _flat_embedding(engine)
-    click = _click(backend, pixels)
-    engine.decode(embedding, click, alone=True)
+    click = tensors(prompts(768, 1024)["click"][0], engine.family.frame(768, 1024), engine.family)
     taken = []
-    for _ in range(clicks):
+    for _ in range(1 + _CLICKS):  # the first one warms up
         started = time.perf_counter()
         engine.decode(embedding, click, alone=True)
         taken.append(time.perf_counter() - started)
-    return Figures(encode, min(taken))
-
-
-def sample() -> NDArray[np.uint8]:
-    """A picture to try engines on, ``uint8 [768, 1024, 3]``: smooth, with edges, always the same."""
-    y, x = np.mgrid[0:768, 0:1024].astype(np.float32)
-    waves = [127.5 + 80 * np.sin(x / (60 + 25 * i) + i) * np.cos(y / (45 + 30 * i)) for i in range(3)]
-    picture = np.stack(waves, -1)
-    picture[(x - 500) ** 2 + (y - 350) ** 2 < 150**2] *= 0.4
-    return picture.astype(np.uint8)
+    return min(taken[1:])
 
 
 def _flat_embedding(engine: Engine) -> dict[str, FloatArray]:
-    """Of no image: how long a decoder takes does not depend on what is in it."""
+    """Of no image."""
     return {name: np.full(shape, 0.1, np.float32) for name, shape in engine.family.embedding_shapes.items()}
 
 
-def _click(backend: SamBackend, pixels: NDArray[np.uint8]) -> PromptTensors:
-    family = backend.engine.family
-    frame = family.frame(pixels.shape[0], pixels.shape[1])
-    return tensors(Prompt((Point(500.0, 350.0, 1),)), frame, family)
+def _fastest(model: Model, precision: Precision, kept: Sequence[Verdict]) -> Choice:
+    """The fastest engine in one precision."""
+    best: Tried | None = None
+    ways = [(name, precision) for name in model.engines if precision in PRECISIONS.get(name, (precision,))]
+    verdicts = [
+        Verdict(name, precision, failed=f"has no {precision}")
+        for name in model.engines
+        if (name, precision) not in ways
+    ]
+    for tried in judge(model, ways, (sample(0), sample(1)), compare=False):
+        verdicts.append(tried.verdict)
+        if tried.backend is not None and (best is None or tried.verdict.total_s < best.verdict.total_s):
+            best = tried
+    if best is None or best.backend is None:
+        raise _nobody(model, precision, verdicts)
+    verdict, backend = best.verdict, best.backend
+    if precision != "fp32":
+        difference = _difference(model, backend, verdict, kept)
+        backend.info = replace(backend.info, note=f"{backend.info.note} {difference}")
+    gc.collect()  # what the engines that lost have held
+    give_back_free_memory()
+    return Choice(backend, verdict.engine, precision, _why(verdict, verdicts, {}), tuple(verdicts))
 
 
-def _build(target: str, encode_threads: int, decode_threads: int, files: Mapping[str, Any]) -> SamBackend:
-    module, _, attribute = target.partition(":")
-    try:
-        create = getattr(importlib.import_module(module), attribute)
-    except ImportError:
-        raise
-    except Exception as error:  # whatever a library does when it is imported: without it, it is not there
-        raise ImportError(f"its library cannot be imported: {error!r}") from error
-    backend: SamBackend = create(encode_threads, decode_threads, **files)
-    return backend
+def _chosen(backend: SamBackend, verdict: Verdict, verdicts: Sequence[Verdict], least_iou: float, when: str) -> Choice:
+    """What ``auto`` has chosen."""
+    full = min((each for each in verdicts if each.precision == "fp32" and not each.failed), key=lambda v: v.total_s)
+    lower = [each for each in verdicts if each.precision != "fp32" and not each.failed and each is not verdict]
+    against = {(each.engine, each.precision): _against(each, full, least_iou) for each in lower}
+    why = f"{_why(verdict, verdicts, against)} The precision is 'auto', {when}."
+    if verdict.precision != "fp32":
+        backend.info = replace(backend.info, note=f"{backend.info.note} {verdict.agreement}")
+        why = f"{why} {verdict.agreement}"
+    return Choice(backend, verdict.engine, _precision(verdict), why, tuple(verdicts))
 
 
-def _difference(
-    backend: SamBackend,
-    halves: Halves,
-    target: str,
-    encode_threads: int,
-    decode_threads: int,
-    files: Mapping[str, Any],
-) -> str:
-    """How far a lower precision is off, on the sample, as a sentence."""
+def _against(verdict: Verdict, full: Verdict, least_iou: float) -> str:
+    """What speaks against a lower precision; empty if nothing does."""
+    if not verdict.masks:
+        return "its masks were all empty, or all of the image, so that nothing can be told of them"
+    if verdict.least_iou < least_iou:
+        return f"one of its masks overlaps with that of fp32 by {verdict.least_iou:.1%} only"
+    if verdict.total_s * MARGIN > full.total_s:
+        return f"it is not {MARGIN:g} times as fast as fp32"
+    return ""
+
+
+def _precision(verdict: Verdict) -> Precision:
+    return cast("Precision", verdict.precision)
+
+
+def _difference(model: Model, backend: SamBackend, verdict: Verdict, kept: Sequence[Verdict]) -> str:
+    """How far a lower precision is off, as a sentence."""
+    for known in kept:
+        if (known.engine, known.precision) == (verdict.engine, verdict.precision) and not known.failed:
+            return known.agreement
+    full = model.build(verdict.engine, "fp32")
     pixels = sample()
-    click = _click(backend, pixels)
+    if model.halves == BOTH:
+        ours, reference = (masks_of(each.engine, pixels, each.engine.encode(pixels)) for each in (backend, full))
+        return _verdict(verdict.engine, "fp32", 0.0, 0.0, [overlaps(ours, reference)], "load").agreement
 
     def result(engine: Engine) -> FloatArray:
-        embedding = engine.encode(pixels) if halves.encoder else _flat_embedding(engine)
-        return engine.decode(embedding, click, alone=True)[0] if halves.decoder else embedding["image_embeddings"]
+        if model.halves.encoder:
+            return engine.encode(pixels)["image_embeddings"]
+        click = tensors(prompts(768, 1024)["click"][0], engine.family.frame(768, 1024), engine.family)
+        return engine.decode(_flat_embedding(engine), click, alone=True)[0]
 
-    lower, full = (result(each.engine) for each in (backend, _build(target, encode_threads, decode_threads, files)))
-    rms = float(np.sqrt(np.mean((lower - full) ** 2)) / max(float(full.std()), 1e-12))
-    if not halves.decoder:
-        return f"Measured at start: embeddings differ by {rms:.1%} rms."
-    flipped = float(np.mean((lower > 0) != (full > 0)))
-    return f"Measured at start: logits differ by {rms:.1%} rms, and {flipped:.2%} of a mask's pixels."
+    lower, exact = result(backend.engine), result(full.engine)
+    rms = float(np.sqrt(np.mean((lower - exact) ** 2)) / max(float(exact.std()), 1e-12))
+    return f"Measured at start: {'embeddings' if model.halves.encoder else 'logits'} differ by {rms:.1%} rms."
 
 
-def _why(name: str, figures: Mapping[str, Figures], refused: Sequence[str], precision: str) -> str:
-    won = figures[name]
-    others = [
-        f"{other} took {f.encode:.2f} s and {f.decode * 1e3:.0f} ms" for other, f in figures.items() if other != name
-    ]
-    sentence = f"{name} in {precision}: an image took {won.encode:.2f} s and a click {won.decode * 1e3:.0f} ms here"
-    rest = "; ".join([*others, *(f"not tried, {reason}" for reason in refused)])
-    return f"{sentence}; {rest}." if rest else f"{sentence}; no other engine was tried."
+def _nobody(model: Model, precision: Precision, verdicts: Sequence[Verdict]) -> BadSettings:
+    reasons = "; ".join(f"{each.engine}: {each.failed}" for each in verdicts if each.precision == precision)
+    return BadSettings(f"No engine can serve {model.name} in {precision}: {reasons}")
+
+
+def _why(won: Verdict, verdicts: Sequence[Verdict], against: Mapping[tuple[str, str], str]) -> str:
+    took = f"an image took {won.encode_s:.2f} s and a click {won.decode_s * 1e3:.0f} ms here"
+    parts = [f"{won.engine} in {won.precision}: {took}"]
+    for each in verdicts:
+        if (each.engine, each.precision) == (won.engine, won.precision):
+            continue
+        name = each.engine if each.precision == won.precision else f"{each.engine} in {each.precision}"
+        if each.failed:
+            parts.append(f"not tried, {name}: {each.failed.rstrip('.')}")
+            continue
+        reason = against.get((each.engine, each.precision), "")
+        took = f"{name} took {each.encode_s:.2f} s and {each.decode_s * 1e3:.0f} ms"
+        parts.append(f"{took}, but {reason}" if reason else took)
+    return f"{'; '.join(parts)}." if len(parts) > 1 else f"{parts[0]}; no other engine was tried."

@@ -60,6 +60,7 @@ class ModelInfo:
         decode_batch: how many prompts, also of different images, are decoded together.
         encodes_at_once: calls of ``encode`` that the engine works on side by side; ``None``: as many as it is sent.
         decodes_at_once: the same for ``decode``.
+        precision: in which it computes: ``fp32``, ``bf16``, …; empty where that was not said.
         frame: how the square that low-res logits cover lies over an image of this many rows and columns.
     """
 
@@ -71,6 +72,7 @@ class ModelInfo:
     decode_batch: BatchSizes = ALONE
     encodes_at_once: int | None = None
     decodes_at_once: int | None = None
+    precision: str = ""
     frame: Callable[[int, int], Frame] = longest_side
 
 

@@ -52,14 +52,18 @@ class SamBackend:
         version: which model, which weights, which precision.
         note: a sentence for every answer; empty in full precision.
         decode_threads: prompts that are decoded at the same time.
+        precision: in which the engine computes.
     """
 
-    def __init__(self, engine: Engine, version: ModelVersion, note: str, *, decode_threads: int) -> None:
+    def __init__(
+        self, engine: Engine, version: ModelVersion, note: str, *, decode_threads: int, precision: str = "fp32"
+    ) -> None:
         self._encodes_together, self._decodes_together = encodes, decodes = together(engine)
         self.info = info_of(
             engine.family,
             version,
             note,
+            precision=precision,
             encode_batch=BatchSizes(encodes, encodes),
             decode_batch=BatchSizes(decodes, decodes),
             encodes_at_once=1 if encodes == 1 else _BATCHES,
@@ -233,4 +237,4 @@ def create(
         decode_threads=decode_threads,
         **options,
     )
-    return SamBackend(made, version, NOTES[precision], decode_threads=decode_threads)
+    return SamBackend(made, version, NOTES[precision], decode_threads=decode_threads, precision=precision)

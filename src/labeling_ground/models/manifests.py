@@ -4,12 +4,13 @@ import json
 import logging
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from labeling_ground.models.catalogue import Format, Role, is_model_name, is_sha256
 from labeling_ground.models.disk import flush
+from labeling_ground.types import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class InstalledModel:
         own: it is the user's, not the catalogue's.
         files: by role.
         memory_bytes: what it took when it was last loaded, measured; ``None`` before that.
+        verdicts: machine → what was found of each engine and precision there, for these files.
     """
 
     name: str
@@ -62,6 +64,7 @@ class InstalledModel:
     own: bool
     files: Mapping[Role, StoredFile]
     memory_bytes: int | None = None
+    verdicts: Mapping[str, tuple[Verdict, ...]] = field(default_factory=dict)
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -103,12 +106,13 @@ class Manifests:
             files = [_stored(entry) for entry in raw["files"]]
             family, own = raw["family"], bool(raw["own"])
             memory_bytes = None if raw.get("memory_bytes") is None else int(raw["memory_bytes"])
+            verdicts = _verdicts(raw.get("verdicts"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("the manifest %s cannot be used: %s", path, error)
             return None
-        return InstalledModel(name, family, own, {file.role: file for file in files}, memory_bytes)
+        return InstalledModel(name, family, own, {file.role: file for file in files}, memory_bytes, verdicts)
 
     def write(self, model: InstalledModel) -> None:
         """Put a manifest into the place of an earlier one, in one step. Raises ``OSError``."""
@@ -119,6 +123,7 @@ class Manifests:
             "own": model.own,
             "memory_bytes": model.memory_bytes,
             "files": [asdict(file) for _, file in sorted(model.files.items())],
+            "verdicts": {machine: [asdict(verdict) for verdict in found] for machine, found in model.verdicts.items()},
         }
         path = self.path(model.name)
         temporary = path.with_suffix(f".{secrets.token_hex(4)}")
@@ -129,6 +134,14 @@ class Manifests:
             flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _verdicts(raw: Any) -> dict[str, tuple[Verdict, ...]]:
+    """Those of the manifest; none where they are of another version: they can be had again, unlike the files."""
+    try:
+        return {machine: tuple(Verdict(**verdict) for verdict in found) for machine, found in raw.items()}
+    except (AttributeError, TypeError):
+        return {}
 
 
 def _stored(raw: dict[str, Any]) -> StoredFile:

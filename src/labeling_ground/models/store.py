@@ -27,9 +27,12 @@ from labeling_ground.models.catalogue import (
 )
 from labeling_ground.models.disk import check_room, copied, digest_of, disk_errors, flush, locked
 from labeling_ground.models.manifests import InstalledModel, Manifests, StoredFile
+from labeling_ground.types import Verdict
 
 log = logging.getLogger(__name__)
 
+_MACHINES = 16
+"""Of so many kinds of machines a manifest has verdicts."""
 _NOT_A_NAME_FOR_WEIGHTS = frozenset({"classical"})
 """The weight-free engine's id: a model of that name could be taken for it."""
 
@@ -166,6 +169,36 @@ class ModelStore:
             model = self.noted(name)
             if model is not None and model.memory_bytes != memory_bytes:
                 self._manifests.write(dataclasses.replace(model, memory_bytes=memory_bytes))
+
+    def note_verdicts(self, name: str, machine: str, verdicts: Iterable[Verdict]) -> None:
+        """Note what was found of engines and precisions on a machine, in the place of what was found of them before.
+
+        Goes when the model's files change. Of other machines that share the folder the last ones stay.
+
+        Raises:
+            PullFailed: the folder cannot be written.
+        """
+        with disk_errors(self.folder), self._locked():
+            model = self.noted(name)
+            if model is None:
+                return
+            found = {(each.engine, each.precision): each for each in (*model.verdicts.get(machine, ()), *verdicts)}
+            others = [(key, value) for key, value in model.verdicts.items() if key != machine]
+            now = {**dict(others[1 - _MACHINES :]), machine: tuple(found.values())}
+            self._manifests.write(dataclasses.replace(model, verdicts=now))
+
+    @contextlib.contextmanager
+    def judging(self, name: str) -> Iterator[None]:
+        """Be the only one who tries this model's engines; another one waits, and finds what was found.
+
+        Raises:
+            PullFailed: the folder cannot be written.
+        """
+        with contextlib.ExitStack() as held:
+            with disk_errors(self.folder):
+                (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(self.folder / "locks" / f".{name}.judging.lock"))
+            yield
 
     def remove(self, name: str) -> int:
         """Remove a model, and what an interrupted pull of it left. Returns the bytes that this gave back.

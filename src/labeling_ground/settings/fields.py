@@ -300,10 +300,14 @@ class ModelSettings(Fields):
     engine: Literal["auto", "onnx", "onnx-cuda", "openvino"] = "auto"
     """What computes a Segment Anything model. `auto` takes the GPU (`onnx-cuda`) where there is one that can be used,
     and otherwise tries at start which installed engine is fastest here."""
-    engine_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    engine_precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
     """Precision that it computes in. `bf16` (`openvino`) is several times faster on processors that have it, `fp16`
-    (`onnx-cuda`) is for the encoder on GPUs. It is part of every cache key, and said in every answer with its measured
-    error."""
+    (`onnx-cuda`) is for the encoder on GPUs. `auto`: the fastest engine and precision whose masks agree with those of
+    fp32 (`engine_least_iou`); what is chosen is remembered. It is part of every cache key, and said in every answer
+    with its measured error. See `docs/models.md`."""
+    engine_least_iou: float = Field(0.95, ge=0, le=1)
+    """How well each mask that is compared must overlap with that of fp32 (intersection over union) for a lower
+    precision to be chosen by `auto`, and to pass `models check`."""
     engine_gpu_bytes: ByteSize = ByteSize(8 << 30)
     """Most memory of the GPU that `onnx-cuda` takes: weights, work memory, and embeddings that wait for the next
     click."""

@@ -10,6 +10,7 @@ from labeling_ground.types.outcome import Outcome
 from labeling_ground.types.prediction import Mask, Prediction
 from labeling_ground.types.priority import Priority
 from labeling_ground.types.prompt import Box, Point, Prompt
+from labeling_ground.types.verdict import Verdict
 
 __all__ = [
     "Box",
@@ -32,5 +33,6 @@ __all__ = [
     "Prompt",
     "StoreStats",
     "Stretch",
+    "Verdict",
     "Weight",
 ]

@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from labeling_ground.engine_server.app import ModelEndpoint
-from labeling_ground.errors import BadSettings
-from labeling_ground.inference.auto import ENGINES, Halves
+from labeling_ground.errors import BadSettings, PullFailed
+from labeling_ground.inference.agreement import this_machine
+from labeling_ground.inference.auto import BOTH, ENGINES, Choice, Halves, Model, remembered
 from labeling_ground.inference.auto import choose as choose_engine
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.choose import BACKENDS, choose_backend
+from labeling_ground.inference.graphs import Precision, version_from
 from labeling_ground.inference.graphs import together as together_of
-from labeling_ground.inference.graphs import version_from
 from labeling_ground.inference.remote.addresses import Address, Addresses
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.remote.backend import connect as connect_engines
@@ -20,7 +21,8 @@ from labeling_ground.inference.remote.client import EngineClient, Limits
 from labeling_ground.inference.remote.embedding_store import EmbeddingStore, default_folder
 from labeling_ground.inference.remote.handler import InferenceHandler
 from labeling_ground.inference.remote.oip import OipClient, declared_version
-from labeling_ground.inference.remote.pool import Choice, EnginePool
+from labeling_ground.inference.remote.pool import Choice as EngineChoice
+from labeling_ground.inference.remote.pool import EnginePool
 from labeling_ground.inference.remote.wire import Description
 from labeling_ground.inference.remote.wire import Role as EngineRole
 from labeling_ground.models.catalogue import Format, Role
@@ -31,6 +33,7 @@ from labeling_ground.service.model_pool import ModelFacts
 from labeling_ground.settings import Settings
 from labeling_ground.settings.machine import cores_of_this_machine
 from labeling_ground.supervisor import Supervisor
+from labeling_ground.types import Verdict
 
 REMOTE = "remote"
 """In ``models``: what the engines at ``encoder_url`` and ``decoder_url`` compute."""
@@ -47,25 +50,13 @@ def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> t
         settings = settings_of_model(settings, settings.served_models[0])
     if settings.encoder_url or settings.decoder_url:
         return build_remote(settings, supervisor)
-    encode_threads, decode_threads = settings.encode_workers, settings.decode_workers
     weights = ModelStore(settings.models_dir)
     name = _named(weights, settings.model)
     if name in BACKENDS or ":" in name:
-        return choose_backend(name, encode_threads=encode_threads, decode_threads=decode_threads), ""
+        return choose_backend(name, encode_threads=settings.encode_workers, decode_threads=settings.decode_workers), ""
     installed = weights.get(name)
     family = weights.known.model(name).family if name in weights.known else installed.family if installed else None
-    has_fast = installed is not None and Role.FAST_DECODER in installed.files
-    choice = choose_engine(
-        encode_threads,
-        decode_threads,
-        encoder_path=weights.path_of(name, Role.ENCODER),
-        decoder_path=weights.path_of(name, Role.DECODER),
-        fast_decoder_path=weights.path_of(name, Role.FAST_DECODER) if has_fast else None,
-        model=name,
-        precision=settings.engine_precision,
-        engines=ENGINES if settings.engine == "auto" else {settings.engine: ENGINES[settings.engine]},
-        options=_options(settings),
-    )
+    choice = _choose(settings, weights, model_of(settings, weights, name, settings.encode_workers))
     served = choice.backend.engine.family
     if family is not None and served != family:
         raise BadSettings(
@@ -168,14 +159,14 @@ def build_remote(settings: Settings, supervisor: Supervisor | None = None) -> tu
         Addresses("encoder", settings.encoder_url, settings.encoder_name, settings.encoder_management_url),
         limits(settings.encode_deadline_s),
         # An encode that takes long is not begun anew elsewhere: it would take as long there.
-        Choice(by_key=False, tries=settings.engine_tries, patience=1.0),
+        EngineChoice(by_key=False, tries=settings.engine_tries, patience=1.0),
         workers=settings.encode_workers,
         kind=kind("encoder"),
     )
     decoders = EnginePool(
         Addresses("decoder", settings.decoder_url, settings.decoder_name, settings.decoder_management_url),
         limits(settings.decode_deadline_s),
-        Choice(by_key=True, load_bound=settings.engine_load_bound, tries=settings.engine_tries),
+        EngineChoice(by_key=True, load_bound=settings.engine_load_bound, tries=settings.engine_tries),
         workers=settings.decode_workers,
         ahead=1,
         kind=kind("decoder"),
@@ -218,29 +209,18 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
             f"An engine server serves Segment Anything models, not {name!r}. Get weights with 'labeling-ground models "
             "pull', and name the model with --model."
         )
-    encoder_path = weights.path_of(name, Role.ENCODER) if halves.encoder else None
-    decoder_path = weights.path_of(name, Role.DECODER) if halves.decoder else None
+    # Without a decoder beside it, an encoder takes all cores unless it was told otherwise.
+    is_told = halves.decoder or "encode_workers" in settings.model_fields_set
+    encode_threads = settings.encode_workers if is_told else cores_of_this_machine()
+    model = model_of(settings, weights, name, encode_threads, halves)
     noted = weights.noted(name)
     files = noted.files if noted is not None else {}
     counted = [files[role].sha256 for role in (Role.ENCODER, Role.DECODER, Role.FAST_DECODER) if role in files]
     if Role.ENCODER not in files or Role.DECODER not in files:
         raise BadSettings(f"The files of {name} are not complete in the manifest: its version cannot be told.")
-    has_fast = halves.decoder and Role.FAST_DECODER in files
-    # Without a decoder beside it, an encoder takes all cores unless it was told otherwise.
-    is_told = halves.decoder or "encode_workers" in settings.model_fields_set
-    choice = choose_engine(
-        settings.encode_workers if is_told else cores_of_this_machine(),
-        settings.decode_workers,
-        encoder_path=encoder_path,
-        decoder_path=decoder_path,
-        fast_decoder_path=weights.path_of(name, Role.FAST_DECODER) if has_fast else None,
-        model=name,
-        precision=settings.engine_precision,
-        engines=ENGINES if settings.engine == "auto" else {settings.engine: ENGINES[settings.engine]},
-        options=_options(settings),
-    )
+    choice = _choose(settings, weights, model)
     engine = choice.backend.engine
-    version = version_from(name, counted, settings.engine_precision)
+    version = version_from(name, counted, choice.precision)
 
     encodes, decodes = together_of(engine)
     together = {EngineRole.ENCODER: encodes, EngineRole.DECODER: decodes}
@@ -248,7 +228,7 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
     def handler(role: EngineRole, stored: StoredFile, kept: EmbeddingStore | None) -> InferenceHandler:
         note = f"{_rounded(stored)} {choice.backend.info.note}".strip()
         return InferenceHandler(
-            engine, Description(version, engine.family, settings.engine_precision, role, note, together[role]), kept
+            engine, Description(version, engine.family, choice.precision, role, note, together[role]), kept
         )
 
     endpoints = []
@@ -261,6 +241,54 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
         workers = settings.decode_workers
         endpoints.append(ModelEndpoint(settings.decoder_name, decoder, workers=workers, queue=settings.decode_queue))
     return endpoints, choice.why
+
+
+def model_of(settings: Settings, weights: ModelStore, name: str, encode_threads: int, halves: Halves = BOTH) -> Model:
+    """What the engines of a model are made of.
+
+    Raises:
+        UnknownModel: a file is not here; the sentence says how to get it.
+    """
+    files = noted.files if (noted := weights.get(name)) is not None else {}
+    has_fast = halves.decoder and Role.FAST_DECODER in files
+    return Model(
+        name,
+        encoder_path=weights.path_of(name, Role.ENCODER) if halves.encoder else None,
+        decoder_path=weights.path_of(name, Role.DECODER) if halves.decoder else None,
+        fast_decoder_path=weights.path_of(name, Role.FAST_DECODER) if has_fast else None,
+        encode_threads=encode_threads,
+        decode_threads=settings.decode_workers,
+        engines=ENGINES if settings.engine == "auto" else {settings.engine: ENGINES[settings.engine]},
+        options=_options(settings),
+    )
+
+
+def _choose(settings: Settings, weights: ModelStore, model: Model) -> Choice:
+    """The engine, and the precision where that is ``auto``, which is then remembered."""
+    name, here = model.name, this_machine()
+
+    def kept() -> tuple[Verdict, ...]:
+        noted = weights.noted(name)
+        return noted.verdicts.get(here, ()) if noted is not None else ()
+
+    def choose(precision: Precision | Literal["auto"]) -> Choice:
+        return choose_engine(model, precision, least_iou=settings.engine_least_iou, kept=kept())
+
+    if settings.engine_precision != "auto" or model.halves != BOTH:
+        return choose(settings.engine_precision)
+    if choice := remembered(model, kept(), settings.engine_least_iou):
+        return choice
+    try:
+        with weights.judging(name):  # another process may have found it out meanwhile
+            if choice := remembered(model, kept(), settings.engine_least_iou):
+                return choice
+            choice = choose("auto")
+            weights.note_verdicts(name, here, choice.verdicts)
+            return choice
+    except PullFailed as error:
+        # Chosen anew at each start, it could be another one each time, and each has cache keys of its own.
+        choice = choose("fp32")
+        return replace(choice, why=f"{choice.why} 'auto' means fp32 here, as a choice could not be kept: {error}")
 
 
 def _options(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -107,6 +107,7 @@ async def _model(request: Request, status: ModelStatus) -> dict[str, Any]:
         about |= {
             "version": str(version),
             "engine": served.engine,
+            "precision": backend.info.precision,
             "note": backend.info.note,
             "failing": served.failing(),
         }

@@ -53,6 +53,9 @@ class ModelOut(BaseModel):
         description="What it takes when loaded: measured, or before its first load the size of its files.",
     )
     engine: str | None = Field(None, description="What computes it and why that, where there was a choice.")
+    precision: str | None = Field(
+        None, examples=["fp32"], description="In which it computes, where that is known: part of its version."
+    )
     decoder: DecoderOut | None = Field(
         None, description="What `GET /v1/models/{model}/decoder` gives; not there for models without such a file."
     )

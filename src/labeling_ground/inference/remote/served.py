@@ -11,10 +11,15 @@ from labeling_ground.inference.backend import BatchSizes, ModelInfo
 from labeling_ground.inference.graphs import info_of
 from labeling_ground.inference.remote.pool import EnginePool, agreed
 from labeling_ground.inference.remote.requests import together
+from labeling_ground.inference.remote.wire import Description
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import ModelVersion
 
 log = logging.getLogger(__name__)
+
+
+def _info_of(serving: Description) -> ModelInfo:
+    return info_of(serving.family, serving.version, serving.note, precision=serving.precision)
 
 
 class ServedThere:
@@ -44,7 +49,7 @@ class ServedThere:
         self._supervisor = supervisor
         serving = agreed(encoders.members, decoders.members, model)
         self.family = serving.family
-        self._info = info_of(serving.family, serving.version, serving.note)
+        self._info = _info_of(serving)
         self._disagreement = ""
         self._background: list[asyncio.Task[None]] = []
         self._refreshing: asyncio.Task[None] | None = None
@@ -125,7 +130,7 @@ class ServedThere:
         if serving.version != self.version:
             log.warning("the engines serve %s now; it was %s", serving.version, self.version)
         # In one step, with nothing awaited in between.
-        self.family, self._info = serving.family, info_of(serving.family, serving.version, serving.note)
+        self.family, self._info = serving.family, _info_of(serving)
 
     async def aclose(self) -> None:
         """Look at the engines no more."""
