@@ -187,19 +187,6 @@ class ModelStore:
             now = {**dict(others[1 - _MACHINES :]), machine: tuple(found.values())}
             self._manifests.write(dataclasses.replace(model, verdicts=now))
 
-    @contextlib.contextmanager
-    def judging(self, name: str) -> Iterator[None]:
-        """Be the only one who tries this model's engines; another one waits, and finds what was found.
-
-        Raises:
-            PullFailed: the folder cannot be written.
-        """
-        with contextlib.ExitStack() as held:
-            with disk_errors(self.folder):
-                (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-                held.enter_context(locked(self.folder / "locks" / f".{name}.judging.lock"))
-            yield
-
     def remove(self, name: str) -> int:
         """Remove a model, and what an interrupted pull of it left. Returns the bytes that this gave back.
 
@@ -294,6 +281,24 @@ class ModelStore:
                 blob.unlink(missing_ok=True)
                 freed += size
         return freed
+
+
+@contextlib.contextmanager
+def judging(folder: Path, name: str) -> Iterator[None]:
+    """Be the only one who tries this model's engines; another one waits, and finds what was found.
+
+    Args:
+        folder: of the store.
+        name: the model id.
+
+    Raises:
+        PullFailed: the folder cannot be written.
+    """
+    with contextlib.ExitStack() as held:
+        with disk_errors(folder):
+            (folder / "locks").mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder / "locks" / f".{name}.judging.lock"))
+        yield
 
 
 def stored_from(artifact: Artifact, size: int, origin: str) -> StoredFile:

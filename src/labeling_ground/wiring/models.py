@@ -27,7 +27,7 @@ from labeling_ground.inference.remote.wire import Description
 from labeling_ground.inference.remote.wire import Role as EngineRole
 from labeling_ground.models.catalogue import Format, Role
 from labeling_ground.models.manifests import StoredFile
-from labeling_ground.models.store import ModelStore
+from labeling_ground.models.store import ModelStore, judging
 from labeling_ground.sam.family import Family
 from labeling_ground.service.model_pool import ModelFacts
 from labeling_ground.settings import Settings
@@ -279,7 +279,7 @@ def _choose(settings: Settings, weights: ModelStore, model: Model) -> Choice:
     if choice := remembered(model, kept(), settings.engine_least_iou):
         return choice
     try:
-        with weights.judging(name):  # another process may have found it out meanwhile
+        with judging(weights.folder, name):  # another process may have found it out meanwhile
             if choice := remembered(model, kept(), settings.engine_least_iou):
                 return choice
             choice = choose("auto")
