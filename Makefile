@@ -19,10 +19,10 @@ $(VENV)/.run: requirements/run.txt pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/label-studio.txt clients/python/pyproject.toml
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/readers.txt clients/python/pyproject.toml
 	@echo "installing the test tools into $(VENV) (once; about a minute)" >&2
 	@$(PIP) install --require-hashes -r requirements/dev.txt
-	@$(PIP) install --no-deps --require-hashes -r requirements/label-studio.txt
+	@$(PIP) install --no-deps --require-hashes -r requirements/readers.txt
 	@$(PIP) install --no-deps --no-build-isolation -e clients/python
 	@touch $@
 

@@ -87,6 +87,10 @@ def arrive(page: Any, leave: Callable[[], Any], url: str) -> None:
     raise AssertionError(f"the network changed each time: {missing}")
 
 
+STATES = ("unbegun", "working", "review", "done", "nothing", "skipped")
+"""How far the work on an image can be."""
+
+
 class Labeler:
     """Works on one page. Points are pixels of the image that is open."""
 
@@ -156,9 +160,11 @@ class Labeler:
         """How many finished objects the list shows."""
         return int(self.page.locator("#objects li").count())
 
-    def export(self, form: str, folder: Path) -> Path:
-        """Export through the dialog; returns the file that was saved."""
+    def export(self, form: str, folder: Path, states: tuple[str, ...] = STATES) -> Path:
+        """Export images in these states through the dialog; returns the file that was saved."""
         self.page.click("#export")
+        for state in STATES:
+            self.page.set_checked(f"#export-{state}", state in states)
         self.page.check(f"input[name=format][value={form}]")
         with self.page.expect_download() as download:
             self.page.click("#download")

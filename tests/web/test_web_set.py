@@ -1,5 +1,7 @@
 """A set of photographs at work: how far each is, which come next, and what did not open."""
 
+import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +78,53 @@ def test_formats_that_browsers_do_not_show_open_too(served: Served, context: Any
     labeler.page.locator("#thumbs li").nth(len(files) - 1).wait_for()
     assert labeler.page.locator("#failures").is_hidden()
     assert sorted(labeler.page.locator("#thumbs .name").all_inner_texts()) == [file.name for file in files]
+
+
+HANGS = "onmessage = () => setInterval(() => postMessage({step: 'images', done: 1, of: 3}), 20);"
+
+
+def test_what_is_done_is_exported_in_parts_with_its_photographs_and_an_export_can_be_called_off(
+    served: Served, context: Any, photos: dict[str, Path], shots: Path, tmp_path: Path
+) -> None:
+    """By default what is done and where nothing is; the choices stay; Cancel ends what is being made."""
+    labeler = Labeler(context.new_page(), served.url)
+    page = labeler.page
+    labeler.open(photos["coffee"], photos["rocket"], photos["voc"])
+    labeler.click(300, 200, COFFEE)
+    labeler.finish()
+    page.keyboard.press("Control+Enter")
+    page.keyboard.press("g")
+    page.locator("#position", has_text="3 / 3").wait_for()
+    labeler.wait()
+    page.click("#export")
+    page.check("input[name=format][value=coco-rle]")
+    page.locator("#export-summary", has_text="1 object in 2 images. 1 image in another state is left out.").wait_for()
+    page.check("#export-images")
+    page.select_option("#export-validation", "10")
+    page.fill("#export-seed", "7")
+    page.locator("#export-summary", has_text="1 image validates.").wait_for()
+    page.screenshot(path=shots / "export-set.png")
+    headers = {"Content-Type": "text/javascript", "Cross-Origin-Embedder-Policy": "require-corp"}
+    page.route("**/export/worker.js", lambda route: route.fulfill(headers=headers, body=HANGS))
+    page.click("#download")
+    page.locator("#export-summary", has_text="Image 1 of 3").wait_for()
+    assert page.locator("#export-progress").get_attribute("value") == "1"
+    page.click("#cancel-export")
+    page.locator("#export-summary", has_text="1 object in 2 images").wait_for()
+    page.unroute("**/export/worker.js")
+    reload(page)
+    labeler.wait_for_start()
+    page.click("#export")
+    page.check("input[name=format][value=coco-rle]")
+    assert page.locator("#export-seed").input_value() == "7"
+    with page.expect_download() as download:
+        page.click("#download")
+    download.value.save_as(tmp_path / "set.zip")
+    with zipfile.ZipFile(tmp_path / "set.zip") as archive:
+        names = archive.namelist()
+        files = {part: json.loads(archive.read(f"annotations/instances_{part}.json")) for part in ("train", "val")}
+        pictures = {Path(name).name: archive.read(name) for name in names if name.startswith("images/")}
+    assert pictures == {photos[name].name: photos[name].read_bytes() for name in ("coffee", "voc")}
+    assert sorted(len(data["images"]) for data in files.values()) == [1, 1]
+    [annotation] = [one for data in files.values() for one in data["annotations"]]
+    assert annotation["attributes"]["model"]

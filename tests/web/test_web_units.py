@@ -2,20 +2,18 @@
 
 import json
 import subprocess
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from tests.needs import needs, needs_program
 from tests.web import formats
+from tests.web.exports import SIZE, UNITS, export, hard_masks
 
 # pycocotools decodes through a class that numpy 2 finds old-fashioned.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-UNITS = Path(__file__).parent / "units"
-SIZE = (90, 120)
+YOLO = {"format": "yolo", "images": True}
 
 
 def test_the_modules_pass_their_own_tests() -> None:
@@ -28,51 +26,14 @@ def test_the_modules_pass_their_own_tests() -> None:
 
 @pytest.fixture(scope="module")
 def hard() -> list[formats.Pixels]:
-    """Pieces, holes, islands in holes, corners that touch, one pixel, everything, long runs."""
-    rng = np.random.default_rng(7)
-    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
-    far = np.hypot(rows - 45, columns - 60)
-    one = np.zeros(SIZE, np.bool_)
-    one[13, 77] = True
-    return [
-        far < 30,
-        (far < 40) & (far > 20) | (far < 8),
-        rng.random(SIZE) < 0.1,
-        one,
-        np.ones(SIZE, np.bool_),
-        (rows + columns) % 2 == 0,
-        np.roll(far < 30, 70, axis=1),
-    ]
-
-
-def export(folder: Path, named: list[tuple[str, list[formats.Pixels]]], **options: Any) -> Path:
-    """Every export of images with these names and masks, in a folder; what trainers read is unpacked in ``yolo``."""
-    node = needs_program("node")
-    listed = []
-    for i, (name, masks) in enumerate(named):
-        height, width = masks[0].shape if masks else SIZE
-        file = folder / f"image-{i}.png"
-        assert cv2.imwrite(str(file), np.full((height, width, 3), 10 * i, np.uint8))
-        objects = [
-            {"id": f"{i}-{n}", "classId": "12"[n % 2], "name": "", "rle": formats.rle(mask)}
-            for n, mask in enumerate(masks)
-        ]
-        listed.append({"name": name, "width": width, "height": height, "file": str(file), "objects": objects})
-    labeled = {"classes": [{"id": "1", "name": "cup"}, {"id": "2", "name": 'a "b": ü'}], "images": listed}
-    (folder / "set.json").write_text(json.dumps(labeled))
-    command = [node, str(UNITS / "export.mjs"), str(folder / "set.json"), str(folder), json.dumps(options)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    with zipfile.ZipFile(folder / "yolo.zip") as archive:
-        assert archive.testzip() is None
-        archive.extractall(folder / "yolo")
-    return folder
+    return hard_masks()
 
 
 @pytest.fixture(scope="module")
 def exported(hard: list[formats.Pixels], tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = [("a/photo.one.jpg", hard[:4]), ("b/photo.one.jpg", hard[4:]), ("empty.png", [])]
-    return export(tmp_path_factory.mktemp("exported"), images)
+    plain = ("coco-rle", "coco-polygons", "masks", "labelstudio")
+    return export(tmp_path_factory.mktemp("exported"), images, YOLO, *({"format": form} for form in plain))
 
 
 def same(found: list[formats.Pixels], wanted: list[formats.Pixels]) -> None:
@@ -102,13 +63,13 @@ def test_label_studios_own_converter_reads_the_same_pixels(exported: Path, hard:
 
 def test_yolo_rows_fill_the_same_pixels(hard: list[formats.Pixels], tmp_path: Path) -> None:
     """Whichever program fills them, and however many pieces and holes there are."""
-    found = formats.yolo(export(tmp_path, [(f"{n}.png", [mask]) for n, mask in enumerate(hard)]) / "yolo")
+    found = formats.yolo(export(tmp_path, [(f"{n}.png", [mask]) for n, mask in enumerate(hard)], YOLO) / "yolo")
     same([np.logical_or.reduce([mask for _, mask in found[f"{n}.png"]]) for n in range(len(hard))], hard)
 
 
 def test_yolo_with_the_largest_pieces_only(hard: list[formats.Pixels], tmp_path: Path) -> None:
     """One row for each object: of a ring around a dot, the ring."""
-    found = formats.yolo(export(tmp_path, [("a.png", hard[1:4])], pieces="largest") / "yolo")["a.png"]
+    found = formats.yolo(export(tmp_path, [("a.png", hard[1:4])], YOLO | {"pieces": "largest"}) / "yolo")["a.png"]
     assert [number for number, _ in found] == [0, 1, 0]
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     ring = hard[1] & (np.hypot(rows - 45, columns - 60) > 10)
@@ -124,7 +85,9 @@ def test_yolo_of_a_large_rugged_mask(tolerance: int, tmp_path: Path) -> None:
     blob = np.hypot(rows - 750, columns - 1000) < 500 + 90 * np.sin(7 * angle) + rng.integers(-3, 4, (1500, 2000))
     blob &= np.hypot(rows - 700, columns - 900) > 120
     wanted = np.asarray(cv2.medianBlur(blob.astype(np.uint8), 5) > 0, np.bool_)
-    found = formats.yolo(export(tmp_path, [("a.png", [wanted])], tolerance=tolerance) / "yolo", exact=False)["a.png"]
+    found = formats.yolo(
+        export(tmp_path, [("a.png", [wanted])], YOLO | {"tolerance": tolerance}) / "yolo", exact=False
+    )["a.png"]
     whole = np.logical_or.reduce([mask for _, mask in found])
     assert (whole & wanted).sum() / (whole | wanted).sum() > 0.98
 
@@ -138,7 +101,7 @@ def test_a_trainer_finds_every_label_file_whatever_the_images_are_called(
         *("no ending", "a.b/c", "what?.jpg", "../up.jpg", "images/rocket.jpg", "images.jpg"),
     ]
     masks = [np.roll(hard[0], 3 * n, axis=1) for n in range(len(names))]
-    folder = export(tmp_path, [(name, [mask]) for name, mask in zip(names, masks, strict=True)]) / "yolo"
+    folder = export(tmp_path, [(name, [mask]) for name, mask in zip(names, masks, strict=True)], YOLO) / "yolo"
     found = formats.yolo(folder)
     assert len(found) == len(names)
     assert list(found)[:4] == ["set/inner/rocket.jpg", "set/images/rocket.jpg", "rocket.jpg", "rocket-2.png"]
@@ -149,7 +112,7 @@ def test_a_trainer_finds_every_label_file_whatever_the_images_are_called(
 
 
 def test_yolo_without_the_images_says_which_ones_to_rename(hard: list[formats.Pixels], tmp_path: Path) -> None:
-    folder = export(tmp_path, [(name, hard[:1]) for name in ("a/x.png", "a/x.jpg")], images=False) / "yolo"
+    folder = export(tmp_path, [(name, hard[:1]) for name in ("a/x.png", "a/x.jpg")], YOLO | {"images": False}) / "yolo"
     assert json.loads((folder / "renamed.json").read_text()) == {"a/x.jpg": "images/a/x-2.jpg"}
     assert not (folder / "images").exists()
     assert (folder / "train.txt").read_text() == "./images/a/x.png\n./images/a/x-2.jpg\n"

@@ -10,7 +10,8 @@ const { stateOf } = await load("labeling/states.js");
 function pageOf(...images) {
   const told = [], removed = [];
   const page = {
-    album: { images, change: (image, change) => Object.assign(image, change) },
+    album: { images, find: (id) => images.find((one) => one.id === id), change: (image, change) => Object.assign(image, change) },
+    choices: {},
     editor: { image: images[0], work: EMPTY },
     open: (image) => (page.editor.image = image),
     tell: (text) => told.push(text),
@@ -44,13 +45,23 @@ test("an object in the making is finished first, and where it cannot be the imag
 
 test("there is not nothing where objects are; and a mark can be taken back", () => {
   const { page, workflow, told } = pageOf(image("a", 1));
-  page.editor.work = { ...EMPTY, objects: [{ id: "1" }] };
   assert.equal(workflow.mark("nothing"), false);
   assert.equal(told.length, 1);
   assert.equal(workflow.mark("review"), true);
   assert.equal(stateOf(page.editor.image), "review");
   workflow.mark("working");
   assert.equal(stateOf(page.editor.image), "working");
+});
+
+test("a key that comes before the next image is open counts for that one", () => {
+  const { page, workflow } = pageOf(image("a"), image("b"), image("c"));
+  page.open = ({ id }) => {
+    page.choices.imageId = id;
+    page.editor.image = null; // until its work has been read
+  };
+  workflow.markAndGo("done");
+  workflow.markAndGo("nothing");
+  assert.deepEqual(page.album.images.map(stateOf), ["done", "nothing", "unbegun"]);
 });
 
 test("one walks through what is shown, the open image always among it", () => {

@@ -1,12 +1,17 @@
 // The export dialog: what goes along, and the file that comes of it.
 
-import { make } from "../shared/elements.js";
+import { STATES, stateOf } from "../labeling/states.js";
+import { make, unlessDrawn } from "../shared/elements.js";
 import { counted, t } from "../shared/words.js";
 import { FORMATS } from "./index.js";
+import { parted } from "./parts.js";
 import { dataSet } from "./set.js";
 
 const $ = (id) => document.getElementById(id);
-const FIELDS = { background: "export-background", images: "export-images", pieces: "export-pieces", tolerance: "export-tolerance" };
+const MOST_NAMES = 5;
+/** What is chosen unless somebody chooses otherwise; `images` and `as` are by format. */
+const USUAL = { states: ["done", "nothing"], images: { yolo: true }, as: {}, pieces: "all", tolerance: "0", validation: "0", seed: "1" };
+const FIELDS = { pieces: "export-pieces", tolerance: "export-tolerance", validation: "export-validation", seed: "export-seed" };
 
 export class ExportDialog {
   #worker = null;
@@ -17,18 +22,37 @@ export class ExportDialog {
     this.dialog = $("export-dialog");
     $("formats").addEventListener("change", () => this.draw());
     $("export-one").addEventListener("change", () => this.draw());
-    for (const [name, id] of Object.entries(FIELDS)) {
-      $(id).addEventListener("change", () => {
-        this.choose({ ...this.options(), [name]: valueOf($(id)) });
-        this.draw();
-      });
-    }
+    $("export-states").addEventListener("change", () => this.#choose({ states: STATES.filter((state) => $(`export-${state}`).checked) }));
+    $("export-images").addEventListener("change", () => this.#choose({ images: { ...this.#chosen.images, [this.#format]: $("export-images").checked } }));
+    $("export-as").addEventListener("change", () => this.#choose({ as: { ...this.#chosen.as, [this.#format]: $("export-as").value } }));
+    for (const [name, id] of Object.entries(FIELDS)) $(id).addEventListener("change", () => this.#choose({ [name]: $(id).value }));
     $("download").addEventListener("click", () => this.#download());
+    $("cancel-export").addEventListener("click", () => {
+      this.#stop();
+      this.draw();
+    });
     this.dialog.addEventListener("close", () => this.#stop());
   }
 
   get #format() {
     return document.querySelector("input[name=format]:checked").value;
+  }
+
+  get #chosen() {
+    const { images, ...chosen } = this.options();
+    return { ...USUAL, ...chosen, images: { ...USUAL.images, ...images } };
+  }
+
+  /** What the format is made with: `{as, images, pieces, tolerance}`. */
+  get #how() {
+    const { images, as, pieces, tolerance } = this.#chosen;
+    const format = this.#format;
+    return { as: as[format] ?? FORMATS[format].as?.[0], images: images[format] ?? false, pieces, tolerance: Number(tolerance) };
+  }
+
+  #choose(change) {
+    this.choose({ ...this.#chosen, ...change });
+    this.draw();
   }
 
   async open() {
@@ -47,43 +71,65 @@ export class ExportDialog {
 
   /** Say what will be in the file. To be called again when something of the work has changed. */
   async draw() {
-    const shown = FORMATS[this.#format].options;
-    for (const [name, id] of Object.entries(FIELDS)) {
-      $(id).closest("label").hidden = !shown.includes(name);
-      setValue($(id), this.options()[name]);
-    }
-    const labeled = await this.labeled($("export-one").checked);
-    const { images, left } = this.#setOf(labeled);
+    const all = await this.labeled(false);
+    const only = $("export-one").checked;
+    this.#drawOptions(all, only);
+    const labeled = only ? await this.labeled(true) : all;
+    const { images, left, unfinished } = this.#setOf(labeled);
     const objects = images.reduce((sum, image) => sum + image.objects.length, 0);
     const lines = [t("summary", { objects: counted("objectsOf", objects), images: counted("imagesOf", images.length) })];
+    const validating = new Set(images.filter(({ part }) => part === "val").map(({ id }) => id)).size;
+    if (validating) lines.push(counted("validating", validating));
     for (const [kind, n] of Object.entries(left)) if (n) lines.push(counted(`left-${kind}`, n));
-    const unfinished = labeled.filter((image) => image.unfinished > 0).map(({ names, unfinished: n }) => t("unfinishedIn", { name: names[0], n }));
-    if (unfinished.length) lines.push(t("unfinished", { images: shortened(unfinished) }));
+    if (unfinished.length) lines.push(t("unfinished", { images: shortened(unfinished.map(({ name, n }) => t("unfinishedIn", { name, n }))) }));
     if (!this.#worker) this.#say(lines.join(" "));
-    $("download").disabled = objects === 0 || this.#worker !== null;
+    $("download").disabled = images.length === 0 || this.#worker !== null;
+  }
+
+  #drawOptions(all, only) {
+    const { states, ...chosen } = this.#chosen;
+    const { options, as = [] } = FORMATS[this.#format];
+    const how = this.#how;
+    const counts = STATES.map((state) => all.filter((one) => stateOf({ ...one, objects: one.objects.length }) === state).length);
+    unlessDrawn($("export-states"), counts, () => [make("legend", {}, t("exportStates")), ...STATES.map((state, i) => make("label", { className: "check" },
+      make("input", { type: "checkbox", id: `export-${state}` }), make("span", {}, t("stateCount", { state: t(`state-${state}`), n: counts[i] }))))]);
+    for (const state of STATES) Object.assign($(`export-${state}`), { checked: states.includes(state), disabled: only });
+    unlessDrawn($("export-as"), as, () => as.map((one) => make("option", { value: one }, t(`as-${one}`))));
+    $("export-as").value = how.as;
+    $("export-images").checked = how.images;
+    for (const [name, id] of Object.entries(FIELDS)) $(id).value = chosen[name];
+    const isOutlined = !as.length || how.as === "polygons" || how.as === "segments";
+    const shown = { as: as.length, images: options.includes("images"), pieces: options.includes("pieces") && isOutlined,
+      tolerance: options.includes("tolerance") && isOutlined, validation: options.includes("parts"), seed: options.includes("parts") && chosen.validation !== "0" };
+    for (const [name, isShown] of Object.entries(shown)) $(`export-${name}`).closest("label").hidden = !isShown;
   }
 
   #setOf(labeled) {
-    return dataSet(labeled, { format: this.#format, background: this.options().background });
+    const { states, validation, seed } = this.#chosen;
+    const { images, ...set } = dataSet(labeled, $("export-one").checked ? null : states);
+    const share = FORMATS[this.#format].options.includes("parts") ? Number(validation) / 100 : 0;
+    return { ...set, images: parted(images, { share, seed }) };
   }
 
   async #download() {
     const format = this.#format;
     const { images } = this.#setOf(await this.labeled($("export-one").checked));
-    const options = { ...this.options(), tolerance: Number(this.options().tolerance) };
-    const worker = (this.#worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" }));
-    $("download").disabled = true;
-    worker.onmessage = ({ data: { blob, problem, kind, done, of } }) => {
-      if (of) return this.#say(t("exporting", { done, of }));
+    const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+    this.#work(worker);
+    worker.onmessage = ({ data: { blob, name, problem, kind, step, done, of } }) => {
+      if (of) {
+        Object.assign($("export-progress"), { max: of, value: done });
+        return this.#say(t(`exporting-${step}`, { done, of }));
+      }
       this.#stop();
-      if (blob) return this.#save(blob, FORMATS[format].file);
+      if (blob) return this.#save(blob, name);
       return this.#say(kind === "TooLarge" ? t("archiveTooLarge") : t("exportFailed", { why: problem }));
     };
     worker.onerror = (event) => {
       this.#stop();
       this.#say(t("exportFailed", { why: event.message ?? "" }));
     };
-    worker.postMessage({ format, set: { images, classes: this.classes() }, options });
+    worker.postMessage({ format, set: { images, classes: this.classes() }, options: this.#how });
   }
 
   #save(blob, name) {
@@ -96,8 +142,16 @@ export class ExportDialog {
   /** Call off what is being made. */
   #stop() {
     this.#worker?.terminate();
-    this.#worker = null;
-    $("download").disabled = false;
+    this.#work(null);
+  }
+
+  #work(worker) {
+    this.#worker = worker;
+    const isBusy = worker !== null;
+    $("download").disabled = isBusy;
+    $("export-progress").hidden = $("cancel-export").hidden = !isBusy;
+    $("export-progress").removeAttribute("value");
+    $("export-options").inert = $("formats").inert = isBusy;
   }
 
   #say(text) {
@@ -105,17 +159,6 @@ export class ExportDialog {
   }
 }
 
-const MOST_NAMES = 5;
-
 function shortened(names) {
   return names.slice(0, MOST_NAMES).join(", ") + (names.length > MOST_NAMES ? ", …" : "");
-}
-
-function valueOf(field) {
-  return field.type === "checkbox" ? field.checked : field.value;
-}
-
-function setValue(field, value) {
-  if (field.type === "checkbox") field.checked = value;
-  else field.value = value;
 }

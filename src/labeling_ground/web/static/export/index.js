@@ -1,23 +1,36 @@
 // What can be taken home, by the names of the export dialog.
 
 import { toCoco } from "./coco.js";
+import { toCvat } from "./cvat.js";
+import { toLabelme } from "./labelme.js";
 import { toLabelStudio } from "./labelstudio.js";
 import { toMasks } from "./masks.js";
+import { toPanoptic } from "./panoptic.js";
+import { toVoc } from "./voc.js";
 import { toYolo } from "./yolo.js";
 import { zip } from "./zip.js";
 
-const json = (value) => new Blob([JSON.stringify(value)], { type: "application/json" });
-const archive = async (files) => new Blob(await zip(files), { type: "application/zip" });
-
-/** By name: the file's name, the options it has, and what makes it; `make(set, options, progress)` tells `progress(done, of)`. */
+/**
+ * By name: what makes the files, `make(set, options, progress)` → `{path: text, Uint8Array or Blob}`, where `progress(done, of)`
+ * counts images; the `options` that it has; and `as`, what objects may be in it, the usual first.
+ */
 export const FORMATS = {
-  "coco-rle": { file: "coco.json", options: ["background"], make: (set, _, progress) => json(toCoco(set, "rle", progress)) },
-  "coco-polygons": { file: "coco-polygons.json", options: ["background"], make: (set, _, progress) => json(toCoco(set, "polygons", progress)) },
-  masks: { file: "masks.zip", options: [], make: async (set, _, progress) => archive(await toMasks(set, progress)) },
-  yolo: {
-    file: "yolo.zip",
-    options: ["background", "pieces", "tolerance", "images"],
-    make: (set, options, progress) => archive(toYolo(set, options, progress)),
-  },
-  labelstudio: { file: "label-studio.json", options: [], make: (set, _, progress) => json(toLabelStudio(set, progress)) },
+  "coco-rle": { options: ["images", "parts"], make: (set, options, progress) => toCoco(set, { ...options, shape: "rle" }, progress) },
+  "coco-polygons": { options: ["tolerance", "images", "parts"], make: (set, options, progress) => toCoco(set, { ...options, shape: "polygons" }, progress) },
+  panoptic: { options: ["images", "parts"], make: toPanoptic },
+  yolo: { options: ["pieces", "tolerance", "images", "parts"], as: ["segments", "boxes"], make: toYolo },
+  voc: { options: ["images", "parts"], make: toVoc },
+  labelme: { options: ["tolerance", "images"], as: ["polygons", "masks"], make: toLabelme },
+  cvat: { options: ["tolerance", "images"], as: ["masks", "polygons"], make: toCvat },
+  labelstudio: { options: [], make: (set, _, progress) => ({ "label-studio.json": JSON.stringify(toLabelStudio(set, progress)) }) },
+  masks: { options: ["images"], as: ["objects", "classes"], make: toMasks },
 };
+
+/** The one file of an export, `{name, blob}`: what was made, or an archive where that is several files. `report(step, done, of)` hears of "images" and "files". */
+export async function packed(format, set, options, report = () => {}) {
+  const files = await FORMATS[format].make(set, options, (done, of) => report("images", done, of));
+  const [[name, content], ...more] = Object.entries(files);
+  if (more.length === 0 && name.endsWith(".json") && !name.includes("/")) return { name, blob: new Blob([content], { type: "application/json" }) };
+  const parts = await zip(files, (done, of) => report("files", done, of));
+  return { name: `${format}.zip`, blob: new Blob(parts, { type: "application/zip" }) };
+}

@@ -1,5 +1,6 @@
 // Label Studio tasks with brush masks. Its brush RLE packs the mask as RGBA bytes, every pixel four times the same value.
 
+import { className, provenance } from "./parts.js";
 import { decodeCounts } from "../shared/rle.js";
 
 const SIZES = [3, 4, 8, 16]; // bits of a run's length that a run may choose from
@@ -14,6 +15,8 @@ export function toLabelStudio({ images, classes }, progress = () => {}) {
 }
 
 function region(object, image, classes) {
+  const { name, ...made } = provenance(object);
+  const meta = { ...(name && { text: [name] }), ...made };
   return {
     id: object.id,
     type: "brushlabels",
@@ -25,9 +28,9 @@ function region(object, image, classes) {
     value: {
       format: "rle",
       rle: Array.from(brushRle(object.rle)),
-      brushlabels: [classes.find((one) => one.id === object.classId)?.name ?? ""],
+      brushlabels: [className(classes, object)],
     },
-    ...(object.name ? { meta: { text: [object.name] } } : {}),
+    ...(Object.keys(meta).length && { meta }),
   };
 }
 

@@ -1,23 +1,36 @@
-// PNG masks: one for each object, 255 on it and 0 off it, and a list that says which is what.
+// PNG masks: one for each object, 255 on it and 0 off it, or one for each image, whose palette says the class; and a list of them.
 
 import { toPixels } from "../shared/rle.js";
-import { fileNames } from "./names.js";
-import { grayPng } from "./png.js";
+import { layered } from "./layers.js";
+import { fileNames, photoEnding } from "./names.js";
+import { className, classNumber, provenance } from "./parts.js";
+import { grayPng, palettePng } from "./png.js";
 
-/** The data set as files, `{path: text or Uint8Array}`. */
-export async function toMasks({ images, classes }, progress = () => {}) {
+const MOST = 255; // classes, beside the background
+
+/** The data set as files. `as` is "objects" or "classes". */
+export async function toMasks({ images, classes }, { as = "objects", images: copied = false } = {}, progress = () => {}) {
   const files = {}, list = [];
   const names = fileNames(images);
+  if (as === "classes" && classes.length > MOST) throw new Error(`A palette has ${MOST} colours; there are ${classes.length} classes.`);
+  const palette = [[0, 0, 0], ...classes.map(({ colour = "#888888" }) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16)))];
   for (const [i, image] of images.entries()) {
-    for (const [n, object] of image.objects.entries()) {
-      const path = `masks/${names[i]}/${String(n + 1).padStart(3, "0")}.png`;
-      const pixels = toPixels(object.rle).map((on) => on * 255);
-      files[path] = await grayPng(pixels, image.width, image.height);
-      const label = classes.find((one) => one.id === object.classId)?.name ?? "";
-      list.push({ file: path, image: image.name, class: label, name: object.name || null });
+    const { width, height } = image;
+    if (as === "classes") {
+      const path = `masks/${names[i]}.png`;
+      files[path] = await palettePng(layered(image, (one) => classNumber(classes, one) + 1), width, height, palette);
+      list.push({ file: path, image: image.name });
+    } else {
+      for (const [n, object] of image.objects.entries()) {
+        const path = `masks/${names[i]}/${String(n + 1).padStart(3, "0")}.png`;
+        files[path] = await grayPng(toPixels(object.rle).map((on) => on * 255), width, height);
+        list.push({ file: path, image: image.name, class: className(classes, object), name: object.name || null, ...provenance(object) });
+      }
     }
+    if (copied) files[`images/${names[i]}${photoEnding(image, copied)}`] = image.file;
     progress(i + 1, images.length);
   }
-  files["masks.json"] = `${JSON.stringify(list, null, 1)}\n`;
+  const values = as === "classes" ? { classes: Object.fromEntries(classes.map(({ name }, i) => [i + 1, name])), masks: list } : list;
+  files["masks.json"] = `${JSON.stringify(values, null, 1)}\n`;
   return files;
 }

@@ -1,24 +1,29 @@
 // What of the work goes into an export.
 
-import { FORMATS } from "./index.js";
+import { stateOf } from "../labeling/states.js";
 
 /**
- * The data set of a format from all images with their objects: `{images, left}`. An image with several names is there under
- * each. `left` counts what is left out: objects without a `mask`, and images that are `bare` of objects or `refused` by the
- * server, which trainers would take for background.
+ * The data set from all images with their objects: `{images, left}`. Those in one of the `states` go along, or all with `null`;
+ * an image with several names is there under each. `left` counts what is left out: images in another `state`, images that the server
+ * `refused` or none of whose objects has a mask, which trainers would take for background, and objects without a `mask`.
+ * `unfinished` are the images that would go along, `{name, n}`, in which something is not finished.
  */
-export function dataSet(labeled, { format, background }) {
-  const left = { mask: 0, bare: 0, refused: 0 };
-  const trains = FORMATS[format].options.includes("background");
-  const images = labeled.flatMap(({ names, state, objects, ...image }) => {
+export function dataSet(labeled, states) {
+  const left = { state: 0, refused: 0, mask: 0 };
+  const unfinished = [];
+  const images = labeled.flatMap(({ names, state, mark, objects, unfinished: n = 0, ...image }) => {
     const masked = objects.filter(({ rle }) => rle);
+    if (states && !states.includes(stateOf({ mark, objects: objects.length }))) {
+      left.state += names.length;
+      return [];
+    }
+    if (n > 0) unfinished.push({ name: names[0], n });
     left.mask += objects.length - masked.length;
-    if (trains && masked.length === 0) {
-      if (state === "failed") left.refused += names.length;
-      else if (objects.length > 0 || !background) left.bare += names.length;
-      if (state === "failed" || objects.length > 0 || !background) return [];
+    if (masked.length === 0 && (state === "failed" || objects.length > 0)) {
+      left.refused += names.length;
+      return [];
     }
     return names.map((name) => ({ ...image, name, objects: masked }));
   });
-  return { images, left };
+  return { images, left, unfinished };
 }

@@ -20,11 +20,12 @@ export function crc32(...parts) {
   return ~crc >>> 0;
 }
 
-/** A ZIP archive of `{path: text, Uint8Array or Blob}`, as the parts of a Blob. */
-export async function zip(files) {
+/** A ZIP archive of `{path: text, Uint8Array or Blob}`, as the parts of a Blob; `progress(done, of)` counts files. */
+export async function zip(files, progress = () => {}) {
   const parts = [], directory = [];
   let offset = 0, listed = 0;
-  for (const [path, content] of Object.entries(files)) {
+  const all = Object.entries(files);
+  for (const [path, content] of all) {
     const bytes = await bytesOf(content); // of one file at a time; a Blob's stay where they are
     const name = encoder.encode(path);
     const common = [
@@ -37,6 +38,7 @@ export async function zip(files) {
     parts.push(head, name, content instanceof Blob ? content : bytes);
     offset += head.length + name.length + bytes.length;
     if (offset + listed > MOST_BYTES || directory.length / 2 > MOST_FILES) throw new TooLarge();
+    progress(directory.length / 2, all.length);
   }
   const many = directory.length / 2;
   const end = pack([0x06054b50, 4], [0, 2], [0, 2], [many, 2], [many, 2], [listed, 4], [offset, 4], [0, 2]);

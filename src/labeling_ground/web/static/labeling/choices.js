@@ -17,6 +17,6 @@ export function initialChoices() {
     stretch: false,
     model: null, // a model's name; or the server's default one
     imageId: null,
-    exporting: { background: false, images: true, pieces: "all", tolerance: "0" },
+    exporting: {}, // what was chosen in the export dialog
   };
 }

@@ -32,7 +32,7 @@ export function drawLists(page) {
   $("welcome").hidden = images.length > 0;
   $("where").hidden = images.length === 0;
   const shown = page.workflow.images;
-  const at = shown.indexOf(editor.image);
+  const at = shown.indexOf(page.workflow.image);
   $("position").textContent = `${at + 1} / ${shown.length}`;
   $("image-name").textContent = editor.image ? nameOf(editor.image) : "";
   $("previous").disabled = at <= 0;

@@ -31,10 +31,8 @@ export function connectStrip(page) {
 
 /** Draw the strip. */
 export function drawStrip(page) {
-  const { editor, workflow } = page;
   const { images } = page.album;
-  const { image } = editor;
-  const { shown, failures } = workflow;
+  const { image, shown, failures } = page.workflow;
   const counts = tally(images);
   $("strip").hidden = images.length === 0 && failures.count === 0;
   unlessDrawn($("filter"), counts, () => ["all", ...STATES].map((state) =>
@@ -45,13 +43,13 @@ export function drawStrip(page) {
   if (state) $("state").value = state;
   $("state").dataset.state = state ?? "";
   $("state").disabled = $("done").disabled = !image;
-  $("nothing").disabled = !image || editor.work.objects.length > 0;
+  $("nothing").disabled = !image || image.objects > 0;
   const { done, of } = progressOf(images);
   Object.assign($("progress"), { max: Math.max(of, 1), value: done });
   $("progress-text").textContent = t("progress", { done, of });
   $("failures").hidden = failures.count === 0;
   $("failures").textContent = counted("failures", failures.count);
-  drawThumbs($("thumbs"), workflow.images, image, (one) => page.open(one));
+  drawThumbs($("thumbs"), page.workflow.images, image, (one) => page.open(one));
 }
 
 /** Whether one may choose a state: of the two that follow from the objects, only the one that follows. */

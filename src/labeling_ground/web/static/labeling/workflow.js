@@ -18,11 +18,17 @@ export class Workflow {
     });
   }
 
+  /** The open image, or the one that is about to be: keys may be faster than the storage. */
+  get image() {
+    const { editor, album, choices } = this.page;
+    return editor.image ?? album.find(choices.imageId) ?? null;
+  }
+
   /** The images that the strip shows. The open one is among them, so that it does not vanish when its state changes. */
   get images() {
-    const { album, editor } = this.page;
-    const matching = new Set(shownOf(album.images, this.shown));
-    return album.images.filter((image) => matching.has(image) || image === editor.image);
+    const { images } = this.page.album;
+    const matching = new Set(shownOf(images, this.shown));
+    return images.filter((image) => matching.has(image) || image === this.image);
   }
 
   /** Show other images, by `state` or `text`. */
@@ -34,16 +40,14 @@ export class Workflow {
 
   /** Say of the open image that it is "done", "nothing", "skipped", "review", or take that back with "working". Whether it could be. */
   mark(state) {
-    const { album, editor } = this.page;
-    const { image } = editor;
+    const { image } = this;
     if (!image) return false;
-    if (works.hasPrompt(editor.work) && !this.page.finish()) return false;
-    const many = editor.work.objects.length;
-    if (state === "nothing" && many > 0) {
-      this.page.tell(t("notNothing", { objects: counted("objectsOf", many) }));
+    if (works.hasPrompt(this.page.editor.work) && !this.page.finish()) return false;
+    if (state === "nothing" && image.objects > 0) {
+      this.page.tell(t("notNothing", { objects: counted("objectsOf", image.objects) }));
       return false;
     }
-    album.change(image, { mark: state === "working" || state === "unbegun" ? null : state });
+    this.page.album.change(image, { mark: state === "working" || state === "unbegun" ? null : state });
     return true;
   }
 
@@ -53,7 +57,7 @@ export class Workflow {
   }
 
   goToNotDone() {
-    const next = nextNotDone(shownOf(this.page.album.images, { ...this.shown, state: "all" }), this.page.editor.image);
+    const next = nextNotDone(shownOf(this.page.album.images, { ...this.shown, state: "all" }), this.image);
     if (next) this.page.open(next);
     else this.page.tell(t("allDone"));
   }
@@ -61,13 +65,13 @@ export class Workflow {
   /** Open the image `step` places further among those shown. */
   go(step) {
     const { images } = this;
-    const next = images[images.indexOf(this.page.editor.image) + step];
+    const next = images[images.indexOf(this.image) + step];
     if (next) this.page.open(next);
   }
 
   /** The images after the open one, to be prepared. */
   get ahead() {
     const { images } = this;
-    return images.slice(images.indexOf(this.page.editor.image) + 1);
+    return images.slice(images.indexOf(this.image) + 1);
   }
 }
