@@ -127,7 +127,7 @@ async def test_metrics_say_what_the_figures_say(server: "Running", make_image: "
         )
     for queue in ("encoder", "decoder"):
         for name, part in now["queues"][queue]["classes"].items():
-            labels = {"queue": queue, "class": name}
+            labels = {"model": "toy", "queue": queue, "class": name}
             assert value("labeling_ground_waiting", **labels) == part["waiting"]
             assert value("labeling_ground_running", **labels) == part["running"]
             assert value("labeling_ground_turned_away_total", **labels) == part["turned_away"]

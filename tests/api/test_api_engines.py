@@ -97,6 +97,12 @@ async def test_an_installed_model_and_that_of_the_engines_are_served_side_by_sid
             assert {name: each["version"] for name, each in listed.items()} == versions
             assert "in other processes" in listed["toy-sam"]["engine"]
             assert listed["own-sam"]["engine"].startswith("onnx")
+            figures = (await server.client.get("/v1/cache")).json()
+            assert {(one["engine"], one["address"]) for one in figures["engines"]} == {
+                ("encoder", engines.url),
+                ("decoder", engines.url),
+            }
+            assert all(figures["models"][model]["queues"].keys() == {"encoder", "decoder"} for model in versions)
 
 
 async def test_an_engine_of_another_model_is_named_and_its_pool_goes_on(

@@ -145,7 +145,7 @@ async def test_it_is_counted_kept_and_purged_like_any_other_kind(
     assert figures["predictions"]["everything"] == {"used": 1}
     metrics = (await server.client.get("/metrics")).text
     assert 'labeling_ground_lookups_total{kind="everything",model="toy",outcome="hit"} 1.0' in metrics
-    assert 'labeling_ground_waiting{class="interactive",queue="grids"} 0.0' in metrics
+    assert 'labeling_ground_waiting{class="interactive",model="",queue="grids"} 0.0' in metrics
     await server.client.delete(f"/v1/images/{image_id}")
     assert (await ask(server, image_id)).status_code == 404
     figures = (await server.client.get("/v1/cache")).json()

@@ -1,5 +1,6 @@
 """Several models behind one API: named in requests, loaded at the first, listed, loaded and unloaded by hand."""
 
+import asyncio
 import base64
 from collections.abc import Callable
 from pathlib import Path
@@ -249,6 +250,45 @@ async def test_figures_are_those_of_all_models_and_say_of_each_what_was_its_own(
         assert found["lookups"] == sum(each["lookups"] for each in found["models"].values())
         metrics = (await server.client.get("/metrics")).text
         assert 'labeling_ground_lookups_total{kind="mask",model="second",outcome="hit"} 1.0' in metrics
+
+
+async def test_what_waits_and_is_under_way_is_told_of_every_loaded_model(
+    start: Start, make_image: Callable[..., bytes]
+) -> None:
+    """Only the default one's queues and flights were."""
+
+    async def told(server: Running) -> tuple[dict[str, Any], str]:
+        found = await server.client.get("/v1/cache")
+        return found.json(), (await server.client.get("/metrics")).text
+
+    async with start(models=(SECOND,), admin_key="the-admin-key") as server:
+        client = server.client
+        assert (await client.post(f"/v1/models/{SECOND}/load", headers=ADMIN)).status_code == 200
+        backend = server.app_state.models.loaded[SECOND].predictor.backend
+        assert isinstance(backend, ToyBackend)
+        backend.encode_may_go_on.clear()
+        asks = [asyncio.create_task(client.post(f"/v1/images?model={SECOND}", content=make_image())) for _ in range(9)]
+        slots = server.app_state.models.loaded[SECOND].predictor.encode_queue.slots
+        await server.until(lambda: len(server.app_state.models.loaded[SECOND].predictor.flights) == 9)
+        await server.until(lambda: server.app_state.models.loaded[SECOND].predictor.encode_queue.waiting == 9 - slots)
+        found, metrics = await told(server)
+        encoder = found["models"]["second"]["queues"]["encoder"]
+        assert (encoder["running"], encoder["waiting"]) == (slots, 9 - slots)
+        assert encoder["classes"]["interactive"]["waiting"] == 9 - slots
+        assert (found["models"]["second"]["flights"], found["models"]["toy"]["flights"], found["flights"]) == (9, 0, 9)
+        assert (found["queues"]["encoder"]["running"], found["queues"]["encoder"]["waiting"]) == (0, 0), "the default's"
+        assert found["models"]["toy"]["queues"] == {half: found["queues"][half] for half in ("encoder", "decoder")}
+        assert f'waiting{{class="interactive",model="second",queue="encoder"}} {9 - slots}.0' in metrics
+        assert 'labeling_ground_waiting{class="interactive",model="toy",queue="encoder"} 0.0' in metrics
+        assert 'labeling_ground_flights{model="second"} 9.0' in metrics
+        backend.encode_may_go_on.set()
+        assert [(await ask).status_code for ask in asks] == [200] * 9
+        await server.until(lambda: not server.app_state.models.loaded[SECOND].is_in_use)
+        assert (await client.post("/v1/models/second/unload", headers=ADMIN)).status_code == 200
+        found, metrics = await told(server)
+        assert (found["models"]["second"]["queues"], found["models"]["second"]["flights"]) == ({}, 0)
+        assert found["models"]["second"]["misses"] == 9
+        assert 'waiting{class="interactive",model="second"' not in metrics
 
 
 # --- sessions ------------------------------------------------------------------------------------------------------

@@ -74,9 +74,9 @@ async def test_ages_and_idle_times_are_spread_over_the_seconds(sampled: bool) ->
         now = await take_snapshot(
             {"toy": predictor.counters},
             store=store,
-            backend=predictor.backend,
-            queues=(FairQueue("grids", 1, 1),),
-            flights=0,
+            backends=[predictor.backend],
+            queues={("", "grids"): FairQueue("grids", 1, 1)},
+            flights={"toy": 0},
             sessions=Sessions(most=1, idle_s=1.0, most_clicks=1),
             supervisor=predictor.supervisor,
         )

@@ -40,8 +40,11 @@ def snapshot(scale: int, *tiers: TierCounts) -> CountersSnapshot:
         models={("toy", Kind.MASK): kind},
         hedges={(Kind.MASK, HedgeOutcome.USED): scale},
         tiers=tiers,
-        queues={"encoder": QueueCounts(scale, scale, 1, 0.5 * scale, classes)},
-        flights=scale,
+        queues={
+            ("toy", "encoder"): QueueCounts(scale, scale, 1, 0.5 * scale, classes),
+            (f"only-{scale}", "encoder"): QueueCounts(1, 2, 3, 0.5, classes),
+        },
+        flights={"toy": scale, f"only-{scale}": 1},
         sessions=scale,
         sessions_unkept=scale,
         background_errors={"sweep": scale},
@@ -74,13 +77,16 @@ def test_each_workers_own_is_added_and_what_they_share_is_told_once() -> None:
     assert disk.stats.evictions == {"idle": 4}, "each has counted what it evicted itself"
     assert redis.stats.evictions == {"idle": 2, "purge": 2}, "what expired is the server's own figure"
     assert (disk.breaker, disk.errors, disk.skipped, disk.pending, disk.demoted) == ("open", {"late": 2}, 4, 6, 8)
-    queue = found.queues["encoder"]
+    queue = found.queues["toy", "encoder"]
     assert (queue.running, queue.waiting, queue.turned_away, queue.typical_s) == (11, 11, 2, 5.0)
     assert queue.classes == {Priority.INTERACTIVE: (11, ClassFigures(11, 2, 4.0, 1.0))}
     engines = {engine.address: (engine.asks, engine.workers, engine.running) for engine in found.engines}
     assert engines == {"http://a:1": (11, 1, 4), "http://1:1": (3, 1, 2), "http://10:1": (3, 1, 2)}
     assert found.hedges == {(Kind.MASK, HedgeOutcome.USED): 11}
-    assert (found.flights, found.sessions_unkept, found.background_errors) == (11, 11, {"sweep": 11})
+    for scale in (1, 10):  # a model that one worker has loaded
+        assert found.queues[f"only-{scale}", "encoder"] == snapshot(scale).queues[f"only-{scale}", "encoder"]
+    assert found.flights == {"toy": 11, "only-1": 1, "only-10": 1}
+    assert (found.sessions_unkept, found.background_errors) == (11, {"sweep": 11})
     assert found.recomputed_after_eviction == {Kind.MASK: RecomputedCounts(11, 1.0)}
     assert found.shadow_caches == (ShadowCacheCounts(0.25, 11.0, 2.0),)
     assert (found.ages, found.idle) == (Spread((11, 22), 33, 3.0), Spread((0, 11), 11, 1.0))
@@ -101,6 +107,9 @@ def test_a_successor_has_what_its_predecessor_did_and_not_what_it_held() -> None
     assert (memory.stats.entries, memory.stats.budget, memory.pending) == (1, 1000, 3)
     assert (memory.stats.evictions, memory.stats.refused, memory.demoted) == ({"idle": 4}, 2, 8)
     assert (disk.stats.entries, disk.stats.budget) == (7, 1000)
-    assert (found.flights, found.queues["encoder"].running, found.queues["encoder"].turned_away) == (1, 1, 2)
+    queues = {name: (queue.running, queue.waiting, queue.turned_away) for name, queue in found.queues.items()}
+    others = {("only-1", "encoder"): (1, 2, 3), ("only-5", "encoder"): (0, 0, 3)}
+    assert queues == {("toy", "encoder"): (1, 1, 2), **others}
+    assert found.flights == {"toy": 1, "only-1": 1}
     assert found.ages == after.ages
     assert found.shadow_caches[0].hits == 6.0

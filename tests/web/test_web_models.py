@@ -86,11 +86,16 @@ def test_the_operators_page_lists_the_models_and_unloads_and_loads_one(
         assert parts.nth(0).get_by_role("button").count() == 0, "the default model stays loaded"
         assert "loaded" in second
         assert "not loaded" not in second
+        queues = page.locator("#engines tr[data-model=second]")
+        queues.nth(1).wait_for()
+        assert [row.get_attribute("data-queue") for row in queues.all()] == ["encoder", "decoder"]
+        assert queues.first.inner_text().split("\t")[0].endswith(", second")
         page.screenshot(path=shots / "operator_models.png", full_page=True)
         page.select_option("#language", "ko")
         page.get_by_role("button", name=f"{other} 언로드").click()
         page.click("#ask-yes")
         page.get_by_role("button", name=f"{other} 로드").wait_for()
         assert "로드 안 됨" in parts.nth(1).inner_text()
+        queues.first.wait_for(state="detached")
     finally:
         server.kill()

@@ -73,7 +73,9 @@ def _of_this_server(now: CountersSnapshot) -> Iterator[Metric]:
     errors = [([name], count) for name, count in now.background_errors.items()]
     yield _counter("sessions_unkept", unkept, "", [([], now.sessions_unkept)])
     yield _counter("background_errors", failed, "work", errors)
-    yield _gauge("flights", "Computations under way.", "", [([], now.flights)])
+    yield _gauge(
+        "flights", "Computations under way.", "model", [([model], each) for model, each in now.flights.items()]
+    )
     yield _gauge("sessions", "Sessions kept.", "", [([], now.sessions)])
 
 
@@ -111,12 +113,12 @@ def _of_tiers(now: CountersSnapshot) -> Iterator[Metric]:
 def _of_queues(now: CountersSnapshot) -> Iterator[Metric]:
     def each(value: Callable[[int, ClassFigures], float]) -> Rows:
         return [
-            ([name, priority.label], value(waiting, of_class))
-            for name, queue in now.queues.items()
+            ([model, name, priority.label], value(waiting, of_class))
+            for (model, name), queue in now.queues.items()
             for priority, (waiting, of_class) in queue.classes.items()
         ]
 
-    labels, busy = "queue class", "Seconds for which computations had the engine."
+    labels, busy = "model queue class", "Seconds for which computations had the engine."
     yield _gauge("running", "Computations running.", labels, each(lambda _, of_class: of_class.running))
     yield _gauge("waiting", "Computations waiting.", labels, each(lambda waiting, _: waiting))
     yield _counter(

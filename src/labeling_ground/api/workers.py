@@ -150,13 +150,20 @@ async def answer_peers(app_state: AppState, peers: Peers, health: Callable[[], M
 
 async def _own_figures(app_state: AppState) -> ServerFigures:
     """This worker's, on top of its predecessor's; a successor starts from no less than what was told."""
-    predictor, peers = app_state.predictor, app_state.peers
+    peers = app_state.peers
+    loaded = {served.model: served.predictor for served in app_state.models.loaded.values()}
+    queues = {
+        (model, queue.name): queue
+        for model, predictor in loaded.items()
+        for queue in (predictor.encode_queue, predictor.decode_queue)
+    }
+    grids = app_state.everything.jobs
     counters = await take_snapshot(
         app_state.models.counted(),
-        store=predictor.store,
-        backend=predictor.backend,
-        queues=(predictor.encode_queue, predictor.decode_queue, app_state.everything.jobs),
-        flights=len(predictor.flights),
+        store=app_state.predictor.store,
+        backends=[predictor.backend for predictor in loaded.values()],
+        queues=queues | {("", grids.name): grids},
+        flights={model: len(predictor.flights) for model, predictor in loaded.items()},
         sessions=app_state.sessions,
         supervisor=app_state.supervisor,
     )

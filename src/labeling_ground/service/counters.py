@@ -164,8 +164,10 @@ class CountersSnapshot:
     """The same by the model's id, too; also of models that are not loaded any more."""
     hedges: Mapping[tuple[Kind, HedgeOutcome], int]
     tiers: tuple[TierCounts, ...]
-    queues: Mapping[str, QueueCounts]
-    flights: int
+    queues: Mapping[tuple[str, str], QueueCounts]
+    """By the id of a loaded model and the queue's name; that of the grids is common to all, under an empty id."""
+    flights: Mapping[str, int]
+    """By the id of a loaded model."""
     sessions: int
     sessions_unkept: int
     """Changes of sessions that were answered before they were kept below memory."""
@@ -185,13 +187,23 @@ async def take_snapshot(
     counted: Mapping[str, Counters],
     *,
     store: TieredStore,
-    backend: Backend,
-    queues: Iterable[FairQueue],
-    flights: int,
+    backends: Iterable[Backend],
+    queues: Mapping[tuple[str, str], FairQueue],
+    flights: Mapping[str, int],
     sessions: Sessions,
     supervisor: Supervisor,
 ) -> CountersSnapshot:
-    """Everything that these parts count, at this moment; ``counted`` is by model id."""
+    """Everything that these parts count, at this moment.
+
+    Args:
+        counted: by model id.
+        store: the tiers.
+        backends: of the loaded models.
+        queues: as in the snapshot.
+        flights: as in the snapshot.
+        sessions: of all models.
+        supervisor: of the server's background work.
+    """
     lower = {tier.store.name: tier for tier in store.lower}
     tiers = []
     for stats in await store.stats():
@@ -220,14 +232,16 @@ async def take_snapshot(
         hedges=sum((counters.hedges for counters in counted.values()), Counter()),
         tiers=tuple(tiers),
         queues={
-            queue.name: QueueCounts(queue.running, queue.waiting, queue.turned_away, queue.typical_s, queue.classes())
-            for queue in queues
+            name: QueueCounts(queue.running, queue.waiting, queue.turned_away, queue.typical_s, queue.classes())
+            for name, queue in queues.items()
         },
-        flights=flights,
+        flights=dict(flights),
         sessions=len(sessions),
         sessions_unkept=sessions.unkept,
         background_errors=dict(supervisor.errors),
-        engines=tuple(backend.engines()) if isinstance(backend, RemoteStatus) else (),
+        engines=tuple(
+            engine for backend in backends if isinstance(backend, RemoteStatus) for engine in backend.engines()
+        ),
         recomputed_after_eviction={
             kind: RecomputedCounts(recomputed.entries[kind], recomputed.seconds.get(kind, 0.0)) for kind in kinds
         },

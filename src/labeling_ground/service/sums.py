@@ -50,7 +50,7 @@ def add_up(each: Sequence[CountersSnapshot], *, in_turn: bool = False) -> Counte
         hedges=_counted(one.hedges for one in each),
         tiers=tuple(_tier(same, in_turn=in_turn) for same in _by_name(each).values()),
         queues=_merged([one.queues for one in each], _queue),
-        flights=sum(one.flights for one in each),
+        flights=_counted(one.flights for one in each),
         sessions_unkept=sum(one.sessions_unkept for one in each),
         background_errors=_counted(one.background_errors for one in each),
         engines=tuple(_merged([_by_address(one.engines) for one in each], _engine).values()),
@@ -76,7 +76,7 @@ def _as_past(now: CountersSnapshot) -> CountersSnapshot:
         ),
         queues={name: _past_queue(queue) for name, queue in now.queues.items()},
         engines=tuple(replace(engine, state="closed", left_out="", running=0) for engine in now.engines),
-        flights=0,
+        flights={},
         ages=idle,
         idle=idle,
     )

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./page.mjs";
 
-const { Trail, buckets, byOutcome, ceiling, changesOf, money, quantile } = await load("operator/figures.js");
+const { Trail, asksIn, buckets, byOutcome, ceiling, changesOf, money, quantile } = await load("operator/figures.js");
 const { amount, bytes, duration, percent } = await load("operator/format.js");
 const { learn, speak } = await load("shared/words.js");
 const { CACHE_WORDS } = await load("operator/words.js");
@@ -13,12 +13,23 @@ const idle = { encoder: { running: 0, waiting: 0 }, decoder: { running: 0, waiti
 
 /** Figures with so many hits, joined, misses and recomputed among the misses. */
 function figures(uptime, [hits, joined, misses, recomputed], queues = idle) {
-  return { uptime_seconds: uptime, asked: byOutcome({ hits, joined, misses, recomputed }), queues };
+  return { uptime_seconds: uptime, asked: byOutcome({ hits, joined, misses, recomputed }), models: { toy: { queues } } };
 }
 
 test("outcomes are parts of the look-ups, and money is seconds at a price", () => {
   assert.deepEqual(byOutcome({ hits: 5, joined: 1, misses: 4, recomputed: 3 }), { hit: 5, joined: 1, recomputed: 3, miss: 1 });
   assert.equal(money(1800, 2.5), 1.25);
+});
+
+test("what waits for a half is counted over all models, also where one is not loaded", () => {
+  const queue = (running, waiting) => ({ running, waiting });
+  const models = {
+    toy: { queues: { encoder: queue(1, 2), decoder: queue(3, 0) } },
+    second: { queues: { encoder: queue(0, 5), decoder: queue(1, 1) } },
+    unloaded: { queues: {} },
+  };
+  assert.deepEqual(asksIn("encoder", { models }), { running: 1, waiting: 7 });
+  assert.deepEqual(asksIn("decoder", { models }), { running: 4, waiting: 1 });
 });
 
 test("a quantile is read off a histogram, linear within its bucket", () => {

@@ -57,32 +57,18 @@ async def cache_figures(request: Request) -> dict[str, Any]:
         **_kind(now.total),
         "kinds": {kind.value: _kind(found) for kind, found in now.kinds.items()},
         "models": {
-            model: _kind(together(found for (name, _), found in now.models.items() if name == model))
+            model: {
+                **_kind(together(found for (name, _), found in now.models.items() if name == model)),
+                "flights": now.flights.get(model, 0),
+                "queues": _queues(now, model),
+            }
             for model in dict.fromkeys(model for model, _ in now.models)
         },
         "predictions": _hedges(now),
         "tiers": [_tier(tier, now.at) for tier in now.tiers],
-        "queues": {
-            name: {
-                "running": queue.running,
-                "waiting": queue.waiting,
-                "turned_away": queue.turned_away,
-                "typical_seconds": queue.typical_s,
-                "classes": {
-                    priority.label: {
-                        "running": of_class.running,
-                        "waiting": waiting,
-                        "turned_away": of_class.turned_away,
-                        "busy_seconds": round(of_class.busy_s, 6),
-                        "waited_seconds": round(of_class.waited_s, 6),
-                    }
-                    for priority, (waiting, of_class) in queue.classes.items()
-                },
-            }
-            for name, queue in now.queues.items()
-        },
+        "queues": _queues(now, app_state.models.default.model, ""),
         "engines": [_engine(engine) for engine in now.engines],
-        "flights": now.flights,
+        "flights": sum(now.flights.values()),
         "sessions": now.sessions,
         "sessions_unkept": now.sessions_unkept,
         "background_errors": dict(now.background_errors),
@@ -239,6 +225,30 @@ def _kind(found: KindCounts) -> dict[str, Any]:
         "hit_ratio": None if found.hit_ratio is None else round(found.hit_ratio, 4),
         "seconds_saved": round(found.seconds_saved, 6),
         "seconds_computed": round(found.seconds_computed, 6),
+    }
+
+
+def _queues(now: CountersSnapshot, *models: str) -> dict[str, Any]:
+    """The queues of these models, by their own names."""
+    return {
+        name: {
+            "running": queue.running,
+            "waiting": queue.waiting,
+            "turned_away": queue.turned_away,
+            "typical_seconds": queue.typical_s,
+            "classes": {
+                priority.label: {
+                    "running": of_class.running,
+                    "waiting": waiting,
+                    "turned_away": of_class.turned_away,
+                    "busy_seconds": round(of_class.busy_s, 6),
+                    "waited_seconds": round(of_class.waited_s, 6),
+                }
+                for priority, (waiting, of_class) in queue.classes.items()
+            },
+        }
+        for (model, name), queue in now.queues.items()
+        if model in models
     }
 
 

@@ -66,6 +66,13 @@ class QueueOut(BaseModel):
     classes: dict[str, QueueClassOut] = Field(description="`interactive`, `prefetch` and `job`: who goes first.")
 
 
+class ModelFiguresOut(LookupsOut):
+    """What one model was asked for, and what is under way."""
+
+    flights: int = Field(description="Computations under way.")
+    queues: dict[str, QueueOut] = Field(description="`encoder` and `decoder`; none while it is not loaded.")
+
+
 class EngineOut(BaseModel):
     """An engine in another process, as last seen. `null` is what is not known."""
 
@@ -199,16 +206,18 @@ class CacheOut(LookupsOut, OfModel):
     """The figures of all namespaces since the server started: numbers only, no names."""
 
     kinds: dict[str, LookupsOut] = Field(description="By kind of entry: embedding, mask, everything.")
-    models: dict[str, LookupsOut] = Field(description="By model id, also of models that are not loaded any more.")
+    models: dict[str, ModelFiguresOut] = Field(description="By model id, also of models that are not loaded any more.")
     predictions: dict[str, dict[str, int]] = Field(
         description="What became of queued predictions, by kind: used, withdrawn (a hit came first), wasted."
     )
     tiers: list[TierOut]
-    queues: dict[str, QueueOut] = Field(description="`encoder`, `decoder` and `grids`.")
-    engines: list[EngineOut] = Field(
-        description="Engines in other processes; none if the model is computed in this one."
+    queues: dict[str, QueueOut] = Field(
+        description="`encoder` and `decoder` of the default model, and `grids`, which is one for all models."
     )
-    flights: int = Field(description="Computations under way.")
+    engines: list[EngineOut] = Field(
+        description="Engines in other processes; none if all models are computed in this one."
+    )
+    flights: int = Field(description="Computations under way, of all models.")
     sessions: int
     sessions_unkept: int = Field(
         description="Changes of sessions that were answered before they were kept below memory: it was down or slow."

@@ -2,7 +2,7 @@
 
 import { make } from "../shared/elements.js";
 import { t } from "../shared/words.js";
-import { KINDS, OUTCOMES, buckets, byOutcome, ceiling, money, quantile } from "./figures.js";
+import { KINDS, OUTCOMES, asksIn, buckets, byOutcome, ceiling, money, quantile } from "./figures.js";
 import { amount, bytes, counted, duration, number, percent } from "./format.js";
 import { bar, columns, range, timeline } from "./plots.js";
 
@@ -29,7 +29,7 @@ export function drawTiles(figures, trail, price) {
   $("time-computed").textContent = t("timeSavedMore", { computed: duration(computed) });
   $("money-saved").textContent = amount(money(saved, price));
   $("asks-now").textContent = recent.seconds ? number(asked / recent.seconds, 1) : "–";
-  $("encoder-now").textContent = t("asksNowMore", figures.queues.encoder);
+  $("encoder-now").textContent = t("asksNowMore", asksIn("encoder", figures));
   const { status, checks } = figures.health;
   $("health").textContent = t(`health-${status}`);
   $("health").dataset.health = status;
@@ -217,11 +217,14 @@ export function drawModels(place, models, may, setLoaded) {
   if (focused) [...place.querySelectorAll("button")].find(({ dataset }) => dataset.model === focused)?.focus();
 }
 
-/** The queues of this server, and the engines beyond them. */
+/** The queues of this server, those of the default model first, and the engines beyond them. */
 export function drawEngines(place, figures) {
   const heads = ["queue", "running", "waits", "turnedAway", "typical"];
-  const rows = Object.entries(figures.queues).map(([name, queue]) => make("tr", { data: { queue: name } },
-    make("td", {}, t(name)),
+  const others = Object.entries(figures.models).filter(([model]) => model !== figures.model)
+    .flatMap(([model, { queues }]) => Object.entries(queues).map(([name, queue]) => [name, queue, model]));
+  const all = [...Object.entries(figures.queues), ...others];
+  const rows = all.map(([name, queue, model]) => make("tr", { data: { queue: name, ...(model ? { model } : {}) } },
+    make("td", {}, model ? `${t(name)}, ${model}` : t(name)),
     ...[queue.running, queue.waiting, queue.turned_away].map((value) => make("td", {}, number(value))),
     make("td", {}, duration(queue.typical_seconds))));
   const table = make("table", {},

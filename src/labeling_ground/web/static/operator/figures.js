@@ -52,6 +52,13 @@ export function changesOf(fields, shown, typed) {
   }));
 }
 
+/** Asks of all models that are in the queues of a half, `encoder` or `decoder`. */
+export function asksIn(half, { models }) {
+  const queues = Object.values(models).flatMap(({ queues: own }) => own[half] ?? []);
+  const sum = (name) => queues.reduce((all, queue) => all + queue[name], 0);
+  return { running: sum("running"), waiting: sum("waiting") };
+}
+
 /** What happened between the polls of the last minutes. */
 export class Trail {
   steps = []; // {from, to, counts, encoder, decoder}: seconds on the page's clock, asks by outcome, asks in the queues
@@ -71,9 +78,8 @@ export class Trail {
       this.steps = [];
       return;
     }
-    const busy = ({ running, waiting }) => ({ running, waiting });
-    const { encoder, decoder } = figures.queues;
-    this.steps.push({ from: last.at, to: at, counts, encoder: busy(encoder), decoder: busy(decoder) });
+    const [encoder, decoder] = ["encoder", "decoder"].map((half) => asksIn(half, figures));
+    this.steps.push({ from: last.at, to: at, counts, encoder, decoder });
     this.steps = this.steps.filter(({ to }) => to > at - this.seconds);
   }
 
