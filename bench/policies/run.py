@@ -3,8 +3,6 @@
 import asyncio
 import gc
 import multiprocessing
-import os
-import platform
 import random
 import time
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ from itertools import count
 from statistics import mean
 from typing import Any
 
+from bench.command import machine
 from bench.policies import others
 from bench.policies.public import Access, public_style
 from labeling_ground.cache.memory import MemoryStore
@@ -71,7 +70,7 @@ TOY = Plan(annotators=3, hours=0.5, bulk=20, seeds=(3,), accesses=4_000, keys=50
 def run(plan: Plan) -> dict[str, Any]:
     """All figures."""
     return {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "machine": machine(),
         "date": date.today().isoformat(),
         "plan": asdict(plan),
         "labeling": _labeling(plan),

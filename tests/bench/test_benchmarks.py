@@ -80,6 +80,16 @@ def test_the_benchmark_of_several_processes_runs_and_each_of_them_has_work() -> 
     assert result["looks"]["disk_ms"] > 0
 
 
+def test_a_list_of_upcoming_images_helps_as_far_as_it_is_true_and_a_wrong_one_costs_nothing() -> None:
+    result = run("bench.upcoming")
+    none, wrong, half, true = result["rows"]
+    assert [row["truth"] for row in result["rows"]] == [None, 0.0, 0.5, 1.0]
+    assert {**wrong, "truth": None} == none
+    assert half["waited_s"] <= none["waited_s"]
+    assert true["waited_s"] < 0.6 * none["waited_s"]
+    assert true["missing"] < 0.5 * none["missing"]
+
+
 def test_the_affinity_benchmark_runs_and_the_choice_that_serves_finds_most_embeddings() -> None:
     result = run("bench.affinity")
     absent = {row["choice"]: row["absent"] for row in result["rows"]}

@@ -23,6 +23,7 @@ from labeling_ground.service.predictor import Predictor, Timing
 from labeling_ground.service.runtime_settings import RuntimeSettings
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.service.sources import Sources
+from labeling_ground.service.upcoming import Upcoming
 from labeling_ground.settings import Settings
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Outcome
@@ -39,6 +40,8 @@ class AppState:
     runtime_settings: RuntimeSettings
     sources: Sources
     """Images by their address, from the hosts that ``sources`` names."""
+    upcoming: Upcoming
+    """What clients say they will open next."""
     peers: Peers | None = None
     """The other worker processes of this server, where there are some."""
     started: float = field(default_factory=time.monotonic)

@@ -149,15 +149,16 @@ class Fetcher:
             TooLarge: it is over the limit.
             Overloaded: too many files are being fetched.
         """
-        scheme = url[:_LONGEST_URL].partition(":")[0].lower()
+        scheme, validators = url[:_LONGEST_URL].partition(":")[0].lower(), validators or Validators()
         has_turn = False
         try:
             async with asyncio.timeout(self._timeout_s):
                 async with self._turns:
                     has_turn = True
                     if scheme in STORES:
-                        return await self._get_object(scheme, url, validators or Validators())
-                    return await self._get(url, dict(headers or {}), validators or Validators())
+                        read = partial(self._read_object, scheme, self._object_path(scheme, url), url, validators)
+                        return await self._threads.run(read)
+                    return await self._get(url, dict(headers or {}), validators)
         except TimeoutError:
             if not has_turn:
                 raise Overloaded("Too many images are being fetched from other hosts. Try again.") from None
@@ -184,6 +185,11 @@ class Fetcher:
             raise SourceFailed(f"{shown_url(url)} did not answer within {self._timeout_s:g} seconds.") from None
         except (aiohttp.ClientError, OSError) as error:
             raise _failed(url, error) from error
+
+    def check(self, url: str) -> None:
+        """See that an address is a source's, as far as can be told without asking; raises ``SourceRefused``."""
+        scheme = url[:_LONGEST_URL].partition(":")[0].lower()
+        self._object_path(scheme, url) if scheme in STORES else self._checked(url)
 
     def also(self, sources: Sequence[str]) -> "Fetcher":
         """Another fetcher with the same limits, which may fetch from more sources.
@@ -319,10 +325,6 @@ class Fetcher:
         return self._session
 
     # --- object storage -------------------------------------------------------------------------------------------
-
-    async def _get_object(self, scheme: str, url: str, validators: Validators) -> Fetched:
-        path = self._object_path(scheme, url)
-        return await self._threads.run(partial(self._read_object, scheme, path, url, validators))
 
     def _object_path(self, scheme: str, url: str) -> str:
         bucket, _, name = url.partition("://")[2].partition("/")

@@ -74,6 +74,17 @@ class Prefetches:
             self._background.start(self._fetch(ask, upload))
         await asyncio.sleep(0)  # the flight is under way before the caller can ask about it
 
+    async def of_stored_file(self, ask: Ask) -> None:
+        """Encode an image whose file is stored while nobody waits for it, unless it is encoded.
+
+        Raises:
+            UnknownImage: neither the embedding nor the file is stored.
+            Overloaded, BackendFailed: the model does not do it now.
+        """
+        with asked_at_best(Priority.PREFETCH):
+            made = await self._embeddings.get(ask)
+        self._accesses.note(Kind.EMBEDDING, ask, ask.embedding, made, ahead=True)
+
     def _check_room(self, tenant: str, size: int) -> None:
         """Refuse a tenant's prefetch of so many bytes for which there is no room.
 

@@ -86,6 +86,11 @@ class Sources:
         self._remembered: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
         self._flights: Flights[Fetched] = Flights()
 
+    def digest_at(self, address: tuple[str, str]) -> str | None:
+        """The SHA-256 of what was last found at an address, ``(tenant, url)``; ``None`` where nobody has looked."""
+        found = self._remembered.get(address)
+        return None if found is None else found.digest
+
     @property
     def bytes_held(self) -> int:
         """Bytes of fetched files that are being encoded, those of ``also`` included."""

@@ -117,12 +117,6 @@ class LimitSettings(Fields):
     """Most points in one prompt, and most clicks in one session."""
     max_prompts: int = Field(64, ge=1)
     """Most prompts in one request."""
-    max_concepts: int = Field(32, ge=1)
-    """Most phrases in one request for concepts."""
-    max_phrase_length: int = Field(200, ge=1)
-    """Most characters of a phrase. The model has a limit of its own, in tokens: SAM 3 takes 32."""
-    max_exemplars: int = Field(64, ge=1)
-    """Most exemplars in one request for concepts."""
     max_body_bytes: ByteSize = ByteSize(1 << 20)
     """Largest body of a request that carries no image."""
     max_header_bytes: ByteSize = ByteSize(64 << 10)
@@ -262,6 +256,12 @@ class TierSettings(Fields):
     """Weight, under `gds`, of the entries of an image that no client works on any more."""
     prefetch_per_client: int = Field(4, ge=0)
     """Images that one client's prefetches can hold before they were opened; older ones count as done."""
+    upcoming_images: int = Field(1000, ge=1)
+    """Most images in one list of `POST /v1/upcoming`."""
+    upcoming_total: int = Field(100_000, ge=1)
+    """Images of all clients' lists together; lists whose clients open nothing for longest are forgotten first."""
+    upcoming_spared: int = Field(32, ge=0)
+    """So many images of a list that has proved true are spared from the done hint until they were opened."""
     precision: Literal["fp16", "fp32"] = "fp16"
     """How an embedding's floats are stored: `fp16` halves the bytes, `fp32` keeps every bit."""
     trace_file: Path | None = None
@@ -346,13 +346,6 @@ class ModelSettings(Fields):
     While it fails it is tried every two seconds."""
     decode_queue: int = Field(256, ge=1)
     """Prompts that may wait for the decoder, of each class; one more is answered 503 with `Retry-After`."""
-    detect_workers: int = Field(1, ge=1)
-    """Of a model that finds concepts: phrases, exemplars and embeddings computed from trunks at the same time."""
-    detect_queue: int = Field(64, ge=1)
-    """Those of them that may wait, of each class; one more is answered 503 with `Retry-After`. Clicks do not wait
-    behind them."""
-    detect_batch: int = Field(8, ge=1, le=64)
-    """Most concepts that wait and are looked for together, where the engine gains by that."""
     encode_batch: int = Field(4, ge=1, le=64)
     """Most images of people that wait and are encoded together, where the engine gains by that (`docs/models.md`)."""
     encode_batch_background: int = Field(16, ge=1, le=64)

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 
@@ -104,13 +105,25 @@ class _Image:
     prompts: list[int] = field(default_factory=list)
 
 
-class _Team:
+class Opened(NamedTuple):
+    """Somebody opened an image, or left without opening another one (where ``image`` is 0)."""
+
+    time: float
+    who: str
+    image: int
+    """As ``image`` of the events that follow."""
+    embedding: int
+
+
+class Team:
     """Plays one team's work; everything random comes from one generator, in one order."""
 
     def __init__(self, seed: int, work: Work) -> None:
         self.random = random.Random(seed)  # noqa: S311 -- nothing here is secret
         self.work = work
         self.rows: list[tuple[object, ...]] = []
+        self.opened: list[Opened] = []
+        """Who opened what, in the order of time once the work was played."""
         self.queue: list[tuple[float, int, Callable[[float], None]]] = []
         self.serial = count()
         self.version = 0
@@ -139,6 +152,7 @@ class _Team:
         while self.queue:
             now, _, action = heapq.heappop(self.queue)
             action(now)
+        self.opened.sort()
         events = np.array(self.rows, EVENT)
         return events[np.argsort(events["time"], kind="stable")]
 
@@ -191,7 +205,7 @@ class _Team:
             if current is not None and current is not image:
                 self._hint(now, current, What.DONE)
             current = image
-            self._ask_embedding(now, image)
+            self._open(now, f"person {person}", image)
             clicks = max(1, min(30, round(rng.lognormvariate(np.log(work.clicks), 0.6))))
             stop = rng.randrange(clicks) if rng.random() < work.interrupted else -1
             for click in range(clicks):
@@ -204,7 +218,7 @@ class _Team:
                 self._afterwards(now, image, back, person)
             now = yield rng.uniform(2, 8)
         if current is not None:
-            self._hint(now, current, What.DONE)
+            self._leave(now, f"person {person}", current)
 
     def _afterwards(self, now: float, image: _Image, back: list[tuple[float, _Image]], person: int) -> None:
         """Who comes back to an image that is finished."""
@@ -220,7 +234,8 @@ class _Team:
         rng = self.random
 
         def visit(now: float) -> None:
-            self._ask_embedding(now, image)
+            visitor = f"visitor {next(self.serial)}"
+            self._open(now, visitor, image)
             for prompt in image.prompts[-3:]:  # what is on the screen is asked for again
                 self._ask_mask(now + 1, image, prompt, 0)
             later = now + 20
@@ -228,7 +243,7 @@ class _Team:
                 for _ in range(rng.randint(1, 6)):
                     later += rng.expovariate(1 / self.work.between_clicks) + 0.5
                     self._at(later, lambda at: self._click(at, image, first=True))
-            self._at(later + 10, lambda at: self._hint(at, image, What.DONE))
+            self._at(later + 10, lambda at: self._leave(at, visitor, image))
 
         return visit
 
@@ -246,6 +261,15 @@ class _Team:
         self._ask_mask(now, image, prompt, parent)
 
     # --- events -------------------------------------------------------------------------------------------------
+
+    def _open(self, now: float, who: str, image: _Image) -> None:
+        embedding = self._digest(f"{image.name} e {image.model.name} {self.version}")
+        self.opened.append(Opened(now, who, self._digest(image.name), embedding))
+        self._ask_embedding(now, image)
+
+    def _leave(self, now: float, who: str, image: _Image) -> None:
+        self.opened.append(Opened(now, who, 0, 0))
+        self._hint(now, image, What.DONE)
 
     def _ask_embedding(self, now: float, image: _Image, what: What = What.ASKED) -> None:
         key = self._digest(f"{image.name} e {image.model.name} {self.version}")
@@ -297,4 +321,4 @@ class _Team:
 
 def synthesise(seed: int, work: Work | None = None) -> Events:
     """A team's accesses over a day or more; the same seed and the same numbers give the same trace to the bit."""
-    return _Team(seed, work or Work()).play()
+    return Team(seed, work or Work()).play()

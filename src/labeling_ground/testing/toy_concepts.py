@@ -1,6 +1,5 @@
 """A backend without weights that finds concepts, for tests: a phrase names a colour, an exemplar shows one."""
 
-import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -60,7 +59,7 @@ class ToyConcepts(ToyBackend):
     @property
     def info(self) -> ModelInfo:
         """The version and note that it has now, what it takes, and how many asks it takes together."""
-        return dataclasses.replace(super().info, capabilities=self.capabilities)
+        return ModelInfo(self.version, self.note, self.capabilities, encode_batch=self.batch, decode_batch=self.batch)
 
     async def encode(self, images: Sequence[Image]) -> list[Embedding]:
         """The trunks' embeddings."""
@@ -111,11 +110,6 @@ class ToyConcepts(ToyBackend):
         await self._work(seconds)
 
 
-def create(encode_threads: int = 1, decode_threads: int = 1) -> ToyConcepts:
-    """The toy as a model that a server is told of: ``labeling_ground.testing.toy_concepts:create``."""
-    return ToyConcepts()
-
-
 def _pixels(trunk: Embedding) -> NDArray[np.uint8]:
     if "trunk" not in trunk.tensors:
         raise BackendFailed("The trunk is not one of this model's.")
@@ -136,7 +130,7 @@ def _detect(trunk: Embedding, text: Tensors | None, exemplars: Tensors | None) -
         for colour, positive in zip(exemplars["colours"].astype(np.float32), exemplars["positive"], strict=True):
             (meant if positive else others).append(colour)
     near = _nearness(pixels, meant)
-    near[_nearness(pixels, others) >= near] = 0.0
+    near[_nearness(pixels, others) > near] = 0.0
     _, labels = cv2.connectedComponents((near > 0).astype(np.uint8), connectivity=8)
     found = [_instance(near, labels == number) for number in range(1, int(labels.max()) + 1)]
     return Detections(tuple(sorted((one for one in found if one.score >= FLOOR_SCORE), key=lambda one: -one.score)))

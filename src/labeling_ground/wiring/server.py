@@ -32,6 +32,7 @@ from labeling_ground.service.queues import FairQueue
 from labeling_ground.service.runtime_settings import CacheSettings, RuntimeSettings
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.service.sources import Sources
+from labeling_ground.service.upcoming import ServedImages, Upcoming
 from labeling_ground.settings import Settings, read_settings
 from labeling_ground.settings.machine import memory_of_this_machine, resident_bytes
 from labeling_ground.supervisor import Supervisor
@@ -109,9 +110,6 @@ def build_predictor(
     def decode_batch() -> BatchSizes:
         return chosen.info.decode_batch.at_most(settings.decode_batch, settings.decode_batch)
 
-    def detect_batch() -> BatchSizes:
-        return chosen.info.detect_batch.at_most(settings.detect_batch, settings.detect_batch)
-
     def readers() -> int:  # of a batch's files several are read at a time
         return max(encodes(), settings.encode_workers) if encode_batch().background > 1 else encodes()
 
@@ -138,14 +136,6 @@ def build_predictor(
             settings.decode_queue,
             deadline_s=decode_deadline_s,
             batch=decode_batch,
-            **shared,
-        ),
-        detect_queue=FairQueue(
-            "detector",
-            settings.detect_workers,
-            settings.detect_queue,
-            deadline_s=encode_deadline_s,
-            batch=detect_batch,
             **shared,
         ),
         pools=beside.pools if beside else build_pools(settings, readers()),
@@ -285,13 +275,22 @@ def build_parts(
         patience_s=settings.session_patience_ms / 1e3,
         supervisor=supervisor,
     )
+    sources = build_sources(settings, predictor)
+    upcoming = Upcoming(
+        predictor.presence,
+        ServedImages(models, sources, predictor.background),
+        most_ahead=settings.prefetch_per_client,
+        spared=settings.upcoming_spared,
+        most_listed=settings.upcoming_total,
+    )
     return AppState(
         settings,
         models,
         sessions,
         RequestMetrics(),
         build_runtime_settings(settings, predictor, sessions),
-        build_sources(settings, predictor),
+        sources,
+        upcoming,
         peers,
     )
 
