@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { load } from "./page.mjs";
 
 const { bannerOf, hintOf } = await load("labeling/drawing.js");
-const { EMPTY, neighbour, withPoint } = await load("labeling/work.js");
+const { EMPTY, neighbour, withMask, withPoint } = await load("labeling/work.js");
 const { t } = await load("shared/words.js");
 
 const connection = { trouble: null, isBack: false };
@@ -21,6 +21,7 @@ test("the hint says why a prompt has no mask, before what was told last", () => 
   assert.equal(hintOf({ work: EMPTY, problem: null }), null);
   assert.equal(hintOf({ work: EMPTY, problem: null, told: "hello" }), "hello");
   assert.equal(hintOf({ work: off, problem: null, told: "hello" }), t("needPositive"));
+  assert.equal(hintOf({ work: withMask(EMPTY, { rle: {}, area: 4 }), problem: null }), null);
   assert.equal(hintOf({ work: off, problem: "too large", told: "hello" }), t("refused", { why: "too large" }));
 });
 

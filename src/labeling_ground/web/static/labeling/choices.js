@@ -17,6 +17,8 @@ export function initialChoices() {
     stretch: false,
     model: null, // a model's name; or the server's default one
     imageId: null,
+    brush: 24, // pixels of the image across
+    least: 100, // pixels: islands of fewer are dropped when that is asked for
     exporting: {}, // what was chosen in the export dialog
   };
 }

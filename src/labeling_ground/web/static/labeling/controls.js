@@ -2,6 +2,7 @@
 
 import { filesOf } from "./files.js";
 import { watch } from "./gestures.js";
+import { LARGEST } from "./handwork.js";
 import { listen, table } from "./keys.js";
 import { connectStrip } from "./strip.js";
 import { notes } from "../shared/storage.js";
@@ -25,14 +26,14 @@ export function connect(page) {
   click("next", () => page.workflow.go(1));
   connectStrip(page);
   click("remove-image", () => page.removeImage());
-  click("undo", () => editor.undo());
+  click("undo", () => page.undo());
   click("redo", () => editor.redo());
   click("zoom-in", () => editor.zoom(1.25));
   click("zoom-out", () => editor.zoom(0.8));
   click("zoom-fit", () => editor.fit());
   click("candidate-previous", () => editor.candidate(-1));
   click("candidate-next", () => editor.candidate(1));
-  click("discard", () => editor.discard());
+  click("discard", () => page.discard());
   click("finish", () => page.finish());
   click("help", () => $("help-dialog").showModal());
   click("export", () => page.exporting.open());
@@ -46,6 +47,14 @@ export function connect(page) {
     const pressed = event.detail > 0 && event.target.closest("#tools button, #prompt-bar button, #where button, #strip button, .pick");
     if (pressed && !document.querySelector("dialog[open]")) canvas.focus({ preventScroll: true });
   });
+  click("fill-holes", () => page.hand.fillHoles());
+  click("drop-islands", () => page.hand.dropIslands());
+  click("smooth", () => page.hand.smooth());
+  $("brush").addEventListener("input", () => {
+    page.choose({ brush: Math.round(LARGEST ** ($("brush").value / 100)) });
+    page.draw();
+  });
+  $("least").addEventListener("change", () => page.choose({ least: Math.max(1, Math.round(Number($("least").value)) || 1) }));
   $("add-class").addEventListener("submit", (event) => {
     event.preventDefault();
     const field = event.target.elements.namedItem("name");
@@ -71,7 +80,9 @@ export function connect(page) {
     page.draw();
   });
   watchFiles((files) => page.add(files));
+  const { hand } = page;
   const gestures = watch(canvas, () => page.tool, {
+    hand,
     click: (at, label) => {
       const pixel = editor.pixelAt(at);
       editor.cross = null;
@@ -84,7 +95,10 @@ export function connect(page) {
     box: (a, b) => editor.box(editor.boxBetween(a, b)),
     pan: (dx, dy) => editor.pan(dx, dy),
     zoom: (at, factor) => editor.zoom(factor, at),
-    hover: (at) => editor.hover(at && editor.pixelAt(at)),
+    hover: (at) => {
+      hand.hover(at);
+      editor.hover(at && !hand.isDrawing ? editor.pixelAt(at) : null);
+    },
   });
   page.rows = table(page);
   listen(page.rows, canvas);

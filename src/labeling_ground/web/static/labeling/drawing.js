@@ -1,6 +1,7 @@
 // Draws the page around the canvas: lists, bars, and what is told.
 
 import { nameOf } from "./album.js";
+import { LARGEST } from "./handwork.js";
 import { drawClasses, drawObjects } from "./panels.js";
 import { drawStrip } from "./strip.js";
 import { make, unlessDrawn } from "../shared/elements.js";
@@ -59,13 +60,19 @@ export function drawState(page) {
   $("decode-state").textContent = why || t(`decode-${decoder.state}`);
   $("prompt-bar").hidden = !works.hasPrompt(work);
   const active = works.chosen(work);
-  $("finish").disabled = !works.isAskable(work);
+  $("finish").disabled = !active && !works.isAskable(work);
   $("prompt-bar").dataset.mask = active ? "yes" : "no";
   const many = work.answer?.masks.length ?? 0;
   $("candidate-previous").disabled = $("candidate-next").disabled = many < 2;
-  const values = active && { n: work.choice + 1, of: many, score: active.score.toFixed(2) };
+  const values = active && { n: work.choice + 1, of: many, score: active.score?.toFixed(2) ?? t("byHand") };
   $("candidate").textContent = active ? t("candidate", values) : "…";
   $("candidate").title = active ? t("candidateTip", values) : "";
+  $("hand-bar").hidden = !page.hand.isDrawing || !editor.image;
+  $("brush-size").hidden = !["brush", "eraser"].includes(page.tool);
+  $("brush").value = (100 * Math.log(choices.brush)) / Math.log(LARGEST);
+  $("brush-across").textContent = `${choices.brush} px`;
+  $("least").value = choices.least;
+  for (const id of ["fill-holes", "drop-islands", "smooth"]) $(id).disabled = !page.hand.hasTarget;
   $("badge").hidden = !badge;
   if (badge) {
     $("badge").dataset.outcome = badge.outcome;
@@ -105,7 +112,7 @@ function say(element, text) {
 /** What to say of the prompt: why it has no mask, or else what was told last; `null` for nothing. */
 export function hintOf({ work, problem, told = null }) {
   if (problem !== null) return t("refused", { why: problem });
-  if (works.hasPrompt(work) && !works.isAskable(work)) return t("needPositive");
+  if (works.hasPrompt(work) && !work.answer && !works.isAskable(work)) return t("needPositive");
   return works.chosen(work)?.area === 0 ? t("emptyMask") : told;
 }
 

@@ -178,6 +178,19 @@ export class Editor extends Viewport {
     else this.redraw();
   }
 
+  movePoint(index, pixel) {
+    this.#step(works.withPointMoved(this.work, index, pixel));
+  }
+
+  removePoint(index) {
+    this.#step(works.withoutPoint(this.work, index));
+  }
+
+  /** Give a finished object, or with `null` the one in the making, a mask that was made by hand. */
+  reshape(id, mask) {
+    this.#step(id === null ? works.withMask(this.work, mask) : works.reshaped(this.work, id, mask));
+  }
+
   discard() {
     this.corner = null;
     if (works.hasPrompt(this.work)) this.#step(works.discarded(this.work));

@@ -6,10 +6,13 @@ const LONG_PRESS = 500; // milliseconds
 /**
  * Calls `on.click(at, label)`, `on.boxing(a, b)` while a box is drawn, `on.box(a, b)` when it is, `on.pan(dx, dy)`,
  * `on.zoom(at, factor)`, `on.hover(at or null)`. Points are CSS pixels of the canvas. `tool()` is the tool in hand.
+ *
+ * `on.hand` goes first where `begin(at, held)` takes hold of something: then it hears `move(at, held)` and `end()`, or
+ * `cancel()`, and `press()` where a finger was held still; `resize(steps)` says whether it took the wheel with Alt.
  */
 export function watch(canvas, tool, on) {
   const fingers = new Map();
-  let hold = null; // what the first pointer does: {id, kind: "click" | "box" | "pan" | "done", from, at, label}
+  let hold = null; // what the first pointer does: {id, kind: "click" | "box" | "pan" | "hand" | "done", from, at, label}
   let spaceDown = false;
   let timer = 0;
 
@@ -17,6 +20,7 @@ export function watch(canvas, tool, on) {
     const edge = canvas.getBoundingClientRect();
     return { x: event.clientX - edge.left, y: event.clientY - edge.top };
   };
+  const held = (event) => ({ shift: event.shiftKey, isOther: event.button === 2 || event.altKey, isTouch: event.pointerType === "touch" });
   const far = (a, b) => Math.hypot(a.x - b.x, a.y - b.y);
 
   canvas.addEventListener("pointerdown", (event) => {
@@ -27,11 +31,17 @@ export function watch(canvas, tool, on) {
     clearTimeout(timer);
     if (fingers.size > 1) {
       if (hold?.kind === "box") on.boxing(null, null);
+      if (hold?.kind === "hand") on.hand.cancel();
       hold = { kind: "done" };
       return;
     }
     on.hover(null);
     const pans = event.button === 1 || spaceDown || (event.button === 0 && tool() === "pan");
+    if (!pans && event.button !== 1 && on.hand.begin(at, held(event))) {
+      hold = { kind: "hand", from: at, at };
+      if (event.pointerType === "touch") timer = setTimeout(() => on.hand.press(), LONG_PRESS);
+      return;
+    }
     const negative = event.button === 2 || event.altKey || tool() === "minus";
     hold = { kind: pans ? "pan" : "click", from: at, at, label: negative ? 0 : 1, boxes: event.button === 0 && !negative };
     canvas.classList.toggle("panning", pans);
@@ -61,6 +71,10 @@ export function watch(canvas, tool, on) {
       clearTimeout(timer);
       hold.kind = hold.boxes ? "box" : "done";
     }
+    if (hold.kind === "hand" && far(at, hold.from) > 1) {
+      if (far(at, hold.from) >= DRAG) clearTimeout(timer);
+      for (const one of event.getCoalescedEvents?.() ?? [event]) on.hand.move(place(one), held(one));
+    }
     if (hold.kind === "pan") on.pan(at.x - hold.at.x, at.y - hold.at.y);
     if (hold.kind === "box") on.boxing(hold.from, at);
     hold.at = at;
@@ -82,7 +96,10 @@ export function watch(canvas, tool, on) {
     const was = hold;
     if (fingers.size === 0) hold = null;
     if (!was || was.kind === "done" || was.kind === "pan") return;
-    if (event.type === "pointercancel") {
+    if (was.kind === "hand") {
+      if (event.type === "pointercancel") on.hand.cancel();
+      else on.hand.end();
+    } else if (event.type === "pointercancel") {
       on.boxing(null, null);
     } else if (was.kind === "box") {
       on.box(was.from, place(event));
@@ -99,6 +116,7 @@ export function watch(canvas, tool, on) {
     (event) => {
       event.preventDefault();
       const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 16 : 1;
+      if (event.altKey && on.hand.resize(-Math.sign(event.deltaY))) return;
       if (event.shiftKey) on.pan(-(event.deltaX || event.deltaY) * lines, 0);
       else on.zoom(place(event), Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.002)));
     },

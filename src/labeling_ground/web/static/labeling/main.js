@@ -12,6 +12,7 @@ import { KEY, confirmed, renewKey } from "../shared/dialogs.js";
 import { pathOf } from "./files.js";
 import { ExportDialog } from "../export/dialog.js";
 import { labeled } from "./labeled.js";
+import { Handwork } from "./handwork.js";
 import { drawHelp } from "./help.js";
 import { Painter } from "./painter.js";
 import { sceneOf } from "./scene.js";
@@ -39,7 +40,7 @@ class Page {
   constructor() {
     this.canvas = $("canvas");
     this.storage = new Storage();
-    this.painter = new Painter(this.canvas, () => sceneOf(this.editor, this.choices));
+    this.painter = new Painter(this.canvas, () => sceneOf(this.editor, this.choices, this.hand.seen));
     this.server = new Server({ base: document.baseURI, client: this.choices.client, key: () => sessionStorage.getItem(KEY) });
     const trouble = (kind) => this.connection.met(kind);
     const changed = () => this.draw();
@@ -82,6 +83,8 @@ class Page {
   }
 
   async start() {
+    const choose = (change) => this.choose(change);
+    this.hand = new Handwork({ editor: this.editor, choices: this.choices, choose, tool: () => this.tool, tell: (text) => this.tell(text) });
     speak(this.choices.language);
     await turnInDialog(() => this.storage.retire(), () => this.editor.image && { name: nameOf(this.editor.image), changed: this.changedAt });
     let saved = [];
@@ -258,11 +261,27 @@ class Page {
 
   take(tool) {
     this.tool = tool;
+    this.hand.giveUp();
     for (const button of document.querySelectorAll("[data-tool]")) {
       button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
     }
     this.canvas.classList.toggle("pan", tool === "pan");
     this.editor.unhover();
+    this.draw();
+  }
+
+  undo() {
+    if (!this.hand.takeBack()) this.editor.undo();
+  }
+
+  discard() {
+    if (!this.hand.giveUp()) this.editor.discard();
+  }
+
+  /** Remove the click or the corner under the pointer, or else the selected object. */
+  remove() {
+    const { editor } = this;
+    if (!this.hand.removeHere() && editor.selected) editor.remove(editor.selected);
   }
 
   /** Finish the object in the making. Whether it could be. */

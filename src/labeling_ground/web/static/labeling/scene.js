@@ -2,8 +2,8 @@
 
 import * as works from "./work.js";
 
-/** The scene for `Painter`, from the editor and the page's choices of classes and opacity. */
-export function sceneOf({ picture, view, cross, work, masksShown, selected, stale, preview, boxing }, choices) {
+/** The scene for `Painter`, from the editor, the page's choices of classes and opacity, and what a hand is at. */
+export function sceneOf({ picture, view, cross, work, masksShown, selected, stale, preview, boxing }, choices, hand = {}) {
   const colourOf = (classId) => choices.classes.find((one) => one.id === classId)?.colour ?? "#888888";
   const opacity = choices.opacity / 100;
   const edited = work.objects.find((one) => one.id === work.editing);
@@ -17,5 +17,7 @@ export function sceneOf({ picture, view, cross, work, masksShown, selected, stal
   else if (passing) masks.push({ rle: passing, colour, opacity: opacity * 0.6, strong: true, dashed: true });
   const pending = work.objects.filter((one) => one.pending);
   const boxes = [...pending, { box: boxing ?? work.box }].map((one) => one.box).filter(Boolean);
-  return { picture, view, masks, cross, colour, boxes, points: [...pending, work].flatMap((one) => one.points) };
+  const { moved } = hand;
+  const points = work.points.map((point, i) => (moved?.index === i ? { ...point, ...moved.pixel } : point));
+  return { picture, view, masks, cross, colour, boxes, points: [...pending.flatMap((one) => one.points), ...points], hand };
 }

@@ -59,6 +59,11 @@ export class Viewport {
     this.redraw();
   }
 
+  /** The place of the image, in its pixels, under a point of the canvas; outside of it too. */
+  placeAt(screen) {
+    return views.toImage(this.view, screen);
+  }
+
   pixelAt(screen) {
     return this.picture ? views.pixelAt(views.toImage(this.view, screen), this.picture) : null;
   }

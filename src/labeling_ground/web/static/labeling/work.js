@@ -2,7 +2,8 @@
 //
 //   objects   finished ones: {id, name, classId, rle, score, area, model, points, box, hidden}; one that was finished before its
 //             mask was there has no `rle` yet, but `pending`, a name for the ask, and the `mask` that it starts from; where
-//             that failed, `trouble` says why; `byHand`: no model made the mask as it is
+//             that failed, `trouble` says why; `byHand`: no model made the mask as it is; `rings`: the corners of a polygon,
+//             of which `rle` is the inside
 //   points    clicks of the object in the making: {x, y, label}, label 1 on it and 0 off it
 //   box       [x0, y0, x1, y1] or null
 //   mask      what the prompt starts from, or null: {rle, ref, byHand}; `ref` names it as a candidate of a prediction,
@@ -47,7 +48,13 @@ export function withoutPoint(work, at) {
   return rest.mask ? { ...rest, answer: { masks: [{ ...rest.mask, ref: undefined }], byHand: true } } : discarded(work);
 }
 
-/** The object in the making with a mask that was made or changed by hand, `{rle, area}`. */
+/** A finished object with a mask that was made or changed by hand, `{rle, area}`, and `rings` where it is a polygon. */
+export function reshaped(work, id, { rle, area, rings }) {
+  const reshape = ({ rings: _, trouble: __, ...object }) => ({ ...object, rle, area, byHand: true, ...(rings && { rings }) });
+  return { ...work, objects: work.objects.map((object) => (object.id === id ? reshape(object) : object)) };
+}
+
+/** The object in the making with a mask that was made or changed by hand, `{rle, area}`, and `rings` where it is a polygon. */
 export function withMask(work, mask) {
   return { ...work, answer: { masks: [{ score: null, ...mask }], model: work.answer?.model, byHand: true }, choice: 0 };
 }
@@ -106,8 +113,8 @@ export function finished(work, { id, classId, pending }) {
   return { ...work, objects, ...noPrompt };
 }
 
-function masked({ rle, score, area }, { model, byHand: isByHand }) {
-  return { rle, score, area, ...(model && { model }), ...(isByHand && { byHand: true }) };
+function masked({ rle, score, area, rings }, { model, byHand: isByHand }) {
+  return { rle, score, area, ...(rings && { rings }), ...(model && { model }), ...(isByHand && { byHand: true }) };
 }
 
 /** A pending object gets its mask; without one, `trouble` says why it has none ("" if the mask is empty). */
