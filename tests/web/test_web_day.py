@@ -80,6 +80,7 @@ def test_a_day_at_the_page(served: Served, context: Any, photos: dict[str, Path]
     labeler.click_only(320, 200, ROCKET)
     page.keyboard.press("Enter")
     page.click("#export")
+    page.check("#export-working")
     page.locator(
         "#export-summary", has_text="Not finished, and not in the file: coffee.png (2), rocket.jpg (1)."
     ).wait_for()
