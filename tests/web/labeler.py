@@ -160,12 +160,12 @@ class Labeler:
         """How many finished objects the list shows."""
         return int(self.page.locator("#objects li").count())
 
-    def export(self, form: str, folder: Path, states: tuple[str, ...] = STATES) -> Path:
-        """Export images in these states through the dialog; returns the file that was saved."""
+    def export(self, form: str, folder: Path, states: tuple[str, ...] | None = STATES) -> Path:
+        """Export images in these states (a project has all: ``None``); returns the file that was saved."""
         self.page.click("#export")
-        for state in STATES:
-            self.page.set_checked(f"#export-{state}", state in states)
         self.page.check(f"input[name=format][value={form}]")
+        for state in STATES if states is not None else ():
+            self.page.set_checked(f"#export-{state}", state in (states or ()))
         with self.page.expect_download() as download:
             self.page.click("#download")
         saved: Path = folder / download.value.suggested_filename

@@ -1,13 +1,15 @@
 """A set of photographs at work: how far each is, which come next, and what did not open."""
 
+import contextlib
 import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_masks
 from tests.needs import needs
-from tests.web.conftest import Served
+from tests.web.conftest import Served, profile
 from tests.web.labeler import Labeler, reload
 
 COFFEE = (600, 400)
@@ -127,4 +129,74 @@ def test_what_is_done_is_exported_in_parts_with_its_photographs_and_an_export_ca
     assert pictures == {photos[name].name: photos[name].read_bytes() for name in ("coffee", "voc")}
     assert sorted(len(data["images"]) for data in files.values()) == [1, 1]
     [annotation] = [one for data in files.values() for one in data["annotations"]]
-    assert annotation["attributes"]["model"]
+    assert set(annotation["attributes"]) == {"model", "model_version"}
+
+
+def bring(page: Any, file: Path, mode: str = "add") -> str:
+    """Import a file; returns what the dialog says of it."""
+    page.set_input_files("#import-files", str(file))
+    page.locator("#start-import").wait_for()
+    page.select_option("#import-mode", mode)
+    page.click("#start-import")
+    page.locator("#start-import").wait_for(state="hidden")
+    said: str = page.locator("#import-summary").inner_text()
+    return said
+
+
+def test_work_goes_from_one_browser_to_another_and_back(
+    served: Served, chromium: Any, photos: dict[str, Path], shots: Path, tmp_path: Path
+) -> None:
+    """A project with its photographs; without them, to be opened later; other labels in place of ours."""
+    with contextlib.closing(profile(chromium, viewport={"width": 1280, "height": 800}, locale="en-US")) as first:
+        labeler = Labeler(first.new_page(), served.url)
+        labeler.open(photos["coffee"], photos["rocket"])
+        labeler.click(300, 200, COFFEE)
+        labeler.finish()
+        labeler.drag((370, 170, 460, 330), COFFEE)
+        labeler.finish()
+        labeler.page.keyboard.press("Control+Enter")
+        labeler.page.keyboard.press("g")
+        wanted = labeler.coco(tmp_path)
+        whole = labeler.export("project", tmp_path, None).rename(tmp_path / "whole.zip")
+        labeler.page.click("#export")
+        labeler.page.uncheck("#export-images")
+        labeler.page.keyboard.press("Escape")
+        bare = labeler.export("project", tmp_path, None).rename(tmp_path / "bare.zip")
+        yolo = labeler.export("yolo", tmp_path).rename(tmp_path / "yolo.zip")
+    assert bare.stat().st_size < 100_000 < whole.stat().st_size
+    with contextlib.closing(profile(chromium, viewport={"width": 1280, "height": 800}, locale="en-US")) as second:
+        labeler = Labeler(second.new_page(), served.url)
+        page = labeler.page
+        page.set_input_files("#files", str(whole))  # what Open photos is given, or what is dropped
+        page.locator("#import-summary", has_text="Project file, with 2 images.").wait_for()
+        page.screenshot(path=shots / "import.png")
+        page.click("#start-import")
+        page.locator("#import-summary", has_text="2 objects in 2 images are here now.").wait_for()
+        page.locator("#start-import").wait_for(state="hidden")
+        page.keyboard.press("Escape")
+        page.locator("#progress-text", has_text="2 of 2 done").wait_for()
+        assert page.locator("#failures").is_hidden()
+        assert labeler.coco(tmp_path) == wanted
+        assert "0 objects" not in bring(page, whole)  # once more adds nothing
+        page.keyboard.press("Escape")
+        assert labeler.coco(tmp_path) == wanted
+        assert "2 images are here now" in bring(page, yolo, "replace")
+        page.keyboard.press("Escape")
+        rows = labeler.coco(tmp_path)
+        unions = [coco_masks.merge([one["segmentation"] for one in data["annotations"]]) for data in (wanted, rows)]
+        assert unions[0] == unions[1]
+        page.locator("#canvas").focus()
+    with contextlib.closing(profile(chromium, viewport={"width": 1280, "height": 800}, locale="en-US")) as third:
+        labeler = Labeler(third.new_page(), served.url)
+        page = labeler.page
+        assert "2 objects in 2 images" in bring(page, bare)
+        page.keyboard.press("Escape")
+        reload(page)
+        labeler.wait_for_start()
+        page.locator("#failures", has_text="2 photos missing").wait_for()
+        page.screenshot(path=shots / "missing.png")
+        labeler.open(photos["coffee"], photos["rocket"])
+        page.locator("#progress-text", has_text="2 of 2 done").wait_for()
+        page.locator("#failures").wait_for(state="hidden")
+        assert labeler.objects() == 2
+        assert labeler.coco(tmp_path) == wanted

@@ -135,7 +135,7 @@ test("a finished object says which model made it, and another one is asked anew 
   const done = works.finished(answered, { id: "a", classId: "1" });
   assert.equal(done.objects[0].model, "first");
   const early = works.finished(clicked, { id: "b", classId: "1", pending: "p" });
-  assert.equal(works.settled(early, "p", answer.masks[0], "", "second").objects[0].model, "second");
+  assert.equal(works.settled(early, "p", answer.masks[0], "", { model: "second" }).objects[0].model, "second");
   const again = works.editedAgain(done, "a");
   assert.equal(works.finished(again, { id: "c", classId: "1" }).objects[0].model, "first");
   const anew = works.unanswered({ ...again, choice: 0 });

@@ -10,7 +10,7 @@ const { stateOf } = await load("labeling/states.js");
 function pageOf(...images) {
   const told = [], removed = [];
   const page = {
-    album: { images, find: (id) => images.find((one) => one.id === id), change: (image, change) => Object.assign(image, change) },
+    album: { images, missing: [], find: (id) => images.find((one) => one.id === id), change: (image, change) => Object.assign(image, change) },
     choices: {},
     editor: { image: images[0], work: EMPTY },
     open: (image) => (page.editor.image = image),

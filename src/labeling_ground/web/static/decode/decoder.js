@@ -85,11 +85,11 @@ export class Decoder {
   async masks(id, { points, box, mask = null }, signal, { preview = false } = {}) {
     if (this.#held !== id || this.state !== "ready") return null;
     const started = performance.now();
-    const { id: model, note = "" } = this.#model;
+    const { id: model, version, note = "" } = this.#model;
     const helper = this.#helper;
     try {
       const masks = await helper.ask("masks", { points, box, start: mask?.rle ?? null }, { signal, last: preview });
-      return { masks, outcome: "here", model, note, serverMs: null, ms: performance.now() - started };
+      return { masks, outcome: "here", model, version, note, serverMs: null, ms: performance.now() - started };
     } catch (error) {
       signal?.throwIfAborted();
       if (helper === this.#helper) this.#fail(error); // otherwise it was switched off meanwhile, which is no trouble

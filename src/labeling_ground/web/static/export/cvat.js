@@ -6,7 +6,7 @@ import { photoPaths } from "./names.js";
 import { className, provenance, xml } from "./parts.js";
 import { polygonsOf } from "./polygons.js";
 
-const ATTRIBUTES = ["name", "model", "model_version"];
+const ATTRIBUTES = ["name", "model", "model_version", "by_hand"];
 
 /** The data set as files. `as` is "masks" or "polygons" (pieces of one object share a `group_id`). */
 export function toCvat({ images, classes }, { as = "masks", tolerance = 0, images: copied = false } = {}, progress = () => {}) {

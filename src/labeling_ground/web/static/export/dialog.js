@@ -10,7 +10,7 @@ import { dataSet } from "./set.js";
 const $ = (id) => document.getElementById(id);
 const MOST_NAMES = 5;
 /** What is chosen unless somebody chooses otherwise; `images` and `as` are by format. */
-const USUAL = { states: ["done", "nothing"], images: { yolo: true }, as: {}, pieces: "all", tolerance: "0", validation: "0", seed: "1" };
+const USUAL = { states: ["done", "nothing"], images: { yolo: true, project: true }, as: {}, pieces: "all", tolerance: "0", validation: "0", seed: "1" };
 const FIELDS = { pieces: "export-pieces", tolerance: "export-tolerance", validation: "export-validation", seed: "export-seed" };
 
 export class ExportDialog {
@@ -89,6 +89,7 @@ export class ExportDialog {
   #drawOptions(all, only) {
     const { states, ...chosen } = this.#chosen;
     const { options, as = [] } = FORMATS[this.#format];
+    $("export-states").hidden = options.includes("whole");
     const how = this.#how;
     const counts = STATES.map((state) => all.filter((one) => stateOf({ ...one, objects: one.objects.length }) === state).length);
     unlessDrawn($("export-states"), counts, () => [make("legend", {}, t("exportStates")), ...STATES.map((state, i) => make("label", { className: "check" },
@@ -105,6 +106,7 @@ export class ExportDialog {
   }
 
   #setOf(labeled) {
+    if (FORMATS[this.#format].options.includes("whole")) return { images: labeled, left: {}, unfinished: [] };
     const { states, validation, seed } = this.#chosen;
     const { images, ...set } = dataSet(labeled, $("export-one").checked ? null : states);
     const share = FORMATS[this.#format].options.includes("parts") ? Number(validation) / 100 : 0;

@@ -6,6 +6,7 @@ import { toLabelme } from "./labelme.js";
 import { toLabelStudio } from "./labelstudio.js";
 import { toMasks } from "./masks.js";
 import { toPanoptic } from "./panoptic.js";
+import { toProject } from "./project.js";
 import { toVoc } from "./voc.js";
 import { toYolo } from "./yolo.js";
 import { zip } from "./zip.js";
@@ -24,6 +25,7 @@ export const FORMATS = {
   cvat: { options: ["tolerance", "images"], as: ["masks", "polygons"], make: toCvat },
   labelstudio: { options: [], make: (set, _, progress) => ({ "label-studio.json": JSON.stringify(toLabelStudio(set, progress)) }) },
   masks: { options: ["images"], as: ["objects", "classes"], make: toMasks },
+  project: { options: ["images", "whole"], make: toProject },
 };
 
 /** The one file of an export, `{name, blob}`: what was made, or an archive where that is several files. `report(step, done, of)` hears of "images" and "files". */

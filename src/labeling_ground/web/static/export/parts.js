@@ -9,9 +9,9 @@ export function className(classes, object) {
   return classes[classNumber(classes, object)]?.name ?? "";
 }
 
-/** An object's name, and the model that made its mask, as far as there are any: for formats with a place for it. */
-export function provenance({ name, model, version }) {
-  return { ...(name && { name }), ...(model && { model }), ...(version && { model_version: version }) };
+/** An object's name, the model that made its mask, and whether a hand changed it, as far as there is such: for formats with a place for it. */
+export function provenance({ name, model, version, byHand }) {
+  return { ...(name && { name }), ...(model && { model }), ...(version && { model_version: version }), ...(byHand && { by_hand: true }) };
 }
 
 /**

@@ -16,6 +16,7 @@ export class Album {
   // `natural` is the size of the picture as this browser draws the file, `null` if it does not; width and height are those of
   // what the server segments, `preview` that picture where it is another one, `previewOf` the reading that it is of.
   images = [];
+  missing = []; // {id, names, mark, objects}: images whose labels came in a project file, and whose photographs are not here
   #ahead = []; // the images to prepare, the nearest first
   #givenUp = new Set(); // ids of what the server took on and never encoded
   #readying = new Shared();
@@ -34,11 +35,19 @@ export class Album {
     const [images, works] = await Promise.all([this.storage.all("images"), this.storage.all("work")]);
     const counts = new Map(works.map((work) => [work.id, work.objects.length]));
     images.sort((a, b) => a.order - b.order);
-    this.images = images.map((image) => {
+    this.missing = images.filter(({ file }) => !file).map(({ id, names, mark }) => ({ id, names, mark, objects: counts.get(id) ?? 0 }));
+    this.images = images.filter(({ file }) => file).map((image) => {
       const { name, width, height } = image; // all that there was in former versions
       return { names: [name], natural: { width, height }, ...image, state: "new", objects: counts.get(image.id) ?? 0 };
     });
     return works.filter(({ id }) => this.find(id));
+  }
+
+  /** An image's labels are there before its photograph is. */
+  expect(image) {
+    this.missing = [...this.missing.filter(({ id }) => id !== image.id), image];
+    const { objects, ...kept } = image;
+    this.kept(this.storage.put("images", { ...kept, file: null }));
   }
 
   find(id) {
@@ -103,8 +112,11 @@ export class Album {
     const there = this.find(id); // two drops at once
     if (there) return there;
     const order = (this.images.at(-1)?.order ?? 0) + 1;
-    const shown = { id, names: [pathOf(file)], file, natural: preview ? null : { width, height }, width, height, preview,
-      previewOf: preview && this.server.reading(id), note: "", thumb, mark: null, order, state: "new", objects: 0 };
+    const expected = this.missing.find((one) => one.id === id);
+    this.missing = this.missing.filter((one) => one !== expected);
+    const { names, mark, objects } = expected ?? { names: [pathOf(file)], mark: null, objects: 0 };
+    const shown = { id, names, file, natural: preview ? null : { width, height }, width, height, preview,
+      previewOf: preview && this.server.reading(id), note: "", thumb, mark, order, state: "new", objects };
     this.images.push(shown);
     this.#store(shown);
     return shown;
@@ -155,6 +167,7 @@ export class Album {
 
   async remove(id) {
     this.images = this.images.filter((image) => image.id !== id);
+    this.missing = this.missing.filter((image) => image.id !== id);
     await Promise.all([this.storage.delete("images", id), this.storage.delete("work", id)]);
   }
 

@@ -16,7 +16,7 @@ export function connect(page) {
   const files = (id) => $(id).addEventListener("change", async () => {
     const chosen = [...$(id).files];
     $(id).value = "";
-    await page.add(chosen);
+    await page.receive(chosen);
   });
   files("files");
   files("folder-files");
@@ -79,7 +79,7 @@ export function connect(page) {
     page.speak();
     page.draw();
   });
-  watchFiles((files) => page.add(files));
+  watchFiles((files) => page.receive(files));
   const { hand } = page;
   const gestures = watch(canvas, () => page.tool, {
     hand,

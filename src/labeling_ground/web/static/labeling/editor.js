@@ -33,7 +33,7 @@ export class Editor extends Viewport {
     this.asks = new Asks({ album, server, decoder, trouble });
     this.backlog = new Backlog({
       asks: this.asks,
-      answered: (image, object, { masks, model }) => this.#settle(image, object, masks[0], undefined, model),
+      answered: (image, object, { masks, model, version }) => this.#settle(image, object, masks[0], undefined, { model, version }),
       refused: (image, object, error) => this.#settle(image, object, null, error.message),
     });
   }
@@ -103,6 +103,18 @@ export class Editor extends Viewport {
   resume(image, saved) {
     if (!this.#histories.has(image.id)) this.#histories.set(image.id, new History(works.restored(saved)));
     for (const object of this.workOf(image.id).objects) if (object.pending) this.backlog.add(image, object);
+  }
+
+  /** Change the work on an image, as a step that undo takes back. Whether it was opened before, so that its work is here. */
+  changeWork(image, change) {
+    const history = this.#histories.get(image.id);
+    if (!history) return false;
+    history.push(change(history.now));
+    image.objects = history.now.objects.length;
+    if (image === this.image) this.#moved({ stale: null });
+    else this.keep(image.id, history.now);
+    for (const object of history.now.objects) if (object.pending) this.backlog.add(image, object);
+    return true;
   }
 
   /** Another model answers from now on: what is being made is asked again; finished objects keep their masks. */
@@ -214,10 +226,10 @@ export class Editor extends Viewport {
     return true;
   }
 
-  #settle(image, object, mask, trouble, model) {
+  #settle(image, object, mask, trouble, made) {
     const history = this.#histories.get(image.id);
     if (!history) return;
-    history.amendAll((work) => works.settled(work, object.pending, mask, trouble, model));
+    history.amendAll((work) => works.settled(work, object.pending, mask, trouble, made));
     this.keep(image.id, history.now);
     if (!mask?.area) this.maskless(image, object);
     this.changed();

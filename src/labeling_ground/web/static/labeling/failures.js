@@ -1,19 +1,22 @@
 // The files that could not be opened, and the images that the server refused, with the reasons.
 
 import { nameOf } from "./album.js";
+import { confirmed } from "../shared/dialogs.js";
 import { make } from "../shared/elements.js";
-import { t } from "../shared/words.js";
+import { counted, t } from "../shared/words.js";
 
 const $ = (id) => document.getElementById(id);
 
 export class Failures {
   #files = []; // {name, why}: of which there is no image
   #images;
+  #missing;
   #removeImages;
 
-  /** `images()` are those that are open; `removeImages(images)` takes some off the list. */
-  constructor({ images, removeImages, changed }) {
+  /** `images()` are those that are open, `missing()` those that wait for their photographs; `removeImages(images)` takes some off the list. */
+  constructor({ images, missing, removeImages, changed }) {
     this.#images = images;
+    this.#missing = missing;
     this.#removeImages = removeImages;
     this.changed = changed;
   }
@@ -22,13 +25,20 @@ export class Failures {
     return this.#images().filter(({ state }) => state === "failed");
   }
 
-  /** `[{name, why}]`, files first. */
+  /** How many failed, and how many wait for their photographs, as words. */
+  get words() {
+    const [failed, missing] = [this.#files.length + this.#refused.length, this.#missing().length];
+    return [failed && counted("failures", failed), missing && counted("missing", missing)].filter(Boolean).join(", ");
+  }
+
+  /** `[{name, why}]`, files first, what waits for its photograph last; that can be removed as an `image`. */
   get list() {
-    return [...this.#files, ...this.#refused.map((image) => ({ name: nameOf(image), why: image.why ?? "" }))];
+    return [...this.#files, ...this.#refused.map((image) => ({ name: nameOf(image), why: image.why ?? "" })),
+      ...this.#missing().map((image) => ({ name: nameOf(image), why: t("photoMissing", { objects: counted("objectsOf", image.objects) }), image }))];
   }
 
   get count() {
-    return this.#files.length + this.#refused.length;
+    return this.#files.length + this.#refused.length + this.#missing().length;
   }
 
   /** Note files, `[{name, why}]`, of which there is no image. */
@@ -55,14 +65,24 @@ export class Failures {
   }
 
   draw() {
-    $("failures-list").replaceChildren(...this.list.map(({ name, why }) => make("li", {}, make("b", {}, name), make("span", {}, why))));
+    $("failures-list").replaceChildren(...this.list.map(({ name, why, image }) => {
+      const remove = image && make("button", { type: "button", onclick: () => this.#remove(image) }, t("remove"));
+      return make("li", {}, make("b", {}, name), make("span", {}, why), ...(remove ? [remove] : []));
+    }));
     if (this.count === 0) $("failures-dialog").close();
+  }
+
+  async #remove(image) {
+    const sure = await confirmed(t("removeImage", { name: nameOf(image), objects: counted("objectsOf", image.objects) }), t("remove"));
+    if (!sure) return;
+    await this.#removeImages([image]);
+    this.draw();
   }
 
   /** Forget the files, and take the refused images off the list. Those with objects stay: their labels would go with them. */
   async removeAll() {
     this.#files = [];
-    await this.#removeImages(this.#refused.filter(({ objects }) => objects === 0));
+    await this.#removeImages([...this.#refused, ...this.#missing()].filter(({ objects }) => objects === 0));
     this.changed();
     $("failures-keep").hidden = this.count === 0;
     $("failures-keep").textContent = t("failuresKeep");

@@ -10,6 +10,6 @@ export function labeled({ album, editor, storage }, onlyThis = false) {
     const file = album.pictureOf(image);
     const { objects, ...making } = editor.workOf(id) ?? (await storage.get("work", id).catch(() => null)) ?? EMPTY;
     const unfinished = objects.filter(({ pending }) => pending).length + (hasPrompt(making) ? 1 : 0);
-    return { id, names, width, height, state, mark, file, isRedrawn: file !== image.file, objects, unfinished };
+    return { id, names, width, height, state, mark, file, original: image.file, isRedrawn: file !== image.file, objects, unfinished };
   }));
 }

@@ -13,6 +13,7 @@ import { pathOf } from "./files.js";
 import { ExportDialog } from "../export/dialog.js";
 import { labeled } from "./labeled.js";
 import { Handwork } from "./handwork.js";
+import { ImportDialog, sorted } from "../import/dialog.js";
 import { drawHelp } from "./help.js";
 import { Painter } from "./painter.js";
 import { sceneOf } from "./scene.js";
@@ -58,6 +59,7 @@ class Page {
       changed,
     });
     this.workflow = new Workflow(this);
+    this.importing = new ImportDialog(this);
     this.exporting = new ExportDialog({
       labeled: (onlyThis) => labeled(this, onlyThis),
       classes: () => this.choices.classes,
@@ -116,6 +118,13 @@ class Page {
   }
 
   // --- images ----------------------------------------------------------------------------------------------------------
+
+  /** Open the photographs among files, and bring in the labels. */
+  async receive(files) {
+    const { photos, labels } = sorted(files);
+    if (photos.length || !labels.length) await this.add(photos);
+    if (labels.length) await this.importing.open(labels);
+  }
 
   async add(files) {
     if (files.length === 0) return;

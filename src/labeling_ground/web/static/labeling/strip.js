@@ -34,6 +34,7 @@ export function drawStrip(page) {
   const { images } = page.album;
   const { image, shown, failures } = page.workflow;
   const counts = tally(images);
+  $("strip-bar").classList.toggle("empty", images.length === 0);
   $("strip").hidden = images.length === 0 && failures.count === 0;
   unlessDrawn($("filter"), counts, () => ["all", ...STATES].map((state) =>
     make("option", { value: state }, t("stateCount", { state: t(`state-${state}`), n: counts[state] ?? images.length }))));
@@ -48,7 +49,7 @@ export function drawStrip(page) {
   Object.assign($("progress"), { max: Math.max(of, 1), value: done });
   $("progress-text").textContent = t("progress", { done, of });
   $("failures").hidden = failures.count === 0;
-  $("failures").textContent = counted("failures", failures.count);
+  $("failures").textContent = failures.words;
   drawThumbs($("thumbs"), page.workflow.images, image, (one) => page.open(one));
 }
 

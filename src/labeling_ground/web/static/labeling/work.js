@@ -1,6 +1,6 @@
 // The work on one image as a value that is never changed, only replaced, so that undo is nothing but the value before.
 //
-//   objects   finished ones: {id, name, classId, rle, score, area, model, points, box, hidden}; one that was finished before its
+//   objects   finished ones: {id, name, classId, rle, score, area, model, version, points, box, hidden}; one that was finished before its
 //             mask was there has no `rle` yet, but `pending`, a name for the ask, and the `mask` that it starts from; where
 //             that failed, `trouble` says why; `byHand`: no model made the mask as it is; `rings`: the corners of a polygon,
 //             of which `rle` is the inside
@@ -56,7 +56,7 @@ export function reshaped(work, id, { rle, area, rings }) {
 
 /** The object in the making with a mask that was made or changed by hand, `{rle, area}`, and `rings` where it is a polygon. */
 export function withMask(work, mask) {
-  return { ...work, answer: { masks: [{ score: null, ...mask }], model: work.answer?.model, byHand: true }, choice: 0 };
+  return { ...work, answer: { masks: [{ score: null, ...mask }], model: work.answer?.model, version: work.answer?.version, byHand: true }, choice: 0 };
 }
 
 function refined(work) {
@@ -113,14 +113,14 @@ export function finished(work, { id, classId, pending }) {
   return { ...work, objects, ...noPrompt };
 }
 
-function masked({ rle, score, area, rings }, { model, byHand: isByHand }) {
-  return { rle, score, area, ...(rings && { rings }), ...(model && { model }), ...(isByHand && { byHand: true }) };
+function masked({ rle, score, area, rings }, { model, version, byHand: isByHand }) {
+  return { rle, score, area, ...(rings && { rings }), ...(model && { model }), ...(version && { version }), ...(isByHand && { byHand: true }) };
 }
 
 /** A pending object gets its mask; without one, `trouble` says why it has none ("" if the mask is empty). */
-export function settled(work, pending, mask, trouble = "", model = undefined) {
+export function settled(work, pending, mask, trouble = "", made = {}) {
   if (!work.objects.some((object) => object.pending === pending)) return work;
-  const result = mask?.area ? masked(mask, { model }) : { trouble };
+  const result = mask?.area ? masked(mask, made) : { trouble };
   const settle = ({ mask: _, ...object }) => ({ ...object, pending: null, ...result });
   return { ...work, objects: work.objects.map((object) => (object.pending === pending ? settle(object) : object)) };
 }
@@ -140,7 +140,7 @@ export function unasked(work, trouble) {
 export function editedAgain(work, id) {
   const object = work.objects.find((one) => one.id === id);
   if (!object) return work;
-  const answer = object.rle && { masks: [masked(object, {})], model: object.model, ...(object.byHand && { byHand: true }) };
+  const answer = object.rle && { masks: [masked(object, {})], model: object.model, version: object.version, ...(object.byHand && { byHand: true }) };
   return { ...work, ...noPrompt, points: object.points, box: object.box, answer, editing: id };
 }
 

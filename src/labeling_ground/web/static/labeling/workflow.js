@@ -13,6 +13,7 @@ export class Workflow {
     this.page = page;
     this.failures = new Failures({
       images: () => page.album.images,
+      missing: () => page.album.missing,
       removeImages: (images) => page.removeImages(images),
       changed: () => page.draw(),
     });

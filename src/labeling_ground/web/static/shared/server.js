@@ -127,6 +127,7 @@ export class Server {
       masks: body.masks.map(({ rle, score, area }) => ({ rle, score, area })),
       outcome: body.outcome,
       model: body.model,
+      version: body.model_version,
       note: body.note ?? "",
       serverMs: timing ?? body.seconds * 1e3,
       ms: performance.now() - started,

@@ -1,0 +1,56 @@
+// What the readers share: masks as objects, and names of files.
+
+import { areaOf, rleOf, spansOf } from "../shared/spans.js";
+
+/** An object of a class's name with a mask, given as a COCO RLE or as spans. */
+export function objectOf(className, { rle, spans, size }, more = {}) {
+  const found = rle ?? rleOf(spans, size);
+  return { class: className, rle: found, area: areaOf(spans ?? spansOf(found)), name: "", ...more };
+}
+
+/** A row-major picture's masks by value, `Map(value → RLE)`, 0 left out. */
+export function masksByValue({ values, width, height }) {
+  const found = new Map();
+  let last = 0;
+  for (let x = 0, at = 0; x < width; x++) {
+    for (let y = 0; y < height; y++, at++) {
+      const value = values[y * width + x];
+      if (value === last) continue;
+      if (last) found.get(last).push(at);
+      if (value && !found.has(value)) found.set(value, []);
+      if (value) found.get(value).push(at);
+      last = value;
+    }
+  }
+  if (last) found.get(last).push(width * height);
+  return new Map([...found].map(([value, spans]) => [value, rleOf(spans, [height, width])]));
+}
+
+/** An object's name and its model from what exports note of them. */
+export function made({ name, model, model_version: version, by_hand: byHand } = {}) {
+  return { ...(name && { name }), ...(model && { model }), ...(version && { version }), ...(byHand && { byHand: true }) };
+}
+
+export function baseOf(path) {
+  return path.split("/").at(-1);
+}
+
+export function stemOf(path) {
+  return path.replace(/\.[^./]*$/, "");
+}
+
+export const isPhoto = (path) => /\.(jpe?g|png|webp|bmp|tiff?|gif|avif|hei[cf])$/i.test(path);
+
+export async function jsonOf(file) {
+  try {
+    return JSON.parse(await (await file.read()).text());
+  } catch (error) {
+    throw new Error(`${file.path}: ${error.message}`);
+  }
+}
+
+/** Whether a file is one of labels, by its path: archives, JSON, and the text files of YOLO. */
+export const isLabels = (path) => /\.(zip|json)$/i.test(path) || /(^|\/)(data\.ya?ml|labels\/.*\.txt)$/.test(path);
+
+/** Pictures in these folders are masks. */
+export const isMask = (path) => /(^|\/)(masks|SegmentationClass|SegmentationObject|panoptic[^/]*)\/.*\.png$/i.test(path);
