@@ -1,5 +1,6 @@
 """What worker processes ask each other."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -41,6 +42,18 @@ async def test_one_that_is_not_there_is_left_out(three: list[Peers], tmp_path: P
     assert await three[0].ask("name", "a") == {1: (1, "a")}
     (tmp_path / "worker-2.sock").touch()  # as one that was killed leaves it: nobody listens
     assert await three[0].ask("name", "a") == {1: (1, "a")}
+
+
+async def test_one_that_hangs_is_left_out_when_its_time_is_up(three: list[Peers]) -> None:
+    let_go = asyncio.Event()
+
+    async def hang(_: str) -> None:
+        await let_go.wait()
+
+    three[2]._answers = {"name": hang}
+    three[0].answer_s = 0.2
+    assert await three[0].ask("name", "a") == {1: (1, "a")}
+    let_go.set()
 
 
 async def test_what_one_of_them_raises_is_raised_here(three: list[Peers]) -> None:

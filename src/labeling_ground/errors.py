@@ -20,6 +20,7 @@ Nothing here knows HTTP: ``api/errors.py`` has the one table from these classes 
     │   ├── UnknownSession
     │   ├── UnknownModel
     │   └── UnknownPrediction    a mask input refers to a prediction that is not kept any more
+    │       └── UnreachablePrediction    the tier that would have it does not answer: try again
     ├── NotAllowed               an API key is missing, or it is not one of ours
     │   └── Forbidden            the key is one of ours, but not for this
     ├── NotOffered               something that no model served here can do
@@ -135,6 +136,16 @@ class UnknownModel(NotFound):
 
 class UnknownPrediction(NotFound):
     """A mask input refers to a prediction that is not kept any more."""
+
+
+class UnreachablePrediction(UnknownPrediction):
+    """The tier that stores predictions does not answer now: whether it has this one is not known."""
+
+    def __init__(self, prediction_id: str) -> None:
+        super().__init__(
+            f"The cache tier that stores predictions does not answer now, so whether {prediction_id} is still kept is "
+            "not known. Repeat this request after Retry-After seconds, or ask for its prompt again, then refer to it."
+        )
 
 
 class NotOffered(LabelingGroundError):  # noqa: N818

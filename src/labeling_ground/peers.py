@@ -15,9 +15,6 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-_ANSWERED_WITHIN_S = 5.0
-"""Whoever takes longer is left out; a worker that was killed is not there at all."""
-
 Answer = Callable[..., Awaitable[Any]]
 
 
@@ -29,11 +26,13 @@ class Peers:
         folder: where each has its socket, and what a successor of it starts from.
         number: which of them this process is, from 0.
         count: how many there are.
+        answer_s: one that takes longer to answer is left out; one that was killed is not there at all.
     """
 
     folder: Path
     number: int
     count: int
+    answer_s: float = 5.0
     past: Any = field(default=None, init=False)
     """What this worker's predecessor has noted; ``None`` where there was none."""
     _server: asyncio.Server | None = field(default=None, init=False)
@@ -94,7 +93,7 @@ class Peers:
 
     async def _ask(self, number: int, question: str, arguments: tuple[Any, ...]) -> tuple[bool, Any] | None:
         try:
-            async with asyncio.timeout(_ANSWERED_WITHIN_S):
+            async with asyncio.timeout(self.answer_s):
                 reader, writer = await asyncio.open_unix_connection(self._socket(number))
                 try:
                     await _send(writer, (question, arguments))

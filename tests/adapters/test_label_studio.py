@@ -319,6 +319,17 @@ async def test_a_project_with_polygons_is_answered_with_a_polygon_for_each_part(
         assert (canvas & mask).sum() / (canvas | mask).sum() > 0.9
 
 
+@pytest.mark.parametrize(("most", "status"), [(16 << 20, 200), (1 << 10, 413)])
+async def test_how_many_bytes_the_annotations_of_a_task_may_have_is_a_setting(
+    start: "Start", most: int, status: int
+) -> None:
+    limits = {"max_body_bytes": 64 << 10, "max_image_bytes": 64 << 10, "label_studio_bytes": most}
+    async with label_studio() as tool, start(**told(tool), **limits) as server:
+        body = said("predict-rectangle-point")
+        body["tasks"][0]["drafts"] = [{"result": "x" * (10 << 20)}]
+        assert (await predict(server, body)).status_code == status
+
+
 async def test_a_project_with_nothing_to_draw_a_mask_with_is_told_so(start: "Start") -> None:
     async with label_studio() as tool, start(**told(tool)) as server:
         body = said("predict-point")

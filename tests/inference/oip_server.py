@@ -182,7 +182,7 @@ def oip_served(server: OipServer) -> Iterator[OipServer]:
 class PatientOip(OipClient):
     """Waits for the answers to its probes as long as for any other."""
 
-    async def describe(self, deadline_s: float = LONG_S) -> Description:
+    async def describe(self, deadline_s: float | None = LONG_S) -> Description:
         return await super().describe(deadline_s)
 
 

@@ -29,7 +29,7 @@ from tests.inference.toy_engine import (
 from tests.ports import free_port
 
 from labeling_ground.codec.records import open_embedding, seal_embedding
-from labeling_ground.errors import BadSettings, LabelingGroundError, Overloaded
+from labeling_ground.errors import BackendFailed, BadSettings, LabelingGroundError, Overloaded
 from labeling_ground.inference.remote.addresses import Addresses
 from labeling_ground.inference.remote.backend import RemoteBackend, embedding_key
 from labeling_ground.inference.remote.client import EngineAway, EngineClient, Limits
@@ -93,6 +93,26 @@ def described(role: Role, *versions: ModelVersion | None) -> list[EngineClient]:
         made.append(EngineClient(address, Limits(1.0, 1.0, 1, 1.0)))
         made[-1].description = None if version is None else Description(version, Family.SAM, "fp32", role)
     return made
+
+
+async def test_an_engine_that_takes_connections_and_never_answers_is_given_up_after_the_probes_time() -> None:
+    """Asked what it serves, and asked how many wait there, which is no failure."""
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the client hangs up
+        writer.close()
+
+    hanging = await asyncio.start_server(hang, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{hanging.sockets[0].getsockname()[1]}"
+    [address] = await Addresses("encoder", [url], "x", [url]).now()
+    engine = EngineClient(address, Limits(LONG_S, LONG_S, 1 << 20, LONG_S, probe_s=0.2))
+    with pytest.raises(BackendFailed, match=r"not answered within 0\.2 s"):
+        await engine.describe()
+    await engine.look()
+    assert engine.workers is None
+    assert engine.breaker.state == "closed"
+    await engine.aclose()
+    hanging.close()
 
 
 def test_the_version_is_that_of_most_engines_and_changes_when_most_have_changed() -> None:

@@ -175,7 +175,7 @@ def served(*endpoints: ModelEndpoint, port: int = 0, host: str = "127.0.0.1") ->
 class Patient(EngineClient):
     """Waits for the answers to its probes as long as for any other: a machine that stands still is no busy engine."""
 
-    async def describe(self, deadline_s: float = LONG_S) -> Description:
+    async def describe(self, deadline_s: float | None = LONG_S) -> Description:
         return await super().describe(deadline_s)
 
 

@@ -73,6 +73,7 @@ TABLE: dict[type[errors.LabelingGroundError], tuple[int, str, str]] = {
     errors.UnreachableImage: (503, "unreachable-image", "The cache does not answer for this image"),
     errors.UnknownSession: (404, "unknown-session", "The session is not known here"),
     errors.UnknownModel: (404, "unknown-model", "The model is not served here"),
+    errors.UnreachablePrediction: (503, "unreachable-prediction", "The cache does not answer for this prediction"),
     errors.UnknownPrediction: (404, "unknown-prediction", "The prediction is not kept any more"),
     errors.NotFound: (404, "not-found", "Not found"),
     errors.NotAllowed: (401, "unauthorized", "An API key is needed"),

@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from types import MappingProxyType
 
 from labeling_ground.breaker import Breaker
@@ -75,6 +76,8 @@ class TieredStore:
         lower: the others, each of which gets a deadline, a circuit breaker and a write queue.
         shadows: observe memory, to tell what larger budgets would have spared.
         idle_s: the idle time that all tiers keep; a hit above restarts it below, at most once per a twentieth of it.
+        deadline_s: how long a look-up may take in each tier.
+        file_deadline_s: how long one may take of an image file, which nothing can stand in for.
         check_threads: threads that check large values which the lower tiers answer.
         supervisor: of the tiers' write queues.
     """
@@ -87,6 +90,7 @@ class TieredStore:
         shadows: ShadowCaches | None = None,
         idle_s: float = 1800.0,
         deadline_s: float = 0.1,
+        file_deadline_s: float = 5.0,
         breaker_failures: int = 5,
         breaker_reset_s: float = 5.0,
         check_threads: int = 1,
@@ -94,6 +98,7 @@ class TieredStore:
         supervisor: Supervisor | None = None,
     ) -> None:
         self.memory = memory
+        self.file_deadline_s = file_deadline_s
         self._checks = Pool("checks", check_threads)
         self.lower = [
             Tier(
@@ -138,25 +143,29 @@ class TieredStore:
         return None
 
     async def look_up(
-        self, key: str, *, deadline_s: float | None = None, unanswered: Callable[[], None] | None = None
+        self, key: str, *, deadline_s: float | None = None, unreachable: Exception | None = None
     ) -> Entry | None:
-        """Ask the lower tiers in order. Never raises: a tier's failure is a miss.
+        """Ask the lower tiers in order. A tier's failure is a miss.
 
         Args:
             key: what to look for.
             deadline_s: how long each tier may take, where the default would not do.
-            unanswered: called where the last tier, which has all that is kept below memory, failed to answer.
+            unreachable: raised where the last tier, which has all that is kept below memory, failed to answer.
         """
+        unanswered: list[Exception | None] = []
         purged = self.purges.count
 
         def promote(entry: Entry) -> None:
             if not self.purges.meant_since(key, purged):
                 self._promote(key, entry)
 
+        note = partial(unanswered.append, unreachable)
         for tier in self.lower:
-            entry = await tier.look_up(key, promote, deadline_s, unanswered if tier is self.lower[-1] else None)
+            entry = await tier.look_up(key, promote, deadline_s, note if tier is self.lower[-1] else None)
             if entry is not None:
                 return entry
+        if unreachable is not None and unanswered:
+            raise unreachable
         return None
 
     def keep(self, key: str, entry: Entry, purged: int | None = None) -> bool:

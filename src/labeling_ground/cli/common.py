@@ -52,7 +52,10 @@ log_format_option = click.option(
 
 def patient(settings: Settings) -> Settings:
     """The settings where nobody waits: what is there already is worth waiting for, and is not computed again."""
-    return settings.model_copy(update={"cache_mode": "first", "lookup_deadline_ms": 10_000.0})
+    deadline_ms = max(10_000.0, settings.file_deadline_ms)
+    return settings.model_copy(
+        update={"cache_mode": "first", "lookup_deadline_ms": deadline_ms, "file_deadline_ms": deadline_ms}
+    )
 
 
 def show(text: str = "") -> None:

@@ -239,7 +239,7 @@ def _end_with_parent() -> None:
 def _work(
     settings: Settings, number: int, folder: Path, listener: socket.socket, greet: Greet | None, ready: Any
 ) -> None:
-    app_state = build_parts(settings, peers=Peers(folder, number, settings.workers))
+    app_state = build_parts(settings, peers=Peers(folder, number, settings.workers, settings.worker_answer_s))
     if greet is not None:
         greet(settings, listener, app_state)
     ready.set()

@@ -75,8 +75,6 @@ class PixelBudget:
 
 _REMEMBERED_WITHOUT_ROOM = 1_000
 """So many images that could not be stored."""
-_IMAGE_DEADLINE_S = 5.0
-"""A stored image file is worth waiting for: without it the client must send it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +167,13 @@ class ImageFiles:
             UnreachableImage: the tier that would have it does not answer.
             UnknownImage: it is not stored.
         """
-        lost: list[UnknownImage] = []
         entry = self._store.peek(ask.image) or await self._store.look_up(
             ask.image,
-            deadline_s=_IMAGE_DEADLINE_S,
-            unanswered=lambda: lost.append(UnreachableImage(ask.keys.image_id)),
+            deadline_s=self._store.file_deadline_s,
+            unreachable=UnreachableImage(ask.keys.image_id),
         )
         if entry is None:
-            raise lost[0] if lost else self.unknown(ask)
+            raise self.unknown(ask)
         return entry
 
     def check_stored(self, ask: Ask, file: bytes, made: Made, purged: int) -> None:

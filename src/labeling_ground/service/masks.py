@@ -14,7 +14,7 @@ from labeling_ground import key as keys
 from labeling_ground.cache.rules import LONGEST_CHAIN
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.codec import records
-from labeling_ground.errors import BadPrompt, UnknownPrediction
+from labeling_ground.errors import BadPrompt, UnknownPrediction, UnreachablePrediction
 from labeling_ground.pools import Pools
 from labeling_ground.sam.geometry import Frame
 from labeling_ground.sam.prompts import low_res_logits
@@ -241,10 +241,12 @@ class Masks:
         """What an earlier prediction was asked with.
 
         Raises:
+            UnreachablePrediction: the tier that would have it does not answer.
             UnknownPrediction: that is not known any more, or it cannot be asked again.
         """
         key = ask.mask(prediction_id)
-        stored = self._store.peek(key) or await self._store.look_up(key)
+        unreachable = UnreachablePrediction(prediction_id)
+        stored = self._store.peek(key) or await self._store.look_up(key, unreachable=unreachable)
         if stored is None:
             raise UnknownPrediction(
                 f"The prediction {prediction_id} is not kept any more. Ask for its prompt again, then refer to it."

@@ -93,6 +93,8 @@ class ServerSettings(Fields):
     """Processes that answer, behind one port: as many as there are cores use all of them. They share the disk tier or a
     Redis, of which there must be one, and the engine's process; budgets of memory are for all of them together, other
     limits for each. See `docs/workers.md`."""
+    worker_answer_s: float = Field(5.0, gt=0)
+    """Seconds that one worker has to tell the others its figures and its health; one that takes longer is left out."""
     shutdown_grace_s: float = Field(30.0, ge=0)
     """Seconds that requests in flight have to finish after the server was told to stop, beside `drain_delay_s`."""
     drain_delay_s: float = Field(0.0, ge=0)
@@ -176,6 +178,8 @@ class SourceSettings(Fields):
     )
     """A personal access token, or a legacy token, of a Label Studio user who may see the images. The variable may be
     called `LABEL_STUDIO_API_KEY`."""
+    label_studio_bytes: ByteSize = ByteSize(32 << 20)
+    """Most bytes of all annotations and drafts of one task, which Label Studio sends with each click."""
     nuclio_url: Address | None = None
     """Address of a Nuclio dashboard, for CVAT: the functions that it has stand beside ours in CVAT's list, and calls of
     them are passed on to it. Not set: ours is the only one."""
@@ -280,6 +284,9 @@ class TierSettings(Fields):
     """The same for embeddings, where the look-up's own p99 counts if larger, up to a third of the encoder's time."""
     lookup_deadline_ms: float = Field(100.0, gt=0)
     """A look-up that takes longer is a miss; it is left to finish, and what it finds is kept for the next ask."""
+    file_deadline_ms: float = Field(5000.0, gt=0)
+    """The same for an image's file, where a request cannot be answered without: a tier that does not answer by then is
+    503 `unreachable-image`."""
     breaker_failures: int = Field(5, ge=1)
     """Failures in a row after which a tier is left alone for a while."""
     breaker_reset_s: float = Field(5.0, gt=0)
@@ -422,6 +429,8 @@ class EngineSettings(Fields):
     or are answered 503."""
     engine_poll_s: float = Field(2.0, gt=0)
     """Seconds between looks at the engines' workers, queues and model version."""
+    engine_probe_s: float = Field(2.0, gt=0)
+    """Seconds that an engine has to say what it serves, where it had failed, and how many wait there."""
     max_engine_bytes: ByteSize = ByteSize(64 << 20)
     """Largest ask to an engine, and largest answer from one."""
     embedding_store_bytes: ByteSize = ByteSize(512 << 20)

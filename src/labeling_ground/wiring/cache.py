@@ -130,6 +130,7 @@ def build_store(settings: Settings, supervisor: Supervisor | None = None) -> Tie
         shadows=ShadowCaches(memory, budget_bytes=budget, idle_s=settings.idle_s, purges=Purges()),
         idle_s=settings.idle_s,
         deadline_s=settings.lookup_deadline_ms / 1e3,
+        file_deadline_s=settings.file_deadline_ms / 1e3,
         breaker_failures=settings.breaker_failures,
         breaker_reset_s=settings.breaker_reset_s,
         check_threads=settings.value_workers,

@@ -147,7 +147,9 @@ def build_remote(settings: Settings, supervisor: Supervisor | None = None) -> tu
 
     def limits(deadline_s: float) -> Limits:
         most_bytes = int(settings.max_engine_bytes)
-        return Limits(settings.engine_connect_s, deadline_s, most_bytes, settings.engine_reset_s)
+        return Limits(
+            settings.engine_connect_s, deadline_s, most_bytes, settings.engine_reset_s, settings.engine_probe_s
+        )
 
     numbers = _oip_versions(settings)
     declared = declared_version(settings.oip_model_version, numbers)

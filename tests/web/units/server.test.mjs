@@ -124,7 +124,7 @@ test("an image of which the server cannot say whether it has it is sent, not wai
   assert.equal(await server.image("0".repeat(64)), null);
 });
 
-test("a mask to start from goes by its name, as it is where that is unknown, and not to a model that takes none", async (t) => {
+test("a mask to start from goes by its name, as it is where that is unknown or not to be known, and not to a model that takes none", async (t) => {
   const asked = [], unknown = { type: "urn:labeling-ground:problem:unknown-prediction", detail: "Ask again." };
   const answers = [];
   t.mock.method(globalThis, "fetch", async (_url, { body }) => {
@@ -139,7 +139,9 @@ test("a mask to start from goes by its name, as it is where that is unknown, and
   answers.push(Response.json(unknown, { status: 404 }));
   await server.masks("a", prompt);
   await server.masks("a", { ...prompt, mask: { rle, ref: null } });
-  assert.deepEqual(asked, [ref, ref, { rle }, { rle }]);
+  answers.push(Response.json({ type: "urn:labeling-ground:problem:unreachable-prediction" }, { status: 503 }));
+  await server.masks("a", prompt);
+  assert.deepEqual(asked, [ref, ref, { rle }, { rle }, ref, { rle }]);
   await server.models();
   await server.masks("a", prompt);
   assert.equal(asked.at(-1), undefined);

@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 _PATH = "/label-studio"
 _PATHS = (_PATH, f"{_PATH}/models/{{model}}")
 """Where backends are connected: the default model, or one that the address names."""
-_ANNOTATIONS_BYTES = 32 << 20
-"""All annotations and drafts of a task come with each click."""
 
 
 class Task(BaseModel):
@@ -166,7 +164,7 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
     def at(path: str) -> tuple[str, ...]:
         return tuple(base + path for base in _PATHS)
 
-    most_bytes = max_body_bytes(settings) + _ANNOTATIONS_BYTES
+    most_bytes = max_body_bytes(settings) + int(settings.label_studio_bytes)
     return Adapter(
         "label-studio",
         (

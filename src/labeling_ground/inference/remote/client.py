@@ -29,11 +29,8 @@ FAILURES = 3
 """So many failures in a row, and the engine is left alone."""
 CONNECTIONS = 100
 """Most connections to one engine. How many asks it is sent at once is bounded before, by its workers."""
-PROBE_S = 2.0
-"""How long «what do you serve?» may take, of an engine that had failed."""
 PROBES_APART_S = 10.0
 """Longest pause between two probes of an engine that is too busy to answer them."""
-_MANAGEMENT_S = 2.0
 _LONGEST_PAUSE_S = 60
 """Nobody is sent away for longer, whatever an engine says."""
 _PIECE = 256 * 1024
@@ -51,12 +48,14 @@ class Limits:
         deadline_s: seconds for one ask, retries and other engines included.
         most_bytes: largest answer.
         reset_s: seconds for which an engine that failed is left alone.
+        probe_s: seconds for «what do you serve?», and for what the engine says of its workers and its queue.
     """
 
     connect_s: float
     deadline_s: float
     most_bytes: int
     reset_s: float
+    probe_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +241,7 @@ class EngineClient:
             raise OtherModel
         return answer
 
-    async def describe(self, deadline_s: float = PROBE_S) -> wire.Description:
+    async def describe(self, deadline_s: float | None = None) -> wire.Description:
         """What it serves, whether or not it is left alone now. One that answers is back.
 
         Being slow with this is no failure: the engine may be busy.
@@ -250,7 +249,7 @@ class EngineClient:
         Raises:
             BackendFailed, Overloaded: as ``ask``.
         """
-        attempt = Attempt(time.monotonic() + deadline_s)
+        attempt = Attempt(time.monotonic() + (deadline_s or self.limits.probe_s))
         answer = await self._ask(wire.write_ask(wire.Describe()), attempt, is_probe=True)
         with self.reading():
             self.description = wire.read_description(answer.body)
@@ -261,7 +260,7 @@ class EngineClient:
     async def look(self) -> None:
         """See how many workers there are and how many asks wait. One that does not tell is no failure."""
         try:
-            found = await self._fetch("GET", self.address.management, None, _MANAGEMENT_S)
+            found = await self._fetch("GET", self.address.management, None, self.limits.probe_s)
         except (aiohttp.ClientError, OSError, BackendFailed):
             self.workers = self.queue = None
         else:
@@ -305,7 +304,7 @@ class EngineClient:
                 seconds = round(attempt.until - began, 1)
                 if is_probe:
                     if was_connected:  # so the probe is queued
-                        self._probe_pause_s = min(max(PROBE_S, 2 * self._probe_pause_s), PROBES_APART_S)
+                        self._probe_pause_s = min(max(self.limits.probe_s, 2 * self._probe_pause_s), PROBES_APART_S)
                         self._probe_after = time.monotonic() + self._probe_pause_s
                     raise BackendFailed(f"The {self.half} has not answered within {seconds:g} s.") from error
                 kind = BackendFailed if was_connected else kind

@@ -18,6 +18,11 @@ export class Refused extends Error {
   get wantsImage() {
     return this.type === "unknown-image" || this.type === "unreachable-image";
   }
+
+  /** The same of the mask that was to be refined, which was told by its name. */
+  get wantsMask() {
+    return this.type === "unknown-prediction" || this.type === "unreachable-prediction";
+  }
 }
 
 export class Server {
@@ -119,7 +124,7 @@ export class Server {
     const whole = mask && { rle: mask.rle };
     const isTaken = mask && this.#takesMasks;
     const { body, timing } = await ask(isTaken ? mask.ref ?? whole : null).catch((error) => {
-      if (isTaken && mask.ref && error.type === "unknown-prediction") return ask(whole);
+      if (isTaken && mask.ref && error.wantsMask) return ask(whole);
       throw error;
     });
     return {
