@@ -98,7 +98,7 @@ async def test_exported_files_are_served_by_the_engine_that_is_asked_for(tmp_pat
     [
         ({}, None),
         ({"redis_url": "redis://127.0.0.1:1/0", "leases": "none"}, None),
-        ({"redis_url": "redis://127.0.0.1:1/0", "leases": "embeddings"}, {Kind.EMBEDDING}),
+        ({"redis_url": "redis://127.0.0.1:1/0", "leases": "embeddings"}, {Kind.EMBEDDING, Kind.TRUNK}),
         ({"redis_url": "redis://127.0.0.1:1/0"}, set(Kind)),
     ],
 )

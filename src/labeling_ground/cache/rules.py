@@ -6,7 +6,7 @@ from labeling_ground.types import Entry, Kind
 
 LONGEST_CHAIN = 16
 """So many predictions, each the mask input of the next, are computed again for one ask, and no more."""
-_DEMOTED = frozenset({Kind.EMBEDDING, Kind.EVERYTHING})
+_DEMOTED = frozenset({Kind.EMBEDDING, Kind.EVERYTHING, Kind.TRUNK, Kind.DETECTIONS})
 """A mask is computed again nearly as fast as it is read."""
 _WORTH_READS = 10.0
 """So many times what reading it takes must a value have cost, to be written again below."""

@@ -206,7 +206,7 @@ log = logging.getLogger(__name__)
 _LARGE = 256 * 1024
 """From this many bytes on a checksum is worth a thread: below, the hand-over costs more than the sum."""
 
-_EMBEDDING = f"/{Kind.EMBEDDING}/"
+_ENCODED = (f"/{Kind.EMBEDDING}/", f"/{Kind.TRUNK}/")
 
 _PROBE = keys.ImageKeys(keys.PUBLIC, "0" * 64).image
 """A key that nobody has."""
@@ -288,7 +288,7 @@ class Tier:
                 await self._checks.run(records.check, entry, key)
             elif entry is not None:
                 records.check(entry, key)
-            if in_time and _EMBEDDING in key:
+            if in_time and any(kind in key for kind in _ENCODED):
                 self._latencies.append(self.calls.clock() - call.started)
             if entry is not None:
                 found(entry)

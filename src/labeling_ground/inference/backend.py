@@ -58,6 +58,7 @@ class ModelInfo:
         embedding_bytes: what one embedding takes in the cache, at most; 0 where that is not known.
         encode_batch: how many images are encoded together.
         decode_batch: how many prompts, also of different images, are decoded together.
+        detect_batch: how many concepts, also on different images, are looked for together.
         encodes_at_once: calls of ``encode`` that the engine works on side by side; ``None``: as many as it is sent.
         decodes_at_once: the same for ``decode``.
         precision: in which it computes: ``fp32``, ``bf16``, …; empty where that was not said.
@@ -70,6 +71,7 @@ class ModelInfo:
     embedding_bytes: int = 0
     encode_batch: BatchSizes = ALONE
     decode_batch: BatchSizes = ALONE
+    detect_batch: BatchSizes = ALONE
     encodes_at_once: int | None = None
     decodes_at_once: int | None = None
     precision: str = ""

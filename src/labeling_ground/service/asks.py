@@ -129,10 +129,12 @@ def fit(prompt: Prompt, width: int, height: int) -> Prompt:
     if prompt.box is None:
         return prompt
     check_box(prompt.box, width, height)
-    box = prompt.box
-    return dataclasses.replace(
-        prompt, box=Box(max(0.0, box.x0), max(0.0, box.y0), min(width, box.x1), min(height, box.y1))
-    )
+    return dataclasses.replace(prompt, box=clipped(prompt.box, width, height))
+
+
+def clipped(box: Box, width: int, height: int) -> Box:
+    """The part of a box that is on the image."""
+    return Box(max(0.0, box.x0), max(0.0, box.y0), min(width, box.x1), min(height, box.y1))
 
 
 def _within(coordinate: float, size: int) -> float:
@@ -272,6 +274,15 @@ class Ask:
     def logits(self, prompt_digest: str) -> str:
         """Key of the low-res logits for one prompt."""
         return self.keys.logits(self.version, prompt_digest)
+
+    @property
+    def trunk(self) -> str:
+        """Key of the image's trunk."""
+        return self.keys.trunk(self.version)
+
+    def detections(self, concept_digest: str) -> str:
+        """Key of all instances of a concept."""
+        return self.keys.detections(self.version, concept_digest)
 
     def everything(self, options: EverythingOptions) -> str:
         """Key of all masks that a grid of points gives under these options."""

@@ -52,13 +52,23 @@ class KindCounts:
         return self.hits + self.misses + self.joined
 
 
+COMPUTED = (
+    Kind.EMBEDDING,
+    Kind.MASK,
+    Kind.EVERYTHING,
+    Kind.TRUNK,
+    Kind.TEXT,
+    Kind.EXEMPLARS,
+    Kind.DETECTIONS,
+)
+"""What is computed, each counted for itself. Logits come with a mask, and an image file from a client."""
+
+
 @dataclass
 class Counters:
     """Counts outcomes. Only the event loop writes to it."""
 
-    kinds: dict[Kind, KindCounts] = field(
-        default_factory=lambda: {kind: KindCounts() for kind in (Kind.EMBEDDING, Kind.MASK, Kind.EVERYTHING)}
-    )
+    kinds: dict[Kind, KindCounts] = field(default_factory=lambda: {kind: KindCounts() for kind in COMPUTED})
     hedges: Counter[tuple[Kind, HedgeOutcome]] = field(default_factory=Counter)
 
     def outcome(self, kind: Kind, outcome: Outcome, cost: float) -> None:
@@ -218,10 +228,7 @@ async def take_snapshot(
     shadows, memory = store.shadows, store.memory
     sample = [] if shadows is None else shadows.spread(memory)
     recomputed = Recomputed() if shadows is None else shadows.recomputed
-    kinds = {
-        kind: together(counters.kinds[kind] for counters in counted.values())
-        for kind in (Kind.EMBEDDING, Kind.MASK, Kind.EVERYTHING)
-    }
+    kinds = {kind: together(counters.kinds[kind] for counters in counted.values()) for kind in COMPUTED}
     return CountersSnapshot(
         at=time.time(),
         total=together(counters.total() for counters in counted.values()),
@@ -297,7 +304,7 @@ class Accesses:
         """
         if not ahead:
             self._counters.kinds[kind].asked[made.outcome] += 1
-        if self.recorder is None:
+        if self.recorder is None or kind is Kind.DETECTIONS:  # a trace's lines know of embeddings, and of no trunk
             return
         self.recorder.asked(
             kind,

@@ -212,7 +212,7 @@ class Everything:
         key = ask.everything(options)
         started = time.perf_counter()
         made = await self._predictor.embeddings.derive(
-            Kind.EVERYTHING, ask, key, lambda embedding: self._make(key, ask.version, embedding, options)
+            Kind.EVERYTHING, ask, key, lambda embedding, _: self._make(key, ask.version, embedding, options)
         )
         self._predictor.accesses.note(Kind.EVERYTHING, ask, key, made)
         timing = made.timing.within(time.perf_counter() - started)

@@ -17,11 +17,11 @@ from labeling_ground.codec.frame import Precision
 from labeling_ground.errors import NoRoom, Overloaded, UnknownImage, UnreachableImage
 from labeling_ground.pools import Pools
 from labeling_ground.service.asks import Ask, ImageState, Timing
-from labeling_ground.service.batching import Place
+from labeling_ground.service.batching import Computed, Place
 from labeling_ground.service.models import ServedModel
 from labeling_ground.service.once import Attempt, Made, Once
 from labeling_ground.supervisor import Background
-from labeling_ground.types import Embedding, Entry, Image, ImageFacts, Kind, Outcome
+from labeling_ground.types import Embedding, Entry, Image, ImageFacts, Kind, ModelVersion, Outcome
 
 
 class PixelBudget:
@@ -75,6 +75,10 @@ class PixelBudget:
 
 _REMEMBERED_WITHOUT_ROOM = 1_000
 """So many images that could not be stored."""
+
+
+Derive = Callable[[Embedding, Attempt], Awaitable[Entry]]
+"""Computes and seals what is made of an embedding, or of a trunk; the attempt is told when that cannot be stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +157,14 @@ class ImageFiles:
         seal = partial(records.seal_image, ask.image, file, image.width, image.height, **facts)
         return await self._pools.values.run(seal)
 
-    async def store(self, ask: Ask, file: bytes, embedded: Entry, purged: int) -> None:
-        """See to it that the file of an image whose embedding was found is stored, or stored for longer."""
+    async def store(self, ask: Ask, file: bytes, embedded: Entry, purged: int, key: str = "") -> None:
+        """See to it that the file of an image whose embedding was found is stored, or stored for longer.
+
+        ``key`` is that of what was found, where it is no embedding.
+        """
         if await self._store.touch(ask.image):
             return
-        facts = records.open_facts(embedded, ask.embedding)
+        facts = records.open_facts(embedded, key or ask.embedding)
         self._store.keep(ask.image, await self.seal(ask, file, facts, embedded.cost), purged)
 
     async def find(self, ask: Ask) -> Entry:
@@ -207,6 +214,8 @@ class ImageFiles:
 class Embeddings:
     """Gets an image's embedding: at hand, joined, looked up, or encoded from what was sent or from the stored file.
 
+    ``service/trunks.py`` has the others: trunks, which are come by in the same way, and embeddings made from trunks.
+
     Args:
         once: computes what is not there.
         model: encodes.
@@ -218,6 +227,8 @@ class Embeddings:
         window_s: shortest wait of a queued encode for its look-up.
         wall_clock: seconds since 1970.
     """
+
+    kind = Kind.EMBEDDING
 
     def __init__(
         self,
@@ -234,16 +245,20 @@ class Embeddings:
     ) -> None:
         self.arriving: dict[str, Upload] = {}
         """Files that clients have sent and that wait to be encoded, by the embedding's key."""
-        self._once = once
+        self.once = once
         self._model = model
         self._files = files
         self._store = store
-        self._pools = pools
+        self.pools = pools
         self._background = background
-        self._precision: Precision = precision
+        self.precision: Precision = precision
         self._window_s = window_s
-        self._wall_clock = wall_clock
+        self.wall_clock = wall_clock
         once.flights.on_land = self._landed
+
+    def key(self, ask: Ask) -> str:
+        """Key of the image's embedding."""
+        return ask.embedding
 
     async def get(self, ask: Ask, upload: Upload | None = None, *, patient: bool = False) -> Made:
         """The entry of the image's embedding.
@@ -258,14 +273,14 @@ class Embeddings:
             BadImage: the file cannot be decoded.
             Overloaded, BackendFailed: the model does not do it now.
         """
-        key = ask.embedding
+        key = self.key(ask)
         try:
             while True:
                 if upload is not None:
-                    self.arriving[key] = upload  # also for a flight that set off without a file
+                    self.arriving[ask.embedding] = upload  # also for a flight that set off without a file
                 try:
-                    made = await self._once.get(
-                        Kind.EMBEDDING,
+                    made = await self.once.get(
+                        self.kind,
                         key,
                         partial(self._make, ask, patient),
                         window_s=self._window,
@@ -279,20 +294,20 @@ class Embeddings:
                     if not patient:  # else it joined a flight of somebody who was turned away
                         raise
         finally:
-            self._landed(key)
+            self._landed(ask.embedding)
         if upload is not None and made.since < upload.purged:
             # It joined a flight with a file from before a purge, which is not stored. This one came after it.
             self._store.keep(key, made.entry, upload.purged)
-            self._background.start(self._files.store(ask, upload.file, made.entry, upload.purged))
+            self._background.start(self._files.store(ask, upload.file, made.entry, upload.purged, key))
         if made.outcome is Outcome.HIT:
             self._store.use(ask.image)
         return made
 
-    async def derive(self, kind: Kind, ask: Ask, key: str, make: Callable[[Embedding], Awaitable[Entry]]) -> Made:
+    async def derive(self, kind: Kind, ask: Ask, key: str, make: Derive) -> Made:
         """An entry that is computed from an image's embedding: looked up, or made in a flight, and stored.
 
-        It is costly, so it is begun only when the look-up has missed; and as it is many calls of the engine, those that
-        have begun end when the last asker leaves, and the others do not begin.
+        It is costly, so it is begun only when the look-up has missed; and where it is many calls of the engine, those
+        that have begun end when the last asker leaves, and the others do not begin.
 
         Args:
             kind: what it is.
@@ -308,15 +323,19 @@ class Embeddings:
             await attempt.wait()
             attempt.start()
             embedded = await self.get(ask)
-            entry = await make(records.open_embedding(embedded.entry, ask.embedding))
+            entry = await make(records.open_embedding(embedded.entry, self.key(ask)), attempt)
             attempt.store(entry, since=embedded.since)
             timing = Timing(encode=embedded.timing.encode, decode=entry.cost)
             return Made(entry, outcome_after(embedded), timing)
 
-        made = await self._once.get(kind, key, work)
+        made = await self.once.get(kind, key, work)
         if made.outcome is Outcome.HIT:
-            self._store.use(ask.image, ask.embedding)  # its next click shall need no encoder
+            self._store.use(ask.image, self.key(ask))  # its next click shall need no encoder
         return made
+
+    async def store_file(self, ask: Ask, file: bytes, embedded: Entry, purged: int) -> None:
+        """Store the file of an image that is encoded, after the answer."""
+        self._background.start(self._files.store(ask, file, embedded, purged))
 
     async def state(self, ask: Ask) -> ImageState:
         """What is known of an image.
@@ -353,7 +372,7 @@ class Embeddings:
 
     def _progress(self, key: str) -> dict[str, Any]:
         """Of an image that is not encoded: whether that is under way, and when it is probably through."""
-        if key not in self.arriving and key not in self._once.flights:
+        if key not in self.arriving and key not in self.once.flights:
             return {"encoded": False}
         queue = self._model.encode_queue
         waits = queue.outlook(key)
@@ -370,11 +389,13 @@ class Embeddings:
         """Store the file that was sent: the process that encoded it may have stored it on another machine only."""
         arrived = self.arriving.get(ask.embedding)
         if arrived is not None:
-            self._background.start(self._files.store(ask, arrived.file, made.entry, min(purged, arrived.purged)))
+            self._background.start(
+                self._files.store(ask, arrived.file, made.entry, min(purged, arrived.purged), self.key(ask))
+            )
 
     def _landed(self, key: str) -> None:
         """A flight has ended; the file that it set off with may go, also where nobody waited for it any more."""
-        if key in self.arriving and key not in self._once.flights:
+        if key in self.arriving and key not in self.once.flights:
             del self.arriving[key]
 
     async def _file(self, ask: Ask, purged: int) -> tuple[bytes, Outcome, int]:
@@ -392,7 +413,7 @@ class Embeddings:
         return arrived.file, Outcome.MISS, min(purged, arrived.purged)
 
     async def _make(self, ask: Ask, patient: bool, attempt: Attempt) -> Made:
-        key = ask.embedding
+        key = self.key(ask)
         queue = self._model.encode_queue
 
         async def encode(place: Place) -> Made:
@@ -401,10 +422,10 @@ class Embeddings:
 
         # Who sends no file queues with the stored one in hand, or learns here that there is none: a slow tier must not
         # hold a place that others could use.
-        if key not in self.arriving:
+        if ask.embedding not in self.arriving:
             await attempt.wait()
         file, outcome, since = await self._file(ask, attempt.purged)
-        async with queue.slot(ask.keys.tenant, key=key, patient=patient) as place:
+        async with queue.slot(ask.keys.tenant, key=ask.embedding, patient=patient) as place:
             await attempt.wait()
             late = self._store.peek(key)
             if late is not None:  # one that was given up as too slow has come to its end meanwhile
@@ -414,7 +435,7 @@ class Embeddings:
             return await place.call(partial(encode, place))
 
     async def _encode(self, place: Place, ask: Ask, file: bytes, purged: int, outcome: Outcome) -> Made:
-        key = ask.embedding
+        key = self.key(ask)
         started = time.perf_counter()
         image = await self._files.decode(ask, file)
         beside = 0
@@ -425,13 +446,21 @@ class Embeddings:
             self._store.keep(ask.image, sealed, purged)
             beside = sealed.size
         cost = time.perf_counter() - started
-        computed = await self._model.encode(place, ask.version, image)
+        computed = await self._compute(place, ask.version, image)
         embedding, cost = computed.value, cost + computed.seconds
-        facts: dict[str, Any] = {"cost": cost, "created": self._wall_clock(), "precision": self._precision}
+        facts: dict[str, Any] = {
+            "cost": cost,
+            "created": self.wall_clock(),
+            "precision": self.precision,
+            "kind": self.kind,
+        }
         facts |= {"note": image.note, "use_preview": image.use_preview}
-        entry = await self._pools.values.run(partial(records.seal_embedding, key, embedding, **facts))
+        entry = await self.pools.values.run(partial(records.seal_embedding, key, embedding, **facts))
         self._store.keep(key, entry, purged)
         return Made(entry, outcome, Timing(encode=cost), beside, purged)
+
+    async def _compute(self, place: Place, version: ModelVersion, image: Image) -> Computed[Embedding]:
+        return await self._model.encode(place, version, image)
 
 
 def outcome_after(embedded: Made) -> Outcome:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 0.5
 """Who waits looks again after 50 to 100 ms, whatever it hears; then half as much later each time, up to the longest."""
-_COSTLY = frozenset({Kind.EMBEDDING, Kind.EVERYTHING})
+_COSTLY = frozenset({Kind.EMBEDDING, Kind.EVERYTHING, Kind.TRUNK, Kind.DETECTIONS})
 """What takes so long to compute that it is worth some patience with those who may have it."""
 _LOOKS = 2
 """So often a value is looked for that is said to be kept; then it is computed."""

@@ -224,7 +224,10 @@ class Masks:
         key = ask.logits(prediction_id)
         entry = self._store.peek(key)
         if entry is None:
-            settled = await self._settle(ask, await self._asked(ask, prediction_id, depth), depth + 1)
+            asked = await self._asked(ask, prediction_id, depth)
+            if isinstance(asked, records.CachedDetections):
+                return await self._logits_of_instance(asked, prediction_id, index)
+            settled = await self._settle(ask, asked, depth + 1)
             settled = _Settled(settled.prompt, prediction_id, ask.masks, settled.parent)
 
             async def decode_again(attempt: Attempt) -> Made:
@@ -237,16 +240,32 @@ class Masks:
             raise BadPrompt(f"Prediction {prediction_id} has {len(candidates)} candidates; {index} is not one of them.")
         return candidates[index]
 
-    async def _asked(self, ask: Ask, prediction_id: str, depth: int) -> PromptAsk:
-        """What an earlier prediction was asked with.
+    async def _logits_of_instance(
+        self, found: records.CachedDetections, detections_id: str, index: int
+    ) -> NDArray[np.float32]:
+        """The mask of one instance of a concept, as low-res logits."""
+        if not 0 <= index < len(found.instances):
+            many = len(found.instances)
+            raise BadPrompt(f"Of {detections_id} there are {many} instances; {index}, counted from 0, is not one.")
+        given = GivenMask(found.width, found.height, found.instances[index].mask.counts)
+        return await self._pools.values.run(partial(_logits_of, given, self._model.backend.info.frame))
+
+    async def _asked(self, ask: Ask, prediction_id: str, depth: int) -> PromptAsk | records.CachedDetections:
+        """What an earlier prediction was asked with; or what was found of a concept, where the id names that.
 
         Raises:
             UnreachablePrediction: the tier that would have it does not answer.
             UnknownPrediction: that is not known any more, or it cannot be asked again.
         """
-        key = ask.mask(prediction_id)
+        key, of_concept = ask.mask(prediction_id), ask.detections(prediction_id)
         unreachable = UnreachablePrediction(prediction_id)
-        stored = self._store.peek(key) or await self._store.look_up(key, unreachable=unreachable)
+        stored, found = self._store.peek(key), self._store.peek(of_concept)
+        if stored is None and found is None:
+            stored = await self._store.look_up(key, unreachable=unreachable)
+        if stored is None and found is None:
+            found = await self._store.look_up(of_concept, unreachable=unreachable)
+        if stored is None and found is not None:
+            return await self._pools.values.run(records.open_detections, found, of_concept)
         if stored is None:
             raise UnknownPrediction(
                 f"The prediction {prediction_id} is not kept any more. Ask for its prompt again, then refer to it."

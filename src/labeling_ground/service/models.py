@@ -113,7 +113,7 @@ class ServedModel:
         with self.health.call("encoder"):
             computed = await place.compute(self._encode, [(version, image)])
             [embedding] = computed.value
-            _check_embedding(embedding, image.width, image.height)
+            check_embedding(embedding, image.width, image.height)
         return Computed(embedding, computed.seconds)
 
     async def decode(
@@ -149,21 +149,31 @@ class ServedModel:
             return (await place.compute(self._sketch, [(version, ask) for ask in asks])).value
 
     async def _encode(self, asks: Sequence[tuple[ModelVersion, Image]]) -> list[Embedding]:
-        return await self.backend.encode(self._of_this_version(asks))
+        return await self.backend.encode(self.of_this_version(asks))
 
     async def _decode(self, asks: Sequence[tuple[ModelVersion, DecodeAsk]]) -> list[Prediction]:
-        return await self.backend.decode(self._of_this_version(asks))
+        return await self.backend.decode(self.of_this_version(asks))
 
     async def _sketch(self, asks: Sequence[tuple[ModelVersion, DecodeAsk]]) -> list[list[Sketch]]:
-        return await self.sketcher.sketch(self._of_this_version(asks))
+        return await self.sketcher.sketch(self.of_this_version(asks))
 
-    def _of_this_version(self, asks: Sequence[tuple[ModelVersion, T]]) -> list[T]:
+    def of_this_version(self, asks: Sequence[tuple[ModelVersion, T]]) -> list[T]:
+        """What is asked, of asks that are bound to the version that is served now.
+
+        Raises:
+            BackendFailed: one of them is bound to another one.
+        """
         for version, _ in asks:
             self.check(version)
         return [ask for _, ask in asks]
 
 
-def _check_embedding(embedding: Embedding, width: int, height: int) -> None:
+def check_embedding(embedding: Embedding, width: int, height: int) -> None:
+    """See that an embedding, or a trunk, is of an image of this size, and made of numbers.
+
+    Raises:
+        BackendFailed: it is not.
+    """
     if (embedding.width, embedding.height) != (width, height) or not embedding.tensors:
         raise BackendFailed("The encoder's answer does not belong to this image.")
     for name, tensor in embedding.tensors.items():

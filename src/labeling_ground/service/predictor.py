@@ -4,16 +4,19 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from labeling_ground import key as keys
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.codec import image as image_codec
 from labeling_ground.codec import records
 from labeling_ground.codec.frame import Precision
-from labeling_ground.inference.backend import Backend
+from labeling_ground.inference.backend import Backend, concepts_of
 from labeling_ground.pools import Pools
 from labeling_ground.service.asks import Ask, ImageAnswer, ImageState, MaskAnswer, PrefetchAnswer, PromptAsk, Timing
+from labeling_ground.service.concepts import Concepts
 from labeling_ground.service.counters import Accesses, Counters
+from labeling_ground.service.detector import Detector
 from labeling_ground.service.images import Embeddings, ImageFiles
 from labeling_ground.service.leases import SharedFlights
 from labeling_ground.service.masks import Answers, Masks
@@ -22,6 +25,7 @@ from labeling_ground.service.once import Flights, Made, Once
 from labeling_ground.service.prefetches import Prefetches
 from labeling_ground.service.presence import Presence
 from labeling_ground.service.queues import FairQueue
+from labeling_ground.service.trunks import TrunkEmbeddings, Trunks
 from labeling_ground.supervisor import Background, Supervisor
 from labeling_ground.trace.recorder import Recorder
 from labeling_ground.types import Embedding, Image, Kind, Outcome
@@ -77,6 +81,7 @@ class Predictor:
         store: the tiers.
         backend: the model.
         encode_queue, decode_queue: queues in front of its halves.
+        detect_queue: the same in front of what a model with concepts computes from trunks; one place if left out.
         pools: threads for blocking work; they are closed with the predictor.
         shared: what makes flights common to all processes that share a tier; without it they are this process's own.
         options: what an operator decides.
@@ -96,6 +101,7 @@ class Predictor:
         backend: Backend,
         encode_queue: FairQueue,
         decode_queue: FairQueue,
+        detect_queue: FairQueue | None = None,
         pools: Pools,
         shared: SharedFlights | None = None,
         options: PredictorOptions = PredictorOptions(),
@@ -128,17 +134,15 @@ class Predictor:
                 wall_clock=wall_clock,
             )
         )
-        self.embeddings = Embeddings(
-            self.once,
-            self.model,
-            self.files,
-            store,
-            pools,
-            self.background,
-            precision=options.precision,
-            window_s=options.embedding_window_s,
-            wall_clock=wall_clock,
-        )
+        parts = (self.once, self.model, self.files, store, pools, self.background)
+        facts: dict[str, Any] = {"precision": options.precision, "wall_clock": wall_clock}
+        facts["window_s"] = options.embedding_window_s
+        finder = concepts_of(backend)
+        detector = None if finder is None else Detector(finder, self.model, detect_queue)
+        self.queues = (encode_queue, decode_queue, *([detector.queue] if detector else []))
+        trunks = None if detector is None else Trunks(*parts, detector=detector, **facts)
+        self.embeddings = TrunkEmbeddings(*parts, trunks=trunks, **facts) if trunks else Embeddings(*parts, **facts)
+        self.concepts = Concepts(trunks, self.accesses, self.presence) if trunks else None
         self.prefetches: Prefetches = Prefetches(
             self.once,
             self.embeddings,
@@ -187,7 +191,7 @@ class Predictor:
         self.files.check_stored(ask, file, made, purged)
         self._opened(ask, client, encoded=made.outcome in (Outcome.MISS, Outcome.RECOMPUTED))
         if made.outcome is Outcome.HIT:
-            self.background.start(self.files.store(ask, file, made.entry, purged))
+            await self.embeddings.store_file(ask, file, made.entry, purged)
         return _image_answer(ask, made, started)
 
     async def prefetch(self, tenant: str, file: bytes, image_id: str, *, client: str | None = None) -> PrefetchAnswer:
@@ -203,7 +207,7 @@ class Predictor:
             await self.prefetches.take_on(ask, file)
         else:
             self.accesses.note(Kind.EMBEDDING, ask, ask.embedding, Made(found, Outcome.HIT), ahead=True)
-            self.background.start(self.files.store(ask, file, found, self.store.purges.count))
+            await self.embeddings.store_file(ask, file, found, self.store.purges.count)
         if client is not None:
             self.presence.fetched_ahead(f"{tenant}/{client}", ask.keys.group)
         return PrefetchAnswer(found is None, ask.version, ask.model_note)
@@ -296,14 +300,14 @@ class Predictor:
     @property
     def is_working(self) -> bool:
         """Whether something is being computed, or done behind an answer."""
-        return bool(len(self.flights) or len(self.background) or self.encode_queue.running or self.decode_queue.running)
+        return bool(len(self.flights) or len(self.background) or any(queue.running for queue in self.queues))
 
     async def unload(self) -> None:
         """Call off what nobody waits for, and close the engine. The tiers and threads stay open: others use them."""
         await self.background.aclose()
         async with AsyncExitStack() as closing:
             closing.push_async_callback(self.backend.aclose)
-            for queue in (self.encode_queue, self.decode_queue):
+            for queue in self.queues:
                 closing.push_async_callback(queue.aclose)
             closing.push_async_callback(self.once.aclose)
 

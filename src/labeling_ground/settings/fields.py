@@ -353,6 +353,13 @@ class ModelSettings(Fields):
     While it fails it is tried every two seconds."""
     decode_queue: int = Field(256, ge=1)
     """Prompts that may wait for the decoder, of each class; one more is answered 503 with `Retry-After`."""
+    detect_workers: int = Field(1, ge=1)
+    """Of a model that finds concepts: phrases, exemplars and embeddings computed from trunks at the same time."""
+    detect_queue: int = Field(64, ge=1)
+    """Those of them that may wait, of each class; one more is answered 503 with `Retry-After`. Clicks do not wait
+    behind them."""
+    detect_batch: int = Field(8, ge=1, le=64)
+    """Most concepts that wait and are looked for together, where the engine gains by that."""
     encode_batch: int = Field(4, ge=1, le=64)
     """Most images of people that wait and are encoded together, where the engine gains by that (`docs/models.md`)."""
     encode_batch_background: int = Field(16, ge=1, le=64)

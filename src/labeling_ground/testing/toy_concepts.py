@@ -130,7 +130,7 @@ def _detect(trunk: Embedding, text: Tensors | None, exemplars: Tensors | None) -
         for colour, positive in zip(exemplars["colours"].astype(np.float32), exemplars["positive"], strict=True):
             (meant if positive else others).append(colour)
     near = _nearness(pixels, meant)
-    near[_nearness(pixels, others) > near] = 0.0
+    near[_nearness(pixels, others) >= near] = 0.0
     _, labels = cv2.connectedComponents((near > 0).astype(np.uint8), connectivity=8)
     found = [_instance(near, labels == number) for number in range(1, int(labels.max()) + 1)]
     return Detections(tuple(sorted((one for one in found if one.score >= FLOOR_SCORE), key=lambda one: -one.score)))

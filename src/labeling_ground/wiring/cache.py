@@ -158,7 +158,7 @@ def build_shared_flights(settings: Settings, store: TieredStore, supervisor: Sup
     """
     if settings.leases == "none":
         return None
-    kinds = frozenset(Kind) if settings.leases == "all" else frozenset({Kind.EMBEDDING})
+    kinds = frozenset(Kind) if settings.leases == "all" else frozenset({Kind.EMBEDDING, Kind.TRUNK})
     for tier in reversed(store.lower):  # Redis, which more servers see, is the last
         leases: Leases
         if isinstance(tier.store, RedisStore):

@@ -110,6 +110,9 @@ def build_predictor(
     def decode_batch() -> BatchSizes:
         return chosen.info.decode_batch.at_most(settings.decode_batch, settings.decode_batch)
 
+    def detect_batch() -> BatchSizes:
+        return chosen.info.detect_batch.at_most(settings.detect_batch, settings.detect_batch)
+
     def readers() -> int:  # of a batch's files several are read at a time
         return max(encodes(), settings.encode_workers) if encode_batch().background > 1 else encodes()
 
@@ -136,6 +139,14 @@ def build_predictor(
             settings.decode_queue,
             deadline_s=decode_deadline_s,
             batch=decode_batch,
+            **shared,
+        ),
+        detect_queue=FairQueue(
+            "detector",
+            settings.detect_workers,
+            settings.detect_queue,
+            deadline_s=encode_deadline_s,
+            batch=detect_batch,
             **shared,
         ),
         pools=beside.pools if beside else build_pools(settings, readers()),
