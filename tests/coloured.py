@@ -8,7 +8,7 @@ from PIL import Image as Pillow
 
 RED_BOXES = ((4, 4, 16, 14), (30, 5, 40, 12), (50, 30, 58, 38))
 BLUE_BOXES = ((20, 20, 30, 34), (44, 14, 50, 24))
-REDS = ((220, 30, 30), (200, 40, 40), (180, 50, 45))
+REDS = ((220, 30, 30), (200, 40, 40), (165, 60, 55))
 """From what the toy takes for red to what it hardly does: the first box scores best."""
 
 

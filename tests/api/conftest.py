@@ -26,6 +26,7 @@ from labeling_ground.cli.running import configuration, listen
 from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.backend import DecodeAsk, ModelInfo
 from labeling_ground.settings import Settings
+from labeling_ground.testing.toy_concepts import ToyConcepts
 from labeling_ground.types import Embedding, Image, Mask, ModelVersion, Prediction, Prompt
 from labeling_ground.wiring import build_parts
 
@@ -108,6 +109,20 @@ class ToyBackend:
             logits = np.full((256, 256), 1.0 + index + refined, np.float32)
             masks.append(Mask(pixels, 0.9 - 0.1 * index, logits))
         return Prediction(tuple(masks))
+
+
+class GatedConcepts(ToyConcepts):
+    """Finds colours; waits until a test in another thread lets it go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode_may_go_on, self.decode_may_go_on = threading.Event(), threading.Event()
+        self.decode_may_go_on.set()
+
+    async def _work(self, seconds: float) -> None:
+        while not self.decode_may_go_on.is_set():  # noqa: ASYNC110 -- tests set it from other threads
+            await asyncio.sleep(0.002)
+        await super()._work(seconds)
 
 
 @dataclass

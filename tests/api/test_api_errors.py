@@ -81,7 +81,7 @@ POINT = {"points": [{"x": 5, "y": 5}]}
         ({"prompts": [{**POINT, "format": "png"}]}, 422, "invalid-request"),
         ({"box": [1, 2, 3]}, 422, "invalid-request"),
         ({"mask_input": {"prediction_id": "../../etc"}}, 422, "invalid-request"),
-        ({"mask_input": {"prediction_id": "0" * 32, "index": 3}}, 422, "invalid-request"),
+        ({"mask_input": {"prediction_id": "0" * 32, "index": -1}}, 422, "invalid-request"),
         ({"points": [{"x": 1, "y": 1, "label": 0}]}, 422, "bad-prompt"),
         ({"points": [{"x": -0.5, "y": 1}]}, 422, "bad-prompt"),
         ({"points": [{"x": 64.5, "y": 1}]}, 422, "bad-prompt"),

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import ByteSize
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+from tests.api.conftest import GatedConcepts
 
 from labeling_ground.api.app import create_app
 from labeling_ground.api.schemas.common import EXAMPLE_ID, EXAMPLE_IMAGE
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def real(start_real: "StartReal") -> "Iterator[RealServer]":
-    """A server that knows the image of the examples, under a session too."""
-    with start_real(max_points_per_side=4) as server:  # a fine grid is long work, and says nothing more
+    """A server that knows the image of the examples, under a session too, and whose model finds concepts."""
+    with start_real(backend=GatedConcepts(), max_points_per_side=4) as server:
         image = {"image": EXAMPLE_IMAGE, "session_id": "s"}
         assert httpx.post(f"{server.url}/api/sam/image", json=image, timeout=60).status_code == 200
         yield server
@@ -46,6 +47,7 @@ SAYS_MORE_THAN_A_SCHEMA = {
     "/v1/images",
     "/v1/images/{image_id}/masks",
     "/v1/images/{image_id}/everything",
+    "/v1/images/{image_id}/concepts",
     "/api/sam/image",
     "/api/sam/click",
     "/api/sam/rect",
@@ -101,6 +103,10 @@ VALID: list[tuple[str, dict[str, Any]]] = [
             {"points": [{"x": 1, "y": 1}], "mask_input": {"prediction_id": "0" * 32, "index": 1}, "model": "toy"},
         )
     ],
+    (
+        f"/v1/images/{EXAMPLE_ID}/concepts",
+        {"phrases": ["a", "b"], "exemplars": [{"box": [1, 2, 3, 4]}], "score_threshold": 0.1, "max_instances": 2},
+    ),
     (
         f"/v1/images/{EXAMPLE_ID}/everything",
         {"points_per_side": 2, "pred_iou_thresh": 0.5, "stability_score_offset": 1, "min_mask_region_area": 9},

@@ -20,7 +20,7 @@ from labeling_ground import __version__
 from labeling_ground.api import errors
 from labeling_ground.api.adapter import Adapter, install_endpoints
 from labeling_ground.api.edge import ALWAYS, Edge, Limits
-from labeling_ground.api.routes import cache, decoder, docs, everything, images, service, session, upcoming
+from labeling_ground.api.routes import cache, concepts, decoder, docs, everything, images, service, session, upcoming
 from labeling_ground.api.schemas import READ_BY_HAND
 from labeling_ground.api.state import AppState
 from labeling_ground.api.web_security import ANY, OriginCheck
@@ -146,7 +146,7 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
     app.state.app_state = app_state
     app.state.model_check = "starting"
     app.state.adapters = adapters
-    for module in (images, everything, upcoming, session, service, decoder, cache):
+    for module in (images, concepts, everything, upcoming, session, service, decoder, cache):
         app.include_router(module.router)
     docs.install(app)
     runtime = browser_runtime.find(app_state.settings.browser_runtime_dir)

@@ -274,6 +274,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         413: "Over a limit of this server",
         415: "Not a content type or an image format that is read here",
         422: "The request is well-formed but makes no sense",
+        501: "No model of this server can do that",
         502: "The image's own host did not give it",
         507: "The cache is too small to keep this image: the operator must give it more room",
         503: "Too much at once, or the model does not answer; try again after `Retry-After` seconds",

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from labeling_ground.api.state import RANKS
 from labeling_ground.codec import mask as mask_codec
-from labeling_ground.codec.records import CachedMask, CachedPrediction, FoundMask
+from labeling_ground.codec.records import CachedMask, CachedPrediction
 from labeling_ground.pools import Pool
 from labeling_ground.service.predictor import MaskAnswer, Timing
 from labeling_ground.types import Image, ModelVersion, Outcome
@@ -153,8 +153,12 @@ def _masks_and_scores(cached: CachedPrediction, masks: list[dict[str, Any]]) -> 
     return fields({"masks": masks, "scores": [mask.score for mask in cached.masks]})
 
 
-async def found(masks: Sequence[FoundMask], size: tuple[int, int], form: str, pool: Pool) -> list[bytes]:
-    """Masks of «segment everything» in the form that was asked for, as pieces of JSON for ``with_masks``.
+Listed = Sequence[tuple[dict[str, Any], CachedMask]]
+"""Masks, each with what is said of it beside what is said of every mask."""
+
+
+async def found(masks: Listed, size: tuple[int, int], form: str, pool: Pool) -> list[bytes]:
+    """Any number of masks in the form that was asked for, as pieces of JSON for ``with_masks``.
 
     They are drawn in the pool as background, piece by piece: clicks go first, and a caller that is cancelled has no
     more drawn.
@@ -164,22 +168,15 @@ async def found(masks: Sequence[FoundMask], size: tuple[int, int], form: str, po
     return [await pool.run(_found, part, size, form, background=True) for part in parts]
 
 
-def with_masks(fields: dict[str, Any], masks: Sequence[bytes]) -> bytes:
-    """The JSON object of the fields, which are some, and of ``masks`` from ``found``, without copying them twice."""
-    return b"".join((to_json(fields)[:-1], b',"masks":[', b",".join(masks), b"]}"))
+def with_masks(fields: dict[str, Any], masks: Sequence[bytes], name: str = "masks") -> bytes:
+    """The JSON object of the fields, which are some, and of the masks from ``found``, without copying them twice."""
+    return b"".join((to_json(fields)[:-1], b',"%b":[' % name.encode(), b",".join(masks), b"]}"))
 
 
-def _found(masks: Sequence[FoundMask], size: tuple[int, int], form: str) -> bytes:
+def _found(masks: Listed, size: tuple[int, int], form: str) -> bytes:
     listed = [
-        {
-            "id": one.id,
-            **_head(one.mask),
-            "score": min(1.0, max(0.0, one.mask.score)),
-            "stability": one.stability,
-            "point": list(one.point),
-            **_shown(one.mask, size, form),
-        }
-        for one in masks
+        {**_head(mask), "score": min(1.0, max(0.0, mask.score)), **about, **_shown(mask, size, form)}
+        for about, mask in masks
     ]
     return to_json(listed)[1:-1]
 

@@ -152,11 +152,7 @@ async def _own_figures(app_state: AppState) -> ServerFigures:
     """This worker's, on top of its predecessor's; a successor starts from no less than what was told."""
     peers = app_state.peers
     loaded = {served.model: served.predictor for served in app_state.models.loaded.values()}
-    queues = {
-        (model, queue.name): queue
-        for model, predictor in loaded.items()
-        for queue in (predictor.encode_queue, predictor.decode_queue)
-    }
+    queues = {(model, queue.name): queue for model, predictor in loaded.items() for queue in predictor.queues}
     grids = app_state.everything.jobs
     counters = await take_snapshot(
         app_state.models.counted(),

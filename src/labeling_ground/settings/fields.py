@@ -119,6 +119,12 @@ class LimitSettings(Fields):
     """Most points in one prompt, and most clicks in one session."""
     max_prompts: int = Field(64, ge=1)
     """Most prompts in one request."""
+    max_concepts: int = Field(32, ge=1)
+    """Most phrases in one request for concepts."""
+    max_phrase_length: int = Field(200, ge=1)
+    """Most characters of a phrase. The model has a limit of its own, in tokens: SAM 3 takes 32."""
+    max_exemplars: int = Field(64, ge=1)
+    """Most exemplars in one request for concepts."""
     max_body_bytes: ByteSize = ByteSize(1 << 20)
     """Largest body of a request that carries no image."""
     max_header_bytes: ByteSize = ByteSize(64 << 10)

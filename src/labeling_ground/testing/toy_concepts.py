@@ -1,5 +1,6 @@
 """A backend without weights that finds concepts, for tests: a phrase names a colour, an exemplar shows one."""
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -59,7 +60,7 @@ class ToyConcepts(ToyBackend):
     @property
     def info(self) -> ModelInfo:
         """The version and note that it has now, what it takes, and how many asks it takes together."""
-        return ModelInfo(self.version, self.note, self.capabilities, encode_batch=self.batch, decode_batch=self.batch)
+        return dataclasses.replace(super().info, capabilities=self.capabilities)
 
     async def encode(self, images: Sequence[Image]) -> list[Embedding]:
         """The trunks' embeddings."""
@@ -108,6 +109,11 @@ class ToyConcepts(ToyBackend):
         self.asked.append(name)
         self.batches.append(asks)
         await self._work(seconds)
+
+
+def create(encode_threads: int = 1, decode_threads: int = 1) -> ToyConcepts:
+    """The toy as a model that a server is told of: ``labeling_ground.testing.toy_concepts:create``."""
+    return ToyConcepts()
 
 
 def _pixels(trunk: Embedding) -> NDArray[np.uint8]:

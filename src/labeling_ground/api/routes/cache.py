@@ -35,6 +35,7 @@ ASKED_FOR = {
     "/api/sam/rect": Kind.MASK,
     "/api/sam/undo": Kind.MASK,
     "/v1/images/{image_id}/everything": Kind.EVERYTHING,
+    "/v1/images/{image_id}/concepts": Kind.DETECTIONS,
 }
 """What each route that answers with an outcome asks for."""
 

@@ -1,33 +1,29 @@
 """``/v1/images/{id}/everything``: all masks of an image, as one answer or as a stream."""
 
 import dataclasses
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
-from pydantic_core import to_json
-from starlette.types import Receive, Scope, Send
+from fastapi.responses import Response
 
 from labeling_ground.api import responses
-from labeling_ground.api.errors import as_line, problem_responses
+from labeling_ground.api.errors import problem_responses
+from labeling_ground.api.lines import LINES, as_lines, line, wants_lines
 from labeling_ground.api.requests import model_for, read_json, while_connected
 from labeling_ground.api.routes.images import ImageId
 from labeling_ground.api.schemas.common import CLIENT_ID, PRIORITY
 from labeling_ground.api.schemas.everything import EverythingOut, EverythingRequest
 from labeling_ground.api.state import AppState, RequestLog, caller_of, pools_of, request_log_of, state_of
+from labeling_ground.codec.records import CachedMask, FoundMask
 from labeling_ground.errors import TooLarge
-from labeling_ground.pools import Pool
 from labeling_ground.service.everything import Begun, Everything, EverythingAnswer, Progress
 from labeling_ground.types import EverythingOptions
 
 router = APIRouter(prefix="/v1/images", tags=["images and masks"])
 
-LINES = "application/x-ndjson"
 _OPTIONS = [field.name for field in dataclasses.fields(EverythingOptions)]
-
-Step = Begun | Progress | EverythingAnswer
 
 
 @router.post(
@@ -87,21 +83,40 @@ async def everything(request: Request, image_id: ImageId) -> Response:
         said = {name: value for name, value in origin if value is not None}
         return {"image_id": image_id, **said, "options": dataclasses.asdict(options)}
 
-    if not _wants_lines(request):
+    if not wants_lines(request):
 
         async def work() -> bytes:
             answer = await path.ask(caller.tenant, image_id, options, client=caller.client)
             size = (answer.found.height, answer.found.width)
             about = {"width": size[1], "height": size[0], "points": answer.found.points}
             fields = head(answer) | about | _origin(answer, record)
-            masks = await responses.found(answer.found.masks, size, body.format, drawing)
+            masks = await responses.found(_listed(answer.found.masks), size, body.format, drawing)
             return responses.with_masks(fields, masks)
 
         return Response(await while_connected(request, work()), media_type="application/json")
-    steps = path.follow(caller.tenant, image_id, options, client=caller.client)
-    # Until the first step there is no stream: what fails before is answered like anywhere else.
-    first = await while_connected(request, _next(steps))
-    return _Stream(first, steps, head, body.format, record, drawing)
+
+    async def lines() -> AsyncGenerator[bytes, None]:
+        size = (0, 0)
+        async with aclosing(path.follow(caller.tenant, image_id, options, client=caller.client)) as steps:
+            async for step in steps:
+                if isinstance(step, Begun):
+                    size = (step.height, step.width)
+                    about = {"width": step.width, "height": step.height, "points": step.points}
+                    yield line("start", head(step) | about)
+                elif isinstance(step, Progress):
+                    masks = await responses.found(_listed(step.masks), size, body.format, drawing)
+                    progress = {"done": step.done, "points": step.points, "standing": step.standing}
+                    yield responses.with_masks({"event": "progress"} | progress, masks) + b"\n"
+                else:
+                    end = {"event": "end", "standing": [one.id for one in step.found.masks]}
+                    masks = await responses.found(_listed(step.news), size, body.format, drawing)
+                    yield responses.with_masks(end | _origin(step, record), masks) + b"\n"
+
+    return await as_lines(request, lines())
+
+
+def _listed(masks: Sequence[FoundMask]) -> list[tuple[dict[str, Any], CachedMask]]:
+    return [({"id": one.id, "stability": one.stability, "point": list(one.point)}, one.mask) for one in masks]
 
 
 def options_of(given: Mapping[str, Any], app_state: AppState, everything: Everything) -> EverythingOptions:
@@ -117,19 +132,6 @@ def options_of(given: Mapping[str, Any], app_state: AppState, everything: Everyt
     return options
 
 
-def _wants_lines(request: Request) -> bool:
-    """Whether ``Accept`` names the stream, and does not rule it out with a ``q`` of 0."""
-    for part in request.headers.get("accept", "").lower().split(","):
-        kind, *parameters = (piece.strip() for piece in part.split(";"))
-        if kind == LINES:
-            return not any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
-    return False
-
-
-async def _next(steps: AsyncGenerator[Step, None]) -> Step:
-    return await anext(steps)
-
-
 def _origin(answer: EverythingAnswer, record: RequestLog) -> dict[str, Any]:
     record.note(answer.outcome, answer.timing)
     record.fields["masks"] = len(answer.found.masks)
@@ -138,62 +140,3 @@ def _origin(answer: EverythingAnswer, record: RequestLog) -> dict[str, Any]:
         "seconds": round(answer.timing.total, 6),
         "timing": responses.timing(answer.timing),
     }
-
-
-class _Stream(StreamingResponse):
-    """The steps as lines. Whatever ends the answer, the follower leaves."""
-
-    def __init__(
-        self,
-        first: Step,
-        steps: AsyncGenerator[Step, None],
-        head: Callable[[Begun], dict[str, Any]],
-        form: str,
-        record: RequestLog,
-        drawing: Pool,
-    ) -> None:
-        # A proxy in between must not hold the lines back.
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(self._lines(first), headers=headers, media_type=LINES)
-        self._steps = steps
-        self._head = head
-        self._form = form
-        self._record = record
-        self._drawing = drawing
-        self._ended = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the lines."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._steps.aclose()
-            if not self._ended:
-                self._record.fields["stream"] = "left"
-
-    async def _lines(self, first: Step) -> AsyncIterator[bytes]:
-        step: Step | None = first
-        size = (0, 0)
-        try:
-            while step is not None:
-                if isinstance(step, Begun):
-                    size = (step.height, step.width)
-                    about = {"width": step.width, "height": step.height, "points": step.points}
-                    yield _line("start", self._head(step) | about)
-                elif isinstance(step, Progress):
-                    masks = await responses.found(step.masks, size, self._form, self._drawing)
-                    progress = {"done": step.done, "points": step.points, "standing": step.standing}
-                    yield responses.with_masks({"event": "progress"} | progress, masks) + b"\n"
-                else:
-                    end = {"event": "end", "standing": [one.id for one in step.found.masks]}
-                    masks = await responses.found(step.news, size, self._form, self._drawing)
-                    yield responses.with_masks(end | _origin(step, self._record), masks) + b"\n"
-                step = await anext(self._steps, None)
-        except Exception as error:  # noqa: BLE001 -- the answer has begun: what ends it early must be said in it
-            self._record.fields["problem"] = type(error).__name__
-            yield _line("problem", as_line(error))
-        self._ended = True
-
-
-def _line(event: str, fields: dict[str, Any]) -> bytes:
-    return to_json({"event": event} | fields) + b"\n"

@@ -1,6 +1,7 @@
 """The JSON of the API, as people read it at /docs: a module for each resource."""
 
 from labeling_ground.api.schemas.cache import CacheSettingsIn
+from labeling_ground.api.schemas.concepts import ConceptsLine, ConceptsRequest
 from labeling_ground.api.schemas.everything import EverythingLine, EverythingRequest
 from labeling_ground.api.schemas.images import ImageAtUrl
 from labeling_ground.api.schemas.masks import MasksRequest
@@ -12,6 +13,8 @@ READ_BY_HAND = (
     MasksRequest,
     EverythingRequest,
     EverythingLine,
+    ConceptsRequest,
+    ConceptsLine,
     CacheSettingsIn,
     UpcomingIn,
     SessionImage,

@@ -129,8 +129,8 @@ class SpreadOut(BaseModel):
 class LatencyRow(BaseModel):
     """How long answers of one kind and outcome took."""
 
-    kind: Literal["embedding", "mask", "everything"] = Field(
-        description="What was asked for: an image to be encoded, masks, or all masks of an image."
+    kind: Literal["embedding", "mask", "everything", "detections"] = Field(
+        description="What was asked for: an image to be encoded, masks, all masks of an image, or concepts."
     )
     outcome: Outcome
     answers: list[int] = Field(

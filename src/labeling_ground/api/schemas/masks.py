@@ -28,12 +28,12 @@ class PointIn(Strict):
 
 
 class MaskRef(Strict):
-    """A candidate of an earlier prediction, as the mask to start from."""
+    """A candidate of an earlier prediction, or an instance of a concept, as the mask to start from."""
 
     prediction_id: Annotated[str, AfterValidator(str.lower)] = Field(
         pattern=PREDICTION_ID, description="`prediction_id` of that answer.", examples=[EXAMPLE_PREDICTION]
     )
-    index: int = Field(0, ge=0, le=2, description="Which of its masks; 0 is the best.")
+    index: int = Field(0, ge=0, le=9999, description="Which of its masks, or of its instances; 0 is the best.")
 
 
 class RleIn(Strict):

@@ -1,0 +1,73 @@
+"""Answers that grow: one JSON object a line (NDJSON), from when the first is there."""
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from pydantic_core import to_json
+from starlette.types import Receive, Scope, Send
+
+from labeling_ground.api.errors import as_line
+from labeling_ground.api.requests import while_connected
+from labeling_ground.api.state import RequestLog, request_log_of
+
+LINES = "application/x-ndjson"
+
+
+def wants_lines(request: Request) -> bool:
+    """Whether ``Accept`` names the stream, and does not rule it out with a ``q`` of 0."""
+    for part in request.headers.get("accept", "").lower().split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        if kind == LINES:
+            return not any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
+    return False
+
+
+def line(event: str, fields: dict[str, Any]) -> bytes:
+    """One line."""
+    return to_json({"event": event} | fields) + b"\n"
+
+
+async def as_lines(request: Request, lines: AsyncGenerator[bytes, None]) -> StreamingResponse:
+    """The response that sends these lines. Whatever ends it closes them.
+
+    Until the first there is no stream: what fails before is answered like anywhere else, and what fails later is said
+    in a last line, ``problem``.
+    """
+    first = await while_connected(request, _next(lines))
+    return _Lines(first, lines, request_log_of(request))
+
+
+async def _next(lines: AsyncGenerator[bytes, None]) -> bytes:
+    return await anext(lines)
+
+
+class _Lines(StreamingResponse):
+    def __init__(self, first: bytes, lines: AsyncGenerator[bytes, None], record: RequestLog) -> None:
+        # A proxy in between must not hold the lines back.
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(self._all(first), headers=headers, media_type=LINES)
+        self._rest = lines
+        self._record = record
+        self._ended = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the lines."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._rest.aclose()
+            if not self._ended:
+                self._record.fields["stream"] = "left"
+
+    async def _all(self, first: bytes) -> AsyncIterator[bytes]:
+        yield first
+        try:
+            async for each in self._rest:
+                yield each
+        except Exception as error:  # noqa: BLE001 -- the answer has begun: what ends it early must be said in it
+            self._record.fields["problem"] = type(error).__name__
+            yield line("problem", as_line(error))
+        self._ended = True

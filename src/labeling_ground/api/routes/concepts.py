@@ -1,0 +1,184 @@
+"""``/v1/images/{id}/concepts``: all instances of what a phrase names, or of what is like exemplars."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from labeling_ground import key as keys
+from labeling_ground.api import responses
+from labeling_ground.api.errors import problem_responses
+from labeling_ground.api.lines import LINES, as_lines, line, wants_lines
+from labeling_ground.api.requests import model_for, read_json, while_connected
+from labeling_ground.api.routes.images import ImageId
+from labeling_ground.api.schemas.common import CLIENT_ID, PRIORITY
+from labeling_ground.api.schemas.concepts import ConceptsOut, ConceptsRequest
+from labeling_ground.api.state import caller_of, pools_of, request_log_of, state_of
+from labeling_ground.errors import BadPrompt, NotOffered, TooLarge
+from labeling_ground.service.concepts import ConceptAnswer, Concepts
+from labeling_ground.service.model_pool import LoadedModel, ModelPool
+from labeling_ground.settings import Settings
+from labeling_ground.types import Box, Concept, Exemplar
+
+router = APIRouter(prefix="/v1/images", tags=["images and masks"])
+
+
+@router.post(
+    "/{image_id}/concepts",
+    operation_id="find_concepts",
+    summary="All instances of a concept",
+    response_model=ConceptsOut,
+    responses={
+        200: {
+            "content": {LINES: {"schema": {"$ref": "#/components/schemas/ConceptsLine"}}},
+            "description": "All phrases; or, where `Accept` names `application/x-ndjson`, a stream of lines",
+        },
+        **problem_responses(400, 401, 404, 408, 413, 415, 422, 501, 503, 507),
+    },
+    openapi_extra={
+        "parameters": [CLIENT_ID, PRIORITY],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ConceptsRequest"}}},
+        },
+    },
+)
+async def concepts(request: Request, image_id: ImageId) -> Response:
+    """Find all objects that a phrase names, or that are like those in exemplar boxes: a mask, a box and a score each.
+
+    It takes a model that can (`text`, `exemplars` in its `capabilities` in `/v1/models`). What such a model computes of
+    the image before it reads a phrase is cached: the next phrase on it costs a small part of the first, for everyone,
+    and so does the first click. Answers are cached whole: another `score_threshold`, `max_instances` or `format` of the
+    same phrase computes nothing. Phrases are the same if they differ in case and white space only.
+
+    Refine an instance by clicks: `/masks` takes `{"prediction_id": …, "index": …}` as its `mask_input`.
+
+    With `Accept: application/x-ndjson` phrases are answered as they are found, one JSON object a line: `start`, then a
+    `concept` for each, in the order in which they are ready, then `end`; or `problem`, with a problem body's fields. A
+    stream without one of these two was cut off on its way. What goes wrong before the first phrase is answered has a
+    plain problem body and its status.
+    """
+    app_state, caller = state_of(request), caller_of(request)
+    image_id = image_id.lower()
+    body = await read_json(request, ConceptsRequest.model_validate_json)
+    check_limits(body, app_state.settings)
+    wanted = wanted_in(body)
+    served = await model_for(request, body.model)
+    finder = concepts_of(served, app_state.models, wanted)
+    record, drawing = request_log_of(request), pools_of(request).drawing
+    record.fields |= {"image": image_id[:12], "concepts": len(wanted)}
+
+    async def found() -> AsyncGenerator[tuple[int, ConceptAnswer, bytes], None]:
+        async with aclosing(finder.find(caller.tenant, image_id, wanted, client=caller.client)) as answers:
+            async for number, answer in answers:
+                record.note(answer.outcome, answer.timing)
+                size = (answer.found.height, answer.found.width)
+                listed = _listed(answer, body.score_threshold, body.max_instances)
+                instances = await responses.found(listed, size, body.format, drawing)
+                yield number, answer, responses.with_masks(_about(answer), instances, "instances")
+
+    def head(answer: ConceptAnswer) -> dict[str, Any]:
+        said = responses.origin(answer.version, answer.model_note)
+        size = {"width": answer.found.width, "height": answer.found.height}
+        return {"image_id": image_id, **{name: value for name, value in said.items() if value is not None}, **size}
+
+    def summary(answers: Sequence[ConceptAnswer]) -> dict[str, Any]:
+        return {
+            "outcome": responses.dearest([answer.outcome for answer in answers]),
+            "seconds": round(max(answer.timing.total for answer in answers), 6),
+            "timing": responses.merged_timing([answer.timing for answer in answers]),
+        }
+
+    if not wants_lines(request):
+
+        async def work() -> list[tuple[int, ConceptAnswer, bytes]]:
+            return sorted([each async for each in found()], key=lambda each: each[0])
+
+        all_found = await while_connected(request, work())
+        answers = [answer for _, answer, _ in all_found]
+        fields = head(answers[0]) | summary(answers)
+        content = responses.with_masks(fields, [written for *_, written in all_found], "concepts")
+        return Response(content, media_type="application/json")
+
+    async def lines() -> AsyncGenerator[bytes, None]:
+        answers: list[ConceptAnswer] = []
+        async with aclosing(found()) as each:
+            async for number, answer, written in each:
+                if not answers:
+                    yield line("start", head(answer))
+                answers.append(answer)
+                yield b'{"event":"concept","number":%d,' % number + written[1:] + b"\n"
+        yield line("end", summary(answers))
+
+    return await as_lines(request, lines())
+
+
+def check_limits(body: ConceptsRequest, settings: Settings) -> None:
+    """Refuse more, or longer, phrases, or more exemplars, than the operator allows.
+
+    Raises:
+        TooLarge: there are.
+    """
+    phrases = body.phrases or [body.text or ""]
+    if len(phrases) > settings.max_concepts:
+        raise TooLarge(f"{len(phrases)} phrases in one request; this server takes {settings.max_concepts}.")
+    longest = max(map(len, phrases))
+    if longest > settings.max_phrase_length:
+        raise TooLarge(
+            f"A phrase of {longest} characters; this server takes {settings.max_phrase_length}. Say in a few words "
+            "what to find."
+        )
+    if len(body.exemplars) > settings.max_exemplars:
+        raise TooLarge(f"{len(body.exemplars)} exemplars; this server takes {settings.max_exemplars}.")
+
+
+def wanted_in(body: ConceptsRequest) -> list[Concept]:
+    """The concepts of a request in canonical form, in the order of its phrases.
+
+    Raises:
+        BadPrompt: one makes no sense.
+    """
+    exemplars = [Exemplar(Box(*one.box), one.positive) for one in body.exemplars]
+    phrases: Sequence[str | None] = body.phrases or [body.text]
+    return [keys.canonical_concept(phrase, exemplars) for phrase in phrases]
+
+
+def concepts_of(served: LoadedModel, models: ModelPool, wanted: Sequence[Concept]) -> Concepts:
+    """What answers these concepts by a model.
+
+    Raises:
+        BadPrompt: this model does not take them; another one of this server does.
+        NotOffered: none does.
+    """
+    needed = {"text" for concept in wanted if concept.phrase is not None}
+    needed |= {"exemplars" for concept in wanted if concept.exemplars}
+    finder = served.predictor.concepts
+    if finder is not None and needed <= {*served.predictor.backend.info.capabilities}:
+        return finder
+    said = f"The model {served.model} takes no {' and '.join(sorted(needed, reverse=True))}"
+    others = [status.id for status in models.statuses() if needed <= {*status.facts.capabilities}]
+    if others:
+        raise BadPrompt(f'{said}. Name one in "model" that does: {", ".join(others)}.')
+    raise NotOffered(f"{said}, and no other model of this server does. It takes one like SAM 3 (docs/concepts.md).")
+
+
+def _about(answer: ConceptAnswer) -> dict[str, Any]:
+    phrase = answer.found.concept.phrase
+    return {
+        **({} if phrase is None else {"phrase": phrase}),
+        "prediction_id": answer.detections_id,
+        "outcome": answer.outcome,
+        "found": len(answer.found.instances),
+        "timing": responses.timing(answer.timing),
+    }
+
+
+def _listed(answer: ConceptAnswer, threshold: float, most: int | None) -> responses.Listed:
+    """Those of the instances that were asked for. They are sorted, so these are the first."""
+    shown = [one for one in answer.found.instances if one.mask.score >= threshold][:most]
+    return [
+        ({"index": index, "box": [one.box.x0, one.box.y0, one.box.x1, one.box.y1]}, one.mask)
+        for index, one in enumerate(shown)
+    ]
