@@ -135,7 +135,7 @@ async def test_who_works_and_how_urgently_are_parameters_where_they_are_read(
         for parameter in operation.get("parameters", [])
         if parameter["name"] == name
     }
-    assert set(having) == {"upload_image", "predict_masks", "segment_everything"} | others
+    assert set(having) == {"upload_image", "predict_masks", "segment_everything", "find_concepts"} | others
     assert all((one["in"], one["required"]) == ("header", of == "announce_images") for of, one in having.items())
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from pycocotools import mask as coco
-from tests.api.conftest import StartReal, make_backend, make_image, make_settings, start_real
+from tests.api.conftest import GatedConcepts, StartReal, make_backend, make_image, make_settings, start_real
 from tests.cli.photos import SLOW_ENGINE, photo
+from tests.coloured import BLUE_BOXES, RED_BOXES, squares_file
 
 from labeling_ground.cli import cli
 from labeling_ground_client import Client
@@ -84,6 +85,49 @@ def test_boxes_against_a_server_are_its_masks_and_are_asked_once(
         assert server.backend.encodes == 2
 
 
+def test_phrases_against_a_server_are_categories_and_are_asked_once(
+    runner: CliRunner, tmp_path: Path, start_real: StartReal
+) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "coco.json"
+    folder.mkdir()
+    (folder / "squares.png").write_bytes(squares_file())
+    toy: Any = GatedConcepts()
+    with start_real(backend=toy) as server:
+        words = (folder, "--text", "Red", "--text", "blue", "--score-threshold", "0.1", "--out", out)
+        assert run(runner, *words, "--server", server.url)["annotated"] == 1
+        written = json.loads(out.read_bytes())
+        assert written["categories"] == [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}]
+        boxes = {
+            at: {tuple(one["bbox"]) for one in written["annotations"] if one["category_id"] == at} for at in (1, 2)
+        }
+        assert boxes == {
+            at: {(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in each}
+            for at, each in ((1, RED_BOXES), (2, BLUE_BOXES))
+        }
+        for one in written["annotations"]:
+            assert coco.area(one["segmentation"]) == one["area"]
+            assert one["model_version"].startswith("toy-concepts@")
+        asked = len(toy.asked)
+        assert run(runner, *words, "--server", server.url)["there"] == 1
+        assert len(toy.asked) == asked
+        other = runner.invoke(
+            cli, ["annotate", str(folder), "--text", "red", "--out", str(out), "--server", server.url]
+        )
+        assert (other.exit_code, "other boxes, phrases" in other.output) == (2, True)
+
+
+def test_a_phrase_that_cannot_be_found_ends_it_at_once_with_the_servers_sentence(
+    runner: CliRunner, folder: Path, tmp_path: Path
+) -> None:
+    """In this process, by the model that finds no concepts."""
+    words = ["annotate", str(folder), "--text", "cat", "--out", str(tmp_path / "coco.json")]
+    result = runner.invoke(cli, words)
+    assert "--text: The model classical takes no text" in str(result.exception)
+    for wrong in (["--text", " "], ["--text", "a", "--text", "A"], ["--text", "a", "--everything"]):
+        result = runner.invoke(cli, [*words[:2], *wrong, *words[4:]])
+        assert (result.exit_code, "say either" in result.output or "--text" in result.output) == (2, True)
+
+
 def test_a_photo_that_fails_is_named_and_the_next_run_tries_it_again(
     runner: CliRunner, folder: Path, boxes: Path, tmp_path: Path
 ) -> None:
@@ -143,7 +187,7 @@ def test_wrong_input_is_refused_before_anything_is_computed(
         ((folder, "--boxes", tmp_path / "broken.json", "--out", out), "is no COCO file"),
         ((folder, "--boxes", strange, "--out", out), "5.png: no such photo"),
         ((folder, "--everything", "--out", tmp_path / "other.json"), "was not made by this command"),
-        ((folder, "--out", out), "either --everything or --boxes"),
+        ((folder, "--out", out), "either --everything, --boxes FILE or --text"),
     ):
         result = runner.invoke(cli, ["annotate", *map(str, words)])
         assert result.exit_code == 2, result.output

@@ -21,7 +21,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from pycocotools import mask as coco
-from tests.api.conftest import soon
+from tests.api.conftest import GatedConcepts, soon
+from tests.coloured import BLUE_BOXES, RED_BOXES, squares, squares_file
 
 from labeling_ground.errors import BackendFailed
 from labeling_ground_client import (
@@ -30,6 +31,7 @@ from labeling_ground_client import (
     Client,
     ClientError,
     Everything,
+    Found,
     FoundMask,
     Image,
     Prediction,
@@ -161,6 +163,55 @@ def test_a_refined_mask_starts_from_the_earlier_one(server: "RealServer", client
     assert alone.id == cat.predict(mask_input=(first, 0)).id != cat.predict(mask_input=(first, 2)).id
     logits = np.full((256, 256), 1.0, np.float16)
     assert cat.predict([(1, 1)], mask_input=logits).id == cat.predict([(1, 1)], mask_input=logits.astype(">f4")).id
+
+
+@pytest.fixture
+def finder(start_real: "StartReal") -> "Iterator[RealServer]":
+    """A server whose model finds colours."""
+    toy: Any = GatedConcepts()
+    with start_real(backend=toy) as server:
+        yield server
+
+
+def boxes_of(found: Found) -> set[tuple[float, ...]]:
+    return {one.box for one in found.instances}
+
+
+def test_all_that_a_phrase_names_or_an_exemplar_shows_is_found(finder: "RealServer") -> None:
+    with Client(finder.url) as client:
+        image = client.open(squares_file())
+        red = image.find("Red", score_threshold=0.1)
+        assert (red.phrase, boxes_of(red), red.found, red.outcome) == ("red", {*RED_BOXES}, 3, "miss")
+        for one, mask in zip(red.instances, red.masks, strict=True):
+            x0, y0, x1, y1 = map(int, one.box)
+            assert mask[y0:y1, x0:x1].all()
+            assert mask.sum() == one.area
+        assert [one.score for one in red.instances] == sorted((one.score for one in red.instances), reverse=True)
+        best = image.find("red", max_instances=1)
+        assert (len(best.instances), best.outcome) == (1, "hit")
+        blue, again = image.find_many(["blue", "red"], score_threshold=0.1)
+        assert (boxes_of(blue), boxes_of(again), again.outcome) == ({*BLUE_BOXES}, {*RED_BOXES}, "hit")
+        like = image.find(exemplars=[(22, 22, 28, 30)], unlike=[(5, 5, 10, 10)])
+        assert (like.phrase, boxes_of(like)) == (None, {*BLUE_BOXES})
+        with pytest.raises(ProblemError, match="say what to find"):
+            image.find()
+
+
+def test_an_instance_is_refined_also_when_it_went_from_the_cache(finder: "RealServer") -> None:
+    with Client(finder.url) as client:
+        image = client.open(squares_file())
+        second = image.find("red", score_threshold=0.1).instances[1]
+        refined = image.refine(second, 35, 8, multimask=False)
+        assert refined.id == image.predict([(35, 8)], mask_input=second.mask, multimask=False).id
+        assert image.delete() > 0
+        assert image.refine(second, 35, 8, multimask=False).id == refined.id
+
+
+async def test_concepts_are_awaited_too(finder: "RealServer") -> None:
+    async with AsyncClient(finder.url) as client:
+        image = await client.open(squares_file())
+        assert boxes_of(await image.find("blue")) == {*BLUE_BOXES}
+        assert [each.phrase for each in await image.find_many(["red", "blue"])] == ["red", "blue"]
 
 
 def test_any_mask_can_be_refined(client: Client, photo: Path) -> None:
@@ -608,9 +659,9 @@ if TYPE_CHECKING:  # what a type checker makes of the verbs
 
 
 async def test_the_examples_of_the_readme_run(
-    server: "RealServer", tmp_path: Path, make_image: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+    finder: "RealServer", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "cat.jpg").write_bytes(make_image(1024, 768, "JPEG"))
+    Pillow.fromarray(squares()).resize((1024, 768), Pillow.Resampling.NEAREST).save(tmp_path / "cat.jpg", quality=95)
     monkeypatch.chdir(tmp_path)
     shown: list[list[FoundMask]] = []
     lengths: list[int] = []
@@ -623,9 +674,9 @@ async def test_the_examples_of_the_readme_run(
     monkeypatch.setitem(sys.modules, "tqdm", SimpleNamespace(tqdm=tqdm))
     names: dict[str, Any] = {"show": shown.append}
     blocks = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
-        source = block.replace("http://127.0.0.1:8000", server.url).replace("points_per_side=32", "")
+        source = block.replace("http://127.0.0.1:8000", finder.url).replace("points_per_side=32", "")
         source = source.replace("everything()", "everything(points_per_side=4)")
         code = compile(source, "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         running = eval(code, names)
@@ -633,7 +684,7 @@ async def test_the_examples_of_the_readme_run(
             await running
     assert (lengths, len(shown)) == ([4], 8)
     assert [found.id for found in shown[-1]] == [found.id for found in names["masks"]]
-    assert (names["mask"].shape, server.backend.encodes) == ((768, 1024), 1)
+    assert (names["mask"].shape, finder.backend.encodes) == ((768, 1024), 1)
 
 
 # -- the distribution ----------------------------------------------------------------------------------------------

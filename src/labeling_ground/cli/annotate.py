@@ -25,12 +25,13 @@ from labeling_ground.cli.common import (
 )
 from labeling_ground.cli.warm import images_in, progress_of
 from labeling_ground.codec.walk import accepted
-from labeling_ground.errors import LabelingGroundError
+from labeling_ground.errors import BadPrompt, LabelingGroundError
+from labeling_ground.key import canonical_phrase
 from labeling_ground.settings import Settings
 from labeling_ground.wiring import build_parts
 
 if TYPE_CHECKING:
-    from labeling_ground_client import AsyncClient
+    from labeling_ground_client import AsyncClient, AsyncImage, Found
 
 _MADE_BY = "labeling-ground annotate"
 _WRITE_EVERY_S = 5.0
@@ -44,6 +45,10 @@ _PHOTOS_AT_ONCE = 2
 @click.option(
     "--boxes", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="COCO file: a mask for each bbox."
 )
+@click.option("--text", "texts", multiple=True, help="All that this phrase names, a category; may be given again.")
+@click.option(
+    "--score-threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Least score, for --text."
+)
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The COCO file to write.")
 @click.option("--server", help="Address of a server to ask, instead of computing in this process.")
 @click.option("--model", help="Model id.")
@@ -54,6 +59,8 @@ def annotate(
     photos: Path,
     everything: bool,
     boxes: Path | None,
+    texts: tuple[str, ...],
+    score_threshold: float,
     out: Path,
     server: str | None,
     model: str | None,
@@ -66,8 +73,9 @@ def annotate(
     Interrupt it with Ctrl-C and start it again: photos that are in the file already are not asked again. People who
     click on the same server go first.
     """
-    if everything == (boxes is not None):
-        raise click.UsageError("say either --everything or --boxes FILE")
+    if everything + (boxes is not None) + bool(texts) != 1:
+        raise click.UsageError("say either --everything, --boxes FILE or --text PHRASE")
+    phrases = _phrases(texts)
     for name, value in (("--server", server), ("--api-key", api_key), ("--model", model)):
         if value is not None and not value.strip():
             raise empty_option(name)
@@ -77,7 +85,10 @@ def annotate(
     root = photos if photos.is_dir() else photos.parent
     named = {file.relative_to(root).as_posix(): file for file in files}
     given = None if boxes is None else _read_coco(boxes, "--boxes")
-    dataset = Dataset(out, "everything" if given is None else "boxes", model, given)
+    way: dict[str, Any] = {"way": "everything" if given is None else "boxes"}
+    if phrases:
+        way = {"way": "text", "text": phrases, "score_threshold": score_threshold}
+    dataset = Dataset(out, way, model, given)
     asked = list(named) if given is None else dataset.boxes_of(given, named)
     settings = settings_with(cache_dir=cache_dir, model=None if server else model)
     left = [name for name in asked if name not in dataset.done]
@@ -110,6 +121,21 @@ def annotate(
         raise SystemExit(1)
 
 
+def _phrases(texts: tuple[str, ...]) -> list[str]:
+    """The phrases in the form in which they are looked for; none is given twice.
+
+    Raises:
+        click.UsageError: one is none, or stands twice.
+    """
+    try:
+        phrases = [canonical_phrase(text) for text in texts]
+    except BadPrompt as error:
+        raise click.UsageError(f"--text: {error}") from None
+    if len(set(phrases)) < len(phrases):
+        raise click.UsageError("--text: a phrase is given twice")
+    return phrases
+
+
 def _read_coco(file: Path, option: str) -> dict[str, Any]:
     """A COCO file.
 
@@ -133,7 +159,7 @@ class Dataset:
 
     Args:
         path: the file; what is there already is gone on with.
-        way: ``everything`` or ``boxes``.
+        way: what is asked: ``{"way": "everything"}``, or ``boxes``, or ``text`` with the phrases and the least score.
         model: the model that was asked for; ``None`` is the default one.
         given: the COCO file of the boxes, whose categories are taken over.
 
@@ -141,13 +167,16 @@ class Dataset:
         click.UsageError: the file was made by something else, or in another way.
     """
 
-    def __init__(self, path: Path, way: str, model: str | None, given: dict[str, Any] | None) -> None:
+    def __init__(self, path: Path, way: dict[str, Any], model: str | None, given: dict[str, Any] | None) -> None:
         self._path = path
         boxes = None if given is None else [given["images"], given["annotations"], given["categories"]]
-        self._info: dict[str, Any] = {"description": _MADE_BY, "way": way, "model": model, "boxes": boxes}
+        self._info: dict[str, Any] = {"description": _MADE_BY, **way, "model": model, "boxes": boxes}
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
-        self.categories = [{"id": 1, "name": "object"}] if given is None else given["categories"]
+        names = way.get("text", ["object"])
+        self.categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+        if given is not None:
+            self.categories = given["categories"]
         self._boxes: dict[str, list[dict[str, Any]]] = {}
         self._written = time.monotonic()
         if path.exists():
@@ -157,7 +186,7 @@ class Dataset:
                 raise click.UsageError(f"--out {path} was not made by this command: choose another name")
             if info != self._info:
                 raise click.UsageError(
-                    f"--out {path} was made with other boxes, --everything or --model: choose another name"
+                    f"--out {path} was made with other boxes, phrases, --everything or --model: choose another name"
                 )
             self.images, self.annotations = found["images"], found["annotations"]
         elif not path.absolute().parent.is_dir():
@@ -200,6 +229,9 @@ class Dataset:
             stream = await image.everything()
             found = await stream.result()
             made.extend(_annotation(one, 1, stream.model, stream.model_version) for one in found)
+        if self._info["way"] == "text":
+            for category, each in enumerate(await self._find(image), start=1):
+                made.extend(_annotation(one, category, each.model, each.model_version) for one in each.instances)
         for one in self._boxes.get(name, ()):
             x, y, width, height = one["bbox"]
             answer = await image.predict(box=(x, y, x + width, y + height), multimask=False)
@@ -209,6 +241,21 @@ class Dataset:
         first = len(self.annotations) + 1
         self.annotations += [{"id": first + index, "image_id": number, **one} for index, one in enumerate(made)]
         self.done.add(name)
+
+    async def _find(self, image: "AsyncImage") -> list["Found"]:
+        """What is found of each phrase.
+
+        Raises:
+            LabelingGroundError: the server does not take these phrases, and so would not with any other photo.
+        """
+        from labeling_ground_client import ProblemError
+
+        try:
+            return await image.find_many(self._info["text"], score_threshold=self._info["score_threshold"])
+        except ProblemError as error:
+            if error.status in (413, 422, 501):
+                raise LabelingGroundError(f"--text: {error}") from None
+            raise
 
     def write(self, *, now: bool = False) -> None:
         """Replace the file in one step, unless that was done a moment ago.

@@ -118,6 +118,8 @@ class Image(_AnyImage):
     click = _blocking(ImageSteps.click)
     box = _blocking(ImageSteps.box)
     refine = _blocking(ImageSteps.refine)
+    find = _blocking(ImageSteps.find)
+    find_many = _blocking(ImageSteps.find_many)
     embedding = _blocking(ImageSteps.embedding)
     delete = _blocking(ImageSteps.delete)
 
@@ -138,6 +140,8 @@ class AsyncImage(_AnyImage):
     click = _awaitable(ImageSteps.click)
     box = _awaitable(ImageSteps.box)
     refine = _awaitable(ImageSteps.refine)
+    find = _awaitable(ImageSteps.find)
+    find_many = _awaitable(ImageSteps.find_many)
     embedding = _awaitable(ImageSteps.embedding)
     delete = _awaitable(ImageSteps.delete)
 

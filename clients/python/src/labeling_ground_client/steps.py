@@ -16,10 +16,13 @@ from labeling_ground_client.values import (
     Box,
     Embedding,
     EverythingOptions,
+    Found,
+    Instance,
     MaskInput,
     Points,
     Prediction,
     Prompt,
+    found_from,
     prediction_from,
 )
 
@@ -162,7 +165,7 @@ class ImageSteps:
             points: ``(x, y)`` or ``(x, y, label)`` each, in pixels; label 1, the default, is on the object, 0 off it.
             box: two opposite corners, ``(x0, y0, x1, y1)``.
             mask_input: the mask to start from: an earlier prediction, ``(prediction, index)`` for another one of its
-                candidates, or low-res logits ``[256, 256]``.
+                candidates, an instance that was found, or low-res logits ``[256, 256]``.
             multimask: whether up to three nested candidates are wanted, or the best one.
 
         Raises:
@@ -187,20 +190,30 @@ class ImageSteps:
         return (yield from self._predict(Prompt(box=(x0, y0, x1, y1)), multimask))
 
     def refine(
-        self, prediction: Prediction, x: float, y: float, label: int = 1, *, candidate: int = 0, multimask: bool = True
+        self,
+        prediction: Prediction | Instance,
+        x: float,
+        y: float,
+        label: int = 1,
+        *,
+        candidate: int = 0,
+        multimask: bool = True,
     ) -> Steps[Prediction]:
         """The masks after one more click: all that was pointed at before, the click, and the mask so far to start from.
 
         Args:
-            prediction: what is to be refined.
+            prediction: what is to be refined; or an instance that was found.
             x: the click's column in pixels.
             y: its row.
             label: 1 for a click on the object, 0 for one off it.
             candidate: which of the prediction's masks to start from; 0 is the best.
             multimask: whether up to three nested candidates are wanted, or the best one.
         """
-        asked = prediction.prompt
-        prompt = Prompt([*asked.points, (x, y, label)], asked.box, (prediction, candidate))
+        if isinstance(prediction, Instance):
+            prompt = Prompt([(x, y, label)], mask_input=prediction)
+        else:
+            asked = prediction.prompt
+            prompt = Prompt([*asked.points, (x, y, label)], asked.box, (prediction, candidate))
         return (yield from self._predict(prompt, multimask))
 
     def embedding(self) -> Steps[Embedding]:
@@ -214,6 +227,44 @@ class ImageSteps:
         """The open stream of «segment everything»."""
         body = {**options, **self._model(), "format": self.service.mask_format}
         return (yield from self._known(Call("POST", self._path("/everything"), json=body, wanted=NDJSON)))
+
+    def find(
+        self,
+        phrase: str | None = None,
+        *,
+        exemplars: Sequence[Box] = (),
+        unlike: Sequence[Box] = (),
+        score_threshold: float = 0.5,
+        max_instances: int | None = None,
+    ) -> Steps[Found]:
+        """All instances of what a phrase names, or of what is like exemplars, or of both together.
+
+        Args:
+            phrase: a noun, with what tells it from others: «red screw».
+            exemplars: boxes around objects of this image that are meant, ``(x0, y0, x1, y1)`` in pixels.
+            unlike: boxes around objects that are not.
+            score_threshold: least score of an instance, 0 to 1.
+            max_instances: at most so many, the best; all if left out.
+
+        Raises:
+            ProblemError: the server refused; its model may not find concepts.
+            UnreachableError: no answer came.
+        """
+        phrases = None if phrase is None else [phrase]
+        [found] = yield from self._found(_concepts(phrases, exemplars, unlike, score_threshold, max_instances))
+        return found
+
+    def find_many(
+        self,
+        phrases: Sequence[str],
+        *,
+        exemplars: Sequence[Box] = (),
+        unlike: Sequence[Box] = (),
+        score_threshold: float = 0.5,
+        max_instances: int | None = None,
+    ) -> Steps[list[Found]]:
+        """All instances of several phrases, by one call: what was found of each, in their order."""
+        return (yield from self._found(_concepts(phrases, exemplars, unlike, score_threshold, max_instances)))
 
     def delete(self) -> Steps[int]:
         """How many entries went: has the server forget the image and all that was computed from it."""
@@ -242,6 +293,11 @@ class ImageSteps:
         yield from self._upload()
         return (yield from self.service.answer_to(call))
 
+    def _found(self, asked: Mapping[str, Any]) -> Steps[list[Found]]:
+        body = {**asked, **self._model(), "format": self.service.mask_format}
+        answer = (yield from self._known(Call("POST", self._path("/concepts"), json=body))).json()
+        return [found_from(one, answer, asked) for one in answer["concepts"]]
+
     def _predict(self, prompt: Prompt, multimask: bool) -> Steps[Prediction]:
         answer = yield from self._masks(prompt.as_json() | {"multimask": multimask}, [prompt])
         return prediction_from(answer, prompt, answer, multimask=multimask)
@@ -257,7 +313,27 @@ class ImageSteps:
                 raise
             # The earlier masks went from the cache: they are asked for again, as the server's sentence says.
             for earlier in refined:
-                yield from self._predict(earlier.prompt, earlier.multimask)
+                if isinstance(earlier, Instance):
+                    yield from self._found(earlier.asked)
+                else:
+                    yield from self._predict(earlier.prompt, earlier.multimask)
             reply = yield from self._known(call)
         answer: dict[str, Any] = reply.json()
         return answer
+
+
+def _concepts(
+    phrases: Sequence[str] | None,
+    exemplars: Sequence[Box],
+    unlike: Sequence[Box],
+    score_threshold: float,
+    max_instances: int | None,
+) -> dict[str, Any]:
+    body: dict[str, Any] = {"score_threshold": score_threshold}
+    if phrases is not None:
+        body["phrases"] = list(phrases)
+    if max_instances is not None:
+        body["max_instances"] = max_instances
+    boxes = [(box, True) for box in exemplars] + [(box, False) for box in unlike]
+    body["exemplars"] = [{"box": [float(side) for side in box], "positive": positive} for box, positive in boxes]
+    return body

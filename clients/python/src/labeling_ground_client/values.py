@@ -29,8 +29,8 @@ class Prompt:
         points: ``(x, y)`` or ``(x, y, label)`` each; label 1, the default, is on the object and 0 off it.
         box: two opposite corners, ``(x0, y0, x1, y1)``.
         mask_input: the mask to start from: an earlier prediction (its best candidate), ``(prediction, index)`` for
-            another one of its candidates, any mask in the image's pixels (``bool [height, width]``), or low-res logits
-            ``[256, 256]``.
+            another one of its candidates, an instance that was found, any mask in the image's pixels
+            (``bool [height, width]``), or low-res logits ``[256, 256]``.
     """
 
     points: Points = ()
@@ -38,11 +38,11 @@ class Prompt:
     mask_input: "MaskInput | None" = None
 
     @property
-    def refined(self) -> "Prediction | None":
-        """The earlier prediction that ``mask_input`` refers to, if it does."""
+    def refined(self) -> "Prediction | Instance | None":
+        """The earlier prediction, or the instance, that ``mask_input`` refers to, if it does."""
         if isinstance(self.mask_input, tuple):
             return self.mask_input[0]
-        return self.mask_input if isinstance(self.mask_input, Prediction) else None
+        return self.mask_input if isinstance(self.mask_input, Prediction | Instance) else None
 
     def as_json(self) -> dict[str, Any]:
         """The prompt as the API has it.
@@ -61,7 +61,7 @@ class Prompt:
             is_mask = self.mask_input.dtype == np.bool_
             body["mask_input"] = {"png": _png(self.mask_input)} if is_mask else _logits(self.mask_input)
         elif (refined := self.refined) is not None:
-            index = self.mask_input[1] if isinstance(self.mask_input, tuple) else 0
+            index = self.mask_input[1] if isinstance(self.mask_input, tuple) else getattr(refined, "index", 0)
             body["mask_input"] = {"prediction_id": refined.id, "index": index}
         return body
 
@@ -176,9 +176,56 @@ class Prediction:
         return [candidate.score for candidate in self.candidates]
 
 
-MaskInput = Prediction | tuple[Prediction, int] | NDArray[Any]
-"""A mask to start from: the best candidate of a prediction, another one by its index, ``bool [height, width]`` in the
-image's pixels, or logits ``[256, 256]``."""
+@dataclass(frozen=True, eq=False)
+class Instance(MaskCandidate):
+    """An object that was found: one of all that a phrase names, or that are like the exemplars.
+
+    Attributes:
+        id: names the answer that it is part of, on the server.
+        index: its place in that answer; 0 is the best.
+        box: the model's own box around it, ``(x0, y0, x1, y1)`` in pixels.
+        asked: what was asked, as the API has it.
+    """
+
+    id: str
+    index: int
+    box: tuple[float, float, float, float]
+    asked: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found of one phrase, or of exemplars.
+
+    Attributes:
+        phrase: as it was looked for, in lower case; ``None`` where exemplars alone said what is meant.
+        instances: those that were asked for, best first.
+        found: how many there are of any score.
+        outcome: ``hit`` (from the cache), ``joined`` (another caller's computation), ``recomputed`` or ``miss``.
+        model: short name of the model.
+        model_version: the version that found them.
+        note: what the server says of this model's quality; ``None`` where it says nothing.
+        seconds: from the ask to the answer, inside the server.
+    """
+
+    phrase: str | None
+    instances: tuple[Instance, ...]
+    found: int
+    outcome: Outcome
+    model: str
+    model_version: str
+    note: str | None
+    seconds: float
+
+    @property
+    def masks(self) -> list[NDArray[np.bool_]]:
+        """The instances' pixels, best first, each ``bool [height, width]``."""
+        return [instance.mask for instance in self.instances]
+
+
+MaskInput = Prediction | tuple[Prediction, int] | Instance | NDArray[Any]
+"""A mask to start from: the best candidate of a prediction, another one by its index, an instance that was found,
+``bool [height, width]`` in the image's pixels, or logits ``[256, 256]``."""
 
 
 class Embedding(dict[str, NDArray[Any]]):
@@ -223,6 +270,33 @@ def found_mask_from(body: Mapping[str, Any]) -> FoundMask:
     x, y = body["point"]
     return FoundMask(
         body["score"], body["area"], tuple(body["bbox"]), body, id=body["id"], stability=body["stability"], point=(x, y)
+    )
+
+
+def found_from(body: Mapping[str, Any], origin: Mapping[str, Any], asked: Mapping[str, Any]) -> Found:
+    """What was found of one phrase, from its JSON, that of the answer that it stands in, and what was asked."""
+    instances = tuple(
+        Instance(
+            one["score"],
+            one["area"],
+            tuple(one["bbox"]),
+            one,
+            id=body["prediction_id"],
+            index=one["index"],
+            box=tuple(one["box"]),
+            asked=asked,
+        )
+        for one in body["instances"]
+    )
+    return Found(
+        phrase=body.get("phrase"),
+        instances=instances,
+        found=body["found"],
+        outcome=body["outcome"],
+        model=origin["model"],
+        model_version=origin["model_version"],
+        note=origin.get("note"),
+        seconds=origin["seconds"],
     )
 
 
