@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from pycocotools import mask as coco_masks
 from tests.needs import needs
 from tests.web.conftest import Served, profile
 from tests.web.labeler import Labeler, reload
 
+# pycocotools decodes through a class that numpy 2 finds old-fashioned.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 COFFEE = (600, 400)
 
 
@@ -80,6 +83,41 @@ def test_formats_that_browsers_do_not_show_open_too(served: Served, context: Any
     labeler.page.locator("#thumbs li").nth(len(files) - 1).wait_for()
     assert labeler.page.locator("#failures").is_hidden()
     assert sorted(labeler.page.locator("#thumbs .name").all_inner_texts()) == [file.name for file in files]
+
+
+def test_everything_is_found_picked_merged_and_kept(served: Served, context: Any, shots: Path, tmp_path: Path) -> None:
+    """Two disks on green: both are found, merged, and kept as one object by Enter; one undo takes it back."""
+    rows, columns = np.mgrid[:90, :140]
+    pixels = np.full((90, 140, 3), (40, 110, 50), np.uint8)
+    disks = [np.hypot(rows - 45, columns - x) < 25 for x in (35, 105)]
+    for disk in disks:
+        pixels[disk] = (220, 40, 30)
+    needs("PIL.Image").fromarray(pixels).save(tmp_path / "disks.png")
+    labeler = Labeler(context.new_page(), served.url)
+    page = labeler.page
+    labeler.open(tmp_path / "disks.png")
+    page.click("#everything")
+    page.wait_for_selector("#found-bar")
+    page.wait_for_selector("#found-progress", state="hidden")
+    size = (140, 90)
+    labeler.click_only(35, 45, size)
+    labeler.click_only(105, 45, size)
+    page.locator("#found-text", has_text="2 picked").wait_for()
+    page.screenshot(path=shots / "everything.png")
+    page.keyboard.press("m")
+    page.locator("#found-text", has_text="1 picked").wait_for()
+    page.keyboard.press("Enter")
+    page.locator("#objects li").wait_for()
+    page.keyboard.press("Escape")
+    page.locator("#found-bar").wait_for(state="hidden")
+    [annotation] = labeler.coco(tmp_path)["annotations"]
+    found = np.asarray(coco_masks.decode(annotation["segmentation"]), np.bool_)
+    assert found[45, 35]
+    assert found[45, 105]
+    assert (found & ~disks[0] & ~disks[1]).sum() < 0.1 * found.sum()
+    page.locator("#canvas").focus()
+    page.keyboard.press("Control+z")
+    page.locator("#objects li").wait_for(state="detached")
 
 
 HANGS = "onmessage = () => setInterval(() => postMessage({step: 'images', done: 1, of: 3}), 20);"

@@ -86,13 +86,18 @@ export function connect(page) {
     click: (at, label) => {
       const pixel = editor.pixelAt(at);
       editor.cross = null;
+      if (page.found.isOpen) return pixel && page.found.pick(pixel, label);
       if (pixel) editor.click(pixel, label);
     },
     boxing: (a, b) => {
       editor.boxing = a && editor.boxBetween(a, b);
       editor.redraw();
     },
-    box: (a, b) => editor.box(editor.boxBetween(a, b)),
+    box: (a, b) => {
+      const box = editor.boxBetween(a, b);
+      if (page.found.isOpen && box) page.found.pickAll(box);
+      editor.box(page.found.isOpen ? null : box);
+    },
     pan: (dx, dy) => editor.pan(dx, dy),
     zoom: (at, factor) => editor.zoom(factor, at),
     hover: (at) => {

@@ -3,6 +3,7 @@
 import { nameOf } from "./album.js";
 import { LARGEST } from "./handwork.js";
 import { drawClasses, drawObjects } from "./panels.js";
+import { drawFound } from "./everything.js";
 import { drawStrip } from "./strip.js";
 import { make, unlessDrawn } from "../shared/elements.js";
 import { t } from "../shared/words.js";
@@ -90,6 +91,7 @@ export function drawState(page) {
   say($("banner"), bannerOf(page));
   $("banner").classList.toggle("good", bannerOf(page) === t("back"));
   drawWaiting(page);
+  drawFound(page);
 }
 
 /** The chooser of models, where there is a choice. */

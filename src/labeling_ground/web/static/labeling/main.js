@@ -10,6 +10,8 @@ import { Editor } from "./editor.js";
 import { drawLists, drawState } from "./drawing.js";
 import { KEY, confirmed, renewKey } from "../shared/dialogs.js";
 import { pathOf } from "./files.js";
+import { connectEverything } from "./everything.js";
+import { Found, withFound } from "./found.js";
 import { ExportDialog } from "../export/dialog.js";
 import { labeled } from "./labeled.js";
 import { Handwork } from "./handwork.js";
@@ -41,7 +43,7 @@ class Page {
   constructor() {
     this.canvas = $("canvas");
     this.storage = new Storage();
-    this.painter = new Painter(this.canvas, () => sceneOf(this.editor, this.choices, this.hand.seen));
+    this.painter = new Painter(this.canvas, () => withFound(sceneOf(this.editor, this.choices, this.hand.seen), this.found));
     this.server = new Server({ base: document.baseURI, client: this.choices.client, key: () => sessionStorage.getItem(KEY) });
     const trouble = (kind) => this.connection.met(kind);
     const changed = () => this.draw();
@@ -82,6 +84,7 @@ class Page {
       classId: () => this.choices.classId,
       maskless: (image) => this.tell(t("maskless", { name: nameOf(image) })),
     });
+    this.found = new Found({ editor: this.editor, classId: () => this.choices.classId, changed });
   }
 
   async start() {
@@ -107,6 +110,7 @@ class Page {
       Object.assign(choices, classes.added([], t("firstClass")));
     }
     connect(this);
+    connectEverything(this);
     this.speak();
     this.decoder.turn(choices.decodeHere);
     this.draw();
@@ -150,6 +154,7 @@ class Page {
 
   async open(image) {
     if (image === this.editor.image) return;
+    this.found.close();
     this.album.stopPreparing();
     this.choose({ imageId: image.id });
     this.editor.close();

@@ -1,5 +1,7 @@
 // The server's /v1, as the page needs it.
 
+import { eachLine } from "./lines.js";
+
 const PASSING = [408, 429, 502, 503, 504]; // statuses of a server, or of a proxy before it, that may answer a moment later
 
 /** The server did not answer at all. */
@@ -137,6 +139,16 @@ export class Server {
       serverMs: timing ?? body.seconds * 1e3,
       ms: performance.now() - started,
     };
+  }
+
+  /** Find all masks of an image; `see(line)` hears each line of the stream. What failed under way, or was cut off, is thrown. */
+  async everything(id, signal, see) {
+    const headers = { "Content-Type": "application/json", Accept: "application/x-ndjson" };
+    const body = JSON.stringify(this.model ? { model: this.model } : {});
+    const read = (response) => eachLine(response, see);
+    const { body: last } = await this.#ask(`v1/images/${this.reading(id)}/everything`, { method: "POST", headers, body, signal }, read);
+    if (last?.event === "problem") throw refusal(last.status, last, null);
+    if (last?.event !== "end") throw new Gone("The stream was cut off.");
   }
 
   /** What the cache holds, did and saved. */
