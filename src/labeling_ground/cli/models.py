@@ -1,8 +1,8 @@
-"""``labeling-ground models``: list, pull, export, archive, add, remove, path."""
+"""``labeling-ground models``: list, pull, export, check, archive, add, remove, path."""
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from labeling_ground.cli.check import check
 from labeling_ground.cli.common import data, json_option, megabytes, models_dir_option, say, settings_with, show
+from labeling_ground.inference.agreement import this_machine
 from labeling_ground.inference.graphs import version_of
 from labeling_ground.models import triton
 from labeling_ground.models.archive import SERVING, check_archiver, check_target, version_files
@@ -43,6 +45,9 @@ def _store(models_dir: Path | None) -> ModelStore:
 @click.group()
 def models() -> None:
     """See which models there are, and get, add or remove their weights."""
+
+
+models.add_command(check)
 
 
 @models.command(name="list")
@@ -76,7 +81,16 @@ def list_models(models_dir: Path | None, as_json: bool) -> None:
             _here(model, here.get(model.name)),
         )
     for yours in own:
-        table.add_row(yours.name, yours.family or "?", "your own", "", "", "", "", ", ".join(sorted(yours.files)))
+        table.add_row(
+            yours.name,
+            yours.family or "?",
+            "your own",
+            "",
+            "",
+            "",
+            "",
+            ", ".join([*sorted(yours.files), *_checked(yours)]),
+        )
     # A narrow window breaks the lines itself; columns cut short would say nothing.
     Console(width=max(Console().width, 100)).print(table)
     show()
@@ -320,8 +334,17 @@ def _here(model: CatalogueModel, found: InstalledModel | None) -> str:
     for wanted in found.formats:
         same = wanted in model.formats and is_here(found, model, wanted)
         words.append(wanted.value if same else f"{wanted.value} (not the catalogue's)")
-    partly = ", ".join(f"{role} only" for role in sorted(found.files)) if not words else ""
-    return ", ".join(words) or partly
+    partly = [] if words else [f"{role} only" for role in sorted(found.files)]
+    return ", ".join(words + partly + _checked(found))
+
+
+def _checked(found: InstalledModel) -> list[str]:
+    """What ``models check`` has found on this machine of precisions other than fp32."""
+    return [
+        f"{each.precision} IoU ≥ {each.least_iou:.3f}"
+        for each in found.verdicts.get(this_machine(), ())
+        if each.source == "check" and each.precision != "fp32" and not each.failed
+    ]
 
 
 def _as_data(model: CatalogueModel, found: InstalledModel | None) -> dict[str, Any]:
@@ -359,11 +382,18 @@ def _as_data(model: CatalogueModel, found: InstalledModel | None) -> dict[str, A
         "embedding_bytes": costs,
         "images_per_gib": {precision: (1 << 30) // cost for precision, cost in costs.items()},
         "installed": _files_as_data(found),
+        "verdicts": _verdicts_as_data(found),
     }
 
 
 def _own_as_data(model: InstalledModel) -> dict[str, Any]:
-    return {"name": model.name, "own": True, "family": model.family, "installed": _files_as_data(model)}
+    about = {"name": model.name, "own": True, "family": model.family, "installed": _files_as_data(model)}
+    return {**about, "verdicts": _verdicts_as_data(model)}
+
+
+def _verdicts_as_data(found: InstalledModel | None) -> list[dict[str, Any]]:
+    """Of this machine."""
+    return [asdict(verdict) for verdict in found.verdicts.get(this_machine(), ())] if found else []
 
 
 def _files_as_data(found: InstalledModel | None) -> dict[str, Any]:

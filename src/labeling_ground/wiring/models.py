@@ -132,6 +132,7 @@ def _facts_of(settings: Settings, weights: ModelStore, name: str) -> ModelFacts:
         capabilities=of_family.capabilities if of_family else (),
         embedding_bytes=of_family.embedding_bytes(2 if settings.precision == "fp16" else 4) if of_family else 0,
         memory_bytes=(installed.memory_bytes if installed else None) or sum(used),
+        verdicts=verdicts_of(weights, name),
     )
 
 
@@ -265,27 +266,29 @@ def model_of(settings: Settings, weights: ModelStore, name: str, encode_threads:
     )
 
 
+def verdicts_of(weights: ModelStore, name: str) -> tuple[Verdict, ...]:
+    """What was found of a model's engines and precisions on this machine."""
+    noted = weights.noted(name)
+    return noted.verdicts.get(this_machine(), ()) if noted is not None else ()
+
+
 def _choose(settings: Settings, weights: ModelStore, model: Model) -> Choice:
     """The engine, and the precision where that is ``auto``, which is then remembered."""
-    name, here = model.name, this_machine()
-
-    def kept() -> tuple[Verdict, ...]:
-        noted = weights.noted(name)
-        return noted.verdicts.get(here, ()) if noted is not None else ()
+    name, bound = model.name, settings.engine_least_iou
 
     def choose(precision: Precision | Literal["auto"]) -> Choice:
-        return choose_engine(model, precision, least_iou=settings.engine_least_iou, kept=kept())
+        return choose_engine(model, precision, least_iou=bound, kept=verdicts_of(weights, name))
 
     if settings.engine_precision != "auto" or model.halves != BOTH:
         return choose(settings.engine_precision)
-    if choice := remembered(model, kept(), settings.engine_least_iou):
+    if choice := remembered(model, verdicts_of(weights, name), bound):
         return choice
     try:
         with judging(weights.folder, name):  # another process may have found it out meanwhile
-            if choice := remembered(model, kept(), settings.engine_least_iou):
+            if choice := remembered(model, verdicts_of(weights, name), bound):
                 return choice
             choice = choose("auto")
-            weights.note_verdicts(name, here, choice.verdicts)
+            weights.note_verdicts(name, this_machine(), choice.verdicts)
             return choice
     except PullFailed as error:
         # Chosen anew at each start, it could be another one each time, and each has cache keys of its own.

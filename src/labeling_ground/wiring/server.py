@@ -47,6 +47,7 @@ from labeling_ground.wiring.models import (
     build_backend,
     list_models,
     settings_of_model,
+    verdicts_of,
 )
 
 log = logging.getLogger(__name__)
@@ -236,6 +237,7 @@ def _measured(settings: Settings, facts: ModelFacts, backend: Backend, taken: in
         capabilities=backend.info.capabilities,
         embedding_bytes=embedding_bytes(settings, backend) or facts.embedding_bytes,
         memory_bytes=taken or facts.memory_bytes,
+        verdicts=verdicts_of(ModelStore(settings.models_dir), facts.name),
     )
 
 
