@@ -13,10 +13,18 @@ from pydantic import BaseModel
 
 from labeling_ground import key as keys
 from labeling_ground.api.errors import BadBody
-from labeling_ground.api.requests import model_for, predictor_of, read_json, while_connected
+from labeling_ground.api.requests import (
+    Caller,
+    model_for,
+    pools_of,
+    predictor_of,
+    read_json,
+    request_log_of,
+    state_of,
+    while_connected,
+)
 from labeling_ground.api.routes.concepts import capabilities_for, concepts_of
 from labeling_ground.api.routes.images import check_counts
-from labeling_ground.api.state import Caller, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text
 from labeling_ground.errors import Overloaded, TooLarge, UnknownImage, UnknownModel
 from labeling_ground.service.concepts import ConceptAnswer, Concepts

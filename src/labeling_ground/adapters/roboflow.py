@@ -25,9 +25,9 @@ from labeling_ground.adapters.images import (
 )
 from labeling_ground.api import responses
 from labeling_ground.api.adapter import Adapter, Endpoint, Problem
-from labeling_ground.api.requests import while_connected
+from labeling_ground.api.requests import caller_of, pools_of, while_connected
 from labeling_ground.api.routes.concepts import check_limits
-from labeling_ground.api.state import AppState, caller_of, pools_of
+from labeling_ground.api.state import AppState
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedMask, CachedPrediction
 from labeling_ground.errors import BadInput, BadPrompt
