@@ -330,14 +330,11 @@ class ModelSettings(Fields):
     engine_gpu_bytes: ByteSize = ByteSize(8 << 30)
     """Most memory of the GPU that `onnx-cuda` takes: weights, work memory, and embeddings that wait for the next
     click."""
-    engine_features_bytes: ByteSize = ByteSize(512 << 20)
-    """Memory of the device for what SAM 3's detector makes of the last images: 111 MB each in fp32. The next phrase on
-    one of these takes half as long."""
+    # Not below the caches: what cleans those would throw gigabytes away that were downloaded on purpose.
     engine_batch: int | None = Field(None, ge=1, le=64)
     """How many images, and how many prompts, one run of `onnx` or `onnx-cuda` takes where the model's files allow it.
     Not set: 1 on processors, which gain nothing by more; on a GPU 1 image, whose work memory grows with them, and 16
     prompts."""
-    # Not below the caches: what cleans those would throw gigabytes away that were downloaded on purpose.
     models_dir: Path = Field(default_factory=lambda: below_home("XDG_DATA_HOME", ".local/share") / "models")
     """Folder of the models' weights. Several processes of one machine may share it."""
     models_mirror: str | None = None

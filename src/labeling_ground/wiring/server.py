@@ -47,7 +47,6 @@ from labeling_ground.wiring.models import (
     build_backend,
     list_models,
     settings_of_model,
-    verdicts_of,
 )
 
 log = logging.getLogger(__name__)
@@ -237,11 +236,10 @@ def _measured(settings: Settings, facts: ModelFacts, backend: Backend, taken: in
         capabilities=backend.info.capabilities,
         embedding_bytes=embedding_bytes(settings, backend) or facts.embedding_bytes,
         memory_bytes=taken or facts.memory_bytes,
-        verdicts=verdicts_of(ModelStore(settings.models_dir), facts.name),
     )
 
 
-def build_sources(settings: Settings) -> Sources:
+def build_sources(settings: Settings, predictor: Predictor) -> Sources:
     """What opens images by their address, from the hosts and buckets that the operator has named.
 
     Raises:
@@ -255,6 +253,7 @@ def build_sources(settings: Settings) -> Sources:
         at_once=settings.source_fetches,
     )
     return Sources(
+        predictor,
         fetcher,
         most_addresses=settings.source_addresses,
         fresh_s=settings.source_fresh_s,
@@ -287,7 +286,7 @@ def build_parts(
         patience_s=settings.session_patience_ms / 1e3,
         supervisor=supervisor,
     )
-    sources = build_sources(settings)
+    sources = build_sources(settings, predictor)
     upcoming = Upcoming(
         predictor.presence,
         ServedImages(models, sources, predictor.background),

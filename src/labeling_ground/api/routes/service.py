@@ -1,7 +1,6 @@
 """``/v1/models`` and ``/health``."""
 
 import contextlib
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Request
@@ -10,10 +9,10 @@ from fastapi.responses import Response
 from labeling_ground.api import responses
 from labeling_ground.api.edge import DirectRoute
 from labeling_ground.api.errors import problem_responses
-from labeling_ground.api.requests import caller_of, check_admin, model_for, pools_of, state_of
+from labeling_ground.api.requests import model_for
 from labeling_ground.api.routes.decoder import find_decoder
 from labeling_ground.api.schemas.models import Health, ModelOut, ModelsOut
-from labeling_ground.api.state import AppState
+from labeling_ground.api.state import AppState, caller_of, check_admin, pools_of, state_of
 from labeling_ground.api.workers import health_of_all
 from labeling_ground.errors import NotFound
 from labeling_ground.service.model_pool import LoadedModel, ModelStatus
@@ -101,7 +100,6 @@ async def _model(request: Request, status: ModelStatus) -> dict[str, Any]:
         "licence": facts.licence,
         "embedding_bytes": facts.embedding_bytes,
         "memory_bytes": facts.memory_bytes,
-        "verdicts": [asdict(verdict) for verdict in facts.verdicts if not verdict.failed],
     }
     if served is not None:
         backend = served.predictor.backend
