@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from tests.api.conftest import Running, Start, ToyBackend
 from tests.sam.references import exported
 
 from labeling_ground.errors import BackendFailed
+from labeling_ground.inference.agreement import this_machine
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.manifests import InstalledModel
 from labeling_ground.models.store import ModelStore
 from labeling_ground.settings.machine import resident_bytes
-from labeling_ground.types import ModelVersion
+from labeling_ground.types import ModelVersion, Verdict
 
 pytestmark = pytest.mark.anyio
 
@@ -195,6 +197,8 @@ async def test_what_a_model_takes_is_measured_when_it_is_loaded_and_counts_again
         told = (await models_of(server))["own-sam"]["memory_bytes"]
     assert noted().memory_bytes == told > 0
     weights.note_memory("own-sam", 10**12)
+    checked = Verdict("openvino", "bf16", 0.5, 0.1, 45, 0.96, 0.99, source="check")
+    weights.note_verdicts("own-sam", this_machine(), [checked, Verdict("onnx-cuda", "fp16", failed="no GPU")])
     async with start(**chosen, models_bytes=10**11, encode_deadline_s=1) as server:
         assert (await models_of(server))["own-sam"]["memory_bytes"] == 10**12
         refused = await server.client.post("/v1/images?model=own-sam", content=make_image())
@@ -204,7 +208,9 @@ async def test_what_a_model_takes_is_measured_when_it_is_loaded_and_counts_again
         await server.send_image(make_image())
     async with start(**chosen, models_bytes=10**12 + 10**11) as server:
         assert (await server.client.post("/v1/images?model=own-sam", content=make_image())).status_code == 200
-        again = (await models_of(server))["own-sam"]["memory_bytes"]
+        about = (await models_of(server))["own-sam"]
+        assert (about["precision"], about["verdicts"]) == ("fp32", [asdict(checked)])
+        again = about["memory_bytes"]
     assert noted().memory_bytes == again < 10**12
 
 

@@ -1,5 +1,6 @@
 """``annotate``: both ways in, against ``/v1``, interrupted, and what is refused."""
 
+import hashlib
 import json
 import os
 import signal
@@ -9,14 +10,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import CliRunner
 from pycocotools import mask as coco
 from tests.api.conftest import GatedConcepts, StartReal, make_backend, make_image, make_settings, start_real
 from tests.cli.photos import SLOW_ENGINE, photo
 from tests.coloured import BLUE_BOXES, RED_BOXES, squares_file
+from tests.ports import free_port
 
 from labeling_ground.cli import cli
+from labeling_ground.errors import LabelingGroundError
 from labeling_ground_client import Client
 
 __all__ = ["make_backend", "make_image", "make_settings", "start_real"]
@@ -141,6 +145,76 @@ def test_a_photo_that_fails_is_named_and_the_next_run_tries_it_again(
     assert (again["there"], again["annotated"]) == (1, 1)
 
 
+def test_it_asks_as_a_job_so_that_people_go_first(
+    runner: CliRunner, folder: Path, boxes: Path, tmp_path: Path, start_real: StartReal
+) -> None:
+    with start_real() as server, Client(server.url) as client:
+
+        def busy() -> dict[str, float]:
+            found = httpx.get(f"{server.url}/v1/cache").json()["queues"]
+            return {
+                label: sum(found[half]["classes"][label]["busy_seconds"] for half in ("encoder", "decoder"))
+                for label in ("interactive", "job")
+            }
+
+        before = busy()
+        run(runner, folder, "--boxes", boxes, "--out", tmp_path / "coco.json", "--server", server.url)
+        after = busy()
+        assert (after["interactive"], before["job"]) == (before["interactive"], 0)
+        assert after["job"] > 0
+        client.open(photo(77)).click(9, 9)
+        assert busy()["interactive"] > after["interactive"]
+
+
+def test_a_photo_that_changed_under_its_name_is_annotated_anew_and_the_others_are_not(
+    runner: CliRunner, folder: Path, boxes: Path, tmp_path: Path, start_real: StartReal
+) -> None:
+    out = tmp_path / "coco.json"
+    with start_real() as server:
+        words = (folder, "--boxes", boxes, "--out", out, "--server", server.url)
+        run(runner, *words)
+        (folder / "0.png").write_bytes(photo(123, (80, 60)))
+        found = run(runner, *words)
+        assert (found["there"], found["annotated"], found["changed"]) == (1, 1, ["0.png"])
+        assert server.backend.encodes == 3
+        assert run(runner, *words)["changed"] == []
+    written = json.loads(out.read_bytes())
+    images = {image["file_name"]: image for image in written["images"]}
+    assert {name: image["sha256"] for name, image in images.items()} == {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("0.png", "deep/1.png")
+    }
+    assert (images["0.png"]["width"], images["0.png"]["height"]) == (80, 60)
+    assert sorted(one["image_id"] for one in written["annotations"]) == sorted(one["id"] for one in images.values())
+    assert len({one["id"] for one in written["annotations"]}) == 2
+
+
+@pytest.mark.parametrize("wrong", ["key", "model", "address"])
+def test_what_every_photo_would_meet_ends_it_at_once(
+    runner: CliRunner, folder: Path, tmp_path: Path, start_real: StartReal, wrong: str
+) -> None:
+    for index in range(2, 30):
+        (folder / f"{index}.png").write_bytes(photo(index))
+    out = tmp_path / "coco.json"
+    words = ["annotate", str(folder), "--everything", "--out", str(out), "--json", "--at-once", "1"]
+    with start_real(api_keys=("a-key-of-ann",)) as server:
+        asked = {"key": "a-key-of-nobody", "model": "a-key-of-ann", "address": "a-key-of-ann"}[wrong]
+        url = f"http://127.0.0.1:{free_port()}" if wrong == "address" else server.url
+        more = ["--model", "sam-9"] if wrong == "model" else []
+        result = runner.invoke(cli, [*words, "--server", url, "--api-key", asked, *more])
+        counted = server.app_state.metrics.registry.get_sample_value
+        routes = [
+            counted(
+                "labeling_ground_requests_total",
+                {"route": "/v1/images/{image_id}", "status": status, "outcome": "none"},
+            )
+            for status in ("401", "404")
+        ]
+    assert isinstance(result.exception, LabelingGroundError)
+    says = {"key": "API key", "model": "'sam-9' is not served here", "address": "gave no whole answer"}[wrong]
+    assert says in str(result.exception)
+    assert routes == {"key": [1, None], "model": [None, 1], "address": [None, None]}[wrong]
+
+
 def test_interrupted_and_started_again_it_goes_on(tmp_path: Path) -> None:
     folder, out = tmp_path / "many", tmp_path / "coco.json"
     folder.mkdir()
@@ -188,6 +262,8 @@ def test_wrong_input_is_refused_before_anything_is_computed(
         ((folder, "--boxes", strange, "--out", out), "5.png: no such photo"),
         ((folder, "--everything", "--out", tmp_path / "other.json"), "was not made by this command"),
         ((folder, "--out", out), "either --everything, --boxes FILE or --text"),
+        ((folder, "--everything", "--out", out, "--server", "http://h", "--cache-dir", tmp_path), "leave one out"),
+        ((folder, "--everything", "--out", out, "--at-once", "0"), "--at-once"),
     ):
         result = runner.invoke(cli, ["annotate", *map(str, words)])
         assert result.exit_code == 2, result.output

@@ -18,7 +18,7 @@ def sam3_of_discs() -> Backend:
     """Everything is computed; but a click finds a disc around its first point, where random weights find noise."""
     root = tiny()
     from labeling_ground.inference.sam3 import create
-    from labeling_ground.networks.sam3 import files_of
+    from labeling_ground.networks.sam3_files import files_of
 
     backend = create(1, 2, files=files_of(root), device="cpu")
     plain = backend.engine.decode

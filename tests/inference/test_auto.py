@@ -1,73 +1,28 @@
 """The choice of an engine and a precision: what counts as installed, what speaks against a precision, what is kept."""
 
 import threading
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from tests.inference import disc_engine
+from tests.inference.disc_engine import ENCODES, ENGINES
 
 from labeling_ground.errors import BadSettings
 from labeling_ground.inference.agreement import overlaps, this_machine
 from labeling_ground.inference.auto import Model, best_of, choose, remembered
 from labeling_ground.inference.choose import choose_backend
-from labeling_ground.inference.graphs import NOTES, FloatArray, Precision
-from labeling_ground.inference.sam import SamBackend
+from labeling_ground.inference.graphs import NOTES
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
-from labeling_ground.sam.family import Family
-from labeling_ground.sam.prompts import PromptTensors
 from labeling_ground.settings import Settings
-from labeling_ground.types import ModelVersion, Verdict
+from labeling_ground.types import Verdict
 from labeling_ground.wiring import build_backend, models
 
-HERE = __name__
-ENGINES = {"openvino": f"{HERE}:low", "onnx": f"{HERE}:full"}
-ENCODES: list[str] = []
-VERSION = ModelVersion("my-sam", "ab" * 32)
-
-
-_Y, _X = np.mgrid[0:256, 0:256].astype(np.float32)
-
-
-@dataclass
-class Discs:
-    """Masks are discs round the first point, or the middle of a box; adds ``shift`` to each logit."""
-
-    name: str
-    encode_s: float = 0.0
-    shift: float = 0.0
-    family: Family = Family.SAM
-
-    def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
-        ENCODES.append(self.name)
-        time.sleep(self.encode_s)
-        return {name: np.zeros(shape, np.float32) for name, shape in self.family.embedding_shapes.items()}
-
-    def decode(
-        self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
-    ) -> tuple[FloatArray, FloatArray]:
-        x, y = (prompt.point_coords[0].mean(axis=0) if prompt.point_labels[0, 0] > 1 else prompt.point_coords[0, 0]) / 4
-        logits = 20 - np.hypot(_X - x, _Y - y) + np.float32(self.shift)
-        return np.stack([logits] * 4), np.array([0.9, 0.7, 0.8, 0.6], np.float32)
-
-
-def low(*_: int, precision: Precision = "fp32", shift: float = 0.1, slow_s: float = 0.15, **given: Any) -> SamBackend:
-    is_full = precision == "fp32"
-    engine = Discs(f"openvino {precision}", slow_s if is_full else 0.0, 0.0 if is_full else shift)
-    return SamBackend(engine, VERSION, NOTES[precision], decode_threads=1, precision=precision)
-
-
-def full(*_: int, **given: Any) -> SamBackend:
-    return SamBackend(Discs("onnx fp32", 0.2), VERSION, "", decode_threads=1)
-
-
-def flat(*_: int, precision: Precision = "fp32", **given: Any) -> SamBackend:
-    return SamBackend(Discs("flat", shift=-1e4), VERSION, "", decode_threads=1, precision=precision)
+HERE = disc_engine.__name__
 
 
 def model(engines: Mapping[str, str] = ENGINES, **options: Any) -> Model:

@@ -44,7 +44,7 @@ def square() -> Any:
 
 @pytest.fixture
 async def sam3() -> AsyncIterator[Any]:
-    from labeling_ground.networks.sam3 import files_of
+    from labeling_ground.networks.sam3_files import files_of
 
     made = create(1, 2, files=files_of(tiny()), device="cpu")
     yield made
@@ -137,7 +137,7 @@ async def test_a_trunk_out_of_the_cache_finds_the_same(sam3: ConceptBackend) -> 
 
 
 async def test_the_detectors_features_are_computed_once_for_an_image_while_there_is_room() -> None:
-    from labeling_ground.networks.sam3 import files_of
+    from labeling_ground.networks.sam3_files import files_of
 
     one_image = 4 * 32 * (32**2 + 16**2 + 8**2)
     for room, computed in ((one_image, 1), (one_image - 1, 3)):
@@ -256,7 +256,7 @@ async def test_a_click_has_logits_to_the_last_digit_before_they_are_painted(sam3
 
 
 async def test_bf16_is_another_version_says_so_and_finds_the_same_places(sam3: Any) -> None:
-    from labeling_ground.networks.sam3 import files_of
+    from labeling_ground.networks.sam3_files import files_of
 
     half = create(1, 2, files=files_of(tiny()), precision="bf16", device="cpu")
     assert half.info.version != sam3.info.version
@@ -277,7 +277,7 @@ async def test_bf16_is_another_version_says_so_and_finds_the_same_places(sam3: A
 
 
 def test_only_precisions_that_it_computes_in_are_taken() -> None:
-    from labeling_ground.networks.sam3 import files_of
+    from labeling_ground.networks.sam3_files import files_of
 
     with pytest.raises(BadSettings, match="fp32 or bf16, not in fp16"):
         create(1, 1, files=files_of(tiny()), precision="fp16")

@@ -12,6 +12,8 @@ from labeling_ground.sam.family import Family
 TEXT = resources.files("labeling_ground.models").joinpath("catalogue.toml").read_text(encoding="utf-8")
 MODELS = catalogue().models
 EVERY_MODEL = pytest.mark.parametrize("model", MODELS, ids=[model.name for model in MODELS])
+_PULLED = [model for model in MODELS if not model.bring]
+EVERY_PULLED_MODEL = pytest.mark.parametrize("model", _PULLED, ids=[model.name for model in _PULLED])
 
 
 def test_all_the_models_that_we_promise_are_there() -> None:
@@ -26,10 +28,11 @@ def test_all_the_models_that_we_promise_are_there() -> None:
         "sam2.1-large",
         "efficient-sam-ti",
         "efficient-sam-s",
+        "sam3",
     ]
 
 
-@EVERY_MODEL
+@EVERY_PULLED_MODEL
 def test_every_model_can_be_had_ready_to_serve(model: CatalogueModel) -> None:
     roles = [artifact.role for artifact in model.files()]
     assert sorted(roles) == [Role.DECODER, Role.ENCODER]
@@ -50,13 +53,16 @@ def test_sizes_are_those_of_such_a_model(model: CatalogueModel) -> None:
 
 @EVERY_MODEL
 def test_what_an_image_costs_follows_from_its_tensors(model: CatalogueModel) -> None:
-    expected = (8 << 20, 16 << 20) if model.family == "sam2" else (2 << 20, 4 << 20)
+    exceptions = {"sam2": (8 << 20, 16 << 20), "sam3": (2 * 10_616_832, 4 * 10_616_832)}
+    expected = exceptions.get(model.family, (2 << 20, 4 << 20))
     assert (model.embedding_bytes("fp16"), model.embedding_bytes("fp32")) == expected
 
 
 @EVERY_MODEL
 def test_tensors_are_named_as_our_own_exports_name_them(model: CatalogueModel) -> None:
-    assert {tensor.name: tensor.shape for tensor in model.embedding} == Family(model.family).embedding_shapes
+    named = {tensor.name: tensor.shape for tensor in model.embedding}
+    assert named.pop("trunk", None) == ((1, 72 * 72, 1024) if model.family == "sam3" else None)
+    assert named == Family(model.family).embedding_shapes
 
 
 def test_addresses_and_digests_stand_there_once_and_are_whole() -> None:
@@ -104,6 +110,8 @@ def test_a_format_that_is_not_there_is_said() -> None:
         ("input_size = 1024", "", "input_size"),
         ("shape = [1, 256, 64, 64]", "shape = []", "no shape"),
         ('precision = "int8"', 'precision = "fp8"', "fp8"),
+        ("bring = ", "brought = ", "it has files, or says how they are brought"),
+        ('source = "https://github', 'bring = "by hand"\nsource = "https://github', "it has files, or says how"),
         ("[[models]]", "[[models]", "catalogue cannot be used"),
     ],
 )
@@ -114,7 +122,7 @@ def test_a_catalogue_that_is_not_whole_is_refused_with_its_reason(before: str, a
 
 
 def test_conventions_are_in_words() -> None:
-    for model in MODELS:
+    for model in _PULLED:
         for artifact in model.files(Format.ONNX):
             assert artifact.io is not None
             assert len(catalogue().conventions[artifact.io][artifact.role]) > 5

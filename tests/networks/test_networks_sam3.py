@@ -28,7 +28,7 @@ def refusal(files: dict[str, Path]) -> str:
 
 
 def files() -> dict[str, Path]:
-    from labeling_ground.networks.sam3 import files_of
+    from labeling_ground.networks.sam3_files import files_of
 
     return files_of(tiny())
 
@@ -100,7 +100,7 @@ def test_a_checkpoint_in_the_authors_layout_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_folder_says_what_is_missing_in_it(tmp_path: Path) -> None:
-    from labeling_ground.networks.sam3 import files_of
+    from labeling_ground.networks.sam3_files import files_of
 
     for role in ("weights", "config"):
         shutil.copy(files()[role], tmp_path)

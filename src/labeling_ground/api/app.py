@@ -20,7 +20,18 @@ from labeling_ground import __version__
 from labeling_ground.api import errors
 from labeling_ground.api.adapter import Adapter, install_endpoints
 from labeling_ground.api.edge import ALWAYS, Edge, Limits
-from labeling_ground.api.routes import cache, concepts, decoder, docs, everything, images, service, session, upcoming
+from labeling_ground.api.routes import (
+    cache,
+    concepts,
+    decoder,
+    docs,
+    everything,
+    history,
+    images,
+    service,
+    session,
+    upcoming,
+)
 from labeling_ground.api.schemas import READ_BY_HAND
 from labeling_ground.api.state import AppState
 from labeling_ground.api.web_security import ANY, OriginCheck
@@ -111,6 +122,7 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as closing:  # closes each, in reverse, also where another one fails to
             closing.push_async_callback(app_state.predictor.aclose)
+            closing.callback(app_state.history.close)
             closing.push_async_callback(app_state.models.aclose)
             closing.push_async_callback(app_state.sources.aclose)
             for adapter in adapters:
@@ -128,6 +140,7 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
                 ("model", partial(_watch_model, app, app_state)),
                 ("probe tiers", partial(_probe, app_state)),
                 ("sweep", partial(_sweep, app_state)),
+                ("history", partial(history.note_history, app_state)),
             ):
                 task = asyncio.create_task(app_state.supervisor.persist(name, work))
                 closing.push_async_callback(stop, task)
@@ -146,7 +159,7 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
     app.state.app_state = app_state
     app.state.model_check = "starting"
     app.state.adapters = adapters
-    for module in (images, concepts, everything, upcoming, session, service, decoder, cache):
+    for module in (images, concepts, everything, upcoming, session, service, decoder, cache, history):
         app.include_router(module.router)
     docs.install(app)
     runtime = browser_runtime.find(app_state.settings.browser_runtime_dir)

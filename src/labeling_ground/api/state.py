@@ -18,6 +18,7 @@ from labeling_ground.observe import RequestMetrics
 from labeling_ground.peers import Peers
 from labeling_ground.pools import Pools
 from labeling_ground.service.everything import Everything
+from labeling_ground.service.history import History
 from labeling_ground.service.model_pool import LoadedModel, ModelPool
 from labeling_ground.service.predictor import Predictor, Timing
 from labeling_ground.service.runtime_settings import RuntimeSettings
@@ -42,6 +43,8 @@ class AppState:
     """Images by their address, from the hosts that ``sources`` names."""
     upcoming: Upcoming
     """What clients say they will open next."""
+    history: History
+    """What was done in each minute of the last day."""
     peers: Peers | None = None
     """The other worker processes of this server, where there are some."""
     started: float = field(default_factory=time.monotonic)

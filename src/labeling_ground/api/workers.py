@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from numpy.typing import NDArray
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.samples import Sample
@@ -136,7 +137,11 @@ async def answer_peers(app_state: AppState, peers: Peers, health: Callable[[], M
     async def figures() -> ServerFigures:
         return await _own_figures(app_state)
 
+    async def history(since: float) -> NDArray[Any]:
+        return app_state.history.since(since)
+
     answers: dict[str, Answer] = {
+        "history": history,
         "health": tell_health,
         "change settings": change,
         "settings": settings,

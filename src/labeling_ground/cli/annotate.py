@@ -5,8 +5,10 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,7 @@ from labeling_ground.cli.common import (
 from labeling_ground.cli.warm import images_in, progress_of
 from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import BadPrompt, LabelingGroundError
-from labeling_ground.key import canonical_phrase
+from labeling_ground.key import canonical_phrase, image_id
 from labeling_ground.settings import Settings
 from labeling_ground.wiring import build_parts
 
@@ -34,9 +36,6 @@ if TYPE_CHECKING:
     from labeling_ground_client import AsyncClient, AsyncImage, Found
 
 _MADE_BY = "labeling-ground annotate"
-_WRITE_EVERY_S = 5.0
-"""Least seconds between two writes of the output, but for the last one."""
-_PHOTOS_AT_ONCE = 2
 
 
 @click.command()
@@ -53,6 +52,16 @@ _PHOTOS_AT_ONCE = 2
 @click.option("--server", help="Address of a server to ask, instead of computing in this process.")
 @click.option("--model", help="Model id.")
 @click.option("--api-key", help="A key of the server, whose namespace is used instead of the public one.")
+@click.option(
+    "--at-once", type=click.IntRange(1, 64), default=2, show_default=True, help="Photos that are asked for at once."
+)
+@click.option(
+    "--write-every",
+    type=click.FloatRange(0, 86_400),
+    default=5.0,
+    show_default=True,
+    help="Least seconds between two writes of the output, but for the last one.",
+)
 @cache_dir_option
 @json_option
 def annotate(
@@ -65,13 +74,15 @@ def annotate(
     server: str | None,
     model: str | None,
     api_key: str | None,
+    at_once: int,
+    write_every: float,
     cache_dir: Path | None,
     as_json: bool,
 ) -> None:
     """Write the masks of all photos of a folder to a COCO file.
 
-    Interrupt it with Ctrl-C and start it again: photos that are in the file already are not asked again. People who
-    click on the same server go first.
+    Interrupt it with Ctrl-C and start it again: photos that are in the file already are not asked again, unless they
+    have changed. People who click on the same server go first. It needs the Python client (clients/python).
     """
     if everything + (boxes is not None) + bool(texts) != 1:
         raise click.UsageError("say either --everything, --boxes FILE or --text PHRASE")
@@ -79,6 +90,8 @@ def annotate(
     for name, value in (("--server", server), ("--api-key", api_key), ("--model", model)):
         if value is not None and not value.strip():
             raise empty_option(name)
+    if server is not None and cache_dir is not None:
+        raise click.UsageError("--cache-dir is for masks that are computed here; --server has its own: leave one out")
     files = sorted(images_in(photos))
     if not files:
         raise click.UsageError(f"there is no image file in {photos} ({accepted()})")
@@ -88,12 +101,13 @@ def annotate(
     way: dict[str, Any] = {"way": "everything" if given is None else "boxes"}
     if phrases:
         way = {"way": "text", "text": phrases, "score_threshold": score_threshold}
-    dataset = Dataset(out, way, model, given)
+    dataset = Dataset(out, way, model, given, write_every)
     asked = list(named) if given is None else dataset.boxes_of(given, named)
+    changed = dataset.drop_changed(named)
     settings = settings_with(cache_dir=cache_dir, model=None if server else model)
     left = [name for name in asked if name not in dataset.done]
     failures, interrupted = asyncio.run(
-        _annotate(settings, server, api_key, model, {name: named[name] for name in left}, dataset)
+        _annotate(_client(settings, server, api_key, model), {name: named[name] for name in left}, dataset, at_once)
     )
     done = len(asked) - len(left)
     made = len([name for name in left if name in dataset.done])
@@ -102,6 +116,7 @@ def annotate(
             {
                 "photos": len(asked),
                 "there": done,
+                "changed": changed,
                 "annotated": made,
                 "annotations": len(dataset.annotations),
                 "failed": [{"file": name, "problem": problem} for name, problem in failures],
@@ -109,10 +124,12 @@ def annotate(
             }
         )
     else:
+        again = f" ({len(changed)} of the file had changed)" if changed else ""
         for name, problem in failures:
             say(f"failed: {name}: {problem}")
         show(
-            f"{done} there already, {made} annotated, {len(failures)} failed; {len(dataset.annotations)} masks in {out}"
+            f"{done} there already, {made} annotated{again}, {len(failures)} failed; "
+            f"{len(dataset.annotations)} masks in {out}"
             + ("; interrupted: start again to go on" if interrupted else "")
         )
     if interrupted:
@@ -162,13 +179,17 @@ class Dataset:
         way: what is asked: ``{"way": "everything"}``, or ``boxes``, or ``text`` with the phrases and the least score.
         model: the model that was asked for; ``None`` is the default one.
         given: the COCO file of the boxes, whose categories are taken over.
+        write_every_s: least seconds between two writes, but for the last one.
 
     Raises:
         click.UsageError: the file was made by something else, or in another way.
     """
 
-    def __init__(self, path: Path, way: dict[str, Any], model: str | None, given: dict[str, Any] | None) -> None:
+    def __init__(
+        self, path: Path, way: dict[str, Any], model: str | None, given: dict[str, Any] | None, write_every_s: float
+    ) -> None:
         self._path = path
+        self._write_every_s = write_every_s
         boxes = None if given is None else [given["images"], given["annotations"], given["categories"]]
         self._info: dict[str, Any] = {"description": _MADE_BY, **way, "model": model, "boxes": boxes}
         self.images: list[dict[str, Any]] = []
@@ -221,6 +242,25 @@ class Dataset:
             raise click.UsageError("--boxes: there is no box in the file")
         return list(self._boxes)
 
+    def drop_changed(self, named: Mapping[str, Path]) -> list[str]:
+        """Names of the photos in the file whose bytes are others by now: they are out of it, and to be asked again.
+
+        Raises:
+            click.UsageError: one of them cannot be read.
+        """
+        gone = {}
+        for image in self.images:
+            name, known = image["file_name"], image.get("sha256")  # files of earlier versions have none
+            try:
+                if known is not None and name in named and image_id(named[name].read_bytes()) != known:
+                    gone[image["id"]] = name
+            except OSError as error:
+                raise click.UsageError(f"{named[name]} cannot be read: {error.strerror}") from None
+        self.images = [image for image in self.images if image["id"] not in gone]
+        self.annotations = [one for one in self.annotations if one["image_id"] not in gone]
+        self.done -= set(gone.values())
+        return list(gone.values())
+
     async def annotate(self, client: "AsyncClient", name: str, file: Path) -> None:
         """Ask for the masks of one photo and take them in."""
         image = await client.open(file)
@@ -236,9 +276,10 @@ class Dataset:
             x, y, width, height = one["bbox"]
             answer = await image.predict(box=(x, y, x + width, y + height), multimask=False)
             made.append(_annotation(answer.candidates[0], one["category_id"], answer.model, answer.model_version))
-        number = len(self.images) + 1
-        self.images.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
-        first = len(self.annotations) + 1
+        number = self.images[-1]["id"] + 1 if self.images else 1  # they ascend
+        size = {"width": image.width, "height": image.height}
+        self.images.append({"id": number, "file_name": name, **size, "sha256": image.id})
+        first = self.annotations[-1]["id"] + 1 if self.annotations else 1
         self.annotations += [{"id": first + index, "image_id": number, **one} for index, one in enumerate(made)]
         self.done.add(name)
 
@@ -263,7 +304,7 @@ class Dataset:
         Raises:
             LabelingGroundError: the file cannot be written.
         """
-        if not now and time.monotonic() - self._written < _WRITE_EVERY_S:
+        if not now and time.monotonic() - self._written < self._write_every_s:
             return
         whole = {"info": self._info, "images": self.images, "annotations": self.annotations}
         beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
@@ -292,16 +333,28 @@ def _annotation(found: Any, category: int, model: str, version: str) -> dict[str
 
 
 async def _annotate(
-    settings: Settings, server: str | None, key: str | None, model: str | None, left: dict[str, Path], dataset: Dataset
+    connected: AbstractAsyncContextManager["AsyncClient"], left: dict[str, Path], dataset: Dataset, at_once: int
 ) -> tuple[list[tuple[str, str]], bool]:
-    """What failed and why, and whether Ctrl-C ended it early."""
+    """What failed and why, and whether Ctrl-C ended it early.
+
+    Raises:
+        LabelingGroundError: the server refuses all photos alike, or cannot be reached.
+    """
     failures: list[tuple[str, str]] = []
     waiting = iter(left.items())
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    async with _client(settings, server, key, model) as client:
-        from labeling_ground_client import ClientError
+    for_all: list[Exception] = []
+    async with connected as client:
+        from labeling_ground_client import ClientError, ProblemError, UnreachableError
 
+        def is_for_all(error: Exception) -> bool:
+            """Whether the next photo would be answered the same: a wrong key, model or address."""
+            if isinstance(error, ProblemError):
+                return error.status in (401, 403) or error.is_of_type("unknown-model")
+            return isinstance(error, UnreachableError) and not reached
+
+        reached: list[str] = []
         loop.add_signal_handler(signal.SIGINT, stopping.set)
         try:
             with progress_of("annotating", len(left)) as advance:
@@ -312,15 +365,22 @@ async def _annotate(
                             return
                         try:
                             await dataset.annotate(client, name, file)
+                            reached.append(name)
                         except (ClientError, OSError) as error:
+                            if is_for_all(error):
+                                for_all.append(error)
+                                stopping.set()
+                                return
                             failures.append((name, str(error)))
                         dataset.write()
                         advance()
 
-                await asyncio.gather(*(work() for _ in range(_PHOTOS_AT_ONCE)))
+                await asyncio.gather(*(work() for _ in range(at_once)))
         finally:
             loop.remove_signal_handler(signal.SIGINT)
             dataset.write(now=True)
+    if for_all:
+        raise LabelingGroundError(str(for_all[0]))
     return failures, stopping.is_set()
 
 
@@ -338,7 +398,10 @@ async def _client(
 
         from labeling_ground_client import AsyncClient
     except ImportError:
-        raise LabelingGroundError("annotate needs the Python client: pip install ./clients/python") from None
+        raise LabelingGroundError(
+            "annotate needs the Python client, which is not installed. In this repository: "
+            f"{sys.executable} -m pip install ./clients/python"
+        ) from None
     if server is not None:
         async with AsyncClient(server, key, model=model, priority="job") as client:
             yield client

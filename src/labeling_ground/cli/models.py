@@ -1,8 +1,8 @@
-"""``labeling-ground models``: list, pull, export, archive, add, remove, path."""
+"""``labeling-ground models``: list, pull, export, check, archive, add, remove, path."""
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from labeling_ground.cli.check import check
 from labeling_ground.cli.common import data, json_option, megabytes, models_dir_option, say, settings_with, show
+from labeling_ground.inference.agreement import this_machine
 from labeling_ground.inference.graphs import version_of
 from labeling_ground.models import triton
 from labeling_ground.models.archive import SERVING, check_archiver, check_target, version_files
 from labeling_ground.models.archive import archive as write_archive
+from labeling_ground.models.brought import add_folder
 from labeling_ground.models.catalogue import CatalogueModel, Format, Role, catalogue
 from labeling_ground.models.disk import digest_of
 from labeling_ground.models.download import State, Step
@@ -32,6 +35,7 @@ from labeling_ground.models.export.run import export as export_checkpoint
 from labeling_ground.models.manifests import InstalledModel, StoredFile
 from labeling_ground.models.pull import pull as pull_model
 from labeling_ground.models.store import ModelStore, is_here
+from labeling_ground.sam.family import Family
 
 _PRECISIONS = ("fp16", "fp32")
 
@@ -43,6 +47,9 @@ def _store(models_dir: Path | None) -> ModelStore:
 @click.group()
 def models() -> None:
     """See which models there are, and get, add or remove their weights."""
+
+
+models.add_command(check)
 
 
 @models.command(name="list")
@@ -76,12 +83,24 @@ def list_models(models_dir: Path | None, as_json: bool) -> None:
             _here(model, here.get(model.name)),
         )
     for yours in own:
-        table.add_row(yours.name, yours.family or "?", "your own", "", "", "", "", ", ".join(sorted(yours.files)))
+        table.add_row(
+            yours.name,
+            yours.family or "?",
+            "your own",
+            "",
+            "",
+            "",
+            "",
+            ", ".join([*sorted(yours.files), *_checked(yours)]),
+        )
     # A narrow window breaks the lines itself; columns cut short would say nothing.
     Console(width=max(Console().width, 100)).print(table)
     show()
     show("ONNX is ready to serve; int8 means weights rounded to 8 bits by whoever made the file. ~ is an estimate.")
     show("MiB an image is what its embedding takes in the cache.")
+    for model in known:
+        if model.bring:
+            show(f"{model.name}: {model.bring} See {model.source}.")
     show(f"The weights are in {store.folder}.")
 
 
@@ -90,7 +109,7 @@ def list_models(models_dir: Path | None, as_json: bool) -> None:
 @click.option(
     "--format",
     "as_format",
-    type=click.Choice([wanted.value for wanted in Format]),
+    type=click.Choice([Format.ONNX.value, Format.PYTORCH.value]),
     help="onnx (ready to serve; the default where there is one) or pytorch (the authors' checkpoint).",
 )
 @click.option(
@@ -217,21 +236,31 @@ def archive(
 
 
 @models.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option("--as", "name", help="It is a model of your own, under this name.")
 @click.option("--role", type=click.Choice([role.value for role in Role]), help="What it is, for a model of your own.")
 @click.option(
-    "--family", type=click.Choice(["sam", "sam2", "efficient-sam"]), help="Its kind, for a model of your own."
+    "--family", type=click.Choice([family.value for family in Family]), help="Its kind, for a model of your own."
 )
 @models_dir_option
 def add(file: Path, name: str | None, role: str | None, family: str | None, models_dir: Path | None) -> None:
     """Take in a FILE that you brought. Its digest says which model it belongs to.
 
-    A model of your own is in no catalogue, so you say what it is: --as my-sam --role encoder.
+    A model of your own is in no catalogue, so you say what it is: --as my-sam --role encoder. SAM 3 is a folder with
+    the files that its authors give you: --as sam3.
     """
     if name is None and (role or family):
         raise click.UsageError("--role and --family are for a model of your own: name it with --as")
     store = _store(models_dir)
+    if file.is_dir():
+        if name is None:
+            raise click.UsageError("a folder is one model: name it with --as")
+        if name in store.known:
+            model = store.known.model(name)
+            say(f"The weights of {name} stand under the {model.licence}: {model.source}")
+        add_folder(store, file, name=name, family=family)
+        say(f"{name} is here. Serve it: labeling-ground serve --model {name}")
+        return
     belongs_to = store.add(file, name=name, role=Role(role) if role else None, family=family)
     found = store.get(belongs_to)
     say(f"{file.name} belongs to {belongs_to}. Here of it now: {', '.join(sorted(found.files) if found else ())}.")
@@ -316,12 +345,23 @@ def _download(model: CatalogueModel, wanted: Format) -> str:
 def _here(model: CatalogueModel, found: InstalledModel | None) -> str:
     if found is None:
         return "–"
+    if model.bring and found.formats:
+        return "yes"
     words = []
     for wanted in found.formats:
         same = wanted in model.formats and is_here(found, model, wanted)
         words.append(wanted.value if same else f"{wanted.value} (not the catalogue's)")
-    partly = ", ".join(f"{role} only" for role in sorted(found.files)) if not words else ""
-    return ", ".join(words) or partly
+    partly = [] if words else [f"{role} only" for role in sorted(found.files)]
+    return ", ".join(words + partly + _checked(found))
+
+
+def _checked(found: InstalledModel) -> list[str]:
+    """What ``models check`` has found on this machine of precisions other than fp32."""
+    return [
+        f"{each.precision} IoU ≥ {each.least_iou:.3f}"
+        for each in found.verdicts.get(this_machine(), ())
+        if each.source == "check" and each.precision != "fp32" and not each.failed
+    ]
 
 
 def _as_data(model: CatalogueModel, found: InstalledModel | None) -> dict[str, Any]:
@@ -359,11 +399,18 @@ def _as_data(model: CatalogueModel, found: InstalledModel | None) -> dict[str, A
         "embedding_bytes": costs,
         "images_per_gib": {precision: (1 << 30) // cost for precision, cost in costs.items()},
         "installed": _files_as_data(found),
+        "verdicts": _verdicts_as_data(found),
     }
 
 
 def _own_as_data(model: InstalledModel) -> dict[str, Any]:
-    return {"name": model.name, "own": True, "family": model.family, "installed": _files_as_data(model)}
+    about = {"name": model.name, "own": True, "family": model.family, "installed": _files_as_data(model)}
+    return {**about, "verdicts": _verdicts_as_data(model)}
+
+
+def _verdicts_as_data(found: InstalledModel | None) -> list[dict[str, Any]]:
+    """Of this machine."""
+    return [asdict(verdict) for verdict in found.verdicts.get(this_machine(), ())] if found else []
 
 
 def _files_as_data(found: InstalledModel | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Whether masks agree with those of another engine or precision: what is asked of which pictures, and the overlap."""
 
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,7 @@ def overlaps(masks: Masks, reference: Masks) -> dict[str, list[float]]:
     return found
 
 
+@functools.cache
 def this_machine() -> str:
     """What a comparison holds for: the processor, the GPUs, and the versions of the engines' libraries, in words."""
     processor = _processor()

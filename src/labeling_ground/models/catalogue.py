@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from labeling_ground.errors import BadSettings, UnknownModel
+from labeling_ground.networks.sam3_files import FILES
 from labeling_ground.sam.family import Family
 
 _BYTES_PER_FLOAT = {"fp16": 2, "fp32": 4}
@@ -30,10 +31,17 @@ class Role(StrEnum):
     """The same decoder for prompts of few points; only ``models export`` makes one."""
     ENCODER_DATA = "encoder-data"
     """The encoder's weights, where they are more than one ONNX file can hold (2 GiB); ``models export`` makes it."""
+    WEIGHTS = "weights"
+    """All weights, as ``transformers`` names them; with them go the next three."""
+    CONFIG = "config"
+    VOCABULARY = "vocabulary"
+    MERGES = "merges"
 
     @property
     def written_as(self) -> "Format":
         """The format that files of this role have: a checkpoint is PyTorch's, the two halves are ONNX."""
+        if self in FILES:
+            return Format.TRANSFORMERS
         return Format.PYTORCH if self is Role.CHECKPOINT else Format.ONNX
 
 
@@ -42,6 +50,8 @@ class Format(StrEnum):
 
     ONNX = "onnx"
     PYTORCH = "pytorch"
+    TRANSFORMERS = "transformers"
+    """Safetensors, a configuration and a vocabulary, as the library of that name reads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +102,13 @@ class CatalogueModel:
         name: the model id, such as ``mobile-sam``.
         title: its name for people.
         family: a value of ``Family``: which numbers and prompts it follows.
-        licence: SPDX identifier of the weights' licence.
+        licence: SPDX identifier of the weights' licence, or its name where it has none.
         source: page of its authors.
         input_size: side of the encoder's square input, in pixels.
         parameters: how many, rounded.
         embedding: the tensors that the cache keeps for one image.
         artifacts: its files.
+        bring: what to know where there are none, as the licence lets nobody hand them on: the operator brings them.
     """
 
     name: str
@@ -109,6 +120,7 @@ class CatalogueModel:
     parameters: int
     embedding: tuple[Tensor, ...]
     artifacts: tuple[Artifact, ...]
+    bring: str = ""
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -121,6 +133,11 @@ class CatalogueModel:
         Raises:
             UnknownModel: the model is not there in that format.
         """
+        if self.bring:
+            raise UnknownModel(
+                f"{self.name} cannot be pulled: {self.bring} Get {', '.join(FILES.values())} from {self.source}, then: "
+                f"labeling-ground models add FOLDER --as {self.name}."
+            )
         chosen = wanted or self.formats[0]
         found = tuple(artifact for artifact in self.artifacts if artifact.format is chosen)
         if not found:
@@ -207,10 +224,10 @@ def _model(raw: dict[str, Any], conventions: Mapping[str, Mapping[Role, str]]) -
         _must(raw["family"] in _FAMILIES, f"family {raw['family']!r} is not known")
         _must(raw["source"].startswith("https://"), "its source is no https address")
         _must(raw["input_size"] > 0 and raw["parameters"] > 0, "input_size and parameters are counts")
-        artifacts = tuple(_artifact(entry, conventions) for entry in raw.pop("artifacts"))
+        artifacts = tuple(_artifact(entry, conventions) for entry in raw.pop("artifacts", ()))
         _unique("role", (artifact.role for artifact in artifacts))
         roles = {artifact.role for artifact in artifacts}
-        _must(bool(roles), "it has no files")
+        _must(bool(roles) is not bool(raw.get("bring")), "it has files, or says how they are brought")
         _must((Role.ENCODER in roles) == (Role.DECODER in roles), "an encoder and a decoder come together")
         embedding = tuple(_tensor(entry) for entry in raw.pop("embedding"))
         _must(bool(embedding), "its embedding has no tensors")

@@ -68,12 +68,14 @@ class InstalledModel:
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """The formats of which everything is here: both halves, or the checkpoint."""
+        """The formats of which everything is here: both halves, the checkpoint, or all that ``transformers`` reads."""
         complete = []
         if Role.ENCODER in self.files and Role.DECODER in self.files:
             complete.append(Format.ONNX)
         if Role.CHECKPOINT in self.files:
             complete.append(Format.PYTORCH)
+        if all(role in self.files for role in Role if role.written_as is Format.TRANSFORMERS):
+            complete.append(Format.TRANSFORMERS)
         return tuple(complete)
 
 

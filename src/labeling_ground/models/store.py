@@ -82,6 +82,10 @@ class ModelStore:
                 self.known.model(name)
             raise UnknownModel(f"No {role} of {name} is here. Add one: labeling-ground models add FILE --as {name}.")
         wanted = self.known.model(name)
+        if wanted.bring and model is not None and model.formats:
+            raise UnknownModel(f"{name} is served as a whole, by torch: there is no {role} of it.")
+        if wanted.bring:
+            wanted.files()
         choice = f" --format {role.written_as}" if role.written_as is not wanted.formats[0] else ""
         wanted.files(role.written_as)
         raise UnknownModel(f"The {role} of {name} is not here. Get it: labeling-ground models pull {name}{choice}.")
@@ -111,10 +115,10 @@ class ModelStore:
         """
         own = name is not None
         if own:
-            self._check_own(name or "", role, family)
-        _check_given(file)
+            check_own(self, name or "", role, family)
+        check_given(file)
         check_room(self.folder, file.stat().st_size)
-        with self._scratch() as copy:
+        with self.scratch() as copy:
             sha256, size = copied(file, copy)
             if name is not None and role is not None:
                 stored = StoredFile(role, sha256, size, file.name, "by hand")
@@ -236,17 +240,6 @@ class ModelStore:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _check_own(self, name: str, role: Role | None, family: str | None) -> None:
-        if not is_model_name(name):
-            raise BadInput(f"{name!r} cannot be a model's name: use a-z, 0-9, dots and hyphens.")
-        if name in self.known or name in _NOT_A_NAME_FOR_WEIGHTS:
-            raise BadInput(f"{name} is a name of ours; a model of your own needs another, or answers would mislead.")
-        if role is None:
-            raise BadInput(f"Say what the file of {name} is: --role encoder, decoder or checkpoint.")
-        before = self.get(name)
-        if family and before and before.family and before.family != family and set(before.files) - {role}:
-            raise BadInput(f"{name} is of the family {before.family}. Remove it first, or choose another name.")
-
     def _is_whole(self, file: StoredFile) -> bool:
         try:
             return self.blob(file.sha256).stat().st_size == file.bytes
@@ -259,7 +252,8 @@ class ModelStore:
         return locked(self.folder / "locks" / ".store.lock")
 
     @contextlib.contextmanager
-    def _scratch(self) -> Iterator[Path]:
+    def scratch(self) -> Iterator[Path]:
+        """Where a copy can be made before it is kept; it goes if it is not."""
         folder = self.folder / "partial"
         with disk_errors(self.folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -314,7 +308,28 @@ def is_here(model: InstalledModel | None, wanted: CatalogueModel, as_format: For
     return all(a.role in here and here[a.role].sha256 == a.sha256 for a in wanted.files(as_format))
 
 
-def _check_given(file: Path) -> None:
+def check_own(store: ModelStore, name: str, role: Role | None, family: str | None) -> None:
+    """See that a file of this role can be taken in under a name by hand.
+
+    Raises:
+        BadInput: it cannot.
+    """
+    if not is_model_name(name):
+        raise BadInput(f"{name!r} cannot be a model's name: use a-z, 0-9, dots and hyphens.")
+    brought = name in store.known and bool(store.known.model(name).bring)
+    if name in _NOT_A_NAME_FOR_WEIGHTS or (name in store.known and not brought):
+        raise BadInput(f"{name} is a name of ours; a model of your own needs another, or answers would mislead.")
+    if role is None:
+        raise BadInput(f"Say what the file of {name} is: --role encoder, decoder or checkpoint.")
+    if brought and role.written_as is not Format.TRANSFORMERS:
+        raise BadInput(f"{name} is taken in as a whole: labeling-ground models add FOLDER --as {name}.")
+    before = store.get(name)
+    if family and before and before.family and before.family != family and set(before.files) - {role}:
+        raise BadInput(f"{name} is of the family {before.family}. Remove it first, or choose another name.")
+
+
+def check_given(file: Path) -> None:
+    """See that somebody brought a file with something in it. Raises ``BadInput``."""
     try:
         size = file.stat().st_size
     except OSError as error:

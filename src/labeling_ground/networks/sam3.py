@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,11 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from labeling_ground.errors import BadSettings
 from labeling_ground.networks.roi_align import roi_align
-
-FILES: Mapping[str, str] = MappingProxyType(
-    {"weights": "model.safetensors", "config": "config.json", "vocabulary": "vocab.json", "merges": "merges.txt"}
-)
-"""What a file is for → what it is called where the weights come from."""
+from labeling_ground.networks.sam3_files import FILES
 
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 _TRUNK = "vision_encoder.backbone."
@@ -89,21 +85,6 @@ def load(files: Mapping[str, Path], *, dtype: torch.dtype = torch.float32, devic
     for weight in (weight for part in heavy for weight in part.parameters()):
         weight.data = weight.data.to(dtype)  # and no buffer: rotary positions need their digits
     return Networks(detector.to(device), tracker.to(device), tokenizer)
-
-
-def files_of(folder: Path) -> dict[str, Path]:
-    """The files of SAM 3 in a folder, by what they are for.
-
-    Raises:
-        BadSettings: one is missing.
-    """
-    found = {role: folder / name for role, name in FILES.items() if (folder / name).is_file()}
-    missing = [name for role, name in FILES.items() if role not in found]
-    if missing:
-        others = sorted(path.name for path in folder.glob("*.pt"))
-        instead = f" {', '.join(others)} are in another layout, which is not read." if others else ""
-        raise BadSettings(f"{folder} has no {', '.join(missing)}, which come with the weights of SAM 3.{instead}")
-    return found
 
 
 def _config(path: Path) -> Any:

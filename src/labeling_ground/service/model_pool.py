@@ -14,6 +14,7 @@ from labeling_ground.inference.remote_status import RemoteStatus
 from labeling_ground.service.counters import Counters
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.predictor import Predictor
+from labeling_ground.types import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class ModelFacts:
         capabilities: what it takes: of ``points``, ``box``, ``mask``, ``text`` and ``exemplars``.
         embedding_bytes: what one embedding takes in the cache, at most; 0 where that is not known.
         memory_bytes: what it takes when loaded, in bytes: measured, or else the size of its files; 0 if not known.
+        verdicts: what was found of its engines and precisions on this machine.
     """
 
     name: str
@@ -43,6 +45,7 @@ class ModelFacts:
     capabilities: tuple[str, ...] = ()
     embedding_bytes: int = 0
     memory_bytes: int = 0
+    verdicts: tuple[Verdict, ...] = ()
 
     @property
     def id(self) -> str:

@@ -274,6 +274,11 @@ class TierSettings(Fields):
     """So many images of a list that has proved true are spared from the done hint until they were opened."""
     precision: Literal["fp16", "fp32"] = "fp16"
     """How an embedding's floats are stored: `fp16` halves the bytes, `fp32` keeps every bit."""
+    history_s: float = Field(86_400.0, ge=1)
+    """How far back `/v1/cache/history` goes, in seconds. It is a file in the cache's folder where there is a
+    disk tier."""
+    history_every_s: float = Field(60.0, gt=0)
+    """Seconds from one sample of it to the next."""
     trace_file: Path | None = None
     """File to record accesses in (when, which key as a digest, bytes, cost; no image and no prompt), for
     `labeling-ground cache simulate`. Not recorded by default. Each process needs a file of its own."""
@@ -330,11 +335,14 @@ class ModelSettings(Fields):
     engine_gpu_bytes: ByteSize = ByteSize(8 << 30)
     """Most memory of the GPU that `onnx-cuda` takes: weights, work memory, and embeddings that wait for the next
     click."""
-    # Not below the caches: what cleans those would throw gigabytes away that were downloaded on purpose.
+    engine_features_bytes: ByteSize = ByteSize(512 << 20)
+    """Memory of the device for what SAM 3's detector makes of the last images: 111 MB each in fp32. The next phrase on
+    one of these takes half as long."""
     engine_batch: int | None = Field(None, ge=1, le=64)
     """How many images, and how many prompts, one run of `onnx` or `onnx-cuda` takes where the model's files allow it.
     Not set: 1 on processors, which gain nothing by more; on a GPU 1 image, whose work memory grows with them, and 16
     prompts."""
+    # Not below the caches: what cleans those would throw gigabytes away that were downloaded on purpose.
     models_dir: Path = Field(default_factory=lambda: below_home("XDG_DATA_HOME", ".local/share") / "models")
     """Folder of the models' weights. Several processes of one machine may share it."""
     models_mirror: str | None = None

@@ -34,6 +34,8 @@ from labeling_ground.settings import Settings
 from labeling_ground.settings.machine import cores_of_this_machine
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Verdict
+from labeling_ground.wiring.sam3 import ROLES as SAM3_ROLES
+from labeling_ground.wiring.sam3 import build_sam3, refuse_as_halves
 
 REMOTE = "remote"
 """In ``models``: what the engines at ``encoder_url`` and ``decoder_url`` compute."""
@@ -56,6 +58,8 @@ def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> t
         return choose_backend(name, encode_threads=settings.encode_workers, decode_threads=settings.decode_workers), ""
     installed = weights.get(name)
     family = weights.known.model(name).family if name in weights.known else installed.family if installed else None
+    if family == Family.SAM3:
+        return build_sam3(settings, weights, name)
     choice = _choose(settings, weights, model_of(settings, weights, name, settings.encode_workers))
     served = choice.backend.engine.family
     if family is not None and served != family:
@@ -118,11 +122,11 @@ def _facts_of(settings: Settings, weights: ModelStore, name: str) -> ModelFacts:
         return ModelFacts(name)
     if name in BACKENDS:
         return ModelFacts(name, name, capabilities=("points", "box", "mask"))
-    for role in (Role.ENCODER, Role.DECODER):
-        weights.path_of(name, role)
     installed = weights.get(name)
     known = weights.known.model(name) if name in weights.known else None
     family = known.family if known else installed.family if installed else None
+    for role in SAM3_ROLES if family == Family.SAM3 else (Role.ENCODER, Role.DECODER):
+        weights.path_of(name, role)
     of_family = Family(family) if family in list(Family) else None
     used = [file.bytes for file in installed.files.values() if file.role is not Role.CHECKPOINT] if installed else []
     return ModelFacts(
@@ -132,6 +136,7 @@ def _facts_of(settings: Settings, weights: ModelStore, name: str) -> ModelFacts:
         capabilities=of_family.capabilities if of_family else (),
         embedding_bytes=of_family.embedding_bytes(2 if settings.precision == "fp16" else 4) if of_family else 0,
         memory_bytes=(installed.memory_bytes if installed else None) or sum(used),
+        verdicts=verdicts_of(weights, name),
     )
 
 
@@ -211,11 +216,13 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
             f"An engine server serves Segment Anything models, not {name!r}. Get weights with 'labeling-ground models "
             "pull', and name the model with --model."
         )
+    noted = weights.noted(name)
+    if noted is not None and noted.family == Family.SAM3:
+        refuse_as_halves(name)
     # Without a decoder beside it, an encoder takes all cores unless it was told otherwise.
     is_told = halves.decoder or "encode_workers" in settings.model_fields_set
     encode_threads = settings.encode_workers if is_told else cores_of_this_machine()
     model = model_of(settings, weights, name, encode_threads, halves)
-    noted = weights.noted(name)
     files = noted.files if noted is not None else {}
     counted = [files[role].sha256 for role in (Role.ENCODER, Role.DECODER, Role.FAST_DECODER) if role in files]
     if Role.ENCODER not in files or Role.DECODER not in files:
@@ -265,27 +272,29 @@ def model_of(settings: Settings, weights: ModelStore, name: str, encode_threads:
     )
 
 
+def verdicts_of(weights: ModelStore, name: str) -> tuple[Verdict, ...]:
+    """What was found of a model's engines and precisions on this machine."""
+    noted = weights.noted(name)
+    return noted.verdicts.get(this_machine(), ()) if noted is not None else ()
+
+
 def _choose(settings: Settings, weights: ModelStore, model: Model) -> Choice:
     """The engine, and the precision where that is ``auto``, which is then remembered."""
-    name, here = model.name, this_machine()
-
-    def kept() -> tuple[Verdict, ...]:
-        noted = weights.noted(name)
-        return noted.verdicts.get(here, ()) if noted is not None else ()
+    name, bound = model.name, settings.engine_least_iou
 
     def choose(precision: Precision | Literal["auto"]) -> Choice:
-        return choose_engine(model, precision, least_iou=settings.engine_least_iou, kept=kept())
+        return choose_engine(model, precision, least_iou=bound, kept=verdicts_of(weights, name))
 
     if settings.engine_precision != "auto" or model.halves != BOTH:
         return choose(settings.engine_precision)
-    if choice := remembered(model, kept(), settings.engine_least_iou):
+    if choice := remembered(model, verdicts_of(weights, name), bound):
         return choice
     try:
         with judging(weights.folder, name):  # another process may have found it out meanwhile
-            if choice := remembered(model, kept(), settings.engine_least_iou):
+            if choice := remembered(model, verdicts_of(weights, name), bound):
                 return choice
             choice = choose("auto")
-            weights.note_verdicts(name, here, choice.verdicts)
+            weights.note_verdicts(name, this_machine(), choice.verdicts)
             return choice
     except PullFailed as error:
         # Chosen anew at each start, it could be another one each time, and each has cache keys of its own.
@@ -311,6 +320,6 @@ def _named(weights: ModelStore, given: str) -> str:
         return given
     here = weights.installed()
     for known in weights.known.models:
-        if known.name in here and Format.ONNX in here[known.name].formats:
+        if known.name in here and {Format.ONNX, Format.TRANSFORMERS} & set(here[known.name].formats):
             return known.name
     return "classical"

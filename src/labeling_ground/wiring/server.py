@@ -25,6 +25,7 @@ from labeling_ground.pools import Pools
 from labeling_ground.service.counters import Counters
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.fetching import Fetcher
+from labeling_ground.service.history import History
 from labeling_ground.service.model_pool import LoadedModel, ModelFacts, ModelPool
 from labeling_ground.service.models import EngineHealth
 from labeling_ground.service.predictor import Predictor, PredictorOptions
@@ -47,6 +48,7 @@ from labeling_ground.wiring.models import (
     build_backend,
     list_models,
     settings_of_model,
+    verdicts_of,
 )
 
 log = logging.getLogger(__name__)
@@ -236,6 +238,7 @@ def _measured(settings: Settings, facts: ModelFacts, backend: Backend, taken: in
         capabilities=backend.info.capabilities,
         embedding_bytes=embedding_bytes(settings, backend) or facts.embedding_bytes,
         memory_bytes=taken or facts.memory_bytes,
+        verdicts=verdicts_of(ModelStore(settings.models_dir), facts.name),
     )
 
 
@@ -302,6 +305,7 @@ def build_parts(
         build_runtime_settings(settings, predictor, sessions),
         sources,
         upcoming,
+        build_history(settings, peers),
         peers,
     )
 
@@ -373,6 +377,14 @@ def build_runtime_settings(settings: Settings, predictor: Predictor, sessions: S
         processes=settings.workers,
         check=check,
     )
+
+
+def build_history(settings: Settings, peers: Peers | None) -> History:
+    """The ring of the last day: beside the disk tier where there is one. Of several workers the first one has it."""
+    has_file = settings.disk_bytes > 0 and (peers is None or peers.number == 0)
+    steps = max(1, round(settings.history_s / settings.history_every_s))
+    path = settings.cache_dir / "labeling-ground-history-1.ring" if has_file else None
+    return History(path, steps=steps, every_s=settings.history_every_s)
 
 
 def build_app(settings: Settings | None = None) -> object:

@@ -7,6 +7,8 @@ const { amount, bytes, duration, percent } = await load("operator/format.js");
 const { learn, speak } = await load("shared/words.js");
 const { CACHE_WORDS } = await load("operator/words.js");
 
+const { BIN, advice, bins, joined } = await load("operator/day.js");
+
 learn(CACHE_WORDS);
 const root = { documentElement: {}, querySelectorAll: () => [] };
 const idle = { encoder: { running: 0, waiting: 0 }, decoder: { running: 0, waiting: 0 } };
@@ -89,4 +91,41 @@ test("numbers are read as people read them, in both languages", () => {
   assert.deepEqual([NaN, 0, 0.01234, 12.345, 1234].map(amount), ["–", "0.00", "0.0123", "12.35", "1,234.00"]);
   speak("ko", root);
   assert.equal(duration(5400), "1시간 30분");
+});
+
+/** Columns of samples of a minute each: `[at, given]`. */
+function day(...samples) {
+  const names = ["hit", "joined", "recomputed", "miss", "refused", "errors", "busy", "interactive", "prefetch", "job"];
+  return {
+    at: samples.map(([at]) => at),
+    seconds: samples.map(() => 60),
+    ...Object.fromEntries(names.map((name) => [name, samples.map(([, given]) => given[name] ?? 0)])),
+  };
+}
+
+test("a day is drawn in quarters of an hour: sums of what is counted, means of what waited", () => {
+  const [first, second, ...more] = bins(day([60, { hit: 1, job: 4 }], [120, { hit: 2, miss: 1 }], [BIN + 60, { errors: 3 }]));
+  assert.deepEqual([first.from, first.to, first.hit, first.miss, first.job], [0, BIN, 3, 1, 2]);
+  assert.deepEqual([second.from, second.errors, second.hit, more.length], [BIN, 3, 0, 0]);
+});
+
+test("a later answer goes on where the one before ended, and what is older than a day goes", () => {
+  const both = joined(day([60, { hit: 1 }], [50_000, { hit: 2 }]), day([90_000, { hit: 3 }]));
+  assert.deepEqual([both.at, both.hit], [[50_000, 90_000], [2, 3]]);
+  assert.deepEqual(joined(both, day()).at, [50_000, 90_000]);
+  assert.deepEqual(joined(null, day([60, {}])).at, [60]);
+});
+
+test("an operator is told of a budget beyond the machine, of memory that is nearly used up, and of logits", () => {
+  const gib = 2 ** 30;
+  const words = (budget, resident, bytes, logits) => advice({
+    tiers: [{ tier: "memory", budget, bytes, bytes_by_kind: { logits, mask: bytes - logits } }],
+    machine: { memory_bytes: 8 * gib, resident_bytes: resident },
+    settings: { memory_bytes: budget },
+  }).map(([word]) => word);
+  assert.deepEqual(words(2 * gib, gib, gib, 0), []);
+  assert.deepEqual(words(7 * gib, gib, gib, 0), ["adviceBudget"]);
+  assert.deepEqual(words(2 * gib, 7.5 * gib, gib, 0), ["adviceResident"]);
+  assert.deepEqual(words(2 * gib, gib, 1.5 * gib, gib), ["adviceLogits"]);
+  assert.deepEqual(words(2 * gib, gib, 0.5 * gib, 0.4 * gib), []); // there is room for them
 });

@@ -22,6 +22,7 @@ from labeling_ground.errors import BadSettings, NotAllowed
 from labeling_ground.inference.remote_status import EngineFigures
 from labeling_ground.observe import BUCKETS_S
 from labeling_ground.service.counters import SPREAD_S, CountersSnapshot, KindCounts, TierCounts, together
+from labeling_ground.settings.machine import memory_of_this_machine, resident_bytes
 from labeling_ground.types import Kind, Outcome
 
 router = APIRouter()
@@ -102,6 +103,10 @@ async def cache_figures(request: Request) -> dict[str, Any]:
             }
             for worker in figures.workers
         ],
+        "machine": {
+            "memory_bytes": memory_of_this_machine(),
+            "resident_bytes": sum(worker.memory_bytes for worker in figures.workers) or resident_bytes(),
+        },
         "uptime_seconds": round(
             max([time.monotonic() - app_state.started, *(worker.uptime_s for worker in figures.workers)]), 3
         ),

@@ -1,6 +1,7 @@
 """``/v1/models`` and ``/health``."""
 
 import contextlib
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Request
@@ -100,6 +101,7 @@ async def _model(request: Request, status: ModelStatus) -> dict[str, Any]:
         "licence": facts.licence,
         "embedding_bytes": facts.embedding_bytes,
         "memory_bytes": facts.memory_bytes,
+        "verdicts": [asdict(verdict) for verdict in facts.verdicts if not verdict.failed],
     }
     if served is not None:
         backend = served.predictor.backend

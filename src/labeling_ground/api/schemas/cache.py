@@ -46,6 +46,26 @@ class TierOut(BaseModel):
     demoted: int = Field(description="Values that it was given again when memory had no more room for them.")
 
 
+class HistoryOut(BaseModel):
+    """The last day in steps."""
+
+    every_seconds: float = Field(description="From one step to the next.", examples=[60.0])
+    columns: dict[str, list[float]] = Field(
+        description="`at`: the step's end, in seconds since 1970; `seconds`: that it took. Asks that somebody waited "
+        "for, by outcome: `hit`, `joined`, `recomputed`, `miss`. Requests `refused` for now (429, 503), and `errors` "
+        "(other 5xx). `busy`: computations at work, on average; waiting in the queues, on average: `interactive`, "
+        "`prefetch`, `job`. Seconds of computing `saved` and `computed`. `memory_bytes` of the memory tier, and "
+        "`resident_bytes` of all processes, at the step's end."
+    )
+
+
+class MachineOut(BaseModel):
+    """The memory of the machine, or of the container."""
+
+    memory_bytes: int = Field(description="What its processes may use.")
+    resident_bytes: int = Field(description="What this server's processes have, the cache's memory tier included.")
+
+
 class QueueClassOut(BaseModel):
     """What waits in one class of a queue, and what it did since the server started."""
 
@@ -236,6 +256,7 @@ class CacheOut(LookupsOut, OfModel):
     latency: LatencyOut
     health: Health
     workers: list[WorkerOut] = Field(description="None where it is one process; all other figures are sums.")
+    machine: MachineOut
     uptime_seconds: float = Field(description="Since the server started.")
     settings: CacheSettingsOut
     policies: list[str] = Field(

@@ -27,6 +27,22 @@ class DecoderOut(BaseModel):
     bytes: int = Field(examples=[16501323])
 
 
+class VerdictOut(BaseModel):
+    """What was found of one engine in one precision on the server's machine."""
+
+    engine: str = Field(examples=["openvino"])
+    precision: str = Field(examples=["bf16"])
+    encode_s: float = Field(description="Seconds for one image.")
+    decode_s: float = Field(description="Seconds for one click.")
+    masks: int = Field(description="How many masks were compared with those of fp32.")
+    least_iou: float = Field(description="The least overlap (intersection over union) of one with that of fp32.")
+    mean_iou: float = Field(description="The mean of these.")
+    failed: str = ""
+    source: Literal["load", "check"] = Field(
+        description="`load`: compared on two drawn pictures; `check`: on photographs, by `models check`."
+    )
+
+
 class ModelOut(BaseModel):
     """One model that is served."""
 
@@ -56,6 +72,7 @@ class ModelOut(BaseModel):
     precision: str | None = Field(
         None, examples=["fp32"], description="In which it computes, where that is known: part of its version."
     )
+    verdicts: list[VerdictOut] = Field([], description="Engines and precisions that were compared on this machine.")
     decoder: DecoderOut | None = Field(
         None, description="What `GET /v1/models/{model}/decoder` gives; not there for models without such a file."
     )

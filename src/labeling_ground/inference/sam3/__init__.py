@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from labeling_ground.errors import BadSettings
 from labeling_ground.inference.graphs import NOTES, Precision, version_from, version_of
+from labeling_ground.networks.sam3_files import FILES
 
 if TYPE_CHECKING:
     from labeling_ground.inference.sam3.backend import Sam3Backend
@@ -31,7 +32,7 @@ def create(
     Args:
         encode_threads: threads of one computation on a processor, at least 1.
         decode_threads: prompts decoded at the same time, at least 1.
-        files: weights, configuration, vocabulary and merges, by their names in ``networks.sam3.FILES``.
+        files: weights, configuration, vocabulary and merges, by their names in ``FILES``.
         digests: their SHA-256 in that order, hex, where they are known; otherwise the files are read once more.
         model: the model's id.
         precision: of the trunk, the necks and the text encoder; part of the version.
@@ -48,7 +49,7 @@ def create(
 
         from labeling_ground.inference.sam3.backend import Sam3Backend
         from labeling_ground.inference.sam3.engine import Sam3Engine
-        from labeling_ground.networks.sam3 import FILES, load
+        from labeling_ground.networks.sam3 import load
     except ImportError as error:
         raise BadSettings(
             f"SAM 3 is computed by torch and transformers, which the extra 'torch' installs: {error}."

@@ -67,6 +67,8 @@ class Sam3Engine:
         self._most_tokens = int(config.text_config.max_position_embeddings)
         weight = next(self._detector.vision_encoder.parameters())
         self._dtype, self._device = weight.dtype, weight.device
+        self.device = str(weight.device)
+        """As torch names it."""
         self._short, self._long = (kind(self._tracker).eval() for kind in (FastDecoder2, PlainDecoder2))
         self._features: Lru[tuple[Tensor, ...]] = Lru(features_bytes)
         self._visual: FloatArray | None = None

@@ -219,14 +219,15 @@ export function drawModels(place, models, may, setLoaded) {
 
 /** The queues of this server, those of the default model first, and the engines beyond them. */
 export function drawEngines(place, figures) {
-  const heads = ["queue", "running", "waits", "turnedAway", "typical"];
+  const byClass = ({ classes }) => ["interactive", "prefetch", "job"].map((name) => number(classes[name]?.waiting ?? 0)).join(" · ");
+  const heads = ["queue", "running", "waits", "turnedAway", "waitsByClass", "typical"];
   const others = Object.entries(figures.models).filter(([model]) => model !== figures.model)
     .flatMap(([model, { queues }]) => Object.entries(queues).map(([name, queue]) => [name, queue, model]));
   const all = [...Object.entries(figures.queues), ...others];
   const rows = all.map(([name, queue, model]) => make("tr", { data: { queue: name, ...(model ? { model } : {}) } },
     make("td", {}, model ? `${t(name)}, ${model}` : t(name)),
     ...[queue.running, queue.waiting, queue.turned_away].map((value) => make("td", {}, number(value))),
-    make("td", {}, duration(queue.typical_seconds))));
+    make("td", { className: "classes" }, byClass(queue)), make("td", {}, duration(queue.typical_seconds))));
   const table = make("table", {},
     make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, t(head))))),
     make("tbody", {}, ...rows));
@@ -244,6 +245,7 @@ export function drawEngines(place, figures) {
   });
   const fates = { used: 0, withdrawn: 0, wasted: 0 };
   for (const found of Object.values(figures.predictions)) for (const [fate, n] of Object.entries(found)) fates[fate] += n;
-  place.replaceChildren(make("div", { className: "rows" }, table, ...(engines.length ? engines : [quiet(t("inProcess"))]),
+  const classes = quiet(`${t("waitsByClass")}: ${["interactive", "prefetch", "job"].map((name) => t(name)).join(" · ")}`);
+  place.replaceChildren(make("div", { className: "rows" }, table, classes, ...(engines.length ? engines : [quiet(t("inProcess"))]),
     quiet(t("fates", fates)), quiet(t("sessionsLine", figures))));
 }

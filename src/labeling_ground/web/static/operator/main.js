@@ -6,6 +6,7 @@ import { notes } from "../shared/storage.js";
 import { languageFor, learn, speak, t } from "../shared/words.js";
 import * as cards from "./cards.js";
 import { Controls } from "./controls.js";
+import { drawAdvice, drawDay, joined } from "./day.js";
 import { Trail } from "./figures.js";
 import { CACHE_WORDS } from "./words.js";
 
@@ -19,6 +20,8 @@ class Page {
   figures = null;
   models = [];
   trail = new Trail(KEPT_S);
+  #day = null; // the server's history, in columns
+  #dayDue = 0; // when there may be more of it, on the page's clock
   state = "connecting"; // or "live", "paused", "serverGone", "needsKey"
   problem = null; // what the server refused
   #at = null; // when the figures came
@@ -63,6 +66,7 @@ class Page {
     try {
       const figures = await this.server.figures(AbortSignal.timeout(PATIENCE));
       this.models = await this.server.models(AbortSignal.timeout(PATIENCE));
+      if (performance.now() >= this.#dayDue) await this.#askDay();
       this.figures = figures;
     } catch (error) {
       if (error instanceof Refused && error.status === 401) {
@@ -80,6 +84,13 @@ class Page {
     this.controls.take(this.figures);
     this.draw();
     return false;
+  }
+
+  async #askDay() {
+    const more = await this.server.history(this.#day?.at.at(-1) ?? 0, AbortSignal.timeout(PATIENCE));
+    this.#day = joined(this.#day, more.columns);
+    this.#dayDue = performance.now() + more.every_seconds * 1e3;
+    drawDay(this.#day, Date.now() / 1e3);
   }
 
   async #askForKey() {
@@ -112,6 +123,7 @@ class Page {
     cards.drawAges($("ages"), figures);
     cards.drawModels($("models"), this.models, figures.has_admin_key, (name, isLoaded) => this.controls.setLoaded(name, isLoaded));
     cards.drawEngines($("engines"), figures);
+    drawAdvice($("advice"), figures);
   }
 
   #drawState() {
@@ -143,6 +155,7 @@ class Page {
       this.#speak($("language").value);
       this.#drawState();
       this.draw();
+      if (this.#day) drawDay(this.#day, Date.now() / 1e3);
     });
     $("price").addEventListener("input", () => {
       notes.set("price", $("price").value);
@@ -151,7 +164,10 @@ class Page {
     document.addEventListener("visibilitychange", () => this.#resting?.abort());
     let width = 0;
     new ResizeObserver(([{ contentRect }]) => {
-      if (contentRect.width !== width) this.draw();
+      if (contentRect.width !== width) {
+        this.draw();
+        if (this.#day) drawDay(this.#day, Date.now() / 1e3);
+      }
       width = contentRect.width;
     }).observe(document.querySelector("main"));
   }

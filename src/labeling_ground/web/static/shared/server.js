@@ -156,6 +156,11 @@ export class Server {
     return (await this.#ask("v1/cache", { signal })).body;
   }
 
+  /** What it did in each minute of the last day, after the moment `since` (seconds since 1970). */
+  async history(since, signal) {
+    return (await this.#ask(`v1/cache/history?since=${since}`, { signal })).body;
+  }
+
   /** Purge everything, or one model or image; how many entries went. `key` is the one that may, `null` for our own. */
   async purge(what, key) {
     const query = new URLSearchParams(what);
