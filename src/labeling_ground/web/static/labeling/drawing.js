@@ -3,6 +3,7 @@
 import { nameOf } from "./album.js";
 import { LARGEST } from "./handwork.js";
 import { drawClasses, drawObjects } from "./panels.js";
+import { drawConcepts } from "./concepts.js";
 import { drawFound } from "./everything.js";
 import { drawStrip } from "./strip.js";
 import { make, unlessDrawn } from "../shared/elements.js";
@@ -92,6 +93,7 @@ export function drawState(page) {
   $("banner").classList.toggle("good", bannerOf(page) === t("back"));
   drawWaiting(page);
   drawFound(page);
+  drawConcepts(page);
 }
 
 /** The chooser of models, where there is a choice. */

@@ -10,6 +10,7 @@ import { Editor } from "./editor.js";
 import { drawLists, drawState } from "./drawing.js";
 import { KEY, confirmed, renewKey } from "../shared/dialogs.js";
 import { pathOf } from "./files.js";
+import { connectConcepts } from "./concepts.js";
 import { connectEverything } from "./everything.js";
 import { Found, withFound } from "./found.js";
 import { ExportDialog } from "../export/dialog.js";
@@ -111,6 +112,7 @@ class Page {
     }
     connect(this);
     connectEverything(this);
+    connectConcepts(this);
     this.speak();
     this.decoder.turn(choices.decodeHere);
     this.draw();

@@ -151,6 +151,13 @@ export class Server {
     if (last?.event !== "end") throw new Gone("The stream was cut off.");
   }
 
+  /** All instances of what a phrase names in an image: the answer's JSON. */
+  async concepts(id, phrase, signal) {
+    const body = JSON.stringify({ text: phrase, ...(this.model && { model: this.model }) });
+    const headers = { "Content-Type": "application/json" };
+    return (await this.#ask(`v1/images/${this.reading(id)}/concepts`, { method: "POST", headers, body, signal })).body;
+  }
+
   /** What the cache holds, did and saved. */
   async figures(signal) {
     return (await this.#ask("v1/cache", { signal })).body;
