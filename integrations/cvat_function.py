@@ -28,7 +28,7 @@ from cvat_sdk.masks import encode_mask
 from cvat_sdk.models import AttributeValRequest
 from PIL import Image
 
-_KINDS = ("interactor", "detector")
+_KINDS = ("interactor", "detector", "finder")
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 """Pillow's pixel formats that a PNG file holds as they are; others become RGB."""
 
@@ -41,14 +41,16 @@ def create(
     points_per_side: int = 0,
     timeout_s: float = 600.0,
     model: str = "",
-) -> "Interactor | Detector":
+) -> "Interactor | Detector | Finder":
     """The function that cvat-cli runs; its parameters are given there as ``-p NAME=TYPE:VALUE``.
 
     Args:
         url: address of the Labeling Ground server, with the path that it is served under, if any.
         api_key: a key of that server; by default what ``LABELING_GROUND_API_KEY`` in the environment says.
-        kind: ``interactor`` (clicks and boxes) or ``detector`` (all objects of an image, under one label).
-        label: the label that the detector gives; the task must have one of that name.
+        kind: ``interactor`` (clicks and boxes), ``detector`` (all objects of an image, under one label) or ``finder``
+            (all that its labels name, by a model that takes text).
+        label: the label that the detector gives; the finder's labels, parted by commas: each is the phrase that
+            is looked for. The task must have labels of these names.
         points_per_side: the detector's grid; 0 is the server's own.
         timeout_s: the longest that one mask, or one image of the detector, may take, with waiting for a busy server.
         model: id of the model that is asked; by default the server's default one.
@@ -63,6 +65,8 @@ def create(
         return Interactor(server)
     if kind == "detector":
         return Detector(server, label, points_per_side)
+    if kind == "finder":
+        return Finder(server, [each.strip() for each in label.split(",") if each.strip()])
     raise cvataa.BadFunctionError(f"kind must be one of {', '.join(_KINDS)}, unlike {kind!r}")
 
 
@@ -131,10 +135,36 @@ class Detector:
             options["pred_iou_thresh"] = least
         found = self._server.ask(picture(image), "everything", options)["masks"]
         found = [one for one in found if least is None or one["score"] >= least]
-        if context.conv_mask_to_poly:
-            rings = [ring for one in found for ring in one["polygons"] if _is_outer(ring)]
-            return [cvataa.polygon(0, [edge for point in ring for edge in point]) for ring in rings]
-        return [cvataa.mask(0, _runs(one)) for one in found]
+        return _shapes(0, found, as_polygons=context.conv_mask_to_poly)
+
+
+class Finder:
+    """Finds in an image all that its labels name."""
+
+    def __init__(self, server: "Server", labels: list[str]) -> None:
+        if not labels:
+            raise cvataa.BadFunctionError("label names nothing: say what to find, as in label=str:screw,nut")
+        self.spec = cvataa.DetectionFunctionSpec(
+            labels=[cvataa.label_spec(label, number) for number, label in enumerate(labels)]
+        )
+        self._server = server
+        self._labels = labels
+
+    def detect(self, context: cvataa.DetectionFunctionContext, image: Image.Image) -> list[cvataa.DetectionAnnotation]:
+        """A mask for each instance of each label; or polygons, as ``Detector`` gives them.
+
+        Raises:
+            BadFunctionError: the server refused, or did not answer; with its sentence.
+        """
+        options: dict[str, Any] = {"format": "polygons" if context.conv_mask_to_poly else "png"}
+        if context.conf_threshold is not None:
+            options["score_threshold"] = context.conf_threshold
+        found = self._server.ask(picture(image), "concepts", {"phrases": self._labels, **options})["concepts"]
+        return [
+            shape
+            for number, concept in enumerate(found)
+            for shape in _shapes(number, concept["instances"], as_polygons=context.conv_mask_to_poly)
+        ]
 
 
 class Server:
@@ -207,6 +237,14 @@ def picture(image: Image.Image) -> Picture:
     pixels.save(out, "PNG", compress_level=1, exif=b"", icc_profile=None)
     file = out.getvalue()
     return Picture(file, hashlib.sha256(file).hexdigest(), *image.size)
+
+
+def _shapes(label: int, found: list[dict[str, Any]], *, as_polygons: bool) -> list[cvataa.DetectionAnnotation]:
+    """Masks as CVAT's annotations under a label's number; or the polygons around them, without holes."""
+    if as_polygons:
+        rings = [ring for one in found for ring in one["polygons"] if _is_outer(ring)]
+        return [cvataa.polygon(label, [edge for point in ring for edge in point]) for ring in rings]
+    return [cvataa.mask(label, _runs(one)) for one in found]
 
 
 def _inside(value: float, size: int) -> float:

@@ -11,7 +11,8 @@ class Breaker:
         self._limit = failures
         self._reset_s = reset_s
         self._clock = clock
-        self._failures = 0
+        self.failures = 0
+        """In a row, since it last succeeded."""
         self._opened: float | None = None
 
     @property
@@ -32,11 +33,11 @@ class Breaker:
 
     def succeeded(self) -> None:
         """There was an answer, be it «no»."""
-        self._failures = 0
+        self.failures = 0
         self._opened = None
 
     def failed(self) -> None:
         """There was no answer in time, or an error."""
-        self._failures += 1
-        if self._failures >= self._limit:
+        self.failures += 1
+        if self.failures >= self._limit:
             self._opened = self._clock()

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from tests.adapters.tools import in_base64, recorded, shape_of
 from tests.api.conftest import LONG_S
+from tests.coloured import BLUE_BOXES, RED_BOXES, squares_file
 
 from labeling_ground.codec import mask as mask_codec
+from labeling_ground.testing.toy_concepts import ToyConcepts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,10 +140,91 @@ def check_refused(answer: httpx.Response, status: int, *words: str) -> None:
     assert all(word in answer.json()["message"] for word in words), answer.text
 
 
-async def test_text_is_answered_with_words(server: "Running") -> None:
+async def test_text_is_refused_with_words_where_no_model_takes_any(server: "Running") -> None:
     exchange = recorded("roboflow/sam3_concept_segment-polygon")
+    sent = exchange["body"] | {"image": {"type": "base64", "value": in_base64(squares_file())}}
     for base in ("", "/roboflow"):
-        check_refused(await server.client.post(base + exchange["path"], json=exchange["body"]), 501, "text")
+        check_refused(await server.client.post(base + exchange["path"], json=sent), 501, "takes no text", "SAM 3")
+
+
+async def found(server: "Running", *prompts: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+    """What ``sam3_concept_segment`` answers to prompts on the picture of squares, as the real client sends it."""
+    exchange = recorded("roboflow/sam3_concept_segment-polygon")
+    image = {"type": "base64", "value": in_base64(squares_file())}
+    sent = exchange["body"] | {"image": image, "prompts": list(prompts), "output_prob_thresh": 0.1} | more
+    answer = await server.client.post(exchange["path"], json=sent)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["X-Model-Version"].startswith("toy-concepts@")
+    assert answer.json()["time"] > 0
+    listed: list[dict[str, Any]] = answer.json()["prompt_results"]
+    assert [one["prompt_index"] for one in listed] == [one["echo"]["prompt_index"] for one in listed]
+    return listed
+
+
+def boxes_in(result: dict[str, Any]) -> list[tuple[int, ...]]:
+    """x0, y0, x1, y1 of each prediction, whose format is COCO RLE."""
+    drawn = [mask_codec.from_rle(one["masks"]["size"], one["masks"]["counts"]) for one in result["predictions"]]
+    sides = [mask_codec.bbox(pixels) for pixels in drawn]
+    return [(x, y, x + width, y + height) for x, y, width, height in sides]
+
+
+async def test_concepts_are_found_by_phrases_and_by_boxes(start: "Start") -> None:
+    toy: Any = ToyConcepts()
+    async with start(backend=toy) as server:
+        red, blue = await found(server, {"type": "text", "text": "Red"}, {"type": "text", "text": "blue"}, format="rle")
+        assert (boxes_in(red), set(boxes_in(blue))) == ([*RED_BOXES], {*BLUE_BOXES})
+        assert red["echo"] == {"prompt_index": 0, "type": "text", "text": "Red", "num_boxes": 0}
+        scores = [one["confidence"] for one in red["predictions"]]
+        assert scores == sorted(scores, reverse=True)
+        [some] = await found(server, {"text": "red", "output_prob_thresh": scores[1]}, format="rle")
+        assert boxes_in(some) == [*RED_BOXES[:2]]
+        assert toy.asked.count("detect") == 2, "a threshold computes nothing anew"
+        [outlined] = await found(server, {"type": "text", "text": "red"})
+        for one, (x0, y0, x1, y1) in zip(outlined["predictions"], RED_BOXES, strict=True):
+            [ring] = one["masks"]
+            assert one["format"] == "polygon"
+            assert [min(ring), max(ring)] == [[x0, y0], [x1 - 1, y1 - 1]], "through the centres of the pixels"
+        by_corner = {"type": "visual", "boxes": [{"x": 22, "y": 22, "width": 6, "height": 8}], "box_labels": [1]}
+        both = {
+            "type": "visual",
+            "text": "red",
+            "boxes": [{"x0": 22, "y0": 22, "x1": 28, "y1": 30}, {"x": 5, "y": 5, "width": 5, "height": 5}],
+            "box_labels": [1, 0],
+        }
+        shown, mixed = await found(server, by_corner, both, format="rle")
+        assert set(boxes_in(shown)) == set(boxes_in(mixed)) == {*BLUE_BOXES}
+        assert shown["echo"] == {"prompt_index": 0, "type": "visual", "text": None, "num_boxes": 1}
+        first, second = await found(server, {"text": "red"}, {"text": "a red one"}, nms_iou_threshold=0.9, format="rle")
+        assert (len(first["predictions"]), second["predictions"]) == (3, [])
+
+
+async def test_a_concept_that_cannot_be_answered_is_refused_with_the_reason(start: "Start") -> None:
+    toy: Any = ToyConcepts()
+    async with start(backend=toy, max_concepts=2) as server:
+        good = {"image": {"type": "base64", "value": in_base64(squares_file())}, "prompts": [{"text": "red"}]}
+        for more, status, words in (
+            ({"prompts": []}, 422, ["prompts"]),
+            ({"prompts": [{}]}, 422, ["empty"]),
+            ({"prompts": [{"text": "a"}] * 3}, 413, ["2"]),
+            ({"prompts": [{"boxes": [{"x": 1, "y": 1}]}]}, 422, ["upper left"]),
+            (
+                {"prompts": [{"text": "a", "boxes": [{"x0": 1, "y0": 1, "x1": 2, "y1": 2}], "box_labels": []}]},
+                422,
+                ["one for each"],
+            ),
+            ({"format": "binary"}, 422, ["format"]),
+            ({"image": {"type": "url", "value": "http://169.254.169.254/"}}, 422, ["base64"]),
+        ):
+            check_refused(await server.client.post("/sam3/concept_segment", json=good | more), status, *words)
+        assert "detect" not in toy.asked
+
+
+async def test_text_is_answered_by_the_first_model_that_takes_it(start: "Start") -> None:
+    finder = "labeling_ground.testing.toy_concepts:create"
+    async with start(models=(finder,)) as server:
+        await server.client.post("/v1/images", content=squares_file(), params={"model": finder})
+        [red] = await found(server, {"text": "red"}, format="rle")
+        assert boxes_in(red) == [*RED_BOXES]
 
 
 async def test_what_cannot_be_answered_is_refused_with_the_reason(

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from tests.adapters.tools import in_base64, mask_of_v1, recorded, shape_of
 from tests.api.conftest import LONG_S, soon
+from tests.coloured import BLUE_BOXES, RED_BOXES, squares_file
+
+from labeling_ground.testing.toy_concepts import ToyConcepts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +61,37 @@ def check_harmless(answer: httpx.Response, code: str) -> None:
 
 
 # --- what works ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_text_prompt_finds_all_that_it_names_under_its_phrases(start: "Start") -> None:
+    toy: Any = ToyConcepts()
+    file = squares_file()
+    async with start(backend=toy) as server:
+        [told] = (await server.client.get("/x-anylabeling/v1/models")).json()["data"].values()
+        assert {"edit_text", "button_send", "edit_conf"} <= {each["name"] for each in told["widgets"]}
+        assert told["batch_processing_mode"] == "text_prompt"
+
+        async def ask(text: str, **params: Any) -> list[dict[str, Any]]:
+            sent = body(file, text_prompt=text, conf_threshold=0.1) | {"model": "toy-concepts"}
+            del sent["params"]["marks"]
+            sent["params"] |= params
+            answer = (await server.client.post("/x-anylabeling/v1/predict", json=sent)).json()
+            assert answer["success"] is True, answer
+            assert answer["data"] == HARMLESS | {"shapes": answer["data"]["shapes"]}
+            shapes: list[dict[str, Any]] = answer["data"]["shapes"]
+            return shapes
+
+        shapes = await ask("Red, blue")
+        for label, boxes in (("red", RED_BOXES), ("blue", BLUE_BOXES)):
+            own = [shape for shape in shapes if shape["label"] == label]
+            assert len(own) == len(boxes)
+            expected = np.zeros((48, 64), np.uint8)
+            for x0, y0, x1, y1 in boxes:
+                expected[y0:y1, x0:x1] = 1
+            np.testing.assert_array_equal(filled(own), expected)
+        assert [shape["label"] for shape in await ask("red.blue")] == [shape["label"] for shape in shapes]
+        assert len(await ask("red", conf_threshold=0.5)) == 2
+        assert toy.asked.count("detect") == 2
 
 
 @pytest.mark.parametrize("name", ["models", "models-of-a-closing-slash"])
@@ -197,7 +231,8 @@ def test_bad_input_deletes_nothing(start_real: "StartReal", make_image: "Callabl
         ("bad-prompt", body(file, {"type": "point", "data": [1], "label": 1})),
         ("bad-prompt", body(file, box(1, 1, 20, 20, label=0))),
         ("bad-prompt", body(file, box(5, 5, 5, 20))),
-        ("bad-prompt", body(file, point(30, 20), text_prompt="a cat")),
+        ("not-offered", body(file, text_prompt="a cat")),
+        ("bad-prompt", body(file, text_prompt=" ")),
     ]
     with start_real() as server:
         for code, sent in kinds:

@@ -288,12 +288,12 @@ async def test_a_value_on_its_way_is_as_good_as_there_and_is_written_behind_the_
     tier = tier_of(store)
     tier.queue.write(key(), sealed(key()))
     tier.queue.write(key(), sealed(key()))
-    assert tier.queue.waiting(key()) == sealed(key())
+    assert tier.queue.pending[key()].entry == sealed(key())
     assert await tier.touch(key())
     assert len(tier.queue) == 1
     store.release.set()
     await tier.queue.drain()
-    assert tier.queue.waiting(key()) is None
+    assert not tier.queue.pending
     assert store.entries == filled()
     assert store.count("put") == 1
     await tier.aclose()

@@ -53,7 +53,7 @@ async def test_each_kind_lives_where_it_belongs() -> None:
     assert set(first.entries) == {EMBEDDING, MASK}
     assert set(last.entries) == {EMBEDDING, MASK, IMAGE}
     held = store.memory.stats().entries_by_kind
-    assert held == {"image": 0, "embedding": 1, "mask": 1, "logits": 1, "everything": 0}
+    assert {kind for kind, count in held.items() if count} == {"embedding", "mask", "logits"}
     await store.aclose()
 
 

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from tests.api.conftest import LONG_S, RealServer, StartReal
+from tests.api.conftest import LONG_S, GatedConcepts, RealServer, StartReal
+from tests.coloured import BLUE_BOXES, RED_BOXES, squares
 from tests.integrations.cvat_names import BadFunctionError, Context, Prompts, decode_mask, installed
 
 from labeling_ground.codec import mask as mask_codec
@@ -272,6 +273,30 @@ def test_the_detector_gives_outer_rings_where_masks_are_not_wanted(
     assert len(rings) == 2
     assert len(outer) == 1
     assert min(x for x, _ in outer[0]) == 10
+
+
+def test_the_finder_gives_what_its_labels_name_under_them(function: Any, start_real: StartReal) -> None:
+    image = Pillow.fromarray(squares())
+    toy: Any = GatedConcepts()
+    with start_real(backend=toy) as server:
+        finder = function.create(server.url, kind="finder", label="red, blue,")
+        assert [(label.name, label.id) for label in finder.spec.labels] == [("red", 0), ("blue", 1)]
+        found = finder.detect(Context(conf_threshold=0.1), image)
+        for number, boxes in enumerate((RED_BOXES, BLUE_BOXES)):
+            expected = np.zeros((HEIGHT, WIDTH), np.bool_)
+            for x0, y0, x1, y1 in boxes:
+                expected[y0:y1, x0:x1] = True
+            own = [shape for shape in found if shape.label_id == number]
+            assert [shape.type for shape in own] == ["mask"] * len(boxes)
+            assert (np.any([shown(shape) for shape in own], axis=0) == expected).all()
+        assert len(finder.detect(Context(), image)) == 4, "the server's own least score"
+        rings = finder.detect(Context(conf_threshold=0.1, conv_mask_to_poly=True), image)
+        assert [(shape.type, shape.label_id) for shape in rings] == [("polygon", 0)] * 3 + [("polygon", 1)] * 2
+        assert toy.asked.count("detect") == 2
+    with start_real() as server, pytest.raises(BadFunctionError, match="takes no text"):
+        function.create(server.url, kind="finder", label="red").detect(Context(), image)
+    with pytest.raises(BadFunctionError, match="say what to find"):
+        function.create("http://localhost:1", kind="finder", label=" , ")
 
 
 def test_a_mask_with_nothing_in_it_is_one_pixel_of_background(function: Any) -> None:

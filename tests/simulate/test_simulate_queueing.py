@@ -16,7 +16,6 @@ def test_people_go_first_and_nothing_that_runs_is_stopped() -> None:
     )
     assert done.waited == {JOB: [10.0, 50.0], PREFETCH: [39.0], PERSON: [18.0, 27.0]}
     assert done.busy_s == 50.0
-    assert done.last_end == 50.0
 
 
 def test_who_needs_the_same_joins_and_lifts_it() -> None:

@@ -28,7 +28,8 @@ from labeling_ground.adapters.images import (
 from labeling_ground.adapters.nuclio import Dashboard
 from labeling_ground.api import responses
 from labeling_ground.api.adapter import Adapter, Endpoint, nothing_to_close
-from labeling_ground.api.state import AppState, caller_of, pools_of
+from labeling_ground.api.requests import caller_of, pools_of
+from labeling_ground.api.state import AppState
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedPrediction
 from labeling_ground.errors import BadPrompt, NotFound

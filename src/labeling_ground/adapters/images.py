@@ -13,15 +13,25 @@ from pydantic import BaseModel
 
 from labeling_ground import key as keys
 from labeling_ground.api.errors import BadBody
-from labeling_ground.api.requests import model_for, predictor_of, read_json, while_connected
+from labeling_ground.api.requests import (
+    Caller,
+    model_for,
+    pools_of,
+    predictor_of,
+    read_json,
+    request_log_of,
+    state_of,
+    while_connected,
+)
+from labeling_ground.api.routes.concepts import capabilities_for, concepts_of
 from labeling_ground.api.routes.images import check_counts
-from labeling_ground.api.state import Caller, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text
 from labeling_ground.errors import Overloaded, TooLarge, UnknownImage, UnknownModel
+from labeling_ground.service.concepts import ConceptAnswer, Concepts
 from labeling_ground.service.model_pool import LoadedModel
 from labeling_ground.service.predictor import MaskAnswer, PromptAsk
 from labeling_ground.settings import Settings
-from labeling_ground.types import Box, Point
+from labeling_ground.types import Box, Concept, Point
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -112,11 +122,29 @@ async def choose_model(request: Request, name: str | None) -> LoadedModel:
         UnknownModel: the address names one that is not served here.
         Overloaded, BackendFailed, ClientDisconnect: as in ``model_for``.
     """
+    return await model_for(request, _named(request, name))
+
+
+async def choose_finder(request: Request, name: str | None, wanted: Sequence[Concept]) -> Concepts:
+    """What finds these concepts by the model that is named, as in ``choose_model``, else by the first that can.
+
+    Raises:
+        BadPrompt, NotOffered: the one that is named does not take them; none does.
+        UnknownModel, Overloaded, BackendFailed, ClientDisconnect: as in ``choose_model``.
+    """
+    named, models = _named(request, name), state_of(request).models
+    if not named:
+        needed = capabilities_for(wanted)
+        named = next((each.id for each in models.statuses() if needed <= {*each.facts.capabilities}), None)
+    return concepts_of(await model_for(request, named), models, wanted)
+
+
+def _named(request: Request, name: str | None) -> str | None:
     named = request.path_params.get("model") or request.query_params.get("model")
     if not named and name:
         with contextlib.suppress(UnknownModel):
             named = state_of(request).models.name_of(name)
-    return await model_for(request, named)
+    return named or None
 
 
 async def open_sent(request: Request, caller: Caller, sent: SentImage, texts: KnownTexts) -> OpenImage:
@@ -133,6 +161,31 @@ async def open_sent(request: Request, caller: Caller, sent: SentImage, texts: Kn
     image = OpenImage(image_id, answer.width, answer.height)
     texts.add(caller.tenant, sent.digest, image)
     return image
+
+
+async def find_sent(
+    request: Request, caller: Caller, sent: SentImage, texts: KnownTexts, finder: Concepts, wanted: Sequence[Concept]
+) -> list[ConceptAnswer]:
+    """What is found of each concept, in their order, on an image that came in base64.
+
+    Raises:
+        BadPrompt, BackendFailed: as in the service's ``Concepts.find``; and what ``open_sent`` raises.
+        Overloaded: as there, or it was not ready before ``adapter_deadline_s``.
+        ClientDisconnect: the client left.
+    """
+    record = request_log_of(request)
+
+    async def find_on(image: OpenImage) -> list[ConceptAnswer]:
+        record.fields |= {"image": image.image_id[:12], "concepts": len(wanted)}
+        found = finder.find(caller.tenant, image.image_id, wanted, client=caller.client)
+        answers = [answer for _, answer in sorted([each async for each in found], key=lambda each: each[0])]
+        for answer in answers:
+            record.note(answer.outcome, answer.timing)
+        return answers
+
+    known = texts.find(caller.tenant, sent.digest)
+    work = _with_image(known, lambda: open_sent(request, caller, sent, texts), find_on)
+    return await while_connected(request, in_time(request, work))
 
 
 async def segment_sent(

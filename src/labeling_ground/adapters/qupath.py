@@ -26,9 +26,10 @@ from labeling_ground.adapters.images import (
     segment_sent,
 )
 from labeling_ground.api.adapter import Adapter, Endpoint
+from labeling_ground.api.requests import caller_of, pools_of, request_log_of
 from labeling_ground.api.routes.everything import options_of
 from labeling_ground.api.schemas.everything import EverythingRequest
-from labeling_ground.api.state import AppState, caller_of, pools_of, request_log_of
+from labeling_ground.api.state import AppState
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedMask
 from labeling_ground.errors import BadPrompt

@@ -7,13 +7,15 @@ from typing import Any, Literal
 
 from fastapi import Request
 from fastapi.responses import Response
-from pydantic import BaseModel, FiniteFloat, field_validator
+from pydantic import BaseModel, Field, FiniteFloat, field_validator
 
 from labeling_ground.adapters.images import (
     KnownTexts,
     OpenImage,
     box_on,
+    choose_finder,
     choose_model,
+    find_sent,
     in_time,
     max_body_bytes,
     open_sent,
@@ -23,13 +25,18 @@ from labeling_ground.adapters.images import (
 )
 from labeling_ground.api import responses
 from labeling_ground.api.adapter import Adapter, Endpoint, Problem
-from labeling_ground.api.requests import while_connected
-from labeling_ground.api.state import AppState, caller_of, pools_of
+from labeling_ground.api.requests import caller_of, pools_of, while_connected
+from labeling_ground.api.routes.concepts import check_limits
+from labeling_ground.api.state import AppState
 from labeling_ground.codec import mask as mask_codec
-from labeling_ground.codec.records import CachedPrediction
-from labeling_ground.errors import BadInput, NotOffered
+from labeling_ground.codec.records import CachedMask, CachedPrediction
+from labeling_ground.errors import BadInput, BadPrompt
+from labeling_ground.key import canonical_concept
+from labeling_ground.sam.everything import keep_best
+from labeling_ground.service.concepts import ConceptAnswer
 from labeling_ground.service.predictor import PromptAsk
 from labeling_ground.types import Box as Corners
+from labeling_ground.types import Concept, Exemplar
 
 
 class SentPicture(BaseModel):
@@ -95,6 +102,69 @@ class SegmentRequest(BaseModel):
         return value
 
 
+class Corner(BaseModel):
+    """An exemplar's box, by its upper left corner and its size, or by two corners, in pixels."""
+
+    x: FiniteFloat | None = None
+    y: FiniteFloat | None = None
+    width: FiniteFloat | None = None
+    height: FiniteFloat | None = None
+    x0: FiniteFloat | None = None
+    y0: FiniteFloat | None = None
+    x1: FiniteFloat | None = None
+    y1: FiniteFloat | None = None
+
+    def box(self) -> Corners:
+        """The box.
+
+        Raises:
+            BadPrompt: it is given in neither way.
+        """
+        if self.x0 is not None and self.y0 is not None and self.x1 is not None and self.y1 is not None:
+            return Corners(self.x0, self.y0, self.x1, self.y1)
+        if self.x is not None and self.y is not None and self.width is not None and self.height is not None:
+            return Corners(self.x, self.y, self.x + self.width, self.y + self.height)
+        raise BadPrompt("A box of a visual prompt has x and y (its upper left corner), width and height; or x0 to y1.")
+
+
+class ConceptPrompt(BaseModel):
+    """What to find: a phrase, boxes around examples (``box_labels``: 1 positive, 0 negative), or both."""
+
+    type: str | None = None
+    text: str | None = None
+    boxes: list[Corner] | None = None
+    box_labels: list[int] | None = None
+    output_prob_thresh: FiniteFloat | None = None
+
+    def concept(self) -> Concept:
+        """The same in canonical form.
+
+        Raises:
+            BadPrompt: it makes no sense.
+        """
+        boxes = self.boxes or []
+        labels = [1] * len(boxes) if self.box_labels is None else self.box_labels
+        if len(labels) != len(boxes):
+            raise BadPrompt(f"A prompt has {len(boxes)} boxes and {len(labels)} box_labels: give one for each.")
+        exemplars = [Exemplar(one.box(), label == 1) for one, label in zip(boxes, labels, strict=True)]
+        return canonical_concept(self.text or None, exemplars)
+
+
+class ConceptRequest(BaseModel):
+    """The body of ``concept_segment``.
+
+    The SDK always names a model (``sam3/sam3_final``, unless it is told another): see ``choose_finder``.
+    """
+
+    api_key: str | None = None
+    image: SentPicture
+    prompts: list[ConceptPrompt] = Field(min_length=1)
+    output_prob_thresh: FiniteFloat = 0.5
+    nms_iou_threshold: FiniteFloat | None = None
+    format: Literal["json", "polygon", "rle"] = "polygon"
+    model_id: str | None = None
+
+
 def create(app_state: AppState, texts: KnownTexts) -> Adapter:
     """The adapter of one server."""
 
@@ -127,8 +197,19 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
         answer = {"image_id": body.image_id or image.image_id, "time": time.perf_counter() - started}
         return responses.as_json(answer)
 
-    async def concept(_: Request) -> Response:
-        raise NotOffered("No model that is served here takes text. Use sam3_visual_segment with points or a box.")
+    async def concept(request: Request) -> Response:
+        started = time.perf_counter()
+        body, sent = await read_with_image(request, ConceptRequest, lambda body: body.image.value)
+        caller = caller_of(request, *_keys(request, body.api_key))
+        boxes = sum(len(prompt.boxes or ()) for prompt in body.prompts)
+        check_limits([prompt.text or "" for prompt in body.prompts], boxes, app_state.settings)
+        wanted = [prompt.concept() for prompt in body.prompts]
+        finder = await choose_finder(request, body.model_id, wanted)
+        found = await find_sent(request, caller, sent, texts, finder, wanted)
+        results = await pools_of(request).drawing.run(_prompt_results, body, found, background=True)
+        response = responses.as_json({"prompt_results": results, "time": time.perf_counter() - started})
+        response.headers["X-Model-Version"] = str(found[0].version)
+        return response
 
     at = partial(_endpoint, largest=max_body_bytes(app_state.settings))
     return Adapter(
@@ -158,8 +239,39 @@ def _corners(box: Box, image: OpenImage) -> Corners:
     return box_on(image, box.x - across, box.y - down, box.x + across, box.y + down)
 
 
+def _prompt_results(body: ConceptRequest, found: Sequence[ConceptAnswer]) -> list[dict[str, Any]]:
+    """What was found of each prompt: what scores enough, and of what overlaps too much the best. Blocking."""
+    listed = []
+    for number, (prompt, answer) in enumerate(zip(body.prompts, found, strict=True)):
+        least = body.output_prob_thresh if prompt.output_prob_thresh is None else prompt.output_prob_thresh
+        listed += [(number, answer.found, one.mask) for one in answer.found.instances if one.mask.score >= least]
+    kept = list(range(len(listed)))
+    if body.nms_iou_threshold is not None:
+        masks = [mask for *_, mask in listed]
+        kept = sorted(keep_best([one.bbox for one in masks], [one.score for one in masks], body.nms_iou_threshold))
+    shown: list[list[dict[str, Any]]] = [[] for _ in body.prompts]
+    for number, of, mask in (listed[index] for index in kept):
+        shown[number].append(_shown(mask, (of.height, of.width), body.format))
+    return [
+        {
+            "prompt_index": number,
+            "echo": {
+                "prompt_index": number,
+                "type": prompt.type or ("visual" if prompt.boxes else "text"),
+                "text": prompt.text,
+                "num_boxes": len(prompt.boxes or ()),
+            },
+            "predictions": shown[number],
+        }
+        for number, prompt in enumerate(body.prompts)
+    ]
+
+
 def _prediction(prediction: CachedPrediction, form: str) -> dict[str, Any]:
-    best, size = prediction.masks[0], (prediction.height, prediction.width)
+    return _shown(prediction.masks[0], (prediction.height, prediction.width), form)
+
+
+def _shown(best: CachedMask, size: tuple[int, int], form: str) -> dict[str, Any]:
     if form == "rle":
         return {"masks": {"size": size, "counts": best.counts}, "confidence": best.score, "format": "rle"}
     rings = mask_codec.to_centre_rings(mask_codec.from_rle(size, best.counts))

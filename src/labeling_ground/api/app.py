@@ -8,12 +8,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import Response
 from pydantic.json_schema import models_json_schema
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from labeling_ground import __version__
@@ -167,7 +165,6 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
     pages.install(app, runs_wasm=runtime is not None)
     endpoints = install_endpoints(app, adapters)
     errors.install(app)
-    app.add_exception_handler(ClientDisconnect, _gone)
     settings = app_state.settings
     app.add_middleware(
         Edge,
@@ -227,11 +224,6 @@ _NO_WORK = frozenset({*ALWAYS, "/", "/cache", "/docs", "/redoc", "/openapi.json"
 def _takes_no_place(path: str) -> bool:
     """Whether a path is a file, or as quickly answered as one."""
     return path in _NO_WORK or path.startswith(("/web/", "/docs/static/"))
-
-
-async def _gone(_: Request, __: Exception) -> Response:
-    """Nobody reads this; 499 is what the log line says."""
-    return Response(status_code=499)
 
 
 async def _watch_model(app: FastAPI, app_state: AppState) -> None:

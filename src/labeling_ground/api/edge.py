@@ -340,27 +340,12 @@ class Exchange:
             # Mostly it is here already, and a timer would cost more than all else that is done for it here.
             waits_for = next(receiving)
         except StopIteration as done:
-            edge.in_work += 1
-            return self._received(done.value)
-        except BaseException:
-            edge.in_work += 1
-            raise
-        now = asyncio.get_running_loop().time()
-        self._deadline = self._deadline or now + edge.limits.silence_s
-        until = min(now + edge.limits.silence_s, self._deadline + self.seen / _SLOWEST)
-        try:
-            async with asyncio.timeout_at(until):
-                message = await _rest_of(receiving, waits_for)
-        except TimeoutError:
-            raise TooSlow(
-                f"Of the request's body {self.seen} bytes came, and then too little for too long. Send it again."
-            ) from None
+            message: Message = done.value
+        else:
+            message = await self._awaited(receiving, waits_for)
         finally:
             edge.in_work += 1
-        return self._received(message)
-
-    def _received(self, message: Message) -> Message:
-        edge, limits, most = self._edge, self._edge.limits, self._most_bytes
+        limits = edge.limits
         if message["type"] == "http.request":
             size = len(message.get("body", b""))
             self.seen += size
@@ -375,6 +360,22 @@ class Exchange:
                 if held > limits.most_held and held > self.seen:  # alone it may be as large as its own limit
                     raise Overloaded("Too many large requests are in flight. Try again in a moment.")
         return message
+
+    async def _awaited(self, receiving: Generator[Any, Any, Message], waits_for: Any) -> Message:
+        """The next piece of the request, which is not here yet.
+
+        Raises:
+            TooSlow: it did not come in time.
+        """
+        now, silence_s = asyncio.get_running_loop().time(), self._edge.limits.silence_s
+        self._deadline = self._deadline or now + silence_s
+        try:
+            async with asyncio.timeout_at(min(now + silence_s, self._deadline + self.seen / _SLOWEST)):
+                return await _rest_of(receiving, waits_for)
+        except TimeoutError:
+            raise TooSlow(
+                f"Of the request's body {self.seen} bytes came, and then too little for too long. Send it again."
+            ) from None
 
     async def send(self, message: Message) -> None:
         """Pass a piece of the answer on, with the headers that every answer has."""

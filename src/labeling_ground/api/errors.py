@@ -203,11 +203,7 @@ def _sentence(found: Mapping[str, Any]) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error with a problem body."""
-
-    async def ours(_: Request, error: Exception) -> Response:
-        assert isinstance(error, errors.LabelingGroundError)  # noqa: S101 -- registered for this class
-        return answer_to(error)
+    """Answer with a problem body what the framework finds wrong; our own errors are ``edge.Edge``'s to answer."""
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
@@ -235,7 +231,6 @@ def install(app: FastAPI) -> None:
     async def bug(_: Request, error: Exception) -> Response:
         return bug_response(error)
 
-    app.add_exception_handler(errors.LabelingGroundError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, bug)

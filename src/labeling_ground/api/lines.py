@@ -10,8 +10,8 @@ from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from labeling_ground.api.errors import as_line
-from labeling_ground.api.requests import while_connected
-from labeling_ground.api.state import RequestLog, request_log_of
+from labeling_ground.api.requests import request_log_of, while_connected
+from labeling_ground.api.state import RequestLog
 
 LINES = "application/x-ndjson"
 

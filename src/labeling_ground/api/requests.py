@@ -1,30 +1,141 @@
 """Reading requests: bodies, clients that leave, and which model is asked."""
 
 import asyncio
+import base64
 import codecs
 import contextlib
 import errno
 import hashlib
-from collections.abc import Callable, Coroutine
+import hmac
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
 from labeling_ground import key as keys
 from labeling_ground.api.errors import BadBody, EncodedBody, UnreadMediaType, explain
-from labeling_ground.api.state import REQUEST_LOG_KEY, RequestLog, pools_of, request_log_of, state_of
-from labeling_ground.errors import Overloaded, TooLarge
-from labeling_ground.service.model_pool import LoadedModel
+from labeling_ground.api.state import REQUEST_LOG_KEY, AppState, RequestLog
+from labeling_ground.errors import Forbidden, NotAllowed, Overloaded, TooLarge
+from labeling_ground.pools import Pools
+from labeling_ground.service.model_pool import LoadedModel, ModelPool
 from labeling_ground.service.predictor import Predictor
 
 T = TypeVar("T")
 
 _LARGE = 64 * 1024
 """From this size on, JSON is read in a thread: an image in base64 would hold the event loop for milliseconds."""
+
+
+def request_log_of(request: Request) -> RequestLog:
+    """The record of a request; ``edge`` put it there."""
+    record: RequestLog = request.scope[REQUEST_LOG_KEY]
+    return record
+
+
+def state_of(request: Request) -> AppState:
+    """The parts of the server that this request came to."""
+    app_state: AppState = request.app.state.app_state
+    return app_state
+
+
+def pools_of(request: Request) -> Pools:
+    """The threads of that server."""
+    return state_of(request).predictor.pools
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks.
+
+    Attributes:
+        tenant: whose namespace of the cache the request works in.
+        client: who works, as far as known: the ``X-Client-Id`` header, else the API key's own name; else ``None``.
+        is_admin: whether the admin key was given.
+    """
+
+    tenant: str
+    client: str | None
+    is_admin: bool
+
+
+def caller_of(request: Request, *more_keys: str | None) -> Caller:
+    """Who asks. Called by hand at the top of each route: a framework's dependency would cost as much as a cache hit.
+
+    Args:
+        request: its headers may carry keys.
+        *more_keys: keys that came in another way.
+
+    Raises:
+        NotAllowed: the operator has set keys, and none of them was given.
+    """
+    app_state: AppState = request.app.state.app_state
+    settings = app_state.settings
+    headers = dict(request.scope["headers"])
+    client = None if b"x-client-id" not in headers else headers[b"x-client-id"].decode("latin-1")[:200]
+    if not settings.api_keys and settings.admin_key is None:
+        return Caller(keys.PUBLIC, client, is_admin=False)
+    given = [each for each in more_keys if each]
+    if not _KEY_HEADERS.isdisjoint(headers):
+        given += _keys_in_headers(headers)
+    # Every key is compared, whichever matches: the time taken tells nothing about them.
+    admin = [each for each in given if settings.admin_key is not None and _same(each, settings.admin_key)]
+    if not settings.api_keys:
+        return Caller(keys.PUBLIC, client, bool(admin))
+    matches = [each for each in given for secret in settings.api_keys if _same(each, secret)] + admin
+    if not matches:
+        raise NotAllowed(
+            "This server wants an API key. Send it as 'Authorization: Bearer <key>' or as 'X-API-Key: <key>'."
+        )
+    tenant = keys.tenant_of(matches[0])
+    return Caller(tenant, client or tenant, bool(admin))
+
+
+def check_admin(request: Request) -> None:
+    """See that the operator asks.
+
+    Raises:
+        NotAllowed: no key was given, or a wrong one.
+        Forbidden: one was given that may not do this; or the server has no admin key.
+    """
+    settings = state_of(request).settings
+    if caller_of(request).is_admin:
+        return
+    if settings.admin_key is None:
+        raise Forbidden(
+            "This takes the admin key, and this server has none. Start it with LABELING_GROUND_ADMIN_KEY to change "
+            "settings while it runs."
+        )
+    sentence = "This takes the admin key. Send it as 'Authorization: Bearer <key>' or as 'X-API-Key: <key>'."
+    raise Forbidden(sentence) if settings.api_keys else NotAllowed(sentence)
+
+
+_KEY_HEADERS = frozenset({b"authorization", b"x-api-key", b"token"})
+
+
+def _keys_in_headers(headers: Mapping[bytes, bytes]) -> list[str]:
+    """The keys in a request's headers: ``Authorization: Bearer``, ``X-API-Key``, and what other tools send.
+
+    Those are ``Authorization: Basic`` with the key as the password, and ``Token``.
+    """
+    scheme, *rest = headers.get(b"authorization", b"").split(maxsplit=1) or [b""]
+    scheme, credentials = scheme.lower(), b"".join(rest)
+    bearer = credentials if scheme == b"bearer" else b""
+    # Blanks around a header's value are none of it; other bytes may be part of a character. Clients whose key is not
+    # ASCII send UTF-8.
+    given = [text.strip(b" \t") for text in (bearer, headers.get(b"x-api-key", b""), headers.get(b"token", b""))]
+    if scheme == b"basic":
+        with contextlib.suppress(ValueError):
+            given.append(base64.b64decode(credentials).partition(b":")[2])
+    return [each.decode("utf-8", "replace") for each in given if each]
+
+
+def _same(given: str, secret: SecretStr) -> bool:
+    return hmac.compare_digest(given.encode(), secret.get_secret_value().encode())
 
 
 async def read_json(request: Request, parse: Callable[[bytes], T], *, if_empty: Callable[[], T] | None = None) -> T:
@@ -196,7 +307,7 @@ async def model_for(request: Request, model: str | None) -> LoadedModel:
         Overloaded, BackendFailed: see ``ModelPool.load``.
         ClientDisconnect: the client did not wait for it.
     """
-    models = state_of(request).models
+    models: ModelPool = request.app.state.app_state.models
     served = models.at_hand(model)
     if served is None:
         served = await while_connected(request, models.acquire(model))

@@ -1,22 +1,13 @@
 """What the routes are handed: the parts of one server, and who is asking."""
 
-import base64
-import contextlib
-import hmac
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import Request
-from pydantic import SecretStr
-
-from labeling_ground import key as keys
 from labeling_ground.draining import Drain
-from labeling_ground.errors import Forbidden, NotAllowed
 from labeling_ground.observe import RequestMetrics
 from labeling_ground.peers import Peers
-from labeling_ground.pools import Pools
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.history import History
 from labeling_ground.service.model_pool import LoadedModel, ModelPool
@@ -100,110 +91,3 @@ class RequestLog:
 RANKS = {outcome: rank for rank, outcome in enumerate(Outcome)}
 """From the cheapest outcome to the dearest."""
 REQUEST_LOG_KEY = "labeling_ground.request_log"
-
-
-def request_log_of(request: Request) -> RequestLog:
-    """The record of a request; ``edge`` put it there."""
-    record: RequestLog = request.scope[REQUEST_LOG_KEY]
-    return record
-
-
-def state_of(request: Request) -> AppState:
-    """The parts of the server that this request came to."""
-    app_state: AppState = request.app.state.app_state
-    return app_state
-
-
-def pools_of(request: Request) -> Pools:
-    """The threads of that server."""
-    return state_of(request).predictor.pools
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks.
-
-    Attributes:
-        tenant: whose namespace of the cache the request works in.
-        client: who works, as far as known: the ``X-Client-Id`` header, else the API key's own name; else ``None``.
-        is_admin: whether the admin key was given.
-    """
-
-    tenant: str
-    client: str | None
-    is_admin: bool
-
-
-def caller_of(request: Request, *more_keys: str | None) -> Caller:
-    """Who asks. Called by hand at the top of each route: a framework's dependency would cost as much as a cache hit.
-
-    Args:
-        request: its headers may carry keys.
-        *more_keys: keys that came in another way.
-
-    Raises:
-        NotAllowed: the operator has set keys, and none of them was given.
-    """
-    app_state: AppState = request.app.state.app_state
-    settings = app_state.settings
-    headers = dict(request.scope["headers"])
-    client = None if b"x-client-id" not in headers else headers[b"x-client-id"].decode("latin-1")[:200]
-    if not settings.api_keys and settings.admin_key is None:
-        return Caller(keys.PUBLIC, client, is_admin=False)
-    given = [each for each in more_keys if each]
-    if not _KEY_HEADERS.isdisjoint(headers):
-        given += _keys_in_headers(headers)
-    # Every key is compared, whichever matches: the time taken tells nothing about them.
-    admin = [each for each in given if settings.admin_key is not None and _same(each, settings.admin_key)]
-    if not settings.api_keys:
-        return Caller(keys.PUBLIC, client, bool(admin))
-    matches = [each for each in given for secret in settings.api_keys if _same(each, secret)] + admin
-    if not matches:
-        raise NotAllowed(
-            "This server wants an API key. Send it as 'Authorization: Bearer <key>' or as 'X-API-Key: <key>'."
-        )
-    tenant = keys.tenant_of(matches[0])
-    return Caller(tenant, client or tenant, bool(admin))
-
-
-def check_admin(request: Request) -> None:
-    """See that the operator asks.
-
-    Raises:
-        NotAllowed: no key was given, or a wrong one.
-        Forbidden: one was given that may not do this; or the server has no admin key.
-    """
-    settings = state_of(request).settings
-    if caller_of(request).is_admin:
-        return
-    if settings.admin_key is None:
-        raise Forbidden(
-            "This takes the admin key, and this server has none. Start it with LABELING_GROUND_ADMIN_KEY to change "
-            "settings while it runs."
-        )
-    sentence = "This takes the admin key. Send it as 'Authorization: Bearer <key>' or as 'X-API-Key: <key>'."
-    raise Forbidden(sentence) if settings.api_keys else NotAllowed(sentence)
-
-
-_KEY_HEADERS = frozenset({b"authorization", b"x-api-key", b"token"})
-
-
-def _keys_in_headers(headers: Mapping[bytes, bytes]) -> list[str]:
-    """The keys in a request's headers: ``Authorization: Bearer``, ``X-API-Key``, and what other tools send.
-
-    Those are ``Authorization: Basic`` with the key as the password, and ``Token``.
-    """
-    scheme, *rest = headers.get(b"authorization", b"").split(maxsplit=1) or [b""]
-    scheme, credentials = scheme.lower(), b"".join(rest)
-    bearer = credentials if scheme == b"bearer" else b""
-    # Blanks around a header's value are none of it; other bytes may be part of a character. Clients whose key is not
-    # ASCII send UTF-8.
-    given = [text.strip(b" \t") for text in (bearer, headers.get(b"x-api-key", b""), headers.get(b"token", b""))]
-    if scheme == b"basic":
-        with contextlib.suppress(ValueError):
-            given.append(base64.b64decode(credentials).partition(b":")[2])
-    return [each.decode("utf-8", "replace") for each in given if each]
-
-
-def _same(given: str, secret: SecretStr) -> bool:
-    return hmac.compare_digest(given.encode(), secret.get_secret_value().encode())

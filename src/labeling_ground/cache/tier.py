@@ -27,7 +27,7 @@ from labeling_ground.types import Entry, Kind
 
 
 @dataclass(eq=False, slots=True)
-class _Pending:
+class Pending:
     """One order to write a value: kept again after a purge, the very same value is another order."""
 
     entry: Entry
@@ -50,30 +50,26 @@ class WriteQueue:
         self.is_closed = False
         self._health = health
         self._supervisor = supervisor
-        self._pending: OrderedDict[str, _Pending] = OrderedDict()
+        self.pending: OrderedDict[str, Pending] = OrderedDict()
+        """By key: what waits to be written, which is as good as being there."""
         self._pending_bytes = 0
-        self._writing: _Pending | None = None
+        self._writing: Pending | None = None
         self._orders: deque[tuple[str, Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         """Values that wait to be written."""
-        return len(self._pending)
-
-    def waiting(self, key: str) -> Entry | None:
-        """A value that waits to be written: as good as being there."""
-        pending = self._pending.get(key)
-        return None if pending is None else pending.entry
+        return len(self.pending)
 
     def write(self, key: str, entry: Entry) -> None:
         """Queue a value to be written behind the caller's back."""
-        if key in self._pending or self.is_closed:
+        if key in self.pending or self.is_closed:
             return
         if self._pending_bytes + entry.size > self.most_bytes:
             self._health.counters.errors["dropped"] += 1
             return
-        self._queue(key, _Pending(entry))
+        self._queue(key, Pending(entry))
 
     def demote(self, key: str, entry: Entry, used: float) -> None:
         """Queue a value that memory has no room for, to be written if the tier does not have it any more.
@@ -82,16 +78,16 @@ class WriteQueue:
 
         It can take up half of the queue; beyond that it is let go: what is new is dearer.
         """
-        if key in self._pending or self.is_closed or self._health.breaker.state != "closed":
+        if key in self.pending or self.is_closed or self._health.breaker.state != "closed":
             return
         if self._pending_bytes + entry.size <= self.most_bytes // 2:
-            self._queue(key, _Pending(entry, used))
+            self._queue(key, Pending(entry, used))
 
     async def flush(self, key: str) -> None:
         """Write a value ahead of all others; wait until it is there, or was given up."""
         with contextlib.suppress(StoreFailed):
-            while key in self._pending:
-                self._pending.move_to_end(key, last=False)
+            while key in self.pending:
+                self.pending.move_to_end(key, last=False)
                 await self.order("pass", _nothing)
 
     async def delete(self, pattern: str, work: Callable[[str], Awaitable[int]] | None = None) -> int:
@@ -105,7 +101,7 @@ class WriteQueue:
             StoreFailed: the tier did not do it; what should be gone may still be there.
         """
         match = keys.matcher(pattern)
-        gone = [self._pending.pop(key) for key in [key for key in self._pending if match(key)]]
+        gone = [self.pending.pop(key) for key in [key for key in self.pending if match(key)]]
         self._pending_bytes -= sum(pending.entry.size for pending in gone)
         # A value that was only to be written again is there as a rule, and counted there.
         never_written = sum(pending is not self._writing and pending.demoted is None for pending in gone)
@@ -127,7 +123,7 @@ class WriteQueue:
 
     async def drain(self) -> None:
         """Wait until everything queued is written."""
-        while self._pending or self._orders:
+        while self.pending or self._orders:
             await self.order("pass", _nothing)
 
     async def aclose(self, grace_s: float) -> None:
@@ -138,8 +134,8 @@ class WriteQueue:
         if self._writer is not None:
             await stop(self._writer)
 
-    def _queue(self, key: str, pending: _Pending) -> None:
-        self._pending[key] = pending
+    def _queue(self, key: str, pending: Pending) -> None:
+        self.pending[key] = pending
         self._pending_bytes += pending.entry.size
         self._start()
 
@@ -150,16 +146,16 @@ class WriteQueue:
 
     async def _work(self) -> None:
         while True:
-            if not self._pending and not self._orders:
+            if not self.pending and not self._orders:
                 await self._wake.wait()
             self._wake.clear()
-            while self._pending or self._orders:
+            while self.pending or self._orders:
                 while self._orders:  # first: what they are about was written before, or must not be written
                     await self._carry_out(*self._orders.popleft())
-                if self._pending:
-                    await self._write(*next(iter(self._pending.items())))
+                if self.pending:
+                    await self._write(*next(iter(self.pending.items())))
 
-    async def _write(self, key: str, pending: _Pending) -> None:
+    async def _write(self, key: str, pending: Pending) -> None:
         entry, used = pending.entry, pending.demoted
         try:
             if self._health.breaker.state == "open":
@@ -176,8 +172,8 @@ class WriteQueue:
             self._health.failed("write", error)
         finally:
             self._writing = None
-            if self._pending.get(key) is pending:  # not where a purge came in between
-                del self._pending[key]
+            if self.pending.get(key) is pending:  # not where a purge came in between
+                del self.pending[key]
                 self._pending_bytes -= entry.size
 
     async def _carry_out(self, verb: str, work: Callable[[], Awaitable[Any]], future: asyncio.Future[Any]) -> None:
@@ -302,7 +298,7 @@ class Tier:
 
     async def touch(self, key: str) -> bool:
         """Restart the entry's idle timer and say whether the key is there; a tier that fails has nothing."""
-        if self.queue.waiting(key) is not None:
+        if key in self.queue.pending:
             return True
         return await self.calls.ask("touch", partial(self.store.touch, key)) or False
 

@@ -69,7 +69,8 @@ class TierHealth:
     def succeeded(self) -> None:
         """Note that the tier did what it was asked."""
         self._trouble = ""
-        self.breaker.succeeded()
+        if self.breaker.failures:
+            self.breaker.succeeded()
 
     def failed(self, what: str, error: Exception, *, is_counted: bool = False) -> None:
         """Note that a call failed; ``is_counted``: the breaker knows of it already, since its deadline had passed."""
@@ -153,7 +154,8 @@ class TierCalls:
             receive: makes of the answer what is returned, when the tier is through.
             discard: sees to a value that the tier, or ``receive``, found to be damaged; the answer is ``None`` then.
         """
-        if not self.health.breaker.allows():
+        breaker = self.health.breaker
+        if breaker.failures and not breaker.allows():
             if receive is not None:
                 self.health.counters.skipped += 1
             return None

@@ -136,10 +136,10 @@ class TieredStore:
                 self._touch_lower(key)
             return entry
         for tier in self.lower:
-            entry = tier.queue.waiting(key)
-            if entry is not None:
-                self._promote(key, entry)
-                return entry
+            waiting = tier.queue.pending.get(key)
+            if waiting is not None:
+                self._promote(key, waiting.entry)
+                return waiting.entry
         return None
 
     async def look_up(

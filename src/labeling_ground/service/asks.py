@@ -70,22 +70,16 @@ class PromptAsk:
     multimask: bool = True
     _settled: tuple[Prompt, str] | None = field(default=None, init=False, repr=False, compare=False)
 
-    @property
-    def is_canonical(self) -> bool:
-        """Whether it has one canonical form for all images and models: its mask input is logits, or there is none."""
-        return self.mask_input is None or isinstance(self.mask_input, np.ndarray)
-
-    def settled(self) -> tuple[Prompt, str]:
-        """The prompt in canonical form and its digest, of one that ``is_canonical``; worked out once.
+    def settled(self) -> tuple[Prompt, str] | None:
+        """The prompt in canonical form and its digest, worked out once; ``None`` where these depend on an image or a
+        model: its mask input is neither logits nor missing.
 
         Raises:
             BadPrompt: it makes no sense.
         """
-        if self._settled is None:
-            assert not isinstance(self.mask_input, tuple | GivenMask)  # noqa: S101 -- whoever asks has looked
+        if self._settled is None and not isinstance(self.mask_input, tuple | GivenMask):
             prompt = canonical(self.points, self.box, self.mask_input, multimask=self.multimask)
             object.__setattr__(self, "_settled", (prompt, prompt_digest(prompt)))
-        assert self._settled is not None  # noqa: S101 -- it was set above
         return self._settled
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,25 +36,15 @@ from labeling_ground.service.once import Attempt, Made, Once
 from labeling_ground.types import Entry, Kind, Outcome, Prompt
 
 
-class _Settled:
+class _Settled(NamedTuple):
     """A prompt in canonical form, its digest and key, and what it refines: a prediction (and which candidate), or a
     mask that was given."""
 
-    __slots__ = ("digest", "given", "key", "parent", "prompt")
-
-    def __init__(
-        self,
-        prompt: Prompt,
-        digest: str,
-        masks: str,
-        parent: tuple[str, int] | None = None,
-        given: GivenMask | None = None,
-    ) -> None:
-        self.prompt = prompt
-        self.digest = digest
-        self.key = masks + digest
-        self.parent = parent
-        self.given = given
+    prompt: Prompt
+    digest: str
+    key: str
+    parent: tuple[str, int] | None = None
+    given: GivenMask | None = None
 
 
 def _logits_of(given: GivenMask, frame: Callable[[int, int], Frame]) -> NDArray[np.float32]:
@@ -118,9 +108,9 @@ class Masks:
         is_waiting = False
         for sent in prompts:
             started = time.perf_counter()
-            settled = made = None
-            if sent.is_canonical:
-                settled = _Settled(*sent.settled(), ask.masks)
+            own, settled, made = sent.settled(), None, None
+            if own is not None:
+                settled = _Settled(*own, ask.masks + own[1])
                 made = self._once.at_hand(Kind.MASK, settled.key)
             if settled is None or made is None:
                 is_waiting = True
@@ -209,15 +199,16 @@ class Masks:
         given, parent = None, None
         if isinstance(sent.mask_input, tuple):
             parent = sent.mask_input
-            logits = await self._logits(ask, *parent, depth)
+            logits: NDArray[np.float32] | None = await self._logits(ask, *parent, depth)
         elif isinstance(sent.mask_input, GivenMask):
             given = sent.mask_input
             frame = self._model.backend.info.frame
             logits = await self._pools.values.run(partial(_logits_of, given, frame))
         else:
-            return _Settled(*sent.settled(), ask.masks)
+            logits = sent.mask_input
         prompt = keys.canonical(sent.points, sent.box, logits, multimask=sent.multimask)
-        return _Settled(prompt, keys.prompt_digest(prompt), ask.masks, parent, given)
+        digest = keys.prompt_digest(prompt)
+        return _Settled(prompt, digest, ask.mask(digest), parent, given)
 
     async def _logits(self, ask: Ask, prediction_id: str, index: int, depth: int) -> NDArray[np.float32]:
         """Low-res logits of an earlier prediction, computed again from its own prompt where they were evicted."""
@@ -228,7 +219,7 @@ class Masks:
             if isinstance(asked, records.CachedDetections):
                 return await self._logits_of_instance(asked, prediction_id, index)
             settled = await self._settle(ask, asked, depth + 1)
-            settled = _Settled(settled.prompt, prediction_id, ask.masks, settled.parent)
+            settled = _Settled(settled.prompt, prediction_id, ask.mask(prediction_id), settled.parent)
 
             async def decode_again(attempt: Attempt) -> Made:
                 made, logits = await self._decode(ask, settled, attempt)

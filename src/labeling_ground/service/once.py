@@ -73,9 +73,9 @@ class Flights(Generic[T]):
         Raises:
             Exception: whatever ``work`` raised.
         """
-        urgency = current_urgency()
         flight = self._find(key)
         joined = flight is not None
+        urgency = current_urgency()
         if flight is None:
             flight = _Flight(Urgency(urgency.priority))
             context = contextvars.copy_context()

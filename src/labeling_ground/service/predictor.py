@@ -270,7 +270,7 @@ class Predictor:
         """
         ask = self.model.bind(tenant, image_id)
         found = self._masks.answers(ask, prompts)
-        if not isinstance(found, list):
+        if client is not None and not isinstance(found, list):
             return self._after(found, ask, client)
         if client is not None:
             self.presence.opened(f"{tenant}/{client}", ask.keys.group)
@@ -311,7 +311,7 @@ class Predictor:
                 closing.push_async_callback(queue.aclose)
             closing.push_async_callback(self.once.aclose)
 
-    async def _after(self, waits: Awaitable[list[MaskAnswer]], ask: Ask, client: str | None) -> list[MaskAnswer]:
+    async def _after(self, waits: Awaitable[list[MaskAnswer]], ask: Ask, client: str) -> list[MaskAnswer]:
         found = await waits
         self._opened(ask, client, encoded=any(answer.outcome is Outcome.RECOMPUTED for answer in found))
         return found

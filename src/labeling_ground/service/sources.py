@@ -27,22 +27,22 @@ class Link:
     """An image by its address, as somebody asks for it.
 
     Attributes:
+        predictor: the model that is asked.
         tenant: whose namespace; addresses are remembered for each tenant alone.
         url: the address.
         stretch: how the file is read.
         client: who works on it now, if that is known.
         headers: credentials for the address's own host, of this tenant.
         fresh_s: seconds for which the file there is taken to be the same, in place of the usual ones.
-        predictor: the model that is asked, if not the default one.
     """
 
+    predictor: Predictor
     tenant: str
     url: str
     stretch: Stretch | None = None
     client: str | None = None
     headers: Mapping[str, str] | None = None
     fresh_s: float | None = None
-    predictor: Predictor | None = None
 
     @property
     def address(self) -> tuple[str, str]:
@@ -57,7 +57,6 @@ class Sources:
     whether the file has changed; any other host sends it anew.
 
     Args:
-        predictor: where the images go.
         fetcher: gets the files.
         most_addresses: so many addresses are remembered, those used last.
         fresh_s: seconds for which the file at an address is taken to be the same.
@@ -67,7 +66,6 @@ class Sources:
 
     def __init__(
         self,
-        predictor: Predictor,
         fetcher: Fetcher,
         *,
         most_addresses: int = 10_000,
@@ -78,7 +76,6 @@ class Sources:
         self.fetcher = fetcher
         self._bytes_held = 0
         self._others: list[Sources] = []
-        self._predictor = predictor
         self._most_addresses = most_addresses
         self._fresh_s = fresh_s
         self._most_bytes = most_bytes
@@ -99,7 +96,6 @@ class Sources:
     def also(self, sources: Sequence[str]) -> "Sources":
         """Another one with the same limits, which may open images from more sources. Whoever made it closes it."""
         other = Sources(
-            self._predictor,
             self.fetcher.also(sources),
             most_addresses=self._most_addresses,
             fresh_s=self._fresh_s,
@@ -118,7 +114,7 @@ class Sources:
         found = await self.locate(link)
         if isinstance(found, ImageAnswer):
             return found
-        _, answer = await (link.predictor or self._predictor).embedding(link.tenant, found.image_id)
+        _, answer = await link.predictor.embedding(link.tenant, found.image_id)
         return answer
 
     async def locate(self, link: Link) -> ImageState | ImageAnswer:
@@ -130,8 +126,7 @@ class Sources:
             SourceRefused, SourceFailed, TooLarge, Overloaded: see ``Fetcher.get``.
             LabelingGroundError: see ``Predictor.open_image``.
         """
-        asked = link.predictor or self._predictor
-        known = await self._known(asked, link)
+        known = await self._known(link)
         if known is not None and self._is_fresh(link):
             return known
         fetched = await self._fetch(link, known)
@@ -141,7 +136,7 @@ class Sources:
         self._bytes_held += len(file)
         try:
             image_id = keys.stretched(fetched.digest, link.stretch)
-            return await asked.open_image(link.tenant, file, image_id, client=link.client)
+            return await link.predictor.open_image(link.tenant, file, image_id, client=link.client)
         finally:
             self._bytes_held -= len(file)
 
@@ -151,8 +146,7 @@ class Sources:
         Raises:
             LabelingGroundError: see ``locate``.
         """
-        asked = link.predictor or self._predictor
-        known = await self._known(asked, link)
+        known = await self._known(link)
         if known is not None and not known.encoded:
             known = None  # its file is needed
         fetched = None
@@ -162,7 +156,7 @@ class Sources:
             return known.image_id, PrefetchAnswer(False, known.version, known.model_note)
         assert fetched is not None  # noqa: S101 -- for the type checker
         image_id = keys.stretched(fetched.digest, link.stretch)
-        return image_id, await asked.prefetch(link.tenant, fetched.file or b"", image_id, client=link.client)
+        return image_id, await link.predictor.prefetch(link.tenant, fetched.file or b"", image_id, client=link.client)
 
     async def aclose(self) -> None:
         """Call off what is being fetched, and close the connections."""
@@ -171,13 +165,13 @@ class Sources:
 
     # --- within -------------------------------------------------------------------------------------------------
 
-    async def _known(self, predictor: Predictor, link: Link) -> ImageState | None:
+    async def _known(self, link: Link) -> ImageState | None:
         found = self._remembered.get(link.address)
         if found is None:
             return None
         self._remembered.move_to_end(link.address)
         try:
-            return await predictor.image_state(link.tenant, keys.stretched(found.digest, link.stretch))
+            return await link.predictor.image_state(link.tenant, keys.stretched(found.digest, link.stretch))
         except UnknownImage:
             return None
 

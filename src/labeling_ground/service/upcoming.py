@@ -211,7 +211,7 @@ class ServedImages:
                     predictor = served.predictor
                     await predictor.prefetches.of_stored_file(predictor.model.bind(reader.tenant, image))
                 else:
-                    link = Link(reader.tenant, image, client=reader.client, predictor=served.predictor)
+                    link = Link(served.predictor, reader.tenant, image, client=reader.client)
                     await self._sources.prefetch(link)
             finally:
                 self._models.leave(served)

@@ -64,11 +64,6 @@ class Engines:
         """Computations that wait."""
         return len(self._waiting)
 
-    @property
-    def last_end(self) -> float:
-        """When the last computation ended that was begun."""
-        return max(self._done_at.values(), default=0.0)
-
     def add(self, time: float) -> None:
         """One engine more, from ``time`` on."""
         heapq.heappush(self._free_at, time)

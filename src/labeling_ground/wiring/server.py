@@ -242,7 +242,7 @@ def _measured(settings: Settings, facts: ModelFacts, backend: Backend, taken: in
     )
 
 
-def build_sources(settings: Settings, predictor: Predictor) -> Sources:
+def build_sources(settings: Settings) -> Sources:
     """What opens images by their address, from the hosts and buckets that the operator has named.
 
     Raises:
@@ -256,7 +256,6 @@ def build_sources(settings: Settings, predictor: Predictor) -> Sources:
         at_once=settings.source_fetches,
     )
     return Sources(
-        predictor,
         fetcher,
         most_addresses=settings.source_addresses,
         fresh_s=settings.source_fresh_s,
@@ -289,7 +288,7 @@ def build_parts(
         patience_s=settings.session_patience_ms / 1e3,
         supervisor=supervisor,
     )
-    sources = build_sources(settings, predictor)
+    sources = build_sources(settings)
     upcoming = Upcoming(
         predictor.presence,
         ServedImages(models, sources, predictor.background),

@@ -17,16 +17,16 @@ const shown = ({ images, left }) => [images.map(({ name, objects }) => `${name} 
 
 test("what is done goes along, with every name, and what holds nothing; not what waits for all of its masks", () => {
   const set = dataSet(labeled, ["done", "nothing"]);
-  assert.deepEqual(shown(set), [["a.png 1", "copy of a.png 1", "bare.png 0"], { state: 2, refused: 1, mask: 2 }]);
+  assert.deepEqual(shown(set), [["a.png 1", "copy of a.png 1", "bare.png 0"], { state: 2, refused: 1, mask: 2, points: 0 }]);
   assert.deepEqual(set.unfinished, [{ name: "a.png", n: 1 }]);
 });
 
 test("other states go along where they are chosen, but what the server refused is no background", () => {
-  assert.deepEqual(shown(dataSet(labeled, ["working", "unbegun"])), [["later.png 1"], { state: 4, refused: 1, mask: 0 }]);
+  assert.deepEqual(shown(dataSet(labeled, ["working", "unbegun"])), [["later.png 1"], { state: 4, refused: 1, mask: 0, points: 0 }]);
 });
 
 test("whatever their state, all go along with no states chosen", () => {
-  assert.deepEqual(shown(dataSet(labeled.slice(4), null)), [["later.png 1"], { state: 0, refused: 0, mask: 0 }]);
+  assert.deepEqual(shown(dataSet(labeled.slice(4), null)), [["later.png 1"], { state: 0, refused: 0, mask: 0, points: 0 }]);
 });
 
 const many = Array.from({ length: 50 }, (_, n) => ({ id: `image ${n}`, name: `${n}.jpg` }));

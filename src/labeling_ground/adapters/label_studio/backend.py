@@ -15,8 +15,8 @@ from labeling_ground.adapters.label_studio.regions import Region, marks_of, prom
 from labeling_ground.api import responses
 from labeling_ground.api.adapter import Adapter, Endpoint
 from labeling_ground.api.errors import BadBody
-from labeling_ground.api.requests import predictor_of, read_json
-from labeling_ground.api.state import AppState, Caller, caller_of, pools_of
+from labeling_ground.api.requests import Caller, caller_of, pools_of, predictor_of, read_json
+from labeling_ground.api.state import AppState
 from labeling_ground.errors import LabelingGroundError, TooLarge
 from labeling_ground.service.sources import Link
 from labeling_ground.supervisor import Background
@@ -128,7 +128,7 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
             raise TooLarge(f"{len(marks)} marks in one prompt; this server takes {settings.max_points}.")
 
         async def open_image() -> OpenImage:
-            link = Link(caller.tenant, "", client=caller.client, predictor=predictor_of(request))
+            link = Link(predictor_of(request), caller.tenant, "", client=caller.client)
             found = await pictures.open(link, body.project or "", value, task.id)
             return OpenImage(found.image_id, found.width, found.height)
 
@@ -147,7 +147,7 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
             log.warning("no picture of a Label Studio task can be prefetched: %s", error)
             return
         try:
-            link = Link(caller.tenant, "", client=caller.client, predictor=served.predictor)
+            link = Link(served.predictor, caller.tenant, "", client=caller.client)
             config = parse_config(body.label_config)
             for task in body.tasks[: settings.prefetch_per_client]:
                 value = config.address(None, task.data)

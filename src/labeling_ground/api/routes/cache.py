@@ -12,11 +12,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, Metric, generate_latest
 from labeling_ground.api import responses
 from labeling_ground.api.errors import BadBody, problem_responses
 from labeling_ground.api.metrics import families_of
-from labeling_ground.api.requests import read_json
+from labeling_ground.api.requests import caller_of, check_admin, read_json, state_of
 from labeling_ground.api.routes.service import health_of
 from labeling_ground.api.schemas.cache import CacheOut, CacheSettingsIn, CacheSettingsOut
 from labeling_ground.api.schemas.common import SHA256, Purged
-from labeling_ground.api.state import AppState, caller_of, check_admin, state_of
+from labeling_ground.api.state import AppState
 from labeling_ground.api.workers import change_settings_of_all, figures_of, health_of_all, worker_families
 from labeling_ground.errors import BadSettings, NotAllowed
 from labeling_ground.inference.remote_status import EngineFigures

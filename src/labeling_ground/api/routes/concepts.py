@@ -11,11 +11,18 @@ from labeling_ground import key as keys
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.lines import LINES, as_lines, line, wants_lines
-from labeling_ground.api.requests import model_for, read_json, while_connected
+from labeling_ground.api.requests import (
+    caller_of,
+    model_for,
+    pools_of,
+    read_json,
+    request_log_of,
+    state_of,
+    while_connected,
+)
 from labeling_ground.api.routes.images import ImageId
 from labeling_ground.api.schemas.common import CLIENT_ID, PRIORITY
 from labeling_ground.api.schemas.concepts import ConceptsOut, ConceptsRequest
-from labeling_ground.api.state import caller_of, pools_of, request_log_of, state_of
 from labeling_ground.errors import BadPrompt, NotOffered, TooLarge
 from labeling_ground.service.concepts import ConceptAnswer, Concepts
 from labeling_ground.service.model_pool import LoadedModel, ModelPool
@@ -63,7 +70,7 @@ async def concepts(request: Request, image_id: ImageId) -> Response:
     app_state, caller = state_of(request), caller_of(request)
     image_id = image_id.lower()
     body = await read_json(request, ConceptsRequest.model_validate_json)
-    check_limits(body, app_state.settings)
+    check_limits(body.phrases or [body.text or ""], len(body.exemplars), app_state.settings)
     wanted = wanted_in(body)
     served = await model_for(request, body.model)
     finder = concepts_of(served, app_state.models, wanted)
@@ -115,23 +122,22 @@ async def concepts(request: Request, image_id: ImageId) -> Response:
     return await as_lines(request, lines())
 
 
-def check_limits(body: ConceptsRequest, settings: Settings) -> None:
+def check_limits(phrases: Sequence[str], exemplars: int, settings: Settings) -> None:
     """Refuse more, or longer, phrases, or more exemplars, than the operator allows.
 
     Raises:
         TooLarge: there are.
     """
-    phrases = body.phrases or [body.text or ""]
     if len(phrases) > settings.max_concepts:
         raise TooLarge(f"{len(phrases)} phrases in one request; this server takes {settings.max_concepts}.")
-    longest = max(map(len, phrases))
+    longest = max(map(len, phrases), default=0)
     if longest > settings.max_phrase_length:
         raise TooLarge(
             f"A phrase of {longest} characters; this server takes {settings.max_phrase_length}. Say in a few words "
             "what to find."
         )
-    if len(body.exemplars) > settings.max_exemplars:
-        raise TooLarge(f"{len(body.exemplars)} exemplars; this server takes {settings.max_exemplars}.")
+    if exemplars > settings.max_exemplars:
+        raise TooLarge(f"{exemplars} exemplars; this server takes {settings.max_exemplars}.")
 
 
 def wanted_in(body: ConceptsRequest) -> list[Concept]:
@@ -145,6 +151,12 @@ def wanted_in(body: ConceptsRequest) -> list[Concept]:
     return [keys.canonical_concept(phrase, exemplars) for phrase in phrases]
 
 
+def capabilities_for(wanted: Sequence[Concept]) -> set[str]:
+    """What a model must take that these concepts are found by."""
+    needed = {"text" for concept in wanted if concept.phrase is not None}
+    return needed | {"exemplars" for concept in wanted if concept.exemplars}
+
+
 def concepts_of(served: LoadedModel, models: ModelPool, wanted: Sequence[Concept]) -> Concepts:
     """What answers these concepts by a model.
 
@@ -152,8 +164,7 @@ def concepts_of(served: LoadedModel, models: ModelPool, wanted: Sequence[Concept
         BadPrompt: this model does not take them; another one of this server does.
         NotOffered: none does.
     """
-    needed = {"text" for concept in wanted if concept.phrase is not None}
-    needed |= {"exemplars" for concept in wanted if concept.exemplars}
+    needed = capabilities_for(wanted)
     finder = served.predictor.concepts
     if finder is not None and needed <= {*served.predictor.backend.info.capabilities}:
         return finder

@@ -10,9 +10,8 @@ from fastapi.responses import FileResponse, Response
 
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
-from labeling_ground.api.requests import model_for
+from labeling_ground.api.requests import caller_of, model_for, pools_of, state_of
 from labeling_ground.api.schemas.common import SHA256
-from labeling_ground.api.state import caller_of, pools_of, state_of
 from labeling_ground.errors import NotFound
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.graphs import Precision, version_from

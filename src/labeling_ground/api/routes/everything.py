@@ -11,11 +11,19 @@ from fastapi.responses import Response
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.lines import LINES, as_lines, line, wants_lines
-from labeling_ground.api.requests import model_for, read_json, while_connected
+from labeling_ground.api.requests import (
+    caller_of,
+    model_for,
+    pools_of,
+    read_json,
+    request_log_of,
+    state_of,
+    while_connected,
+)
 from labeling_ground.api.routes.images import ImageId
 from labeling_ground.api.schemas.common import CLIENT_ID, PRIORITY
 from labeling_ground.api.schemas.everything import EverythingOut, EverythingRequest
-from labeling_ground.api.state import AppState, RequestLog, caller_of, pools_of, request_log_of, state_of
+from labeling_ground.api.state import AppState, RequestLog
 from labeling_ground.codec.records import CachedMask, FoundMask
 from labeling_ground.errors import TooLarge
 from labeling_ground.service.everything import Begun, Everything, EverythingAnswer, Progress

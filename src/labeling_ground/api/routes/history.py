@@ -10,8 +10,9 @@ from prometheus_client import Metric
 
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
+from labeling_ground.api.requests import caller_of, state_of
 from labeling_ground.api.schemas.cache import HistoryOut
-from labeling_ground.api.state import AppState, caller_of, state_of
+from labeling_ground.api.state import AppState
 from labeling_ground.api.workers import figures_of
 from labeling_ground.service.history import SAMPLE
 from labeling_ground.settings.machine import resident_bytes

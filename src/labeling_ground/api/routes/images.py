@@ -14,11 +14,20 @@ from labeling_ground import key as keys
 from labeling_ground.api import responses
 from labeling_ground.api.edge import DirectRoute
 from labeling_ground.api.errors import problem_responses
-from labeling_ground.api.requests import media_type, model_for, read_image, read_json, while_connected
+from labeling_ground.api.requests import (
+    caller_of,
+    media_type,
+    model_for,
+    pools_of,
+    read_image,
+    read_json,
+    request_log_of,
+    state_of,
+    while_connected,
+)
 from labeling_ground.api.schemas.common import CLIENT_ID, EXAMPLE_ID, IMAGE_ID, PRIORITY, STRETCH, Purged
 from labeling_ground.api.schemas.images import ImageAtUrl, ImageOut, ImageQueued, ImageStateOut
 from labeling_ground.api.schemas.masks import MaskIn, MaskRef, MasksOut, MasksRequest, PromptIn
-from labeling_ground.api.state import caller_of, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text, tensors
 from labeling_ground.codec.mask import png_size
 from labeling_ground.codec.walk import accepted
@@ -117,7 +126,7 @@ async def add_image(
         image_id = keys.stretched(digest, read_as)
         record.fields["image"] = image_id[:12]
     predictor = (await model_for(request, model)).predictor
-    link = Link(caller.tenant, url, read_as, caller.client, predictor=predictor)
+    link = Link(predictor, caller.tenant, url, read_as, caller.client)
     if not wait:
         if url:
             image_id, ahead = await while_connected(request, app_state.sources.prefetch(link))

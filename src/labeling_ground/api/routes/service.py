@@ -10,10 +10,10 @@ from fastapi.responses import Response
 from labeling_ground.api import responses
 from labeling_ground.api.edge import DirectRoute
 from labeling_ground.api.errors import problem_responses
-from labeling_ground.api.requests import model_for
+from labeling_ground.api.requests import caller_of, check_admin, model_for, pools_of, state_of
 from labeling_ground.api.routes.decoder import find_decoder
 from labeling_ground.api.schemas.models import Health, ModelOut, ModelsOut
-from labeling_ground.api.state import AppState, caller_of, check_admin, pools_of, state_of
+from labeling_ground.api.state import AppState
 from labeling_ground.api.workers import health_of_all
 from labeling_ground.errors import NotFound
 from labeling_ground.service.model_pool import LoadedModel, ModelStatus

@@ -12,7 +12,15 @@ from labeling_ground import key as keys
 from labeling_ground.api import responses
 from labeling_ground.api.edge import DirectRoute
 from labeling_ground.api.errors import BadBody, problem_responses
-from labeling_ground.api.requests import model_for, read_json, while_connected
+from labeling_ground.api.requests import (
+    caller_of,
+    model_for,
+    pools_of,
+    read_json,
+    request_log_of,
+    state_of,
+    while_connected,
+)
 from labeling_ground.api.routes.images import stretch_from
 from labeling_ground.api.schemas.session import (
     SessionClick,
@@ -23,7 +31,6 @@ from labeling_ground.api.schemas.session import (
     SessionOnly,
     SessionRect,
 )
-from labeling_ground.api.state import caller_of, pools_of, request_log_of, state_of
 from labeling_ground.codec import base64_text
 from labeling_ground.errors import BadPrompt, TooLarge
 from labeling_ground.service.asks import MaskAnswer

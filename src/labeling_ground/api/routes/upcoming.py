@@ -9,10 +9,9 @@ from fastapi.responses import Response
 from labeling_ground import key as keys
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
-from labeling_ground.api.requests import model_for, read_json, while_connected
+from labeling_ground.api.requests import caller_of, model_for, read_json, state_of, while_connected
 from labeling_ground.api.schemas.common import CLIENT_ID
 from labeling_ground.api.schemas.upcoming import UpcomingIn, UpcomingOut
-from labeling_ground.api.state import caller_of, state_of
 from labeling_ground.errors import BadInput, TooLarge, UnknownImage, UnreachableImage
 from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.upcoming import Reader

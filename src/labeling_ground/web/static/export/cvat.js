@@ -3,7 +3,7 @@
 import { cutOut } from "../shared/rle.js";
 import { pairs } from "./labelme.js";
 import { photoPaths } from "./names.js";
-import { className, provenance, xml } from "./parts.js";
+import { className, middleOf, provenance, xml } from "./parts.js";
 import { polygonsOf } from "./polygons.js";
 
 const ATTRIBUTES = ["name", "model", "model_version", "by_hand"];
@@ -16,6 +16,8 @@ export function toCvat({ images, classes }, { as = "masks", tolerance = 0, image
   const written = images.map((image, i) => {
     const shapes = image.objects.map((object) => {
       const label = className(classes, object);
+      const plain = plainOf(object, label);
+      if (plain) return plain;
       return as === "masks" ? maskOf(object, label) : polygons(object, { label, tolerance, group: ++group });
     });
     if (copied) files[`images/${paths[i]}`] = image.file;
@@ -39,6 +41,15 @@ function label({ name, colour }) {
 
 function attributesOf(object) {
   return Object.entries(provenance(object)).map(([name, value]) => `<attribute name="${name}">${xml(value)}</attribute>`).join("");
+}
+
+/** A box or a point that no model made. */
+function plainOf(object, label) {
+  const { kind, box, points } = object;
+  const common = `label="${xml(label)}" source="manual" occluded="0" z_order="0"`;
+  if (kind === "box") return `    <box ${common} xtl="${box[0]}" ytl="${box[1]}" xbr="${box[2]}" ybr="${box[3]}">${attributesOf(object)}</box>\n`;
+  if (kind === "point") return `    <points ${common} points="${middleOf(points[0]).join(",")}">${attributesOf(object)}</points>\n`;
+  return null;
 }
 
 /** Runs along the rows of the mask's box, the first of them background. */

@@ -108,7 +108,8 @@ export class ExportDialog {
   #setOf(labeled) {
     if (FORMATS[this.#format].options.includes("whole")) return { images: labeled, left: {}, unfinished: [] };
     const { states, validation, seed } = this.#chosen;
-    const { images, ...set } = dataSet(labeled, $("export-one").checked ? null : states);
+    const takesPoints = FORMATS[this.#format].options.includes("points");
+    const { images, ...set } = dataSet(labeled, $("export-one").checked ? null : states, { takesPoints });
     const share = FORMATS[this.#format].options.includes("parts") ? Number(validation) / 100 : 0;
     return { ...set, images: parted(images, { share, seed }) };
   }

@@ -13,7 +13,7 @@ import { zip } from "./zip.js";
 
 /**
  * By name: what makes the files, `make(set, options, progress)` → `{path: text, Uint8Array or Blob}`, where `progress(done, of)`
- * counts images; the `options` that it has; and `as`, what objects may be in it, the usual first.
+ * counts images; the `options` that it has ("points": it holds point labels, "whole": all there is); and `as`, what objects may be in it, the usual first.
  */
 export const FORMATS = {
   "coco-rle": { options: ["images", "parts"], make: (set, options, progress) => toCoco(set, { ...options, shape: "rle" }, progress) },
@@ -21,9 +21,9 @@ export const FORMATS = {
   panoptic: { options: ["images", "parts"], make: toPanoptic },
   yolo: { options: ["pieces", "tolerance", "images", "parts"], as: ["segments", "boxes"], make: toYolo },
   voc: { options: ["images", "parts"], make: toVoc },
-  labelme: { options: ["tolerance", "images"], as: ["polygons", "masks"], make: toLabelme },
-  cvat: { options: ["tolerance", "images"], as: ["masks", "polygons"], make: toCvat },
-  labelstudio: { options: [], make: (set, _, progress) => ({ "label-studio.json": JSON.stringify(toLabelStudio(set, progress)) }) },
+  labelme: { options: ["tolerance", "images", "points"], as: ["polygons", "masks"], make: toLabelme },
+  cvat: { options: ["tolerance", "images", "points"], as: ["masks", "polygons"], make: toCvat },
+  labelstudio: { options: ["points"], make: (set, _, progress) => ({ "label-studio.json": JSON.stringify(toLabelStudio(set, progress)) }) },
   masks: { options: ["images"], as: ["objects", "classes"], make: toMasks },
   project: { options: ["images", "whole"], make: toProject },
 };

@@ -2,7 +2,7 @@
 
 import { cutOut } from "../shared/rle.js";
 import { photoPaths, stem } from "./names.js";
-import { className, provenance } from "./parts.js";
+import { className, middleOf, provenance } from "./parts.js";
 import { grayPng } from "./png.js";
 import { polygonsOf } from "./polygons.js";
 
@@ -17,7 +17,9 @@ export async function toLabelme({ images, classes }, { as = "polygons", toleranc
     for (const [n, object] of objects.entries()) {
       const { name = "", ...made } = provenance(object);
       const common = { label: className(classes, object), group_id: null, description: name, flags: {}, ...made };
-      if (as === "masks") shapes.push({ ...common, shape_type: "mask", ...(await maskShape(object.rle)) });
+      const plain = plainShape(object);
+      if (plain) shapes.push({ ...common, mask: null, ...plain });
+      else if (as === "masks") shapes.push({ ...common, shape_type: "mask", ...(await maskShape(object.rle)) });
       else shapes.push(...polygonShapes(object.rle, tolerance, { ...common, shape_type: "polygon", mask: null }, n + 1));
     }
     const image = { imagePath: paths[i].split("/").at(-1), imageData: null, imageHeight: height, imageWidth: width };
@@ -26,6 +28,12 @@ export async function toLabelme({ images, classes }, { as = "polygons", toleranc
     progress(i + 1, images.length);
   }
   return files;
+}
+
+/** A box or a point that no model made, as a shape of its own. */
+function plainShape({ kind, box, points }) {
+  if (kind === "box") return { shape_type: "rectangle", points: [box.slice(0, 2), box.slice(2)] };
+  return kind === "point" ? { shape_type: "point", points: [middleOf(points[0])] } : null;
 }
 
 function polygonShapes(rle, tolerance, common, group) {

@@ -1,6 +1,6 @@
 // Label Studio tasks with brush masks. Its brush RLE packs the mask as RGBA bytes, every pixel four times the same value.
 
-import { className, provenance } from "./parts.js";
+import { className, middleOf, provenance } from "./parts.js";
 import { decodeCounts } from "../shared/rle.js";
 
 const SIZES = [3, 4, 8, 16]; // bits of a run's length that a run may choose from
@@ -17,21 +17,30 @@ export function toLabelStudio({ images, classes }, progress = () => {}) {
 function region(object, image, classes) {
   const { name, ...made } = provenance(object);
   const meta = { ...(name && { text: [name] }), ...made };
+  const label = [className(classes, object)];
   return {
     id: object.id,
-    type: "brushlabels",
-    from_name: "tag",
+    ...valued(object, image, label),
     to_name: "image",
     original_width: image.width,
     original_height: image.height,
     image_rotation: 0,
-    value: {
-      format: "rle",
-      rle: Array.from(brushRle(object.rle)),
-      brushlabels: [className(classes, object)],
-    },
     ...(Object.keys(meta).length && { meta }),
   };
+}
+
+/** Masks are brushes of the control `tag`; boxes and points that no model made are regions of `box` and `point`. */
+function valued({ kind, rle, box, points }, { width, height }, label) {
+  const [x, y] = [(value) => (100 * value) / width, (value) => (100 * value) / height];
+  if (kind === "box") {
+    const value = { x: x(box[0]), y: y(box[1]), width: x(box[2] - box[0]), height: y(box[3] - box[1]), rotation: 0, rectanglelabels: label };
+    return { type: "rectanglelabels", from_name: "box", value };
+  }
+  if (kind === "point") {
+    const middle = middleOf(points[0]);
+    return { type: "keypointlabels", from_name: "point", value: { x: x(middle[0]), y: y(middle[1]), width: 0.5, keypointlabels: label } };
+  }
+  return { type: "brushlabels", from_name: "tag", value: { format: "rle", rle: Array.from(brushRle(rle)), brushlabels: label } };
 }
 
 /** The brush RLE of a COCO RLE, as bytes. */

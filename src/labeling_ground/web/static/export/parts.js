@@ -39,6 +39,11 @@ export function byPart(images) {
   return ["train", "val"].map((part) => [part, images.filter((image) => image.part === part)]);
 }
 
+/** The middle of a pixel, `[x, y]`. */
+export function middleOf({ x, y }) {
+  return [x + 0.5, y + 0.5];
+}
+
 /** Text for an XML file. */
 export function xml(text) {
   const safe = String(text).replace(/[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\u{10000}-\u{10ffff}]/gu, "");

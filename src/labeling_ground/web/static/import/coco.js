@@ -1,9 +1,9 @@
 // COCO, instances and panoptic.
 
 import { encodeCounts } from "../shared/rle.js";
-import { boxed, filled } from "../shared/shapes.js";
+import { filled } from "../shared/shapes.js";
 import { united } from "../shared/spans.js";
-import { baseOf, made, masksByValue, objectOf } from "./parts.js";
+import { baseOf, boxLabel, made, masksByValue, objectOf } from "./parts.js";
 import { decodedPng } from "./png.js";
 
 export const isCoco = (data) => Array.isArray(data?.images) && Array.isArray(data.annotations) && Array.isArray(data.categories);
@@ -17,16 +17,19 @@ export async function fromCoco(data, files) {
     if (!image) continue;
     if (annotation.segments_info) image.objects.push(...(await segments(annotation, classes, files)));
     else {
-      const mask = maskOf(annotation, [image.height, image.width]);
-      if (mask) image.objects.push(objectOf(classes.get(annotation.category_id) ?? "?", mask, made(annotation.attributes)));
+      const size = [image.height, image.width], name = classes.get(annotation.category_id) ?? "?";
+      const mask = maskOf(annotation, size);
+      const { bbox } = annotation;
+      if (mask) image.objects.push(objectOf(name, mask, made(annotation.attributes)));
+      else if (bbox) image.objects.push(boxLabel(name, [bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]], size, made(annotation.attributes)));
       else image.unread++;
     }
   }
   return { classes: data.categories.map(({ name }) => ({ name })), images: [...images.values()] };
 }
 
-/** Runs as they are; polygons by the pixels whose middle is inside, all of an object together; or else the box. */
-function maskOf({ segmentation, bbox }, size) {
+/** Runs as they are; polygons by the pixels whose middle is inside, all of an object together; or `null`. */
+function maskOf({ segmentation }, size) {
   if (Array.isArray(segmentation) && segmentation.length) {
     return { spans: segmentation.map((ring) => filled([ring], size)).reduce(united), size };
   }
@@ -34,8 +37,7 @@ function maskOf({ segmentation, bbox }, size) {
     const { counts, size: own } = segmentation;
     return { rle: { size: own, counts: typeof counts === "string" ? counts : encodeCounts(counts) } };
   }
-  if (!bbox) return null;
-  return { spans: boxed([bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]], size), size };
+  return null;
 }
 
 async function segments({ file_name: name, segments_info: infos }, classes, files) {

@@ -1,8 +1,8 @@
-// Label Studio's JSON export: brushes, polygons and rectangles.
+// Label Studio's JSON export: brushes, polygons, rectangles and points.
 
 import { fromPixels } from "../shared/rle.js";
 import { filled } from "../shared/shapes.js";
-import { baseOf, made, objectOf } from "./parts.js";
+import { baseOf, boxLabel, made, objectOf } from "./parts.js";
 
 export const isLabelStudio = (data) => Array.isArray(data) && data.length > 0 && data.every((task) => task?.data && (task.annotations || task.predictions));
 
@@ -32,7 +32,7 @@ function sizeOf([first]) {
 }
 
 function labelsOf(value) {
-  return value.brushlabels ?? value.polygonlabels ?? value.rectanglelabels;
+  return value.brushlabels ?? value.polygonlabels ?? value.rectanglelabels ?? value.keypointlabels;
 }
 
 function region({ value, original_width: width, original_height: height, meta = {} }) {
@@ -40,6 +40,14 @@ function region({ value, original_width: width, original_height: height, meta = 
   const more = made({ ...meta, name: meta.text?.[0] });
   const label = labelsOf(value)[0] ?? "?";
   if (value.rle) return objectOf(label, { rle: fromPixels(brushPixels(value.rle, width * height), width, height) }, more);
+  const at = { x: (value.x / 100) * width, y: (value.y / 100) * height };
+  if (value.keypointlabels) {
+    const point = { x: Math.floor(Math.min(at.x, width - 1)), y: Math.floor(Math.min(at.y, height - 1)), label: 1 };
+    return { class: label, kind: "point", byHand: true, name: "", rle: null, points: [point], box: null, ...more };
+  }
+  if (value.width !== undefined && !value.rotation) {
+    return boxLabel(label, [at.x, at.y, at.x + (value.width / 100) * width, at.y + (value.height / 100) * height], size, more);
+  }
   const ring = value.points?.flat() ?? (value.width === undefined ? null : corners(value, width, height));
   if (!ring) return null;
   return objectOf(label, { spans: filled([ring.map((share, i) => (share / 100) * (i % 2 ? height : width))], size), size }, more);

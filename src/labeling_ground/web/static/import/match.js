@@ -26,12 +26,14 @@ export function imageFor({ id, names, byStem = false }, images, ids = new Map())
   return null;
 }
 
+const sameShape = (a, b) => (a.rle ? a.rle.counts === b.rle?.counts : a.kind === "point" && a.points[0].x === b.points[0].x && a.points[0].y === b.points[0].y);
+
 /**
  * The objects of an image after an import: those of the file in place of ours ("replace"), or ours and those of the file that are not
  * among them, by id or by class and mask ("add").
  */
 export function merged(ours, theirs, mode) {
   if (mode === "replace") return theirs;
-  const same = (a, b) => a.id === b.id || (a.classId === b.classId && a.rle && a.rle.counts === b.rle?.counts);
+  const same = (a, b) => a.id === b.id || (a.classId === b.classId && a.kind === b.kind && sameShape(a, b));
   return [...ours, ...theirs.filter((one) => !ours.some((own) => same(own, one)))];
 }

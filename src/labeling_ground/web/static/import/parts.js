@@ -1,11 +1,18 @@
 // What the readers share: masks as objects, and names of files.
 
+import { boxed } from "../shared/shapes.js";
 import { areaOf, rleOf, spansOf } from "../shared/spans.js";
 
 /** An object of a class's name with a mask, given as a COCO RLE or as spans. */
 export function objectOf(className, { rle, spans, size }, more = {}) {
   const found = rle ?? rleOf(spans, size);
   return { class: className, rle: found, area: areaOf(spans ?? spansOf(found)), name: "", ...more };
+}
+
+/** A box as a label that no model made: `[x0, y0, x1, y1]` in pixels, which is cut to whole ones. */
+export function boxLabel(className, [x0, y0, x1, y1], [height, width], more = {}) {
+  const box = [x0, y0, x1, y1].map((value, i) => Math.min(i % 2 ? height : width, Math.max(0, Math.round(value))));
+  return objectOf(className, { spans: boxed(box, [height, width]), size: [height, width] }, { kind: "box", byHand: true, box, points: [], ...more });
 }
 
 /** A row-major picture's masks by value, `Map(value → RLE)`, 0 left out. */

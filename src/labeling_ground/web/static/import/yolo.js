@@ -1,7 +1,7 @@
 // YOLO: a text file for each image; rows of a class and either a box or the corners of a piece, as shares.
 
-import { boxed, filled } from "../shared/shapes.js";
-import { baseOf, jsonOf, objectOf, stemOf } from "./parts.js";
+import { filled } from "../shared/shapes.js";
+import { baseOf, boxLabel, jsonOf, objectOf, stemOf } from "./parts.js";
 
 const isLabels = ({ path }) => path.endsWith(".txt") && /(^|\/)labels\//.test(path);
 
@@ -24,18 +24,19 @@ export async function fromYolo(files, sizeOf) {
     const found = sizeOf(wanted.toReversed());
     const rows = (await (await file.read()).text()).split("\n").map((line) => line.trim().split(/\s+/).map(Number)).filter((row) => row.length > 4);
     if (rows.flat().some(Number.isNaN)) throw new Error(`${file.path} holds other things than numbers.`);
-    const objects = found ? rows.map((row) => objectOf(names.get(row[0]) ?? `class ${row[0]}`, maskOf(row.slice(1), found))) : [];
+    const objects = found ? rows.map((row) => labelOf(names.get(row[0]) ?? `class ${row[0]}`, row.slice(1), found)) : [];
     images.push({ names: wanted.toReversed(), byStem: true, objects, unread: 0 });
   }
   const used = new Set(images.flatMap(({ objects }) => objects.map((object) => object.class)));
   return { classes: [...new Set([...names.values(), ...used])].map((name) => ({ name })), images };
 }
 
-function maskOf(shares, { width, height }) {
+function labelOf(name, shares, { width, height }) {
   const size = [height, width];
-  if (shares.length > 4) return { spans: filled([shares.map((share, i) => share * (i % 2 ? height : width))], size), size };
-  const [x, y, w, h] = shares.map((share, i) => share * (i % 2 ? height : width));
-  return { spans: boxed([x - w / 2, y - h / 2, x + w / 2, y + h / 2], size), size };
+  const pixels = shares.map((share, i) => share * (i % 2 ? height : width));
+  if (pixels.length > 4) return objectOf(name, { spans: filled([pixels], size), size });
+  const [x, y, w, h] = pixels;
+  return boxLabel(name, [x - w / 2, y - h / 2, x + w / 2, y + h / 2], size);
 }
 
 /** The names in a data.yaml, by number: a mapping, a list of lines, or a list in brackets. */

@@ -53,6 +53,8 @@ export const SET_WORDS = {
   "left-state-one": ["1 image in another state is left out.", "다른 상태의 이미지 1개는 제외됩니다."],
   "left-refused": ["{n} images that the server refused, or that have no mask yet, are left out.", "서버가 거부했거나 아직 마스크가 없는 이미지 {n}개는 제외됩니다."],
   "left-refused-one": ["1 image that the server refused, or that has no mask yet, is left out.", "서버가 거부했거나 아직 마스크가 없는 이미지 1개는 제외됩니다."],
+  "left-points": ["{n} points are left out: this format has none.", "이 형식에는 점이 없어 점 {n}개는 제외됩니다."],
+  "left-points-one": ["1 point is left out: this format has none.", "이 형식에는 점이 없어 점 1개는 제외됩니다."],
   validating: ["{n} images validate.", "{n}개는 검증용입니다."],
   "validating-one": ["1 image validates.", "1개는 검증용입니다."],
   "exporting-images": ["Image {done} of {of} …", "이미지 {of}개 중 {done}번째 …"],

@@ -12,7 +12,7 @@ const TYPED = 150; // milliseconds without a key after which the list follows th
 
 const addresses = new WeakMap(); // thumbnail → its address: made once
 const drawn = new Map(); // image id → {text, row}: each is drawn anew only when what it shows is another
-let order = "";
+let seen = null; // id of the image that was scrolled to
 
 /** Connect the strip's fields and buttons with the page. */
 export function connectStrip(page) {
@@ -61,20 +61,22 @@ function isChoosable(one, state) {
 
 function drawThumbs(list, images, current, open) {
   for (const image of images) drawThumb(image, image === current, open);
-  const now = images.map(({ id }) => id).join(" ");
   const rows = images.map(({ id }) => drawn.get(id).row);
-  if (order !== now || rows.some((row) => row.parentNode !== list)) list.replaceChildren(...rows);
-  order = now;
+  const isPrefix = rows.length >= list.children.length && [...list.children].every((row, i) => row === rows[i]);
+  if (isPrefix) list.append(...rows.slice(list.children.length));
+  else list.replaceChildren(...rows);
+  if (seen === current?.id) return;
+  seen = current?.id;
   list.querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
 }
 
 function drawThumb(image, isCurrent, open) {
   const { id, thumb } = image;
   const state = stateOf(image);
-  const label = t("thumb", { name: nameOf(image), state: t(SERVER[image.state]), work: t(`state-${state}`), objects: counted("objectsOf", image.objects) });
-  const text = JSON.stringify([label, isCurrent, image.previewOf]);
+  const text = [document.documentElement.lang, image.names, image.state, state, image.objects, image.previewOf, isCurrent].join("\n");
   const before = drawn.get(id);
   if (before?.text === text) return;
+  const label = t("thumb", { name: nameOf(image), state: t(SERVER[image.state]), work: t(`state-${state}`), objects: counted("objectsOf", image.objects) });
   if (!addresses.has(thumb)) addresses.set(thumb, URL.createObjectURL(thumb));
   const button = make(
     "button",
