@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.doubles import ToyBackend
-from tests.inference.engines import disc_files
+from tests.inference.engines import checkpoint_files, disc_files, with_discs
 from tests.inference.oip_server import oip_standing
 from tests.inference.sam3_backends import sam3_of_discs
 from tests.inference.toy_engine import ToyEngine, standing
@@ -31,6 +31,16 @@ def engine(module: str, package: str, **options: Any) -> Callable[[], Backend]:
     return make
 
 
+def torch_engine() -> Backend:
+    """The same of the torch engine, which takes the checkpoint."""
+    needs("torch")
+    return with_discs(
+        importlib.import_module("labeling_ground.inference.torch_engine").create(
+            1, 2, **checkpoint_files(), device="cpu"
+        )
+    )
+
+
 MAKERS: dict[str, Callable[[], Backend]] = {
     "remote": lambda: standing(ToyEngine()),  # over a loopback server
     "oip": oip_standing,
@@ -38,6 +48,7 @@ MAKERS: dict[str, Callable[[], Backend]] = {
     "onnx-cuda": engine("onnx_cuda", "onnxruntime", device="cpu"),  # its steps, where there is no GPU
     "openvino": engine("openvino", "openvino"),
     "sam3": sam3_of_discs,
+    "torch": torch_engine,
     "toy": ToyBackend,
     "toy-concepts": ToyConcepts,
     "classical": lambda: create_classical(encode_threads=1, decode_threads=2),

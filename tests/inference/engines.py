@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench.engines.models import add_discs
+from bench.engines.models import DISC, add_discs
 from numpy.typing import NDArray
 from tests.doubles import on
 from tests.made_once import made_once
 from tests.needs import needs
 from tests.sam.parity import MASK, ask_reference, check, photo
-from tests.sam.references import TOLERANCE, export_official_decoder, exported, sam, segment_anything
+from tests.sam.references import TOLERANCE, checkpoint, export_official_decoder, exported, sam, segment_anything
 
 from labeling_ground.codec.records import open_embedding, seal_embedding
 from labeling_ground.inference.sam import SamBackend
@@ -59,6 +59,34 @@ def _discs(folder: Path) -> None:
     made = files()
     for part in _DISCS:
         add_discs(made[part], folder / made[part].name)
+
+
+def checkpoint_files() -> dict[str, Any]:
+    """What the torch engine's factory is given for that model: the checkpoint that the files were exported from."""
+    return {"encoder_path": checkpoint(), "decoder_path": checkpoint(), "model": "sam-small"}
+
+
+def with_discs(backend: SamBackend) -> SamBackend:
+    """The torch engine's backend, with masks that are discs around the first point, as in ``disc_files``."""
+    torch = needs("torch")
+    decoder: Any = backend.engine
+    decoder = decoder._decoder
+    centres = (torch.arange(256) + 0.5) * 4
+
+    def discs(inner: Any) -> Any:
+        def decode(*given: Any) -> Any:
+            logits, scores = inner(*given)
+            points = given[-4]
+            x, y = (points[:, :1, axis] if points.shape[1] else torch.full((1, 1), 512.0) for axis in (0, 1))
+            away = (centres - x)[:, None, None] ** 2 + (centres - y)[:, None, :, None] ** 2
+            radii = (4 * DISC * torch.tensor([1.0, 0.8, 0.9, 1.0])).view(1, 4, 1, 1) ** 2
+            return logits + (radii - away) / (4 * DISC), scores
+
+        return decode
+
+    decoder._plain, decoder._fast = discs(decoder._plain), discs(decoder._fast)
+    decoder._lone = {each: each for each in (decoder._plain, decoder._fast)}
+    return backend
 
 
 def ready_made(folder: Path) -> dict[str, Any]:

@@ -138,6 +138,18 @@ def liven(model: Any) -> None:
                 module.bias.normal_(0, 0.1)
 
 
+def checkpoint() -> Path:
+    """``sam()`` as a checkpoint file of the official layout."""
+    for name in ("torch", "transformers"):
+        needs(name)
+    return _checkpoint()[0] / "sam_small.pth"
+
+
+@made_once
+def _checkpoint(folder: Path) -> None:
+    needs("torch").save(sam().state_dict(), folder / "sam_small.pth")
+
+
 def exported() -> tuple[Path, Any]:
     """Folder and report of ``sam()``, exported from a checkpoint file of the official layout."""
     for name in ("torch", "transformers", "onnx", "onnxscript", "onnxruntime"):
@@ -149,9 +161,7 @@ def exported() -> tuple[Path, Any]:
 def _exported_sam(folder: Path) -> Any:
     from labeling_ground.models.export.run import export
 
-    checkpoint = folder / "sam_small.pth"
-    needs("torch").save(sam().state_dict(), checkpoint)
-    return export(checkpoint, folder, model="sam-small")
+    return export(checkpoint(), folder, model="sam-small")
 
 
 def export_official_decoder(model: Any, path: Path) -> None:

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 from tests.doubles import ToyBackend
 from tests.needs import needs
-from tests.sam.references import exported
+from tests.sam.references import checkpoint, exported
 
 from labeling_ground.errors import BadSettings, UnknownModel
-from labeling_ground.inference.auto import Model
+from labeling_ground.inference.auto import Halves, Model
 from labeling_ground.inference.backend import BatchSizes, ModelInfo
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Role, catalogue
@@ -19,6 +19,7 @@ from labeling_ground.models.store import ModelStore
 from labeling_ground.settings import Settings
 from labeling_ground.types import Kind, ModelVersion
 from labeling_ground.wiring import build_backend, build_predictor, models
+from labeling_ground.wiring.models import build_endpoints, list_models
 
 pytestmark = pytest.mark.anyio
 
@@ -49,6 +50,7 @@ async def test_auto_takes_an_installed_model_of_any_family(
             taken.append(of.name)
             family = next(known.family for known in catalogue().models if known.name == model)
             info = ModelInfo(ModelVersion("m", "0" * 64))
+            self.engine = "onnx"
             self.backend, self.why = SimpleNamespace(engine=SimpleNamespace(family=family), info=info), "it was there"
 
     store = ModelStore(tmp_path / "models")
@@ -91,6 +93,67 @@ async def test_exported_files_are_served_by_the_engine_that_is_asked_for(tmp_pat
     predictor = build_predictor(chosen, backend=backend)
     assert predictor.encode_queue.slots == 1
     await predictor.aclose()
+
+
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+async def test_a_checkpoint_is_served_by_torch_where_that_is_asked_for_or_nothing_else_is_here(
+    tmp_path: Path, engine: str
+) -> None:
+    needs("torch")
+    store = ModelStore(tmp_path / "models")
+    store.add(checkpoint(), name="my-sam", role=Role.CHECKPOINT, family="sam")
+    chosen = settings(tmp_path, model="my-sam", engine=engine, engine_device="cpu", encode_workers=2)
+    [facts] = list_models(chosen)
+    assert (facts.name, facts.memory_bytes) == ("my-sam", checkpoint().stat().st_size)
+    backend, why = build_backend(chosen)
+    assert isinstance(backend, SamBackend)
+    assert why.startswith("torch in fp32: an image took")
+    assert backend.info.encode_batch == BatchSizes(1, 1)
+    [encoder], _ = build_endpoints(chosen, Halves(decoder=False))
+    assert encoder.handler.description.version == backend.info.version
+    await backend.aclose()
+
+
+def test_a_checkpoint_alone_is_of_no_use_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "has_torch", lambda: False)
+    path = tmp_path / "weights"
+    path.write_bytes(b"weights")
+    store = ModelStore(tmp_path / "models")
+    store.keep(
+        "sam-vit-b", [(StoredFile(Role.CHECKPOINT, digest_of(path), 7, "w", "by hand"), path)], family="sam", own=False
+    )
+    assert list_models(settings(tmp_path))[0].name == "classical"
+    with pytest.raises(UnknownModel, match="labeling-ground models pull sam-vit-b"):
+        build_backend(settings(tmp_path, model="sam-vit-b"))
+    with pytest.raises(UnknownModel, match="labeling-ground models pull mobile-sam --format pytorch"):
+        build_backend(settings(tmp_path, model="mobile-sam", engine="torch"))
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_beside_other_engines_auto_tries_torch_on_a_gpu_only_and_for_both_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
+    monkeypatch.setattr(models, "has_torch", lambda: True)
+    monkeypatch.setattr(models, "has_nvidia_gpu", lambda: gpu)
+    store = ModelStore(tmp_path / "models")
+    for role in (Role.ENCODER, Role.DECODER, Role.CHECKPOINT):
+        (tmp_path / role).write_bytes(role.encode())
+        store.add(tmp_path / role, name="my-sam", role=role, family="sam")
+    chosen = settings(tmp_path, model="my-sam", engine_compile=False, engine_gpu_bytes=7)
+    model = models.model_of(chosen, store, "my-sam", 1)
+    assert list(model.engines) == ["torch", "onnx-cuda", "openvino", "onnx"][0 if gpu else 1 :]
+    assert model.encoder_path == store.path_of("my-sam", Role.ENCODER)
+    if gpu:
+        weights = store.path_of("my-sam", Role.CHECKPOINT)
+        assert model.options["torch"] == {
+            "encoder_path": weights,
+            "decoder_path": weights,
+            "device": "cuda",
+            "compiled": False,
+            "gpu_bytes": 7,
+        }
+    half = models.model_of(chosen, store, "my-sam", 1, Halves(decoder=False))
+    assert "torch" not in half.engines, "the other half may be where torch is not, and is of another version then"
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from labeling_ground.types import Verdict
 
 ENGINES: Mapping[str, str] = MappingProxyType(
     {
+        "torch": "labeling_ground.inference.torch_engine:create",
         "onnx-cuda": "labeling_ground.inference.onnx_cuda:create",
         "openvino": "labeling_ground.inference.openvino:create",
         "onnx": "labeling_ground.inference.onnx:create",
@@ -30,11 +31,17 @@ ENGINES: Mapping[str, str] = MappingProxyType(
 )
 """Engine → ``module:attribute`` of its factory, in the order in which they are tried."""
 PRECISIONS: Mapping[str, tuple[Precision, ...]] = MappingProxyType(
-    {"onnx-cuda": ("fp32", "fp16"), "openvino": ("fp32", "bf16"), "onnx": ("fp32",)}
+    {
+        "torch": ("fp32", "bf16", "fp16"),
+        "onnx-cuda": ("fp32", "fp16"),
+        "openvino": ("fp32", "bf16"),
+        "onnx": ("fp32",),
+    }
 )
 """Engine → the precisions that it can be asked for."""
-ON_GPU = frozenset({"onnx-cuda"})
-"""Where one of these works, the engines for processors are not tried: they would take minutes to come second."""
+ON_GPU = frozenset({"torch", "onnx-cuda"})
+"""Where one of these works, the engines for processors are not tried: they would take minutes to come second. (On a
+processor torch is not tried beside others; see ``wiring.models``.)"""
 
 
 LEAST_IOU = 0.95
@@ -103,7 +110,7 @@ class Model:
         encode_threads: threads of one encode.
         decode_threads: threads of a decode that is alone.
         engines: engine → its factory, in the order in which they are tried.
-        options: engine → what it alone is told.
+        options: engine → what it alone is told, such as files that only it reads.
     """
 
     name: str
@@ -140,18 +147,15 @@ class Model:
             raise
         except Exception as error:  # whatever a library does when it is imported: without it, it is not there
             raise ImportError(f"its library cannot be imported: {error!r}") from error
-        given = dict(self.options.get(engine, {}))
+        given = {
+            "encoder_path": self.encoder_path,
+            "decoder_path": self.decoder_path,
+            "fast_decoder_path": self.fast_decoder_path,
+            **self.options.get(engine, {}),
+        }
         if precision != "fp32":
             given["precision"] = precision
-        backend: SamBackend = create(
-            self.encode_threads,
-            self.decode_threads,
-            encoder_path=self.encoder_path,
-            decoder_path=self.decoder_path,
-            fast_decoder_path=self.fast_decoder_path,
-            model=self.name,
-            **given,
-        )
+        backend: SamBackend = create(self.encode_threads, self.decode_threads, model=self.name, **given)
         return backend
 
 

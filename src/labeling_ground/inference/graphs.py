@@ -99,6 +99,18 @@ def decode_all(engine: Engine, asks: Sequence[EngineAsk], *, alone: bool) -> lis
     return [engine.decode(*ask, alone=alone) for ask in asks]
 
 
+def alike(asks: Sequence[EngineAsk], most: int, *, one_image: bool) -> Iterator[list[int]]:
+    """Which asks one run can take: the numbers of up to ``most`` whose prompts have as many tokens, and all have a mask
+    input or none has; with ``one_image`` also of the same embedding."""
+    groups: dict[object, list[int]] = {}
+    for number, (embedding, prompt) in enumerate(asks):
+        image = id(embedding) if one_image else None
+        groups.setdefault((prompt.tokens, bool(prompt.has_mask_input[0]), image), []).append(number)
+    for group in groups.values():
+        for start in range(0, len(group), most):
+            yield group[start : start + most]
+
+
 class EngineClass(Protocol):
     """How an engine is made of its files. Without the encoder's or the decoder's it is the other half alone."""
 

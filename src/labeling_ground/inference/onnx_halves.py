@@ -21,6 +21,7 @@ from labeling_ground.inference.graphs import (
     EngineAsk,
     FloatArray,
     agree,
+    alike,
     encoder_input,
     not_here,
 )
@@ -140,20 +141,14 @@ class OnnxDecoder:
         Asks of different images go together only where the graph takes several embeddings, which our own files do from
         exporter version 2 on.
         """
-        groups: dict[object, list[int]] = {}
-        for number, (embedding, prompt) in enumerate(asks):
-            image = None if self._takes_images else id(embedding)
-            groups.setdefault((prompt.tokens, bool(prompt.has_mask_input[0]), image), []).append(number)
         made: dict[int, tuple[FloatArray, FloatArray]] = {}
-        for group in groups.values():
-            for start in range(0, len(group), self.together):
-                numbers = group[start : start + self.together]
-                some = [asks[number] for number in numbers]
-                if len(some) == 1:
-                    made[numbers[0]] = self.decode(*some[0], alone=alone)
-                    continue
-                logits, scores = self._run(_stacked(some), stacked([prompt for _, prompt in some]), alone=alone)
-                made |= zip(numbers, zip(logits, scores, strict=True), strict=True)
+        for numbers in alike(asks, self.together, one_image=not self._takes_images):
+            some = [asks[number] for number in numbers]
+            if len(some) == 1:
+                made[numbers[0]] = self.decode(*some[0], alone=alone)
+                continue
+            logits, scores = self._run(_stacked(some), stacked([prompt for _, prompt in some]), alone=alone)
+            made |= zip(numbers, zip(logits, scores, strict=True), strict=True)
         return [made[number] for number in range(len(asks))]
 
     def _run(

@@ -226,7 +226,7 @@ def create(
     Raises:
         BadSettings: the files cannot be loaded or do not belong together, or the engine has no such precision here.
     """
-    files = [path for path in (encoder_path, decoder_path, fast_decoder_path) if path is not None]
+    files = [*dict.fromkeys(path for path in (encoder_path, decoder_path, fast_decoder_path) if path is not None)]
     version = version_of(model, files, precision)
     made = engine(
         encoder_path,

@@ -13,11 +13,15 @@ a side in place of 64, so 288 logits in place of 256; a mask input of 256 is enl
 """
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from labeling_ground.sam.family import Family
 
 MASK_TOKENS = 4
 
@@ -60,10 +64,11 @@ class Prompts(nn.Module):
             code = code + self.kinds[value + 1] * (label == value).to(code.dtype)
         return code
 
-    def dense(self, mask: Tensor, has_mask: Tensor) -> Tensor:
+    def dense(self, mask: Tensor | None, has_mask: Tensor) -> Tensor:
         """The mask input, or the learned code of «none»: ``[B, 1, 256, 256]`` and ``[B]`` → ``[B, 256, 64, 64]``.
 
-        It is a branch of the graph: without a mask the convolutions are not computed.
+        Without a mask the convolutions are not computed: that is a branch of an exported graph, and here who has none
+        passes ``None``.
         """
 
         def given(mask: Tensor, has_mask: Tensor) -> Tensor:
@@ -73,12 +78,12 @@ class Prompts(nn.Module):
                 mask = functional.interpolate(mask, size, mode="bilinear", align_corners=False, antialias=True)
             return (share * self.mask_embed(mask) + (1 - share) * self.no_mask).contiguous()
 
-        def none(mask: Tensor, has_mask: Tensor) -> Tensor:
+        def none(mask: Tensor | None, has_mask: Tensor) -> Tensor:
             return self.no_mask.expand(has_mask.shape[0], -1, self.grid, self.grid).contiguous()
 
         if torch.compiler.is_exporting():
             return torch.cond(has_mask.sum() > 0, given, none, (mask, has_mask))
-        return given(mask, has_mask) if bool(has_mask.any()) else none(mask, has_mask)
+        return none(mask, has_mask) if mask is None else given(mask, has_mask)
 
     def _code(self, shares: Tensor) -> Tensor:
         angles = (2 * torch.pi) * ((2 * shares - 1) @ self.frequencies)
@@ -97,15 +102,20 @@ class PlainDecoder(nn.Module):
         self.pe: Tensor
 
     def forward(
-        self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor, mask_input: Tensor, has_mask: Tensor
+        self,
+        image_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor | None,
+        has_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Decode.
 
         Args:
-            image_embeddings: ``[1, 256, 64, 64]``.
+            image_embeddings: ``[1, 256, 64, 64]``, or one for each prompt.
             point_coords: ``[B, N, 2]``, x and y in the square's pixels.
             point_labels: ``[B, N]``.
-            mask_input: ``[B, 1, 256, 256]``.
+            mask_input: ``[B, 1, 256, 256]``; ``None`` where no prompt has one.
             has_mask: ``[B]``, 0 or 1.
 
         Returns:
@@ -114,7 +124,13 @@ class PlainDecoder(nn.Module):
         return self._decode(image_embeddings, None, point_coords, point_labels, mask_input, has_mask)
 
     def _decode(
-        self, embedding: Tensor, finer: Finer | None, coords: Tensor, labels: Tensor, mask: Tensor, has_mask: Tensor
+        self,
+        embedding: Tensor,
+        finer: Finer | None,
+        coords: Tensor,
+        labels: Tensor,
+        mask: Tensor | None,
+        has_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
         tokens = _tokens(self.decoder, self.prompts.sparse(coords, labels))
         image = embedding + self.prompts.dense(mask, has_mask)
@@ -148,13 +164,24 @@ class FastDecoder(nn.Module):
         self.pe: Tensor
 
     def forward(
-        self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor, mask_input: Tensor, has_mask: Tensor
+        self,
+        image_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor | None,
+        has_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Decode; arguments and results are those of ``PlainDecoder``."""
         return self._decode(image_embeddings, None, point_coords, point_labels, mask_input, has_mask)
 
     def _decode(
-        self, embedding: Tensor, finer: Finer | None, coords: Tensor, labels: Tensor, mask: Tensor, has_mask: Tensor
+        self,
+        embedding: Tensor,
+        finer: Finer | None,
+        coords: Tensor,
+        labels: Tensor,
+        mask: Tensor | None,
+        has_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
         tokens = _tokens(self.decoder, self.prompts.sparse(coords, labels))
         image = (embedding + self.prompts.dense(mask, has_mask)).flatten(2).transpose(1, 2)
@@ -193,7 +220,7 @@ class _TakesFiner:
         high_res_features_1: Tensor,
         point_coords: Tensor,
         point_labels: Tensor,
-        mask_input: Tensor,
+        mask_input: Tensor | None,
         has_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Decode; arguments and results are those of ``PlainDecoder``, and the finer features."""
@@ -209,6 +236,12 @@ class PlainDecoder2(_TakesFiner, PlainDecoder):  # type: ignore[misc]
 
 class FastDecoder2(_TakesFiner, FastDecoder):  # type: ignore[misc]
     """SAM 2's, with the projections folded."""
+
+
+DECODERS: Mapping[Family, tuple[type[PlainDecoder], type[FastDecoder]]] = MappingProxyType(
+    {Family.SAM: (PlainDecoder, FastDecoder), Family.SAM2: (PlainDecoder2, FastDecoder2)}
+)
+"""Family → its decoder for any prompt, and the one for short ones. To add a family, add a line."""
 
 
 def _tokens(decoder: Any, sparse: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class PatchMerging(nn.Module):
         return self.conv3(functional.gelu(self.conv2(functional.gelu(self.conv1(x)))))
 
 
-class Attention(nn.Module):
+class WindowAttention(nn.Module):
     """Attention within a window, with one learned bias a head for each distance ``(|dy|, |dx|)``."""
 
     def __init__(self, width: int, heads: int, window: int) -> None:
@@ -124,24 +124,25 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
         self.window = window
-        self.attn = Attention(width, heads, window)
+        self.attn = WindowAttention(width, heads, window)
         self.local_conv = _conv(width, width, 3, groups=width)
         self.mlp = Mlp(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[1, width, h, w]``, same out. Padding up to whole windows is zeros and takes part, as in the original."""
-        _, channels, height, width = x.shape
+        """``[B, width, h, w]``, same out. Padding up to whole windows is zeros and takes part, as in the original."""
+        images, channels, height, width = x.shape
         size = self.window
         below, right = -height % size, -width % size
         rows, columns = (height + below) // size, (width + right) // size
         tokens = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 0, right, 0, below))
-        windows = tokens.view(rows, size, columns, size, channels).transpose(1, 2).reshape(-1, size * size, channels)
-        windows = self.attn(windows).view(rows, columns, size, size, channels).transpose(1, 2)
-        tokens = windows.reshape(1, rows * size, columns * size, channels)[:, :height, :width]
+        split = tokens.view(images, rows, size, columns, size, channels).transpose(2, 3)
+        windows = self.attn(split.reshape(-1, size * size, channels))
+        joined = windows.view(images, rows, columns, size, size, channels).transpose(2, 3)
+        tokens = joined.reshape(images, rows * size, columns * size, channels)[:, :height, :width]
         x = self.local_conv(x + tokens.permute(0, 3, 1, 2))
         tokens = x.flatten(2).transpose(1, 2)
         tokens = tokens + self.mlp(tokens)
-        return tokens.transpose(1, 2).reshape(1, channels, height, width)
+        return tokens.transpose(1, 2).reshape(images, channels, height, width)
 
 
 class Stage(nn.Module):

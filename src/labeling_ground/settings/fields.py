@@ -321,27 +321,34 @@ class ModelSettings(Fields):
     models_bytes: ByteSize = ByteSize(0)
     """Most memory that the models in this process take together. Before another one is loaded, those that are not in
     use go, the one that was not used for longest first; never the default. `0`: no bound."""
-    engine: Literal["auto", "onnx", "onnx-cuda", "openvino"] = "auto"
-    """What computes a Segment Anything model. `auto` takes the GPU (`onnx-cuda`) where there is one that can be used,
-    and otherwise tries at start which installed engine is fastest here."""
+    engine: Literal["auto", "torch", "onnx", "onnx-cuda", "openvino"] = "auto"
+    """What computes a Segment Anything model. `auto` takes the GPU (`torch` or `onnx-cuda`) where there is one that can
+    be used, and otherwise tries at start which installed engine is fastest here. `torch` reads the authors' checkpoint,
+    the others ONNX files."""
+    engine_device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
+    """Where `torch` computes: `cpu`, `cuda`, or one of several GPUs as `cuda:1`. `auto`: the first GPU where there is
+    one that torch can use, else the processor."""
+    engine_compile: bool | None = None
+    """Whether `torch` compiles the encoder's blocks: the first images wait for that, up to a minute or so, and all
+    later ones are faster. Not set: on a GPU only. It needs a C++ compiler on a processor."""
     engine_precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
-    """Precision that it computes in. `bf16` (`openvino`) is several times faster on processors that have it, `fp16`
-    (`onnx-cuda`) is for the encoder on GPUs. `auto`: the fastest engine and precision whose masks agree with those of
-    fp32 (`engine_least_iou`); what is chosen is remembered. It is part of every cache key, and said in every answer
-    with its measured error. See `docs/models.md`."""
+    """Precision that it computes in. `bf16` (`openvino`, `torch`) is faster on processors and GPUs that have it, `fp16`
+    (`torch`, `onnx-cuda`) is for the encoder on GPUs. `auto`: the fastest engine and precision whose masks agree with
+    those of fp32 (`engine_least_iou`); what is chosen is remembered. It is part of every cache key, and said in every
+    answer with its measured error. See `docs/models.md`."""
     engine_least_iou: float = Field(0.95, ge=0, le=1)
     """How well each mask that is compared must overlap with that of fp32 (intersection over union) for a lower
     precision to be chosen by `auto`, and to pass `models check`."""
     engine_gpu_bytes: ByteSize = ByteSize(8 << 30)
     """Most memory of the GPU that `onnx-cuda` takes: weights, work memory, and embeddings that wait for the next
-    click."""
+    click, to which a sixteenth goes. `torch` takes what it needs, and keeps to that sixteenth."""
     engine_features_bytes: ByteSize = ByteSize(512 << 20)
     """Memory of the device for what SAM 3's detector makes of the last images: 111 MB each in fp32. The next phrase on
     one of these takes half as long."""
     engine_batch: int | None = Field(None, ge=1, le=64)
-    """How many images, and how many prompts, one run of `onnx` or `onnx-cuda` takes where the model's files allow it.
-    Not set: 1 on processors, which gain nothing by more; on a GPU 1 image, whose work memory grows with them, and 16
-    prompts."""
+    """How many images, and how many prompts, one run of `torch`, `onnx` or `onnx-cuda` takes where the model's files
+    allow it. Not set: 1 on processors, which gain nothing by more; on a GPU 1 image, whose work memory grows with them
+    (`torch`: 8), and 16 prompts."""
     # Not below the caches: what cleans those would throw gigabytes away that were downloaded on purpose.
     models_dir: Path = Field(default_factory=lambda: below_home("XDG_DATA_HOME", ".local/share") / "models")
     """Folder of the models' weights. Several processes of one machine may share it."""

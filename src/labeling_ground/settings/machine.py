@@ -1,5 +1,7 @@
 """What this machine, or this container, has, and folders of this user: defaults follow from it."""
 
+import ctypes
+import importlib.util
 import os
 from pathlib import Path
 
@@ -39,6 +41,22 @@ def cores_of_this_machine() -> int:
 def half_of_the_cores() -> int:
     """Half of the cores that this process may use, one at least."""
     return max(1, cores_of_this_machine() // 2)
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether the driver of NVIDIA's GPUs is here. Costs nothing, where to ask a library would load gigabytes."""
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def has_torch() -> bool:
+    """Whether the extra ``torch`` is installed. Nothing of it is imported."""
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
 
 
 def below_home(variable: str, folder: str) -> Path:

@@ -41,6 +41,7 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
         "cache_dir": "/var/cache/labeling-ground",
         "max_age_s": "86400",
         "engine_batch": "4",
+        "engine_compile": "false",
         "trace_file": "/var/lib/labeling-ground/trace",
         "models": "sam-vit-h,mobile-sam,classical",
         "models_dir": "/var/lib/labeling-ground/models",

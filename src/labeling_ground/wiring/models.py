@@ -1,6 +1,6 @@
 """Builds what computes: the model of a server, and what an engine server answers with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -26,17 +26,19 @@ from labeling_ground.inference.remote.pool import EnginePool
 from labeling_ground.inference.remote.wire import Description
 from labeling_ground.inference.remote.wire import Role as EngineRole
 from labeling_ground.models.catalogue import Format, Role
-from labeling_ground.models.manifests import StoredFile
+from labeling_ground.models.manifests import InstalledModel, StoredFile
 from labeling_ground.models.store import ModelStore, judging
 from labeling_ground.sam.family import Family
 from labeling_ground.service.model_pool import ModelFacts
 from labeling_ground.settings import Settings
-from labeling_ground.settings.machine import cores_of_this_machine
+from labeling_ground.settings.machine import cores_of_this_machine, has_nvidia_gpu, has_torch
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Verdict
 from labeling_ground.wiring.sam3 import ROLES as SAM3_ROLES
 from labeling_ground.wiring.sam3 import build_sam3, refuse_as_halves
 
+TORCH = "torch"
+"""The engine that reads the authors' checkpoint."""
 REMOTE = "remote"
 """In ``models``: what the engines at ``encoder_url`` and ``decoder_url`` compute."""
 
@@ -53,7 +55,7 @@ def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> t
     if settings.encoder_url or settings.decoder_url:
         return build_remote(settings, supervisor)
     weights = ModelStore(settings.models_dir)
-    name = _named(weights, settings.model)
+    name = _named(settings, weights, settings.model)
     if name in BACKENDS or ":" in name:
         return choose_backend(name, encode_threads=settings.encode_workers, decode_threads=settings.decode_workers), ""
     installed = weights.get(name)
@@ -69,7 +71,7 @@ def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> t
         )
     if installed is not None:
         backend = choice.backend
-        note = f"{_rounded(installed.files[Role.ENCODER])} {backend.info.note}".strip()
+        note = f"{_rounded(installed.files[_roles(choice.engine)[0]])} {backend.info.note}".strip()
         backend.info = replace(backend.info, note=note)
     return choice.backend, choice.why
 
@@ -78,7 +80,7 @@ def has_weights(settings: Settings) -> bool:
     """Whether the default model has weights, and a process of this server computes it."""
     if settings.encoder_url or settings.decoder_url:
         return False
-    name = _named(ModelStore(settings.models_dir), settings.served_models[0])
+    name = _named(settings, ModelStore(settings.models_dir), settings.served_models[0])
     return name not in BACKENDS and ":" not in name
 
 
@@ -98,7 +100,7 @@ def list_models(settings: Settings) -> list[ModelFacts]:
             continue
         if given == REMOTE:
             raise BadSettings("The model 'remote' is the one of the engines at encoder_url and decoder_url: set both.")
-        name = _named(weights, given)
+        name = _named(settings, weights, given)
         found.setdefault(name, _facts_of(settings, weights, name))
     return list(found.values())
 
@@ -125,10 +127,15 @@ def _facts_of(settings: Settings, weights: ModelStore, name: str) -> ModelFacts:
     installed = weights.get(name)
     known = weights.known.model(name) if name in weights.known else None
     family = known.family if known else installed.family if installed else None
-    for role in SAM3_ROLES if family == Family.SAM3 else (Role.ENCODER, Role.DECODER):
-        weights.path_of(name, role)
+    roles = (
+        SAM3_ROLES if family == Family.SAM3 else _roles(TORCH if _by_torch(settings, installed) else settings.engine)
+    )
+    for role in roles:
+        if role is not Role.FAST_DECODER:
+            weights.path_of(name, role)
     of_family = Family(family) if family in list(Family) else None
-    used = [file.bytes for file in installed.files.values() if file.role is not Role.CHECKPOINT] if installed else []
+    files = dict(installed.files) if installed else {}
+    used = [files[role].bytes for role in (*roles, Role.ENCODER_DATA) if role in files]
     return ModelFacts(
         name,
         name,
@@ -210,7 +217,7 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
         UnknownModel: the weights are not here; the sentence says how to get them.
     """
     weights = ModelStore(settings.models_dir)
-    name = _named(weights, settings.model)
+    name = _named(settings, weights, settings.model)
     if name in BACKENDS or ":" in name:
         raise BadSettings(
             f"An engine server serves Segment Anything models, not {name!r}. Get weights with 'labeling-ground models "
@@ -224,10 +231,11 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
     encode_threads = settings.encode_workers if is_told else cores_of_this_machine()
     model = model_of(settings, weights, name, encode_threads, halves)
     files = noted.files if noted is not None else {}
-    counted = [files[role].sha256 for role in (Role.ENCODER, Role.DECODER, Role.FAST_DECODER) if role in files]
-    if Role.ENCODER not in files or Role.DECODER not in files:
-        raise BadSettings(f"The files of {name} are not complete in the manifest: its version cannot be told.")
     choice = _choose(settings, weights, model)
+    roles = _roles(choice.engine)
+    counted = [files[role].sha256 for role in roles if role in files]
+    if any(role not in files for role in roles[:2]):
+        raise BadSettings(f"The files of {name} are not complete in the manifest: its version cannot be told.")
     engine = choice.backend.engine
     version = version_from(name, counted, choice.precision)
 
@@ -242,11 +250,11 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
 
     endpoints = []
     if halves.encoder:
-        encoder = handler(EngineRole.ENCODER, files[Role.ENCODER], None)
+        encoder = handler(EngineRole.ENCODER, files[roles[0]], None)
         endpoints.append(ModelEndpoint(settings.encoder_name, encoder, workers=1, queue=settings.encode_queue))
     if halves.decoder:
         kept = EmbeddingStore(settings.embedding_store_dir or default_folder(), int(settings.embedding_store_bytes))
-        decoder = handler(EngineRole.DECODER, files[Role.DECODER], kept)
+        decoder = handler(EngineRole.DECODER, files[roles[:2][-1]], kept)
         workers = settings.decode_workers
         endpoints.append(ModelEndpoint(settings.decoder_name, decoder, workers=workers, queue=settings.decode_queue))
     return endpoints, choice.why
@@ -258,17 +266,32 @@ def model_of(settings: Settings, weights: ModelStore, name: str, encode_threads:
     Raises:
         UnknownModel: a file is not here; the sentence says how to get it.
     """
-    files = noted.files if (noted := weights.get(name)) is not None else {}
-    has_fast = halves.decoder and Role.FAST_DECODER in files
+    installed = weights.get(name)
+    files = installed.files if installed is not None else {}
+    engines: Mapping[str, str] = ENGINES if settings.engine == "auto" else {settings.engine: ENGINES[settings.engine]}
+    options = _options(settings)
+    encoder, decoder = Role.ENCODER, Role.DECODER
+    if _by_torch(settings, installed):
+        engines, encoder, decoder = {TORCH: ENGINES[TORCH]}, Role.CHECKPOINT, Role.CHECKPOINT
+    elif settings.engine == "auto":
+        # The other half may be where torch is not. And without a GPU, to import torch costs more memory than it is
+        # worth: bench/results/engines.md.
+        if halves == BOTH and Role.CHECKPOINT in files and has_torch() and has_nvidia_gpu():
+            checkpoint = weights.path_of(name, Role.CHECKPOINT)
+            device = "cuda" if settings.engine_device == "auto" else settings.engine_device
+            options[TORCH] |= {"encoder_path": checkpoint, "decoder_path": checkpoint, "device": device}
+        else:
+            engines = {engine: target for engine, target in engines.items() if engine != TORCH}
+    has_fast = halves.decoder and decoder is Role.DECODER and Role.FAST_DECODER in files
     return Model(
         name,
-        encoder_path=weights.path_of(name, Role.ENCODER) if halves.encoder else None,
-        decoder_path=weights.path_of(name, Role.DECODER) if halves.decoder else None,
+        encoder_path=weights.path_of(name, encoder) if halves.encoder else None,
+        decoder_path=weights.path_of(name, decoder) if halves.decoder else None,
         fast_decoder_path=weights.path_of(name, Role.FAST_DECODER) if has_fast else None,
         encode_threads=encode_threads,
         decode_threads=settings.decode_workers,
-        engines=ENGINES if settings.engine == "auto" else {settings.engine: ENGINES[settings.engine]},
-        options=_options(settings),
+        engines=engines,
+        options=options,
     )
 
 
@@ -276,6 +299,19 @@ def verdicts_of(weights: ModelStore, name: str) -> tuple[Verdict, ...]:
     """What was found of a model's engines and precisions on this machine."""
     noted = weights.noted(name)
     return noted.verdicts.get(this_machine(), ()) if noted is not None else ()
+
+
+def _by_torch(settings: Settings, installed: InstalledModel | None) -> bool:
+    """Whether torch alone can compute a model: it was chosen, or the checkpoint is all that is here."""
+    if settings.engine != "auto":
+        return settings.engine == TORCH
+    formats = installed.formats if installed is not None else ()
+    return Format.ONNX not in formats and Format.PYTORCH in formats and has_torch()
+
+
+def _roles(engine: str) -> tuple[Role, ...]:
+    """The roles of the files that an engine reads, and whose digests are a model's version."""
+    return (Role.CHECKPOINT,) if engine == TORCH else (Role.ENCODER, Role.DECODER, Role.FAST_DECODER)
 
 
 def _choose(settings: Settings, weights: ModelStore, model: Model) -> Choice:
@@ -305,7 +341,9 @@ def _choose(settings: Settings, weights: ModelStore, model: Model) -> Choice:
 def _options(settings: Settings) -> dict[str, dict[str, Any]]:
     """What single engines are told, by their names."""
     together: dict[str, Any] = {} if settings.engine_batch is None else {"together": settings.engine_batch}
-    return {"onnx": together, "onnx-cuda": {"gpu_bytes": int(settings.engine_gpu_bytes), **together}}
+    on_gpu = {"gpu_bytes": int(settings.engine_gpu_bytes), **together}
+    torch = {**on_gpu, "device": settings.engine_device, "compiled": settings.engine_compile}
+    return {"onnx": together, "onnx-cuda": on_gpu, TORCH: torch}
 
 
 def _rounded(stored: StoredFile) -> str:
@@ -314,12 +352,15 @@ def _rounded(stored: StoredFile) -> str:
     return f"The weights of these ready-made files are rounded to {stored.precision}."
 
 
-def _named(weights: ModelStore, given: str) -> str:
-    """The model that is meant: ``auto`` is the first of the catalogue whose weights are here."""
+def _named(settings: Settings, weights: ModelStore, given: str) -> str:
+    """The model that is meant: ``auto`` is the first of the catalogue whose weights are here and can be computed."""
     if given != "auto":
         return given
     here = weights.installed()
     for known in weights.known.models:
-        if known.name in here and {Format.ONNX, Format.TRANSFORMERS} & set(here[known.name].formats):
+        found = here.get(known.name)
+        if found is None:
+            continue
+        if {Format.ONNX, Format.TRANSFORMERS} & set(found.formats) or _by_torch(settings, found):
             return known.name
     return "classical"

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from labeling_ground.models.export.graphs import Graph
 from labeling_ground.networks.checkpoint import Loaded
-from labeling_ground.networks.decoders import FastDecoder, FastDecoder2, PlainDecoder, PlainDecoder2
-from labeling_ground.sam.family import Family
+from labeling_ground.networks.decoders import DECODERS
 
 _PROMPTS = {0: "prompts"}
 _TOKENS = {0: "prompts", 1: "tokens"}
@@ -34,7 +33,7 @@ def plan(loaded: Loaded) -> list[Graph]:
     example = _prompt({name: x[:2] for name, x in several.items()}, 2, 3, True, generator)
     trials = [_prompt(embedding, *shape, generator) for shape in _SHAPES]
     trials.append(_prompt(several, 3, 4, False, generator))
-    plain, fast = (PlainDecoder2, FastDecoder2) if loaded.family is Family.SAM2 else (PlainDecoder, FastDecoder)
+    plain, fast = DECODERS[loaded.family]
     return [
         Graph("encoder", loaded.encoder, {"image": image}, names, {}),
         Graph("decoder", plain(loaded.sam).eval(), example, OUTPUTS, dynamic, trials),
