@@ -1,20 +1,57 @@
 """Threads for blocking work. Each kind of work has a pool of its own, so that none waits behind another."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
 
-def see_failure(call: asyncio.Future[Any]) -> None:
-    """Take note of the error that a call ended with: where its caller has left, nobody else will look."""
-    if not call.cancelled():
-        call.exception()
+async def carry_out(executor: Executor, work: Callable[[], T], ended: Callable[[], None] = lambda: None) -> T:
+    """What ``work`` returns, called in a thread: carried to its end, whether the caller still waits or not.
+
+    Args:
+        executor: has the threads.
+        work: blocks, and touches nothing that belongs to the event loop.
+        ended: called in the event loop when the work has ended, or cannot begin.
+
+    Raises:
+        RuntimeError: the executor takes nothing any more.
+        Exception: whatever ``work`` raised.
+    """
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        ended()
+        if told.done():  # the caller has left
+            return
+        if error is None:
+            told.set_result(cast("T", result))
+        else:
+            told.set_exception(error)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as raised:  # noqa: BLE001 -- it goes to the caller
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, result, error)
+
+    try:
+        running = loop.run_in_executor(executor, run)
+    except BaseException:
+        ended()
+        raise
+    running.add_done_callback(lambda call: call.cancelled() and told.cancel())  # the executor was closed
+    return await told
 
 
 class Pool:
@@ -55,14 +92,8 @@ class Pool:
             Exception: whatever ``work`` raised.
         """
         await self._take(self._background if background else self._queue)
-        try:
-            running = asyncio.get_running_loop().run_in_executor(self._executor, partial(work, *args))
-        except BaseException:
-            self._give_back()
-            raise
         self.begun += 1
-        running.add_done_callback(self._ended)
-        return await asyncio.shield(running)
+        return await carry_out(self._executor, partial(work, *args), self._give_back)
 
     def close(self) -> None:
         """Give the threads back; what has begun ends by itself."""
@@ -82,10 +113,6 @@ class Pool:
             else:  # the turn came, and the caller was cancelled before it noticed
                 self._give_back()
             raise
-
-    def _ended(self, call: asyncio.Future[Any]) -> None:
-        see_failure(call)
-        self._give_back()
 
     def _give_back(self) -> None:
         """Hand a thread to the next call that waits."""

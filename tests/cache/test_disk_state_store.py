@@ -151,6 +151,50 @@ async def test_two_processes_lose_no_change(tmp_path: Path) -> None:
         await state_store.aclose()
 
 
+async def test_a_log_is_replaced_at_once_where_it_is_just_what_was_seen(
+    state_store: DiskStateStore, tmp_path: Path, clock: Clock
+) -> None:
+    assert not state_store.replace_at_once("a", b"", VALUE, 60), "nothing is open, and opening takes its time"
+    await state_store.write("a", b"", VALUE, 60, anew=True)
+    assert state_store.replace_at_once("a", VALUE, b"next", 60)
+    other = DiskStateStore(tmp_path / "cache", most=3, clock=clock)  # another process, and this one is not closed
+    assert await other.load("a") == b"next"
+    assert not state_store.replace_at_once("a", VALUE, b"late", 60), "it is another one by now"
+    assert not state_store.replace_at_once("b", b"", VALUE, 60), "there may be no room for a new one"
+    await other.write("a", b"next", b" line", 60, anew=False)
+    assert not state_store.replace_at_once("a", b"next", b"mine", 60), "the other one has added to it"
+    assert await state_store.load("a") == b"next line"
+    clock.now += 60
+    assert not state_store.replace_at_once("a", b"next line", VALUE, 60), "its time has run out"
+    await other.aclose()
+
+
+async def test_replacing_a_log_at_once_waits_for_nobody(
+    state_store: DiskStateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await state_store.write("a", b"", VALUE, 60, anew=True)
+    db = sqlite3.connect(tmp_path / "cache" / SESSIONS, isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    assert not state_store.replace_at_once("a", VALUE, b"next", 60), "somebody else is writing"
+    db.execute("ROLLBACK")
+    db.close()
+    monkeypatch.setattr("labeling_ground.cache.disk.state_store._SLOW_S", -1.0)
+    assert state_store.replace_at_once("a", VALUE, b"next", 60)
+    monkeypatch.setattr(state_store, "_rests_until", state_store._rests_until + 60)
+    assert not state_store.replace_at_once("a", b"next", b"more", 60), "a slow disk is left to the thread for a while"
+    assert await state_store.write("a", b"next", b" more", 60, anew=False) == (True, b"next more")
+
+
+async def test_what_is_written_at_once_does_not_pile_up(state_store: DiskStateStore, tmp_path: Path) -> None:
+    await state_store.write("a", b"", b"0", 60, anew=True)
+    for number in range(2000):
+        assert state_store.replace_at_once("a", b"%d" % number, b"%d" % (number + 1), 60)
+        if number % 100 == 0:
+            await state_store.load("a")  # behind what the thread does meanwhile
+    log = (tmp_path / "cache" / SESSIONS).with_name(f"{SESSIONS}-wal")
+    assert log.stat().st_size < 2000 * 4096
+
+
 async def test_what_was_saved_while_the_clock_was_ahead_ends_when_it_is_set_back(
     state_store: DiskStateStore, tmp_path: Path, clock: Clock
 ) -> None:

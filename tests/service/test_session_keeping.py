@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from tests.doubles import Clock, DictStore, dice, now, patient, virtually
 
 from labeling_ground.breaker import Breaker
+from labeling_ground.cache.disk.state_store import DiskStateStore
+from labeling_ground.cache.state_store import StateStore
 from labeling_ground.cache.tier import Tier
 from labeling_ground.errors import BadPrompt, LabelingGroundError, StoreFailed, UnknownSession
 from labeling_ground.service.session_log import SessionLog
@@ -78,7 +81,7 @@ class DictKeeper:
         """Nothing is open."""
 
 
-def server(state_store: DictKeeper | None, **options: Any) -> Sessions:
+def server(state_store: StateStore | None, **options: Any) -> Sessions:
     """One process."""
     kept_below = None
     if state_store is not None:
@@ -515,6 +518,36 @@ def test_a_click_that_others_made_wrong_meanwhile_is_undone_and_its_asker_is_tol
         assert (await other.click("t", "s", [GOOD])).clicks == (GOOD,)
 
     virtually(main)
+
+
+class CountedWrites(DiskStateStore):
+    """A file of sessions that counts the writes that its thread makes."""
+
+    writes = 0
+
+    async def write(self, *what: Any, **how: Any) -> tuple[bool, bytes] | None:
+        """See ``DiskStateStore``."""
+        self.writes += 1
+        return await super().write(*what, **how)
+
+
+def test_where_a_store_writes_at_once_a_click_waits_for_no_thread_and_outlives_the_process(tmp_path: Path) -> None:
+    async def main() -> None:
+        stores = [CountedWrites(tmp_path, most=9) for _ in range(2)]
+        one, other = (server(store) for store in stores)
+        await one.open("t", "s", A, 10, 10, one.turn())
+        for x in (1, 2, 3):
+            asked = await one.click("t", "s", [Point(x, 1, 1)])
+            await one.answered("t", "s", asked, f"prediction {x}")
+        assert stores[0].writes == 1, "the session itself"
+        assert clicks_of(await look(other)) == [1, 2, 3], "nothing of the first one is closed"
+        await other.click("t", "s", [Point(4, 4, 1)])
+        assert clicks_of(await one.click("t", "s", [Point(5, 5, 1)])) == [1, 2, 3, 4, 5], "where another has added some"
+        assert (one.unkept, other.unkept) == (0, 0)
+        for sessions in (one, other):
+            await sessions.aclose()
+
+    asyncio.run(main())
 
 
 def test_what_changes_nothing_is_not_saved() -> None:

@@ -1,6 +1,6 @@
 """The port for what changes, and must outlive the process that changes it."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 TENANT_DIGITS = 16
 """So many characters at the beginning of a log's name say which tenant it belongs to."""
@@ -44,4 +44,14 @@ class StateStore(Protocol):
 
     async def aclose(self) -> None:
         """Let go of what was opened here."""
+        ...
+
+
+@runtime_checkable
+class ReplacesAtOnce(Protocol):
+    """A state store that mostly writes in less time than asking another thread, or machine, to do so takes."""
+
+    def replace_at_once(self, name: str, seen: bytes, log: bytes, idle_s: float) -> bool:
+        """Put a log in the place of one that is just what was seen. Whether that was done; else nothing was, be it that
+        the log is another one, or that it would take long."""
         ...

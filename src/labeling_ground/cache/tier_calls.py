@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = contextlib.nullcontext()
 _TURNS = 8
 """Turns of the loop that an answer is given after its deadline: where the loop was held up, it is there already."""
 
@@ -50,6 +51,7 @@ class TierHealth:
         self.store = store
         self.breaker = breaker
         self.counters = counters or TierCounters()
+        self._troubled = store if isinstance(store, Troubled) else None
         self._trouble = ""
 
     @property
@@ -60,7 +62,7 @@ class TierHealth:
         """
         if self._trouble:
             return self._trouble
-        return self.store.trouble if isinstance(self.store, Troubled) else ""
+        return "" if self._troubled is None else self._troubled.trouble
 
     @trouble.setter
     def trouble(self, sentence: str) -> None:
@@ -93,16 +95,46 @@ class TierHealth:
 
 
 class Call:
-    """One call to the tier: futures that are done when the tier began with it, and when it was through."""
+    """One call to the tier, and how far it is."""
+
+    __slots__ = ("_news", "has_begun", "has_ended", "limit", "since", "started")
 
     def __init__(self, limit: float) -> None:
-        loop = asyncio.get_running_loop()
         self.limit = limit
         """Seconds that the tier may take."""
-        self.begun: asyncio.Future[None] = loop.create_future()
-        self.ended: asyncio.Future[None] = loop.create_future()
+        self._news: asyncio.Future[None] | None = None
+        self.since = asyncio.get_running_loop().time()
+        """When it was made, or the tier began with it, or was through with it: what came last, by the loop's clock."""
+        self.has_begun = False
+        self.has_ended = False
         self.started = 0.0
         """When the tier began, in seconds of the calls' clock."""
+
+    async def lasts_until(self, task: asyncio.Task[Any]) -> bool:
+        """Wait for the task that makes the call: each step of that may take the limit. Whether the task is done."""
+        loop = asyncio.get_running_loop()
+        while True:
+            since = self.since
+            if not task.done() and since + self.limit > loop.time():
+                self._news = loop.create_future()
+                timer = loop.call_at(since + self.limit, self.wake)
+                try:
+                    await self._news
+                finally:
+                    timer.cancel()
+            for _ in range(_TURNS):
+                if task.done():
+                    return True
+                if self.since != since:
+                    break
+                await asyncio.sleep(0)
+            else:
+                return False
+
+    def wake(self) -> None:
+        """Let the asker see how far the call is."""
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
 
 
 class TierCalls:
@@ -135,6 +167,11 @@ class TierCalls:
         self._places = None if at_once is None else asyncio.Semaphore(at_once)
         self._working: set[Call] = set()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is under way."""
+        return bool(self.unfinished)
+
     async def ask(
         self,
         what: str,
@@ -159,25 +196,18 @@ class TierCalls:
             if receive is not None:
                 self.health.counters.skipped += 1
             return None
-        limit = deadline_s or self.deadline_s
-        call = Call(limit)
+        call = Call(deadline_s or self.deadline_s)
         answer = self._answer(call, what, work, receive, discard)
         task = self.begin(answer)
         try:
-            if not await _done_within(limit, call.begun, task):
-                # The queue is long; or the tier hangs, and so the queue does not move.
-                hangs = all(self.clock() - other.started > other.limit for other in self._working)
-                self.health.was_late(is_tier=hangs and bool(self._working))
-                return None
-            if not await _done_within(limit, call.ended, task):
-                self.health.was_late(is_tier=True)
-                return None
-            if not await _done_within(limit, task):
-                self.health.was_late(is_tier=False)
-                return None
-            return task.result()
+            if await call.lasts_until(task):
+                return task.result()
+            # What has not begun waits in a long queue; or the tier hangs, and so the queue does not move.
+            hangs = all(self.clock() - other.started > other.limit for other in self._working)
+            self.health.was_late(is_tier=not call.has_ended and (call.has_begun or (hangs and bool(self._working))))
+            return None
         finally:
-            if not call.begun.done():  # the tier knows nothing of it
+            if not call.has_begun:  # the tier knows nothing of it
                 task.cancel()
 
     def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -200,17 +230,17 @@ class TierCalls:
         receive: Callable[[Call, T], Awaitable[T]] | None,
         discard: Callable[[DamagedEntry], Awaitable[None]] | None,
     ) -> T | None:
+        now = asyncio.get_running_loop().time
         try:
             try:
-                async with self._places or contextlib.nullcontext():
-                    call.started = self.clock()
-                    call.begun.set_result(None)
+                async with self._places or _AT_ONCE:
+                    call.started, call.since, call.has_begun = self.clock(), now(), True
                     self._working.add(call)
                     try:
                         answer = await work()
                     finally:
                         self._working.discard(call)
-                        call.ended.set_result(None)
+                        call.since, call.has_ended = now(), True
                 self._answered(call)
                 return answer if receive is None else await receive(call, answer)
             except DamagedEntry as error:
@@ -220,20 +250,10 @@ class TierCalls:
                 await discard(error)
         except Exception as error:  # noqa: BLE001 -- whatever a tier's driver raises, the ask goes on without it
             self.health.failed(what, error, is_counted=self.clock() - call.started > call.limit)
+        finally:
+            call.wake()  # sooner than the task's own callbacks
         return None
 
     def _answered(self, call: Call) -> None:
         if self.clock() - call.started <= call.limit:  # one that nobody waited for is no sign of health
             self.health.succeeded()
-
-
-async def _done_within(limit: float, *futures: asyncio.Future[Any]) -> bool:
-    """Wait for the first of the futures, for so many seconds at most. Whether one is done."""
-    if any(future.done() for future in futures):
-        return True
-    await asyncio.wait(futures, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-    for _ in range(_TURNS):
-        if any(future.done() for future in futures):
-            return True
-        await asyncio.sleep(0)
-    return False

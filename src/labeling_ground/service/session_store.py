@@ -5,7 +5,7 @@ import hashlib
 from functools import partial
 from typing import Literal
 
-from labeling_ground.cache.state_store import TENANT_DIGITS, StateStore
+from labeling_ground.cache.state_store import TENANT_DIGITS, ReplacesAtOnce, StateStore
 from labeling_ground.cache.tier_calls import TierCalls
 from labeling_ground.errors import StoreFailed
 
@@ -31,6 +31,7 @@ class SessionStore:
         present_s: float = 60.0,
     ) -> None:
         self._state_store = state_store
+        self._quick = state_store if isinstance(state_store, ReplacesAtOnce) else None
         self._calls = calls
         self._others = others
         self._present_s = present_s
@@ -64,6 +65,12 @@ class SessionStore:
         """See ``StateStore.write``; ``None`` where it was not done, or not in time. It may still be done later."""
         write = partial(self._state_store.write, _name(*key), seen, new, idle_s, anew=anew)
         return await self._calls.ask("save of a session", write, deadline_s)
+
+    def replace_at_once(self, key: tuple[str, str], seen: bytes, log: bytes, idle_s: float) -> bool:
+        """See ``ReplacesAtOnce``: whether it was done. Else it is to be awaited."""
+        if self._quick is None or self._calls.is_busy or self._calls.health.trouble:
+            return False
+        return self._quick.replace_at_once(_name(*key), seen, log, idle_s)
 
     async def sweep(self) -> None:
         """Delete what has run out. A state store that fails will do it another time."""

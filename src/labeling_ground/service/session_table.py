@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from labeling_ground.cache.shares import payer
 from labeling_ground.errors import LabelingGroundError
-from labeling_ground.service.session_log import SessionLog, begin
+from labeling_ground.service.session_log import SessionLog, begin, lines_of
 from labeling_ground.service.session_state import Change, Snapshot
 
 SessionKey = tuple[str, str]
@@ -34,6 +34,21 @@ class PendingChange:
             self.told.set_result(None)
 
 
+@dataclass(frozen=True, slots=True)
+class UnsavedLines:
+    """What is to be written of a session: ``new``, behind ``seen`` or (``anew``) in its place."""
+
+    sent: list[PendingChange]
+    seen: bytes
+    new: bytes
+    anew: bool
+
+    @property
+    def log(self) -> bytes:
+        """What the log is then, if nobody else has added to it."""
+        return self.new if self.anew else self.seen + self.new
+
+
 @dataclass(slots=True, eq=False)
 class OpenSession:
     """A session as this process knows it."""
@@ -55,6 +70,23 @@ class OpenSession:
     def is_unsaved(self) -> bool:
         """Whether there is something to be saved."""
         return bool(self.pending) or self.known != self.stored
+
+    def unsaved(self) -> UnsavedLines:
+        """What is to be written now."""
+        anew = self.known != self.stored or not self.known.startswith(self.log.head + b"\n")
+        new = self.log.to_bytes() if anew else lines_of([made.change for made in self.pending])
+        return UnsavedLines(list(self.pending), self.stored, new, anew)
+
+    def note_saved(self, lines: UnsavedLines, log: bytes) -> None:
+        """These lines were written, and the store's log is this by then."""
+        self.known = self.stored = log
+        count = len(lines.sent)
+        if log == lines.log and self.pending[:count] == lines.sent:
+            del self.pending[:count]
+            for made in lines.sent:
+                made.settle(stored=True)
+        else:  # what a change has brought about depends on what others have written before it
+            self.rebuild()
 
     def take_over(self, stored: bytes) -> None:
         """Go on from what is stored, and from what is known and is not in that."""

@@ -6,10 +6,11 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from labeling_ground.errors import LabelingGroundError, StoreFailed, UnknownSession
-from labeling_ground.service.session_log import SessionLog, lines_of
+from labeling_ground.service.session_log import SessionLog
 from labeling_ground.service.session_state import Change, Snapshot
 from labeling_ground.service.session_store import SessionStore
 from labeling_ground.service.session_table import OpenSession, PendingChange, SessionKey, SessionTable
@@ -19,6 +20,10 @@ _TRIES = 3
 """How often a store is asked for a session that is not known here: without an answer its change cannot be made."""
 _AFTERWARDS = {"answer", "drop", "restore", "model"}
 """Changes that follow an answer: they are not refused, and need not be stored where they do nothing."""
+
+
+_NOTED = "answer"
+"""Only what the next click refines: where no other server may be asked for that, nobody waits until it is stored."""
 
 
 class StoredSessions:
@@ -98,6 +103,7 @@ class StoredSessions:
         if self._state_store is None or (verb in _AFTERWARDS and not has_done):
             return before, after
         made = PendingChange(change, before, after)
+        session.pending.append(made)
         await self._keep(self._state_store, key, session, made)
         return made.before, made.after
 
@@ -176,12 +182,21 @@ class StoredSessions:
 
     async def _keep(self, store: SessionStore, key: SessionKey, session: OpenSession, made: PendingChange) -> None:
         """Wait until a change is stored. Where that fails, refuse it if others may be asked next; else it counts."""
-        session.pending.append(made)
-        made.told = told = asyncio.get_running_loop().create_future()
+        lines = session.unsaved()
+        if session.saver is None and store.replace_at_once(key, lines.seen, lines.log, self.table.idle_s):
+            session.note_saved(lines, lines.log)
+            return
         self._save_soon(store, key, session)
+        if made.change.verb == _NOTED and not store.is_shared:
+            return
+        loop = asyncio.get_running_loop()
+        made.told = loop.create_future()
+        seconds = self._patience_s if store.is_shared else self._deadline_s
+        timer = loop.call_later(seconds, partial(made.settle, stored=False))
         try:
-            await asyncio.wait({told}, timeout=self._patience_s if store.is_shared else self._deadline_s)
+            await made.told
         finally:
+            timer.cancel()
             made.told = None
         if made.error is not None:
             raise made.error
@@ -217,10 +232,10 @@ class StoredSessions:
         patience_s = self._patience_s if store.is_shared else None
         try:
             while True:
-                sent, seen, known = list(session.pending), session.stored, session.known
-                anew = known != seen or not known.startswith(session.log.head + b"\n")
-                new = session.log.to_bytes() if anew else lines_of([made.change for made in sent])
-                found = await store.write(key, seen, new, self.table.idle_s, anew=anew, deadline_s=patience_s)
+                known, lines = session.known, session.unsaved()
+                found = await store.write(
+                    key, lines.seen, lines.new, self.table.idle_s, anew=lines.anew, deadline_s=patience_s
+                )
                 if found is None:
                     self.trouble = self.trouble or "The last change of a session could not be kept."
                     return
@@ -229,13 +244,7 @@ class StoredSessions:
                 if not done or session.known is not known:  # what was answered meanwhile is known, too
                     session.take_over(log)
                     continue
-                session.known = session.stored = log
-                if log == (new if anew else seen + new) and session.pending[: len(sent)] == sent:
-                    del session.pending[: len(sent)]
-                    for made in sent:
-                        made.settle(stored=True)
-                else:  # what a change has brought about depends on what others have written before it
-                    session.rebuild()
+                session.note_saved(lines, log)
                 if not session.is_unsaved:
                     return
         finally:
