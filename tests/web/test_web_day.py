@@ -12,6 +12,8 @@ from labeling_ground.codec.mask import from_rle
 
 COFFEE = (600, 400)
 ROCKET = (640, 427)
+_PRESS = """([key, code]) => document.activeElement.dispatchEvent(
+    new KeyboardEvent("keydown", {key, code, shiftKey: key === "H", bubbles: true, cancelable: true}))"""
 
 
 def drawn(labeler: Labeler, places: list[tuple[int, int]], **how: Any) -> None:
@@ -118,3 +120,53 @@ def test_a_day_at_the_page(served: Served, context: Any, photos: dict[str, Path]
     assert all((a == b).all() for a, b in zip(after["coffee.png"], before["coffee.png"], strict=False))
     lasso = after["coffee.png"][3]
     assert (int(lasso.sum()), bool(lasso[230, 50])) == (60 * 60, True)
+
+
+def test_objects_are_picked_combined_and_carried_on(
+    served: Served, context: Any, photos: dict[str, Path], shots: Path, tmp_path: Path
+) -> None:
+    """On the picture, by the mouse and by keys that hold on a Korean keyboard too; what is locked stays as it is."""
+    labeler = Labeler(context.new_page(), served.url)
+    page = labeler.page
+    labeler.open(photos["coffee"], photos["rocket"])
+    page.fill("#add-class input", "cup, saucer")
+    page.press("#add-class input", "Enter")
+    page.keyboard.press("2")  # goes to the page, and not into the field
+    assert page.input_value("#add-class input") == ""
+    page.keyboard.press("i")
+    for box in ((100, 100, 200, 200), (150, 150, 250, 250), (400, 50, 450, 100)):
+        labeler.drag(box, COFFEE)
+    page.keyboard.press("u")
+    labeler.click_only(500, 350, COFFEE)
+    page.wait_for_selector("#objects li:nth-child(4)")
+    page.check("#labels")
+    page.keyboard.press("q")
+    labeler.click_only(175, 175, COFFEE)
+    page.wait_for_selector("#objects li:nth-child(2).on")
+    labeler.click_only(175, 175, COFFEE)
+    page.wait_for_selector("#objects li:nth-child(1).on")
+    page.screenshot(path=shots / "objects.png")
+    page.keyboard.down("Shift")
+    labeler.click_only(240, 240, COFFEE)
+    page.keyboard.up("Shift")
+    page.locator("#selected-count", has_text="2 selected").wait_for()
+    page.evaluate(_PRESS, ["Process", "KeyM"])  # as a Korean input method sends it
+    page.wait_for_selector("#objects li:nth-child(4)", state="detached")
+    page.evaluate(_PRESS, ["H", "KeyH"])  # locked
+    page.keyboard.press("Delete")
+    page.locator("#hint", has_text="locked").wait_for()
+    labeler.click_only(425, 75, COFFEE)
+    page.keyboard.press("Control+d")
+    page.wait_for_selector("#objects li:nth-child(4)")
+    page.keyboard.press("i")
+    labeler.drag((400, 50, 450, 99), COFFEE)
+    page.locator("#hint", has_text="nearly the same as cup").wait_for()
+    page.keyboard.press("Control+z")
+    [merged, single, *rest] = masks_in(labeler, tmp_path)["coffee.png"]
+    assert [int(mask.sum()) for mask in (single, *rest)] == [2500, 2500]
+    assert 17_000 < int(merged.sum()) < 18_000  # 100 × 100 twice, less what both cover, as exactly as a hand draws
+    page.keyboard.press("q")
+    labeler.click_only(425, 75, COFFEE)
+    page.wait_for_selector("#objects li.on")
+    page.keyboard.press("Shift+D")
+    page.locator("#hint", has_text="rocket.jpg has another size").wait_for()

@@ -45,6 +45,7 @@ const editorOf = () => {
     keep: (id, work) => stored.set(id, structuredClone(work)),
     classId: () => page.classId,
     maskless: (image) => maskless.push(image.id),
+    made: nothing,
   });
   return { editor, asked, page, stored, maskless, encoded };
 };

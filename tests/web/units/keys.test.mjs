@@ -23,6 +23,18 @@ test("a layout without Latin letters has them by their place, and others keep th
   for (const key of ["Enter", "1", "?", "]", "PageDown", "Process", "F2"]) assert.equal(pressed(key, ""), key);
 });
 
+test("signs and digits are told by their place where a layout or an input method has others there", () => {
+  assert.equal(pressed("б", "Comma"), ","); // a Russian keyboard
+  assert.equal(pressed("х", "BracketLeft"), "[");
+  assert.equal(pressed("Process", "KeyC"), "c"); // a Korean input method at work
+  assert.equal(pressed("Process", "Slash", { shiftKey: true }), "?");
+  assert.equal(pressed("Process", "Enter"), "Process"); // Enter ends a syllable
+  assert.equal(pressed("&", "Digit1"), "1"); // a French keyboard, whose digits need Shift
+  assert.equal(pressed("1", "Digit1", { shiftKey: true }), "1");
+  assert.equal(pressed("!", "Digit1", { shiftKey: true }), "!");
+  assert.equal(pressed("ㅁ", "KeyA", { ctrlKey: true }), "Mod+a");
+});
+
 test("every key of the table is one that can be pressed, and none is there twice", () => {
   const keys = table({ editor: {} }).flatMap((row) => row.keys);
   assert.equal(new Set(keys).size, keys.length);

@@ -7,14 +7,26 @@ const works = await load("labeling/work.js");
 
 const choices = { classes: [{ id: "1", colour: "red" }, { id: "2", colour: "blue" }], classId: "2", opacity: 40 };
 const object = (id, more) => ({ id, classId: "1", hidden: false, rle: `rle ${id}`, points: [], box: null, ...more });
-const editorOf = (work, more) => ({ masksShown: true, selected: null, stale: null, preview: null, boxing: null, work, ...more });
+const editorOf = (work, more) => ({ masksShown: true, selection: [], stale: null, preview: null, boxing: null, work, ...more });
 const seen = ({ masks }) => masks.map(({ rle, colour, strong }) => [rle, colour, strong]);
 
 test("finished objects have the colour of their class; hidden ones, and all while masks are off, are not seen", () => {
   const work = { ...works.EMPTY, objects: [object("a"), object("b", { classId: "2" }), object("c", { hidden: true }), object("d", { classId: "?" })] };
-  const found = sceneOf(editorOf(work, { selected: "b" }), choices);
+  const found = sceneOf(editorOf(work, { selection: ["b"] }), choices);
   assert.deepEqual(seen(found), [["rle a", "red", false], ["rle b", "blue", true], ["rle d", "#888888", false]]);
   assert.deepEqual(seen(sceneOf(editorOf(work, { masksShown: false }), choices)), []);
+});
+
+test("objects have colours of their own, outlines only, and labels with number and name, as chosen", () => {
+  const rle = { size: [4, 5], counts: "91h0" };
+  const work = { ...works.EMPTY, objects: [object("a", { rle }), object("b", { rle, name: "mug" }), object("c", { kind: "point", rle: null, points: [{ x: 3, y: 2, label: 1 }] })] };
+  const looks = { ...choices, classes: [{ id: "1", colour: "red", name: "cup" }], colours: "object", outline: true, labels: true };
+  const { masks, labels, dots, points } = sceneOf(editorOf(work), looks);
+  assert.equal(new Set(masks.map(({ colour }) => colour)).size, 2);
+  assert.deepEqual(masks.map(({ opacity }) => opacity), [0, 0]);
+  assert.deepEqual(labels.map(({ text }) => text), ["1 cup", "2 mug", "3 cup"]);
+  assert.deepEqual([labels[2].x, labels[2].y, dots.length, points], [3, 2, 1, []]);
+  assert.deepEqual(sceneOf(editorOf(work), { ...looks, labels: false }).labels, []);
 });
 
 test("the object in the making is seen over all, in the colour of its class to be, and what is edited only once", () => {

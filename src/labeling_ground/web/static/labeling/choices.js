@@ -11,6 +11,9 @@ export function initialChoices() {
     classes: null,
     classId: null,
     opacity: 40,
+    colours: "class", // or "object"
+    outline: false, // masks as their outlines only
+    labels: false, // numbers and names of objects on the picture
     hover: true,
     prepare: true,
     decodeHere: false,

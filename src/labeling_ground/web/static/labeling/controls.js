@@ -5,6 +5,7 @@ import { watch } from "./gestures.js";
 import { LARGEST } from "./handwork.js";
 import { listen, table } from "./keys.js";
 import { connectStrip } from "./strip.js";
+import { connectObjects } from "./object-bar.js";
 import { notes } from "../shared/storage.js";
 
 const $ = (id) => document.getElementById(id);
@@ -58,8 +59,9 @@ export function connect(page) {
   $("add-class").addEventListener("submit", (event) => {
     event.preventDefault();
     const field = event.target.elements.namedItem("name");
-    if (field.value.trim()) page.addClass(field.value.trim());
+    for (const name of field.value.split(",")) if (name.trim()) page.addClass(name.trim());
     field.value = "";
+    canvas.focus({ preventScroll: true }); // the next keys are the page's, and no second name
   });
   $("opacity").addEventListener("input", () => page.opacity(Number($("opacity").value) - page.choices.opacity));
   $("hover").addEventListener("change", () => page.toggleHover());
@@ -73,6 +75,11 @@ export function connect(page) {
     page.choose({ decodeHere: $("decode-here").checked });
     page.decoder.turn(page.choices.decodeHere);
   });
+  connectObjects(page);
+  document.addEventListener("change", ({ target }) => {
+    // A chosen entry is done with: the keys go on with the image, and choose no other entry.
+    if (target.matches("select") && !document.querySelector("dialog[open]")) canvas.focus({ preventScroll: true });
+  });
   $("language").addEventListener("change", () => {
     page.choose({ language: $("language").value });
     notes.set("language", page.choices.language);
@@ -83,11 +90,11 @@ export function connect(page) {
   const { hand } = page;
   const gestures = watch(canvas, () => page.tool, {
     hand,
-    click: (at, label) => {
+    click: (at, label, held) => {
       const pixel = editor.pixelAt(at);
       editor.cross = null;
       if (page.found.isOpen) return pixel && page.found.pick(pixel, label);
-      if (pixel) editor.click(pixel, label);
+      if (pixel) page.selection.click(pixel, label, held);
     },
     boxing: (a, b) => {
       editor.boxing = a && editor.boxBetween(a, b);
@@ -96,13 +103,16 @@ export function connect(page) {
     box: (a, b) => {
       const box = editor.boxBetween(a, b);
       if (page.found.isOpen && box) page.found.pickAll(box);
-      editor.box(page.found.isOpen ? null : box);
+      page.selection.box(page.found.isOpen ? null : box);
     },
     pan: (dx, dy) => editor.pan(dx, dy),
     zoom: (at, factor) => editor.zoom(factor, at),
     hover: (at) => {
       hand.hover(at);
-      editor.hover(at && !hand.isDrawing ? editor.pixelAt(at) : null);
+      const pixel = at && !hand.isDrawing ? editor.pixelAt(at) : null;
+      const isObject = pixel !== null && page.selection.at(pixel).length > 0;
+      canvas.classList.toggle("picks", isObject);
+      editor.hover(isObject ? null : pixel);
     },
   });
   page.rows = table(page);

@@ -6,6 +6,8 @@ import { drawClasses, drawObjects } from "./panels.js";
 import { drawConcepts } from "./concepts.js";
 import { drawFound } from "./everything.js";
 import { drawStrip } from "./strip.js";
+import { openAttributes } from "./attributes.js";
+import { drawObjectBar } from "./object-bar.js";
 import { make, unlessDrawn } from "../shared/elements.js";
 import { t } from "../shared/words.js";
 import * as works from "./work.js";
@@ -20,15 +22,20 @@ export function drawLists(page) {
     pick: (id) => page.pickClass(choices.classes.findIndex((one) => one.id === id)),
     change: (id, change) => page.changeClass(id, change),
     remove: (id) => page.removeClass(id),
+    describe: (one) => openAttributes(page, one.id),
   });
   const { objects, editing } = editor.work;
-  drawObjects($("objects"), { objects, classes: choices.classes, selected: editor.selected, editing }, {
-    select: (id) => editor.select(id),
-    change: (id, change) => editor.change(id, change),
+  drawObjects($("objects"), { objects, classes: choices.classes, selection: editor.selection, editing }, {
+    select: (id, adds) => editor.select(id, adds),
+    change: (id, change) => page.selection.change(id, change),
     hide: (id) => editor.hide(id),
     edit: (id) => editor.edit(id),
-    remove: (id) => editor.remove(id),
+    remove: (id) => {
+      editor.select(id);
+      page.selection.remove();
+    },
   });
+  drawObjectBar(page);
   $("object-count").textContent = objects.length || "";
   $("no-objects").hidden = objects.length > 0;
   drawStrip(page);
@@ -51,6 +58,9 @@ export function drawState(page) {
   $("undo").disabled = !editor.canUndo;
   $("redo").disabled = !editor.canRedo;
   $("opacity").value = choices.opacity;
+  $("colours").value = choices.colours;
+  $("outline").checked = choices.outline;
+  $("labels").checked = choices.labels;
   $("hover").checked = choices.hover;
   $("prepare").checked = choices.prepare;
   $("decode-here").checked = choices.decodeHere;

@@ -13,7 +13,7 @@ export class Editor extends Viewport {
   waiting = null; // {kind, since, share}: what is being waited for
   badge = null; // the newest answer
   stale = null; // the mask of the prompt before the last click, until there is a newer one
-  selected = null; // a finished object's id
+  selection = []; // ids of finished objects, in the order in which they were selected
   problem = null; // what the server refused, or a word of ours
   masksShown = true;
   hovering = true;
@@ -25,17 +25,22 @@ export class Editor extends Viewport {
 
   /**
    * `size()` is the canvas's; `redraw()` paints soon, `paint()` now; `changed()` redraws everything; `keep(id, work)` stores;
-   * `maskless(image, object)` hears of an object that was finished early and has no mask.
+   * `maskless(image, object)` hears of an object that was finished early and has no mask, `made(work, id)` of one that has one.
    */
-  constructor({ album, server, decoder, trouble, size, redraw, paint, changed, keep, classId, maskless }) {
+  constructor({ album, server, decoder, trouble, size, redraw, paint, changed, keep, classId, maskless, made }) {
     super({ server, decoder, redraw });
-    Object.assign(this, { album, server, decoder, size, redraw, paint, changed, keep, classId, maskless });
+    Object.assign(this, { album, server, decoder, size, redraw, paint, changed, keep, classId, maskless, made });
     this.asks = new Asks({ album, server, decoder, trouble });
     this.backlog = new Backlog({
       asks: this.asks,
       answered: (image, object, { masks, model, version }) => this.#settle(image, object, masks[0], undefined, { model, version }),
       refused: (image, object, error) => this.#settle(image, object, null, error.message),
     });
+  }
+
+  /** The object that was selected last. */
+  get selected() {
+    return this.selection.at(-1) ?? null;
   }
 
   get work() {
@@ -133,7 +138,7 @@ export class Editor extends Viewport {
     this.#stopAsking();
     this.picture?.close();
     Object.assign(this, { picture: null, waiting: null, badge: null, stale: null, boxing: null, cross: null, corner: null,
-      selected: null, problem: null, image: null });
+      selection: [], problem: null, image: null });
     this.#wait("checking");
   }
 
@@ -181,11 +186,13 @@ export class Editor extends Viewport {
 
   /** A click on a pixel: label 1 on the object, 0 off it. */
   click(pixel, label) {
+    this.selection = [];
     this.#step(works.withPoint(this.work, { ...pixel, label }));
   }
 
   box(box) {
     this.boxing = null;
+    if (box) this.selection = [];
     if (box) this.#step(works.withBox(this.work, box));
     else this.redraw();
   }
@@ -222,7 +229,9 @@ export class Editor extends Viewport {
     if (next === null) return false;
     const object = next.objects.find((one) => one.pending === pending);
     if (object) this.backlog.add(this.image, object); // before the ask for the prompt is called off, which it joins
+    const made = this.work.editing ?? id;
     this.#step(next);
+    this.made(this.work, made);
     return true;
   }
 
@@ -232,6 +241,7 @@ export class Editor extends Viewport {
     history.amendAll((work) => works.settled(work, object.pending, mask, trouble, made));
     this.keep(image.id, history.now);
     if (!mask?.area) this.maskless(image, object);
+    else if (image === this.image) this.made(history.now, object.id);
     this.changed();
   }
 
@@ -243,8 +253,24 @@ export class Editor extends Viewport {
     if (this.#history?.redo()) this.#moved({ stale: null });
   }
 
+  /** Take a step: the work becomes what `change` makes of it. */
+  apply(change) {
+    if (this.image) this.#step(change(this.work));
+  }
+
+  /** Put objects into an image, which need not be open; `saved` is its work as it was stored. */
+  receive(image, saved, objects) {
+    this.resume(image, saved);
+    const history = this.#histories.get(image.id);
+    history.push({ ...history.now, objects: [...history.now.objects, ...objects] });
+    image.objects = history.now.objects.length;
+    this.keep(image.id, history.now);
+    this.changed();
+  }
+
   edit(id) {
-    this.selected = null;
+    if (this.work.objects.find((one) => one.id === id)?.locked) return;
+    this.selection = [];
     this.#step(works.editedAgain(this.work, id));
   }
 
@@ -266,8 +292,11 @@ export class Editor extends Viewport {
     this.select(works.neighbour(this.work, this.selected, step));
   }
 
-  select(id) {
-    this.selected = id;
+  /** Select an object, or none with `null`; with `adds` besides those that are, or no longer where it is one of them. */
+  select(id, adds = false) {
+    const others = this.selection.filter((one) => one !== id);
+    if (!adds) this.selection = id === null ? [] : [id];
+    else this.selection = others.length < this.selection.length ? others : [...others, id];
     this.changed();
   }
 
@@ -288,7 +317,7 @@ export class Editor extends Viewport {
     this.stale = stale;
     this.unhover();
     if (this.image.state !== "failed") this.problem = null;
-    if (!this.work.objects.some((one) => one.id === this.selected)) this.selected = null;
+    this.selection = this.selection.filter((id) => this.work.objects.some((one) => one.id === id));
     this.#askIfNeeded();
     this.#kept();
   }

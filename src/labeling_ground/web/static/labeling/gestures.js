@@ -4,7 +4,7 @@ const DRAG = 5; // CSS pixels: less than that is a click by a hand that is not q
 const LONG_PRESS = 500; // milliseconds
 
 /**
- * Calls `on.click(at, label)`, `on.boxing(a, b)` while a box is drawn, `on.box(a, b)` when it is, `on.pan(dx, dy)`,
+ * Calls `on.click(at, label, held)`, `on.boxing(a, b)` while a box is drawn, `on.box(a, b)` when it is, `on.pan(dx, dy)`,
  * `on.zoom(at, factor)`, `on.hover(at or null)`. Points are CSS pixels of the canvas. `tool()` is the tool in hand.
  *
  * `on.hand` goes first where `begin(at, held)` takes hold of something: then it hears `move(at, held)` and `end()`, or
@@ -43,14 +43,14 @@ export function watch(canvas, tool, on) {
       return;
     }
     const negative = event.button === 2 || event.altKey || tool() === "minus";
-    hold = { kind: pans ? "pan" : "click", from: at, at, label: negative ? 0 : 1, boxes: event.button === 0 && !negative };
+    hold = { kind: pans ? "pan" : "click", from: at, at, label: negative ? 0 : 1, held: held(event), boxes: event.button === 0 && !negative };
     canvas.classList.toggle("panning", pans);
     if (event.pointerType === "touch" && !pans) {
       timer = setTimeout(() => {
         if (hold?.kind !== "click") return;
         hold.kind = "done";
         navigator.vibrate?.(20);
-        on.click(hold.from, 0);
+        on.click(hold.from, 0, { ...hold.held, isOther: true });
       }, LONG_PRESS);
     }
   });
@@ -103,8 +103,8 @@ export function watch(canvas, tool, on) {
       on.boxing(null, null);
     } else if (was.kind === "box") {
       on.box(was.from, place(event));
-    } else if (tool() !== "box") {
-      on.click(was.from, was.label);
+    } else if (!["box", "plain-box"].includes(tool())) {
+      on.click(was.from, was.label, was.held);
     }
   };
   canvas.addEventListener("pointerup", ended);

@@ -3,7 +3,8 @@
 import { make } from "../shared/elements.js";
 import { t } from "../shared/words.js";
 
-const MOUSE = [["keyClick", "helpClick"], ["keyAlt", "helpAlt"], ["keyDrag", "helpBox"], ["keyWheel", "helpWheel"],
+const MOUSE = [["keyClick", "helpClick"], ["keyAlt", "helpAlt"], ["keyClickObject", "helpClickObject"], ["keyAltObject", "helpAltObject"],
+  ["keyShiftObject", "helpShiftObject"], ["keyDrag", "helpBox"], ["keyWheel", "helpWheel"],
   ["keySpaceDrag", "helpPan"], ["keyPress", "helpAlt"], ["keyFingers", "helpFingers"]];
 
 /** List them in the language that is spoken; `rows` are those of `keys.js`. */

@@ -17,11 +17,19 @@ export function table(page) {
     { keys: ["C"], run: () => editor.candidate(-1) },
     { keys: ["]"], shown: ["[", "]"], help: "helpBrushSize", run: () => page.hand.resize(1) || editor.candidate(1) },
     { keys: ["["], run: () => page.hand.resize(-1) || editor.candidate(-1) },
-    { keys: [..."123456789"], shown: ["1 … 9"], help: "helpClass", run: (event) => page.pickClass(Number(event.key) - 1) },
+    { keys: [..."123456789"], shown: ["1 … 9"], help: "helpClass", run: (event) => page.pickClass(Number(keyOf(event)) - 1) },
     { keys: ["j"], shown: ["J", "K"], help: "helpObject", run: () => editor.selectNext(1) },
     { keys: ["k"], run: () => editor.selectNext(-1) },
+    { keys: ["J"], shown: ["⇧ J", "⇧ K"], help: "helpOrder", run: () => page.selection.raise(1) },
+    { keys: ["K"], run: () => page.selection.raise(-1) },
+    { keys: ["m"], shown: ["M", "⇧ M"], help: "helpMerge", run: () => page.selection.merge() },
+    { keys: ["M"], run: () => page.selection.subtract() },
+    { keys: ["Mod+d"], shown: ["Ctrl D", "⇧ D"], help: "helpDuplicate", run: () => page.selection.duplicate() },
+    { keys: ["D"], run: () => page.selection.copyOn() },
+    { keys: ["Mod+a"], shown: ["Ctrl A", "⇧ H"], help: "helpLock", run: () => page.selection.all() },
+    { keys: ["H"], run: () => page.selection.lock() },
     { keys: ["e"], shown: ["E", "H", "Del"], help: "helpEdit", run: () => editor.selected && editor.edit(editor.selected) },
-    { keys: ["h"], run: () => editor.selected && editor.hide(editor.selected) },
+    { keys: ["h"], run: () => page.selection.hide() },
     { keys: ["Delete", "Backspace"], run: () => page.remove() },
     { keys: ["F2"], shown: ["F2"], help: "helpRename", run: () => page.rename() },
     { keys: ["d", "PageDown"], shown: ["D", "A"], help: "helpImage", run: () => page.workflow.go(1) },
@@ -38,6 +46,8 @@ export function table(page) {
     { keys: ["l"], shown: ["L", "⇧ L", "Y"], help: "helpLasso", run: () => page.take("lasso") },
     { keys: ["L"], run: () => page.take("scissors") },
     { keys: ["y"], run: () => page.take("polygon") },
+    { keys: ["i"], shown: ["I", "U"], help: "helpPlain", run: () => page.take("plain-box") },
+    { keys: ["u"], run: () => page.take("point") },
     { keys: ["+", "="], shown: ["+", "−", "0"], help: "helpZoom", run: () => editor.zoom(1.25) },
     { keys: ["-", "_"], run: () => editor.zoom(0.8) },
     { keys: ["0"], run: () => editor.fit() },
@@ -71,17 +81,26 @@ export function listen(rows, canvas) {
   });
 }
 
+// What is printed on the keys beside the letters, where a layout has something else there: plain, and with Shift.
+const SIGNS = { BracketLeft: "[{", BracketRight: "]}", Comma: ",<", Period: ".>", Slash: "/?", Minus: "-_", Equal: "=+" };
+const SILENT = ["Process", "Unidentified", "Dead"]; // an input method has taken the key
+
 /**
- * The key of an event, as the table names it. Letters are large with Shift only, whatever CapsLock says, and where a layout
- * types no Latin ones (C is ㅊ on a Korean one) they are told by their place.
+ * The key of an event, as the table names it. Letters are large with Shift only, whatever CapsLock says. Where a layout or an
+ * input method types no Latin ones (C is ㅊ on a Korean keyboard) keys are told by their place, and digits where they need Shift.
  */
 export function keyOf({ key, code, shiftKey, ctrlKey, metaKey }) {
-  let name = key;
-  if (/^\p{L}$/u.test(key)) {
-    const letter = !/[a-z]/i.test(key) && code.startsWith("Key") ? code.slice(3) : key;
-    name = shiftKey ? letter.toUpperCase() : letter.toLowerCase();
-  }
-  return ctrlKey || metaKey ? `Mod+${name}` : name;
+  const isForeign = SILENT.includes(key) || (/^\p{L}$/u.test(key) && !/[a-z]/i.test(key));
+  const isDigit = /^Digit\d$/.test(code) && !shiftKey && !/^\d$/.test(key);
+  const name = isForeign || isDigit ? placed(code, shiftKey) ?? key : key;
+  const cased = /^[a-z]$/i.test(name) ? name[shiftKey ? "toUpperCase" : "toLowerCase"]() : name;
+  return ctrlKey || metaKey ? `Mod+${cased}` : cased;
+}
+
+/** What the key at a place types on a plain Latin keyboard. */
+function placed(code, shiftKey) {
+  if (/^(Key|Digit)\w$/.test(code)) return code.at(-1);
+  return SIGNS[code]?.[shiftKey ? 1 : 0];
 }
 
 function takesText(target) {

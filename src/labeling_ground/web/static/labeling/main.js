@@ -20,6 +20,7 @@ import { ImportDialog, sorted } from "../import/dialog.js";
 import { drawHelp } from "./help.js";
 import { Painter } from "./painter.js";
 import { sceneOf } from "./scene.js";
+import { Selection } from "./selection.js";
 import { Server, persistently } from "../shared/server.js";
 import { Storage, notes } from "../shared/storage.js";
 import { turnInDialog } from "./turn.js";
@@ -63,6 +64,7 @@ class Page {
     });
     this.workflow = new Workflow(this);
     this.importing = new ImportDialog(this);
+    this.selection = new Selection(this);
     this.exporting = new ExportDialog({
       labeled: (onlyThis) => labeled(this, onlyThis),
       classes: () => this.choices.classes,
@@ -84,6 +86,7 @@ class Page {
       },
       classId: () => this.choices.classId,
       maskless: (image) => this.tell(t("maskless", { name: nameOf(image) })),
+      made: (work, id) => this.selection.warn(work, id),
     });
     this.found = new Found({ editor: this.editor, classId: () => this.choices.classId, changed });
   }
@@ -245,7 +248,8 @@ class Page {
     const one = this.choices.classes[index];
     if (!one) return;
     const { selected, work } = this.editor;
-    if (selected ?? work.editing) this.editor.change(selected ?? work.editing, { classId: one.id });
+    if (selected) this.selection.classify(one.id);
+    else if (work.editing) this.editor.change(work.editing, { classId: one.id });
     this.choose({ classId: one.id });
     this.draw();
   }
@@ -294,10 +298,9 @@ class Page {
     if (!this.hand.giveUp()) this.editor.discard();
   }
 
-  /** Remove the click or the corner under the pointer, or else the selected object. */
+  /** Remove the click or the corner under the pointer, or else the selected objects. */
   remove() {
-    const { editor } = this;
-    if (!this.hand.removeHere() && editor.selected) editor.remove(editor.selected);
+    if (!this.hand.removeHere()) this.selection.remove();
   }
 
   /** Finish the object in the making. Whether it could be. */

@@ -68,3 +68,31 @@ function drawRing(context, ring, view, active, isClosed) {
     context.strokeRect(x - half, y - half, 2 * half, 2 * half);
   });
 }
+
+/** A point label. */
+export function drawDot(context, { x, y, colour, strong }, view) {
+  const at = toScreen(view, { x: x + 0.5, y: y + 0.5 });
+  context.beginPath();
+  context.arc(at.x, at.y, strong ? 7 : 5, 0, 2 * Math.PI);
+  context.fillStyle = colour;
+  context.fill();
+  Object.assign(context, { lineWidth: 2, strokeStyle: strong ? "#fff" : "#000b" });
+  context.stroke();
+}
+
+const HEIGHT = 17; // CSS pixels
+
+/** An object's number and name, above a place of the image, and below it where there is no room above. */
+export function drawLabel(context, { x, y, colour, text }, view) {
+  const at = toScreen(view, { x: x + 0.5, y });
+  context.font = "600 12px system-ui, sans-serif";
+  const wide = context.measureText(text).width + 10;
+  const top = at.y - HEIGHT - 4 < 0 ? at.y + 4 : at.y - HEIGHT - 4;
+  context.fillStyle = "#0f1218d9";
+  context.fillRect(at.x - wide / 2, top, wide, HEIGHT);
+  context.fillStyle = colour;
+  context.fillRect(at.x - wide / 2, top, 3, HEIGHT);
+  context.fillStyle = "#fff";
+  context.textBaseline = "middle";
+  context.fillText(text, at.x - wide / 2 + 7, top + HEIGHT / 2 + 0.5);
+}

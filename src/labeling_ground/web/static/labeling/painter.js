@@ -1,7 +1,7 @@
 // Draws the image, the masks and the prompt. Masks are drawn as outlines of their pixels, crisp at any zoom.
 
 import { thinned, trace } from "../shared/outline.js";
-import { drawHand } from "./overlay.js";
+import { drawDot, drawHand, drawLabel } from "./overlay.js";
 import { toScreen } from "./view.js";
 
 const GROUND = "#0f1218"; // the page's own
@@ -115,6 +115,8 @@ export class Painter {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     for (const box of scene.boxes) this.#box(box, view, scene.colour);
     for (const point of scene.points) this.#point(toScreen(view, { x: point.x + 0.5, y: point.y + 0.5 }), point.label);
+    for (const dot of scene.dots) drawDot(context, dot, view);
+    for (const label of scene.labels) drawLabel(context, label, view);
     drawHand(context, scene.hand, view, scene.colour);
     if (scene.cross) this.#cross(toScreen(view, { x: scene.cross.x + 0.5, y: scene.cross.y + 0.5 }));
   }

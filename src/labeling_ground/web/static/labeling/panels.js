@@ -11,6 +11,7 @@ function textInput(value, label, placeholder, onchange) {
   const input = make("input", { type: "text", value, placeholder, maxLength: 80, aria: { label }, autocomplete: "off" });
   input.addEventListener("change", () => onchange(input.value.trim()));
   input.addEventListener("keydown", (event) => {
+    if (event.isComposing) return; // Enter ends a syllable there, and not the name
     if (event.key === "Enter") input.blur();
     if (event.key === "Escape") {
       input.value = value;
@@ -46,6 +47,7 @@ export function drawClasses(list, { classes, current }, on) {
         { pick: () => on.pick(one.id), rename },
       );
       const row = make("li", { className: one.id === current ? "on" : "" }, colour, pick);
+      row.append(iconButton("list", t("classAttributes", one), () => on.describe(one)));
       if (i < 9) row.append(make("kbd", {}, String(i + 1)));
       row.append(iconButton("edit", t("renameClass", one), pick.rename));
       if (classes.length > 1) row.append(iconButton("delete", t("deleteClass", one), () => on.remove(one.id)));
@@ -60,15 +62,15 @@ export function shownName(object, objects, classes) {
   return `${classes.find((one) => one.id === object.classId)?.name ?? "?"} ${alike.indexOf(object) + 1}`;
 }
 
-export function drawObjects(list, { objects, classes, selected, editing }, on) {
-  const shown = objects.map(({ id, name, classId, hidden, pending, trouble, model }) => [id, name, classId, hidden, pending, trouble, model]);
+export function drawObjects(list, { objects, classes, selection, editing }, on) {
+  const shown = objects.map(({ id, name, classId, hidden, locked, pending, trouble, model }) => [id, name, classId, hidden, locked, pending, trouble, model]);
   unlessDrawn(list, [shown, classes], () =>
     objects.map((object) => {
       const colour = classes.find((one) => one.id === object.classId)?.colour ?? "#888888";
       const shown = shownName(object, objects, classes);
       const name = renamable(
         { text: object.name || shown, value: object.name, label: t("objectName"), placeholder: shown, title: [t("renameObject"), object.model && t("model", object)].filter(Boolean).join("\n") },
-        { pick: () => on.select(object.id), rename: (text) => on.change(object.id, { name: text }) },
+        { pick: ({ detail }) => detail === 0 && on.select(object.id), rename: (text) => on.change(object.id, { name: text }) },
       );
       const choice = make("select", { className: "chip", title: t("objectClass"), aria: { label: t("objectClass") } });
       choice.style.setProperty("--colour", colour);
@@ -80,15 +82,19 @@ export function drawObjects(list, { objects, classes, selected, editing }, on) {
         choice,
         name,
         ...maskState(object),
+        ...(object.locked ? [make("span", { className: "locked", role: "img", title: t("locked"), aria: { label: t("locked") } }, icon("lock"))] : []),
         iconButton(object.hidden ? "hidden" : "eye", t(object.hidden ? "show" : "hide"), () => on.hide(object.id)),
         iconButton("edit", t("edit"), () => on.edit(object.id)),
         iconButton("delete", t("delete"), () => on.remove(object.id)),
       );
-      row.addEventListener("pointerdown", () => on.select(object.id));
+      row.addEventListener("pointerdown", ({ target, shiftKey, ctrlKey, metaKey }) => {
+        const isName = target.closest(".pick") !== null; // the buttons are about this one object
+        if (isName || !row.classList.contains("on")) on.select(object.id, isName && (shiftKey || ctrlKey || metaKey));
+      });
       return row;
     }),
   );
-  for (const row of list.children) row.classList.toggle("on", row.dataset.id === selected || row.dataset.id === editing);
+  for (const row of list.children) row.classList.toggle("on", selection.includes(row.dataset.id) || row.dataset.id === editing);
 }
 
 /** What an object that was finished early shows while it has no mask. */

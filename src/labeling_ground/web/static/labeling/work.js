@@ -3,7 +3,8 @@
 //   objects   finished ones: {id, name, classId, rle, score, area, model, version, points, box, hidden}; one that was finished before its
 //             mask was there has no `rle` yet, but `pending`, a name for the ask, and the `mask` that it starts from; where
 //             that failed, `trouble` says why; `byHand`: no model made the mask as it is; `rings`: the corners of a polygon,
-//             of which `rle` is the inside
+//             of which `rle` is the inside; `kind` "box" and "point" are labels that no model made, a point without an
+//             `rle`; `locked`: it is not to be changed; `attributes`: {name: value}, as its class has them
 //   points    clicks of the object in the making: {x, y, label}, label 1 on it and 0 off it
 //   box       [x0, y0, x1, y1] or null
 //   mask      what the prompt starts from, or null: {rle, ref, byHand}; `ref` names it as a candidate of a prediction,
@@ -109,7 +110,7 @@ export function finished(work, { id, classId, pending }) {
   const at = work.objects.findIndex((object) => object.id === work.editing);
   const objects = [...work.objects];
   if (at < 0) objects.push(made);
-  else objects[at] = { ...made, id: objects[at].id, name: objects[at].name };
+  else objects[at] = { ...made, id: objects[at].id, name: objects[at].name, ...(objects[at].attributes && { attributes: objects[at].attributes }) };
   return { ...work, objects, ...noPrompt };
 }
 
