@@ -25,12 +25,16 @@ from labeling_ground.inference.graphs import (
     encoder_input,
     not_here,
 )
+from labeling_ground.inference.onnx_arena import common_arena
 from labeling_ground.sam.geometry import LOW_RES
 from labeling_ground.sam.prompts import PromptTensors, stacked
 
 PROMPTS = 16
 """Prompts of one run on a GPU. The decoder is small: alone, one leaves most of it idle."""
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+IDLE_S = 60.0
+"""So long encoders keep their work memory for the next image, where nobody said otherwise."""
 
 Provider = str | tuple[str, dict[str, Any]]
 """What ONNX Runtime may compute with: a name, or a name and its options."""
@@ -44,21 +48,26 @@ class OnnxEncoder:
         threads: threads of one encode.
         providers: what may compute, in the order of preference; see ``providers``.
         together: how many images one run shall take, where the graph allows it.
+        idle_s: seconds after an image at which the work memory is given back, if no other image came; 0: at once.
 
     Raises:
         BadSettings: the file cannot be loaded.
     """
 
     def __init__(
-        self, encoder: Path | bytes, threads: int, providers: Sequence[Provider] = (CPU,), *, together: int = 1
+        self,
+        encoder: Path | bytes,
+        threads: int,
+        providers: Sequence[Provider] = (CPU,),
+        *,
+        together: int = 1,
+        idle_s: float = IDLE_S,
     ) -> None:
-        self._session = open_session(encoder, threads, providers)
+        self._arena, self._idle_s = common_arena(), idle_s
+        self._session = open_session(encoder, threads, providers, in_common_arena=tuple(providers) == (CPU,))
         self.metadata = _metadata(self._session)
         self.computed_by = self._session.get_providers()[0]
         self.family = agree({"encoder": self.metadata})
-        # The arena would keep the encoder's peak (7 GB for ViT-B) for ever; without one ViT-B takes half as long again.
-        self._shrinking = onnxruntime.RunOptions()
-        self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         (image,) = self._session.get_inputs()
         self._image, self._rank = image.name, len(image.shape)
         self.together = together if self._rank == 4 and not isinstance(image.shape[0], int) else 1
@@ -81,7 +90,8 @@ class OnnxEncoder:
         return made
 
     def _run(self, given: FloatArray) -> dict[str, FloatArray]:
-        made = self._session.run(self._outputs, {self._image: given}, self._shrinking)
+        with self._arena.in_use(self._idle_s):
+            made = self._session.run(self._outputs, {self._image: given})
         return {name: np.asarray(x) for name, x in zip(self.family.embedding_names, made, strict=True)}
 
 
@@ -212,9 +222,9 @@ def providers(gpu: int | None) -> tuple[Provider, ...]:
 
 
 def open_session(
-    graph: Path | bytes, threads: int, providers: Sequence[Provider] = (CPU,)
+    graph: Path | bytes, threads: int, providers: Sequence[Provider] = (CPU,), *, in_common_arena: bool = False
 ) -> onnxruntime.InferenceSession:
-    """Load a file, or what is in one.
+    """Load a file, or what is in one. Its work memory is its own, or in the ``common_arena``.
 
     Raises:
         BadSettings: it cannot be loaded.
@@ -225,6 +235,8 @@ def open_session(
     options.log_severity_level = 3
     # Threads that spin while they wait take the cores that the other half of the model needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if in_common_arena:
+        options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         return onnxruntime.InferenceSession(
             graph if isinstance(graph, bytes) else str(graph),

@@ -345,6 +345,10 @@ class ModelSettings(Fields):
     engine_features_bytes: ByteSize = ByteSize(512 << 20)
     """Memory of the device for what SAM 3's detector makes of the last images: 111 MB each in fp32. The next phrase on
     one of these takes half as long."""
+    engine_idle_s: float = Field(60.0, ge=0)
+    """Seconds after an image at which `onnx` gives the encoder's work memory back, if no other image came: half a
+    gigabyte for MobileSAM. `0`: after each image, which takes a quarter longer then. An encoder that takes more than
+    two seconds gives it back after each image."""
     engine_batch: int | None = Field(None, ge=1, le=64)
     """How many images, and how many prompts, one run of `torch`, `onnx` or `onnx-cuda` takes where the model's files
     allow it. Not set: 1 on processors, which gain nothing by more; on a GPU 1 image, whose work memory grows with them

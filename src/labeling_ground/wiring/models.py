@@ -343,7 +343,8 @@ def _options(settings: Settings) -> dict[str, dict[str, Any]]:
     together: dict[str, Any] = {} if settings.engine_batch is None else {"together": settings.engine_batch}
     on_gpu = {"gpu_bytes": int(settings.engine_gpu_bytes), **together}
     torch = {**on_gpu, "device": settings.engine_device, "compiled": settings.engine_compile}
-    return {"onnx": together, "onnx-cuda": on_gpu, TORCH: torch}
+    onnx = {"idle_s": settings.engine_idle_s, **together}
+    return {"onnx": onnx, "onnx-cuda": on_gpu, TORCH: torch}
 
 
 def _rounded(stored: StoredFile) -> str:
