@@ -226,6 +226,18 @@ def test_a_worker_that_is_killed_is_started_anew_and_no_count_that_was_told_goes
             assert float(found[0].rpartition(" ")[2]) >= float(value), name
 
 
+def test_a_worker_that_hangs_is_killed_and_started_anew(tmp_path: Path) -> None:
+    """It takes connections all the while, as the kernel does that for it, and answers none of them."""
+    with two(tmp_path / "notes", worker_silence_s="15") as pair:
+        before, (hanging, other) = restarts(pair), pair.workers
+        os.kill(hanging, signal.SIGSTOP)
+        wait_until(lambda: hanging not in pair.workers and len(pair.workers) == 2, "the hanging one to be replaced")
+        wait_until(lambda: len(pair.figures()["workers"]) == 2, "both workers")
+        assert restarts(pair) == before + 1
+        assert other in pair.workers
+        wait_until(lambda: pair.ask("GET", "/health/ready")["status"] == "ok", "both to be well")
+
+
 async def test_told_to_stop_all_workers_answer_what_is_in_flight_and_go(
     tmp_path: Path, http: aiohttp.ClientSession
 ) -> None:

@@ -60,6 +60,37 @@ async def test_an_engine_that_fails_ten_times_in_a_row_is_failing_until_it_answe
         await until_ready_says(server, "ok")
 
 
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+async def test_an_engine_whose_every_place_is_held_by_a_late_call_hangs_and_is_failing_until_one_ends(
+    start: "Start", make_image: "Callable[..., bytes]", half: str
+) -> None:
+    """Also where nobody waits for these calls any more; with a place left it goes on."""
+    deadlines = {"encode_deadline_s": 0.3, "decode_deadline_s": 0.3}
+    async with start(encode_workers=2, decode_workers=2, **deadlines) as server:
+        may_go_on = server.backend.encode_may_go_on if half == "encoder" else server.backend.decode_may_go_on
+        queue = getattr(server.app_state.predictor, {"encoder": "encode_queue", "decoder": "decode_queue"}[half])
+        known = await server.send_image(make_image())
+
+        async def ask(number: int) -> int:
+            if half == "encoder":
+                return (await server.client.post("/v1/images", content=make_image())).status_code
+            return (await server.click(known, 9 + number, 9)).status_code
+
+        may_go_on.clear()
+        assert await ask(0) == 503
+        assert queue.running == 1
+        assert (await ready(server))[:2] == (200, "ok"), "one of two places is left"
+        asks = asyncio.create_task(ask(1))
+        await server.until(lambda: queue.running == 2)
+        checks = await until_ready_says(server, "failing")
+        assert await asks == 503
+        assert "hangs" in checks[half]
+        assert (await ready(server))[0] == 503
+        may_go_on.set()
+        await until_ready_says(server, "ok")
+        assert await ask(2) == 200
+
+
 async def test_a_decoder_that_answers_nonsense_is_failing_too_and_an_answer_in_between_begins_anew(
     start: "Start", make_image: "Callable[..., bytes]", monkeypatch: pytest.MonkeyPatch
 ) -> None:

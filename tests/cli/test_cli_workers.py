@@ -1,12 +1,13 @@
 """``--workers``: what each of several processes is given, and what they cannot do without."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from labeling_ground.cli import cli
-from labeling_ground.cli.workers import check_shared, share_of_worker
+from labeling_ground.cli.workers import _Beats, check_shared, share_of_worker
 from labeling_ground.errors import BadSettings
 from labeling_ground.settings import Settings
 
@@ -40,6 +41,26 @@ def test_workers_that_could_share_nothing_are_refused_with_what_to_do(tmp_path: 
         check_shared(Settings(workers=2, cache_dir=str(tmp_path / "file"), redis_url=None))
     check_shared(Settings(workers=2, redis_url="redis://127.0.0.1:1/0"))
     check_shared(Settings(workers=2, cache_dir=str(tmp_path / "cache"), redis_url=None))
+
+
+def test_silence_is_counted_from_the_first_beat_while_somebody_watches() -> None:
+    clock = SimpleNamespace(now=100.0)
+    beats = _Beats(lambda: clock.now)
+    beats.begin()
+
+    def watched(seconds: float) -> float:
+        clock.now += seconds
+        return beats.silent_s()
+
+    assert [watched(100.0), watched(100.0)] == [0.0, 0.0], "it is loading"
+    beats.beat()
+    assert watched(0.2) == 0.0
+    assert [round(watched(0.2), 3) for _ in range(3)] == [0.2, 0.4, 0.6]
+    assert watched(3600.0) == pytest.approx(1.6), "a machine that slept"
+    beats.beat()
+    assert watched(0.2) == 0.0
+    beats.begin()  # its successor, which loads anew
+    assert [watched(100.0), watched(100.0)] == [0.0, 0.0]
 
 
 def test_the_command_says_so() -> None:

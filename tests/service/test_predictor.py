@@ -380,7 +380,7 @@ async def test_a_call_past_its_deadline_is_an_error_with_its_place_still_taken_a
         await until(lambda: predictor.encode_queue.waiting == 1)
         backend.hold.set()
         assert await again is Outcome.HIT, "it waited for the place, and found the result there"
-        await until(lambda: predictor.decode_queue.calls._running == set())
+        await until(lambda: predictor.decode_queue.calls._running == {})
         assert (await mask(predictor, ID)).outcome is Outcome.HIT
     assert (backend.encodes, backend.decodes) == (2, 1)
 

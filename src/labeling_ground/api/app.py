@@ -235,7 +235,7 @@ async def _watch_model(app: FastAPI, app_state: AppState) -> None:
     while True:
         for served in list(models.loaded.values()):
             is_default = served is models.default
-            if (is_default and app.state.model_check != "ok") or served.predictor.engine_health.failing():
+            if (is_default and app.state.model_check != "ok") or served.predictor.engine_health.wants_trial:
                 served.users += 1
                 try:
                     check = await _try_model(served)

@@ -67,23 +67,31 @@ def engine(role: str, port: int | None, management_port: int | None, **given: An
     _run(settings, endpoints, listeners)
 
 
-def serve_both(settings: Settings, listeners: Sequence[socket.socket], ready: Callable[[], object]) -> None:
+def serve_both(
+    settings: Settings, listeners: Sequence[socket.socket], ready: Callable[[], object], beat: Callable[[], None]
+) -> None:
     """Serve both halves of a model, as a process of a server's own, until told to stop.
 
     Args:
         settings: which model, and limits.
         listeners: for asks, and for what is told of workers and queue.
         ready: called when the model is loaded.
+        beat: called ten times a second while it is served.
 
     Raises:
         BadSettings, UnknownModel: it cannot be loaded.
     """
     endpoints, _ = build_endpoints(settings, Halves())
     ready()
-    _run(settings, endpoints, listeners)
+    _run(settings, endpoints, listeners, beat)
 
 
-def _run(settings: Settings, endpoints: Sequence[ModelEndpoint], listeners: Sequence[socket.socket]) -> None:
+def _run(
+    settings: Settings,
+    endpoints: Sequence[ModelEndpoint],
+    listeners: Sequence[socket.socket],
+    beat: Callable[[], None] | None = None,
+) -> None:
     drain = Drain()
     app = create_engine_app(
         endpoints,
@@ -93,4 +101,4 @@ def _run(settings: Settings, endpoints: Sequence[ModelEndpoint], listeners: Sequ
         silence_s=settings.receive_timeout_s,
         drain=drain,
     )
-    run(app, settings, *listeners, drain=drain)
+    run(app, settings, *listeners, drain=drain, beat=beat)

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -93,12 +94,20 @@ class DrainingServer(uvicorn.Server):
         config: see ``configuration``.
         drain: begins with the signal.
         delay_s: seconds between the signal and the end of new connections, for load balancers to notice it.
+        beat: called ten times a second, as long as the event loop runs.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, delay_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Drain, delay_s: float, beat: Callable[[], None] | None) -> None:
         super().__init__(config)
         self._drain = drain
         self._delay_s = delay_s
+        self._beat = beat
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second."""
+        if self._beat is not None:
+            self._beat()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called with the signal; a second SIGINT ends the server without waiting for anything."""
@@ -116,7 +125,9 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(app: Any, settings: Settings, *listeners: socket.socket, drain: Drain) -> None:
+def run(
+    app: Any, settings: Settings, *listeners: socket.socket, drain: Drain, beat: Callable[[], None] | None = None
+) -> None:
     """Serve until told to stop; what is in flight is answered first.
 
     Args:
@@ -124,11 +135,12 @@ def run(app: Any, settings: Settings, *listeners: socket.socket, drain: Drain) -
         settings: of the server.
         *listeners: where it listens.
         drain: what the app looks at.
+        beat: called ten times a second while the app is served.
     """
     allow_many_files()
     # uvicorn shuts down gracefully at these signals and then raises them again for whoever handled them before. That is
     # us, and we have nothing to add: the process ends with exit code 0, without a traceback.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    server = DrainingServer(configuration(app, settings, drain), drain, settings.drain_delay_s)
+    server = DrainingServer(configuration(app, settings, drain), drain, settings.drain_delay_s, beat)
     server.run(sockets=list(listeners))

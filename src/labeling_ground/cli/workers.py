@@ -91,12 +91,47 @@ def share_of_worker(settings: Settings, number: int) -> Settings:
     return settings.model_copy(update=parts)
 
 
+class _Beats:
+    """Counts a process's signs of life, in memory that it shares with the one that watches it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._count = _spawn.RawValue("Q", 0)
+        self._seen = 0
+        self._silent_s = 0.0
+        self._looked = 0.0
+
+    def beat(self) -> None:
+        """Called in the process, while its event loop runs."""
+        self._count.value += 1
+
+    def begin(self) -> None:
+        """Called before a process is started: until its first beat it loads what it needs, and is not watched."""
+        self._count.value = self._seen = 0
+
+    def silent_s(self) -> float:
+        """Called by who watches, over and over: seconds of watching without a beat.
+
+        A time in which nobody watched counts for little: the machine, or all processes, may have stood still.
+        """
+        now = self._clock()
+        if self._count.value != self._seen or not self._seen:
+            self._seen, self._silent_s = self._count.value, 0.0
+        else:
+            self._silent_s += min(now - self._looked, 5 * _LOOK_S)
+        self._looked = now
+        return self._silent_s
+
+
 @dataclass
-class _Kept:
-    """A process that is started anew whenever it dies."""
+class _Watched:
+    """A process that is started anew whenever it dies, or hangs."""
 
     name: str
     start: Callable[[], SpawnProcess]
+    beats: _Beats
+    most_silent_s: float
+    """0: one that hangs is left alone."""
     process: SpawnProcess | None = None
     began: float = 0.0
     due: float = 0.0
@@ -118,7 +153,11 @@ class _Kept:
             log.error("%s ended (exit code %s) and is started anew in %g s", self.name, code, self.pause_s)
             self.process, self.due = None, now + self.pause_s
             self.pause_s = min(2 * self.pause_s, _LONGEST_PAUSE_S)
+        elif self.process is not None and 0 < self.most_silent_s < self.beats.silent_s():
+            log.error("%s has given no sign of life for %g s and is killed", self.name, self.most_silent_s)
+            self.process.kill()
         if self.process is None and now >= self.due:
+            self.beats.begin()
             self.process, self.began = self.start(), now
 
 
@@ -131,7 +170,7 @@ class _Processes:
         self._folder = folder
         self._greet: Greet | None = greet
         self._is_told_to_stop = False
-        self._kept: list[_Kept] = []
+        self._watched: list[_Watched] = []
 
     def run(self) -> None:
         signal.signal(signal.SIGINT, self._stop)
@@ -158,37 +197,37 @@ class _Processes:
         """
         if self._is_told_to_stop:
             raise _Stopped
-        wait([kept.process.sentinel for kept in self._kept if kept.process is not None], _LOOK_S)
-        for kept in self._kept:
-            kept.keep()
+        wait([watched.process.sentinel for watched in self._watched if watched.process is not None], _LOOK_S)
+        for watched in self._watched:
+            watched.keep()
 
     def _start_engine(self) -> None:
         hint = "It is a port for the engine, on this machine only."
         listeners = [listen("127.0.0.1", 0, hint=hint) for _ in range(2)]
         asks, management = ((f"http://127.0.0.1:{each.getsockname()[1]}",) for each in listeners)
-        ready = _spawn.Event()
+        ready, beats = _spawn.Event(), _Beats()
         settings = self._settings
 
         def start() -> SpawnProcess:
-            return _started(_run_engine, settings, listeners, ready)
+            return _started(_run_engine, settings, listeners, ready, beats)
 
-        self._keep("the engine", start, ready)
+        self._keep("the engine", start, ready, beats)
         urls = {"encoder_url": asks, "decoder_url": asks}
         urls |= {"encoder_management_url": management, "decoder_management_url": management}
         self._settings = settings.model_copy(update=urls)
 
     def _start_worker(self, number: int) -> None:
-        ready = _spawn.Event()
+        ready, beats = _spawn.Event(), _Beats()
 
         def start() -> SpawnProcess:
             greet, self._greet = self._greet, None
             share = share_of_worker(self._settings, number)
-            return _started(_work, share, number, self._folder, self._listener, greet, ready)
+            return _started(_work, share, number, self._folder, self._listener, greet, ready, beats)
 
-        self._keep(f"worker {number}", start, ready)
+        self._keep(f"worker {number}", start, ready, beats)
 
-    def _keep(self, name: str, start: Callable[[], SpawnProcess], ready: Any) -> None:
-        self._kept.append(_Kept(name, start))
+    def _keep(self, name: str, start: Callable[[], SpawnProcess], ready: Any, beats: _Beats) -> None:
+        self._watched.append(_Watched(name, start, beats, self._settings.worker_silence_s))
         while not ready.is_set():
             self._look()
 
@@ -196,7 +235,7 @@ class _Processes:
         """Let the workers finish what they are at, and end the engine when nobody needs it any more."""
         self._listener.close()  # the workers have theirs: when they take no connections any more, there are none
         deadline = time.monotonic() + self._settings.drain_delay_s + self._settings.shutdown_grace_s + _MORE_S
-        running = [kept.process for kept in self._kept if kept.process is not None]
+        running = [watched.process for watched in self._watched if watched.process is not None]
         engine = [process for process in running if process.name == _run_engine.__name__]
         for processes in ([process for process in running if process not in engine], engine):
             for process in processes:
@@ -237,14 +276,20 @@ def _end_with_parent() -> None:
 
 
 def _work(
-    settings: Settings, number: int, folder: Path, listener: socket.socket, greet: Greet | None, ready: Any
+    settings: Settings,
+    number: int,
+    folder: Path,
+    listener: socket.socket,
+    greet: Greet | None,
+    ready: Any,
+    beats: _Beats,
 ) -> None:
     app_state = build_parts(settings, peers=Peers(folder, number, settings.workers, settings.worker_answer_s))
     if greet is not None:
         greet(settings, listener, app_state)
     ready.set()
-    run(create_app(app_state, choose_adapters(app_state)), settings, listener, drain=app_state.drain)
+    run(create_app(app_state, choose_adapters(app_state)), settings, listener, drain=app_state.drain, beat=beats.beat)
 
 
-def _run_engine(settings: Settings, listeners: list[socket.socket], ready: Any) -> None:
-    serve_both(settings, listeners, ready.set)
+def _run_engine(settings: Settings, listeners: list[socket.socket], ready: Any, beats: _Beats) -> None:
+    serve_both(settings, listeners, ready.set, beats.beat)

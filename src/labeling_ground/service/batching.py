@@ -21,20 +21,30 @@ class EngineCalls:
     Args:
         name: what the engine is, for the error's sentence.
         deadline_s: how long a caller waits for one, in seconds; ``None``: as long as it takes.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, name: str, deadline_s: float | None) -> None:
+    def __init__(self, name: str, deadline_s: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
         self.deadline_s = deadline_s
+        self._clock = clock
         self.on_late: Callable[[str], None] | None = None
         """Told, in a sentence, of every call that takes longer than the deadline."""
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running: dict[asyncio.Task[Any], tuple[float, object]] = {}
 
-    def watch(self, call: asyncio.Task[T]) -> asyncio.Task[T]:
-        """Keep a call until it ends."""
-        self._running.add(call)
+    def watch(self, call: asyncio.Task[T], place: object) -> asyncio.Task[T]:
+        """Keep a call until it ends. Those that are computed together have the same ``place``."""
+        self._running[call] = self._clock(), place
         call.add_done_callback(self._ended)
         return call
+
+    @property
+    def late_places(self) -> int:
+        """Places that are held by calls past their deadline, whether or not somebody waits for these."""
+        if self.deadline_s is None:
+            return 0
+        until = self._clock() - self.deadline_s
+        return len({id(place) for began, place in self._running.values() if began < until})
 
     def late(self) -> BackendFailed:
         """What to raise where a call has not ended within the deadline."""
@@ -45,13 +55,13 @@ class EngineCalls:
 
     async def aclose(self) -> None:
         """Call off what runs; who waits for it is told so."""
-        for call in self._running:
+        for call in list(self._running):
             call.cancel()
         if self._running:
             await asyncio.wait(set(self._running), timeout=5)
 
     def _ended(self, call: asyncio.Task[Any]) -> None:
-        self._running.discard(call)
+        del self._running[call]
         if not call.cancelled():
             call.exception()  # seen: an error that nobody waits for any more is nobody's surprise
 
@@ -133,7 +143,7 @@ class Batch:
             self._timer.cancel()
             self._timer = None
         ready, self._ready = self._ready, []
-        self.calls.watch(asyncio.create_task(self._run(ready)))
+        self.calls.watch(asyncio.create_task(self._run(ready)), self)
 
     async def _run(self, ready: Sequence[_Item]) -> None:
         try:
@@ -211,7 +221,7 @@ class Place:
             BackendFailed: the deadline is over.
             Exception: what ``work`` raised.
         """
-        call = self.batch.calls.watch(asyncio.create_task(work()))
+        call = self.batch.calls.watch(asyncio.create_task(work()), self.batch)
         for place in (self, also):
             if place is not None:
                 place._call = call

@@ -27,6 +27,8 @@ class EngineHealth:
 
     def __init__(self, failures: int = 10) -> None:
         self._limit = failures
+        self.queues: dict[str, FairQueue] = {}
+        """Of each half, what knows whether its calls hang."""
         self._in_a_row: Counter[str] = Counter()
         self._last: dict[str, str] = {}
 
@@ -52,11 +54,16 @@ class EngineHealth:
 
     def failing(self) -> Mapping[str, str]:
         """The halves that are failing, each with a sentence; empty if all is well."""
-        return {
-            half: f"The last {count} calls failed: {self._last[half]}"
-            for half, count in self._in_a_row.items()
-            if count >= self._limit
-        }
+        found = {half: hangs for half, queue in self.queues.items() if (hangs := queue.hangs)}
+        for half, count in self._in_a_row.items():
+            if count >= self._limit:
+                found.setdefault(half, f"The last {count} calls failed: {self._last[half]}")
+        return found
+
+    @property
+    def wants_trial(self) -> bool:
+        """Whether another call may show that a failing half answers again. One that hangs has none to spare."""
+        return bool(self.failing()) and not any(queue.hangs for queue in self.queues.values())
 
 
 T = TypeVar("T")
@@ -80,6 +87,7 @@ class ServedModel:
         self.encode_queue = encode_queue
         self.decode_queue = decode_queue
         self.health = health
+        health.queues |= {"encoder": encode_queue, "decoder": decode_queue}
         encode_queue.calls.on_late = partial(health.late, "encoder")
         decode_queue.calls.on_late = partial(health.late, "decoder")
 

@@ -190,7 +190,7 @@ class FairQueue:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.name = name
-        self.calls = EngineCalls(name, deadline_s)
+        self.calls = EngineCalls(name, deadline_s, clock)
         self._slots = slots
         self.capacity = capacity
         self._batch = batch
@@ -216,6 +216,13 @@ class FairQueue:
     def running(self) -> int:
         """Places that are taken now, also by computations that nobody waits for any more. A batch has one."""
         return sum(line.figures.running for line in self._classes.values())
+
+    @property
+    def hangs(self) -> str:
+        """That nothing is computed any more, in a sentence; empty while one place is not held by a late call."""
+        if not 0 < self.slots <= self.calls.late_places:
+            return ""
+        return f"It hangs: no call that it works on has ended within {self.calls.deadline_s:g} s."
 
     @property
     def waiting(self) -> int:

@@ -93,6 +93,9 @@ class ServerSettings(Fields):
     """Processes that answer, behind one port: as many as there are cores use all of them. They share the disk tier or a
     Redis, of which there must be one, and the engine's process; budgets of memory are for all of them together, other
     limits for each. See `docs/workers.md`."""
+    worker_silence_s: float = Field(60.0, ge=0)
+    """Seconds after which a worker, or the engine's process, that hangs (its event loop stands still) is killed and
+    started anew; 0: never."""
     worker_answer_s: float = Field(5.0, gt=0)
     """Seconds that one worker has to tell the others its figures and its health; one that takes longer is left out."""
     shutdown_grace_s: float = Field(30.0, ge=0)
