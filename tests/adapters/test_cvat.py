@@ -14,9 +14,11 @@ import pytest
 from aiohttp import web
 from numpy.typing import NDArray
 from tests.adapters.tools import in_base64, mask_of_v1
+from tests.coloured import BLUE_BOXES, RED_BOXES, squares_file
 from tests.integrations.cvat_names import decode_mask
 
 from labeling_ground.errors import BackendFailed
+from labeling_ground.testing.toy_concepts import ToyConcepts
 
 if TYPE_CHECKING:
     from tests.api.conftest import Running, Start, StartReal
@@ -389,3 +391,52 @@ async def test_a_dashboard_that_is_away_or_says_too_much_is_a_503(start: "Start"
     ):
         answer = await invoke(server, {"image": ""}, function="openvino-dextr")
         assert (answer.status_code, "larger than" in answer.json()["detail"]) == (503, True)
+
+
+# --- the detector ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_detector_finds_what_its_labels_name(start: "Start") -> None:
+    """As CVAT reads it: labels by their names, masks pixel by pixel in their box, or the outline beside them."""
+    toy: Any = ToyConcepts()
+    async with start(backend=toy, cvat_labels=("Red", "blue")) as server:
+        listed = (await server.client.get("/api/functions")).json()
+        about = listed["labeling-ground-finder"]
+        assert about == (await server.client.get("/cvat/api/functions/labeling-ground-finder")).json()
+        assert about["metadata"]["annotations"]["type"] == "detector"
+        labels = json.loads(about["metadata"]["annotations"]["spec"])
+        assert [(label["name"], label["type"]) for label in labels] == [("Red", "mask"), ("blue", "mask")]
+        assert about["status"]["state"] == "ready"
+        sent = {"image": in_base64(squares_file()), "threshold": 0.1}
+        answer = await invoke(server, sent, function="labeling-ground-finder")
+        assert answer.status_code == 200, answer.text
+        found = answer.json()
+        for label, boxes in (("Red", RED_BOXES), ("blue", BLUE_BOXES)):
+            own = [one for one in found if one["label"] == label]
+            drawn = np.zeros((HEIGHT, WIDTH), np.bool_)
+            for one in own:
+                *cut, left, top, right, bottom = one["mask"]
+                assert (one["type"], set(cut)) == ("mask", {1})
+                drawn[top : bottom + 1, left : right + 1] = np.reshape(cut, (bottom - top + 1, right - left + 1))
+                xs, ys = one["points"][::2], one["points"][1::2]
+                assert [min(xs), min(ys), max(xs), max(ys)] == [left, top, right, bottom]
+            expected = np.zeros((HEIGHT, WIDTH), np.bool_)
+            for x0, y0, x1, y1 in boxes:
+                expected[y0:y1, x0:x1] = True
+            assert (drawn == expected).all()
+            assert [float(one["confidence"]) for one in own] == sorted(
+                (float(one["confidence"]) for one in own), reverse=True
+            )
+        usual = await invoke(server, {"image": sent["image"]}, function="labeling-ground-finder")
+        assert len(usual.json()) == 4
+        assert toy.asked.count("detect") == 2
+
+
+async def test_there_is_no_detector_without_labels_and_its_model_must_take_text(start: "Start") -> None:
+    async with start() as server:
+        assert list((await server.client.get("/api/functions")).json()) == ["labeling-ground"]
+        sent = {"image": in_base64(squares_file())}
+        assert (await invoke(server, sent, function="labeling-ground-finder")).status_code == 404
+    async with start(cvat_labels=("screw",)) as server:
+        answer = await invoke(server, sent, function="labeling-ground-finder")
+        assert (answer.status_code, "takes no text" in answer.json()["detail"]) == (501, True)

@@ -1,4 +1,4 @@
-"""CVAT's serverless functions: this server as a Nuclio dashboard that has an interactor for each model.
+"""CVAT's serverless functions: this server as a Nuclio dashboard that has an interactor for each model, and a detector.
 
 ``docs/tools/cvat.md`` says how to connect CVAT. Functions that are not ours are a real dashboard's, if there is one.
 """
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from fastapi import Request
 from fastapi.responses import Response
+from numpy.typing import NDArray
 from pydantic import BaseModel, FiniteFloat
 from pydantic_core import to_json
 
@@ -18,7 +19,9 @@ from labeling_ground.adapters.images import (
     KnownTexts,
     OpenImage,
     box_on,
+    choose_finder,
     choose_model,
+    find_sent,
     max_body_bytes,
     objects_of,
     point_on,
@@ -28,15 +31,20 @@ from labeling_ground.adapters.images import (
 from labeling_ground.adapters.nuclio import Dashboard
 from labeling_ground.api import responses
 from labeling_ground.api.adapter import Adapter, Endpoint, nothing_to_close
-from labeling_ground.api.requests import caller_of, pools_of
+from labeling_ground.api.requests import Caller, caller_of, pools_of
+from labeling_ground.api.routes.concepts import check_limits
 from labeling_ground.api.state import AppState
 from labeling_ground.codec import mask as mask_codec
-from labeling_ground.codec.records import CachedPrediction
+from labeling_ground.codec.records import CachedMask, CachedPrediction
 from labeling_ground.errors import BadPrompt, NotFound
+from labeling_ground.key import canonical_concept
+from labeling_ground.service.concepts import ConceptAnswer
 from labeling_ground.service.predictor import PromptAsk
 
 FUNCTION = "labeling-ground"
 """The name of the default model's interactor among CVAT's functions; others' have a dash and the model after it."""
+FINDER = f"{FUNCTION}-finder"
+"""The name of the detector, which finds what its labels name."""
 _READS_SHAPES = (2, 60)
 """The first version of CVAT that is sent shapes. Those before read one mask of the whole picture only; those since,
 both."""
@@ -45,19 +53,21 @@ _Pair = tuple[FiniteFloat, FiniteFloat]
 
 
 class Invocation(BaseModel):
-    """The body of a call to an interactor; all coordinates in pixels of its image.
+    """The body of a call; all coordinates in pixels of its image. A detector's has an image and a threshold.
 
     Attributes:
         image: the frame, or the part of it that is worked on, in base64.
         pos_points: points on the object.
         neg_points: points off it.
         obj_bbox: two opposite corners of each box, one after the other.
+        threshold: least score of what a detector finds.
     """
 
     image: str
     pos_points: list[_Pair] | None = None
     neg_points: list[_Pair] | None = None
     obj_bbox: list[_Pair] | None = None
+    threshold: FiniteFloat | None = None
 
 
 def create(app_state: AppState, texts: KnownTexts) -> Adapter:
@@ -71,21 +81,30 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
         ids = [each.id for each in models.statuses()]
         return {FUNCTION: ids[0], **{f"{FUNCTION}-{re.sub('[^A-Za-z0-9.]+', '-', model)}": model for model in ids[1:]}}
 
+    def listed_here() -> dict[str, dict[str, Any]]:
+        """Our functions by their names, as Nuclio describes functions."""
+        found = {name: _about(name, model, settings.port) for name, model in ours().items()}
+        if settings.cvat_labels:
+            found[FINDER] = _about_finder(settings.cvat_labels, settings.port)
+        return found
+
     async def functions(request: Request) -> Response:
         caller_of(request)  # a key is needed where there are some
         listed = await others.functions(request) if others is not None else {}
-        return responses.as_json(listed | {name: _about(name, model, settings.port) for name, model in ours().items()})
+        return responses.as_json(listed | listed_here())
 
     async def function(request: Request) -> Response:
         caller_of(request)
         name = request.path_params["name"]
-        if (model := ours().get(name)) is not None:
-            return responses.as_json(_about(name, model, settings.port))
+        if (about := listed_here().get(name)) is not None:
+            return responses.as_json(about)
         return await elsewhere(request, name, f"/api/functions/{name}")
 
     async def invoke(request: Request) -> Response:
         caller = caller_of(request)
         name = request.headers.get("x-nuclio-function-name", FUNCTION)
+        if name == FINDER and settings.cvat_labels:
+            return await find(request, caller)
         if name not in (named := ours()):
             return await elsewhere(request, name, "/api/function_invocations")
         body, sent = await read_with_image(request, Invocation, lambda body: body.image)
@@ -97,11 +116,21 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
         content = await pools_of(request).drawing.run(partial(draw, predictions))
         return Response(content, media_type="application/json")
 
+    async def find(request: Request, caller: Caller) -> Response:
+        body, sent = await read_with_image(request, Invocation, lambda body: body.image)
+        wanted = [canonical_concept(label) for label in settings.cvat_labels]
+        check_limits(settings.cvat_labels, 0, settings)
+        finder = await choose_finder(request, None, wanted)
+        found = await find_sent(request, caller, sent, texts, finder, wanted)
+        least = 0.5 if body.threshold is None else body.threshold
+        draw = partial(_as_annotations, settings.cvat_labels, found, least)
+        return Response(await pools_of(request).drawing.run(draw, background=True), media_type="application/json")
+
     async def elsewhere(request: Request, name: str, path: str) -> Response:
         if others is None:
             raise NotFound(
-                f"There is no function {name!r} here, only {', '.join(map(repr, ours()))}. LABELING_GROUND_NUCLIO_URL "
-                "names a Nuclio dashboard that has the others."
+                f"There is no function {name!r} here, only {', '.join(map(repr, listed_here()))}. "
+                "LABELING_GROUND_NUCLIO_URL names a Nuclio dashboard that has the others."
             )
         return await others.forward(request, path)
 
@@ -140,6 +169,26 @@ def _about(name: str, model: str, port: int) -> dict[str, Any]:
             },
         },
         "spec": {"description": f"Masks by {model}, kept for everybody who clicks on the same image."},
+        "status": {"state": "ready", "httpPort": port},
+    }
+
+
+def _about_finder(labels: Sequence[str], port: int) -> dict[str, Any]:
+    """The detector, likewise; its labels are a text of JSON."""
+    spec = [{"id": number, "name": label, "type": "mask"} for number, label in enumerate(labels)]
+    return {
+        "metadata": {
+            "name": FINDER,
+            "annotations": {
+                "name": "Labeling Ground: find all",
+                "type": "detector",
+                "version": "2",
+                "spec": to_json(spec).decode(),
+                "help_message": "Finds all objects that its labels name.",
+                "animated_gif": "",
+            },
+        },
+        "spec": {"description": f"Finds {', '.join(labels)}."},
         "status": {"state": "ready", "httpPort": port},
     }
 
@@ -192,14 +241,40 @@ def _as_mask(predictions: Sequence[CachedPrediction]) -> bytes:
     return b'{"mask":[' + text.tobytes()[:-1] + b"]}"
 
 
+def _as_annotations(labels: Sequence[str], found: Sequence[ConceptAnswer], least: float) -> bytes:
+    """All instances of each label that score enough, as CVAT reads a detector's: masks not as run lengths, but pixel by
+    pixel in their box, and the largest outline beside it, for who wants polygons. Blocking."""
+    pieces = []
+    for label, answer in zip(labels, found, strict=True):
+        for one in answer.found.instances:
+            if one.mask.score < least:
+                continue
+            flat, corners = _in_box(one.mask, (answer.found.height, answer.found.width))
+            rings = mask_codec.to_centre_rings(flat.reshape(corners[3] - corners[1] + 1, -1))
+            ring = max(rings, key=len)
+            points = [edge for x, y in ring for edge in (x + corners[0], y + corners[1])]
+            about = to_json({"label": label, "type": "mask", "confidence": f"{one.mask.score:.4f}", "points": points})
+            # Two characters for each pixel, written all at once.
+            text = np.full((flat.size, 2), ord(","), np.uint8)
+            text[:, 0] = flat.view(np.uint8) + ord("0")
+            pieces.append(about[:-1] + b',"mask":[' + text.tobytes() + to_json(corners)[1:-1] + b"]}")
+    return b"[" + b",".join(pieces) + b"]"
+
+
+def _in_box(mask: CachedMask, size: tuple[int, int]) -> tuple[NDArray[np.bool_], list[int]]:
+    """The pixels of a mask in its box, row by row, and the box: left, top, right and bottom, all within it."""
+    left, top, width, height = mask.bbox
+    flat = mask_codec.from_rle(size, mask.counts, within=mask.bbox).ravel()
+    return flat, [left, top, left + width - 1, top + height - 1]
+
+
 def _runs(prediction: CachedPrediction) -> list[int]:
     """Run lengths of the best mask, row by row in its box, background first; then left, top, right and bottom of that,
     all within it."""
     best = prediction.masks[0]
-    left, top, width, height = best.bbox
-    if width == 0:
+    if best.bbox[2] == 0:
         return [0, 0, 0, 0, 0]
-    flat = mask_codec.from_rle((prediction.height, prediction.width), best.counts, within=best.bbox).ravel()
+    flat, corners = _in_box(best, (prediction.height, prediction.width))
     ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(ends, prepend=0, append=flat.size).tolist()
-    return [*([0] if flat[0] else []), *runs, left, top, left + width - 1, top + height - 1]
+    return [*([0] if flat[0] else []), *runs, *corners]

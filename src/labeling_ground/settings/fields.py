@@ -189,6 +189,9 @@ class SourceSettings(Fields):
     called `LABEL_STUDIO_API_KEY`."""
     label_studio_bytes: ByteSize = ByteSize(32 << 20)
     """Most bytes of all annotations and drafts of one task, which Label Studio sends with each click."""
+    cvat_labels: Listed[str] = ()
+    """Labels that CVAT's detector finds, each the phrase that is looked for; it takes a model that takes text. Not set:
+    there is no detector (`docs/tools/cvat.md`)."""
     nuclio_url: Address | None = None
     """Address of a Nuclio dashboard, for CVAT: the functions that it has stand beside ours in CVAT's list, and calls of
     them are passed on to it. Not set: ours is the only one."""

@@ -51,6 +51,7 @@ _EXAMPLES: Mapping[str, str] = MappingProxyType(
         "oip_model_version": "sam-vit-b@0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         "encoder_management_url": "http://gpu:8081",
         "decoder_management_url": "http://cpu:7081",
+        "cvat_labels": "screw,hex nut",
         "nuclio_url": "http://nuclio:8070",
         "embedding_store_dir": "/dev/shm/labeling-ground",  # noqa: S108 -- an example in a sentence
     }

@@ -2,7 +2,7 @@
 
 import { make } from "../shared/elements.js";
 import { t } from "../shared/words.js";
-import { KINDS, OUTCOMES, asksIn, buckets, byOutcome, ceiling, money, quantile } from "./figures.js";
+import { askedKinds, asksIn, buckets, byOutcome, ceiling, KINDS, money, OUTCOMES, quantile } from "./figures.js";
 import { amount, bytes, counted, duration, number, percent } from "./format.js";
 import { bar, columns, range, timeline } from "./plots.js";
 
@@ -53,7 +53,7 @@ function outcomeBar(counts, whole, width) {
 export function drawLookups(place, figures) {
   const most = Math.max(...Object.values(figures.kinds).map(({ lookups }) => lookups));
   const width = place.clientWidth;
-  place.replaceChildren(...Object.entries(figures.kinds).map(([kind, found]) => {
+  place.replaceChildren(...askedKinds(figures).map(([kind, found]) => {
     const isAsked = found.lookups + found.failed > 0;
     const counts = byOutcome(found);
     const told = OUTCOMES.map((outcome) => [outcome, `${t(outcome)} ${number(counts[outcome])}`]);

@@ -4,7 +4,13 @@
 export const OUTCOMES = ["hit", "joined", "recomputed", "miss"];
 
 /** What the plots tell apart of what is held, in this order. */
-export const KINDS = ["embedding", "mask", "logits", "everything", "image"];
+export const KINDS = ["embedding", "mask", "logits", "everything", "trunk", "text", "exemplars", "detections", "image"];
+
+/** Look-ups by kind, as the figures have them; kinds of models that find concepts only where there are some. */
+export function askedKinds({ kinds }) {
+  const always = ["embedding", "mask", "everything"];
+  return Object.entries(kinds).filter(([kind, found]) => always.includes(kind) || found.lookups + found.failed > 0);
+}
 
 /** A kind's look-ups by outcome. Together they are all of its look-ups. */
 export function byOutcome({ hits, joined, misses, recomputed }) {
