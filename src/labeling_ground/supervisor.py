@@ -109,6 +109,11 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def finish(self, most_s: float) -> None:
+        """Wait until all of them have ended, for so many seconds at most."""
+        if self._tasks and most_s > 0:
+            await asyncio.wait(set(self._tasks), timeout=most_s)
+
     async def aclose(self) -> None:
         """Call all of them off."""
         for task in list(self._tasks):

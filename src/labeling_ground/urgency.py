@@ -34,13 +34,13 @@ class Urgency:
     def follow(self, other: "Urgency") -> None:
         """Be at least as urgent as another one, now and when that is raised later."""
         self.raise_to(other.priority)
-        other.tell(self.raise_to)
+        other.subscribe(self.raise_to)
 
-    def tell(self, follower: Callable[[Priority], None]) -> None:
+    def subscribe(self, follower: Callable[[Priority], None]) -> None:
         """Call a function with the new priority each time that this is raised."""
         self._followers.append(follower)
 
-    def forget(self, follower: Callable[[Priority], None]) -> None:
+    def unsubscribe(self, follower: Callable[[Priority], None]) -> None:
         """Call that function no more."""
         self._followers.remove(follower)
 

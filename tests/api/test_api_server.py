@@ -115,6 +115,32 @@ def test_a_stopping_server_answers_what_is_in_flight(tmp_path: Path, make_image:
         assert (first["outcome"], "encode" in first["timing"]) == ("miss", False)
 
 
+@pytest.mark.parametrize("grace_s", [60, 1])
+def test_a_stopping_server_encodes_what_it_has_queued_as_far_as_the_grace_allows(
+    tmp_path: Path, make_image: "Callable[..., bytes]", grace_s: int
+) -> None:
+    """Images answered 202 have no request that waits for them."""
+    wide = [make_image(240, 160) for _ in range(3)]
+    settings = {"model": "slow_engine:create", "shutdown_grace_s": str(grace_s)}
+    with serving(tmp_path, **settings) as (process, url), httpx.Client(base_url=url, timeout=60) as client:
+        queued = [client.post("/v1/images?wait=false", content=file) for file in wide]
+        assert [answer.status_code for answer in queued] == [202] * 3
+        client.close()
+        process.send_signal(signal.SIGTERM)
+        if grace_s > 1:
+            time.sleep(0.5)
+            assert process.poll() is None, "it encodes them"
+            (tmp_path / "go").touch()
+        assert process.wait(120) == 0, (tmp_path / "log").read_text()
+    with serving(tmp_path, **settings) as (process, url), httpx.Client(base_url=url, timeout=60) as client:
+        known = [client.get(f"/v1/images/{answer.json()['image_id']}") for answer in queued]
+        if grace_s > 1:
+            assert [answer.json()["encoded"] for answer in known] == [True] * 3
+        else:
+            assert [answer.status_code for answer in known[1:]] == [404] * 2, "to be sent again"
+            assert not known[0].json().get("encoded"), "its file was stored when its turn came"
+
+
 async def test_it_is_not_ready_before_the_model_answered(start: "Start", make_backend: "type[ToyBackend]") -> None:
     """503 and ``starting`` while the model warms up, alive all the while, then 200 and ``ok``."""
     backend = make_backend()

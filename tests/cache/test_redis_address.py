@@ -106,7 +106,7 @@ NAMES = Names("lg")
 def test_all_about_one_image_lies_in_one_slot() -> None:
     of = keys.ImageKeys(keys.PUBLIC, "ab" * 32)
     assert NAMES.redis_key(of.image) == b"lg:v1/public/{" + b"ab" * 32 + b"}/image"
-    assert NAMES.beside(of.image, "lease") == b"lg.lease:v1/public/{" + b"ab" * 32 + b"}/image"
+    assert NAMES.name_for(of.image, "lease") == b"lg.lease:v1/public/{" + b"ab" * 32 + b"}/image"
     assert NAMES.ours("purges") == b"lg.purges"
 
 

@@ -32,7 +32,7 @@ FILE = image_bytes(1)
 ID = keys.image_id(FILE)
 KEY = keys_of(FILE).embedding(TOY)
 OTHER_KEY = keys_of(image_bytes(2)).embedding(TOY)
-LEASE = Names().beside(KEY, "lease")
+LEASE = Names().name_for(KEY, "lease")
 LONG_S = 60.0
 
 
@@ -67,8 +67,8 @@ async def heard_again(leases: RedisLeases, teller: RedisLeases) -> None:
 
 async def test_a_lease_lies_in_the_slot_of_its_value_under_a_name_that_is_no_values(server: Server) -> None:
     names = Names("some")
-    assert key_slot(names.beside(KEY, "lease")) == key_slot(names.redis_key(KEY))
-    assert names.key_of(names.beside(KEY, "lease")) is None
+    assert key_slot(names.name_for(KEY, "lease")) == key_slot(names.redis_key(KEY))
+    assert names.key_of(names.name_for(KEY, "lease")) is None
 
 
 async def test_it_expires_in_the_server_and_leaves_nothing_behind(server: Server) -> None:

@@ -316,7 +316,7 @@ async def test_a_cluster_keeps_images_apart_and_what_is_about_one_together(
         assert sum(held) == len(IMAGES)
         assert all(held), "each has some"
         one = connection.names.redis_key(IMAGES[0].image)
-        lease = connection.names.beside(IMAGES[0].image, "lease")
+        lease = connection.names.name_for(IMAGES[0].image, "lease")
         both = await connection.execute("EVAL", "return redis.call('exists', KEYS[1], KEYS[2])", 2, one, lease)
         assert both == 1
         assert (await store.stats()).entries == len(IMAGES)

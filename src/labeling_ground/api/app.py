@@ -143,6 +143,7 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
                 task = asyncio.create_task(app_state.supervisor.persist(name, work))
                 closing.push_async_callback(stop, task)
             yield
+            await _finish(app_state)
 
     app = FastAPI(
         title="Labeling Ground",
@@ -224,6 +225,13 @@ _NO_WORK = frozenset({*ALWAYS, "/", "/cache", "/docs", "/redoc", "/openapi.json"
 def _takes_no_place(path: str) -> bool:
     """Whether a path is a file, or as quickly answered as one."""
     return path in _NO_WORK or path.startswith(("/web/", "/docs/static/"))
+
+
+async def _finish(app_state: AppState) -> None:
+    """Let what was taken on and has no request waiting for it end too, in what is left of the time to stop."""
+    whole_s = app_state.settings.drain_delay_s + app_state.settings.shutdown_grace_s
+    for served in list(app_state.models.loaded.values()):
+        await served.predictor.background.finish(app_state.drain.left_s(whole_s))
 
 
 async def _watch_model(app: FastAPI, app_state: AppState) -> None:

@@ -322,7 +322,7 @@ class FairQueue:
             asyncio.get_running_loop().call_soon(self._hand_on)
         if not turn.done():
             lift = partial(self._lift, ticket)
-            urgency.tell(lift)
+            urgency.subscribe(lift)
             try:
                 await turn
             except asyncio.CancelledError:
@@ -332,7 +332,7 @@ class FairQueue:
                     turn.result().free()
                 raise
             finally:
-                urgency.forget(lift)
+                urgency.unsubscribe(lift)
         place = turn.result()
         try:
             yield place

@@ -99,7 +99,8 @@ class ServerSettings(Fields):
     worker_answer_s: float = Field(5.0, gt=0)
     """Seconds that one worker has to tell the others its figures and its health; one that takes longer is left out."""
     shutdown_grace_s: float = Field(30.0, ge=0)
-    """Seconds that requests in flight have to finish after the server was told to stop, beside `drain_delay_s`."""
+    """Seconds that requests in flight, and images that were queued (`wait=false`), have to finish after the server was
+    told to stop, beside `drain_delay_s`. An image whose turn has not come by then has to be sent again."""
     drain_delay_s: float = Field(0.0, ge=0)
     """Seconds for which a server that was told to stop still takes new connections, while `/health/ready` says that it
     is not ready: so long as load balancers take to notice. Its answers end their connections. Engines send new asks to

@@ -120,7 +120,7 @@ class Connections:
                 raise StoreFailed("The disk cache is closed.")
             first = self._identity is None
             folders.claim(self.folder, parents=first)
-            with self._alone():
+            with self._exclusively():
                 fresh = first or self._identify() != self._identity
                 if fresh:
                     self._identity = self._examine(first)
@@ -138,7 +138,7 @@ class Connections:
         if not _says_broken(error) or held is None:
             return
         # If this fails, the next use of the index comes upon the same damage.
-        with contextlib.suppress(sqlite3.Error, OSError), self._lock, self._alone():
+        with contextlib.suppress(sqlite3.Error, OSError), self._lock, self._exclusively():
             if self._identify() == held.identity:  # else another process did it already
                 self._set_aside(str(error))
 
@@ -171,7 +171,7 @@ class Connections:
         return db
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _exclusively(self) -> Iterator[None]:
         """Keep other processes from examining or replacing the index meanwhile.
 
         An empty SQLite database is the lock: it works on every system and ends with the process that holds it.

@@ -206,7 +206,7 @@ class DiskIndex:
             if row is not None and (row[2] or self.limits.is_due(row[1], now)):
                 self.eviction.note_use(change, row[0], now)
 
-    def settle(self, key: str, now: float) -> None:
+    def check_again(self, key: str, now: float) -> None:
         """Look again under the write lock; remove the entry if it is expired or damaged indeed."""
         with self.connections.change() as change:
             row = change.db.execute(

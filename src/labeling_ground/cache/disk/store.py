@@ -248,7 +248,7 @@ class DiskStore:
         found = await self._threads.read(find)
         if found.standing is Standing.UNSURE:
             # In line with the writes: the use that keeps it alive may be waiting there.
-            await self._threads.write(partial(self._index.settle, key, now))
+            await self._threads.write(partial(self._index.check_again, key, now))
             found = await self._threads.read(find)
         if found.touch:
             self._threads.write_later(partial(self._index.touch, key, now))

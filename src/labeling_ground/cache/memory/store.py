@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from types import EllipsisType
 
 from labeling_ground.cache.budgets import PARTS
-from labeling_ground.cache.memory.held import HeldEntries
+from labeling_ground.cache.memory.entries import EntriesInMemory
 from labeling_ground.cache.memory.records import SLICE, Record
 from labeling_ground.cache.policies.migration import PolicyMigration
 from labeling_ground.cache.policies.port import Policy, Reason
@@ -18,7 +18,7 @@ _EXPIRED_AT_ONCE = 64
 """Expired entries that go at once for one that comes in; more of them only where that is too little room."""
 
 
-class MemoryStore(HeldEntries):
+class MemoryStore(EntriesInMemory):
     """Entries in this process, bounded in bytes at all times.
 
     For one thread, the event loop's: nothing here blocks or locks, and only what takes long awaits, to let others have
@@ -33,7 +33,7 @@ class MemoryStore(HeldEntries):
         policy: who goes when the bytes do not suffice. It must be empty, and no other store's.
         high_watermark: share of the budget above which room is made.
         low_watermark: share of the budget to evict down to then; by default just enough goes.
-        clock, wall_clock: see ``HeldEntries``.
+        clock, wall_clock: see ``EntriesInMemory``.
 
     Raises:
         BadSettings: the watermarks are not in order, or so low that what is admitted might not fit.

@@ -105,7 +105,7 @@ async def probe(connection: RedisConnection) -> float:
         StoreFailed: Redis is not there, or does not let us do that.
         StoreFull: Redis has no room and makes none.
     """
-    name = connection.names.beside("v1/doctor/probe/image", "probe")
+    name = connection.names.name_for("v1/doctor/probe/image", "probe")
     await connection.execute("SET", name, b"probe", "PX", 1000)
     started = time.perf_counter()
     await connection.execute("GETEX", name, "PX", 1000)

@@ -117,7 +117,7 @@ class RedisLeases:
             await stop(self._reader)
 
     def _name(self, key: str) -> bytes:
-        return self._redis.names.beside(key, "lease")
+        return self._redis.names.name_for(key, "lease")
 
     async def _read(self) -> None:
         while self._listeners:

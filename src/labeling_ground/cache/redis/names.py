@@ -30,7 +30,7 @@ class Names:
         """Where the value of one of our keys lies."""
         return f"{self.prefix}:{_tagged(key)}".encode()
 
-    def beside(self, key: str, what: str) -> bytes:
+    def name_for(self, key: str, what: str) -> bytes:
         """A name for something else about a key (a lease, a channel), in the same slot, and never the name of a value.
 
         A purge does not touch it.

@@ -35,7 +35,7 @@ class MemoryObserver(Protocol):
         ...
 
 
-class HeldEntries:
+class EntriesInMemory:
     """Entries by key in the order of their last use, by image and by age; their bytes, and how many went and why.
 
     Args:
