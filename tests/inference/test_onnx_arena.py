@@ -49,7 +49,8 @@ def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-HELD = 200 << 20
+HELD = 125 << 20
+"""Half of it: other memory comes and goes meanwhile."""
 
 
 def test_work_memory_stays_for_the_next_image_and_goes_when_none_comes(graph: Path) -> None:
@@ -86,25 +87,27 @@ def given_back(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_it_is_not_given_back_while_another_image_is_computed_in_it(given_back: list[float]) -> None:
-    arena, goes = common_arena(), threading.Event()
+    arena, runs, goes = common_arena(), threading.Event(), threading.Event()
 
     def other() -> None:
         with arena.in_use(0.01):
+            runs.set()
             goes.wait(LONG_S)
 
     running = threading.Thread(target=other)
     running.start()
+    assert runs.wait(LONG_S)
     with arena.in_use(0.01):
         pass
-    assert not arena._timer.is_alive()
+    assert arena._timer.finished.is_set()
     goes.set()
     running.join(LONG_S)
     until(lambda: len(given_back) == 1)
     with arena.in_use(3600):
         pass
-    assert arena._timer.is_alive()
+    assert not arena._timer.finished.is_set()
     with arena.in_use(0.01):
-        assert not arena._timer.is_alive() or arena._timer.finished.is_set()
+        assert arena._timer.finished.is_set()
     until(lambda: len(given_back) == 2)
 
 
