@@ -1,0 +1,64 @@
+"""The pages can be used by everybody, as far as axe can tell: names, roles, contrast, order."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.needs import needs
+from tests.web.conftest import Served, profile
+from tests.web.labeler import Labeler, go
+
+DESK = {"viewport": {"width": 1280, "height": 800}, "locale": "en-US"}
+PHONE = {
+    "viewport": {"width": 390, "height": 800},
+    "locale": "ko-KR",
+    "color_scheme": "light",
+    "reduced_motion": "reduce",
+}
+
+
+def violations(page: Any) -> list[str]:
+    """What axe finds wrong with a page, each with the elements that it is wrong with."""
+    found = needs("axe_playwright_python.sync_playwright").Axe().run(page).response["violations"]
+    return [f"{one['id']}: {[node['html'][:160] for node in one['nodes']]}" for one in found]
+
+
+@pytest.fixture(params=[DESK, PHONE], ids=["desk", "phone"])
+def page(request: pytest.FixtureRequest, chromium: Any) -> Iterator[Any]:
+    context = profile(chromium, **request.param)
+    yield context.new_page()
+    context.close()
+
+
+def test_the_labeling_page(served: Served, page: Any, photos: dict[str, Path], shots: Path) -> None:
+    labeler = Labeler(page, served.url)
+    assert violations(page) == []
+    labeler.open(photos["coffee"])
+    labeler.click(300, 200, (600, 400))
+    assert violations(page) == []
+    labeler.finish()
+    for button, dialog in (("#export", "#export-dialog"), ("#help", "dialog[open]")):
+        page.click(button)
+        page.wait_for_selector(dialog)
+        assert violations(page) == []
+        page.keyboard.press("Escape")
+        page.wait_for_selector(dialog, state="hidden")
+    page.screenshot(path=shots / f"accessible-{page.viewport_size['width']}.png")
+    gaps = (
+        "[...document.querySelectorAll('header .icon, header .labeled, #badge')].map((e) => e.getBoundingClientRect())"
+    )
+    boxes = page.evaluate(f"{gaps}.filter((b) => b.width > 1).map((b) => [b.left, b.top, b.right, b.bottom])")
+    overlapping = [
+        (one, other)
+        for i, one in enumerate(boxes)
+        for other in boxes[:i]
+        if min(one[2], other[2]) - max(one[0], other[0]) > 1 and min(one[3], other[3]) - max(one[1], other[1]) > 1
+    ]
+    assert overlapping == []
+
+
+def test_the_operators_page(served: Served, page: Any) -> None:
+    go(page, served.url + "cache")
+    page.wait_for_selector("html[data-started=yes]", state="attached")
+    assert violations(page) == []
