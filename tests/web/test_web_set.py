@@ -142,6 +142,7 @@ def test_what_is_done_is_exported_in_parts_with_its_photographs_and_an_export_ca
     page.check("#export-images")
     page.select_option("#export-validation", "10")
     page.fill("#export-seed", "7")
+    page.evaluate("document.querySelector('#hover').click()")  # the page is drawn anew while the field has the focus
     page.locator("#export-summary", has_text="1 image validates.").wait_for()
     page.screenshot(path=shots / "export-set.png")
     headers = {"Content-Type": "text/javascript", "Cross-Origin-Embedder-Policy": "require-corp"}
@@ -155,7 +156,7 @@ def test_what_is_done_is_exported_in_parts_with_its_photographs_and_an_export_ca
     reload(page)
     labeler.wait_for_start()
     page.click("#export")
-    page.check("input[name=format][value=coco-rle]")
+    page.wait_for_selector("#export-dialog[open]")
     assert page.locator("#export-seed").input_value() == "7"
     with page.expect_download() as download:
         page.click("#download")

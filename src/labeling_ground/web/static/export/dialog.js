@@ -25,7 +25,7 @@ export class ExportDialog {
     $("export-states").addEventListener("change", () => this.#choose({ states: STATES.filter((state) => $(`export-${state}`).checked) }));
     $("export-images").addEventListener("change", () => this.#choose({ images: { ...this.#chosen.images, [this.#format]: $("export-images").checked } }));
     $("export-as").addEventListener("change", () => this.#choose({ as: { ...this.#chosen.as, [this.#format]: $("export-as").value } }));
-    for (const [name, id] of Object.entries(FIELDS)) $(id).addEventListener("change", () => this.#choose({ [name]: $(id).value }));
+    for (const [name, id] of Object.entries(FIELDS)) $(id).addEventListener("input", () => this.#choose({ [name]: $(id).value || USUAL[name] }));
     $("download").addEventListener("click", () => this.#download());
     $("cancel-export").addEventListener("click", () => {
       this.#stop();
@@ -98,7 +98,8 @@ export class ExportDialog {
     unlessDrawn($("export-as"), as, () => as.map((one) => make("option", { value: one }, t(`as-${one}`))));
     $("export-as").value = how.as;
     $("export-images").checked = how.images;
-    for (const [name, id] of Object.entries(FIELDS)) $(id).value = chosen[name];
+    // What somebody is typing stays: news of the work come at any time.
+    for (const [name, id] of Object.entries(FIELDS)) if (document.activeElement !== $(id)) $(id).value = chosen[name];
     const isOutlined = !as.length || how.as === "polygons" || how.as === "segments";
     const shown = { as: as.length, images: options.includes("images"), pieces: options.includes("pieces") && isOutlined,
       tolerance: options.includes("tolerance") && isOutlined, validation: options.includes("parts"), seed: options.includes("parts") && chosen.validation !== "0" };
