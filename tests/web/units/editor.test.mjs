@@ -169,3 +169,27 @@ test("prompts on a picture of another size than the server's are taken back, and
   assert.deepEqual([asked, editor.work.points, editor.work.objects[0].pending], [[], [], null]);
   assert.match(stored.get("a").objects[0].trouble, /drawn anew/);
 });
+
+test("objects that are copied to an image join what was stored there, and undo takes them back when it is open", async () => {
+  const { editor, stored } = editorOf();
+  const done = { id: "o", name: "", classId: "1", ...MASK, points: [], box: null, hidden: false };
+  await editor.open(imageOf("a"), null);
+  const next = imageOf("b");
+  editor.receive(next, { objects: [done], points: [], box: null }, [{ ...done, id: "copy" }]);
+  assert.deepEqual([stored.get("b").objects.map(({ id }) => id), next.objects], [["o", "copy"], 2]);
+  await editor.open(next, null);
+  editor.undo();
+  assert.deepEqual(editor.work.objects.map(({ id }) => id), ["o"]);
+});
+
+test("several objects are selected one after the other, taken out again, and forgotten when they are gone", async () => {
+  const { editor } = editorOf();
+  const done = (id) => ({ id, name: "", classId: "1", ...MASK, points: [], box: null, hidden: false });
+  await editor.open(imageOf("a"), { objects: ["a", "b", "c"].map(done), points: [], box: null });
+  for (const id of ["a", "b", "c", "b"]) editor.select(id, true);
+  assert.deepEqual([editor.selection, editor.selected], [["a", "c"], "c"]);
+  editor.remove("c");
+  assert.deepEqual(editor.selection, ["a"]);
+  editor.click({ x: 1, y: 1 }, 1);
+  assert.equal(editor.selected, null);
+});

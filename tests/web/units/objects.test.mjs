@@ -135,3 +135,17 @@ test("attributes are kept that can be filled in", () => {
     { name: "full", kind: "text" },
   ]), [{ name: "colour", kind: "choice", options: ["red", "white"] }, { name: "full", kind: "number" }]);
 });
+
+test("copies go to the next image, if that has the same size", async () => {
+  const { page, editor, told, commands } = selectionOf(workOf(object("a", [0, 0, 20, 20]), object("b", [10, 10, 30, 30])), ["a"]);
+  const received = [];
+  Object.assign(editor, { receive: (image, saved, objects) => received.push([image.names[0], saved, objects.map(({ id, area }) => [id === "a", area])]) });
+  const next = { id: "n", names: ["next.jpg"], width: 50, height: 40 };
+  Object.assign(page, { workflow: { ahead: [next] }, storage: { get: async () => "stored" } });
+  await commands.copyOn();
+  next.width = 51;
+  await commands.copyOn();
+  page.workflow.ahead = [];
+  await commands.copyOn();
+  assert.deepEqual([received, told.length], [[["next.jpg", "stored", [[false, 400]]]], 2]);
+});

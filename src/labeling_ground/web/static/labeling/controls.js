@@ -45,7 +45,7 @@ export function connect(page) {
   for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => page.take(button.dataset.tool));
   document.addEventListener("click", (event) => {
     // After a click by mouse the keys go on with the image: Enter finishes, and does not press that button again.
-    const pressed = event.detail > 0 && event.target.closest("#tools button, #prompt-bar button, #where button, #strip button, .pick");
+    const pressed = event.detail > 0 && event.target.closest("#tools button, #bars button, #object-bar button, #where button, #strip button, .pick");
     if (pressed && !document.querySelector("dialog[open]")) canvas.focus({ preventScroll: true });
   });
   click("fill-holes", () => page.hand.fillHoles());
