@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from pydantic import SecretStr
-from tests.doubles import LONG_S
+from tests.doubles import LONG_S, until
 from tests.redis_servers import Server as Redis
 from tests.redis_servers import program, serving
 
 from labeling_ground.errors import BackendFailed
 from labeling_ground.service.models import EngineHealth
+from labeling_ground.service.queues import FairQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +90,24 @@ async def test_an_engine_whose_every_place_is_held_by_a_late_call_hangs_and_is_f
         may_go_on.set()
         await until_ready_says(server, "ok")
         assert await ask(2) == 200
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder", "detector"])
+async def test_each_half_that_hangs_is_failing_also_where_its_asker_has_left(half: str) -> None:
+    now, may_end = [0.0], asyncio.Event()
+    queue, health = FairQueue(half, 1, 9, deadline_s=60.0, clock=lambda: now[0]), EngineHealth()
+    health.watch(half, queue)
+    async with queue.slot("public") as place:
+        asker = asyncio.create_task(place.call(may_end.wait))
+        await asyncio.sleep(0)
+        asker.cancel()
+    now[0] = 59.0
+    assert not health.failing()
+    now[0] = 61.0
+    assert "hangs" in health.failing()[half]
+    assert not health.wants_trial
+    may_end.set()
+    await until(lambda: not health.failing())
 
 
 async def test_a_decoder_that_answers_nonsense_is_failing_too_and_an_answer_in_between_begins_anew(

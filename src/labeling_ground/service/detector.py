@@ -1,7 +1,6 @@
 """The parts of a model that finds concepts, behind the version that an ask is bound to: trunk, text, instances."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ class Detector:
         self._trunk, self._embed = self._of_version(backend.trunk), self._of_version(backend.embed)
         self._texts, self._exemplars = self._of_version(backend.texts), self._of_version(backend.exemplars)
         self._detect = self._of_version(backend.detect)
-        self.queue.calls.on_late = partial(model.health.late, "detector")
+        model.health.watch("detector", self.queue)
 
     async def trunk(self, place: Place, version: ModelVersion, image: Image) -> Computed[Embedding]:
         """The image's trunk; the place is in the encoder's queue."""

@@ -27,10 +27,14 @@ class EngineHealth:
 
     def __init__(self, failures: int = 10) -> None:
         self._limit = failures
-        self.queues: dict[str, FairQueue] = {}
-        """Of each half, what knows whether its calls hang."""
+        self._queues: dict[str, FairQueue] = {}
         self._in_a_row: Counter[str] = Counter()
         self._last: dict[str, str] = {}
+
+    def watch(self, half: str, queue: FairQueue) -> None:
+        """Count the calls of a half that are late, and see whether all places of its queue hang."""
+        self._queues[half] = queue
+        queue.calls.on_late = partial(self._late, half)
 
     @contextmanager
     def call(self, half: str) -> Iterator[None]:
@@ -47,14 +51,13 @@ class EngineHealth:
             raise
         self._in_a_row[half] = 0
 
-    def late(self, half: str, sentence: str) -> None:
-        """Count a call of a half that has not ended by its deadline."""
+    def _late(self, half: str, sentence: str) -> None:
         self._in_a_row[half] += 1
         self._last[half] = sentence
 
     def failing(self) -> Mapping[str, str]:
         """The halves that are failing, each with a sentence; empty if all is well."""
-        found = {half: hangs for half, queue in self.queues.items() if (hangs := queue.hangs)}
+        found = {half: hangs for half, queue in self._queues.items() if (hangs := queue.hangs)}
         for half, count in self._in_a_row.items():
             if count >= self._limit:
                 found.setdefault(half, f"The last {count} calls failed: {self._last[half]}")
@@ -63,7 +66,7 @@ class EngineHealth:
     @property
     def wants_trial(self) -> bool:
         """Whether another call may show that a failing half answers again. One that hangs has none to spare."""
-        return bool(self.failing()) and not any(queue.hangs for queue in self.queues.values())
+        return bool(self.failing()) and not any(queue.hangs for queue in self._queues.values())
 
 
 T = TypeVar("T")
@@ -87,9 +90,8 @@ class ServedModel:
         self.encode_queue = encode_queue
         self.decode_queue = decode_queue
         self.health = health
-        health.queues |= {"encoder": encode_queue, "decoder": decode_queue}
-        encode_queue.calls.on_late = partial(health.late, "encoder")
-        decode_queue.calls.on_late = partial(health.late, "decoder")
+        health.watch("encoder", encode_queue)
+        health.watch("decoder", decode_queue)
 
     def bind(self, tenant: str, image_id: str) -> Ask:
         """A request on one image, to be answered by the model version that is served now."""
