@@ -15,7 +15,7 @@ const made = { model: "sam-vit-h", version: "0123abcd" };
 const object = (seed, classId, more) => ({ id: `o${seed}`, name: "", classId, rle: rleOf(noise(seed, 40, 30)), hidden: false, points: [{ x: 1, y: 2, label: 1 }], box: null, ...made, ...more });
 const photo = new Blob(["a photograph"]);
 const images = [
-  { id: "aa", names: ["in/a.jpg"], width: 40, height: 30, mark: "done", objects: [object(1, "1", { name: "mine" }), object(2, "2")] },
+  { id: "aa", names: ["in/a.jpg"], width: 40, height: 30, mark: "done", objects: [object(1, "1", { name: "mine", byHand: true, attributes: { label: "broken", "a<b": "yes" } }), object(2, "2")] },
   { id: "bb", names: ["in/b.jpg"], width: 40, height: 30, mark: "review", objects: [object(3, "1")] },
 ].map((image) => ({ ...image, name: image.names[0], file: photo, original: photo }));
 
@@ -34,7 +34,8 @@ for (const [format, options, is] of [["project", {}], ["coco-rle", {}], ["coco-p
       assert.deepEqual(imageFor(read[i], images), image);
       assert.deepEqual(read[i].objects.map(({ rle }) => rle), image.objects.map(({ rle }) => rle));
       assert.deepEqual(read[i].objects.map((one) => one.class), image.objects.map(({ classId }) => classes[classId - 1].name));
-      assert.deepEqual(read[i].objects.map(({ name, model, version }) => [name, model, version]), image.objects.map(({ name, model, version }) => [name, model, version]));
+      const made = ({ name, model, version, byHand, attributes }) => [name, model, version, byHand, attributes];
+      assert.deepEqual(read[i].objects.map(made), image.objects.map(made));
     }
   });
 }

@@ -43,6 +43,18 @@ test("CVAT and LabelMe have shapes of their own for them", async () => {
   assert.deepEqual(shapes.map(({ shape_type: type, points }) => [type, points]), [["rectangle", [[4, 5], [20, 17]]], ["point", [[7.5, 29.5]]]]);
 });
 
+test("attributes are declared and written where they cannot be taken for something else", async () => {
+  const odd = { ...objects[0], attributes: { label: "broken", points: "none", "a<b": "\"yes\"" } };
+  const set = { classes: [{ ...classes[0], attributes: [{ name: "a<b", kind: "text" }] }], images: [{ ...labeled[0], name: "a.jpg", objects: [odd] }] };
+  const cvat = FORMATS.cvat.make(set, {}, () => {})["annotations.xml"];
+  assert.match(cvat, /<attributes><attribute><name>a&lt;b<\/name>.*<name>model<\/name>/);
+  assert.match(cvat, /<attribute name="a&lt;b">&quot;yes&quot;<\/attribute>/);
+  const [shape] = JSON.parse((await FORMATS.labelme.make(set, {}, () => {}))["a.json"]).shapes;
+  assert.deepEqual([shape.label, shape.points.length, shape.attributes], ["cup", 2, odd.attributes]);
+  const [listed] = JSON.parse((await FORMATS.masks.make(set, {}, () => {}))["masks.json"]);
+  assert.deepEqual([listed.class, listed.attributes], ["cup", odd.attributes]);
+});
+
 test("boxes come back from YOLO's boxes, and from COCO's where there is no segmentation", async () => {
   const files = Object.entries(await exported("yolo", { as: "boxes", images: false })).map(([path, text]) => ({ path, blob: new Blob([text]) }));
   const { read } = await recognized(await unpacked(files));

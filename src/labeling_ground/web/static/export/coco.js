@@ -2,7 +2,7 @@
 
 import { cutOut } from "../shared/rle.js";
 import { photoPaths } from "./names.js";
-import { byPart, classNumber, provenance } from "./parts.js";
+import { byPart, classNumber, attributesOf } from "./parts.js";
 import { polygonsOf } from "./polygons.js";
 
 /**
@@ -28,7 +28,7 @@ function instances(images, classes, { shape, tolerance, tell }) {
     for (const object of image.objects) {
       const cut = cutOut(object.rle);
       if (cut.area === 0) continue;
-      const attributes = provenance(object);
+      const attributes = attributesOf(object);
       annotations.push({
         id: annotations.length + 1,
         image_id: i + 1,

@@ -3,10 +3,10 @@
 import { cutOut } from "../shared/rle.js";
 import { pairs } from "./labelme.js";
 import { photoPaths } from "./names.js";
-import { className, middleOf, provenance, xml } from "./parts.js";
+import { attributesOf, className, middleOf, xml } from "./parts.js";
 import { polygonsOf } from "./polygons.js";
 
-const ATTRIBUTES = ["name", "model", "model_version", "by_hand"];
+const ATTRIBUTES = ["name", "model", "model_version", "by_hand"]; // beside those of the class
 
 /** The data set as files. `as` is "masks" or "polygons" (pieces of one object share a `group_id`). */
 export function toCvat({ images, classes }, { as = "masks", tolerance = 0, images: copied = false } = {}, progress = () => {}) {
@@ -34,21 +34,22 @@ ${written.join("")}</annotations>
   return files;
 }
 
-function label({ name, colour }) {
-  const attribute = (one) => `<attribute><name>${one}</name><mutable>False</mutable><input_type>text</input_type><default_value></default_value><values></values></attribute>`;
-  return `<label><name>${xml(name)}</name><color>${xml(colour ?? "")}</color><type>any</type><attributes>${ATTRIBUTES.map(attribute).join("")}</attributes></label>\n`;
+function label({ name, colour, attributes = [] }) {
+  const all = [...new Set([...attributes.map((one) => one.name), ...ATTRIBUTES])];
+  const attribute = (one) => `<attribute><name>${xml(one)}</name><mutable>False</mutable><input_type>text</input_type><default_value></default_value><values></values></attribute>`;
+  return `<label><name>${xml(name)}</name><color>${xml(colour ?? "")}</color><type>any</type><attributes>${all.map(attribute).join("")}</attributes></label>\n`;
 }
 
-function attributesOf(object) {
-  return Object.entries(provenance(object)).map(([name, value]) => `<attribute name="${name}">${xml(value)}</attribute>`).join("");
+function written(object) {
+  return Object.entries(attributesOf(object)).map(([name, value]) => `<attribute name="${xml(name)}">${xml(value)}</attribute>`).join("");
 }
 
 /** A box or a point that no model made. */
 function plainOf(object, label) {
   const { kind, box, points } = object;
   const common = `label="${xml(label)}" source="manual" occluded="0" z_order="0"`;
-  if (kind === "box") return `    <box ${common} xtl="${box[0]}" ytl="${box[1]}" xbr="${box[2]}" ybr="${box[3]}">${attributesOf(object)}</box>\n`;
-  if (kind === "point") return `    <points ${common} points="${middleOf(points[0]).join(",")}">${attributesOf(object)}</points>\n`;
+  if (kind === "box") return `    <box ${common} xtl="${box[0]}" ytl="${box[1]}" xbr="${box[2]}" ybr="${box[3]}">${written(object)}</box>\n`;
+  if (kind === "point") return `    <points ${common} points="${middleOf(points[0]).join(",")}">${written(object)}</points>\n`;
   return null;
 }
 
@@ -65,7 +66,7 @@ function maskOf(object, label) {
     run++;
   }
   runs.push(run);
-  return `    <mask label="${xml(label)}" source="semi-auto" occluded="0" rle="${runs.join(", ")}" left="${x}" top="${y}" width="${width}" height="${height}" z_order="0">${attributesOf(object)}</mask>\n`;
+  return `    <mask label="${xml(label)}" source="semi-auto" occluded="0" rle="${runs.join(", ")}" left="${x}" top="${y}" width="${width}" height="${height}" z_order="0">${written(object)}</mask>\n`;
 }
 
 function polygons(object, { label, tolerance, group }) {
@@ -73,6 +74,6 @@ function polygons(object, { label, tolerance, group }) {
   const grouped = found.length > 1 ? ` group_id="${group}"` : "";
   return found.map((ring) => {
     const points = pairs(ring).map(([x, y]) => `${x.toFixed(2)},${y.toFixed(2)}`).join(";");
-    return `    <polygon label="${xml(label)}" source="semi-auto" occluded="0" points="${points}" z_order="0"${grouped}>${attributesOf(object)}</polygon>\n`;
+    return `    <polygon label="${xml(label)}" source="semi-auto" occluded="0" points="${points}" z_order="0"${grouped}>${written(object)}</polygon>\n`;
   }).join("");
 }

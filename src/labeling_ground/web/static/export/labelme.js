@@ -2,7 +2,7 @@
 
 import { cutOut } from "../shared/rle.js";
 import { photoPaths, stem } from "./names.js";
-import { className, middleOf, provenance } from "./parts.js";
+import { className, middleOf, nested, provenance } from "./parts.js";
 import { grayPng } from "./png.js";
 import { polygonsOf } from "./polygons.js";
 
@@ -16,7 +16,7 @@ export async function toLabelme({ images, classes }, { as = "polygons", toleranc
     const shapes = [];
     for (const [n, object] of objects.entries()) {
       const { name = "", ...made } = provenance(object);
-      const common = { label: className(classes, object), group_id: null, description: name, flags: {}, ...made };
+      const common = { label: className(classes, object), group_id: null, description: name, flags: {}, ...made, ...nested(object) };
       const plain = plainShape(object);
       if (plain) shapes.push({ ...common, mask: null, ...plain });
       else if (as === "masks") shapes.push({ ...common, shape_type: "mask", ...(await maskShape(object.rle)) });

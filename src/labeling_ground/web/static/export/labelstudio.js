@@ -1,6 +1,6 @@
 // Label Studio tasks with brush masks. Its brush RLE packs the mask as RGBA bytes, every pixel four times the same value.
 
-import { className, middleOf, provenance } from "./parts.js";
+import { className, middleOf, nested, provenance } from "./parts.js";
 import { decodeCounts } from "../shared/rle.js";
 
 const SIZES = [3, 4, 8, 16]; // bits of a run's length that a run may choose from
@@ -16,7 +16,7 @@ export function toLabelStudio({ images, classes }, progress = () => {}) {
 
 function region(object, image, classes) {
   const { name, ...made } = provenance(object);
-  const meta = { ...(name && { text: [name] }), ...made };
+  const meta = { ...(name && { text: [name] }), ...made, ...nested(object) };
   const label = [className(classes, object)];
   return {
     id: object.id,

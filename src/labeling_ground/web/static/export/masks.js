@@ -3,7 +3,7 @@
 import { toPixels } from "../shared/rle.js";
 import { layered } from "./layers.js";
 import { fileNames, photoEnding } from "./names.js";
-import { className, classNumber, provenance } from "./parts.js";
+import { className, classNumber, nested, provenance } from "./parts.js";
 import { grayPng, palettePng } from "./png.js";
 
 const MOST = 255; // classes, beside the background
@@ -24,7 +24,7 @@ export async function toMasks({ images, classes }, { as = "objects", images: cop
       for (const [n, object] of image.objects.entries()) {
         const path = `masks/${names[i]}/${String(n + 1).padStart(3, "0")}.png`;
         files[path] = await grayPng(toPixels(object.rle).map((on) => on * 255), width, height);
-        list.push({ file: path, image: image.name, class: className(classes, object), name: object.name || null, ...provenance(object) });
+        list.push({ file: path, image: image.name, class: className(classes, object), name: object.name || null, ...provenance(object), ...nested(object) });
       }
     }
     if (copied) files[`images/${names[i]}${photoEnding(image, copied)}`] = image.file;

@@ -3,7 +3,7 @@
 import { head } from "./coco.js";
 import { layered, seen } from "./layers.js";
 import { photoPaths, stem } from "./names.js";
-import { byPart, classNumber, provenance } from "./parts.js";
+import { byPart, classNumber, attributesOf } from "./parts.js";
 import { rgbPng } from "./png.js";
 
 /** The data set as files. A pixel is of one segment: of objects that overlap, the later one has it. */
@@ -18,7 +18,7 @@ export async function toPanoptic({ images, classes }, { images: copied = false }
     const where = seen(picture, image.width);
     const segments = image.objects.flatMap((object, n) => {
       const one = where.get(n + 1);
-      const more = provenance(object);
+      const more = attributesOf(object);
       return one ? [{ id: n + 1, category_id: classNumber(classes, object) + 1, ...one, iscrowd: 0, ...(Object.keys(more).length && { attributes: more }) }] : [];
     });
     annotations.set(image, { path: paths[i], png: `${stem(paths[i])}.png`, segments, pixels: await rgbPng(coloured(picture), image.width, image.height) });

@@ -9,9 +9,19 @@ export function className(classes, object) {
   return classes[classNumber(classes, object)]?.name ?? "";
 }
 
-/** An object's attributes and name, the model that made its mask, and whether a hand changed it, as far as there is such: for formats with a place for it. */
-export function provenance({ name, model, version, byHand, attributes }) {
-  return { ...attributes, ...(name && { name }), ...(model && { model }), ...(version && { model_version: version }), ...(byHand && { by_hand: true }) };
+/** An object's attributes as one flat record, and its provenance in it, for formats that have such. */
+export function attributesOf(object) {
+  return { ...object.attributes, ...provenance(object) };
+}
+
+/** The attributes as a record of their own, for formats where their names could be taken for others. */
+export function nested({ attributes = {} }) {
+  return Object.keys(attributes).length ? { attributes } : {};
+}
+
+/** An object's name, the model that made its mask, and whether a hand changed it, as far as there is such: for formats with a place for it. */
+export function provenance({ name, model, version, byHand }) {
+  return { ...(name && { name }), ...(model && { model }), ...(version && { model_version: version }), ...(byHand && { by_hand: true }) };
 }
 
 /**

@@ -3,7 +3,7 @@
 import { encodeCounts } from "../shared/rle.js";
 import { filled } from "../shared/shapes.js";
 import { united } from "../shared/spans.js";
-import { baseOf, boxLabel, made, masksByValue, objectOf } from "./parts.js";
+import { baseOf, boxLabel, madeFlat, masksByValue, objectOf } from "./parts.js";
 import { decodedPng } from "./png.js";
 
 export const isCoco = (data) => Array.isArray(data?.images) && Array.isArray(data.annotations) && Array.isArray(data.categories);
@@ -20,8 +20,8 @@ export async function fromCoco(data, files) {
       const size = [image.height, image.width], name = classes.get(annotation.category_id) ?? "?";
       const mask = maskOf(annotation, size);
       const { bbox } = annotation;
-      if (mask) image.objects.push(objectOf(name, mask, made(annotation.attributes)));
-      else if (bbox) image.objects.push(boxLabel(name, [bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]], size, made(annotation.attributes)));
+      if (mask) image.objects.push(objectOf(name, mask, madeFlat(annotation.attributes)));
+      else if (bbox) image.objects.push(boxLabel(name, [bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]], size, madeFlat(annotation.attributes)));
       else image.unread++;
     }
   }
@@ -44,5 +44,5 @@ async function segments({ file_name: name, segments_info: infos }, classes, file
   const file = files.find(({ path }) => path === name || path.endsWith(`/${name}`)) ?? files.find(({ path }) => baseOf(path) === baseOf(name));
   if (!file) throw new Error(`${name}, the picture of the segments, is not among the files.`);
   const masks = masksByValue(await decodedPng(await file.read()));
-  return infos.filter(({ id }) => masks.has(id)).map((one) => objectOf(classes.get(one.category_id) ?? "?", { rle: masks.get(one.id) }, made(one.attributes)));
+  return infos.filter(({ id }) => masks.has(id)).map((one) => objectOf(classes.get(one.category_id) ?? "?", { rle: masks.get(one.id) }, madeFlat(one.attributes)));
 }

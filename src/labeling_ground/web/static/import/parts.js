@@ -33,9 +33,15 @@ export function masksByValue({ values, width, height }) {
   return new Map([...found].map(([value, spans]) => [value, rleOf(spans, [height, width])]));
 }
 
-/** An object's name and its model from what exports note of them. */
-export function made({ name, model, model_version: version, by_hand: byHand } = {}) {
-  return { ...(name && { name }), ...(model && { model }), ...(version && { version }), ...(byHand && { byHand: true }) };
+/** An object's name, its model and its attributes from a flat record of them all. */
+export function madeFlat({ name, model, model_version, by_hand, ...attributes } = {}) {
+  return made({ name, model, model_version, by_hand, attributes });
+}
+
+/** The same from what other exports note of them, the attributes apart. */
+export function made({ name, model, model_version: version, by_hand: byHand, attributes = {} } = {}) {
+  return {
+    ...(Object.keys(attributes).length && { attributes }), ...(name && { name }), ...(model && { model }), ...(version && { version }), ...(byHand && { byHand: true }) };
 }
 
 export function baseOf(path) {
