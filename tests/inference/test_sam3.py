@@ -1,6 +1,7 @@
 """SAM 3 against ``transformers`` called directly: a tiny one of random weights, every kind of ask."""
 
 import functools
+import sys
 from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -64,7 +65,7 @@ def share(box: Box) -> list[float]:
 def ask_reference(phrase: str | None, shown: Sequence[Exemplar]) -> tuple[Any, Any, Any]:
     """Scores, boxes in pixels and masks of the queries that score enough: ``Sam3Model`` from pixels, as
     ``Sam3Processor`` asks it and reads its answer, the phrase padded to 32 tokens."""
-    from transformers.models.sam3 import modeling_sam3
+    modeling_sam3 = sys.modules[needs("transformers").Sam3Model.__module__]
 
     tokenizer = reference("Tokenizer")
     given = tokenizer(phrase or "visual", padding="max_length", max_length=32, return_tensors="pt")

@@ -9,43 +9,41 @@ from tests.made_once import made_once
 from tests.needs import needs
 
 SIDE, PATCH = 112, 14
-_GRID = SIDE // PATCH
-_BYTES = 256
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 _MERGES = (("s", "c"), ("sc", "r"), ("e", "w</w>"))
 
 
-def _vocabulary() -> dict[str, int]:
-    """CLIP's alphabet of bytes, a few merges, and the two special tokens."""
+def _vocabulary(size: int) -> dict[str, int]:
+    """CLIP's alphabet of bytes, a few merges, words that no phrase makes up to ``size``, and the two special tokens."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     letters = list(bytes_to_unicode().values())
-    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in _MERGES), *SPECIAL]
-    return {word: index for index, word in enumerate(words)}
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in _MERGES)]
+    fill = [f"<{index}>" for index in range(size - len(words) - len(SPECIAL))]
+    return {word: index for index, word in enumerate([*words, *fill, *SPECIAL])}
 
 
-def _config(
-    *, side: int, patch: int, width: int, layers: int, heads: int, whole: list[int], window: int, small: int
-) -> Any:
-    """A ``Sam3VideoConfig``, which is what the authors' file holds, of this size."""
-    transformers = needs("transformers")
-    grid = side // patch
-    vocabulary = _vocabulary()
+_WORDS = 2 * 256 + len(_MERGES) + len(SPECIAL)
+
+
+def _tiny_config() -> Any:
+    """A ``Sam3VideoConfig``, which is what the authors' file holds: all kinds of parts, each small."""
+    grid, small = SIDE // PATCH, 32
     vision = {
         "model_type": "sam3_vision_model",
         "fpn_hidden_size": small,
         "backbone_feature_sizes": [[4 * grid] * 2, [2 * grid] * 2, [grid] * 2],
         "backbone_config": {
             "model_type": "sam3_vit_model",
-            "hidden_size": width,
-            "intermediate_size": 2 * width,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "image_size": side,
-            "patch_size": patch,
-            "window_size": window,
-            "global_attn_indexes": whole,
-            "pretrain_image_size": side // 2,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": SIDE,
+            "patch_size": PATCH,
+            "window_size": grid // 2,
+            "global_attn_indexes": [1],
+            "pretrain_image_size": SIDE // 2,
         },
     }
     part = {"hidden_size": small, "num_attention_heads": 2, "intermediate_size": 48, "num_layers": 2}
@@ -54,7 +52,7 @@ def _config(
         "vision_config": vision,
         "text_config": {
             "model_type": "clip_text_model",
-            "vocab_size": len(vocabulary),
+            "vocab_size": _WORDS,
             "hidden_size": 48,
             "intermediate_size": 64,
             "projection_dim": 32,
@@ -62,9 +60,9 @@ def _config(
             "num_attention_heads": 2,
             "max_position_embeddings": 32,
             "hidden_act": "gelu",
-            "bos_token_id": vocabulary[SPECIAL[0]],
-            "eos_token_id": vocabulary[SPECIAL[1]],
-            "pad_token_id": vocabulary[SPECIAL[1]],
+            "bos_token_id": _WORDS - 2,
+            "eos_token_id": _WORDS - 1,
+            "pad_token_id": _WORDS - 1,
         },
         "geometry_encoder_config": part,
         "detr_encoder_config": part,
@@ -74,22 +72,37 @@ def _config(
     tracker = {
         "model_type": "sam3_tracker_video",
         "vision_config": vision,
-        "prompt_encoder_config": {"hidden_size": small, "image_size": side, "patch_size": patch},
+        "prompt_encoder_config": {"hidden_size": small, "image_size": SIDE, "patch_size": PATCH},
         "mask_decoder_config": {
             "hidden_size": small,
             "mlp_dim": 48,
             "num_attention_heads": 2,
             "iou_head_hidden_dim": small,
         },
-        "image_size": side,
+        "image_size": SIDE,
         "memory_attention_hidden_size": small,
         "memory_attention_feed_forward_hidden_size": 48,
     }
-    return transformers.Sam3VideoConfig(detector_config=detector, tracker_config=tracker)
+    return needs("transformers").Sam3VideoConfig(detector_config=detector, tracker_config=tracker)
 
 
-def save(folder: Path, config: Any) -> None:
-    """The four files of a model of this configuration with seeded random weights, none of them zeros or ones."""
+def real_config(*, layers: int = 32, text_layers: int = 24, heads_layers: int = 6) -> Any:
+    """The real architecture, or one of its width and squares with fewer layers."""
+    config = needs("transformers").Sam3VideoConfig()
+    for vision in (config.detector_config.vision_config, config.tracker_config.vision_config):
+        vision.backbone_config.num_hidden_layers = layers
+        vision.backbone_config.global_attn_indexes = [7, 15, 23, 31] if layers == 32 else [layers - 1]
+    config.detector_config.text_config.num_hidden_layers = text_layers
+    config.detector_config.detr_encoder_config.num_layers = heads_layers
+    config.detector_config.detr_decoder_config.num_layers = heads_layers
+    return config
+
+
+def save(folder: Path, config: Any, *, scale: float = 1.0) -> None:
+    """The four files of a model of this configuration with seeded random weights, none of them zeros or ones.
+
+    ``scale`` is for small ones: as their weights start, an answer hardly depends on what was asked.
+    """
     torch, transformers = needs("torch"), needs("transformers")
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -101,14 +114,16 @@ def save(folder: Path, config: Any) -> None:
                 elif weight.dim() == 1:
                     weight.add_(torch.randn_like(weight) * 0.05)
                 else:
-                    weight.mul_(4)  # as they start, an answer hardly depends on what was asked
+                    weight.mul_(scale)
             tracker = model.tracker_model
             positions = tracker.shared_image_embedding.positional_embedding
             tracker.prompt_encoder.shared_embedding.positional_embedding.copy_(positions)
     # Not save_pretrained: it writes «tracker_model.» twice (transformers 5.23), which the authors' file has once.
     config.save_pretrained(folder)
     needs("safetensors.torch").save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
-    (folder / "vocab.json").write_text(json.dumps(_vocabulary()), encoding="utf-8")
+    (folder / "vocab.json").write_text(
+        json.dumps(_vocabulary(config.detector_config.text_config.vocab_size)), encoding="utf-8"
+    )
     merges = "\n".join(" ".join(pair) for pair in _MERGES)
     (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
 
@@ -122,7 +137,7 @@ def tiny() -> Path:
 
 @made_once
 def _tiny(folder: Path) -> None:
-    save(folder, _config(side=SIDE, patch=PATCH, width=64, layers=2, heads=2, whole=[1], window=4, small=32))
+    save(folder, _tiny_config(), scale=4)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -152,8 +153,25 @@ def test_it_is_no_half_of_an_engine_server(tmp_path: Path) -> None:
         build_endpoints(settings(tmp_path, model="ours"), BOTH)
 
 
-async def test_a_server_answers_clicks_of_it_from_its_cache(tmp_path: Path) -> None:
+async def test_a_server_answers_clicks_and_phrases_of_one_image_from_one_trunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     installed(tmp_path)
+    from labeling_ground.inference.sam3.engine import Sam3Engine
+
+    counted: list[str] = []
+
+    def count(part: str) -> None:
+        plain = getattr(Sam3Engine, part)
+
+        def call(*given: Any, **more: Any) -> Any:
+            counted.append(part)
+            return plain(*given, **more)
+
+        monkeypatch.setattr(Sam3Engine, part, call)
+
+    for part in ("trunk", "embed", "text", "exemplars", "detect"):
+        count(part)
     app = create_app(build_parts(settings(tmp_path, models=("classical", "sam3"))))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     file = io.BytesIO()
@@ -180,5 +198,18 @@ async def test_a_server_answers_clicks_of_it_from_its_cache(tmp_path: Path) -> N
         assert first["masks"] == again["masks"]
         assert [mask["score"] for mask in first["masks"]] == sorted((m["score"] for m in first["masks"]), reverse=True)
         assert np.isfinite([mask["score"] for mask in first["masks"]]).all()
+        both = {"phrases": ["screw", "ew"], "model": "sam3", "score_threshold": 0}
+        one, two = (await client.post(f"{address}/concepts", json=both)).json()["concepts"]
+        assert one["found"] == two["found"] == 12
+        assert one["instances"] != two["instances"]
+        example = {"text": "screw", "exemplars": [{"box": [10, 10, 60, 50]}], "model": "sam3", "score_threshold": 0}
+        [like] = (await client.post(f"{address}/concepts", json=example)).json()["concepts"]
+        assert like["instances"] != one["instances"]
+        chosen = {"prediction_id": one["prediction_id"], "index": 1}
+        refined = await client.post(f"{address}/masks", json={**ask, "mask_input": chosen, "multimask": False})
+        assert (refined.status_code, refined.json()["outcome"], len(refined.json()["masks"])) == (200, "miss", 1)
+        assert [counted.count(part) for part in ("trunk", "embed", "text", "exemplars", "detect")] == [1, 1, 2, 1, 3]
+        too_long = await client.post(f"{address}/concepts", json={"text": "q " * 31, "model": "sam3"})
+        assert (too_long.status_code, "shorten it" in too_long.json()["detail"]) == (422, True)
         missing = await client.get("/v1/models/sam3/decoder")
         assert (missing.status_code, "only the server can run it" in missing.json()["detail"]) == (404, True)

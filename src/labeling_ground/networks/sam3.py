@@ -1,6 +1,7 @@
 """The files of SAM 3, as ``transformers`` has them, into its models. Nothing is loaded that does not fit exactly."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTokenizer, Sam3Config, Sam3Model, Sam3TrackerConfig, Sam3TrackerModel, Sam3VideoConfig
-from transformers.models.sam3 import modeling_sam3
 from transformers.utils.logging import disable_progress_bar
 
 from labeling_ground.errors import BadSettings
@@ -48,14 +48,13 @@ class Networks:
     tokenizer: Any
 
 
-def load(files: Mapping[str, Path], *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Networks:
-    """Load the model.
+def load(files: Mapping[str, Path], *, dtype: torch.dtype = torch.float32) -> Networks:
+    """Load the model, on the processor.
 
     Args:
         files: the four of ``FILES``, by what they are for.
         dtype: of trunk, necks and text encoder, which are 96 % of the weights. The heads stay in fp32: in half
             precision a box could not be placed to the pixel.
-        device: where.
 
     Raises:
         BadSettings: a file is missing, is not what it should be, or its weights are not exactly those of the model;
@@ -76,6 +75,7 @@ def load(files: Mapping[str, Path], *, dtype: torch.dtype = torch.float32, devic
             "tracker": (Sam3TrackerModel, tracker_config, of_tracker),
         }
     )
+    modeling_sam3: Any = sys.modules[Sam3Model.__module__]
     if not hasattr(modeling_sam3, "torchvision"):
         modeling_sam3.torchvision = SimpleNamespace(ops=SimpleNamespace(roi_align=roi_align))
     detector = _filled(Sam3Model, detector_config, of_detector)
@@ -84,7 +84,7 @@ def load(files: Mapping[str, Path], *, dtype: torch.dtype = torch.float32, devic
     heavy = (detector.vision_encoder, detector.text_encoder, detector.text_projection, tracker.vision_encoder.neck)
     for weight in (weight for part in heavy for weight in part.parameters()):
         weight.data = weight.data.to(dtype)  # and no buffer: rotary positions need their digits
-    return Networks(detector.to(device), tracker.to(device), tokenizer)
+    return Networks(detector, tracker, tokenizer)
 
 
 def _config(path: Path) -> Any:

@@ -50,14 +50,16 @@ def create(
         from labeling_ground.inference.sam3.backend import Sam3Backend
         from labeling_ground.inference.sam3.engine import Sam3Engine
         from labeling_ground.networks.sam3 import load
+
+        # Inside, too: what transformers lacks for a class it says when the class is used.
+        networks = load(files, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     except ImportError as error:
         raise BadSettings(
             f"SAM 3 is computed by torch and transformers, which the extra 'torch' installs: {error}."
         ) from error
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(encode_threads)
-    networks = load(files, dtype=torch.bfloat16 if precision == "bf16" else torch.float32, device=chosen)
     ordered = [files[role] for role in FILES]
     version = version_from(model, digests, precision) if digests else version_of(model, ordered, precision)
-    engine = Sam3Engine(networks, features_bytes=features_bytes)
+    engine = Sam3Engine(networks, device=chosen, features_bytes=features_bytes)
     return Sam3Backend(engine, version, NOTES[precision], decode_threads=decode_threads)

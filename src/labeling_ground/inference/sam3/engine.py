@@ -52,13 +52,18 @@ class Sam3Engine:
     the trunk, so it is computed where it is needed, and kept at hand for the next phrase on the same image.
 
     Args:
-        networks: the model.
+        networks: the model; moved to the device.
+        device: as torch names it.
         features_bytes: what the neck's results of the last images may take on the device.
     """
 
     family = Family.SAM3
 
-    def __init__(self, networks: Networks, *, features_bytes: int) -> None:
+    def __init__(self, networks: Networks, *, device: str, features_bytes: int) -> None:
+        decoders = FastDecoder2(networks.tracker), PlainDecoder2(networks.tracker)
+        self._short, self._long = (decoder.eval().to(device) for decoder in decoders)
+        for network in (networks.detector, networks.tracker):
+            network.to(device)
         self._detector, self._tracker, self._tokenizer = networks.detector, networks.tracker, networks.tokenizer
         config = self._detector.config
         self._side = int(config.vision_config.image_size)
@@ -69,7 +74,6 @@ class Sam3Engine:
         self._dtype, self._device = weight.dtype, weight.device
         self.device = str(weight.device)
         """As torch names it."""
-        self._short, self._long = (kind(self._tracker).eval() for kind in (FastDecoder2, PlainDecoder2))
         self._features: Lru[tuple[Tensor, ...]] = Lru(features_bytes)
         self._visual: FloatArray | None = None
 
