@@ -142,7 +142,7 @@ def encodes(name: str, folder: Path, peaks: Peaks, *, compiled: bool) -> list[Ro
     }
     for how, call in _in_torch(partial(model.encode, module), threads, compiled=compiled).items():
         calls[how, threads] = partial(call, torch.from_numpy(square))
-    for how, engine in engines(files, threads).items():
+    for how, engine in engines(files, threads, compiled=compiled).items():
         calls[f"ours: {how}", threads] = partial(engine.encode, sample())
     return _rows(f"one image, {name}", calls, model.rounds, model.encode_gflop, peaks)
 
@@ -154,14 +154,21 @@ def _rows(what: str, calls: Mapping[tuple[str, int], Call], rounds: int, gflop: 
     ]
 
 
-def engines(files: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """Our engines, those that are installed, in every precision that this processor has."""
-    from labeling_ground.inference import onnx, openvino
+def engines(files: Mapping[str, Any], threads: int, *, compiled: bool = False) -> dict[str, Any]:
+    """Our engines, those that are installed, in every precision that this processor has; torch also compiled, if
+    wanted."""
+    from labeling_ground.inference import onnx, openvino, torch_engine
 
     made = {"ONNX Runtime": onnx.create(threads, threads, **files).engine}
     for precision in openvino.offered():
         backend = openvino.create(threads, threads, **files, precision=precision)
         made[f"OpenVINO {precision}"] = backend.engine
+    checkpoint = files["encoder_path"].with_name("weights.pth")
+    given = {"encoder_path": checkpoint, "decoder_path": checkpoint, "device": "cpu"}
+    for precision in openvino.offered():
+        for how in (False, True)[: 1 + compiled]:
+            backend = torch_engine.create(threads, threads, **given, precision=precision, compiled=how)
+            made[f"torch {precision}{', compiled' if how else ''}"] = backend.engine
     return made
 
 

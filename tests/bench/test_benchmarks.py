@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.needs import needs, needs_browser_runtime, needs_program
-from tests.sam.references import exported, segment_anything
+from tests.sam.references import exported
 from tests.sam.references_sam2 import exported_sam2
 
 ROOT = Path(__file__).parent.parent.parent
@@ -182,11 +182,53 @@ def test_the_benchmark_of_painting_times_both_pages_and_both_outcomes() -> None:
     assert [click["outcome"] for click in result["clicks"]] == ["miss", "miss", "hit", "hit"]
 
 
-def test_the_gpu_benchmark_computes_the_references_numbers_in_all_its_ways() -> None:
-    segment_anything()
-    rows = run("bench.engines.gpu")["rows"]["toy"]
-    assert [row["way"] for row in rows] == ["the reference, fp32", "ours, fp32, mask", "ours, fp32, head"]
-    assert all(row["rms_error"] < 1e-5 for row in rows)
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_all_its_steps_and_finds_the_engine_right(tmp_path: Path) -> None:
+    needs("transformers")
+    result = run("bench.engines.gpu", "--out", str(tmp_path / "gpu.json"))
+    assert json.loads((tmp_path / "gpu.json").read_text()) == result
+    assert list(result["steps"]) == list(result["predictions"])
+    rows = [row for found in result["steps"].values() for row in found]
+    assert not [row for row in rows if "failed" in row]
+    assert len(result["steps"]["correctness"]) == 4
+    assert all(row["right"] for row in result["steps"]["correctness"])
+    assert all(row["ms"] > 0 for row in rows if "ms" in row)
+    assert all(row["off"] < 1e-4 for row in result["steps"]["decode"])
+
+
+def test_a_step_of_the_gpu_benchmark_that_is_late_or_fails_says_so_and_the_next_one_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    needs("transformers")
+    from bench.engines import gpu
+
+    assert sum(seconds for _, seconds, _ in gpu.STEPS) <= 500
+    assert [name for name, _, _ in gpu.STEPS] == list(gpu.PREDICTIONS)
+
+    def late(bench: Any) -> Any:
+        yield {"what": "the first half"}
+        while True:
+            bench.ms(lambda _: None, [None])
+
+    def failing(bench: Any) -> Any:
+        yield from (1 / row for row in [0])
+
+    def good(bench: Any) -> Any:
+        yield {"what": "the rest", "ms": 1.0}
+
+    monkeypatch.setattr(gpu, "PATIENCE", 1)
+    monkeypatch.setattr(gpu, "STEPS", [("ceilings", 1, late), ("encode", 60, failing), ("copies", 60, good)])
+    written: list[list[str]] = []
+    result = gpu.run(toy=True, write=lambda found: written.append(list(found["steps"])))
+    assert written == [[], ["ceilings"], ["ceilings", "encode"], ["ceilings", "encode", "copies"]]
+    steps = result["steps"]
+    assert steps["ceilings"] == [
+        {"what": "the first half"},
+        {"what": "ceilings", "failed": "TimeoutError: not done in 1 s"},
+    ]
+    assert steps["encode"] == [{"what": "encode", "failed": "ZeroDivisionError: division by zero"}]
+    assert steps["copies"] == [{"what": "the rest", "ms": 1.0}]
+    assert "division by zero" in gpu.table(result)
 
 
 def test_the_benchmark_of_policies_runs_and_nothing_is_below_the_bound() -> None:

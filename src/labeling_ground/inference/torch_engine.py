@@ -140,21 +140,30 @@ class TorchEncoder:
         threads: threads of one encode on a processor.
         together: how many images one run takes.
         compiled: whether the blocks are compiled.
+        in_head: whether relative positions go into the head, which by default they do on a GPU.
     """
 
     def __init__(
-        self, loaded: Loaded, device: Device, kind: torch.dtype, threads: int, together: int, *, compiled: bool
+        self,
+        loaded: Loaded,
+        device: Device,
+        kind: torch.dtype,
+        threads: int,
+        together: int,
+        *,
+        compiled: bool,
+        in_head: bool | None = None,
     ) -> None:
         self.together = together
         self._family, self._device, self._kind, self._threads = loaded.family, device, kind, threads
         self._module = loaded.encoder.requires_grad_(False)
-        use_kernels(self._module, in_head=device.is_gpu)
+        use_kernels(self._module, in_head=device.is_gpu if in_head is None else in_head)
         self._module.to(device.place, kind)
         if compiled:
             compile_blocks(self._module)
         self._turn = threading.Lock()
         self._stream = device.stream(urgent=False)
-        self._call: Call = Replays(self._forward, cuda_graphs(), _RECORDS) if device.is_gpu else self._forward
+        self.call: Call = Replays(self.forward, cuda_graphs(), _RECORDS) if device.is_gpu else self.forward
 
     def encode_all(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, FloatArray]]:
         """The embedding's tensors of each image, ``together`` or fewer of them in one run."""
@@ -162,7 +171,7 @@ class TorchEncoder:
         for start, size in runs(len(images), self.together):
             squares = [preprocess(pixels, self._family) for pixels in images[start : start + size]]
             with self._turn, self._device.computing(self._threads, self._stream):
-                tensors = self._call(self._device.send(squares))
+                tensors = self.call(self._device.send(squares))
                 # Each for itself: a view would hold the whole run's memory for as long as one of them is needed.
                 rows = [x[index : index + 1] for index in range(size) for x in tensors]
                 fetched = self._device.fetch(rows)
@@ -173,7 +182,9 @@ class TorchEncoder:
             ]
         return made
 
-    def _forward(self, squares: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(self, squares: Tensor | None) -> tuple[Tensor, ...]:
+        """Normalised squares ``float32 [B, 3, 1024, 1024]`` on the device → the embeddings' tensors, kernel by kernel.
+        ``call`` is the same as one CUDA graph on a GPU."""
         made = self._module(squares if squares is None else squares.to(self._kind))
         return made if isinstance(made, tuple) else (made,)
 

@@ -110,7 +110,7 @@ def _sam(weights: Mapping[str, Tensor], source_sha256: str) -> Loaded:
         "mlp_dim": 4 * width,
         "global_attn_indexes": full,
     }
-    sam = _skeleton(vision)
+    sam = skeleton(vision)
     _fill(sam, weights)
     names = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}
     architecture = names.get((width, len(blocks)), f"vit-{width}x{len(blocks)}")
@@ -125,7 +125,7 @@ def _mobile(weights: Mapping[str, Tensor], source_sha256: str) -> Loaded:
     encoder = TinyViT()
     own = {name: tensor for name, tensor in own.items() if not name.endswith("attention_bias_idxs")}
     _load(encoder, own)
-    sam = _skeleton({"num_hidden_layers": 1, "global_attn_indexes": []})
+    sam = skeleton({"num_hidden_layers": 1, "global_attn_indexes": []})
     _fill(sam, {name: tensor for name, tensor in weights.items() if not name.startswith(prefix)}, encoder=False)
     return Loaded(Family.SAM, "vit_t", encoder.eval(), sam, source_sha256)
 
@@ -170,7 +170,8 @@ def _sam2_skeleton(size: Size, stages: tuple[int, ...], widths: list[int], backg
     return Sam2Model(config).eval()
 
 
-def _skeleton(vision: dict[str, Any]) -> Any:
+def skeleton(vision: dict[str, Any]) -> Any:
+    """A ``transformers.SamModel`` with that ``SamVisionConfig``, its weights not filled yet."""
     from transformers import SamConfig, SamModel  # here for the same reason
 
     # The reference's decoder leaves layer norms at torch's default.
