@@ -1,6 +1,7 @@
 """SAM 3 from the folder that the operator brings to an answer, and what is said where it cannot be."""
 
 import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,13 @@ def test_without_its_files_the_remedy_is_named(tmp_path: Path) -> None:
     for call in (build_backend, list_models):
         with pytest.raises(UnknownModel, match="models add FOLDER --as sam3"):
             call(settings(tmp_path, model="sam3"))
+
+
+def test_without_torch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models("add", fake(tmp_path / "sam3"), "--as", "sam3", "--models-dir", tmp_path / "models")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(BadSettings, match="computed by torch and transformers, which the extra 'torch' installs"):
+        build_backend(settings(tmp_path, model="sam3"))
 
 
 async def test_it_is_served_where_it_is_the_only_model_here(tmp_path: Path) -> None:
