@@ -110,7 +110,7 @@ def list_models(models_dir: Path | None, as_json: bool) -> None:
     "--format",
     "as_format",
     type=click.Choice([Format.ONNX.value, Format.PYTORCH.value]),
-    help="onnx (ready to serve; the default where there is one) or pytorch (the authors' checkpoint).",
+    help="onnx (ready to serve; the default) or pytorch (the authors' checkpoint: for torch, or to export).",
 )
 @click.option(
     "--mirror",

@@ -336,8 +336,8 @@ class ModelSettings(Fields):
     """Where `torch` computes: `cpu`, `cuda`, or one of several GPUs as `cuda:1`. `auto`: the first GPU where there is
     one that torch can use, else the processor."""
     engine_compile: bool | None = None
-    """Whether `torch` compiles the encoder's blocks: the first images wait for that, up to a minute or so, and all
-    later ones are faster. Not set: on a GPU only. It needs a C++ compiler on a processor."""
+    """Whether `torch` compiles the encoder's blocks: the first images wait for that, a minute or several, and later
+    ones are faster. Not set: on a GPU only. It needs a C++ compiler on a processor."""
     engine_precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
     """Precision that it computes in. `bf16` (`openvino`, `torch`) is faster on processors and GPUs that have it, `fp16`
     (`torch`, `onnx-cuda`) is for the encoder on GPUs. `auto`: the fastest engine and precision whose masks agree with
