@@ -141,6 +141,17 @@ class Labeler:
         self.click_only(x, y, size, **how)
         self.wait()
 
+    def begin(self, x: float, y: float, size: tuple[int, int]) -> None:
+        """Click where an object is to begin, with Alt where it lies on another one, and wait for the mask."""
+        keyboard = self.page.keyboard
+        self.page.mouse.move(*self.place(x, y, size))
+        is_on_another = "picks" in (self.page.locator("#canvas").get_attribute("class") or "")
+        if is_on_another:
+            keyboard.down("Alt")
+        self.click(x, y, size)
+        if is_on_another:
+            keyboard.up("Alt")
+
     def drag(self, box: tuple[int, int, int, int], size: tuple[int, int]) -> None:
         """Drag a box, and wait for the mask."""
         self.page.mouse.move(*self.place(box[0], box[1], size))

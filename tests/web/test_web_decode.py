@@ -131,7 +131,7 @@ def switch_on(labeler: Labeler, state: str = "ready") -> str:
 
 def outcome_of_a_click(labeler: Labeler, x: int = 300, y: int = 200) -> str:
     """How a click is answered; the object is finished."""
-    labeler.click(x, y, COFFEE)
+    labeler.begin(x, y, COFFEE)
     labeler.page.wait_for_selector("#prompt-bar[data-mask=yes]")
     outcome: str = labeler.page.locator("#badge").get_attribute("data-outcome")
     labeler.finish()

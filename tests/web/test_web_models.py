@@ -38,7 +38,7 @@ def test_another_model_answers_for_what_is_being_made_and_finished_objects_keep_
     labeler.click(300, 200, COFFEE)
     assert model_of(labeler) == "classical"
     labeler.finish()
-    labeler.click(420, 120, COFFEE)
+    labeler.begin(420, 120, COFFEE)
     zoom = page.locator("#where").inner_text()
     choose(labeler, "tests.web.second_model:make")
     page.locator("#badge", has_text="second").wait_for()
@@ -48,7 +48,7 @@ def test_another_model_answers_for_what_is_being_made_and_finished_objects_keep_
     titles = [page.locator("#objects .pick").nth(n).get_attribute("title") for n in range(2)]
     assert [title.splitlines()[-1] for title in titles if title] == ["Model: classical", "Model: second"]
     reload(page)
-    labeler.click(200, 300, COFFEE)
+    labeler.begin(200, 300, COFFEE)
     assert model_of(labeler) == "second", "it is remembered"
 
 

@@ -63,7 +63,7 @@ def test_the_picture_is_the_servers(served: Served, context: Any, tmp_path: Path
             labeler.wait_for_start()
             labeler.wait()
         page.screenshot(path=shots / f"picture-{make.__name__}.png")
-        labeler.click(90 + 5 * again, 100, SIZE)
+        labeler.begin(90 + 5 * again, 100, SIZE)
         labeler.finish()
         coco = labeler.coco(tmp_path)
         assert [(one["width"], one["height"]) for one in coco["images"]] == [SIZE]
