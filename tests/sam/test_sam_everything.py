@@ -120,7 +120,7 @@ def test_the_stability_is_measured_in_full_size(size: tuple[int, int], family: F
         low = bumps(seed)
         low[:, 200:] = -9  # something is far from any positive logit
         given_logits = torch.from_numpy(low)[None, None]
-        if family is Family.SAM:
+        if family in (Family.SAM, Family.SAM_HQ):
             full = sam().postprocess_masks(given_logits, (frame.inner_height, frame.inner_width), size)
         else:
             full = torch.nn.functional.interpolate(given_logits, size, mode="bilinear", align_corners=False)

@@ -46,6 +46,8 @@ def test_sam_3s_square_is_smaller() -> None:
 
 def test_each_family_has_its_rule() -> None:
     assert Family.SAM.frame(100, 400) == longest_side(100, 400)
+    assert Family.SAM_HQ.frame(100, 400) == longest_side(100, 400)
     assert Family.SAM2.frame(100, 400) == stretched(100, 400)
     assert len(Family.SAM.embedding_names) == 1
     assert len(Family.SAM2.embedding_names) == 3
+    assert Family.SAM_HQ.embedding_bytes(2) == 6 << 20

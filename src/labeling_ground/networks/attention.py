@@ -121,6 +121,7 @@ class BiasedAttention(nn.Module):
 KERNELS: Mapping[str, Callable[[Any, bool], nn.Module]] = MappingProxyType(
     {
         "SamVisionAttention": RelativeAttention,
+        "SamHQVisionAttention": RelativeAttention,
         "Sam2MultiScaleAttention": PoolingAttention,
         "WindowAttention": BiasedAttention,
     }

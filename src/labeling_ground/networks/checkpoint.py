@@ -19,6 +19,8 @@ from labeling_ground.sam.family import Family
 _HEADS = {768: 12, 1024: 16, 1280: 16}
 """Width of SAM's three encoders → attention heads (``segment_anything/build_sam.py``)."""
 
+_OF_HQ = "mask_decoder.hf_token.weight"
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -29,7 +31,7 @@ class Loaded:
         architecture: ``vit_b``, ``vit_l``, ``vit_h``, ``vit_t`` (MobileSAM), or ``hiera_t``, ``hiera_s``, ``hiera_b+``,
             ``hiera_l`` (SAM 2); ``vit-768x2`` and the like for others.
         encoder: normalised ``[1, 3, 1024, 1024]`` → the tensors of the family's embedding.
-        sam: the ``transformers.SamModel`` or ``Sam2Model`` that holds prompt encoder and mask decoder.
+        sam: the ``transformers.SamModel``, ``SamHQModel`` or ``Sam2Model`` that holds prompt encoder and mask decoder.
         source_sha256: digest of the checkpoint file, hex; empty if it came from memory.
     """
 
@@ -52,8 +54,34 @@ class VisionEncoder(nn.Module):
         return self.vision(image, return_dict=True).last_hidden_state
 
 
+class HqEncoder(nn.Module):
+    """SAM-HQ's ViT, and what its decoder would make of the image anew for each prompt, though no prompt is in it.
+
+    The decoder adds two upscaled maps: one of the embedding, one of what the first block that sees the whole image
+    gives. Their sum is smaller than the latter alone (768, 1024 or 1280 × 64 × 64), and of one size in all encoders.
+
+    Args:
+        sam: a ``transformers.SamHQModel``.
+    """
+
+    def __init__(self, sam: Any) -> None:
+        super().__init__()
+        self.vision = sam.vision_encoder
+        decoder = sam.mask_decoder
+        self.late = nn.Sequential(decoder.encoder_conv1, decoder.encoder_norm, nn.GELU(), decoder.encoder_conv2)
+        self.early = nn.Sequential(
+            decoder.compress_vit_conv1, decoder.compress_vit_norm, nn.GELU(), decoder.compress_vit_conv2
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """``float32 [1, 3, 1024, 1024]`` normalised → ``[1, 256, 64, 64]`` and ``[1, 32, 256, 256]``."""
+        made = self.vision(image, return_dict=True)
+        first = made.intermediate_embeddings[0].permute(0, 3, 1, 2)
+        return made.last_hidden_state, self.late(made.last_hidden_state) + self.early(first)
+
+
 def load(path: Path) -> Loaded:
-    """Read an official checkpoint of SAM, MobileSAM, SAM 2 or SAM 2.1.
+    """Read an official checkpoint of SAM, SAM-HQ, MobileSAM, SAM 2 or SAM 2.1.
 
     Raises:
         BadInput: no checkpoint, or of a model that cannot be exported here.
@@ -88,11 +116,13 @@ def from_weights(
     if "image_encoder.pos_embed" in weights:
         return _sam(weights, source_sha256)
     if "image_encoder.patch_embed.seq.0.c.weight" in weights:
+        if _OF_HQ in weights:
+            raise BadInput("SAM-HQ's tiny model, with MobileSAM's encoder, cannot be used: take its ViT-B, L or H.")
         return _mobile(weights, source_sha256)
     if "image_encoder.trunk.pos_embed" in weights:
         return _sam2(weights, source_sha256, sam2_sizes)
     raise BadInput(
-        "These weights are not of a model that can be exported: SAM ViT-B, L or H, MobileSAM, SAM 2 or SAM 2.1."
+        "These weights are not of a model that can be used: SAM or SAM-HQ ViT-B, L or H, MobileSAM, SAM 2 or SAM 2.1."
     )
 
 
@@ -110,11 +140,13 @@ def _sam(weights: Mapping[str, Tensor], source_sha256: str) -> Loaded:
         "mlp_dim": 4 * width,
         "global_attn_indexes": full,
     }
-    sam = skeleton(vision)
+    is_hq = _OF_HQ in weights
+    sam = skeleton(vision, hq=is_hq)
     _fill(sam, weights)
     names = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}
     architecture = names.get((width, len(blocks)), f"vit-{width}x{len(blocks)}")
-    return Loaded(Family.SAM, architecture, VisionEncoder(sam.vision_encoder).eval(), sam, source_sha256)
+    encoder = HqEncoder(sam) if is_hq else VisionEncoder(sam.vision_encoder)
+    return Loaded(Family.SAM_HQ if is_hq else Family.SAM, architecture, encoder.eval(), sam, source_sha256)
 
 
 def _mobile(weights: Mapping[str, Tensor], source_sha256: str) -> Loaded:
@@ -170,14 +202,15 @@ def _sam2_skeleton(size: Size, stages: tuple[int, ...], widths: list[int], backg
     return Sam2Model(config).eval()
 
 
-def skeleton(vision: dict[str, Any]) -> Any:
-    """A ``transformers.SamModel`` with that ``SamVisionConfig``, its weights not filled yet."""
-    from transformers import SamConfig, SamModel  # here for the same reason
+def skeleton(vision: dict[str, Any], *, hq: bool = False) -> Any:
+    """A ``transformers.SamModel`` or ``SamHQModel`` with that ``SamVisionConfig``, its weights not filled yet."""
+    from transformers import SamConfig, SamHQConfig, SamHQModel, SamModel  # here for the same reason
 
     # The reference's decoder leaves layer norms at torch's default.
-    config = SamConfig(vision_config=vision, mask_decoder_config={"layer_norm_eps": 1e-5})
+    decoder = {"layer_norm_eps": 1e-5, **({"vit_dim": vision["hidden_size"]} if hq else {})}
+    config = (SamHQConfig if hq else SamConfig)(vision_config=vision, mask_decoder_config=decoder)
     _use_plain_attention(config, config.vision_config, config.mask_decoder_config)
-    return SamModel(config).eval()
+    return (SamHQModel if hq else SamModel)(config).eval()
 
 
 def _use_plain_attention(*configs: Any) -> None:

@@ -1,5 +1,5 @@
-"""The mask decoders of SAM, SAM 2 and SAM 3 as two graphs with one interface, from the weights of one ``SamModel``,
-``Sam2Model`` or ``Sam3TrackerModel``.
+"""The mask decoders of SAM, SAM-HQ, SAM 2 and SAM 3 as two graphs with one interface, from the weights of one
+``SamModel``, ``SamHQModel``, ``Sam2Model`` or ``Sam3TrackerModel``.
 
 Both take a batch of prompts on one embedding and give low-res logits and scores of all four candidates; choosing and
 upsampling happen outside (``sam.masks``). ``PlainDecoder`` computes what the reference does, step by step.
@@ -10,6 +10,9 @@ SAM 2's decoder differs in three things: it has one token more, before the other
 is an object at all (for videos; its image predictor ignores the guess, and so it is not computed here); finer features
 of the image are added while the mask is upscaled; and scores pass through a sigmoid. SAM 3's is SAM 2's with 72 places
 a side in place of 64, so 288 logits in place of 256; a mask input of 256 is enlarged to that.
+
+SAM-HQ's has one token more, after the others. Its mask, of finer features (``checkpoint.HqEncoder``), is added to each
+of the four.
 """
 
 import math
@@ -25,15 +28,16 @@ from labeling_ground.sam.family import Family
 
 MASK_TOKENS = 4
 
-Finer = tuple[Tensor, Tensor]
-"""SAM 2's ``[1, 32, 256, 256]`` and ``[1, 64, 128, 128]``, SAM 3's ``[1, 32, 288, 288]`` and ``[1, 64, 144, 144]``."""
+Finer = tuple[Tensor, ...]
+"""What an embedding has beside ``image_embeddings``: SAM 2's ``[1, 32, 256, 256]`` and ``[1, 64, 128, 128]``, SAM 3's
+``[1, 32, 288, 288]`` and ``[1, 64, 144, 144]``, SAM-HQ's ``[1, 32, 256, 256]``."""
 
 
 class Prompts(nn.Module):
     """The prompt encoder, for labels given as numbers (``segment_anything/modeling/prompt_encoder.py``).
 
     Args:
-        sam: a ``transformers.SamModel``, ``Sam2Model`` or ``Sam3TrackerModel``.
+        sam: a ``transformers.SamModel``, ``SamHQModel``, ``Sam2Model`` or ``Sam3TrackerModel``.
     """
 
     def __init__(self, sam: Any) -> None:
@@ -238,17 +242,51 @@ class FastDecoder2(_TakesFiner, FastDecoder):  # type: ignore[misc]
     """SAM 2's, with the projections folded."""
 
 
+class _TakesHq:
+    """SAM-HQ's inputs: its encoder gives one map of finer features too."""
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        hq_features: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor | None,
+        has_mask: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode; arguments and results are those of ``PlainDecoder``, and the finer features."""
+        decode = self._decode  # type: ignore[attr-defined]
+        made: tuple[Tensor, Tensor] = decode(
+            image_embeddings, (hq_features,), point_coords, point_labels, mask_input, has_mask
+        )
+        return made
+
+
+class PlainHqDecoder(_TakesHq, PlainDecoder):  # type: ignore[misc]
+    """SAM-HQ's, in the reference's order of computation."""
+
+
+class FastHqDecoder(_TakesHq, FastDecoder):  # type: ignore[misc]
+    """SAM-HQ's, with the projections folded."""
+
+
 DECODERS: Mapping[Family, tuple[type[PlainDecoder], type[FastDecoder]]] = MappingProxyType(
-    {Family.SAM: (PlainDecoder, FastDecoder), Family.SAM2: (PlainDecoder2, FastDecoder2)}
+    {
+        Family.SAM: (PlainDecoder, FastDecoder),
+        Family.SAM_HQ: (PlainHqDecoder, FastHqDecoder),
+        Family.SAM2: (PlainDecoder2, FastDecoder2),
+    }
 )
 """Family → its decoder for any prompt, and the one for short ones. To add a family, add a line."""
 
 
 def _tokens(decoder: Any, sparse: Tensor) -> Tensor:
-    """The decoder's own tokens and the prompt's: ``[B, 5 + N, 256]``, in SAM 2 ``[B, 6 + N, 256]``."""
+    """The decoder's own tokens and the prompt's: ``[B, 5 + N, 256]``, in SAM 2 and SAM-HQ ``[B, 6 + N, 256]``."""
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     if _first(decoder):
         own = torch.cat([decoder.obj_score_token.weight, own])
+    if _is_hq(decoder):
+        own = torch.cat([own, decoder.hq_token.weight])
     return torch.cat([own.unsqueeze(0).expand(sparse.shape[0], -1, -1), sparse], 1)
 
 
@@ -257,15 +295,20 @@ def _first(decoder: Any) -> int:
     return int(hasattr(decoder, "obj_score_token"))
 
 
+def _is_hq(decoder: Any) -> bool:
+    return hasattr(decoder, "hq_token")
+
+
 def _scores(decoder: Any, hidden: Tensor) -> Tensor:
     """Predicted IoU of the four masks: ``[B, 4]``."""
     return decoder.iou_prediction_head(hidden[:, _first(decoder)])
 
 
 def _hyper(decoder: Any, hidden: Tensor) -> Tensor:
-    """What each mask token makes of the upscaled features: ``[B, 4, 32]``."""
+    """What each mask token makes of the upscaled features: ``[B, 4, 32]``, in SAM-HQ ``[B, 5, 32]``."""
     start = _first(decoder) + 1
-    return torch.stack([mlp(hidden[:, start + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], 1)
+    mlps = [*decoder.output_hypernetworks_mlps, *([decoder.hq_mask_mlp] if _is_hq(decoder) else [])]
+    return torch.stack([mlp(hidden[:, start + i]) for i, mlp in enumerate(mlps)], 1)
 
 
 def _out(attention: Any) -> Any:
@@ -315,13 +358,18 @@ def _image_to_tokens(attention: Any, placed: Tensor, key: Tensor, value: Tensor)
 
 
 def _upscale(decoder: Any, image: Tensor, hyper: Tensor, finer: Finer | None) -> Tensor:
-    """Places ``[B, 4096, 256]`` and hyper-weights ``[B, 4, 32]`` → logits ``[B, 4, 256, 256]``, by convolutions."""
+    """Places ``[B, 4096, 256]`` and what ``_hyper`` gives → logits ``[B, 4, 256, 256]``, by convolutions."""
+    hq, finer = (finer, None) if _is_hq(decoder) else (None, finer)
     grid = math.isqrt(image.shape[1])
     up = decoder.upscale_conv1(image.transpose(1, 2).reshape(-1, image.shape[-1], grid, grid))
     up = functional.gelu(decoder.upscale_layer_norm(up if finer is None else up + finer[1]))
     up = decoder.upscale_conv2(up)
     up = functional.gelu(up if finer is None else up + finer[0])
-    return (hyper @ up.flatten(2)).view(-1, MASK_TOKENS, 4 * grid, 4 * grid)
+    logits = hyper[:, :MASK_TOKENS] @ up.flatten(2)
+    if hq is not None:
+        fine = decoder.mask_conv2(functional.gelu(decoder.mask_norm(decoder.mask_conv1(up)))) + hq[0]
+        logits = logits + hyper[:, MASK_TOKENS:] @ fine.flatten(2)
+    return logits.view(-1, MASK_TOKENS, 4 * grid, 4 * grid)
 
 
 def _upscale_places(decoder: Any, image: Tensor, hyper: Tensor) -> Tensor:

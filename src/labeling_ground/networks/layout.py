@@ -1,8 +1,8 @@
 """Names of the weights: official SAM checkpoints on the left, the module tree of ``transformers`` on the right.
 
 The official names are those of ``segment_anything`` (``sam_vit_b_01ec64.pth`` has 314 of them); MobileSAM's checkpoint
-uses the same ones for its prompt encoder and mask decoder. SAM 2's differ and are in ``layout_sam2``. Pure data and
-text, no torch.
+uses the same ones for its prompt encoder and mask decoder, SAM-HQ's has some more in its decoder. SAM 2's differ and
+are in ``layout_sam2``. Pure data and text, no torch.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,6 +10,8 @@ from types import MappingProxyType
 
 _NECK = {"0": "conv1", "1": "layer_norm1", "2": "conv2", "3": "layer_norm2"}
 MASK_EMBED = {"0": "conv1", "1": "layer_norm1", "3": "conv2", "4": "layer_norm2", "6": "conv3"}
+_FINER = {"0": "conv1", "1": "norm", "3": "conv2"}
+_OF_HQ = {"compress_vit_feat": "compress_vit", "embedding_encoder": "encoder", "embedding_maskfeature": "mask"}
 UPSCALING = {"0": "upscale_conv1", "1": "upscale_layer_norm", "3": "upscale_conv2"}
 MLP_OF_THREE = MappingProxyType({"layers.0.": "proj_in.", "layers.1.": "layers.0.", "layers.2.": "proj_out."})
 """The layers of a small network with one hidden layer between two others."""
@@ -25,6 +27,9 @@ PREFIXES: Mapping[str, str] = MappingProxyType(
         "prompt_encoder.point_embeddings.": "prompt_encoder.point_embed.",
         **{f"mask_decoder.output_upscaling.{a}.": f"mask_decoder.{b}." for a, b in UPSCALING.items()},
         "mask_decoder.transformer.norm_final_attn.": "mask_decoder.transformer.layer_norm_final_attn.",
+        "mask_decoder.hf_token.": "mask_decoder.hq_token.",
+        "mask_decoder.hf_mlp.": "mask_decoder.hq_mask_mlp.",
+        **{f"mask_decoder.{a}.{i}.": f"mask_decoder.{b}_{c}." for a, b in _OF_HQ.items() for i, c in _FINER.items()},
     }
 )
 """What a name starts with. The longest match is replaced; what matches nothing keeps its name."""
@@ -35,9 +40,9 @@ _SHARED_COPY = "prompt_encoder.shared_embedding.positional_embedding"
 
 
 def rename(name: str) -> str:
-    """The name in ``transformers`` of one official weight of SAM."""
+    """The name in ``transformers`` of one official weight of SAM or SAM-HQ."""
     renamed = replace_all(replace_prefix(name, PREFIXES), NORMS)
-    for head in ("output_hypernetworks_mlps.", "iou_prediction_head."):
+    for head in ("output_hypernetworks_mlps.", "iou_prediction_head.", "hq_mask_mlp."):
         renamed = replace_after(renamed, head, MLP_OF_THREE)
     return renamed
 

@@ -11,6 +11,8 @@ class Family(StrEnum):
 
     SAM = "sam"
     """SAM ViT-B, L and H, and MobileSAM, which differs from them in its encoder only."""
+    SAM_HQ = "sam-hq"
+    """SAM-HQ ViT-B, L and H: SAM with one token more, which makes outlines finer."""
     SAM2 = "sam2"
     """SAM 2 and 2.1."""
     EFFICIENT_SAM = "efficient-sam"
@@ -25,7 +27,12 @@ class Family(StrEnum):
 
     def frame(self, height: int, width: int) -> Frame:
         """The square over an image of this many rows and columns."""
-        return (longest_side if self is Family.SAM else stretched)(height, width, self.side)
+        return (longest_side if self.reads_as_sam else stretched)(height, width, self.side)
+
+    @property
+    def reads_as_sam(self) -> bool:
+        """Whether images and prompts are written, and masks upsampled, by the first SAM's rules."""
+        return self in (Family.SAM, Family.SAM_HQ)
 
     @property
     def decides_as_sam2(self) -> bool:
@@ -51,6 +58,8 @@ class Family(StrEnum):
         if self.decides_as_sam2:
             shapes["high_res_features_0"] = (1, 32, 4 * grid, 4 * grid)
             shapes["high_res_features_1"] = (1, 64, 2 * grid, 2 * grid)
+        if self is Family.SAM_HQ:
+            shapes["hq_features"] = (1, 32, 4 * grid, 4 * grid)
         return shapes
 
     def embedding_bytes(self, floats: int) -> int:

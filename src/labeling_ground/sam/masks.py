@@ -140,7 +140,7 @@ def _window(logits: FloatArray, frame: Frame, family: Family, least: float) -> _
 
 def _inner(logits: FloatArray, frame: Frame, family: Family) -> tuple[int, int, int]:
     """Rows and columns of what is resized to the image, and how often it is enlarged before that."""
-    if family is Family.SAM:
+    if family.reads_as_sam:
         return frame.inner_height, frame.inner_width, frame.side // LOW_RES
     return logits.shape[0], logits.shape[1], 1
 

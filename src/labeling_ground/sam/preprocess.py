@@ -80,10 +80,10 @@ def resize(pixels: NDArray[np.uint8], family: Family) -> NDArray[Any]:
         family: whose conventions.
 
     Returns:
-        SAM: ``uint8 [inner_height, inner_width, 3]``; SAM 3: ``uint8 [1008, 1008, 3]``; others: ``float32 [1024, 1024,
-        3]``, on the scale 0..255.
+        SAM and SAM-HQ: ``uint8 [inner_height, inner_width, 3]``; SAM 3: ``uint8 [1008, 1008, 3]``; others: ``float32
+        [1024, 1024, 3]``, on the scale 0..255.
     """
-    if family is Family.SAM:
+    if family.reads_as_sam:
         return resize_sam(pixels)
     if family is Family.SAM3:
         return _stretch_whole(pixels, family.side)
@@ -169,7 +169,7 @@ def preprocess(pixels: NDArray[Any], family: Family) -> NDArray[np.float32]:
     Returns:
         ``float32 [1, 3, side, side]``, the side being the family's.
     """
-    if family is Family.SAM:
+    if family.reads_as_sam:
         return normalise_sam(resize_sam(pixels))
     stretch = {Family.SAM2: stretch_sam2, Family.SAM3: stretch_sam3, Family.EFFICIENT_SAM: stretch_efficient_sam}
     return stretch[family](pixels)

@@ -58,8 +58,9 @@ class PromptTensors:
 def tensors(prompt: Prompt, frame: Frame, family: Family) -> PromptTensors:
     """Write a prompt as tensors.
 
-    SAM 1: points, then corners; a padding point only where there are points and no box. SAM 2 and 3: corners, then
-    points, and a padding point with either. A prompt of nothing but a mask input has no token at all, in all three.
+    SAM 1 and SAM-HQ: points, then corners; a padding point only where there are points and no box. SAM 2 and 3:
+    corners, then points, and a padding point with either. A prompt of nothing but a mask input has no token at all, in
+    all of these.
     EfficientSAM: points and corners, and what is missing to six is padded in the graph; it has no mask input.
 
     Raises:
@@ -77,7 +78,7 @@ def tensors(prompt: Prompt, frame: Frame, family: Family) -> PromptTensors:
             (*frame.place(box.x1, box.y1), _CORNERS[1]),
         ]
     )
-    rows = points + corners if family is Family.SAM else corners + points
+    rows = points + corners if family.reads_as_sam else corners + points
     if family is Family.EFFICIENT_SAM:
         _check_efficient_sam(prompt, len(rows))
     elif rows and (family.decides_as_sam2 or not corners):

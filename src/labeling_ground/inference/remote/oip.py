@@ -218,8 +218,9 @@ def _served(
 
 def _family(names: Sequence[str]) -> Family:
     """By the names of its tensors: a server tells no family."""
-    if set(Family.SAM2.embedding_names) <= set(names):
-        return Family.SAM2
+    for family in (Family.SAM2, Family.SAM_HQ):
+        if set(family.embedding_names) <= set(names):
+            return family
     return Family(described({}, names).get("family", Family.SAM))
 
 

@@ -364,7 +364,7 @@ def _candidates(words: Mapping[str, str]) -> tuple[int, ...]:
 
 
 def _pixels(pixels: NDArray[Any], family: Family) -> NDArray[Any]:
-    if family is not Family.SAM:
+    if not family.reads_as_sam:
         if pixels.dtype != np.float32 or pixels.shape != (SIDE, SIDE, 3):
             raise BadInput(f"pixels must be float32 [{SIDE}, {SIDE}, 3], not {_seen(pixels)}.")
         _check_finite("pixels", pixels)

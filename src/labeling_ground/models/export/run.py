@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labeling_ground.errors import BadSettings
+from labeling_ground.errors import BadInput, BadSettings
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.preprocess import PREPROCESSING_VERSION
 
@@ -73,6 +73,8 @@ def export_loaded(loaded: "Loaded", folder: Path, *, model: str = "", progress: 
     from labeling_ground.models.export.graphs import write
     from labeling_ground.models.export.plan import plan
 
+    if loaded.family is Family.SAM_HQ:
+        raise BadInput("SAM-HQ cannot be exported: the engine torch serves its checkpoint as it is.")
     say = progress or (lambda _: None)
     started = time.perf_counter()
     metadata = describe(loaded, model)

@@ -1,0 +1,153 @@
+"""SAM-HQ from the authors' checkpoint, image and prompt to mask, against ``transformers``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.doubles import on
+from tests.needs import needs
+from tests.sam.parity import MASK, check, photo, prompts
+from tests.sam.references import TOLERANCE
+from tests.sam.references_hq import as_official, checkpoint, model, sam_hq
+
+from labeling_ground.errors import BadInput
+from labeling_ground.models.export.run import export_loaded
+from labeling_ground.networks.layout import copies, rename_all
+from labeling_ground.sam.family import Family
+from labeling_ground.sam.preprocess import preprocess
+from labeling_ground.types import Image, Prompt
+
+HEIGHT, WIDTH = 301, 401
+
+
+class Predictor:
+    """What SAM's own predictor does, with ``transformers``' SAM-HQ: the first SAM's square, padding and upsampling."""
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        torch = needs("torch")
+        with torch.inference_mode():
+            square = torch.from_numpy(preprocess(pixels, Family.SAM))
+            self.embedding, self.intermediate = sam_hq().get_image_embeddings(square)
+
+    def predict(self, prompt: Prompt) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Full-size logits, scores and low-res logits, the best first."""
+        torch = needs("torch")
+        frame = Family.SAM.frame(HEIGHT, WIDTH)
+        given: dict[str, Any] = {}
+        if prompt.points:
+            given["input_points"] = torch.tensor([[[frame.place(p.x, p.y) for p in prompt.points]]]).float()
+            given["input_labels"] = torch.tensor([[[p.label for p in prompt.points]]])
+        if prompt.box is not None:
+            box = prompt.box
+            given["input_boxes"] = torch.tensor([[[*frame.place(box.x0, box.y0), *frame.place(box.x1, box.y1)]]])
+            given["input_boxes"] = given["input_boxes"].float()
+        if prompt.mask_input is not None:
+            given["input_masks"] = torch.from_numpy(prompt.mask_input[None, None])
+        with torch.inference_mode():
+            made = sam_hq()(
+                image_embeddings=self.embedding,
+                intermediate_embeddings=self.intermediate,
+                multimask_output=prompt.multimask,
+                **given,
+            )
+            low = made.pred_masks[0]
+            large = torch.nn.functional.interpolate(low, (1024, 1024), mode="bilinear", align_corners=False)
+            full = torch.nn.functional.interpolate(
+                large[..., : frame.inner_height, : frame.inner_width],
+                (HEIGHT, WIDTH),
+                mode="bilinear",
+                align_corners=False,
+            )
+        return full[0].numpy(), made.iou_scores[0, 0].numpy(), low[0].numpy()
+
+
+@pytest.mark.anyio
+async def test_the_torch_engine_gives_the_references_numbers_for_every_kind_of_prompt() -> None:
+    needs("torch")
+    file = checkpoint()
+    from labeling_ground.inference.torch_engine import create
+
+    backend = create(1, 2, encoder_path=file, decoder_path=file, model="sam-hq-small", device="cpu")
+    image = Image("0" * 64, photo(HEIGHT, WIDTH))
+    predictor = Predictor(image.pixels)
+    [embedding] = await backend.encode([image])
+    assert {name: x.shape for name, x in embedding.tensors.items()} == Family.SAM_HQ.embedding_shapes
+    assert np.abs(embedding.tensors["image_embeddings"] - predictor.embedding.numpy()).max() < TOLERANCE
+    asked = {**prompts(HEIGHT, WIDTH), "a mask alone": Prompt((), None, MASK)}
+    for name, made in zip(asked, await backend.decode(on(embedding, [*asked.values()])), strict=True):
+        full, scores, low = predictor.predict(asked[name])
+        assert len(made.masks) == len(scores) == (3 if asked[name].multimask else 1), name
+        for mask, theirs in zip(made.masks, zip(full, scores, low, strict=True), strict=True):
+            check(mask, theirs[0], float(theirs[1]), theirs[2])
+    await backend.aclose()
+
+
+def test_the_decoder_for_short_prompts_computes_what_the_other_does_and_the_finer_features_count() -> None:
+    torch = needs("torch")
+    needs("transformers")
+    from labeling_ground.networks.checkpoint import from_weights
+    from labeling_ground.networks.decoders import DECODERS
+
+    loaded = from_weights(as_official(sam_hq().state_dict()))
+    plain, fast = (kind(loaded.sam).eval() for kind in DECODERS[loaded.family])
+    generator = torch.Generator().manual_seed(0)
+    embedding, finer = (torch.randn(shape, generator=generator) for shape in Family.SAM_HQ.embedding_shapes.values())
+    for has_mask in ([0.0, 0.0], [1.0, 0.0]):
+        prompt = (
+            torch.rand(2, 3, 2, generator=generator) * 1024,
+            torch.tensor([[1.0, 0, -1], [2, 3, 1]]),
+            torch.randn(2, 1, 256, 256, generator=generator) * 5,
+            torch.tensor(has_mask),
+        )
+        with torch.inference_mode():
+            logits, scores = plain(embedding, finer, *prompt)
+            for a, b in zip((logits, scores), fast(embedding, finer, *prompt), strict=True):
+                assert (a - b).abs().max() < 1e-4
+            others, same = plain(embedding, 2 * finer, *prompt)
+        assert torch.equal(scores, same)
+        added = others - logits
+        assert added.abs().max() > 0.1
+        assert (added - added[:, :1]).abs().max() < 1e-4, "the same map is added to each of the four masks"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "width", "heads", "blocks", "whole"),
+    [
+        ("vit_b", 768, 12, 12, (2, 5, 8, 11)),
+        ("vit_l", 1024, 16, 24, (5, 11, 17, 23)),
+        ("vit_h", 1280, 16, 32, (7, 15, 23, 31)),
+    ],
+)
+def test_the_names_of_all_three_sizes_are_all_that_transformers_needs(
+    architecture: str, width: int, heads: int, blocks: int, whole: tuple[int, ...]
+) -> None:
+    torch = needs("torch")
+    needs("transformers")
+    with torch.device("meta"):
+        wanted: Mapping[str, Any] = model(width, heads, blocks, whole).state_dict()
+    official = as_official(wanted)
+    assert not [name for name in official if "hq_" in name or "vision_encoder" in name]
+    table = rename_all(official)
+    assert {*table.values(), *copies(table.values())} == set(wanted)
+    assert all(official[name].shape == wanted[there].shape for name, there in table.items())
+
+
+def test_what_cannot_be_served_or_exported_is_refused_with_its_reason(tmp_path: Path) -> None:
+    torch = needs("torch")
+    needs("transformers")
+    from labeling_ground.networks.checkpoint import from_weights
+
+    weights = as_official(sam_hq().state_dict())
+    made = from_weights(weights)
+    assert (made.family, made.architecture) == (Family.SAM_HQ, "vit-768x3")
+    with pytest.raises(BadInput, match="SAM-HQ cannot be exported: the engine torch serves"):
+        export_loaded(made, tmp_path)
+    del weights["mask_decoder.embedding_maskfeature.3.bias"]
+    with pytest.raises(BadInput, match=r"(?s)does not fit its architecture.*mask_conv2\.bias"):
+        from_weights(weights)
+    tiny = ("image_encoder.patch_embed.seq.0.c.weight", "mask_decoder.hf_token.weight")
+    with pytest.raises(BadInput, match="take its ViT-B, L or H"):
+        from_weights(dict.fromkeys(tiny, torch.zeros(1)))
