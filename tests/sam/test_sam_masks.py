@@ -32,7 +32,7 @@ def dot() -> NDArray[np.float32]:
 def by_hand(logits: NDArray[np.float32], height: int, width: int, family: Family) -> NDArray[np.float32]:
     """The whole way with OpenCV, without saving anything."""
     frame = family.frame(height, width)
-    if family is Family.SAM:
+    if family in (Family.SAM, Family.SAM_HQ):
         logits = np.asarray(cv2.resize(logits, (1024, 1024)), np.float32)[: frame.inner_height, : frame.inner_width]
     return np.asarray(cv2.resize(logits, (width, height)), np.float32).reshape(height, width)
 
