@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.doubles import until
 
+from labeling_ground.key import tenant_of
 from labeling_ground.types import Priority
 
 if TYPE_CHECKING:
@@ -125,3 +126,25 @@ async def test_waiting_is_shown_and_lifted_by_somebody_who_waits(
         assert not {"place", "seconds_expected"} & state.keys()
         server.backend.encode_may_go_on.set()
         await until(lambda: queue.running + queue.waiting == 0)
+
+
+async def test_what_waits_by_tenant_is_told_to_the_operator_alone(
+    start: "Start", make_image: Callable[..., bytes]
+) -> None:
+    async with start(encode_workers=1, api_keys=["ann", "bob"], admin_key="boss") as server:
+        queue = server.app_state.predictor.encode_queue
+        server.backend.encode_may_go_on.clear()
+        posts = []
+        for key in ("ann", "ann", "bob", "ann"):
+            headers = {"X-API-Key": key}
+            posts.append(asyncio.create_task(server.client.post("/v1/images", content=make_image(), headers=headers)))
+            await until(lambda: queue.running + queue.waiting == len(posts))
+        told = {}
+        for key in ("ann", "boss"):
+            answer = (await server.client.get("/v1/cache", headers={"X-API-Key": key})).json()
+            told[key] = answer["queues"]["encoder"]["tenants"]
+            assert answer["models"]["toy"]["queues"]["encoder"]["tenants"] == told[key]
+        assert told == {"ann": {}, "boss": {tenant_of("ann"): 2, tenant_of("bob"): 1}}
+        server.backend.encode_may_go_on.set()
+        assert [(await post).status_code for post in posts] == [200] * 4
+        assert queue.tenants() == {}

@@ -129,6 +129,8 @@ class QueueCounts:
     typical_s: float | None
     classes: Mapping[Priority, tuple[int, ClassFigures]]
     """Of each class: how many wait, and what it did."""
+    tenants: Mapping[str, int] = field(default_factory=dict)
+    """By tenant, how many wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,9 @@ async def take_snapshot(
         hedges=sum((counters.hedges for counters in counted.values()), Counter()),
         tiers=tuple(tiers),
         queues={
-            name: QueueCounts(queue.running, queue.waiting, queue.turned_away, queue.typical_s, queue.classes())
+            name: QueueCounts(
+                queue.running, queue.waiting, queue.turned_away, queue.typical_s, queue.classes(), queue.tenants()
+            )
             for name, queue in queues.items()
         },
         flights=dict(flights),

@@ -4,7 +4,7 @@ import asyncio
 import copy
 import math
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -237,6 +237,13 @@ class FairQueue:
     def classes(self) -> Mapping[Priority, tuple[int, ClassFigures]]:
         """Of each class: how many wait, and what it did."""
         return {priority: (line.waiting, replace(line.figures)) for priority, line in self._classes.items()}
+
+    def tenants(self) -> Mapping[str, int]:
+        """By tenant, how many of its asks wait, in all classes; only of those that have some."""
+        found: Counter[str] = Counter()
+        for line in self._classes.values():
+            found.update({tenant: len(account.tickets) for tenant, account in line.accounts.items() if account.tickets})
+        return found
 
     def outlook(self, key: str) -> Outlook | None:
         """When the computation of ``key`` that waits here will be through; ``None``: none waits."""

@@ -84,7 +84,7 @@ def _as_past(now: CountersSnapshot) -> CountersSnapshot:
 
 def _past_queue(queue: QueueCounts) -> QueueCounts:
     classes = {label: (0, replace(figures, running=0)) for label, (_, figures) in queue.classes.items()}
-    return replace(queue, running=0, waiting=0, typical_s=None, classes=classes)
+    return replace(queue, running=0, waiting=0, typical_s=None, classes=classes, tenants={})
 
 
 def _by_name(each: Iterable[CountersSnapshot]) -> dict[str, list[TierCounts]]:
@@ -136,6 +136,7 @@ def _queue(each: Sequence[QueueCounts]) -> QueueCounts:
         turned_away=sum(queue.turned_away for queue in each),
         typical_s=max(typical, default=None),
         classes=_merged([queue.classes for queue in each], of_class),
+        tenants=_counted(queue.tenants for queue in each),
     )
 
 

@@ -52,7 +52,7 @@ ASKED_FOR = {
 async def cache_figures(request: Request) -> dict[str, Any]:
     """Figures since the server started. `lookups = hits + misses + joined`; `recomputed` are part of the misses."""
     app_state = state_of(request)
-    caller_of(request)  # a key is needed where there are some
+    caller = caller_of(request)  # a key is needed where there are some
     figures = await figures_of(app_state)
     now = figures.counters
     return {
@@ -62,13 +62,13 @@ async def cache_figures(request: Request) -> dict[str, Any]:
             model: {
                 **_kind(together(found for (name, _), found in now.models.items() if name == model)),
                 "flights": now.flights.get(model, 0),
-                "queues": _queues(now, model),
+                "queues": _queues(now, model, of_tenants=caller.is_admin),
             }
             for model in dict.fromkeys(model for model, _ in now.models)
         },
         "predictions": _hedges(now),
         "tiers": [_tier(tier, now.at) for tier in now.tiers],
-        "queues": _queues(now, app_state.models.default.model, ""),
+        "queues": _queues(now, app_state.models.default.model, "", of_tenants=caller.is_admin),
         "engines": [_engine(engine) for engine in now.engines],
         "flights": sum(now.flights.values()),
         "sessions": now.sessions,
@@ -234,8 +234,8 @@ def _kind(found: KindCounts) -> dict[str, Any]:
     }
 
 
-def _queues(now: CountersSnapshot, *models: str) -> dict[str, Any]:
-    """The queues of these models, by their own names."""
+def _queues(now: CountersSnapshot, *models: str, of_tenants: bool) -> dict[str, Any]:
+    """The queues of these models, by their own names; what waits in them by tenant is for the operator alone."""
     return {
         name: {
             "running": queue.running,
@@ -252,6 +252,7 @@ def _queues(now: CountersSnapshot, *models: str) -> dict[str, Any]:
                 }
                 for priority, (waiting, of_class) in queue.classes.items()
             },
+            "tenants": dict(queue.tenants) if of_tenants else {},
         }
         for (model, name), queue in now.queues.items()
         if model in models

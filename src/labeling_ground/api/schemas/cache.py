@@ -84,6 +84,10 @@ class QueueOut(BaseModel):
     turned_away: int = Field(description="Asks that found it full, and were answered 503.")
     typical_seconds: float | None
     classes: dict[str, QueueClassOut] = Field(description="`interactive`, `prefetch` and `job`: who goes first.")
+    tenants: dict[str, int] = Field(
+        description="How many asks of each tenant wait: the first 16 hex digits of the SHA-256 of its API key with "
+        "`labeling-ground tenant` and a zero byte before it. Only for the admin key."
+    )
 
 
 class ModelFiguresOut(LookupsOut):

@@ -245,7 +245,9 @@ export function drawEngines(place, figures) {
   });
   const fates = { used: 0, withdrawn: 0, wasted: 0 };
   for (const found of Object.values(figures.predictions)) for (const [fate, n] of Object.entries(found)) fates[fate] += n;
+  const tenants = all.flatMap(([name, { tenants: waiting }, model]) => Object.entries(waiting)
+    .map(([tenant, n]) => `${t(name)}${model ? `, ${model}` : ""}: ${tenant} ${number(n)}`));
   const classes = quiet(`${t("waitsByClass")}: ${["interactive", "prefetch", "job"].map((name) => t(name)).join(" · ")}`);
-  place.replaceChildren(make("div", { className: "rows" }, table, classes, ...(engines.length ? engines : [quiet(t("inProcess"))]),
+  place.replaceChildren(make("div", { className: "rows" }, table, classes, ...(tenants.length ? [quiet(`${t("waitsByTenant")}: ${tenants.join(" · ")}`)] : []), ...(engines.length ? engines : [quiet(t("inProcess"))]),
     quiet(t("fates", fates)), quiet(t("sessionsLine", figures))));
 }

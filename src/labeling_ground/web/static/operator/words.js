@@ -72,6 +72,7 @@ export const CACHE_WORDS = {
   interactive: ["Somebody waits", "사용자 대기"],
   prefetch: ["Prefetch", "미리 가져오기"],
   job: ["Job", "작업"],
+  waitsByTenant: ["Waiting by tenant", "테넌트별 대기"],
   waitsByClass: ["by class", "등급별"],
   machineLine: ["This machine has {machine} of memory; the server uses {resident}, and the cache may hold {budget}.", "메모리 {machine}, 서버 사용 {resident}, 캐시 예산 {budget}"],
   adviceBudget: ["The memory budget is {budget}, and this machine has {machine}: lower it, or the system will end the server when it fills.",
