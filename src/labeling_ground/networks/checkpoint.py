@@ -122,7 +122,7 @@ def from_weights(
     if "image_encoder.trunk.pos_embed" in weights:
         return _sam2(weights, source_sha256, sam2_sizes)
     raise BadInput(
-        "These weights are not of a model that can be used: SAM or SAM-HQ ViT-B, L or H, MobileSAM, SAM 2 or SAM 2.1."
+        "These weights are not of a model that can be used: SAM ViT-B, L or H, SAM-HQ, MobileSAM, SAM 2 or SAM 2.1."
     )
 
 
