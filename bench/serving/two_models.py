@@ -69,7 +69,8 @@ def run(plan: Plan) -> dict[str, Any]:
 
 
 def _row(served: Sequence[str], home: str, engine: str) -> dict[str, Any]:
-    with running(models=",".join(served), models_dir=home, engine=engine) as server:
+    # Work memory is given back after each image: how long it would stay depends on how fast the machine is.
+    with running(models=",".join(served), models_dir=home, engine=engine, engine_idle_s="0") as server:
         for name in served:
             _use(server, name)
         listed = {model["id"]: model for model in server.get("/v1/models")["models"]}

@@ -17,7 +17,8 @@ from labeling_ground.models.catalogue import Role
 from labeling_ground.models.manifests import InstalledModel
 from labeling_ground.models.store import ModelStore
 from labeling_ground.settings.machine import resident_bytes
-from labeling_ground.types import ModelVersion, Verdict
+from labeling_ground.types import ModelVersion
+from labeling_ground.verdict import Verdict
 
 pytestmark = pytest.mark.anyio
 

@@ -20,7 +20,7 @@ from labeling_ground.inference.auto import remembered
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
 from labeling_ground.settings import Settings
-from labeling_ground.types import Verdict
+from labeling_ground.verdict import Verdict
 from labeling_ground.wiring import models
 from labeling_ground.wiring.models import list_models, model_of
 

@@ -19,7 +19,7 @@ from labeling_ground.inference.graphs import NOTES
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
 from labeling_ground.settings import Settings
-from labeling_ground.types import Verdict
+from labeling_ground.verdict import Verdict
 from labeling_ground.wiring import build_backend, models
 
 HERE = disc_engine.__name__

@@ -94,10 +94,13 @@ def test_the_examples_can_be_tried_from_above_to_below(
         block.locator("button.execute").click()
         status = block.locator(".live-responses-table .response-col_status").last
         status.wait_for()
-        assert status.inner_text().startswith("200"), block.inner_text()
-        tried.append(block.locator(".opblock-summary-path").inner_text().replace("\u200b", ""))
+        path = block.locator(".opblock-summary-path").inner_text().replace("\u200b", "")
+        # The engine without weights reads no phrases, and says so.
+        wanted = {"/v1/images/{image_id}/concepts": "501", "/v1/upcoming": "202"}.get(path, "200")
+        assert status.inner_text().startswith(wanted), block.inner_text()
+        tried.append(path)
         if index == blocks.count() - 2:
             page.screenshot(path=str(shots / f"docs{where.replace('/', '-')}-tried.png"))
-    assert len(tried) == 7
+    assert len(tried) == 9
     assert tried[0] == "/v1/images"
     assert tried[-1] == "/v1/images/{image_id}"

@@ -19,7 +19,7 @@ from labeling_ground.inference.agreement import Pixels, this_machine
 from labeling_ground.inference.auto import Tried, judge
 from labeling_ground.models.store import ModelStore
 from labeling_ground.settings import Settings
-from labeling_ground.types import Verdict
+from labeling_ground.verdict import Verdict
 from labeling_ground.wiring.models import model_of
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")

@@ -19,7 +19,7 @@ from labeling_ground.inference.graphs import Engine, FloatArray, Precision
 from labeling_ground.inference.memory import give_back_free_memory
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.sam.prompts import tensors
-from labeling_ground.types import Verdict
+from labeling_ground.verdict import Verdict
 
 ENGINES: Mapping[str, str] = MappingProxyType(
     {

@@ -70,6 +70,7 @@ class SamBackend:
             decodes_at_once=None if decodes == 1 else _BATCHES,
         )
         self.engine = engine
+        self.family = engine.family  # known also when the engine was closed
         self._decoding = 0
         self._floats: Lru[Floats] = Lru(_FLOATS_BYTES)
         self._encoders = ThreadPoolExecutor(1, "sam-encode")
@@ -94,7 +95,7 @@ class SamBackend:
             BadPrompt: a prompt is empty.
             BackendFailed: the engine failed, or an embedding is not one of this model's.
         """
-        family = self.engine.family
+        family = self.family
 
         def paint(decoded: _Decoded, prompt: Prompt) -> Prediction:
             return prediction(decoded.logits, decoded.scores, prompt, decoded.frame, family)
@@ -104,7 +105,7 @@ class SamBackend:
     @property
     def usual(self) -> EverythingOptions:
         """The family's own defaults."""
-        return everything.USUAL[self.engine.family]
+        return everything.USUAL[self.family]
 
     async def sketch(self, asks: Sequence[DecodeAsk]) -> list[list[Sketch]]:
         """What the decoder says to each prompt, not painted yet; see ``Sketcher``.
@@ -112,7 +113,7 @@ class SamBackend:
         Raises:
             BackendFailed: the engine failed, or an embedding is not one of this model's.
         """
-        family = self.engine.family
+        family = self.family
 
         def note(decoded: _Decoded, _: Prompt) -> list[Sketch]:
             return [*everything.sketches(decoded.logits, decoded.scores, decoded.frame, family)]
@@ -148,7 +149,7 @@ class SamBackend:
             self._decoding -= len(some)
 
     def _floats_of(self, embedding: Embedding) -> Floats:
-        names = self.engine.family.embedding_names
+        names = self.family.embedding_names
         check_tensors(embedding, names)
         size = sum(4 * embedding.tensors[name].size for name in names)
         return self._floats.get(embedding.digest, lambda: (Floats(embedding, names), size))
@@ -165,7 +166,7 @@ class SamBackend:
         return [Embedding(one, image.height, image.width) for one, image in zip(made, images, strict=True)]
 
     def _decode(self, asks: Sequence[tuple[Floats, Embedding, Prompt]], alone: bool) -> list["_Decoded"]:
-        family = self.engine.family
+        family = self.family
         frames = [family.frame(embedding.height, embedding.width) for _, embedding, _ in asks]
         read = [(own, tensors(prompt, frame, family)) for (own, _, prompt), frame in zip(asks, frames, strict=True)]
         with failing("decode"):

@@ -10,7 +10,7 @@ from typing import Any
 
 from labeling_ground.models.catalogue import Format, Role, is_model_name, is_sha256
 from labeling_ground.models.disk import flush
-from labeling_ground.types import Verdict
+from labeling_ground.verdict import Verdict
 
 log = logging.getLogger(__name__)
 

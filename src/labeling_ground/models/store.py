@@ -27,7 +27,7 @@ from labeling_ground.models.catalogue import (
 )
 from labeling_ground.models.disk import check_room, copied, digest_of, disk_errors, flush, locked
 from labeling_ground.models.manifests import InstalledModel, Manifests, StoredFile
-from labeling_ground.types import Verdict
+from labeling_ground.verdict import Verdict
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from labeling_ground.inference.remote_status import RemoteStatus
 from labeling_ground.service.counters import Counters
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.predictor import Predictor
-from labeling_ground.types import Verdict
+from labeling_ground.verdict import Verdict
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ from labeling_ground.types.outcome import Outcome
 from labeling_ground.types.prediction import Mask, Prediction
 from labeling_ground.types.priority import Priority
 from labeling_ground.types.prompt import Box, Point, Prompt
-from labeling_ground.types.verdict import Verdict
 
 __all__ = [
     "Box",
@@ -33,6 +32,5 @@ __all__ = [
     "Prompt",
     "StoreStats",
     "Stretch",
-    "Verdict",
     "Weight",
 ]

@@ -33,7 +33,7 @@ from labeling_ground.service.model_pool import ModelFacts
 from labeling_ground.settings import Settings
 from labeling_ground.settings.machine import cores_of_this_machine, has_nvidia_gpu, has_torch
 from labeling_ground.supervisor import Supervisor
-from labeling_ground.types import Verdict
+from labeling_ground.verdict import Verdict
 from labeling_ground.wiring.sam3 import ROLES as SAM3_ROLES
 from labeling_ground.wiring.sam3 import build_sam3, refuse_as_halves
 
@@ -63,7 +63,7 @@ def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> t
     if family == Family.SAM3:
         return build_sam3(settings, weights, name)
     choice = _choose(settings, weights, model_of(settings, weights, name, settings.encode_workers))
-    served = choice.backend.engine.family
+    served = choice.backend.family
     if family is not None and served != family:
         raise BadSettings(
             f"{name} is of the family {family}, but its files have the tensors of {served}. Make files from the "

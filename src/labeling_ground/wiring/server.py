@@ -315,7 +315,7 @@ def embedding_bytes(settings: Settings, backend: Backend | None) -> int:
     if isinstance(backend, RemoteBackend):
         return backend.family.embedding_bytes(floats) + _SEAL_BYTES
     if isinstance(backend, SamBackend):
-        return backend.engine.family.embedding_bytes(floats) + _SEAL_BYTES
+        return backend.family.embedding_bytes(floats) + _SEAL_BYTES
     return 0 if backend is None else backend.info.embedding_bytes
 
 

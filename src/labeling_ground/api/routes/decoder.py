@@ -70,7 +70,7 @@ def find_decoder(settings: Settings, backend: Backend, version: ModelVersion) ->
     if version not in (version_from(name, digests, precision) for precision in get_args(Precision)):
         raise NotFound(f"The files of {name} on this server are not those of the version that is served.")
     if isinstance(backend, SamBackend):
-        family: str | None = backend.engine.family.value
+        family: str | None = backend.family.value
     else:
         family = store.known.model(name).family if name in store.known else noted.family
     if family is None:
