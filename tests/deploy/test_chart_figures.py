@@ -92,8 +92,12 @@ SICK: dict[str, Mapping[str, str]] = {
     "LabelingGroundEngineAway": {r'engine_open\{address="STRANGER",engine="encoder"': "1x70"},
     "LabelingGroundEngineLeftOut": {r'engine_left_out\{.*engine="encoder"': "1x70"},
     "LabelingGroundErrors": {r'requests_total\{outcome="\w+",route="/v1/images",status="200"': "0+1x70"},
-    "LabelingGroundPeopleTurnedAway": {r'turned_away_total\{class="interactive",model="\w*",queue="decoder"': "0+6x70"},
-    "LabelingGroundPeopleWait": {r'waited_seconds_total\{class="interactive",model="\w*",queue="encoder"': "0+300x70"},
+    "LabelingGroundPeopleTurnedAway": {
+        r'turned_away_total\{class="interactive",model="[^"]*",queue="decoder"': "0+6x70"
+    },
+    "LabelingGroundPeopleWait": {
+        r'waited_seconds_total\{class="interactive",model="[^"]*",queue="encoder"': "0+300x70"
+    },
     "LabelingGroundClicksSlow": {
         r'request_seconds_bucket\{le="\+Inf",outcome="miss",route="/v1/images/\{image_id\}/masks"': "0+100x70",
         r'request_seconds_bucket\{le="10.0",outcome="miss",route="/v1/images/\{image_id\}/masks"': "0+100x70",
@@ -176,9 +180,9 @@ def test_engines_are_scaled_by_what_waits_and_by_the_seconds_of_it(recorded: lis
             assert set(re.findall(r"labeling_ground_\w+", query)) <= names
         # Ten wait here and two at the engines. Thirty a minute keep the engines for 60 seconds a minute: two each.
         sick = {
-            rf'waiting\{{class="job",model="\w*",queue="{role}"': "10x70",
+            rf'waiting\{{class="job",model="[^"]*",queue="{role}"': "10x70",
             rf'engine_queue\{{.*engine="{role}"': "1x70" if role == "encoder" else "2x70",  # of two, and of one
-            rf'queue_busy_seconds_total\{{class="job",model="\w*",queue="{role}"': "0+60x70",
+            rf'queue_busy_seconds_total\{{class="job",model="[^"]*",queue="{role}"': "0+60x70",
             rf'lookups_total\{{kind="{kind}",.*outcome="miss"': "0+30x70",
         }
         expected = [

@@ -63,7 +63,7 @@ def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> t
     if family == Family.SAM3:
         return build_sam3(settings, weights, name)
     choice = _choose(settings, weights, model_of(settings, weights, name, settings.encode_workers))
-    served = choice.backend.family
+    served = choice.backend.engine.family
     if family is not None and served != family:
         raise BadSettings(
             f"{name} is of the family {family}, but its files have the tensors of {served}. Make files from the "
