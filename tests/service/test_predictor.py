@@ -360,7 +360,7 @@ async def test_clicks_that_were_called_off_have_their_places_until_the_engine_is
         assert backend.decodes == 2
         backend.hold.set()
         assert (await clicking).outcome is Outcome.MISS
-        await until(lambda: predictor.decode_queue.running == 0)
+        await until(lambda: predictor.decode_queue.running == 0 and not len(predictor.flights))
         assert (await mask(predictor, ID, click(0.0, 9))).outcome is Outcome.HIT, "what had begun is kept"
     assert (backend.decodes, backend.called_off) == (3, 0)
 

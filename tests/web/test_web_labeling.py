@@ -237,6 +237,7 @@ def test_fast_hands_lose_no_label(
     page.locator("#thumbs li").nth(0).locator(".count", has_text="2").wait_for()
     page.keyboard.press("a")
     page.locator("#position", has_text="1 / 2").wait_for()
+    page.locator("#objects li").nth(1).wait_for()  # before that there is no spinner, either
     page.wait_for_selector("#objects .spinner", state="detached")
     assert [one["area"] for one in labeler.coco(tmp_path)["annotations"]] == alone
 
