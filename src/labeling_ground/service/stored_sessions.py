@@ -22,10 +22,6 @@ _AFTERWARDS = {"answer", "drop", "restore", "model"}
 """Changes that follow an answer: they are not refused, and need not be stored where they do nothing."""
 
 
-_NOTED = "answer"
-"""Only what the next click refines: where no other server may be asked for that, nobody waits until it is stored."""
-
-
 class StoredSessions:
     """Makes changes of sessions in this process, without awaiting, and then adds a line for each to the store's log.
 
@@ -187,8 +183,6 @@ class StoredSessions:
             session.note_saved(lines, lines.log)
             return
         self._save_soon(store, key, session)
-        if made.change.verb == _NOTED and not store.is_shared:
-            return
         loop = asyncio.get_running_loop()
         made.told = loop.create_future()
         seconds = self._patience_s if store.is_shared else self._deadline_s
