@@ -11,8 +11,9 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from labeling_ground.api.adapter import Adapter, Endpoint, EndpointTable, Problem
 from labeling_ground.api.app import create_app
-from labeling_ground.api.edge import Edge, Limits
+from labeling_ground.api.edge import Edge
 from labeling_ground.api.errors import response_for
+from labeling_ground.api.limits import Limits
 from labeling_ground.api.web_security import ANY, OriginCheck
 from labeling_ground.errors import BadPrompt
 from labeling_ground.wiring import build_parts

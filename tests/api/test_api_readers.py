@@ -16,7 +16,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.api.conftest import LONG_S, soon
 
-from labeling_ground.api.edge import Edge, Limits
+from labeling_ground.api.edge import Edge
+from labeling_ground.api.limits import Limits
 from labeling_ground.api.web_security import OriginCheck
 from labeling_ground.cli.running import configuration, listen
 

@@ -17,7 +17,9 @@ from starlette.types import ASGIApp
 from labeling_ground import __version__
 from labeling_ground.api import errors
 from labeling_ground.api.adapter import Adapter, install_endpoints
-from labeling_ground.api.edge import ALWAYS, Edge, Limits
+from labeling_ground.api.edge import Edge
+from labeling_ground.api.limits import ALWAYS, Limits
+from labeling_ground.api.requests import tenant_by
 from labeling_ground.api.routes import (
     cache,
     concepts,
@@ -214,6 +216,8 @@ def _limits(app_state: AppState) -> Limits:
         bodies={"/v1/images": image + more, "/api/sam/image": base64 + more},
         most_held=int(settings.max_bytes_in_flight),
         held_beside=lambda: app_state.predictor.prefetches.bytes + app_state.sources.bytes_held,
+        beyond=settings.tenant_share,
+        tenant_of=tenant_by(settings),
         silence_s=settings.receive_timeout_s,
         takes_no_place=_takes_no_place,
     )

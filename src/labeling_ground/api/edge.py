@@ -10,8 +10,7 @@ import re
 import secrets
 import time
 import types
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labeling_ground.api.adapter import Endpoint, EndpointTable, in_words
 from labeling_ground.api.errors import TooSlow, answer_to, bug_response
+from labeling_ground.api.limits import ALWAYS, InFlight, Limits, Usage
 from labeling_ground.api.state import REQUEST_LOG_KEY, RequestLog
 from labeling_ground.api.web_security import SECURITY_HEADERS, OriginCheck
 from labeling_ground.errors import BadInput, LabelingGroundError, Overloaded, TooLarge
@@ -30,8 +30,6 @@ from labeling_ground.types import Priority
 from labeling_ground.urgency import Urgency, current
 
 _READING = frozenset({"GET", "HEAD"})
-ALWAYS = frozenset({"/health/live", "/health/ready", "/metrics"})
-"""Answered however busy we are: this is where one looks when we are."""
 _SLOWEST = 1024
 """Bytes a second, in the long run, below which a client is not sending but holding a place."""
 _LEFT_UNREAD = 64 * 1024
@@ -42,33 +40,6 @@ _MOST_HOSTS = 64
 """So many ``Host`` headers that were found good are remembered."""
 _EXCHANGE = "labeling_ground.exchange"
 _PRIORITIES = {priority.label.encode(): priority for priority in Priority}
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What is too much.
-
-    A request has a place while the server works for it, and none while it waits for its client to send the body or to
-    take the answer: clients that do nothing take nobody's place.
-
-    Attributes:
-        most_requests: how many may be worked on.
-        most_bytes: the largest body of a request.
-        most_held: bytes of bodies that all requests in flight may hold together.
-        silence_s: longest wait for the next piece of a body. A body that trickles gets so long, plus a second for
-            every KiB of it: one byte now and then does not hold a connection for hours.
-        bodies: by path, the largest body where that is another one.
-        held_beside: tells the bytes of bodies of earlier requests that are still held, and count likewise.
-        takes_no_place: whether ``GET`` of a path is answered however busy the server is: what takes no work.
-    """
-
-    most_requests: int
-    most_bytes: int
-    most_held: int
-    silence_s: float
-    bodies: Mapping[str, int] = field(default_factory=dict)
-    held_beside: Callable[[], int] = int
-    takes_no_place: Callable[[str], bool] = ALWAYS.__contains__
 
 
 class DirectRoute:
@@ -125,12 +96,7 @@ class Edge:
         root_path: str = "",
     ) -> None:
         self.limits = limits
-        self.held = 0
-        """Bytes of bodies of the requests in flight."""
-        self.in_work = 0
-        """Requests that have a place."""
-        self.half = max(1, limits.most_requests // 2)
-        """So many of the places are anybody's."""
+        self.in_flight = InFlight(limits)
         self._app = app
         self._origins = origins
         self._good_hosts: set[bytes] = set()
@@ -173,9 +139,6 @@ class Edge:
             exchange.status = exchange.status or 500
             raise
         finally:
-            if exchange.has_place:
-                self.in_work -= 1
-                self.held -= exchange.seen
             exchange.finish(self._metrics)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -185,7 +148,7 @@ class Edge:
             if headers.get(b"host") not in self._good_hosts or b"origin" in headers or b"sec-fetch-site" in headers:
                 self._check_origin(scope["method"], headers)
             if scope["method"] not in _READING or not self.limits.takes_no_place(scope["path"]):
-                self._give_place(exchange)
+                self._give_place(exchange, scope)
             if exchange.route is not None:
                 route, parts = exchange.route
                 scope["route"] = route
@@ -226,11 +189,11 @@ class Edge:
         if host is not None and len(self._good_hosts) < _MOST_HOSTS:
             self._good_hosts.add(host)
 
-    def _give_place(self, exchange: "Exchange") -> None:
+    def _give_place(self, exchange: "Exchange", scope: Scope) -> None:
         """Let the request be worked on.
 
         Raises:
-            Overloaded: too many are.
+            Overloaded: too many are, and the tenant has its part of the places.
             BadInput: the client asks for a class that there is not.
         """
         header = exchange.headers.get(b"x-priority")
@@ -242,21 +205,9 @@ class Edge:
         # It goes with the task rather than from hand to hand, like a trace's id: what asks, and what waits in a queue
         # for it, are many calls apart.
         exchange.urgency = current.set(Urgency(exchange.priority) if header is not None else None)
-        exchange.has_place = True
-        self.in_work += 1
-        if self.in_work > self.half:
-            self.check_room(exchange.priority)
-
-    def check_room(self, priority: Priority) -> None:
-        """See that no more requests are worked on than may be.
-
-        Raises:
-            Overloaded: there are more.
-        """
-        # What is not urgent has half of the places, so that it keeps out nobody who waits.
-        most = self.limits.most_requests if priority is Priority.INTERACTIVE else self.half
-        if self.in_work > most:
-            raise Overloaded(f"{most} requests are in flight, which is this server's limit. Try again.")
+        exchange.usage = self.in_flight.enter(self.limits.tenant_of(scope))
+        if self.in_flight.total.in_work > self.in_flight.half:
+            self.in_flight.check_places(exchange.usage, exchange.priority)
 
 
 class Exchange:
@@ -266,7 +217,8 @@ class Exchange:
         headers: of the request; of those that came several times, the last.
         log: what the routes note of it.
         status: of the answer; 0 before that begins.
-        has_place: whether the request has one of the places, and its body is bounded.
+        usage: what the tenant has whose request this is; ``None`` where the request takes no place, and its body is not
+            bounded.
         route: where it goes at once, and the parts of its path.
         priority: its class.
         urgency: gives back what class the task worked for before.
@@ -283,7 +235,6 @@ class Exchange:
         "_scope",
         "_send",
         "_started",
-        "has_place",
         "headers",
         "log",
         "priority",
@@ -291,13 +242,14 @@ class Exchange:
         "seen",
         "status",
         "urgency",
+        "usage",
     )
 
     def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.log = scope[REQUEST_LOG_KEY] = RequestLog()
         self.status = 0
-        self.has_place = False
+        self.usage: Usage | None = None
         self.route: tuple[DirectRoute, re.Match[str]] | None = None
         self.priority = Priority.INTERACTIVE
         self.urgency: Any = None
@@ -326,15 +278,17 @@ class Exchange:
             TooLarge: the body exceeds the path's limit, or says that it will.
             Overloaded: there is no room for it now.
         """
+        in_flight, usage, most = self._edge.in_flight, self.usage, self._most_bytes
         # Once it is complete, what comes is the client leaving, which may take as long as it likes.
-        if self._complete or not self.has_place:
+        if self._complete or usage is None:
             return await self._receive()
-        edge, most = self._edge, self._most_bytes
         length = self.headers.get(b"content-length", b"")
         # Not before it is asked for: who may not ask at all hears that first.
         if length.isdigit() and int(length) > most:
             raise _too_large(most)
-        edge.in_work -= 1
+        total = in_flight.total
+        total.in_work -= 1
+        usage.in_work -= 1
         receiving = self._receive().__await__()
         try:
             # Mostly it is here already, and a timer would cost more than all else that is done for it here.
@@ -344,21 +298,20 @@ class Exchange:
         else:
             message = await self._awaited(receiving, waits_for)
         finally:
-            edge.in_work += 1
-        limits = edge.limits
+            total.in_work += 1
+            usage.in_work += 1
         if message["type"] == "http.request":
             size = len(message.get("body", b""))
             self.seen += size
-            edge.held += size
+            total.held += size
+            usage.held += size
             self._complete = not message.get("more_body", False)
-            if self._complete and edge.in_work > edge.half:  # work begins
-                edge.check_room(self.priority)
+            if self._complete and total.in_work > in_flight.half:  # work begins
+                in_flight.check_places(usage, self.priority)
             if self.seen > most:
                 raise _too_large(most)
             if self.seen > _SMALL:
-                held = edge.held + limits.held_beside()
-                if held > limits.most_held and held > self.seen:  # alone it may be as large as its own limit
-                    raise Overloaded("Too many large requests are in flight. Try again in a moment.")
+                in_flight.check_bytes(usage, self.seen)
         return message
 
     async def _awaited(self, receiving: Generator[Any, Any, Message], waits_for: Any) -> Message:
@@ -391,17 +344,22 @@ class Exchange:
             if message.get("more_body", False):
                 return
             message = {"type": "http.response.body", "body": b""}
-        if not self.has_place:
+        if self.usage is None:
             await self._send(message)
             return
-        self._edge.in_work -= 1
+        total = self._edge.in_flight.total
+        total.in_work -= 1
+        self.usage.in_work -= 1
         try:
             await self._send(message)
         finally:
-            self._edge.in_work += 1
+            total.in_work += 1
+            self.usage.in_work += 1
 
     def finish(self, metrics: RequestMetrics | None) -> None:
-        """Note how it went."""
+        """Give back what the request has, and note how it went."""
+        if self.usage is not None:
+            self._edge.in_flight.leave(self.usage, self.seen)
         if self.urgency is not None:
             current.reset(self.urgency)
         log = self.log

@@ -16,14 +16,17 @@ from fastapi import Request
 from pydantic import SecretStr, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from labeling_ground import key as keys
 from labeling_ground.api.errors import BadBody, EncodedBody, UnreadMediaType, explain
+from labeling_ground.api.limits import client_network
 from labeling_ground.api.state import REQUEST_LOG_KEY, AppState, RequestLog
 from labeling_ground.errors import Forbidden, NotAllowed, Overloaded, TooLarge
 from labeling_ground.pools import Pools
 from labeling_ground.service.model_pool import LoadedModel, ModelPool
 from labeling_ground.service.predictor import Predictor
+from labeling_ground.settings import Settings
 
 T = TypeVar("T")
 
@@ -93,6 +96,24 @@ def caller_of(request: Request, *more_keys: str | None) -> Caller:
         )
     tenant = keys.tenant_of(matches[0])
     return Caller(tenant, client or tenant, bool(admin))
+
+
+def tenant_by(settings: Settings) -> Callable[[Scope], str]:
+    """What tells to whom a request counts: the holder of an API key, or without a good one the client's network.
+
+    For what must be known before a route asks for the caller.
+    """
+    if not settings.api_keys:
+        return client_network
+    secrets = (*settings.api_keys, *([settings.admin_key] if settings.admin_key else []))
+    tenants = frozenset(keys.tenant_of(secret.get_secret_value()) for secret in secrets)
+
+    def tenant_of(scope: Scope) -> str:
+        # Digests are compared: the time taken tells nothing about the keys.
+        given = map(keys.tenant_of, _keys_in_headers(dict(scope["headers"])))
+        return next((tenant for tenant in given if tenant in tenants), "") or client_network(scope)
+
+    return tenant_of
 
 
 def check_admin(request: Request) -> None:

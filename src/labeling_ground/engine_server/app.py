@@ -16,8 +16,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from labeling_ground.api.edge import Edge, Limits
+from labeling_ground.api.edge import Edge
 from labeling_ground.api.errors import problem, response_for
+from labeling_ground.api.limits import Limits
 from labeling_ground.api.web_security import ANY, OriginCheck
 from labeling_ground.draining import Drain
 from labeling_ground.errors import LabelingGroundError

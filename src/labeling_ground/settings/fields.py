@@ -136,10 +136,11 @@ class LimitSettings(Fields):
     max_requests: int = Field(512, ge=1)
     """Most requests in flight; one more is answered 503 with `Retry-After`. Those that wait for their client, to send
     or to take the answer, are not counted, nor are health, metrics, and the files of the pages and of `/docs`. Requests
-    with an `X-Priority` of `prefetch` or `job` have half of it."""
+    with an `X-Priority` of `prefetch` or `job` have half of it. Where they run short, API keys (without keys, client
+    addresses) have equal parts: one with less is answered, up to `tenant_share` beyond the limit."""
     max_bytes_in_flight: ByteSize = ByteSize(1 << 30)
     """Most bytes that the bodies of all requests in flight hold together; beyond that 503 with `Retry-After`. Images
-    that are queued (`wait=false`) count until they are encoded, and have at most half of it."""
+    that are queued (`wait=false`) count until they are encoded, and have at most half. Shared as `max_requests` are."""
     receive_timeout_s: float = Field(20.0, gt=0)
     """Longest silence, in seconds, while a client sends a body, and longest time for its headers; then 408."""
     send_timeout_s: float = Field(20.0, gt=0, le=86_400)
@@ -485,7 +486,7 @@ class SessionSettings(Fields):
     tenant_share: float = Field(0.5, gt=0, le=1)
     """With several `api_keys`: the part of the sessions, of each tier's bytes (not Redis') and of each queue that the
     holder of one key may take up while others need it. Above it one makes room among one's own; below it, one is given
-    room by whoever has most."""
+    room by whoever has most. See also `max_requests`."""
 
     max_sessions: int = Field(10_000, ge=1)
     """Sessions kept; the one idle for longest makes room for a new one. They too end after `idle_s`."""
