@@ -12,18 +12,17 @@ help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamps are what was installed from which pins: a changed pin installs again, an unchanged one costs nothing.
-$(VENV)/.run: requirements/run.txt pyproject.toml
+$(VENV)/.run: requirements/run.txt requirements/client.txt pyproject.toml clients/python/pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing the server into $(VENV) (once; about a minute)" >&2
-	@$(PIP) install --require-hashes -r requirements/run.txt
-	@$(PIP) install --no-deps --no-build-isolation -e .
+	@echo "installing the server and its Python client into $(VENV) (once; about a minute)" >&2
+	@$(PIP) install --require-hashes -r requirements/run.txt -r requirements/client.txt
+	@$(PIP) install --no-deps --no-build-isolation -e . -e clients/python
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/readers.txt clients/python/pyproject.toml
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/readers.txt
 	@echo "installing the test tools into $(VENV) (once; about a minute)" >&2
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@$(PIP) install --no-deps --require-hashes -r requirements/readers.txt
-	@$(PIP) install --no-deps --no-build-isolation -e clients/python
 	@touch $@
 
 # torch comes on its own: with engines.txt it would have to be pinned to one of its many builds.
@@ -88,7 +87,9 @@ pins: ## compile requirements/*.txt again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	  pyproject.toml requirements/build.in -o requirements/run.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
-	  requirements/dev.in -c requirements/run.txt -o requirements/dev.txt
+	  clients/python/pyproject.toml -c requirements/run.txt -o requirements/client.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+	  requirements/dev.in -c requirements/run.txt -c requirements/client.txt -o requirements/dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	  requirements/engines.in -c requirements/run.txt -c requirements/dev.txt -o requirements/engines.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \

@@ -1,9 +1,12 @@
 """The documentation says what the code does."""
 
 import re
+import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+from tests.needs import needs_program
 
 from labeling_ground import __version__
 from labeling_ground.api.app import create_app
@@ -53,6 +56,19 @@ def test_no_advice_takes_our_name_from_an_index() -> None:
         assert not re.search(r"pip install [^\n]*(?<![./-])labeling-ground\b(?!/)", file.read_text(encoding="utf-8")), (
             file
         )
+
+
+def test_make_run_installs_all_that_the_readmes_commands_and_snippet_need() -> None:
+    make = needs_program("make")
+    said = subprocess.run([make, "-nB", "run"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"pip .*install .*-e \.( |$)", said, re.MULTILINE)
+    assert re.search(r"pip .*install .*-e clients/python", said)
+    assert "import Client" in (ROOT / "README.md").read_text(encoding="utf-8")
+    pinned = "".join((ROOT / "requirements" / name).read_text() for name in re.findall(r"-r requirements/(\S+)", said))
+    for project in (ROOT, ROOT / "clients" / "python"):
+        wanted = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+        for name in (re.split(r"[^\w-]", one)[0] for one in wanted):
+            assert re.search(rf"^{name}==", pinned, re.MULTILINE | re.IGNORECASE), name
 
 
 def test_both_readmes_have_the_same_shape() -> None:

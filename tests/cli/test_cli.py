@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import httpx
 import pytest
 from click.testing import CliRunner, Result
@@ -47,11 +49,22 @@ def data_of(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
-def test_every_command_explains_itself(runner: CliRunner) -> None:
-    for words in ([], ["serve"], ["warm"], ["cache"], ["cache", "stats"], ["cache", "purge"], ["doctor"]):
-        result = runner.invoke(cli, [*words, "--help"])
+def commands_of(group: click.Group, *words: str) -> Iterator[tuple[str, ...]]:
+    yield words
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands_of(command, *words, name)
+        else:
+            yield (*words, name)
+
+
+def test_every_command_explains_itself_and_no_list_of_commands_cuts_a_sentence_off(runner: CliRunner) -> None:
+    for words in commands_of(cli):
+        result = runner.invoke(cli, [*words, "--help"], terminal_width=80)
         assert result.exit_code == 0
         assert len(result.stdout.splitlines()) > 4
+        _, _, listed = result.stdout.partition("Commands:")
+        assert "..." not in listed, words
 
 
 def test_warm_computes_each_image_once_and_a_second_run_hits_everything(runner: CliRunner, folder: Path) -> None:

@@ -54,13 +54,6 @@ def said(result: Result) -> str:
     return result.stderr or result.stdout
 
 
-def test_every_command_explains_itself_here_too(runner: CliRunner) -> None:
-    for words in ([], ["list"], ["pull"], ["add"], ["remove"], ["path"]):
-        result = runner.invoke(command.models, [*words, "--help"])
-        assert result.exit_code == 0
-        assert len(result.stdout.splitlines()) > 4
-
-
 def test_list_shows_every_model_uncut(runner: CliRunner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     result = runner.invoke(command.models, ["list"])

@@ -82,7 +82,7 @@ def annotate(
     """Write the masks of all photos of a folder to a COCO file.
 
     Interrupt it with Ctrl-C and start it again: photos that are in the file already are not asked again, unless they
-    have changed. People who click on the same server go first. It needs the Python client (clients/python).
+    have changed. People who click on the same server go first.
     """
     if everything + (boxes is not None) + bool(texts) != 1:
         raise click.UsageError("say either --everything, --boxes FILE or --text PHRASE")
@@ -129,7 +129,7 @@ def annotate(
             say(f"failed: {name}: {problem}")
         show(
             f"{done} there already, {made} annotated{again}, {len(failures)} failed; "
-            f"{len(dataset.annotations)} masks in {out}"
+            f"masks in {out}: {len(dataset.annotations)}"
             + ("; interrupted: start again to go on" if interrupted else "")
         )
     if interrupted:
@@ -399,7 +399,7 @@ async def _client(
         from labeling_ground_client import AsyncClient
     except ImportError:
         raise LabelingGroundError(
-            "annotate needs the Python client, which is not installed. In this repository: "
+            "annotate needs the Python client, which is not installed. `make run` installs it; or, in this repository: "
             f"{sys.executable} -m pip install ./clients/python"
         ) from None
     if server is not None:

@@ -16,11 +16,11 @@ from labeling_ground.web.browser_runtime import PACKAGE, VERSION
 @click.command("browser-decoder")
 @click.argument("archive", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def browser_decoder(archive: Path | None) -> None:
-    """Get what the labeling page needs to decode in the browser: ONNX Runtime Web, 14 MB.
+    """Get what decodes in the browser: ONNX Runtime Web.
 
-    It comes from the npm registry, by npm, is checked against the digest that is pinned here, and lies in
-    LABELING_GROUND_BROWSER_RUNTIME_DIR then. Where there is no npm or no network, run `npm pack` elsewhere and name the
-    ARCHIVE that it made. Restart a server that is running.
+    The labeling page uses it. Its 14 MB come from the npm registry, by npm, are checked against the digest that is
+    pinned here, and lie in LABELING_GROUND_BROWSER_RUNTIME_DIR then. Where there is no npm or no network, run `npm
+    pack` elsewhere and name the ARCHIVE that it made. Restart a server that is running.
     """
     folder = settings_with().folder("browser_runtime_dir")
     if archive is None and browser_runtime.find(folder) is not None:

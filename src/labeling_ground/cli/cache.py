@@ -25,7 +25,9 @@ _NO_TIER = "The disk tier is switched off (disk_bytes is 0), and redis_url is no
 
 @click.group()
 def cache() -> None:
-    """Look at the disk tier and at Redis, or purge them, while servers run or not. Their memory is their own.
+    """Look at what disk and Redis hold, or purge it.
+
+    Servers may run meanwhile or not; their memory is their own.
 
     Servers on Redis forget what is purged here. For the memory of others, and for a running server's figures, ask it:
     GET and DELETE /v1/cache.
@@ -69,7 +71,10 @@ def stats(cache_dir: Path | None, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def purge(cache_dir: Path | None, image: str | None, model: str | None, yes: bool, as_json: bool) -> None:
-    """Delete from the disk tier and from Redis: one image, one model, or everything, in all namespaces."""
+    """Delete an image, a model, or everything.
+
+    From the disk tier and from Redis, in all namespaces.
+    """
     image = None if image is None else image.lower()
     if image is not None and not keys.is_image_id(image):
         raise click.BadParameter("an image id is 64 hex digits", param_hint="--image")

@@ -82,10 +82,10 @@ def capacity(
     price_memory: float,
     as_json: bool,
 ) -> None:
-    """Work out how many engines a team needs, how long people wait, and what it costs.
+    """Work out how many engines a team needs.
 
-    A day of work is made up (as by `cache synth`), what the cache has is taken off, and the rest goes through simulated
-    queues. Half a minute for 200 people.
+    And how long people wait, and what it costs. A day of work is made up (as by `cache synth`), what the cache has is
+    taken off, and the rest goes through simulated queues. Half a minute for 200 people.
     """
     settings = settings_with()
     embedding_bytes = catalogue().model(model).embedding_bytes(settings.precision)

@@ -40,11 +40,11 @@ DISAGREE = 3
 @models_dir_option
 @json_option
 def check(name: str, images: tuple[Path, ...], models_dir: Path | None, as_json: bool) -> None:
-    """Compare each installed engine and precision with fp32, on photographs, by the overlap of masks (IoU).
+    """Compare engines and precisions with fp32, on photographs.
 
-    Takes an encode for each photograph, engine and precision. What is found is kept with the model: with
-    engine_precision=auto it decides, and 'models list' and /v1/models show it. The exit status is 0 where all agree,
-    and 3 where one does not.
+    Those that are installed, by the overlap of masks (IoU). Takes an encode for each photograph, engine and precision.
+    What is found is kept with the model: with engine_precision=auto it decides, and 'models list' and /v1/models show
+    it. The exit status is 0 where all agree, and 3 where one does not.
     """
     settings = settings_with(models_dir=models_dir)
     store = ModelStore(settings.models_dir)

@@ -50,8 +50,9 @@ class Finding:
 @cache_dir_option
 @json_option
 def doctor(cache_dir: Path | None, as_json: bool) -> None:
-    """Say what is installed, which engine would be used and why, and whether the cache can be reached.
+    """Say whether a server would work here.
 
+    What is installed, which engine would be used and why, and whether the cache can be reached.
     Exit code 1 if the server would not work.
     """
     settings = settings_with(cache_dir=cache_dir)

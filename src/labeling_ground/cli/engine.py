@@ -34,10 +34,10 @@ _PORTS = {"encoder": 8080, "decoder": 7080, "both": 8080}
 @models_dir_option
 @log_format_option
 def engine(role: str, port: int | None, management_port: int | None, **given: Any) -> None:
-    """Serve a model's encoder, its decoder, or both, to labeling-ground servers elsewhere.
+    """Serve a model's encoder or decoder to other servers.
 
-    They find it by LABELING_GROUND_ENCODER_URL and LABELING_GROUND_DECODER_URL. There are no keys: whoever reaches the
-    ports may ask, so keep them on a network of your own.
+    Or both of them. They find it by LABELING_GROUND_ENCODER_URL and LABELING_GROUND_DECODER_URL. There are no keys:
+    whoever reaches the ports may ask, so keep them on a network of your own.
     """
     settings = settings_with(**given)
     set_up_logging(settings.log_level, settings.log_format)

@@ -46,7 +46,7 @@ def _store(models_dir: Path | None) -> ModelStore:
 
 @click.group()
 def models() -> None:
-    """See which models there are, and get, add or remove their weights."""
+    """List models, and get, add or remove their weights."""
 
 
 models.add_command(check)
@@ -56,7 +56,10 @@ models.add_command(check)
 @models_dir_option
 @json_option
 def list_models(models_dir: Path | None, as_json: bool) -> None:
-    """Which models there are, what they weigh, what one image costs in the cache, and which are here."""
+    """Which models there are, and which are here.
+
+    With what they weigh, and what one image costs in the cache.
+    """
     store = _store(models_dir)
     here = store.installed()
     known = store.known.models
@@ -149,9 +152,10 @@ def pull(names: tuple[str, ...], as_format: str | None, mirror: str | None, mode
 )
 @models_dir_option
 def export(name: str, checkpoint: Path | None, models_dir: Path | None) -> None:
-    """Turn an official checkpoint into ONNX files for fast engines, and verify them against torch.
+    """Turn an official checkpoint into ONNX files.
 
-    Needs the extra 'export' (torch and others): see docs/models.md. Some minutes for the large models.
+    These are for fast engines, and are verified against torch. Needs the extra 'export' (torch and others): see
+    docs/models.md. Some minutes for the large models.
     """
     store = _store(models_dir)
     check_installed()
@@ -207,10 +211,10 @@ def archive(
     batch_delay_ms: int | None,
     models_dir: Path | None,
 ) -> None:
-    """Make what TorchServe or Triton serve of an installed model: one archive of its encoder, one of its decoder.
+    """Make what TorchServe or Triton serve of a model.
 
-    TorchServe must have labeling-ground installed beside it: see segment_anything/README.md. Triton needs nothing of
-    ours: see docs/open-inference-protocol.md.
+    One archive of its encoder, one of its decoder. TorchServe must have labeling-ground installed beside it: see
+    segment_anything/README.md. Triton needs nothing of ours: see docs/open-inference-protocol.md.
     """
     store = _store(models_dir)
     if encode_name == decode_name:
@@ -280,7 +284,10 @@ def remove(name: str, models_dir: Path | None) -> None:
 @click.option("--role", type=click.Choice([role.value for role in Role]), help="Only this file.")
 @models_dir_option
 def path(name: str, role: str | None, models_dir: Path | None) -> None:
-    """Where a model's files are: role and path on each line, or the path alone with --role."""
+    """Where a model's files are.
+
+    Role and path on each line, or the path alone with --role.
+    """
     store = _store(models_dir)
     if role is not None:
         click.echo(store.path_of(name, Role(role)))

@@ -32,7 +32,10 @@ _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 @click.group()
 def trace() -> None:
-    """Recorded accesses: set LABELING_GROUND_TRACE_FILE, and a server records them."""
+    """Look at recorded accesses.
+
+    Set LABELING_GROUND_TRACE_FILE, and a server records them.
+    """
 
 
 @trace.command()
@@ -85,7 +88,10 @@ def info(traces: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--bulk", type=click.IntRange(0), default=0, help="New images that a script sends within an hour.")
 @click.option("--swap", is_flag=True, help="The models change at noon.")
 def synth(seed: int, out: Path, mix: str, annotators: int, hours: float, days: int, bulk: int, swap: bool) -> None:
-    """Make up a trace of labeling work, for deciding before there is a recording."""
+    """Make up a trace of labeling work.
+
+    For deciding before there is a recording.
+    """
     settings_with()
     work = Work(mix=mix, annotators=annotators, hours=hours, days=days, bulk=bulk, swap=swap)
     events = synthesise(seed, work)
@@ -141,10 +147,11 @@ def simulate(
     jobs: int | None,
     as_json: bool,
 ) -> None:
-    """Replay traces through every combination of policies, budgets and idle times, and name the cheapest.
+    """Replay traces with other settings, and name the cheapest.
 
-    The replay is done by the code that serves. Without options: the shipped policies, 10, 25, 50 and 100 % of the
-    memory that idle time alone would need, and today's setting.
+    All combinations of policies, budgets and idle times are tried. The replay is done by the code that serves. Without
+    options: the shipped policies, 10, 25, 50 and 100 % of the memory that idle time alone would need, and today's
+    setting.
     """
     settings = settings_with()
     if html is not None:

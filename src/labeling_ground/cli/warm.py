@@ -47,12 +47,12 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".hei
 @click.option("--api-key", help="Warm this key's namespace instead of the public one.")
 @json_option
 def warm(directory: Path, cache_dir: Path | None, model: str | None, api_key: str | None, as_json: bool) -> None:
-    """Encode all images of a folder ahead of time, so that the first click on each is fast.
+    """Encode all images of a folder ahead of time.
 
-    They go to the disk tier, which a server on this machine shares, running or not, and to Redis where it is used.
-    Interrupt it with Ctrl-C and start it again: what is encoded already is skipped. Entries unused for the idle time
-    (30 minutes by default) are deleted there like all others: warm what is going to be labeled now, or raise
-    LABELING_GROUND_IDLE_S.
+    The first click on each is fast then. They go to the disk tier, which a server on this machine shares, running or
+    not, and to Redis where it is used. Interrupt it with Ctrl-C and start it again: what is encoded already is skipped.
+    Entries unused for the idle time (30 minutes by default) are deleted there like all others: warm what is going to be
+    labeled now, or raise LABELING_GROUND_IDLE_S.
     """
     settings = settings_with(cache_dir=cache_dir, model=model)
     if settings.disk_bytes == 0 and settings.redis_url is None:
@@ -122,7 +122,7 @@ def progress_of(doing: str, total: int) -> Iterator[Callable[[], None]]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=total == 0) as progress:
         bar = progress.add_task(doing, total=total, rate="")
 
         def advance() -> None:
