@@ -9,8 +9,7 @@ from pydantic import ByteSize, SecretStr
 
 from labeling_ground.errors import BadSettings
 from labeling_ground.settings import ENV_PREFIX, Settings, machine, read_settings
-from labeling_ground.settings.fields import MAY_HOLD_SECRETS, SECRETS
-from labeling_ground.settings.read import TEST_PREFIX
+from labeling_ground.settings.read import MAY_HOLD_SECRETS, SECRETS, TEST_PREFIX
 from labeling_ground.settings.reference import example_of
 from labeling_ground.wiring import build_app
 

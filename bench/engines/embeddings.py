@@ -1,7 +1,7 @@
 """``python -m bench.engines.embeddings``: what an embedding kept in int8 saves, and what that does to masks.
 
-int8 per channel: each channel's values in steps of a 127th of its largest. Masks are compared with those of the
-embedding in fp16, as the cache keeps it, on the photographs of ``models check``. Random weights.
+By the code that serves (``codec.int8``), and as ``models check`` compares: masks with those of the embedding in fp16,
+on the same photographs. Random weights.
 """
 
 import argparse
@@ -10,25 +10,19 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.engines import models
 from bench.serving.run import where
 from labeling_ground.cli.check import photographs
+from labeling_ground.codec.int8 import to_int8
 from labeling_ground.inference import onnx
-from labeling_ground.inference.agreement import masks_of, overlaps
+from labeling_ground.inference.auto import judge_int8
 from labeling_ground.settings import Settings
-
-
-def rounded(tensor: NDArray[np.float16]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """``[1, channels, height, width]`` → the same in int8, and each channel's step."""
-    wide = tensor.astype(np.float32)
-    step = np.maximum(np.abs(wide).max(axis=(0, 2, 3), keepdims=True), 1e-12) / 127
-    return np.rint(wide / step).astype(np.int8), step.astype(np.float32)
+from labeling_ground.verdict import Verdict
 
 
 def run(folder: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -36,25 +30,23 @@ def run(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     rows = []
     for name in names:
         engine = onnx.create(2, 2, **models.files(name, folder)).engine
-        ious: list[float] = []
+        pictures = list(photographs(Settings()).values())
+        kept = {key: x.astype(np.float16) for key, x in engine.encode(pictures[0]).items()}
         taken: list[float] = []
-        for pixels in photographs(Settings()).values():
-            kept = {key: x.astype(np.float16) for key, x in engine.encode(pixels).items()}
+        for _ in pictures:
             started = time.perf_counter()
-            low = {key: rounded(x) for key, x in kept.items()}
+            low = to_int8(kept)
             taken.append(time.perf_counter() - started)
-            full = masks_of(engine, pixels, {key: x.astype(np.float32) for key, x in kept.items()})
-            ours = masks_of(engine, pixels, {key: x.astype(np.float32) * step for key, (x, step) in low.items()})
-            ious += [iou for some in overlaps(ours, full).values() for iou in some]
+        found = judge_int8(engine, Verdict("onnx", "fp32"), pictures).verdict
         rows.append(
             {
                 "model": name,
                 "fp16_bytes": sum(x.nbytes for x in kept.values()),
-                "int8_bytes": sum(x.nbytes + step.nbytes for x, step in low.values()),
+                "int8_bytes": sum(x.nbytes for x in low.values()),
                 "round_ms": round(median(taken) * 1e3, 1),
-                "masks": len(ious),
-                "least_iou": min(ious),
-                "mean_iou": mean(ious),
+                "masks": found.masks,
+                "least_iou": found.least_iou,
+                "mean_iou": found.mean_iou,
             }
         )
     return {"where": where(), "rows": rows}

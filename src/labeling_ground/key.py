@@ -1,7 +1,8 @@
 """Keys: a pure function of the data, the model version and the prompt, and of nothing else.
 
 A key reads ``v1/{tenant}/{SHA-256 of the image file}/{kind}[/{model version}[~stretch-LOW-HIGH][/{digest}]]``, the last
-part being that of the prompt, of the options or of the concept. What is made of a phrase alone has the phrase's digest
+part being that of the prompt (and ``~int8`` where the embedding was rounded to that: ``docs/decisions/0038``), of the
+options or of the concept. What is made of a phrase alone has the phrase's digest
 in place of the image's: ``v1/{tenant}/{SHA-256 of the phrase}/text/{model version}``. The leading ``v1`` names this
 layout and its digest (SHA-256). No part holds ``/``, ``*`` or white space, so a key pattern needs no escaping.
 """
@@ -26,6 +27,8 @@ STEP = 1 / 64
 """Coordinates are kept in steps of this many pixels: exact in float32, and far below what a click can mean."""
 
 
+INT8 = "~int8"
+"""What the prediction's digest ends with where its embedding was rounded to int8: another prediction of that prompt."""
 _DIGITS = 64
 _PERCENTILE = r"(?:0|[1-9][0-9]?|100)(?:\.[0-9]?[1-9])?"
 IMAGE_ID = rf"[0-9a-f]{{64}}(?:~stretch-{_PERCENTILE}-{_PERCENTILE})?"
@@ -134,6 +137,16 @@ def text_key(tenant: str, version: ModelVersion, phrase: str) -> str:
     """Key of what a model makes of a canonical phrase, whatever the image: purging an image does not reach it."""
     digest = hashlib.sha256(b"labeling-ground phrase\0" + phrase.encode()).hexdigest()
     return f"{LAYOUT}/{tenant}/{digest}/{Kind.TEXT}/{version}"
+
+
+def int8_of(embedding: str) -> str:
+    """Key of an embedding in int8, from the key of the embedding that it was rounded from."""
+    return embedding.replace(f"/{Kind.EMBEDDING}/", f"/{Kind.EMBEDDING_INT8}/", 1)
+
+
+def model_in(embedding: str) -> str:
+    """The id of the model that computed an embedding, from the embedding's key."""
+    return embedding.split("/", 4)[4].split("@", 1)[0]
 
 
 def group_of(key: str) -> str:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+INT8 = "int8"
+"""What ``Verdict.embedding`` says of embeddings in int8."""
 CLICKS_PER_IMAGE = 10
 """How many clicks weigh as much as one image, when engines are compared."""
 
@@ -19,6 +21,8 @@ class Verdict:
         least_iou: the least overlap (intersection over union) of a mask with that of fp32.
         mean_iou: the mean of these.
         failed: why it cannot compute here, or was not tried; empty where it was.
+        embedding: ``int8`` where what was compared is masks of embeddings in int8 with those of the same embeddings in
+            fp16, both by this engine; empty else.
         source: ``load`` (compared on two drawn pictures when the model was loaded) or ``check`` (on photographs, by
             ``models check``).
     """
@@ -32,11 +36,16 @@ class Verdict:
     mean_iou: float = 0.0
     failed: str = ""
     source: str = "load"
+    embedding: str = ""
 
     @property
     def total_s(self) -> float:
         """Seconds for one image and the clicks that it gets."""
         return self.encode_s + CLICKS_PER_IMAGE * self.decode_s
+
+    def agrees(self, least_iou: float) -> bool:
+        """Whether each mask overlaps by so much with the one it was compared with, and there was one to compare."""
+        return not self.failed and self.masks > 0 and self.least_iou >= least_iou
 
     @property
     def agreement(self) -> str:

@@ -63,9 +63,9 @@ async def test_evictions_are_told_with_their_reason() -> None:
     heard: list[tuple[str, int, str]] = []
     last_used = dict.fromkeys("abcdefghi", clock.now)
 
-    def listen(key: str, entry: Entry, reason: str, used: float) -> None:
+    def listen(key: str, entry: Entry, reason: str, used: float, done: bool) -> None:
         assert key not in held(store)
-        assert used == last_used[key]
+        assert (used, done) == (last_used[key], False)
         heard.append((key, entry.size, reason))
 
     store.on_evict = listen
@@ -511,7 +511,7 @@ async def test_times_that_are_told_are_the_wall_clock_s() -> None:
     clocks = Clocks()
     told: list[float] = []
     store = clocks.store()
-    store.on_evict = lambda key, entry, reason, used: told.append(used)
+    store.on_evict = lambda key, entry, reason, used, done: told.append(used)
     store.insert("a", clocks.entry())
     used = clocks.wall
     clocks.passes(30.0)

@@ -22,7 +22,7 @@ from labeling_ground.models.store import ModelStore
 from labeling_ground.settings import Settings
 from labeling_ground.verdict import Verdict
 from labeling_ground.wiring import models
-from labeling_ground.wiring.models import list_models, model_of
+from labeling_ground.wiring.models import list_models, model_of, rounds_embeddings
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner) ->
 def verdicts_in(store: ModelStore, name: str = "my-sam") -> dict[tuple[str, str], Verdict]:
     noted = store.noted(name)
     assert noted is not None
-    return {(each.engine, each.precision): each for each in noted.verdicts[this_machine()]}
+    return {(each.engine, each.embedding or each.precision): each for each in noted.verdicts[this_machine()]}
 
 
 def test_what_agrees_is_said_and_kept_and_then_shown_and_decides(
@@ -55,13 +55,15 @@ def test_what_agrees_is_said_and_kept_and_then_shown_and_decides(
     assert [line.split()[:3] for line in result.stdout.splitlines() if line.startswith("openvino  ")] == [
         ["openvino", "bf16", "one.png"],
         ["openvino", "bf16", "two.png"],
+        ["openvino", "int8", "embedding"],
+        ["openvino", "int8", "embedding"],
     ]
     kept = verdicts_in(store)["openvino", "bf16"]
     assert (kept.source, kept.masks, kept.failed) == ("check", 18, "")
     listed = runner.invoke(cli, ["models", "list"]).stdout
     assert f"bf16 IoU ≥ {kept.least_iou:.3f}" in " ".join(listed.split())
     own = json.loads(runner.invoke(cli, ["models", "list", "--json"]).stdout)[-1]
-    assert (own["name"], own["verdicts"][-1]["least_iou"]) == ("my-sam", kept.least_iou)
+    assert (own["name"], own["verdicts"][-2]["least_iou"]) == ("my-sam", kept.least_iou)
     settings = Settings(models_dir=store.folder, model="my-sam")
     assert kept in list_models(settings)[0].verdicts
     chosen = remembered(model_of(settings, store, "my-sam", 1), tuple(verdicts_in(store).values()))
@@ -78,9 +80,9 @@ def test_what_does_not_agree_has_an_exit_status_of_its_own(
     assert result.exit_code == DISAGREE == 3
     told = json.loads(result.stdout)
     assert (told["model"], told["machine"], told["least_iou"]) == ("my-sam", this_machine(), 0.95)
-    agree = {(each["engine"], each["precision"]): each["agrees"] for each in told["verdicts"]}
+    agree = {(each["engine"], each["precision"]): each["agrees"] for each in told["verdicts"] if not each["embedding"]}
     assert agree == {("openvino", "fp32"): True, ("onnx", "fp32"): True, ("openvino", "bf16"): False}
-    ious = told["verdicts"][-1]["photographs"]["one.png"]
+    ious = told["verdicts"][-2]["photographs"]["one.png"]
     assert list(ious) == ["click", "box", "3 clicks"]
     assert all(0 < iou < 0.95 for kind in ious.values() for iou in kind)
     assert verdicts_in(store)["openvino", "bf16"].least_iou == min(iou for kind in ious.values() for iou in kind)
@@ -105,6 +107,35 @@ def test_a_wrong_wish_is_said_before_anything_is_computed(store: ModelStore, run
     (tmp_path / "text.png").write_text("no image")
     result = runner.invoke(cli, ["models", "check", "my-sam", "--image", str(tmp_path / "text.png")])
     assert isinstance(result.exception, BadInput)
+
+
+def test_embeddings_in_int8_are_compared_with_the_same_in_fp16_and_decide_where_they_are_asked_for(
+    store: ModelStore, runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(models_dir=store.folder, int8_embeddings="checked")
+    assert not rounds_embeddings(settings, "my-sam"), "nobody has checked it"
+    command = ["models", "check", "my-sam", "--image", str(tmp_path / "one.png")]
+    monkeypatch.setattr(models, "ENGINES", {"openvino": f"{disc_engine.__name__}:by_embedding"})
+    monkeypatch.setattr(disc_engine, "LARGEST", 4.0)
+    result = runner.invoke(cli, command)
+    assert "Embeddings in int8, by openvino: what comes of them agrees with fp16's" in result.stdout
+    kept = verdicts_in(store)["openvino", "int8"]
+    assert (kept.source, kept.masks, kept.precision) == ("check", 9, "fp32")
+    assert 0.95 < kept.least_iou <= 1
+    listed = runner.invoke(cli, ["models", "list"]).stdout
+    assert f"int8 IoU ≥ {kept.least_iou:.3f}" in " ".join(listed.split())
+    assert rounds_embeddings(settings, "my-sam")
+    assert not rounds_embeddings(settings, "another")
+    assert not rounds_embeddings(settings.model_copy(update={"int8_embeddings": "off"}), "my-sam")
+    # One place of the channel far above the rest takes the steps of all others.
+    monkeypatch.setattr(disc_engine, "LARGEST", 5000.0)
+    result = runner.invoke(cli, command)
+    assert "what comes of them does NOT agree with fp16's" in result.stdout
+    assert result.exit_code == 0, "nobody has asked for it"
+    assert not rounds_embeddings(settings, "my-sam")
+    assert rounds_embeddings(settings.model_copy(update={"int8_embeddings": "always"}), "my-sam")
+    monkeypatch.setenv("LABELING_GROUND_INT8_EMBEDDINGS", "checked")
+    assert runner.invoke(cli, command).exit_code == DISAGREE
 
 
 def test_the_photographs_come_with_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:

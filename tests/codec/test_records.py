@@ -9,7 +9,7 @@ from tests.doubles import TOY, bits_of, damage
 from labeling_ground.codec import frame, records
 from labeling_ground.codec.mask import bbox, from_rle, to_rle
 from labeling_ground.errors import DamagedEntry
-from labeling_ground.key import ImageKeys, canonical, canonical_concept, text_key
+from labeling_ground.key import ImageKeys, canonical, canonical_concept, int8_of, text_key
 from labeling_ground.types import (
     Box,
     Embedding,
@@ -163,6 +163,11 @@ def each_kind() -> dict[str, Entry]:
         KEYS.image: records.seal_image(KEYS.image, b"abc", 7, 5, cost=0.0, created=0.0),
         KEYS.embedding(TOY): records.seal_embedding(
             KEYS.embedding(TOY), embedding, cost=1.0, created=0.0, precision="fp16"
+        ),
+        int8_of(KEYS.embedding(TOY)): records.seal_int8(
+            records.seal_embedding(KEYS.embedding(TOY), embedding, precision="fp16", **facts),
+            KEYS.embedding(TOY),
+            int8_of(KEYS.embedding(TOY)),
         ),
         MASK: mask,
         LOGITS: logits,

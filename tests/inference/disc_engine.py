@@ -56,3 +56,26 @@ def full(*_: int, **given: Any) -> SamBackend:
 
 def flat(*_: int, precision: Precision = "fp32", **given: Any) -> SamBackend:
     return SamBackend(Discs("flat", shift=-1e4), VERSION, "", decode_threads=1, precision=precision)
+
+
+LARGEST = 4.0
+"""The largest value in the embeddings of ``by_embedding``."""
+
+
+class DiscsByEmbedding(Discs):
+    """Their size is in the embedding: its mean, in pixels, is added to the radius."""
+
+    def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
+        made = {name: np.full(shape, 4.0, np.float32) for name, shape in self.family.embedding_shapes.items()}
+        made["image_embeddings"][..., 0, 0] = LARGEST
+        return made
+
+    def decode(
+        self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        logits, scores = super().decode(embedding, prompt, alone=alone)
+        return logits + np.float32(embedding["image_embeddings"][0, :, 5, 5].mean()), scores
+
+
+def by_embedding(*_: int, precision: Precision = "fp32", **given: Any) -> SamBackend:
+    return SamBackend(DiscsByEmbedding("by embedding"), VERSION, "", decode_threads=1, precision=precision)

@@ -63,6 +63,12 @@ def _of_lookups(now: CountersSnapshot) -> Iterator[Metric]:
         "model kind",
         each(lambda found: found.seconds_computed),
     )
+    yield _counter(
+        "answers_from_int8",
+        "Asks that were answered from an embedding in int8.",
+        "model kind",
+        each(lambda found: found.from_int8),
+    )
     yield _counter("failed", "Asks that ended in an error.", "model kind", each(lambda found: found.failed))
     yield _counter("predictions", "Queued predictions by what became of them.", "kind fate", hedges)
 

@@ -35,6 +35,11 @@ def origin(version: ModelVersion, *notes: str) -> dict[str, Any]:
     return {"model": version.model, "model_version": str(version), "note": " ".join(filter(None, notes)) or None}
 
 
+def of_embedding(is_int8: bool) -> dict[str, Any]:
+    """What an answer says of the embedding that it was made of: nothing, unless that was rounded."""
+    return {"embedding_precision": "int8"} if is_int8 else {}
+
+
 def dearest(outcomes: Sequence[Outcome]) -> Outcome:
     """The outcome of several prompts together: what the costliest of them needed."""
     return max(outcomes, key=RANKS.__getitem__)
@@ -119,10 +124,11 @@ def _outcome(answer: MaskAnswer) -> bytes:
         took = b'"lookup":%.6f' % times.lookup
     else:
         took = fields(timing(times))
-    return b'"prediction_id":"%b","outcome":"%b","timing":{%b}' % (
+    return b'"prediction_id":"%b","outcome":"%b","timing":{%b}%b' % (
         answer.prediction_id.encode(),
         answer.outcome.encode(),
         took,
+        b',"embedding_precision":"int8"' if answer.is_int8 else b"",
     )
 
 

@@ -161,7 +161,7 @@ class ShadowCaches:
                     cache.store.peek(key, used, times)
 
     def _use(self, key: str, entry: Entry, at: float, used: float | None = None, *, in_memory: bool) -> None:
-        if not self._in_sample(key):
+        if not self._in_sample(key) or entry.kind is Kind.EMBEDDING_INT8:  # a larger memory would have had the full one
             return
         self._held[key] = entry.created, at
         without = [cache for cache in self._caches if cache.store.peek(key, used) is None]

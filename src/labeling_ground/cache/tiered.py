@@ -9,6 +9,7 @@ from functools import partial
 from types import MappingProxyType
 
 from labeling_ground.breaker import Breaker
+from labeling_ground.cache.int8 import Int8Embeddings
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policies.port import Reason
 from labeling_ground.cache.purges import Purges
@@ -78,7 +79,8 @@ class TieredStore:
         idle_s: the idle time that all tiers keep; a hit above restarts it below, at most once per a twentieth of it.
         deadline_s: how long a look-up may take in each tier.
         file_deadline_s: how long one may take of an image file, which nothing can stand in for.
-        check_threads: threads that check large values which the lower tiers answer.
+        check_threads: threads that check large values which the lower tiers answer; where there are none, that round
+            embeddings to int8.
         supervisor: of the tiers' write queues.
     """
 
@@ -113,6 +115,7 @@ class TieredStore:
         ]
         self.shadows = memory.observer = shadows
         self.purges = Purges() if shadows is None else shadows.purges
+        self.int8 = Int8Embeddings(memory, self.purges, self._checks, supervisor or Supervisor())
         self.demotes = True
         """Whether what memory has no room for may go to the tier below."""
         memory.on_evict = self._evicted
@@ -140,7 +143,7 @@ class TieredStore:
             if waiting is not None:
                 self._promote(key, waiting.entry)
                 return waiting.entry
-        return None
+        return self.int8.pending.get(key)
 
     async def look_up(
         self, key: str, *, deadline_s: float | None = None, unreachable: Exception | None = None
@@ -283,14 +286,17 @@ class TieredStore:
         """Write what is pending and close all tiers."""
         async with AsyncExitStack() as closing:
             closing.callback(self._checks.close)
+            closing.push_async_callback(self.int8.aclose)
             for tier in reversed(self.lower):
                 closing.push_async_callback(tier.aclose)
 
-    def _evicted(self, key: str, entry: Entry, reason: str, used: float) -> None:
-        if reason == Reason.BUDGET and self.demotes and self.lower and not self.purges.is_under_way(key):
-            below = self.lower[0]
-            if is_worth_demoting(entry, below.typical_s):
-                below.queue.demote(key, entry, used)
+    def _evicted(self, key: str, entry: Entry, reason: str, used: float, done: bool) -> None:
+        if reason != Reason.BUDGET or not self.demotes or self.purges.is_under_way(key):
+            return
+        if not self.lower:
+            self.int8.evicted(key, entry, used, done)
+        elif is_worth_demoting(entry, self.lower[0].typical_s):
+            self.lower[0].queue.demote(key, entry, used)
 
     def _promote(self, key: str, entry: Entry) -> None:
         if entry.kind is not Kind.IMAGE and not self.purges.is_under_way(key):

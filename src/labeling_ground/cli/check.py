@@ -16,7 +16,7 @@ from labeling_ground.cli.common import data, json_option, models_dir_option, say
 from labeling_ground.codec.image import decode
 from labeling_ground.errors import BadInput
 from labeling_ground.inference.agreement import Pixels, this_machine
-from labeling_ground.inference.auto import Tried, judge
+from labeling_ground.inference.auto import Tried, judge, judge_int8
 from labeling_ground.models.store import ModelStore
 from labeling_ground.settings import Settings
 from labeling_ground.verdict import Verdict
@@ -42,31 +42,37 @@ DISAGREE = 3
 def check(name: str, images: tuple[Path, ...], models_dir: Path | None, as_json: bool) -> None:
     """Compare engines and precisions with fp32, on photographs.
 
-    Those that are installed, by the overlap of masks (IoU). Takes an encode for each photograph, engine and precision.
-    What is found is kept with the model: with engine_precision=auto it decides, and 'models list' and /v1/models show
-    it. The exit status is 0 where all agree, and 3 where one does not.
+    Those that are installed, by the overlap of masks (IoU); and embeddings in int8 with the same in fp16. Takes an
+    encode for each photograph, engine and precision, and one for int8. What is found is kept with the model: with
+    engine_precision=auto and int8_embeddings=checked it decides, and 'models list' and /v1/models show it. The exit
+    status is 0 where all agree, and 3 where one does not; int8 counts only where int8_embeddings is not off.
     """
     settings = settings_with(models_dir=models_dir)
     store = ModelStore(settings.models_dir)
     model = model_of(settings, store, name, settings.encode_workers)
     pictures = photographs(settings, images)
     tried: list[Tried] = []
+    rounded: Tried | None = None
     for each in judge(model, model.ways, list(pictures.values()), source="check"):
         verdict = each.verdict
         outcome = verdict.failed or f"an image took {verdict.encode_s:.2f} s, a click {verdict.decode_s * 1e3:.0f} ms"
         say(f"{verdict.engine} in {verdict.precision}: {outcome}")
         tried.append(Tried(verdict, None, each.overlaps))
+        if rounded is None and each.backend is not None:
+            rounded = judge_int8(each.backend.engine, verdict, list(pictures.values()))
         del each  # the engine goes before the next one comes
     bound = settings.engine_least_iou
-    found = [each for each in tried if not each.verdict.failed]
-    if not found:
+    if rounded is None:
         raise BadInput(f"No engine can compute {name} here: install one (docs/models.md).")
+    tried.append(rounded)
+    found = [each for each in tried if not each.verdict.failed]
     if as_json:
         data(_as_data(name, bound, tried, list(pictures)))
     else:
         _print(bound, found, list(pictures))
     store.note_verdicts(name, this_machine(), [each.verdict for each in tried])
-    if not all(agrees(each.verdict, bound) for each in found):
+    counted = [each.verdict for each in found if not each.verdict.embedding or settings.int8_embeddings != "off"]
+    if not all(verdict.agrees(bound) for verdict in counted):
         sys.exit(DISAGREE)
 
 
@@ -87,11 +93,6 @@ def photographs(settings: Settings, files: Sequence[Path] = ()) -> dict[str, Pix
     return {file.name: decode(file.read_bytes(), image_id="", max_pixels=most).pixels for file in given}
 
 
-def agrees(verdict: Verdict, least_iou: float) -> bool:
-    """Whether each mask overlaps with that of fp32 by so much, and there was one to compare."""
-    return not verdict.failed and verdict.masks > 0 and verdict.least_iou >= least_iou
-
-
 def _print(bound: float, found: Sequence[Tried], names: Sequence[str]) -> None:
     kinds = list(dict.fromkeys(chain.from_iterable(chain.from_iterable(each.overlaps) for each in found)))
     table = Table(box=None, pad_edge=False, padding=(0, 1))
@@ -100,27 +101,37 @@ def _print(bound: float, found: Sequence[Tried], names: Sequence[str]) -> None:
     for tried in found[1:]:  # the first one is what the others are compared with
         for name, overlaps in zip(names, tried.overlaps, strict=True):
             cells = [" ".join(f"{iou:.3f}" for iou in overlaps[kind]) or "–" for kind in kinds]
-            table.add_row(tried.verdict.engine, tried.verdict.precision, name, *cells)
+            table.add_row(tried.verdict.engine, _precision(tried.verdict), name, *cells)
     Console(width=max(Console().width, 110)).print(table)
     reference = found[0].verdict
-    show(f"Overlap (IoU) of three masks each with those of {reference.engine} in {reference.precision}.")
+    show(
+        f"Overlap (IoU) of three masks each with those of {reference.engine} in {reference.precision}; of embeddings "
+        "in int8 with those of the same in fp16."
+    )
     for tried in found[1:]:
         verdict = tried.verdict
-        word = "agrees" if agrees(verdict, bound) else "does NOT agree"
+        word = "agrees" if verdict.agrees(bound) else "does NOT agree"
         sums = (
             f"least {verdict.least_iou:.3f}, mean {verdict.mean_iou:.3f} of {verdict.masks} masks; the bound is {bound}"
         )
+        if verdict.embedding:
+            show(f"Embeddings in int8, by {verdict.engine}: what comes of them {word} with fp16's: {sums}.")
+            continue
         speed = reference.total_s / verdict.total_s if verdict.total_s else 0.0
         show(
             f"{verdict.engine} in {verdict.precision} {word}: {sums}. {speed:.1f} × as fast (an image and ten clicks)."
         )
-    if len(found) == 1:
-        show("It is the only one that can compute here: there was nothing to compare.")
+    if len(found) == 2:
+        show("It is the only engine that can compute here, and in one precision: nothing else to compare.")
+
+
+def _precision(verdict: Verdict) -> str:
+    return f"{verdict.embedding} embedding" if verdict.embedding else verdict.precision
 
 
 def _as_data(name: str, bound: float, tried: Sequence[Tried], names: Sequence[str]) -> dict[str, Any]:
     def one(each: Tried) -> dict[str, Any]:
         by_photograph: Mapping[str, Any] = dict(zip(names, each.overlaps, strict=False))
-        return {**asdict(each.verdict), "agrees": agrees(each.verdict, bound), "photographs": by_photograph}
+        return {**asdict(each.verdict), "agrees": each.verdict.agrees(bound), "photographs": by_photograph}
 
     return {"model": name, "machine": this_machine(), "least_iou": bound, "verdicts": [one(each) for each in tried]}

@@ -363,11 +363,11 @@ def _here(model: CatalogueModel, found: InstalledModel | None) -> str:
 
 
 def _checked(found: InstalledModel) -> list[str]:
-    """What ``models check`` has found on this machine of precisions other than fp32."""
+    """What ``models check`` has found on this machine of precisions other than fp32, and of embeddings in int8."""
     return [
-        f"{each.precision} IoU ≥ {each.least_iou:.3f}"
+        f"{each.embedding or each.precision} IoU ≥ {each.least_iou:.3f}"
         for each in found.verdicts.get(this_machine(), ())
-        if each.source == "check" and each.precision != "fp32" and not each.failed
+        if each.source == "check" and (each.embedding or each.precision != "fp32") and not each.failed
     ]
 
 

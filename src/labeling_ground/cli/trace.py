@@ -192,6 +192,10 @@ def simulate(
         f"Prices: {price_memory:g} for a GiB of memory and {price_lower:g} for a GiB behind it for an hour, "
         f"{price_encoder:g} for an hour of computing. Days that the trace has begun count whole.",
     ]
+    if settings.int8_embeddings != "off":
+        facts.append(
+            "Embeddings in int8 (int8_embeddings) are not replayed: at best they save what twice the budget does."
+        )
     if html is not None:
         html.write_text(page(rows, best, reason, today=today, facts=facts, title="What the cache costs and saves"))
         say(f"The page is in {html}.")

@@ -13,13 +13,14 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from labeling_ground.codec.int8 import from_int8, to_int8
 from labeling_ground.errors import BadSettings, LabelingGroundError
 from labeling_ground.inference.agreement import Masks, Pixels, masks_of, overlaps, prompts, sample
 from labeling_ground.inference.graphs import Engine, FloatArray, Precision
 from labeling_ground.inference.memory import give_back_free_memory
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.sam.prompts import tensors
-from labeling_ground.verdict import Verdict
+from labeling_ground.verdict import INT8, Verdict
 
 ENGINES: Mapping[str, str] = MappingProxyType(
     {
@@ -282,6 +283,18 @@ def judge(
         found = tuple(overlaps(*pair) for pair in zip(masks, reference, strict=False))
         yield Tried(_verdict(name, precision, encode_s, decode_s, found, source), backend, found)
         del backend
+
+
+def judge_int8(engine: Engine, verdict: Verdict, pictures: Sequence[Pixels]) -> Tried:
+    """The masks of embeddings in int8 against those of the same in fp16, by an engine of which this was found."""
+    found = []
+    for pixels in pictures:
+        full = {name: np.asarray(tensor).astype(np.float16) for name, tensor in engine.encode(pixels).items()}
+        wide = {name: tensor.astype(np.float32) for name, tensor in full.items()}
+        rounded = cast("dict[str, FloatArray]", from_int8(to_int8(full)))
+        found.append(overlaps(masks_of(engine, pixels, rounded), masks_of(engine, pixels, wide)))
+    made = _verdict(verdict.engine, _precision(verdict), verdict.encode_s, verdict.decode_s, found, verdict.source)
+    return Tried(replace(made, embedding=INT8), None, tuple(found))
 
 
 def _verdict(

@@ -186,7 +186,8 @@ class ModelStore:
             model = self.noted(name)
             if model is None:
                 return
-            found = {(each.engine, each.precision): each for each in (*model.verdicts.get(machine, ()), *verdicts)}
+            known = (*model.verdicts.get(machine, ()), *verdicts)
+            found = {(each.engine, each.precision, each.embedding): each for each in known}
             others = [(key, value) for key, value in model.verdicts.items() if key != machine]
             now = {**dict(others[1 - _MACHINES :]), machine: tuple(found.values())}
             self._manifests.write(dataclasses.replace(model, verdicts=now))

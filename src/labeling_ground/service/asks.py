@@ -14,8 +14,8 @@ from labeling_ground.codec import mask as codec
 from labeling_ground.codec import records
 from labeling_ground.codec.records import CachedPrediction
 from labeling_ground.errors import BadPrompt
-from labeling_ground.key import STEP, ImageKeys, canonical, prompt_digest
-from labeling_ground.types import Box, Entry, EverythingOptions, ModelVersion, Outcome, Point, Prompt
+from labeling_ground.key import INT8, STEP, ImageKeys, canonical, int8_of, prompt_digest
+from labeling_ground.types import Box, Entry, EverythingOptions, Kind, ModelVersion, Outcome, Point, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +270,15 @@ class Ask:
         return self.keys.logits(self.version, prompt_digest)
 
     @property
+    def embedding_int8(self) -> str:
+        """Key of the image's embedding in int8."""
+        return int8_of(self.embedding)
+
+    def embedding_in(self, entry: Entry) -> str:
+        """Key of the entry of an embedding, in full or in int8."""
+        return self.embedding_int8 if entry.kind is Kind.EMBEDDING_INT8 else self.embedding
+
+    @property
     def trunk(self) -> str:
         """Key of the image's trunk."""
         return self.keys.trunk(self.version)
@@ -319,6 +328,8 @@ class ImageAnswer:
     """Whether a browser may draw the file in another way than it was read."""
     model_note: str = ""
     """What to know of the model's answers."""
+    is_int8: bool = False
+    """Whether its embedding is at hand in int8 only, so that the next clicks are answered from that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +357,11 @@ class MaskAnswer:
         """The masks and scores."""
         return self.opened.prediction
 
+    @property
+    def is_int8(self) -> bool:
+        """Whether they were made of an embedding in int8."""
+        return self.prediction_id.endswith(INT8)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageState:
@@ -366,3 +382,5 @@ class ImageState:
     use_preview: bool = False
     """As in ``ImageAnswer``; not known in full before the image is encoded."""
     model_note: str = ""
+    is_int8: bool = False
+    """As in ``ImageAnswer``."""

@@ -13,13 +13,14 @@ from labeling_ground.cache.shadow import Recomputed
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.remote_status import EngineFigures, RemoteStatus
+from labeling_ground.key import INT8
 from labeling_ground.service.asks import Ask
 from labeling_ground.service.once import HedgeOutcome, Made
 from labeling_ground.service.queues import ClassFigures, FairQueue
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.trace.recorder import Recorder
-from labeling_ground.types import Kind, Outcome, Priority, StoreStats
+from labeling_ground.types import Entry, Kind, Outcome, Priority, StoreStats
 
 SPREAD_S = (10.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 14_400.0, 86_400.0)
 """Seconds by which ages and idle times are told apart."""
@@ -39,6 +40,8 @@ class KindCounts:
     seconds_computed: float = 0.0
     asked: Counter[Outcome] = field(default_factory=Counter)
     """Those of the look-ups whose answer somebody waited for: not those behind a miss, and no prefetches."""
+    from_int8: int = 0
+    """Those of ``asked`` that were answered from an embedding in int8."""
 
     @property
     def hit_ratio(self) -> float | None:
@@ -306,17 +309,24 @@ class Accesses:
             parent: the prediction that a mask refines, and which of its candidates.
             ahead: whether it is a prefetch, which nobody waits for.
         """
+        entry = made.entry
         if not ahead:
-            self._counters.kinds[kind].asked[made.outcome] += 1
+            counts = self._counters.kinds[kind]
+            counts.asked[made.outcome] += 1
+            counts.from_int8 += key.endswith(INT8) or entry.kind is Kind.EMBEDDING_INT8
         if self.recorder is None or kind is Kind.DETECTIONS:  # a trace's lines know of embeddings, and of no trunk
             return
+        # A replay decides itself what memory had no room for: it is told what was asked for. What the full embedding
+        # weighs is not known here.
+        if entry.kind is Kind.EMBEDDING_INT8:
+            entry = Entry(kind, b"", entry.cost, entry.created)
         self.recorder.asked(
             kind,
-            key,
-            made.entry,
+            key.removesuffix(INT8),
+            entry,
             made.outcome,
             embedding=ask.embedding,
-            parent=None if parent is None else ask.mask(parent[0]),
+            parent=None if parent is None else ask.mask(parent[0].removesuffix(INT8)),
             beside=made.bytes_beside,
             ahead=ahead,
         )

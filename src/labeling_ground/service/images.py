@@ -164,7 +164,7 @@ class ImageFiles:
         """
         if await self._store.touch(ask.image):
             return
-        facts = records.open_facts(embedded, key or ask.embedding)
+        facts = records.open_facts(embedded, key or ask.embedding_in(embedded))
         self._store.keep(ask.image, await self.seal(ask, file, facts, embedded.cost), purged)
 
     async def find(self, ask: Ask) -> Entry:
@@ -349,10 +349,10 @@ class Embeddings:
             about: dict[str, Any] = {"use_preview": facts.use_preview, "model_note": ask.model_note} | more
             return ImageState(ask.keys.image_id, facts.width, facts.height, version=ask.version, **about)
 
-        entry = self._store.peek(key) or await self._store.look_up(key)
+        entry = self._store.peek(key) or self._store.peek(ask.embedding_int8) or await self._store.look_up(key)
         if entry is not None:
-            facts = records.open_facts(entry, key)
-            return state(facts, encoded=True, note=facts.note)
+            facts = records.open_facts(entry, ask.embedding_in(entry))
+            return state(facts, encoded=True, note=facts.note, is_int8=entry.kind is Kind.EMBEDDING_INT8)
         arriving = self.arriving.get(key)
         if arriving is not None:
             return state(arriving.header, **self._progress(key))

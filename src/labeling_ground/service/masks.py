@@ -31,6 +31,7 @@ from labeling_ground.service.asks import (
 from labeling_ground.service.batching import Place
 from labeling_ground.service.counters import Accesses
 from labeling_ground.service.images import Embeddings, outcome_after
+from labeling_ground.service.int8 import EmbeddingsInInt8
 from labeling_ground.service.models import ServedModel
 from labeling_ground.service.once import Attempt, Made, Once
 from labeling_ground.types import Entry, Kind, Outcome, Prompt
@@ -45,6 +46,15 @@ class _Settled(NamedTuple):
     key: str
     parent: tuple[str, int] | None = None
     given: GivenMask | None = None
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether it is to be made of the embedding in int8."""
+        return self.digest.endswith(keys.INT8)
+
+    def in_int8(self) -> "_Settled":
+        """The same, to be made of the embedding in int8."""
+        return self._replace(digest=self.digest + keys.INT8, key=self.key + keys.INT8)
 
 
 def _logits_of(given: GivenMask, frame: Callable[[int, int], Frame]) -> NDArray[np.float32]:
@@ -64,6 +74,7 @@ class Masks:
         once: computes what is not there.
         model: decodes.
         embeddings: of the images.
+        int8: the same in int8.
         store: the tiers.
         pools: threads for blocking work.
         accesses: where asks are noted.
@@ -77,6 +88,7 @@ class Masks:
         once: Once,
         model: ServedModel,
         embeddings: Embeddings,
+        int8: EmbeddingsInInt8,
         store: TieredStore,
         pools: Pools,
         accesses: Accesses,
@@ -89,6 +101,7 @@ class Masks:
         self._once = once
         self._model = model
         self._embeddings = embeddings
+        self._int8 = int8
         self._store = store
         self._pools = pools
         self._accesses = accesses
@@ -137,6 +150,8 @@ class Masks:
     async def _answer(self, ask: Ask, sent: PromptAsk, settled: _Settled | None, started: float) -> MaskAnswer:
         if settled is None:
             settled = await self._settle(ask, sent)
+        if self._store.peek(settled.key) is None and self._int8.is_all(ask):
+            settled = settled.in_int8()
         made = await self._once.get(
             Kind.MASK, settled.key, partial(self._make, ask, settled), window_s=lambda: self._window_s
         )
@@ -144,7 +159,8 @@ class Masks:
 
     def _answered(self, ask: Ask, sent: PromptAsk, settled: _Settled, made: Made, started: float) -> MaskAnswer:
         if made.outcome is Outcome.HIT:
-            self._store.use(ask.image, ask.embedding)  # the image's next click shall need no encoder
+            # the image's next click shall need no encoder
+            self._store.use(ask.image, ask.embedding_int8 if settled.is_int8 else ask.embedding)
         self._accesses.note(Kind.MASK, ask, settled.key, made, parent=settled.parent)
         opened = self._opened.open(settled.key, made.entry)
         width, height = opened.prediction.width, opened.prediction.height
@@ -163,8 +179,11 @@ class Masks:
 
     async def _decode(self, ask: Ask, settled: _Settled, attempt: Attempt) -> tuple[Made, Entry]:
         """The masks, and the entry of their logits: the store need not have had room for it."""
-        embedded = await self._embeddings.get(ask)
-        embedding = records.open_embedding(embedded.entry, ask.embedding)
+        if settled.is_int8:
+            embedded, embedding = await self._int8.open(ask)
+        else:
+            embedded = await self._embeddings.get(ask)
+            embedding = records.open_embedding(embedded.entry, ask.embedding)
         fitted = fit(settled.prompt, embedding.width, embedding.height)
         if settled.given is not None:
             settled.given.check_size(embedding.width, embedding.height)

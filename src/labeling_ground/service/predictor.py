@@ -18,6 +18,7 @@ from labeling_ground.service.concepts import Concepts
 from labeling_ground.service.counters import Accesses, Counters
 from labeling_ground.service.detector import Detector
 from labeling_ground.service.images import Embeddings, ImageFiles
+from labeling_ground.service.int8 import EmbeddingsInInt8
 from labeling_ground.service.leases import SharedFlights
 from labeling_ground.service.masks import Answers, Masks
 from labeling_ground.service.models import EngineHealth, ServedModel
@@ -142,14 +143,11 @@ class Predictor:
         self.queues = (encode_queue, decode_queue, *([detector.queue] if detector else []))
         trunks = None if detector is None else Trunks(*parts, detector=detector, **facts)
         self.embeddings = TrunkEmbeddings(*parts, trunks=trunks, **facts) if trunks else Embeddings(*parts, **facts)
+        self._int8 = EmbeddingsInInt8(self.embeddings, store)
         self.concepts = Concepts(trunks, self.accesses, self.presence) if trunks else None
+        waiting = (self.once, self.embeddings, self._int8, self.files, encode_queue, self.accesses, self.background)
         self.prefetches: Prefetches = Prefetches(
-            self.once,
-            self.embeddings,
-            self.files,
-            encode_queue,
-            self.accesses,
-            self.background,
+            *waiting,
             most_bytes=options.most_bytes_ahead,
             tenant_share=options.tenant_share,
             beside=beside.prefetches if beside else None,
@@ -158,6 +156,7 @@ class Predictor:
             self.once,
             self.model,
             self.embeddings,
+            self._int8,
             store,
             pools,
             self.accesses,
@@ -185,8 +184,10 @@ class Predictor:
         ask = self.model.bind(tenant, image_id)
         started = time.perf_counter()
         purged = self.store.purges.count
-        upload = await self.files.receive(file) if self.store.peek(ask.embedding) is None else None
-        made = await self.embeddings.get(ask, upload)
+        made = self._int8.at_hand(ask)
+        if made is None:
+            upload = await self.files.receive(file) if self.store.peek(ask.embedding) is None else None
+            made = await self.embeddings.get(ask, upload)
         self.accesses.note(Kind.EMBEDDING, ask, ask.embedding, made)
         self.files.check_stored(ask, file, made, purged)
         self._opened(ask, client, encoded=made.outcome in (Outcome.MISS, Outcome.RECOMPUTED))
@@ -202,7 +203,7 @@ class Predictor:
             Overloaded: too many images wait already, or too many bytes of them.
         """
         ask = self.model.bind(tenant, image_id)
-        found = self.store.peek(ask.embedding)
+        found = self.store.peek(ask.embedding) or self.store.peek(ask.embedding_int8)
         if found is None:
             await self.prefetches.take_on(ask, file)
         else:
@@ -327,7 +328,7 @@ class Predictor:
 
 
 def _image_answer(ask: Ask, made: Made, started: float) -> ImageAnswer:
-    facts = records.open_facts(made.entry, ask.embedding)
+    facts = records.open_facts(made.entry, ask.embedding_in(made.entry))
     return ImageAnswer(
         ask.keys.image_id,
         facts.width,
@@ -338,4 +339,5 @@ def _image_answer(ask: Ask, made: Made, started: float) -> ImageAnswer:
         facts.note,
         facts.use_preview,
         ask.model_note,
+        made.entry.kind is Kind.EMBEDDING_INT8,
     )

@@ -9,6 +9,7 @@ from labeling_ground.errors import LabelingGroundError, NoRoom, Overloaded
 from labeling_ground.service.asks import Ask
 from labeling_ground.service.counters import Accesses
 from labeling_ground.service.images import Embeddings, ImageFiles, Upload
+from labeling_ground.service.int8 import EmbeddingsInInt8
 from labeling_ground.service.once import Once
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.supervisor import Background
@@ -22,6 +23,7 @@ class Prefetches:
     Args:
         once: knows what is being encoded.
         embeddings: encodes.
+        int8: knows of the images that count as encoded.
         files: stores the files.
         queue: queue in front of the encoder.
         accesses: where prefetches are noted.
@@ -35,6 +37,7 @@ class Prefetches:
         self,
         once: Once,
         embeddings: Embeddings,
+        int8: EmbeddingsInInt8,
         files: ImageFiles,
         queue: FairQueue,
         accesses: Accesses,
@@ -48,6 +51,7 @@ class Prefetches:
         """By tenant: bytes of the image files that prefetches hold."""
         self._once = once
         self._embeddings = embeddings
+        self._int8 = int8
         self._files = files
         self._queue = queue
         self._accesses = accesses
@@ -82,7 +86,7 @@ class Prefetches:
             Overloaded, BackendFailed: the model does not do it now.
         """
         with asked_at_best(Priority.PREFETCH):
-            made = await self._embeddings.get(ask)
+            made = self._int8.at_hand(ask) or await self._embeddings.get(ask)
         self._accesses.note(Kind.EMBEDDING, ask, ask.embedding, made, ahead=True)
 
     def _check_room(self, tenant: str, size: int) -> None:

@@ -15,31 +15,22 @@ from labeling_ground.settings.machine import (
     half_of_the_cores,
     memory_of_this_machine,
 )
-from labeling_ground.settings.types import Address, EngineAddress, HostName, Listed, Origin, RootPath, Source
+from labeling_ground.settings.types import (
+    ENGINE_NAME,
+    MODEL_VERSION,
+    OIP_VERSION,
+    AdapterName,
+    Address,
+    EngineAddress,
+    EngineProtocol,
+    HostName,
+    Listed,
+    Origin,
+    RootPath,
+    Source,
+)
 
 ENV_PREFIX = "LABELING_GROUND_"
-ENGINE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-"""What an engine can be called in a path; for pydantic, whose ``$`` is the very end of a text."""
-OIP_VERSION = r"^(auto|none|[0-9]{1,19})$"
-"""A version that an inference server serves."""
-MODEL_VERSION = r"^[a-z0-9][a-z0-9.-]*@[0-9a-f]{16,128}$"
-"""A model id and a digest."""
-EngineProtocol = Literal["labeling-ground", "oip"]
-SECRETS = frozenset({"api_keys", "admin_key", "redis_url", "label_studio_api_key"})
-"""Settings whose value is never repeated."""
-MAY_HOLD_SECRETS = frozenset(
-    {
-        "encoder_url",
-        "decoder_url",
-        "encoder_management_url",
-        "decoder_management_url",
-        "label_studio_url",
-        "nuclio_url",
-        "models_mirror",
-    }
-)
-"""Settings whose value is repeated only where there is no sign of a key in it."""
-AdapterName = Literal["all", "none", "label-studio", "x-anylabeling", "roboflow", "cvat", "qupath"]
 
 
 class Fields(BaseSettings):
@@ -282,6 +273,10 @@ class TierSettings(Fields):
     """So many images of a list that has proved true are spared from the done hint until they were opened."""
     precision: Literal["fp16", "fp32"] = "fp16"
     """How an embedding's floats are stored: `fp16` halves the bytes, `fp32` keeps every bit."""
+    int8_embeddings: Literal["off", "checked", "always"] = "off"
+    """Keep an embedding that the memory tier has no room for once more in int8, which halves its bytes, before it is
+    dropped; clicks are answered from that, and say so. Where memory is the only tier: a disk or Redis has the full one.
+    `checked`: of models whose masks agreed in `models check` on this machine; `always`: of all. See `docs/cache.md`."""
     history_s: float = Field(86_400.0, ge=1)
     """How far back `/v1/cache/history` goes, in seconds. It is a file in the cache's folder where there is a
     disk tier."""

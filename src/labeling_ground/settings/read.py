@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from labeling_ground.errors import BadSettings
-from labeling_ground.settings.fields import ENV_PREFIX, MAY_HOLD_SECRETS, SECRETS
+from labeling_ground.settings.fields import ENV_PREFIX
 from labeling_ground.settings.reference import example_of
 from labeling_ground.settings.settings import Settings
 
@@ -18,6 +18,20 @@ TEST_PREFIX = f"{ENV_PREFIX}TEST_"
 """Variables of this project's tests: no settings, and let pass."""
 SHORTEST_KEY = 8
 """Characters below which a key is taken for a mistake, such as a variable that was not filled in."""
+SECRETS = frozenset({"api_keys", "admin_key", "redis_url", "label_studio_api_key"})
+"""Settings whose value is never repeated."""
+MAY_HOLD_SECRETS = frozenset(
+    {
+        "encoder_url",
+        "decoder_url",
+        "encoder_management_url",
+        "decoder_management_url",
+        "label_studio_url",
+        "nuclio_url",
+        "models_mirror",
+    }
+)
+"""Settings whose value is repeated only where there is no sign of a key in it."""
 _NO_LINKS = "set enableServiceLinks: false in the pod, or call the service something else than labeling-ground"
 
 

@@ -1,13 +1,21 @@
 """Types of settings that are more than their Python type: lists in one variable, addresses, paths, names of hosts."""
 
 import re
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 
 T = TypeVar("T")
+ENGINE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+"""What an engine can be called in a path; for pydantic, whose ``$`` is the very end of a text."""
+OIP_VERSION = r"^(auto|none|[0-9]{1,19})$"
+"""A version that an inference server serves."""
+MODEL_VERSION = r"^[a-z0-9][a-z0-9.-]*@[0-9a-f]{16,128}$"
+"""A model id and a digest."""
+EngineProtocol = Literal["labeling-ground", "oip"]
+AdapterName = Literal["all", "none", "label-studio", "x-anylabeling", "roboflow", "cvat", "qupath"]
 
 
 def _split(value: object) -> object:

@@ -210,7 +210,7 @@ class Replay:
             self._insert(key, entry)
         self.lower.insert(key, entry)
 
-    def _demote(self, key: str, entry: Entry, reason: str, used: float) -> None:
+    def _demote(self, key: str, entry: Entry, reason: str, used: float, done: bool) -> None:
         below = self.lower
         if (
             below is not None

@@ -10,6 +10,7 @@ class Kind(StrEnum):
 
     IMAGE = "image"
     EMBEDDING = "embedding"
+    EMBEDDING_INT8 = "embedding-int8"
     MASK = "mask"
     LOGITS = "logits"
     EVERYTHING = "everything"

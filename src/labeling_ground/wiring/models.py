@@ -33,7 +33,7 @@ from labeling_ground.service.model_pool import ModelFacts
 from labeling_ground.settings import Settings
 from labeling_ground.settings.machine import cores_of_this_machine, has_nvidia_gpu, has_torch
 from labeling_ground.supervisor import Supervisor
-from labeling_ground.verdict import Verdict
+from labeling_ground.verdict import INT8, Verdict
 from labeling_ground.wiring.sam3 import ROLES as SAM3_ROLES
 from labeling_ground.wiring.sam3 import build_sam3, refuse_as_halves
 
@@ -301,6 +301,19 @@ def verdicts_of(weights: ModelStore, name: str) -> tuple[Verdict, ...]:
     return noted.verdicts.get(this_machine(), ()) if noted is not None else ()
 
 
+def rounds_embeddings(settings: Settings, model: str) -> bool:
+    """Whether embeddings of this model may be kept in int8: the operator says so, or ``models check`` has found that
+    their masks agree."""
+    if settings.int8_embeddings != "checked":
+        return settings.int8_embeddings == "always"
+    checked = [each for each in verdicts_of(ModelStore(settings.models_dir), model) if each.embedding == INT8]
+    return any(verdict.agrees(settings.engine_least_iou) for verdict in checked)
+
+
+def _of_engines(weights: ModelStore, name: str) -> tuple[Verdict, ...]:
+    return tuple(verdict for verdict in verdicts_of(weights, name) if not verdict.embedding)
+
+
 def _by_torch(settings: Settings, installed: InstalledModel | None) -> bool:
     """Whether torch alone can compute a model: it was chosen, or the checkpoint is all that is here."""
     if settings.engine != "auto":
@@ -319,15 +332,15 @@ def _choose(settings: Settings, weights: ModelStore, model: Model) -> Choice:
     name, bound = model.name, settings.engine_least_iou
 
     def choose(precision: Precision | Literal["auto"]) -> Choice:
-        return choose_engine(model, precision, least_iou=bound, kept=verdicts_of(weights, name))
+        return choose_engine(model, precision, least_iou=bound, kept=_of_engines(weights, name))
 
     if settings.engine_precision != "auto" or model.halves != BOTH:
         return choose(settings.engine_precision)
-    if choice := remembered(model, verdicts_of(weights, name), bound):
+    if choice := remembered(model, _of_engines(weights, name), bound):
         return choice
     try:
         with judging(weights.folder, name):  # another process may have found it out meanwhile
-            if choice := remembered(model, verdicts_of(weights, name), bound):
+            if choice := remembered(model, _of_engines(weights, name), bound):
                 return choice
             choice = choose("auto")
             weights.note_verdicts(name, this_machine(), choice.verdicts)

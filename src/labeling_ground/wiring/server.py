@@ -47,6 +47,7 @@ from labeling_ground.wiring.cache import (
 from labeling_ground.wiring.models import (
     build_backend,
     list_models,
+    rounds_embeddings,
     settings_of_model,
     verdicts_of,
 )
@@ -118,6 +119,11 @@ def build_predictor(
     def readers() -> int:  # of a batch's files several are read at a time
         return max(encodes(), settings.encode_workers) if encode_batch().background > 1 else encodes()
 
+    model = chosen.info.version.model
+    if settings.int8_embeddings != "off":
+        log.info("%s", remark_on_int8(settings, tiers, model))
+    if not tiers.lower and rounds_embeddings(settings, model):
+        tiers.int8.models.add(model)
     share = settings.share_of_each
     shared: dict[str, Any] = {"window_s": settings.batch_window_ms / 1e3, "tenant_share": share}
     encode_deadline_s: float | None = settings.encode_deadline_s
@@ -339,6 +345,15 @@ def check_room(settings: Settings, backend: Backend | None) -> str:
     )
     on_files = remark_on_files(memory, disk, has_redis=has_redis, file_bytes=int(settings.max_image_bytes))
     return " ".join(filter(None, (on_files, remark_on_disk_room(settings))))
+
+
+def remark_on_int8(settings: Settings, tiers: TieredStore, model: str) -> str:
+    """What comes of ``int8_embeddings`` for a model, in a sentence."""
+    if tiers.lower:
+        return f"int8_embeddings: without effect, since {tiers.lower[-1].store.name} has the full embeddings."
+    if not rounds_embeddings(settings, model):
+        return f"int8_embeddings: not for {model}, until its masks agree: labeling-ground models check {model}."
+    return f"int8_embeddings: what memory has no room for of {model} is kept in int8."
 
 
 def remark_on_disk_room(settings: Settings) -> str:

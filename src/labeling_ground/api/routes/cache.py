@@ -229,6 +229,7 @@ def _kind(found: KindCounts) -> dict[str, Any]:
         "failed": found.failed,
         "asked": {outcome.value: found.asked[outcome] for outcome in Outcome},
         "hit_ratio": None if found.hit_ratio is None else round(found.hit_ratio, 4),
+        "from_int8": found.from_int8,
         "seconds_saved": round(found.seconds_saved, 6),
         "seconds_computed": round(found.seconds_computed, 6),
     }

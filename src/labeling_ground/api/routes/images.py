@@ -154,6 +154,7 @@ async def add_image(
             "seconds": round(answer.timing.total, 6),
             "use_preview": answer.use_preview,
             **responses.origin(answer.version, answer.model_note, answer.note),
+            **responses.of_embedding(answer.is_int8),
         }
     )
 
@@ -193,6 +194,7 @@ async def image_state(
             "height": state.height,
             "use_preview": state.use_preview,
             **responses.origin(state.version, state.model_note, state.note),
+            **responses.of_embedding(state.is_int8),
         }
     )
 

@@ -225,6 +225,7 @@ async def _answer(request: Request, session_id: str, found: SessionMask) -> Resp
         return responses.as_json(state | {"masks": empty})
     request_log_of(request).note(answer.outcome, answer.timing)
     state |= {"outcome": answer.outcome, "prediction_id": answer.prediction_id}
+    state |= responses.of_embedding(answer.is_int8)
     return responses.as_object(responses.fields(state), responses.session_mask(answer))
 
 

@@ -22,6 +22,7 @@ class LookupsOut(BaseModel):
         "(a mask that is computed looks for its embedding), and without prefetches."
     )
     hit_ratio: float | None = Field(description="Hits of `asked`; `null` before the first.", examples=[0.9])
+    from_int8: int = Field(description="Those of `asked` that were answered from an embedding in int8.")
     seconds_saved: float = Field(description="Computing time that hits and joined asks spared.")
     seconds_computed: float
 

@@ -16,6 +16,13 @@ Outcome = Annotated[
         "evicted and computed again from the kept image. `miss`: computed for this ask."
     ),
 ]
+EmbeddingPrecision = Annotated[
+    Literal["int8"] | None,
+    Field(
+        description="`int8`: made of the image's embedding in int8, which is kept where there is no room for the full "
+        "one (`int8_embeddings`). Left out where it was the full one."
+    ),
+]
 MaskFormat = Annotated[
     Literal["rle", "png", "polygons"], Field(description="COCO RLE, base64 of a 1-bit PNG, or polygons.")
 ]
@@ -25,7 +32,7 @@ STRETCH = r"^\d{1,3}(\.\d{1,2})?,\d{1,3}(\.\d{1,2})?$"
 SHA256 = "^[0-9a-fA-F]{64}$"
 """Digests as they are taken; keys have them in lower case."""
 IMAGE_ID = f"^{keys.IMAGE_ID.replace('a-f', 'a-fA-F')}$"
-PREDICTION_ID = "^[0-9a-fA-F]{32}$"
+PREDICTION_ID = f"^[0-9a-fA-F]{{32}}({keys.INT8})?$"
 EXAMPLE_IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAAEAAAAAwAQAAAACJMEGyAAAAYklEQVR4Ab2PwQ2AMAwDg3jwZISOmo7WUToCTx5IxkmEJwD6qE9JHLdmvxxHxazA"
     "TNqBM6EBV4IDNURFZ2kJGASayibYonKw9RZos0DpFlmdWeaEUGvPm/UL2ma2OFT60X0DEytubLVsroMAAAAASUVORK5CYII="

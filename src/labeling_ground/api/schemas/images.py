@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from labeling_ground.api.schemas.common import Answered, OfImage, Sized, Strict
+from labeling_ground.api.schemas.common import Answered, EmbeddingPrecision, OfImage, Sized, Strict
 
 
 class ImageAtUrl(Strict):
@@ -28,6 +28,8 @@ class Shown(Sized):
 class ImageOut(Shown, Answered):
     """An image that is encoded."""
 
+    embedding_precision: EmbeddingPrecision = None
+
 
 class ImageQueued(OfImage):
     """A prefetch that was taken on."""
@@ -40,6 +42,7 @@ class ImageStateOut(Shown, OfImage):
 
     known: bool = Field(True, description="Always `true`: of an image that is not known the answer is 404.")
     encoded: bool = Field(description="Whether the next click needs no encoder.")
+    embedding_precision: EmbeddingPrecision = None
     encoding: bool = Field(description="Whether it is being encoded by this server now, or waits for its turn.")
     place: int | None = Field(
         None, description="Where it waits in the encoder's queue: 1 is the next. Left out where it does not wait."

@@ -9,6 +9,7 @@ from labeling_ground.api.schemas.common import (
     PREDICTION_ID,
     Answered,
     Coordinate,
+    EmbeddingPrecision,
     MaskFormat,
     ModelId,
     Outcome,
@@ -167,6 +168,7 @@ class PredictionOut(BaseModel):
     masks: list[MaskOut] = Field(description="Best first.")
     scores: list[float]
     timing: TimingOut
+    embedding_precision: EmbeddingPrecision = None
 
 
 class MasksOut(Sized, Answered):
@@ -177,3 +179,4 @@ class MasksOut(Sized, Answered):
     masks: list[MaskOut] | None = None
     scores: list[float] | None = None
     timing: TimingOut
+    embedding_precision: EmbeddingPrecision = None

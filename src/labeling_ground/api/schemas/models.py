@@ -38,6 +38,9 @@ class VerdictOut(BaseModel):
     least_iou: float = Field(description="The least overlap (intersection over union) of one with that of fp32.")
     mean_iou: float = Field(description="The mean of these.")
     failed: str = ""
+    embedding: Literal["", "int8"] = Field(
+        "", description="`int8`: compared were masks of embeddings in int8, with those of the same in fp16."
+    )
     source: Literal["load", "check"] = Field(
         description="`load`: compared on two drawn pictures; `check`: on photographs, by `models check`."
     )

@@ -9,6 +9,7 @@ from labeling_ground.api.schemas.common import (
     EXAMPLE_PREDICTION,
     STRETCH,
     Coordinate,
+    EmbeddingPrecision,
     ModelId,
     OfImage,
     Outcome,
@@ -103,6 +104,7 @@ class SessionMaskOut(OfImage):
     score: float | None = Field(None, description="Left out, as is `outcome`, when nothing is pointed at.")
     outcome: Outcome | None = None
     prediction_id: str | None = Field(None, examples=[EXAMPLE_PREDICTION])
+    embedding_precision: EmbeddingPrecision = None
 
 
 class SessionDone(BaseModel):

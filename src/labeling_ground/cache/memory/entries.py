@@ -50,9 +50,9 @@ class EntriesInMemory:
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, wall_clock: Callable[[], float] = time.time
     ) -> None:
-        self.on_evict: Callable[[str, Entry, str, float], None] | None = None
-        """Told of every entry after it went: key, entry, ``Reason``, when it was used last (seconds since 1970).
-        It must neither raise nor call back into the store."""
+        self.on_evict: Callable[[str, Entry, str, float, bool], None] | None = None
+        """Told of every entry after it went: key, entry, ``Reason``, when it was used last (seconds since 1970), its
+        done hint. It must neither raise nor call back into the store."""
         self.observer: MemoryObserver | None = None
         """Told of what happens here, where that is wanted."""
         self.bytes = 0
@@ -129,7 +129,7 @@ class EntriesInMemory:
         tally.bytes -= size
         self.evictions[reason] += 1
         if self.on_evict is not None:
-            self.on_evict(key, entry, reason, record.used + self._since_1970())
+            self.on_evict(key, entry, reason, record.used + self._since_1970(), record.done)
 
     def _since_1970(self) -> float:
         """What to add to this store's times."""
