@@ -16,9 +16,11 @@ from labeling_ground.cache.disk.state_store import DiskStateStore
 from labeling_ground.cache.state_store import StateStore
 from labeling_ground.cache.tier import Tier
 from labeling_ground.errors import BadPrompt, LabelingGroundError, StoreFailed, UnknownSession
+from labeling_ground.service import stored_sessions
 from labeling_ground.service.session_log import SessionLog
 from labeling_ground.service.session_state import SessionState, Snapshot
 from labeling_ground.service.session_store import SessionStore
+from labeling_ground.service.session_table import PendingChange
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.types import Box, Point
 
@@ -281,6 +283,27 @@ def test_a_keeper_that_hangs_delays_a_change_by_the_deadline_and_no_more() -> No
         assert sessions.unkept == 6
 
     virtually(main)
+
+
+@pytest.mark.parametrize("others", ["none", "some"])
+def test_a_change_that_is_stored_at_the_very_moment_of_its_deadline_is_stored(others: str) -> None:
+    """The store's answer comes first, and the deadline before the asker has heard of it."""
+
+    class Late(PendingChange):
+        def settle(self, *, stored: bool) -> None:
+            super().settle(stored=stored)
+            super().settle(stored=False)
+
+    async def main() -> None:
+        sessions = server(DictKeeper(takes_s=0.01), others=others)
+        await sessions.open("t", "s", A, 10, 10, sessions.turn())
+        await sessions.click("t", "s", [GOOD])
+        assert clicks_of(await sessions.click("t", "s", [Point(6, 6, 1)])) == [5, 6]
+        assert sessions.unkept == 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stored_sessions, "PendingChange", Late)
+        virtually(main)
 
 
 def test_a_session_that_is_not_known_here_is_not_called_unknown_while_the_keeper_is_away() -> None:

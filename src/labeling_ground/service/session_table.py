@@ -28,8 +28,8 @@ class PendingChange:
     error: LabelingGroundError | None = None
 
     def settle(self, *, stored: bool) -> None:
-        """Let the asker go on."""
-        self.stored = stored
+        """Let the asker go on. What is stored stays so, though its deadline passes before the asker has heard of it."""
+        self.stored = self.stored or stored
         if self.told is not None and not self.told.done():
             self.told.set_result(None)
 
