@@ -17,6 +17,7 @@ from labeling_ground.cli.trace import _seconds, _size, _table
 from labeling_ground.errors import BadSettings, BadTrace
 from labeling_ground.simulate.grid import Row
 from labeling_ground.simulate.replay import Replayed, Setup
+from labeling_ground.trace.events import EVENT, KINDS, What
 from labeling_ground.trace.files import read, write
 from labeling_ground.types import Kind
 
@@ -71,6 +72,36 @@ def test_info_counts_what_is_in_the_file(runner: CliRunner, made: Path) -> None:
     assert words.exit_code == 0
     assert words.stderr == ""
     assert f"{len(events)} events from 2026-01-05" in words.stdout
+
+
+def test_trunks_and_detections_are_counted_and_replayed(runner: CliRunner, tmp_path: Path) -> None:
+    rows = np.zeros(4, EVENT)
+    trunk, detections = KINDS.index(Kind.TRUNK), KINDS.index(Kind.DETECTIONS)
+    rows["time"], rows["image"], rows["tenant"], rows["model"], rows["embedding"] = range(4), 1, 1, 1, 7
+    rows["what"], rows["kind"] = [What.COMPUTED, *[What.ASKED] * 3], [trunk, *[detections] * 3]
+    rows["key"], rows["cost"], rows["bytes"] = [7, 1, 2, 1], [9.0, 1.0, 1.0, 1.0], [400, 2, 2, 2]
+    rows["outcome"] = [2, 2, 2, 1]
+    write(tmp_path / "t", rows)
+    info = ["cache", "trace", "info", str(tmp_path / "t")]
+    found = data_of(runner.invoke(cli, [*info, "--json"]))
+    assert found["kinds"] == {"detections": {"asks": 3, "keys": 2, "outcomes": {"miss": 2, "hit": 1}}}
+    assert (found["trunks_computed"], found["seconds_without_cache"]) == (1, 30.0)
+    assert re.search(r"trunk +1 computed", runner.invoke(cli, info).stdout)
+    simulate = [
+        "cache",
+        "simulate",
+        str(tmp_path / "t"),
+        "--policy",
+        "gds",
+        "--budget",
+        "1MiB",
+        "--jobs",
+        "1",
+        "--json",
+    ]
+    [first, *_] = data_of(runner.invoke(cli, simulate))["rows"]
+    assert (first["seconds_computed"]["trunk"], first["seconds_computed"]["detections"]) == (9.0, 2.0)
+    assert first["ratio"] == first["bound"] == pytest.approx(11 / 30)
 
 
 def test_info_of_an_empty_trace(runner: CliRunner, made: Path) -> None:

@@ -1,6 +1,7 @@
 """Replays go through the code that serves; the bound is below whatever any policy reaches."""
 
 import itertools
+import random
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from labeling_ground.trace.events import EVENT, KINDS, Events, What
 from labeling_ground.types import Kind
 
 EMBEDDING, MASK = KINDS.index(Kind.EMBEDDING), KINDS.index(Kind.MASK)
+TRUNK, DETECTIONS = KINDS.index(Kind.TRUNK), KINDS.index(Kind.DETECTIONS)
 SMALL = Work(annotators=6, hours=1.0, projects=3)
 
 
@@ -31,6 +33,23 @@ def mask(time: float, name: int, prompt: int, *, parent: int = 0, beside: int = 
     key = name * 1000 + prompt
     above = name * 1000 + parent if parent else 0
     return event(time, key=key, image=name, embedding=name, kind=MASK, cost=0.1, bytes=1, parent=above, beside=beside)
+
+
+def trunk(time: float, name: int, *, cost: float = 10.0, size: int = 400, beside: int = 20) -> tuple[object, ...]:
+    facts = {"cost": cost, "bytes": size, "beside": beside, "kind": TRUNK, "what": What.COMPUTED}
+    return event(time, key=name + 500, image=name, embedding=name + 500, **facts)
+
+
+def phrase(time: float, name: int, number: int) -> tuple[object, ...]:
+    """Detections, which are made from the image's trunk."""
+    key = name * 10_000 + number
+    return event(time, key=key, image=name, embedding=name + 500, kind=DETECTIONS, cost=1.0, bytes=2)
+
+
+def tracked(time: float, name: int) -> tuple[object, ...]:
+    """An embedding that is made from the image's trunk."""
+    facts = {"cost": 0.5, "bytes": 100, "kind": EMBEDDING}
+    return event(time, key=name, image=name, embedding=name, parent=name + 500, **facts)
 
 
 def trace(*rows: tuple[object, ...]) -> Events:
@@ -108,6 +127,54 @@ def test_what_memory_has_no_room_for_goes_down_again() -> None:
     rows = [*(image(i, i + 1) for i in range(21)), image(21, 1), image(22, 2)]
     found = replay(trace(*rows), memory=2000, lower_bytes=1000)
     assert found.seconds[Kind.EMBEDDING] == 21
+
+
+def test_phrases_and_clicks_on_an_image_share_its_trunk() -> None:
+    events = trace(trunk(0, 1), phrase(1, 1, 1), phrase(2, 1, 2), phrase(3, 1, 1), tracked(4, 1), mask(5, 1, 1))
+    found = replay(events)
+    assert (found.lookups[Kind.DETECTIONS], found.hits[Kind.DETECTIONS]) == (3, 1)
+    assert (found.lookups[Kind.TRUNK], found.hits[Kind.TRUNK]) == (3, 2)
+    assert (found.lookups[Kind.EMBEDDING], found.hits[Kind.EMBEDDING]) == (2, 1)
+    some = {Kind.MASK: pytest.approx(0.1), Kind.EVERYTHING: 0.0}
+    assert found.seconds == {Kind.TRUNK: 10.0, Kind.DETECTIONS: 2.0, Kind.EMBEDDING: 0.5} | some
+    assert found.peak_bytes["memory"] == 400 + 20 + 2 * 2 + 100 + 1
+    without = prepare(events).without_cache
+    assert without == {Kind.TRUNK: 50.0, Kind.DETECTIONS: 3.0, Kind.EMBEDDING: 1.0} | some
+
+
+def test_a_trunk_that_went_is_computed_again_for_whatever_needs_it_first() -> None:
+    """An embedding that is still there needs none."""
+    idle = trace(trunk(0, 1), tracked(1, 1), mask(1000, 1, 1), mask(2500, 1, 2), phrase(2600, 1, 1), mask(2700, 1, 3))
+    found = replay(idle)
+    assert (found.seconds[Kind.TRUNK], found.seconds[Kind.EMBEDDING]) == (20.0, 0.5)
+    purged = trace(trunk(0, 1), tracked(1, 1), event(2, what=What.PURGED, image=1), tracked(3, 1), phrase(4, 1, 1))
+    assert replay(purged).seconds[Kind.TRUNK] == 20.0
+
+
+def test_trunks_take_room_and_an_earlier_trace_without_them_is_replayed_as_ever() -> None:
+    rows = [row for i in range(1, 13) for row in (trunk(i, i), phrase(i, i, 1))]
+    again = [phrase(20 + i, i, 2) for i in range(1, 13)]
+    assert replay(trace(*rows, *again), memory=100_000).seconds[Kind.TRUNK] == 120.0
+    crowded = replay(trace(*rows, *again), memory=4_000)
+    assert crowded.seconds[Kind.TRUNK] > 120.0
+    assert crowded.evictions["memory"]["budget"] > 0
+    assert Kind.TRUNK not in replay(trace(image(0, 1), mask(1, 1, 1))).lookups
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_policy_is_below_the_bound_where_there_are_trunks(seed: int) -> None:
+    rng = random.Random(seed)
+    rows = [trunk(0, name) for name in range(1, 7)]
+    for number in range(150):
+        time, name = 30.0 * number, rng.randint(1, 6)
+        rows.append(rng.choice([phrase(time, name, rng.randint(1, 9)), tracked(time, name), mask(time, name, number)]))
+    prepared = prepare(trace(*rows))
+    for budget, idle_s, max_age_s in itertools.product((1000, 3400, 9000), (200.0, 1800.0), (None, 700.0)):
+        lowest = bound(prepared, budget, idle_s=idle_s, max_age_s=max_age_s).seconds
+        for policy in ("gds", "lru"):
+            setup = Setup(policy, budget, idle_s=idle_s, max_age_s=max_age_s)
+            assert lowest <= Replay(setup).run(prepared).seconds_computed * (1 + 1e-6)
+    assert lowest > 60
 
 
 def test_the_same_seed_gives_the_same_trace() -> None:

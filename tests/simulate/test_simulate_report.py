@@ -7,7 +7,7 @@ import pytest
 
 from labeling_ground.simulate.grid import Row
 from labeling_ground.simulate.replay import UNBOUNDED, Replayed, Setup
-from labeling_ground.simulate.report import _ticks, hit_ratio, name_of, page
+from labeling_ground.simulate.report import IMAGES, MASKS, _ticks, hit_ratio, name_of, page
 from labeling_ground.types import Kind
 
 GIB = 1 << 30
@@ -132,5 +132,5 @@ def test_set_ups_have_names() -> None:
 
 
 def test_a_hit_ratio_of_nothing_is_0() -> None:
-    assert hit_ratio(ROWS[0], Kind.EMBEDDING) == 0.75
-    assert hit_ratio(ROWS[0], Kind.MASK) == 0.0
+    assert hit_ratio(ROWS[0], IMAGES) == 0.75
+    assert hit_ratio(ROWS[0], MASKS) == 0.0

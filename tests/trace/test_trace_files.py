@@ -32,6 +32,20 @@ def test_what_is_appended_is_read(tmp_path: Path) -> None:
     assert (writer.written, writer.lost) == (100, 0)
 
 
+def test_a_trace_of_version_1_is_read_and_put_aside_where_it_would_be_gone_on_with(tmp_path: Path) -> None:
+    """Its events have the same layout; what reads version 1 only shall not meet the new ones in it."""
+    write(tmp_path / "t", events(5))
+    old = (tmp_path / "t").read_bytes().replace(b'"version": 2', b'"version": 1', 1)
+    (tmp_path / "t").write_bytes(old + b"half an event")
+    assert np.array_equal(read([tmp_path / "t"]), events(5))
+    writer = TraceWriter(tmp_path / "t", max_bytes=1 << 20, files=2)
+    append(writer, events(3, 100.0))
+    writer.close()
+    assert (tmp_path / "t.1").read_bytes() == old
+    assert b'"version": 2' in (tmp_path / "t").read_bytes()
+    assert read([tmp_path / "t"])["time"].tolist() == [0, 1, 2, 3, 4, 100, 101, 102]
+
+
 def test_it_says_when_it_is_time_to_write(tmp_path: Path) -> None:
     """After 64 KiB: until then nothing touches the disk."""
     writer = TraceWriter(tmp_path / "t", max_bytes=1 << 20, files=1)

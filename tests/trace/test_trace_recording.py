@@ -1,12 +1,14 @@
 """A server's own recording, replayed under its own settings, comes to the server's own figures."""
 
+import contextlib
+from contextlib import aclosing
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.doubles import TENANT, Clock, MemoryAsStore, ToyBackend, dice, image_bytes, memory_store, serving
+from tests.doubles import TENANT, Clock, MemoryAsStore, ToyBackend, dice, image_bytes, memory_store, serving, until
 
 from labeling_ground import key as keys
 from labeling_ground.cache.choose import choose
@@ -15,10 +17,11 @@ from labeling_ground.service import batching, images, masks
 from labeling_ground.service.predictor import Predictor, PromptAsk
 from labeling_ground.simulate.prepared import prepare
 from labeling_ground.simulate.replay import SWEEP_EVERY_S, UNBOUNDED, Replay, Setup
+from labeling_ground.testing.toy_concepts import ToyConcepts
 from labeling_ground.trace.events import EVENT, OUTCOMES, What
 from labeling_ground.trace.files import TraceWriter, read
 from labeling_ground.trace.recorder import Recorder
-from labeling_ground.types import Kind, Outcome, Point
+from labeling_ground.types import Concept, Kind, Outcome, Point
 
 pytestmark = pytest.mark.anyio
 
@@ -105,7 +108,7 @@ async def test_a_replay_of_a_recording_agrees_exactly(
     assert replay.memory.bytes == held
     for kind in (Kind.EMBEDDING, Kind.MASK):
         figures = counters.kinds[kind]
-        assert (found.lookups[kind], found.hits[kind]) == (figures.lookups, figures.hits)
+        assert (kind, found.lookups[kind], found.hits[kind]) == (kind, figures.lookups, figures.hits)
         assert figures.hits > 10
 
 
@@ -132,3 +135,59 @@ async def test_what_is_recorded_says_nothing_of_images_and_prompts(tmp_path: Pat
     assert asked["beside"][0] > len(FILES[0])
     assert np.all(events["time"] == clock.now)
     assert content.split(b"\n", 1)[1].__len__() == len(events) * EVENT.itemsize
+
+
+CONCEPTS = [keys.canonical_concept(phrase) for phrase in ("red", "blue", "green")]
+
+
+async def look_for(predictor: Predictor, image_id: str, concept: Concept) -> None:
+    assert predictor.concepts is not None
+    async with aclosing(predictor.concepts.find(TENANT, image_id, [concept], client="ann")) as found:
+        assert [answer.detections_id async for _, answer in found]
+
+
+@pytest.mark.parametrize("tiered", [False, True])
+async def test_a_replay_agrees_about_trunks_and_what_is_made_from_them(tmp_path: Path, tiered: bool) -> None:
+    """Phrases, clicks, uploads and purges in any order, with breaks in which entries become idle."""
+    clock = Clock(1_000_000.0)
+    lower = [MemoryAsStore(memory_store(1 << 40, clock=clock))] if tiered else []
+    rng = dice(5)
+    async with serving(
+        ToyConcepts(),
+        *lower,
+        memory=memory_store(1 << 40, clock=clock),
+        clock=clock,
+        wall_clock=clock,
+        recorder=recorder(tmp_path / "t", clock),
+        mode="first",
+    ) as predictor:
+        sweep_at = 0.0
+        for _ in range(400):
+            time = clock.now + rng.choice([5.0, 100.0, 600.0])
+            sweep_at = sweep_at or time + SWEEP_EVERY_S
+            while sweep_at <= time:
+                clock.now = sweep_at
+                await predictor.store.sweep()
+                sweep_at += SWEEP_EVERY_S
+            clock.now, file, chance = time, rng.choice(FILES[:4]), rng.random()
+            image_id = keys.image_id(file)
+            if chance < 0.03:
+                await predictor.purge(TENANT, image_id=image_id)
+            elif chance < 0.35:
+                await predictor.open_image(TENANT, file, image_id, client="ann")
+            else:
+                with contextlib.suppress(NotFound):  # it was never sent, or is gone
+                    if chance < 0.6:
+                        await predictor.masks(TENANT, image_id, [PromptAsk([Point(5.0 * rng.randrange(2), 15.0, 1)])])
+                    else:
+                        await look_for(predictor, image_id, rng.choice(CONCEPTS))
+            await predictor.store.drain()
+            await until(lambda: not any(tier.calls.unfinished for tier in predictor.store.lower))
+        counters = predictor.counters
+    events = read([tmp_path / "t"])
+    assert np.count_nonzero(events["what"] == What.COMPUTED) == counters.kinds[Kind.TRUNK].misses > 4
+    found = Replay(Setup("lru", UNBOUNDED, UNBOUNDED if tiered else 0)).run(prepare(events))
+    for kind in (Kind.TRUNK, Kind.DETECTIONS, Kind.EMBEDDING, Kind.MASK):
+        figures = counters.kinds[kind]
+        assert (kind, found.lookups[kind], found.hits[kind]) == (kind, figures.lookups, figures.hits)
+        assert figures.hits > 10

@@ -19,7 +19,7 @@ from labeling_ground.simulate.grid import Prices, Row, cheapest, peak_without_bu
 from labeling_ground.simulate.policies import POLICIES, choose
 from labeling_ground.simulate.prepared import prepare
 from labeling_ground.simulate.replay import UNBOUNDED, Setup
-from labeling_ground.simulate.report import hit_ratio, name_of, page, state_of
+from labeling_ground.simulate.report import IMAGES, MASKS, hit_ratio, name_of, page, state_of
 from labeling_ground.simulate.synth import MIXES, Work, synthesise
 from labeling_ground.trace.events import KINDS, OUTCOMES, What
 from labeling_ground.trace.files import read, write
@@ -64,6 +64,7 @@ def info(traces: tuple[Path, ...], as_json: bool) -> None:
         "images": len(set(events["image"].tolist()) - {0}),
         "namespaces": len(set(events["tenant"].tolist())),
         "done_hints": int((events["what"] == What.DONE).sum()),
+        "trunks_computed": int((events["what"] == What.COMPUTED).sum()),
         "purges": int((events["what"] == What.PURGED).sum()),
         "kinds": kinds,
         "seconds_without_cache": round(sum(prepare(events).without_cache.values()), 3),
@@ -75,6 +76,8 @@ def info(traces: tuple[Path, ...], as_json: bool) -> None:
     for name, part in kinds.items():
         outcomes_said = ", ".join(f"{count} {word}" for word, count in part["outcomes"].items())
         show(f"  {name:10} {part['asks']:8} asks for {part['keys']:8} keys: {outcomes_said}")
+    if found["trunks_computed"]:
+        show(f"  {Kind.TRUNK.value:10} {found['trunks_computed']:8} computed, which nobody asks for by itself")
     show(f"Without a cache these would be {found['seconds_without_cache'] / 3600:.2f} hours of computing.")
 
 
@@ -263,8 +266,8 @@ def _table(rows: list[Row], best: Row, now: Row) -> Table:
             idle,
             f"{row.ratio:.4f}",
             "" if row.bound is None else f"{row.bound:.4f}",
-            f"{hit_ratio(row, Kind.EMBEDDING):.1%}",
-            f"{hit_ratio(row, Kind.MASK):.1%}",
+            f"{hit_ratio(row, IMAGES):.1%}",
+            f"{hit_ratio(row, MASKS):.1%}",
             _short(evicted),
             f"{row.money:.2f}",
             "best" if row is best else "today" if row is now else "",

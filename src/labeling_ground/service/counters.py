@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from labeling_ground.cache.shadow import Recomputed
 from labeling_ground.cache.tiered import TieredStore
@@ -19,6 +20,7 @@ from labeling_ground.service.once import HedgeOutcome, Made
 from labeling_ground.service.queues import ClassFigures, FairQueue
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.supervisor import Supervisor
+from labeling_ground.trace.events import What
 from labeling_ground.trace.recorder import Recorder
 from labeling_ground.types import Entry, Kind, Outcome, Priority, StoreStats
 
@@ -283,10 +285,12 @@ class Accesses:
     Args:
         counters: where they are counted.
         recorder: writes down what is asked for, so that it can be replayed.
+        has_trunks: whether the model's embeddings are made from trunks.
     """
 
-    def __init__(self, counters: Counters, recorder: Recorder | None) -> None:
+    def __init__(self, counters: Counters, recorder: Recorder | None, *, has_trunks: bool = False) -> None:
         self.recorder = recorder
+        self._has_trunks = has_trunks
         self._counters = counters
 
     def note(
@@ -314,19 +318,26 @@ class Accesses:
             counts = self._counters.kinds[kind]
             counts.asked[made.outcome] += 1
             counts.from_int8 += key.endswith(INT8) or entry.kind is Kind.EMBEDDING_INT8
-        if self.recorder is None or kind is Kind.DETECTIONS:  # a trace's lines know of embeddings, and of no trunk
+        if self.recorder is None:
             return
         # A replay decides itself what memory had no room for: it is told what was asked for. What the full embedding
         # weighs is not known here.
         if entry.kind is Kind.EMBEDDING_INT8:
             entry = Entry(kind, b"", entry.cost, entry.created)
+        needs = None if parent is None else ask.mask(parent[0].removesuffix(INT8))
         self.recorder.asked(
             kind,
             key.removesuffix(INT8),
             entry,
             made.outcome,
-            embedding=ask.embedding,
-            parent=None if parent is None else ask.mask(parent[0].removesuffix(INT8)),
+            embedding=ask.trunk if kind is Kind.DETECTIONS else ask.embedding,
+            parent=ask.trunk if kind is Kind.EMBEDDING and self._has_trunks else needs,
             beside=made.bytes_beside,
-            ahead=ahead,
+            what=What.PREFETCHED if ahead else What.ASKED,
         )
+
+    def computed(self, ask: Ask, made: Made) -> None:
+        """Note a trunk that was computed."""
+        if self.recorder is not None:
+            facts: dict[str, Any] = {"embedding": ask.trunk, "beside": made.bytes_beside, "what": What.COMPUTED}
+            self.recorder.asked(Kind.TRUNK, ask.trunk, made.entry, made.outcome, **facts)

@@ -119,7 +119,7 @@ class Predictor:
         self.background = Background(self.supervisor, "after an answer")
         self.engine_health = engine_health or EngineHealth()
         self.counters = counters or Counters()
-        self.accesses = Accesses(self.counters, recorder)
+        self.accesses = Accesses(self.counters, recorder, has_trunks=concepts_of(backend) is not None)
         self.presence: Presence = beside.presence if beside else Presence(self._mark_done, options.prefetch_per_client)
         self.model = ServedModel(backend, encode_queue, decode_queue, self.engine_health)
         self.once = Once(store, self.counters, shared=shared, mode=options.mode)
@@ -141,7 +141,7 @@ class Predictor:
         finder = concepts_of(backend)
         detector = None if finder is None else Detector(finder, self.model, detect_queue)
         self.queues = (encode_queue, decode_queue, *([detector.queue] if detector else []))
-        trunks = None if detector is None else Trunks(*parts, detector=detector, **facts)
+        trunks = None if detector is None else Trunks(*parts, detector=detector, accesses=self.accesses, **facts)
         self.embeddings = TrunkEmbeddings(*parts, trunks=trunks, **facts) if trunks else Embeddings(*parts, **facts)
         self._int8 = EmbeddingsInInt8(self.embeddings, store)
         self.concepts = Concepts(trunks, self.accesses, self.presence) if trunks else None

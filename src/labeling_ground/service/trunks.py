@@ -6,6 +6,7 @@ from typing import Any
 from labeling_ground.codec import records
 from labeling_ground.service.asks import Ask, Timing
 from labeling_ground.service.batching import Computed, Place
+from labeling_ground.service.counters import Accesses
 from labeling_ground.service.detector import Detector
 from labeling_ground.service.images import Embeddings, outcome_after
 from labeling_ground.service.once import Attempt, Made
@@ -18,18 +19,25 @@ class Trunks(Embeddings):
     Args:
         *parts: those of ``Embeddings``.
         detector: the rest of the model.
+        accesses: where trunks that were computed are noted.
         **options: those of ``Embeddings``.
     """
 
     kind = Kind.TRUNK
 
-    def __init__(self, *parts: Any, detector: Detector, **options: Any) -> None:
+    def __init__(self, *parts: Any, detector: Detector, accesses: Accesses, **options: Any) -> None:
         super().__init__(*parts, **options)
         self.detector = detector
+        self._accesses = accesses
 
     def key(self, ask: Ask) -> str:
         """Key of the image's trunk."""
         return ask.trunk
+
+    async def _encode(self, place: Place, ask: Ask, file: bytes, purged: int, outcome: Outcome) -> Made:
+        made = await super()._encode(place, ask, file, purged, outcome)
+        self._accesses.computed(ask, made)
+        return made
 
     async def _compute(self, place: Place, version: ModelVersion, image: Image) -> Computed[Embedding]:
         return await self.detector.trunk(place, version, image)

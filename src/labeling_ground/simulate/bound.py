@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from labeling_ground.simulate.prepared import Prepared
 from labeling_ground.trace.events import What
+from labeling_ground.types import Entry
 
 _MOST_ENTRIES = 1_500_000
 """Non-zero numbers in the program. More moments make the bound tighter and the program slower."""
@@ -40,7 +41,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class _Spans:
-    """From one need of an embedding to the next, where neither idle time nor a purge lies between."""
+    """From one need of an embedding, or of a trunk, to the next, where neither idle time nor a purge lies between."""
 
     start: NDArray[np.float64]
     end: NDArray[np.float64]
@@ -91,35 +92,50 @@ def bound(trace: Prepared, budget_bytes: int, *, idle_s: float | None, max_age_s
 def _spans(trace: Prepared, idle_s: float | None, max_age_s: float | None) -> tuple[float, float, _Spans]:
     """What must be computed first, what must be computed again for another reason than room, and the spans left."""
     first = again = 0.0
-    needed: dict[str, float] = {}  # embedding → when it was needed last
-    used: dict[str, float] = {}  # embedding → when it was used last, be it by a mask that was cached
+    needed: dict[str, float] = {}  # embedding, or trunk → when it was needed last for sure
+    wanted: dict[str, float] = {}  # the same, also where an embedding may have been kept that is made from the trunk
+    used: dict[str, float] = {}  # the same → when it was used last, be it by a mask that was cached
     masks: set[str] = set()
     found: list[tuple[float, float, float, float]] = []
+
+    def need(name: str, entry: Entry, now: float, before: float | None) -> bool:
+        """Note that it is needed now, and was used last then; whether it is computed in any case."""
+        nonlocal first, again
+        last, latest = needed.get(name), wanted.get(name)
+        needed[name] = wanted[name] = now
+        if last is None or latest is None or before is None:
+            first += entry.cost
+        elif (idle_s is not None and now - before >= idle_s) or (max_age_s is not None and now - latest >= max_age_s):
+            again += entry.cost
+        else:
+            found.append((last, now, float(entry.size), entry.cost))
+            return False
+        return True
+
     for step in trace.steps:
         if step.what is What.PURGED:
-            for embedding in [name for name in needed if name.startswith(step.group)]:
-                del needed[embedding]
+            for times in (needed, wanted):
+                for name in [name for name in times if name.startswith(step.group)]:
+                    del times[name]
             masks = {mask for mask in masks if not mask.startswith(step.group)}
             continue
         if step.what not in (What.ASKED, What.PREFETCHED):
             continue
         now, name = step.time, step.embedding
-        before = used.get(name)
+        before, trunk_before = used.get(name), used.get(step.trunk)
         used[name] = now
+        if step.trunk:
+            used[step.trunk] = now  # by whom keeps no embedding
         if step.is_derived:
             if step.key in masks:
                 continue  # it may have been kept all the time: masks take no room here
             masks.add(step.key)
             first += step.entry.cost
-        last = needed.get(name)
-        needed[name] = now
-        cost = step.embedded.cost
-        if last is None or before is None:
-            first += cost
-        elif (idle_s is not None and now - before >= idle_s) or (max_age_s is not None and now - last >= max_age_s):
-            again += cost
-        else:
-            found.append((last, now, float(step.embedded.size), cost))
+        is_computed = need(name, step.embedded, now, before)
+        if step.trunk and is_computed:
+            need(step.trunk, step.backbone, now, trunk_before)
+        elif step.trunk and step.trunk in wanted:
+            wanted[step.trunk] = now
     columns = np.array(found, float).reshape(-1, 4).T
     return first, again, _Spans(*columns)
 

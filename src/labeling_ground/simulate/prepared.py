@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,13 @@ from labeling_ground.types import Entry, Kind, Weight
 
 _EMBEDDING = KINDS.index(Kind.EMBEDDING)
 _MASK = KINDS.index(Kind.MASK)
-_EVERYTHING = KINDS.index(Kind.EVERYTHING)
+_TRUNK = KINDS.index(Kind.TRUNK)
+_DETECTIONS = KINDS.index(Kind.DETECTIONS)
+_DERIVED = (Kind.MASK, Kind.EVERYTHING, Kind.DETECTIONS)
 
 
+COMPUTED = (Kind.EMBEDDING, Kind.MASK, Kind.EVERYTHING, Kind.TRUNK, Kind.DETECTIONS)
+"""What is replayed. What a phrase and exemplars come to is not: a few KB, made in no time."""
 _NOTHING = Weight(Kind.IMAGE, b"", 0.0, 0.0)
 
 
@@ -23,9 +28,11 @@ _NOTHING = Weight(Kind.IMAGE, b"", 0.0, 0.0)
 class Step:
     """One event, as a replay takes it. Keys have the server's shape, so that stores group them as they do there.
 
-    ``is_derived`` says that it is not an embedding, but something made from one. ``image`` is the key of the file that
-    is kept with an embedding, ``file`` the file, and ``alone`` the same as memory weighs it where it is the only tier;
-    ``logits`` and ``refined`` are what is kept with a mask, and ``parent`` is the step whose logits it was made from.
+    ``is_derived`` says that it is not an embedding, but something made from one, or from a trunk: ``embedding`` is what
+    it is made from, and ``trunk`` what that is made from in turn, where it is an embedding that needs one. ``image`` is
+    the key of the file that is kept with an embedding, ``file`` the file, and ``alone`` the same as memory weighs it
+    where it is the only tier; ``logits`` and ``refined`` are what is kept with a mask, and ``parent`` is the step whose
+    logits it was made from.
     """
 
     time: float
@@ -42,6 +49,8 @@ class Step:
     logits: str = ""
     refined: Entry = _NOTHING
     parent: "Step | None" = None
+    trunk: str = ""
+    backbone: Entry = _NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,41 +80,40 @@ def prepare(events: Events) -> Prepared:
     were not made) is taken from the same key elsewhere in the trace, or else is the model's average.
     """
     asks = (events["what"] == What.ASKED) | (events["what"] == What.PREFETCHED)
-    embeddings = _Table(events[asks & (events["kind"] == _EMBEDDING)], Kind.EMBEDDING)
+    needs = _Needs(events, asks)
     derived = {
-        number: _Table(events[asks & (events["kind"] == number)], kind)
-        for number, kind in ((_MASK, Kind.MASK), (_EVERYTHING, Kind.EVERYTHING))
+        KINDS.index(kind): _Table(events[asks & (events["kind"] == KINDS.index(kind))], kind) for kind in _DERIVED
     }
     steps: list[Step] = []
     by_mask: dict[int, Step] = {}
-    images: dict[tuple[str, int], tuple[str, str, Weight, str, Weight, Entry]] = {}
-    without = {Kind.EMBEDDING: 0.0, Kind.MASK: 0.0, Kind.EVERYTHING: 0.0}
+    images: dict[tuple[str, int], tuple[Any, ...]] = {}
+    without = dict.fromkeys(COMPUTED, 0.0)
     columns = ("time", "what", "kind", "key", "image", "embedding", "parent", "model", "tenant")
     for time, what, kind, key, image, embedding, parent, model, tenant in zip(
         *(events[name].tolist() for name in columns), strict=True
     ):
         group = f"{LAYOUT}/{tenant:x}/{image:x}/" if image else f"{LAYOUT}/{tenant:x}/" if tenant else ""
+        if what == What.COMPUTED:
+            continue
         if what not in (What.ASKED, What.PREFETCHED):
             steps.append(Step(time, What(what), group))
             continue
         known = images.get((group, embedding))
         if known is None:
-            needed = embeddings.entry(embedding, model, time)
-            file = Weight(Kind.IMAGE, b"", needed.cost, time, embeddings.beside(embedding, model))
             # The group's text too is the one that the first step has: a trace is long, and a step is mostly text.
             known = images[group, embedding] = (
                 group,
-                f"{group}embedding/{embedding:x}",
-                needed,
-                f"{group}image",
-                file,
-                weighed_in_memory(file),
+                *needs.of(group, embedding, model, time, from_trunk=kind == _DETECTIONS),
             )
-        group, embedded, needed, image_key, file, alone = known
-        without[Kind.EMBEDDING] += needed.cost
+        group, embedded, needed, image_key, file, alone, trunk, backbone = known
+        without[needed.kind] += needed.cost
+        without[Kind.TRUNK] += backbone.cost
+        about = {"trunk": trunk, "backbone": backbone}
         if kind not in derived:
             steps.append(
-                Step(time, What(what), group, False, embedded, needed, embedded, needed, image_key, file, alone)
+                Step(
+                    time, What(what), group, False, embedded, needed, embedded, needed, image_key, file, alone, **about
+                )
             )
             continue
         found = derived[kind].entry(key, model, time)
@@ -125,11 +133,38 @@ def prepare(events: Events) -> Prepared:
             f"{group}logits/{key:x}" if kind == _MASK else "",
             Weight(Kind.LOGITS, b"", found.cost, time, derived[kind].beside(key, model)),
             by_mask.get(parent) if parent else None,
+            **about,
         )
         by_mask.setdefault(key, step)
         steps.append(step)
     seconds = steps[-1].time - steps[0].time if steps else 0.0
     return Prepared(steps, seconds, without)
+
+
+class _Needs:
+    """What embeddings and trunks weigh and cost, and which embedding is made from which trunk."""
+
+    def __init__(self, events: Events, asks: NDArray[np.bool_]) -> None:
+        asked = events[asks & (events["kind"] == _EMBEDDING)]
+        self._embeddings = _Table(asked, Kind.EMBEDDING)
+        self._trunks = _Table(events[events["kind"] == _TRUNK], Kind.TRUNK)
+        self._trunk_of = _known(asked["key"], asked["parent"])
+
+    def of(
+        self, group: str, needed: int, model: int, time: float, *, from_trunk: bool
+    ) -> tuple[str, Weight, str, Weight, Entry, str, Entry]:
+        """What is made from an embedding, or a trunk, needs: its key and weight; those of the image's file, and as
+        memory weighs the file alone; those of the trunk that the embedding needs in turn."""
+        table = self._trunks if from_trunk else self._embeddings
+        entry = first = table.entry(needed, model, time)
+        below = None if from_trunk else self._trunk_of.get(needed)
+        backbone: Entry = _NOTHING
+        if below is not None:
+            backbone = first = self._trunks.entry(int(below), model, time)
+        size = table.beside(needed, model) or (self._trunks.beside(int(below), model) if below is not None else 0)
+        file = Weight(Kind.IMAGE, b"", first.cost, time, size)
+        trunk = "" if below is None else f"{group}trunk/{below:x}"
+        return f"{group}{entry.kind}/{needed:x}", entry, f"{group}image", file, weighed_in_memory(file), trunk, backbone
 
 
 class _Table:

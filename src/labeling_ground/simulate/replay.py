@@ -10,13 +10,12 @@ from labeling_ground.cache.policies.port import Policy, Reason
 from labeling_ground.cache.policies.ranked import RankedPolicy
 from labeling_ground.cache.rules import LONGEST_CHAIN, is_worth_demoting
 from labeling_ground.simulate.policies import choose
-from labeling_ground.simulate.prepared import Prepared, Step
+from labeling_ground.simulate.prepared import COMPUTED, Prepared, Step
 from labeling_ground.trace.events import What
 from labeling_ground.types import Entry, Kind
 
 UNBOUNDED = 1 << 62
 """A budget that nothing reaches."""
-_COMPUTED = (Kind.EMBEDDING, Kind.MASK, Kind.EVERYTHING)
 SWEEP_EVERY_S = 30.0
 """About as often as the server does."""
 _LOWER_WATERMARKS = 0.9, 1.0
@@ -58,7 +57,7 @@ class Replayed:
     setup: Setup
     lookups: Counter[Kind] = field(default_factory=Counter)
     hits: Counter[Kind] = field(default_factory=Counter)
-    seconds: dict[Kind, float] = field(default_factory=lambda: dict.fromkeys(_COMPUTED, 0.0))
+    seconds: dict[Kind, float] = field(default_factory=lambda: dict.fromkeys(COMPUTED, 0.0))
     """Seconds computed."""
     evictions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Tier → reason → entries."""
@@ -76,8 +75,9 @@ class Replayed:
 class Replay:
     """One trace through one set-up.
 
-    Each ask goes the way of ``service.predictor``: a mask that is not there wants its embedding, a refinement the
-    logits of its parent. Computing takes no time here, so nothing is ever joined: who would have joined hits.
+    Each ask goes the way of ``service.predictor``: a mask that is not there wants its embedding, and that its trunk
+    where it has one, as detections do; a refinement the logits of its parent. Computing takes no time here, so nothing
+    is ever joined: who would have joined hits.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -138,6 +138,8 @@ class Replay:
 
     def _image(self, step: Step) -> None:
         hit = self._embedding(step)
+        if hit and step.trunk and self._peek(step.trunk) is not None:
+            self._touch_lower(step.trunk)
         if hit and self._find(step.image) is None:  # the client has just sent the file
             self._keep(step.image, step.alone if self.lower is None else step.file)
 
@@ -173,16 +175,32 @@ class Replay:
             self._keep(step.logits, step.refined)
 
     def _embedding(self, step: Step) -> bool:
-        self._lookups[Kind.EMBEDDING] += 1
-        if self._find(step.embedding) is not None:
-            self._hits[Kind.EMBEDDING] += 1
-            self._touch(step.image)
+        """What a mask, or detections, are made from: an embedding, or a trunk. Whether it was there."""
+        if self._is_there(step.embedding, step.embedded.kind, step):
             return True
-        if self._find(step.image) is None:
-            self._keep(step.image, step.alone if self.lower is None else step.file)
+        if not step.trunk:
+            self._encode(step.embedding, step.embedded, step)
+            return False
+        if not self._is_there(step.trunk, Kind.TRUNK, step):
+            self._encode(step.trunk, step.backbone, step)
         self._seconds[Kind.EMBEDDING] += step.embedded.cost
         self._keep(step.embedding, step.embedded)
         return False
+
+    def _is_there(self, key: str, kind: Kind, step: Step) -> bool:
+        self._lookups[kind] += 1
+        if self._find(key) is None:
+            return False
+        self._hits[kind] += 1
+        self._touch(step.image)
+        return True
+
+    def _encode(self, key: str, entry: Entry, step: Step) -> None:
+        """Compute what is made from the image itself."""
+        if self._find(step.image) is None:
+            self._keep(step.image, step.alone if self.lower is None else step.file)
+        self._seconds[entry.kind] += entry.cost
+        self._keep(key, entry)
 
     def _find(self, key: str) -> Entry | None:
         self._accesses += 1

@@ -152,7 +152,7 @@ def _bounds(rows: Sequence[Row]) -> dict[str, _Line]:
 
 def _table(rows: Sequence[Row], best: Row, today: Setup | None) -> str:
     head = (
-        "set-up", "share computed", "bound", "embedding hits", "mask hits", "hours computed", "peak GiB",
+        "set-up", "share computed", "bound", "image hits", "mask hits", "hours computed", "peak GiB",
         "evicted: budget / idle", "money a day",
     )  # fmt: skip
     body = []
@@ -163,8 +163,8 @@ def _table(rows: Sequence[Row], best: Row, today: Setup | None) -> str:
             name_of(replayed.setup),
             f"{row.ratio:.4f}",
             "" if row.bound is None else f"{row.bound:.4f}",
-            f"{hit_ratio(row, Kind.EMBEDDING):.3f}",
-            f"{hit_ratio(row, Kind.MASK):.3f}",
+            f"{hit_ratio(row, IMAGES):.3f}",
+            f"{hit_ratio(row, MASKS):.3f}",
             f"{replayed.seconds_computed / 3600:.2f}",
             f"{sum(replayed.peak_bytes.values()) / (1 << 30):.2f}",
             f"{gone['budget']} / {gone['idle']}",
@@ -176,9 +176,14 @@ def _table(rows: Sequence[Row], best: Row, today: Setup | None) -> str:
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
-def hit_ratio(row: Row, kind: Kind) -> float:
-    """Hits by look-ups of one kind; 0 where nothing was looked up."""
-    return row.replayed.hits[kind] / (row.replayed.lookups[kind] or 1)
+IMAGES = (Kind.EMBEDDING, Kind.TRUNK)
+MASKS = (Kind.MASK, Kind.DETECTIONS)
+
+
+def hit_ratio(row: Row, kinds: Sequence[Kind]) -> float:
+    """Hits by look-ups of these kinds; 0 where nothing was looked up."""
+    hits, lookups = row.replayed.hits, row.replayed.lookups
+    return sum(hits[kind] for kind in kinds) / (sum(lookups[kind] for kind in kinds) or 1)
 
 
 def _gib(row: Row) -> float:

@@ -27,6 +27,8 @@ class What(IntEnum):
     """The done hint was taken back."""
     PURGED = 5
     """The image was purged; with ``image`` 0 all of its tenant's were, and with ``tenant`` 0 too everything."""
+    COMPUTED = 6
+    """A trunk was computed, which nobody asks for by itself: what it weighs and cost."""
 
 
 EVENT = np.dtype(
@@ -34,8 +36,8 @@ EVENT = np.dtype(
         ("time", "<f8"),  # seconds since 1970
         ("key", "<u8"),  # digest of the cache key; 0 where the event is an image's
         ("image", "<u8"),  # digest of tenant and image id: what the done hint and a purge speak of
-        ("embedding", "<u8"),  # digest of the embedding that a mask needs when it is missing; an embedding's own key
-        ("parent", "<u8"),  # digest of the prediction whose logits a mask was made from; 0 for none
+        ("embedding", "<u8"),  # digest of what it needs when it is missing: a mask an embedding, detections a trunk
+        ("parent", "<u8"),  # digest of the prediction that a mask refines, of the trunk that an embedding needs; or 0
         ("cost", "<f8"),  # seconds that computing this entry takes, without what it needs
         ("bytes", "<u4"),  # size of the entry
         ("beside", "<u4"),  # size of what is kept beside it: a mask's logits, an embedding's image file; 0: not known
@@ -49,8 +51,17 @@ EVENT = np.dtype(
 )
 """One event, little-endian, as it stands in the file."""
 
-KINDS: tuple[Kind | None, ...] = (None, Kind.IMAGE, Kind.EMBEDDING, Kind.MASK, Kind.LOGITS, Kind.EVERYTHING)
-"""The numbers of ``kind``; 0 where the event is an image's."""
+KINDS: tuple[Kind | None, ...] = (
+    None,
+    Kind.IMAGE,
+    Kind.EMBEDDING,
+    Kind.MASK,
+    Kind.LOGITS,
+    Kind.EVERYTHING,
+    Kind.TRUNK,
+    Kind.DETECTIONS,
+)
+"""The numbers of ``kind``; 0 where the event is an image's. New ones go to the end: traces are read for years."""
 OUTCOMES: tuple[Outcome | None, ...] = (None, Outcome.HIT, Outcome.MISS, Outcome.JOINED, Outcome.RECOMPUTED)
 """The numbers of ``outcome``; 0 where nothing was asked."""
 

@@ -15,8 +15,16 @@ from labeling_ground.errors import BadTrace
 from labeling_ground.trace.events import EVENT, Events
 
 MAGIC = "labeling-ground trace"
-VERSION = 1
-_HEADER = json.dumps({"trace": MAGIC, "version": VERSION, "event": EVENT.descr}).encode() + b"\n"
+VERSION = 2
+"""1 had neither trunks nor detections; its events have the same layout, and are read."""
+
+
+def _header(version: int) -> bytes:
+    return json.dumps({"trace": MAGIC, "version": version, "event": EVENT.descr}).encode() + b"\n"
+
+
+_HEADER = _header(VERSION)
+_READABLE = frozenset(map(_header, range(1, VERSION + 1)))
 _LONGEST_HEADER = 4096
 _BUFFERED = 64 << 10
 
@@ -57,9 +65,10 @@ class TraceWriter:
         """Events that could not be written."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and path.stat().st_size:
-                _mend(path)
-            self._open()
+            if path.exists() and path.stat().st_size and not _mend(path):
+                self._rotate()
+            else:
+                self._open()
         except OSError as error:
             raise BadTrace(f"The trace {path} cannot be written: {error.strerror}.") from error
 
@@ -168,17 +177,20 @@ def _check_header(path: Path, line: bytes) -> None:
         header = None
     if not isinstance(header, dict) or header.get("trace") != MAGIC:
         raise BadTrace(f"{path} is no trace. Record one with the setting LABELING_GROUND_TRACE_FILE.")
-    if line != _HEADER:
-        raise BadTrace(f"{path} is a trace of version {header.get('version')}; this version reads {VERSION}.")
+    if line not in _READABLE:
+        raise BadTrace(f"{path} is a trace of version {header.get('version')}; this one reads up to {VERSION}.")
 
 
-def _mend(path: Path) -> None:
-    """Go on with a file that an earlier process left, without the half event at its end."""
+def _mend(path: Path) -> bool:
+    """Take the half event off the end of a file that an earlier process left; whether it can be gone on with, or is of
+    an older version."""
     with path.open("rb+") as file:
-        _check_header(path, file.readline(_LONGEST_HEADER))
+        header = file.readline(_LONGEST_HEADER)
+        _check_header(path, header)
         start = file.tell()
         size = file.seek(0, os.SEEK_END) - start
         file.truncate(start + size // EVENT.itemsize * EVENT.itemsize)
+    return header == _HEADER
 
 
 def _numbered(path: Path, number: int) -> Path:

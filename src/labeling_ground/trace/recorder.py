@@ -47,25 +47,26 @@ class Recorder:
         embedding: str,
         parent: str | None = None,
         beside: int = 0,
-        ahead: bool = False,
+        what: What = What.ASKED,
     ) -> None:
-        """Somebody asked for a key, and this is the answer.
+        """Somebody asked for a key, and this is the answer; or a trunk was computed.
 
         Args:
             kind: what it is.
             key: its key.
             entry: the answer.
             outcome: what the look-up came to.
-            embedding: key of the embedding that it needs when it is missing; an embedding's own key.
-            parent: key of the mask whose logits were put in.
+            embedding: key of what it needs when it is missing: of the embedding, for detections of the trunk; the own
+                key of an embedding and of a trunk.
+            parent: key of the mask whose logits were put in; of the trunk that an embedding is made from.
             beside: bytes of what was kept beside it: a mask's logits, an embedding's file; 0 where nothing was.
-            ahead: whether nobody waits for it (a prefetch).
+            what: ``ASKED``, ``PREFETCHED`` where nobody waits for it, or ``COMPUTED``.
         """
         _, tenant, image, _ = key.split("/", 3)
         self._write(
             _EVENT.pack(
                 self._clock(),
-                digest(key) if kind is Kind.MASK else _digest(key),
+                digest(key) if kind in (Kind.MASK, Kind.DETECTIONS) else _digest(key),
                 _digest(f"{LAYOUT}/{tenant}/{image}/"),
                 _digest(embedding),
                 digest(parent) if parent is not None else 0,
@@ -74,7 +75,7 @@ class Recorder:
                 beside,
                 _digest(embedding.rsplit("/", 1)[1]) & 0xFFFFFFFF,
                 _digest(tenant) & 0xFFFFFFFF,
-                What.PREFETCHED if ahead else What.ASKED,
+                what,
                 _NUMBER_OF_KIND[kind],
                 _NUMBER_OF_OUTCOME[outcome],
                 0,
