@@ -46,7 +46,7 @@ def test_a_server_of_two_models_takes_no_more_memory_than_a_server_for_each() ->
     without, *alone, both = (row["resident_mb"] for row in result["rows"])
     assert [row["models"] for row in result["rows"][1:]] == [["small-sam"], ["small-sam2"], ["small-sam", "small-sam2"]]
     assert without < min(alone)
-    assert without < both <= 1.1 * sum(alone)
+    assert max(alone) < both <= 1.1 * sum(alone)
     assert all(row["told_mb"] > 0 for row in result["rows"])
 
 

@@ -75,7 +75,8 @@ class OnnxEncoder:
 
     def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
         """RGB ``uint8 [height, width, 3]`` → the embedding's tensors."""
-        return self._run(encoder_input(pixels, self.family, self._rank))
+        [made] = self._run(encoder_input(pixels, self.family, self._rank), 1)
+        return made
 
     def encode_all(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, FloatArray]]:
         """The same for several images, ``together`` of them in one run."""
@@ -84,15 +85,21 @@ class OnnxEncoder:
         made = []
         for start in range(0, len(images), self.together):
             some = images[start : start + self.together]
-            run = self._run(np.concatenate([encoder_input(pixels, self.family, self._rank) for pixels in some]))
-            # Each for itself: a view would hold the whole run's memory for as long as one of them is needed.
-            made += [{name: x[index : index + 1].copy() for name, x in run.items()} for index in range(len(some))]
+            given = np.concatenate([encoder_input(pixels, self.family, self._rank) for pixels in some])
+            made += self._run(given, len(some))
         return made
 
-    def _run(self, given: FloatArray) -> dict[str, FloatArray]:
+    def _run(self, given: FloatArray, count: int) -> list[dict[str, FloatArray]]:
+        """The embeddings of so many images."""
         with self._arena.in_use(self._idle_s):
-            made = self._session.run(self._outputs, {self._image: given})
-        return {name: np.asarray(x) for name, x in zip(self.family.embedding_names, made, strict=True)}
+            run = dict(
+                zip(self.family.embedding_names, self._session.run(self._outputs, {self._image: given}), strict=True)
+            )
+            # Copies, each for itself. What the engine gives lies in the arena, amid the work memory: none of that could
+            # be given back as long as one of the embeddings is needed.
+            made = [{name: np.array_split(x, count)[index].copy() for name, x in run.items()} for index in range(count)]
+            del run
+        return made
 
 
 class OnnxDecoder:
