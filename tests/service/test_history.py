@@ -1,9 +1,14 @@
 """The ring of the last day."""
 
+import os
+import shutil
 import time
 from pathlib import Path
 
-from labeling_ground.service.history import AVERAGED, COUNTED, History
+import numpy as np
+import pytest
+
+from labeling_ground.service.history import AVERAGED, COUNTED, SAMPLE, History
 
 EVERY_S = 60.0
 
@@ -71,3 +76,72 @@ def test_a_folder_that_is_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     history.note(totals(hit=1), now)
     assert history.since(0)["hit"].tolist() == [1.0]
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def noted(history: History, now: float, hits: float) -> None:
+    history.note(totals(), now - 60)
+    history.note(totals(hit=hits), now)
+
+
+@pytest.mark.parametrize("damage", ["shortened", "deleted", "folder-deleted"])
+def test_what_others_do_to_the_file_while_the_server_runs_costs_neither_the_server_nor_a_sample(
+    tmp_path: Path, damage: str
+) -> None:
+    now = time.time()
+    path = tmp_path / "cache" / "labeling-ground-history-1.ring"
+    history = History(path, steps=5, every_s=EVERY_S)
+    history.open()
+    noted(history, now - 120, 1)
+    if damage == "shortened":
+        os.truncate(path, 0)
+    elif damage == "deleted":
+        path.unlink()
+    else:
+        shutil.rmtree(path.parent)
+    noted(history, now, 2)
+    assert history.since(0)["hit"].tolist() == [1.0, 0.0, 2.0]
+    history.close()
+    again = History(path, steps=5, every_s=EVERY_S)
+    again.open()
+    assert again.since(0)["hit"].tolist() == [1.0, 0.0, 2.0]
+    again.close()
+
+
+def test_a_folder_that_cannot_be_written_any_more_leaves_the_samples_in_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = time.time()
+    path = tmp_path / "cache" / "labeling-ground-history-1.ring"
+    history = History(path, steps=5, every_s=EVERY_S)
+    history.open()
+    shutil.rmtree(path.parent)
+    path.parent.write_text("a file where the folder was")
+    noted(history, now, 2)
+    assert history.since(0)["hit"].tolist() == [2.0]
+    assert "history: a value was not kept" in caplog.text
+    history.close()
+
+
+def test_a_damaged_sample_is_none_and_the_others_stay(tmp_path: Path) -> None:
+    now = time.time()
+    path = tmp_path / "cache" / "labeling-ground-history-1.ring"
+    first = History(path, steps=5, every_s=EVERY_S)
+    first.open()
+    noted(first, now - 120, 1)
+    noted(first, now, 2)
+    first.close()
+    ring = np.frombuffer(path.read_bytes(), SAMPLE).copy()
+    ring["saved"][ring["hit"] == 1] = np.nan
+    path.write_bytes(ring.tobytes())
+    again = History(path, steps=5, every_s=EVERY_S)
+    again.open()
+    assert again.since(0)["hit"].tolist() == [0.0, 2.0]
+    again.close()
+
+
+def test_samples_of_a_clock_that_was_ahead_do_not_stand_behind_those_of_now() -> None:
+    now = time.time()
+    history = History(None, steps=10, every_s=EVERY_S)
+    noted(history, now + 400 * 86_400, 1)
+    noted(history, now, 2)  # the clock is set back: what it ran ahead is no step
+    assert history.since(0)["hit"].tolist() == [2.0]

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from labeling_ground.cache.complaint import Complaint
 from labeling_ground.cache.disk.folder import claim, make
 from labeling_ground.errors import StoreFailed
 
@@ -58,6 +60,7 @@ class History:
         self._lock: FileLock | None = None
         self._ring: NDArray[Any] = np.zeros(steps, SAMPLE)
         self._path = path
+        self._complaint = Complaint(log, "history")
 
     def open(self) -> None:
         """Go on with what is in the file. Blocking."""
@@ -68,10 +71,8 @@ class History:
             lock = FileLock(self._path.with_suffix(".lock"), mode=0o600)
             lock.acquire(timeout=0)
             self._lock = lock
-            size = self._ring.nbytes
-            if make(self._path) or self._path.stat().st_size != size:  # new, or of another length: begun anew
-                self._path.write_bytes(bytes(size))
-            self._ring = np.memmap(self._path, SAMPLE, "r+", shape=self._ring.shape)
+            if not make(self._path):
+                self._read(self._path.read_bytes())
         except (OSError, StoreFailed, Timeout) as error:
             log.info("the history of the last day is kept in memory only: %s", error)
 
@@ -92,17 +93,47 @@ class History:
         for name, value in totals.items():
             grown = max(0.0, value - last[1][name])  # less only where counting began anew
             sample[name] = grown if name in COUNTED else grown / seconds if name in AVERAGED else value
-        self._ring[int(at // self.every_s) % len(self._ring)] = sample[0]
+        place = int(at // self.every_s) % len(self._ring)
+        self._ring[place] = sample[0]
+        if self._path is not None and self._lock is not None:
+            try:
+                self._write(self._path, place)
+            except (OSError, StoreFailed) as error:
+                self._complaint.make(error)
 
     def since(self, at: float) -> NDArray[Any]:
         """The samples after a moment (seconds since 1970) and within the ring's length, in the order of time."""
-        oldest = time.time() - len(self._ring) * self.every_s
-        found = np.array(self._ring[self._ring["at"] > max(at, oldest, 0.0)])
+        now = time.time()
+        oldest, times = now - len(self._ring) * self.every_s, self._ring["at"]
+        # Later than now is what was written before the clock was set back: who asks on from there would hear no more.
+        found = self._ring[(times > max(at, oldest, 0.0)) & (times < now + self.every_s)]
         return found[np.argsort(found["at"], kind="stable")]
 
     def close(self) -> None:
         """Give the file back."""
-        self._ring = np.array(self._ring)
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 self._lock.release()
+
+    def _read(self, content: bytes) -> None:
+        """Take over the samples of a file; one of another length is begun anew, and a damaged sample is none."""
+        if len(content) == self._ring.nbytes:
+            numbers = np.frombuffer(content, "<f8").reshape(len(self._ring), -1).copy()
+            numbers[~np.isfinite(numbers).all(axis=1)] = 0
+            self._ring = numbers.view(SAMPLE).reshape(-1)
+
+    def _write(self, path: Path, place: int) -> None:
+        """Write one sample down; the whole ring where the file is new, or of another length.
+
+        Not by mapping the file into memory: when others shorten such a file, or its disk is full, the process dies.
+        """
+        claim(path.parent)
+        make(path)
+        with path.open("r+b") as file:
+            if file.seek(0, os.SEEK_END) == self._ring.nbytes:
+                file.seek(place * SAMPLE.itemsize)
+                file.write(self._ring[place].tobytes())
+            else:
+                file.truncate(0)
+                file.seek(0)
+                file.write(self._ring.tobytes())
