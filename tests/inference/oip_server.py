@@ -21,6 +21,7 @@ from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.remote.oip import OipClient
 from labeling_ground.inference.remote.pool import EnginePool
 from labeling_ground.inference.remote.wire import Description, Role
+from labeling_ground.sam.family import Family
 from labeling_ground.sam.preprocess import version_number
 from labeling_ground.sam.prompts import PromptTensors
 from labeling_ground.types import ModelVersion
@@ -120,6 +121,8 @@ class OipServer:
             "digest": self.version.digest,
             "preprocessing_version": self.preprocessing,
             "note": "of a toy",
+            # Archives of former versions told none.
+            **({"family": self.engine.family} if self.engine.family is Family.EFFICIENT_TAM else {}),
         }
         return JSONResponse({"parameters": {"labeling_ground": {"string_value": json.dumps(words)}}})
 

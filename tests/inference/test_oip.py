@@ -50,7 +50,7 @@ def cached(embedding: Embedding) -> Embedding:
     return open_embedding(seal_embedding("k", embedding, cost=1.0, created=0.0, precision="fp16"), "k")
 
 
-@pytest.mark.parametrize("family", [Family.SAM, Family.SAM_HQ, Family.SAM2])
+@pytest.mark.parametrize("family", [Family.SAM, Family.SAM_HQ, Family.SAM2, Family.EFFICIENT_TAM])
 async def test_masks_are_those_of_the_same_engine_in_this_process(family: Family) -> None:
     here = SamBackend(ToyEngine(family), VERSION, "", decode_threads=2)
     server = OipServer(ToyEngine(family))

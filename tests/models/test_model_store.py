@@ -165,6 +165,18 @@ def test_what_is_not_here_says_how_to_get_it(store: ModelStore, tmp_path: Path) 
         store.path_of("my-sam", Role.ENCODER)
 
 
+def test_a_model_without_ready_made_files_says_how_to_make_them(tmp_path: Path) -> None:
+    alone = model_of(artifact_of(Role.CHECKPOINT, "https://host.invalid/tiny.pt", CHECKPOINT))
+    store = ModelStore(tmp_path / "models", catalogue_of(alone))
+    for _ in range(2):
+        with pytest.raises(
+            UnknownModel, match=r"no ready-made encoder .* pull tiny-sam, then .* export tiny-sam; or serve"
+        ):
+            store.path_of("tiny-sam", Role.ENCODER)
+        assert store.add(brought(tmp_path, CHECKPOINT)) == "tiny-sam"
+    assert store.path_of("tiny-sam", Role.CHECKPOINT).read_bytes() == CHECKPOINT
+
+
 def test_a_file_that_is_gone_or_cut_short_does_not_count(store: ModelStore, tmp_path: Path) -> None:
     for content in (ENCODER, DECODER):
         store.add(brought(tmp_path, content))

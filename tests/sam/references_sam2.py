@@ -7,12 +7,18 @@ digest of what the package ``sam2`` has is a check on both.
 import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tests.made_once import made_once
 from tests.needs import needs
+
+from labeling_ground.types import Prompt
+
+_MEAN_STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 SMALL: tuple[int, tuple[int, ...]] = (96, (1, 1, 2, 1))
 """Width and blocks of a model that the authors did not make: all kinds of blocks, the real decoder, real sizes."""
@@ -147,3 +153,52 @@ def _exported_sam2(folder: Path) -> Any:
     from labeling_ground.models.export.run import export_loaded
 
     return export_loaded(loaded(), folder, model="sam2-small")
+
+
+class Predictor:
+    """What the reference's image predictor does, with ``transformers``' model: its numbers, its order, its padding.
+
+    Args:
+        pixels: ``uint8 [height, width, 3]``, RGB.
+        model: whose prompt encoder and decoder are asked; ``sam2()`` if none is given.
+        encode: normalised ``[1, 3, 1024, 1024]`` → the three tensors of an embedding, the coarsest last; by default the
+            model's own encoder.
+    """
+
+    def __init__(
+        self, pixels: NDArray[np.uint8], model: Any = None, encode: Callable[[Any], Sequence[Any]] | None = None
+    ) -> None:
+        torch = needs("torch")
+        self.height, self.width = pixels.shape[:2]
+        image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        square = torch.nn.functional.interpolate(
+            image, (1024, 1024), mode="bilinear", align_corners=False, antialias=True
+        )
+        mean, std = (torch.tensor(x)[:, None, None] for x in _MEAN_STD)
+        self.model = model or sam2()
+        with torch.inference_mode():
+            self.features = (encode or self.model.get_image_embeddings)((square - mean) / std)
+
+    def predict(self, prompt: Prompt) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Full-size logits, scores and low-res logits, the best first."""
+        torch = needs("torch")
+        box = prompt.box
+        rows = [] if box is None else [(box.x0, box.y0, 2), (box.x1, box.y1, 3)]
+        rows += [(p.x, p.y, p.label) for p in prompt.points]
+        scale = torch.tensor([1024 / self.width, 1024 / self.height])
+        mask = None if prompt.mask_input is None else torch.from_numpy(prompt.mask_input[None, None])
+        with torch.inference_mode():
+            made = self.model(
+                image_embeddings=list(self.features),
+                input_points=torch.tensor([[[row[:2] for row in rows]]]).float() * scale,
+                input_labels=torch.tensor([[[row[2] for row in rows]]]),
+                input_masks=mask,
+                multimask_output=prompt.multimask,
+            )
+            full = torch.nn.functional.interpolate(
+                made.pred_masks[0], (self.height, self.width), mode="bilinear", align_corners=False
+            )
+        scores = made.iou_scores[0, 0].numpy()
+        best_first = np.argsort(-scores, kind="stable")
+        low = made.pred_masks[0, 0].clamp(-32, 32).numpy()
+        return full[0].numpy()[best_first], scores[best_first], low[best_first]

@@ -4,11 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from tests.needs import needs
 from tests.sam.parity import MASK, SIZES, check, photo, prompts
 from tests.sam.references import TOLERANCE
-from tests.sam.references_sam2 import exported_sam2, sam2
+from tests.sam.references_sam2 import Predictor, exported_sam2, sam2
 
 from labeling_ground.inference.dialects import decoder_inputs
 from labeling_ground.sam.family import Family
@@ -16,8 +15,6 @@ from labeling_ground.sam.masks import prediction
 from labeling_ground.sam.preprocess import preprocess
 from labeling_ground.sam.prompts import tensors
 from labeling_ground.types import Point, Prompt
-
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 @pytest.fixture(scope="module")
@@ -29,45 +26,6 @@ def sessions() -> dict[str, Any]:
         name: runtime.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"])
         for name in ("encoder", "decoder", "decoder-fast")
     }
-
-
-class Predictor:
-    """What the reference's image predictor does, with ``transformers``' model: its numbers, its order, its padding."""
-
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
-        torch = needs("torch")
-        self.height, self.width = pixels.shape[:2]
-        image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-        square = torch.nn.functional.interpolate(
-            image, (1024, 1024), mode="bilinear", align_corners=False, antialias=True
-        )
-        mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
-        with torch.inference_mode():
-            self.features = sam2().get_image_embeddings((square - mean) / std)
-
-    def predict(self, prompt: Prompt) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Full-size logits, scores and low-res logits, the best first."""
-        torch = needs("torch")
-        box = prompt.box
-        rows = [] if box is None else [(box.x0, box.y0, 2), (box.x1, box.y1, 3)]
-        rows += [(p.x, p.y, p.label) for p in prompt.points]
-        scale = torch.tensor([1024 / self.width, 1024 / self.height])
-        mask = None if prompt.mask_input is None else torch.from_numpy(prompt.mask_input[None, None])
-        with torch.inference_mode():
-            made = sam2()(
-                image_embeddings=self.features,
-                input_points=torch.tensor([[[row[:2] for row in rows]]]).float() * scale,
-                input_labels=torch.tensor([[[row[2] for row in rows]]]),
-                input_masks=mask,
-                multimask_output=prompt.multimask,
-            )
-            full = torch.nn.functional.interpolate(
-                made.pred_masks[0], (self.height, self.width), mode="bilinear", align_corners=False
-            )
-        scores = made.iou_scores[0, 0].numpy()
-        best_first = np.argsort(-scores, kind="stable")
-        low = made.pred_masks[0, 0].clamp(-32, 32).numpy()
-        return full[0].numpy()[best_first], scores[best_first], low[best_first]
 
 
 @pytest.mark.parametrize("size", SIZES)

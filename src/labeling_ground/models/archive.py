@@ -194,6 +194,7 @@ def about(model: InstalledModel, half: Role, version: ModelVersion, files: Mappi
     return {
         "model": version.model,
         "digest": version.digest,
+        **({"family": model.family} if model.family else {}),
         "role": half,
         "precision": "fp32",
         "preprocessing_version": PREPROCESSING_VERSION,

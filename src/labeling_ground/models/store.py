@@ -86,6 +86,12 @@ class ModelStore:
             raise UnknownModel(f"{name} is served as a whole, by torch: there is no {role} of it.")
         if wanted.bring:
             wanted.files()
+        if role.written_as is Format.ONNX and Format.ONNX not in wanted.formats:
+            raise UnknownModel(
+                f"There is no ready-made {role} of {name}, and none was exported here: labeling-ground models pull "
+                f"{name}, then labeling-ground models export {name}; or serve the checkpoint as it is: "
+                "LABELING_GROUND_ENGINE=torch."
+            )
         choice = f" --format {role.written_as}" if role.written_as is not wanted.formats[0] else ""
         wanted.files(role.written_as)
         raise UnknownModel(f"The {role} of {name} is not here. Get it: labeling-ground models pull {name}{choice}.")

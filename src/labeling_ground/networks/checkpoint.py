@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from labeling_ground.errors import BadInput
-from labeling_ground.networks import layout_sam2
+from labeling_ground.networks import efficient_tam, layout_sam2
+from labeling_ground.networks.efficient_tam import EfficientTamEncoder
 from labeling_ground.networks.hiera import SIZES, HieraEncoder, Size
 from labeling_ground.networks.layout import copies, rename, rename_all
 from labeling_ground.networks.tinyvit import TinyViT
@@ -20,6 +21,18 @@ _HEADS = {768: 12, 1024: 16, 1280: 16}
 """Width of SAM's three encoders → attention heads (``segment_anything/build_sam.py``)."""
 
 _OF_HQ = "mask_decoder.hf_token.weight"
+_ENCODER = "image_encoder."
+_NO_ENCODER = Size("", 1, (1, 1, 1, 1), ()), (1, 1, 1, 1), [8, 16, 32, 64], [1, 1]
+"""The least that ``transformers`` makes a SAM 2 of, where only its prompt encoder and mask decoder are used."""
+
+_FOR_SQUARES_OF_512 = frozenset(
+    {
+        "67b5840012737ed2c94a4cb8787c5c1b27b3a946045d2e602e65ef77230b6085",
+        "7d4d652a465f0081391050932f45d8a66768ccc99c8ea393ce8a5927e83f3b9b",
+    }
+)
+"""Digests of ``efficienttam_s_512x512.pt`` and ``efficienttam_ti_512x512.pt``: nothing in their weights tells them from
+those for squares of 1024 pixels, and read so they would give poor masks without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +42,7 @@ class Loaded:
     Attributes:
         family: whose conventions it follows.
         architecture: ``vit_b``, ``vit_l``, ``vit_h``, ``vit_t`` (MobileSAM), or ``hiera_t``, ``hiera_s``, ``hiera_b+``,
-            ``hiera_l`` (SAM 2); ``vit-768x2`` and the like for others.
+            ``hiera_l`` (SAM 2), ``efficienttam_ti``, ``efficienttam_s``; ``vit-768x2`` and the like for others.
         encoder: normalised ``[1, 3, 1024, 1024]`` → the tensors of the family's embedding.
         sam: the ``transformers.SamModel``, ``SamHQModel`` or ``Sam2Model`` that holds prompt encoder and mask decoder.
         source_sha256: digest of the checkpoint file, hex; empty if it came from memory.
@@ -81,13 +94,18 @@ class HqEncoder(nn.Module):
 
 
 def load(path: Path) -> Loaded:
-    """Read an official checkpoint of SAM, SAM-HQ, MobileSAM, SAM 2 or SAM 2.1.
+    """Read an official checkpoint of SAM, SAM-HQ, MobileSAM, SAM 2, SAM 2.1 or EfficientTAM.
 
     Raises:
         BadInput: no checkpoint, or of a model that cannot be exported here.
     """
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest in _FOR_SQUARES_OF_512:
+        raise BadInput(
+            f"{path.name} is EfficientTAM for squares of 512 pixels, which cannot be used: take efficient-tam-ti or "
+            "efficient-tam-s, which read 1024."
+        )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no list of what damaged files make it raise
@@ -119,10 +137,13 @@ def from_weights(
         if _OF_HQ in weights:
             raise BadInput("SAM-HQ's tiny model, with MobileSAM's encoder, cannot be used: take its ViT-B, L or H.")
         return _mobile(weights, source_sha256)
+    if "image_encoder.neck.convs.0.conv_1x1.weight" in weights:
+        return _efficient_tam(weights, source_sha256)
     if "image_encoder.trunk.pos_embed" in weights:
         return _sam2(weights, source_sha256, sam2_sizes)
     raise BadInput(
-        "These weights are not of a model that can be used: SAM ViT-B, L or H, SAM-HQ, MobileSAM, SAM 2 or SAM 2.1."
+        "These weights are not of a model that can be used: SAM ViT-B, L or H, SAM-HQ, MobileSAM, SAM 2, SAM 2.1 or "
+        "EfficientTAM."
     )
 
 
@@ -150,16 +171,34 @@ def _sam(weights: Mapping[str, Tensor], source_sha256: str) -> Loaded:
 
 
 def _mobile(weights: Mapping[str, Tensor], source_sha256: str) -> Loaded:
-    prefix = "image_encoder."
     unused = ("norm_head.", "head.")  # the classifier that the encoder was once trained with
-    own = {name[len(prefix) :]: tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    own, others = _apart(weights)
     own = {name: tensor for name, tensor in own.items() if not name.startswith(unused)}
     encoder = TinyViT()
     own = {name: tensor for name, tensor in own.items() if not name.endswith("attention_bias_idxs")}
     _load(encoder, own)
     sam = skeleton({"num_hidden_layers": 1, "global_attn_indexes": []})
-    _fill(sam, {name: tensor for name, tensor in weights.items() if not name.startswith(prefix)}, encoder=False)
+    _fill(sam, others, encoder=False)
     return Loaded(Family.SAM, "vit_t", encoder.eval(), sam, source_sha256)
+
+
+def _efficient_tam(weights: Mapping[str, Tensor], source_sha256: str) -> Loaded:
+    own, others = _apart(weights)
+    learned = _weight(own, "trunk.pos_embed")
+    blocks = {int(name.split(".")[2]) for name in own if name.startswith("trunk.blocks.")}
+    width = int(learned.shape[-1])
+    architecture = efficient_tam.SIZES.get((width, len(blocks)))
+    if architecture is None:
+        known = ", ".join(efficient_tam.SIZES.values())
+        raise BadInput(f"EfficientTAM has no encoder of width {width} with {len(blocks)} blocks: there is {known}.")
+    encoder = EfficientTamEncoder(width, len(blocks))
+    del own["trunk.pos_embed"]
+    no_memory = _weight(weights, "no_mem_embed").view(1, -1, 1, 1)
+    _load(encoder, own | {"positions": efficient_tam.enlarged(learned), "no_memory": no_memory})
+    sam = _sam2_skeleton(*_NO_ENCODER)
+    del sam.mask_decoder.conv_s0, sam.mask_decoder.conv_s1  # of the finer features, which it has not
+    _fill_sam2(sam, others, encoder=False)
+    return Loaded(Family.EFFICIENT_TAM, architecture, encoder.eval(), sam, source_sha256)
 
 
 def _sam2(
@@ -175,9 +214,7 @@ def _sam2(
         known = ", ".join(each.name for each in sizes.values())
         raise BadInput(f"SAM 2 has no encoder of width {width} with {stages} blocks in its stages: there is {known}.")
     sam = _sam2_skeleton(size, stages, sorted(set(widths)), background)
-    named = {name: weights[name] for name in layout_sam2.of_images(weights)}
-    named[layout_sam2.POINT_TABLE] = torch.cat([_weight(weights, name) for name in layout_sam2.POINT_KINDS])
-    _fill(sam, named, layout_sam2.rename)
+    _fill_sam2(sam, weights)
     return Loaded(Family.SAM2, size.name, HieraEncoder(sam).eval(), sam, source_sha256)
 
 
@@ -202,6 +239,12 @@ def _sam2_skeleton(size: Size, stages: tuple[int, ...], widths: list[int], backg
     return Sam2Model(config).eval()
 
 
+def _fill_sam2(sam: Any, weights: Mapping[str, Tensor], *, encoder: bool = True) -> None:
+    named = {name: weights[name] for name in layout_sam2.of_images(weights)}
+    named[layout_sam2.POINT_TABLE] = torch.cat([_weight(weights, name) for name in layout_sam2.POINT_KINDS])
+    _fill(sam, named, layout_sam2.rename, encoder=encoder)
+
+
 def skeleton(vision: dict[str, Any], *, hq: bool = False) -> Any:
     """A ``transformers.SamModel`` or ``SamHQModel`` with that ``SamVisionConfig``, its weights not filled yet."""
     from transformers import SamConfig, SamHQConfig, SamHQModel, SamModel  # here for the same reason
@@ -216,6 +259,12 @@ def skeleton(vision: dict[str, Any], *, hq: bool = False) -> Any:
 def _use_plain_attention(*configs: Any) -> None:
     for each in configs:
         each._attn_implementation = "eager"
+
+
+def _apart(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The image encoder's weights, by their names in it, and all others."""
+    own = {name[len(_ENCODER) :]: tensor for name, tensor in weights.items() if name.startswith(_ENCODER)}
+    return own, {name: tensor for name, tensor in weights.items() if not name.startswith(_ENCODER)}
 
 
 def _weight(weights: Mapping[str, Tensor], name: str) -> Tensor:

@@ -1,5 +1,5 @@
-"""The mask decoders of SAM, SAM-HQ, SAM 2 and SAM 3 as two graphs with one interface, from the weights of one
-``SamModel``, ``SamHQModel``, ``Sam2Model`` or ``Sam3TrackerModel``.
+"""The mask decoders of SAM, SAM-HQ, SAM 2, EfficientTAM, EdgeTAM and SAM 3 as two graphs with one interface, from the
+weights of one ``SamModel``, ``SamHQModel``, ``Sam2Model`` or ``Sam3TrackerModel``.
 
 Both take a batch of prompts on one embedding and give low-res logits and scores of all four candidates; choosing and
 upsampling happen outside (``sam.masks``). ``PlainDecoder`` computes what the reference does, step by step.
@@ -9,7 +9,8 @@ the tokens' side through the projections than the 4096 image places (2.04 instea
 SAM 2's decoder differs in three things: it has one token more, before the others, from which it guesses whether there
 is an object at all (for videos; its image predictor ignores the guess, and so it is not computed here); finer features
 of the image are added while the mask is upscaled; and scores pass through a sigmoid. SAM 3's is SAM 2's with 72 places
-a side in place of 64, so 288 logits in place of 256; a mask input of 256 is enlarged to that.
+a side in place of 64, so 288 logits in place of 256; a mask input of 256 is enlarged to that. EdgeTAM's is SAM 2's, and
+EfficientTAM's is that without the finer features.
 
 SAM-HQ's has one token more, after the others. Its mask, of finer features (``checkpoint.HqEncoder``), is added to each
 of the four.
@@ -275,6 +276,7 @@ DECODERS: Mapping[Family, tuple[type[PlainDecoder], type[FastDecoder]]] = Mappin
         Family.SAM: (PlainDecoder, FastDecoder),
         Family.SAM_HQ: (PlainHqDecoder, FastHqDecoder),
         Family.SAM2: (PlainDecoder2, FastDecoder2),
+        Family.EFFICIENT_TAM: (PlainDecoder, FastDecoder),
     }
 )
 """Family → its decoder for any prompt, and the one for short ones. To add a family, add a line."""

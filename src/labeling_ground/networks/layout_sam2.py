@@ -1,7 +1,8 @@
 """Names of SAM 2's weights: the official checkpoints' on the left, the module tree of ``transformers`` on the right.
 
-The official names are those of the package ``sam2`` (its tiny model has 471 of them). A checkpoint holds the whole
-video model; what only videos need is left out. Pure data and text, no torch.
+The official names are those of the package ``sam2`` (its tiny model has 471 of them). EfficientTAM's and EdgeTAM's are
+the same but for the image encoder's. A checkpoint holds the whole video model; what only videos need is left out. Pure
+data and text, no torch.
 """
 
 from collections.abc import Iterable, Mapping
@@ -47,6 +48,7 @@ OF_VIDEOS = (
     "no_obj_ptr",
     "obj_ptr_proj.",
     "obj_ptr_tpos_proj.",
+    "spatial_perceiver.",
 )
 """What the weights that a single image does not need start with."""
 

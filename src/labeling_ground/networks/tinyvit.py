@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from labeling_ground.networks.windows import in_windows
+
 DIMS = (64, 128, 160, 320)
 DEPTHS = (2, 2, 6, 2)
 HEADS = (2, 4, 5, 10)
@@ -129,20 +131,11 @@ class Block(nn.Module):
         self.mlp = Mlp(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, width, h, w]``, same out. Padding up to whole windows is zeros and takes part, as in the original."""
-        images, channels, height, width = x.shape
-        size = self.window
-        below, right = -height % size, -width % size
-        rows, columns = (height + below) // size, (width + right) // size
-        tokens = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 0, right, 0, below))
-        split = tokens.view(images, rows, size, columns, size, channels).transpose(2, 3)
-        windows = self.attn(split.reshape(-1, size * size, channels))
-        joined = windows.view(images, rows, columns, size, size, channels).transpose(2, 3)
-        tokens = joined.reshape(images, rows * size, columns * size, channels)[:, :height, :width]
-        x = self.local_conv(x + tokens.permute(0, 3, 1, 2))
+        """``[B, width, h, w]``, same out."""
+        x = self.local_conv(x + in_windows(x.permute(0, 2, 3, 1), self.window, self.attn).permute(0, 3, 1, 2))
         tokens = x.flatten(2).transpose(1, 2)
         tokens = tokens + self.mlp(tokens)
-        return tokens.transpose(1, 2).reshape(images, channels, height, width)
+        return tokens.transpose(1, 2).reshape(x.shape)
 
 
 class Stage(nn.Module):

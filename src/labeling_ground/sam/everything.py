@@ -23,6 +23,7 @@ USUAL: Mapping[Family, EverythingOptions] = {
     Family.SAM: EverythingOptions(),
     Family.SAM_HQ: EverythingOptions(),
     Family.SAM2: EverythingOptions(pred_iou_thresh=0.8),
+    Family.EFFICIENT_TAM: EverythingOptions(pred_iou_thresh=0.8),
     Family.EFFICIENT_SAM: EverythingOptions(),  # its authors have no such generator
     Family.SAM3: EverythingOptions(pred_iou_thresh=0.8),  # nor have these: its clicks are SAM 2's
 }

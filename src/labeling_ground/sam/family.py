@@ -15,6 +15,8 @@ class Family(StrEnum):
     """SAM-HQ ViT-B, L and H: SAM with one token more, which makes outlines finer."""
     SAM2 = "sam2"
     """SAM 2 and 2.1."""
+    EFFICIENT_TAM = "efficient-tam"
+    """EfficientTAM Ti and S: SAM 2's rules, without its finer features."""
     EFFICIENT_SAM = "efficient-sam"
     """EfficientSAM Ti and S."""
     SAM3 = "sam3"
@@ -37,7 +39,7 @@ class Family(StrEnum):
     @property
     def decides_as_sam2(self) -> bool:
         """Whether prompts are written, and one of a decoder's candidates is chosen, by SAM 2's rules."""
-        return self in (Family.SAM2, Family.SAM3)
+        return self in (Family.SAM2, Family.EFFICIENT_TAM, Family.SAM3)
 
     @property
     def takes_mask_input(self) -> bool:
@@ -55,7 +57,7 @@ class Family(StrEnum):
         """Name → shape of the tensors that make up an embedding, as exported encoders give and decoders take them."""
         grid = 72 if self is Family.SAM3 else 64
         shapes: dict[str, tuple[int, ...]] = {"image_embeddings": (1, 256, grid, grid)}
-        if self.decides_as_sam2:
+        if self in (Family.SAM2, Family.SAM3):
             shapes["high_res_features_0"] = (1, 32, 4 * grid, 4 * grid)
             shapes["high_res_features_1"] = (1, 64, 2 * grid, 2 * grid)
         if self is Family.SAM_HQ:

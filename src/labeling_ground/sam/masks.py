@@ -233,8 +233,8 @@ def order(logits: FloatArray, scores: FloatArray, prompt: Prompt, family: Family
     - One mask wanted, SAM 1: a lone click means several things, so the best-scored of 1, 2, 3; for everything else 0.
       (``segment_anything/utils/onnx.py`` counts tokens to that end, and so takes a box without points for a lone
       click; ``predictor.py`` and the paper do not, nor do we.)
-    - One mask wanted, SAM 2 and 3: 0 if it is stable, else the best-scored of 1, 2, 3 (``mask_decoder.py`` and
-      ``build_sam.py`` of sam2).
+    - One mask wanted, SAM 2 and 3 and EfficientTAM: 0 if it is stable, else the best-scored of 1, 2, 3
+      (``mask_decoder.py`` and ``build_sam.py`` of sam2).
 
     Args:
         logits: ``float32 [4, 256, 256]``.

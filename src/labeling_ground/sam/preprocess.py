@@ -87,7 +87,7 @@ def resize(pixels: NDArray[np.uint8], family: Family) -> NDArray[Any]:
         return resize_sam(pixels)
     if family is Family.SAM3:
         return _stretch_whole(pixels, family.side)
-    stretch = _stretch if family is Family.SAM2 else _stretch_plainly
+    stretch = _stretch if family.decides_as_sam2 else _stretch_plainly
     return np.stack([stretch(pixels[:, :, channel], SIDE) for channel in range(3)], axis=-1)
 
 
@@ -171,5 +171,6 @@ def preprocess(pixels: NDArray[Any], family: Family) -> NDArray[np.float32]:
     """
     if family.reads_as_sam:
         return normalise_sam(resize_sam(pixels))
-    stretch = {Family.SAM2: stretch_sam2, Family.SAM3: stretch_sam3, Family.EFFICIENT_SAM: stretch_efficient_sam}
-    return stretch[family](pixels)
+    if family is Family.SAM3:
+        return stretch_sam3(pixels)
+    return (stretch_sam2 if family.decides_as_sam2 else stretch_efficient_sam)(pixels)

@@ -37,7 +37,7 @@ class DecoderFile:
         path: the ONNX file.
         sha256: of its bytes, hex.
         bytes: its size.
-        family: ``sam``, ``sam2`` or ``efficient-sam``: which prompts it reads, and how its logits lie over the image.
+        family: a value of ``Family``: which prompts it reads, and how its logits lie over the image.
     """
 
     path: Path

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from labeling_ground.sam.family import Family
+
 
 class Health(BaseModel):
     """Alive or ready, and if not, why."""
@@ -20,9 +22,7 @@ class Health(BaseModel):
 class DecoderOut(BaseModel):
     """A decoder that a client can run itself, on an image's embedding."""
 
-    family: Literal["sam", "sam2", "efficient-sam"] = Field(
-        description="Which prompts it reads, and how its logits lie over the image."
-    )
+    family: Family = Field(description="Which prompts it reads, and how its logits lie over the image.")
     sha256: str = Field(description="Digest of the file.")
     bytes: int = Field(examples=[16501323])
 

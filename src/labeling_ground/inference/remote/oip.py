@@ -198,7 +198,8 @@ def _served(
         versions = [str(each) for each in metadata.get("versions") or ()]
     except (KeyError, TypeError) as error:
         raise BadInput(f"Its metadata has no names, datatypes and shapes of inputs and outputs ({error!r}).") from error
-    family = _family([*inputs, *names])
+    about = _about(config)
+    family = _family(about, [*inputs, *names])
     odd = sorted({kind for kind, _ in inputs.values()} - set(_DTYPES))
     if odd:
         raise BadSettings(f"It takes {', '.join(odd)}: only {', '.join(_DTYPES)} are written.")
@@ -209,15 +210,16 @@ def _served(
     else:
         check_decoder_inputs(family, list(inputs))
         outputs = [*decoder_outputs(names)]
-    about = _about(config)
     version = _version(about if number == AUTO else {}, declared)
     asked = _asked(version, number, versions)
     precision, note = about.get("precision", "fp32"), about.get("note", "")
     return _Served(wire.Description(version, family, precision, role, note), asked, inputs, outputs)
 
 
-def _family(names: Sequence[str]) -> Family:
-    """By the names of its tensors: a server tells no family."""
+def _family(about: Mapping[str, str], names: Sequence[str]) -> Family:
+    """As ``models.triton`` has written it; else by the names of the tensors. Of EfficientTAM they are those of SAM."""
+    if about.get("family") in list(Family):
+        return Family(about["family"])
     for family in (Family.SAM2, Family.SAM_HQ):
         if set(family.embedding_names) <= set(names):
             return family
