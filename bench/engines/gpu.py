@@ -29,12 +29,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labeling_ground.inference.torch_device import Device
+from bench.engines.run import click as sample_click
+from labeling_ground.inference.sam3.engine import Sam3Engine
+from labeling_ground.inference.torch_device import Device, Replays, cuda_graphs
 from labeling_ground.inference.torch_engine import TorchDecoder, TorchEncoder
 from labeling_ground.networks.checkpoint import Loaded, VisionEncoder, skeleton
 from labeling_ground.networks.hiera import SIZES, HieraEncoder
+from labeling_ground.networks.sam3 import halves_of, joined
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.prompts import as_tensors
+from labeling_ground.types import Embedding
 
 Row = dict[str, Any]
 PREDICTIONS: Mapping[str, str] = {
@@ -42,6 +46,8 @@ PREDICTIONS: Mapping[str, str] = {
     "correctness": "fp32 within 1e-4, bf16 2e-2, fp16 2e-3 rms of the reference; a graph gives what its kernels give",
     "encode": "ViT-H by graph at most 15 ms an image, half of the ceiling; a mask is slower; a graph saves a tenth",
     "decode": "a lone click at most 2 ms; at least 400 clicks/s over prompts of different images, rather 3000",
+    "sam3": "trunk at most 25 ms an image kernel by kernel, 15 as a graph; a new phrase 8 to 12 % of trunk and phrase, "
+    "half of that with features at hand; a click at most 3 ms",
     "compile": "a tenth to a quarter less than without; at least 60 % of the ceiling for 8 images",
     "hiera": "SAM 2.1 large at most 8 ms, tiny 3 ms",
     "copies": "from locked memory 40-50 GB/s, from other 5-15",
@@ -58,6 +64,9 @@ HIERA: Mapping[str, tuple[tuple[int, tuple[int, ...]], float]] = {
     "sam2.1-large": ((144, (2, 6, 36, 4)), 1825.0),
     "sam2.1-tiny": ((96, (1, 2, 7, 2)), 292.7),
 }
+
+_SAM3_TRUNK = 5398.6
+"""GFLOP of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +259,73 @@ def decode(bench: Bench) -> Iterator[Row]:
                    "clicks_per_s": len(asks) / seconds, "off": off}  # fmt: skip
 
 
+def sam3(bench: Bench) -> Iterator[Row]:
+    """SAM 3: the trunk, a phrase on a stored one, and clicks. Weights are drawn on the device, nothing is read."""
+    engine, off = _sam3_engine(bench)
+    yield {"what": "trunk, bf16 against fp32", "rms": off}
+    side, place, backbone = engine._side, bench.device.place, engine._detector.vision_encoder.backbone
+    generator = torch.Generator().manual_seed(7)
+
+    def network(square: Tensor) -> tuple[Tensor, ...]:
+        return (backbone(square).last_hidden_state,)
+
+    def squares_of(images: int) -> list[Tensor]:
+        drawn = [torch.randn(images, 3, side, side, generator=generator) for _ in range(2)]
+        return [each.to(place, torch.bfloat16) for each in drawn]
+
+    trunk_ms = 0.0
+    for images in (1, 2) if bench.toy else (1, 8):
+        ms = bench.ms(network, squares_of(images), 10)
+        trunk_ms = trunk_ms or ms
+        yield {"what": "trunk", "way": "kernel by kernel", "images": images, "ms": ms,
+               "share": bench.share(_SAM3_TRUNK * images, ms)}  # fmt: skip
+    pixels = np.random.default_rng(0).integers(0, 255, (768, 1024, 3), np.uint8)
+    yield {
+        "what": "trunk",
+        "way": "the engine's call, from pixels and back",
+        "ms": bench.ms(engine.trunk, [pixels], 10),
+    }
+    tensors = {"trunk": engine.trunk(pixels)}
+    new, held = Embedding(tensors, 768, 1024), Embedding(tensors, 768, 1024, digest="known")
+
+    def phrase(on: Embedding) -> object:
+        return engine.detect(on, engine.text("small screw"), None, least=0.05)
+
+    phrase(held)
+    for way, on in (("a new one on a stored trunk", new), ("features at hand", held)):
+        ms = bench.ms(phrase, [on], 10)
+        yield {"what": "phrase", "way": way, "ms": ms, "of_trunk_and_phrase": ms / (ms + trunk_ms)}
+    yield {"what": "embedding for clicks", "way": "from a stored trunk", "ms": bench.ms(engine.embed, [new], 10)}
+    embedding, read = engine.embed(new), sample_click(Family.SAM3)
+    ms = bench.ms(lambda _: engine.decode(embedding, read, alone=True), [None])
+    yield {"what": "click", "way": "alone, copies included", "ms": ms, "clicks_per_s": 1e3 / ms}
+    if bench.device.is_gpu:  # last: where something in it cannot be recorded, the rest is written
+        for images in (1, 8):
+            ms = bench.ms(Replays(network, cuda_graphs(), 1), squares_of(images), 10)
+            yield {"what": "trunk", "way": "graph", "images": images, "ms": ms,
+                   "share": bench.share(_SAM3_TRUNK * images, ms)}  # fmt: skip
+
+
+def _sam3_engine(bench: Bench) -> tuple[Sam3Engine, float]:
+    """The engine in bf16, and how far its trunk is off from that in fp32."""
+    from tests.sam.references_sam3 import tiny_config
+    from transformers import Sam3Model, Sam3TrackerModel, Sam3VideoConfig
+
+    config = tiny_config() if bench.toy else Sam3VideoConfig()
+    of_detector, of_tracker = halves_of(config)
+    torch.manual_seed(5)
+    with torch.device(bench.device.place), torch.inference_mode(False):
+        detector, tracker = Sam3Model(of_detector).eval(), Sam3TrackerModel(of_tracker).eval()
+    backbone, side = detector.vision_encoder.backbone, int(of_detector.vision_config.image_size)
+    square = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(8)).to(bench.device.place)
+    with torch.inference_mode():
+        wanted = backbone(square).last_hidden_state
+    networks = joined(detector, tracker, lambda phrase: {"input_ids": [1, 2, 3, 4]}, torch.bfloat16)
+    with torch.inference_mode():
+        off = rms(backbone(square.bfloat16()).last_hidden_state, wanted)
+    return Sam3Engine(networks, device=str(bench.device.place), features_bytes=1 << 30), off
+
+
 def hieras(bench: Bench) -> Iterator[Row]:
     """SAM 2.1's encoders in bf16."""
     for name, (size, gflop) in HIERA.items():
@@ -279,10 +355,11 @@ def copies(bench: Bench) -> Iterator[Row]:
 STEPS: Sequence[tuple[str, int, Callable[[Bench], Iterator[Row]]]] = (
     ("ceilings", 20, ceilings),
     ("correctness", 60, correctness),
-    ("encode", 120, encode),
+    ("encode", 100, encode),
     ("decode", 50, decode),
-    ("compile", 150, compiled),
-    ("hiera", 60, hieras),
+    ("sam3", 80, sam3),
+    ("compile", 110, compiled),
+    ("hiera", 50, hieras),
     ("copies", 20, copies),
 )
 """Name, seconds, and what to do; together less than nine minutes, for what comes before and between."""

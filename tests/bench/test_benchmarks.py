@@ -194,6 +194,10 @@ def test_the_gpu_benchmark_runs_all_its_steps_and_finds_the_engine_right(tmp_pat
     assert all(row["right"] for row in result["steps"]["correctness"])
     assert all(row["ms"] > 0 for row in rows if "ms" in row)
     assert all(row["off"] < 1e-4 for row in result["steps"]["decode"])
+    off, *of_sam3 = result["steps"]["sam3"]
+    assert 0 < off["rms"] < 0.05
+    assert [row["what"] for row in of_sam3] == [*["trunk"] * 3, *["phrase"] * 2, "embedding for clicks", "click"]
+    assert [row["images"] for row in of_sam3 if "images" in row] == [1, 2]
 
 
 def test_a_step_of_the_gpu_benchmark_that_is_late_or_fails_says_so_and_the_next_one_begins(

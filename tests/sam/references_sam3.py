@@ -26,7 +26,7 @@ def _vocabulary(size: int) -> dict[str, int]:
 _WORDS = 2 * 256 + len(_MERGES) + len(SPECIAL)
 
 
-def _tiny_config() -> Any:
+def tiny_config() -> Any:
     """A ``Sam3VideoConfig``, which is what the authors' file holds: all kinds of parts, each small."""
     grid, small = SIDE // PATCH, 32
     vision = {
@@ -137,7 +137,7 @@ def tiny() -> Path:
 
 @made_once
 def _tiny(folder: Path) -> None:
-    save(folder, _tiny_config(), scale=4)
+    save(folder, tiny_config(), scale=4)
 
 
 @functools.cache

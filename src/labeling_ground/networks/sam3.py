@@ -66,7 +66,7 @@ def load(files: Mapping[str, Path], *, dtype: torch.dtype = torch.float32) -> Ne
             f"SAM 3 needs {', '.join(missing)} too: all four files come with the weights ({', '.join(FILES.values())})."
         )
     config = _config(files["config"])
-    detector_config, tracker_config = _halves(config)
+    detector_config, tracker_config = halves_of(config)
     tokenizer = _tokenizer(files["vocabulary"], files["merges"], detector_config.text_config.vocab_size)
     of_detector, of_tracker = _split(_read(files["weights"]))
     _check(
@@ -75,11 +75,15 @@ def load(files: Mapping[str, Path], *, dtype: torch.dtype = torch.float32) -> Ne
             "tracker": (Sam3TrackerModel, tracker_config, of_tracker),
         }
     )
+    detector = _filled(Sam3Model, detector_config, of_detector)
+    return joined(detector, _filled(Sam3TrackerModel, tracker_config, of_tracker), tokenizer, dtype)
+
+
+def joined(detector: Any, tracker: Any, tokenizer: Any, dtype: torch.dtype) -> Networks:
+    """A ``Sam3Model`` and a ``Sam3TrackerModel`` on one trunk; ``dtype`` as in ``load``."""
     modeling_sam3: Any = sys.modules[Sam3Model.__module__]
     if not hasattr(modeling_sam3, "torchvision"):
         modeling_sam3.torchvision = SimpleNamespace(ops=SimpleNamespace(roi_align=roi_align))
-    detector = _filled(Sam3Model, detector_config, of_detector)
-    tracker = _filled(Sam3TrackerModel, tracker_config, of_tracker)
     tracker.vision_encoder.backbone = detector.vision_encoder.backbone
     heavy = (detector.vision_encoder, detector.text_encoder, detector.text_projection, tracker.vision_encoder.neck)
     for weight in (weight for part in heavy for weight in part.parameters()):
@@ -100,7 +104,7 @@ def _config(path: Path) -> Any:
         raise BadSettings(f"{path.name} is no configuration of SAM 3: {error}") from error
 
 
-def _halves(config: Any) -> tuple[Any, Any]:
+def halves_of(config: Any) -> tuple[Any, Any]:
     """What the detector's and the image tracker's classes are made of; both stand on the detector's trunk."""
     detector, tracker = config.detector_config, config.tracker_config
     parts = {
