@@ -39,6 +39,7 @@ from labeling_ground_client import (
     Prompt,
     UnreachableError,
 )
+from labeling_ground_client.values import prediction_from
 
 if TYPE_CHECKING:
     from tests.api.conftest import RealServer, StartReal
@@ -128,6 +129,15 @@ def test_a_click_gives_the_mask_of_the_server(server: "RealServer", client: Clie
         assert (candidate.area, list(candidate.bbox)) == (mask.sum(), theirs["bbox"])
     assert prediction.note == answer["note"]
     assert prediction.model_version == answer["model_version"]
+
+
+def test_a_prediction_of_an_embedding_in_int8_says_so() -> None:
+    said = {"prediction_id": f"{'a' * 32}~int8", "masks": [], "outcome": "hit", "embedding_precision": "int8"}
+    origin = {"model": "toy", "model_version": "toy@1", "seconds": 0.1}
+    rounded = prediction_from(said, Prompt([(1, 2)]), origin, multimask=True)
+    assert (rounded.is_int8, rounded.id) == (True, said["prediction_id"])
+    del said["embedding_precision"]
+    assert not prediction_from(said, Prompt([(1, 2)]), origin, multimask=True).is_int8
 
 
 def test_masks_that_travel_as_png_are_the_same(server: "RealServer", client: Client, photo: Path) -> None:

@@ -1,6 +1,7 @@
 """The page's modules in node: its own tests, and exports of hard masks read by other programs."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from tests.needs import needs, needs_program
 from tests.web import formats
 from tests.web.exports import SIZE, UNITS, export, hard_masks
+
+from labeling_ground.types import Kind
 
 # pycocotools decodes through a class that numpy 2 finds old-fashioned.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -22,6 +25,18 @@ def test_the_modules_pass_their_own_tests() -> None:
     assert len(tests) >= 6
     done = subprocess.run([node, "--test", *tests], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_operators_page_has_a_place_a_word_and_a_colour_for_each_kind_of_entry() -> None:
+    folder = next(Path(__file__).parents[2].glob("src/labeling_ground/web/static/operator"))
+    figures, words = ((folder / f"{name}.js").read_text("utf-8") for name in ("figures", "words"))
+    styles = "".join(path.read_text("utf-8") for path in folder.glob("*.css"))
+    listed = re.search(r"KINDS = (\[[^\]]*\])", figures)
+    assert listed is not None
+    assert set(re.findall(r'"([^"]+)"', listed[1])) == set(Kind)
+    for kind in Kind:
+        assert re.search(rf'^  "?{kind}"?: \["', words, re.MULTILINE), kind
+        assert re.search(rf"\.{kind}[ ,]", styles), kind
 
 
 @pytest.fixture(scope="module")

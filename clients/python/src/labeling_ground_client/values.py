@@ -143,6 +143,7 @@ class Prediction:
         seconds: from the ask to the answer, inside the server.
         prompt: what was asked.
         multimask: whether several candidates were asked for.
+        is_int8: whether it was made of an embedding that the server has rounded to int8, for want of room.
     """
 
     id: str
@@ -154,6 +155,7 @@ class Prediction:
     seconds: float
     prompt: Prompt = field(repr=False)
     multimask: bool = field(repr=False)
+    is_int8: bool = False
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -314,4 +316,5 @@ def prediction_from(
         seconds=origin["seconds"],
         prompt=prompt,
         multimask=multimask,
+        is_int8=body.get("embedding_precision") == "int8",
     )

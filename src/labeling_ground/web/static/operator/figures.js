@@ -4,7 +4,9 @@
 export const OUTCOMES = ["hit", "joined", "recomputed", "miss"];
 
 /** What the plots tell apart of what is held, in this order. */
-export const KINDS = ["embedding", "mask", "logits", "everything", "trunk", "text", "exemplars", "detections", "image"];
+export const KINDS = [
+  "embedding", "embedding-int8", "mask", "logits", "everything", "trunk", "text", "exemplars", "detections", "image",
+];
 
 /** Look-ups by kind, as the figures have them; kinds of models that find concepts only where there are some. */
 export function askedKinds({ kinds }) {

@@ -43,6 +43,7 @@ export const CACHE_WORDS = {
   failedAsks: ["{n} failed", "실패 {n}"],
   saved: ["{time} saved", "{time} 절약"],
   embedding: ["Embeddings", "임베딩"],
+  "embedding-int8": ["Embeddings in int8", "int8 임베딩"],
   mask: ["Masks", "마스크"],
   logits: ["Logits", "로짓"],
   everything: ["Everything in an image", "이미지 전체 분할"],
