@@ -35,8 +35,10 @@ def test_the_labeling_page(served: Served, page: Any, photos: dict[str, Path], s
     labeler = Labeler(page, served.url)
     assert violations(page) == []
     labeler.open(photos["coffee"])
+    export = page.locator("#export").bounding_box()
     labeler.click(300, 200, (600, 400))
     assert violations(page) == []
+    assert page.locator("#export").bounding_box() == export  # the badge moves nothing
     labeler.finish()
     for button, dialog in (("#export", "#export-dialog"), ("#help", "dialog[open]")):
         page.click(button)
@@ -45,6 +47,11 @@ def test_the_labeling_page(served: Served, page: Any, photos: dict[str, Path], s
         page.keyboard.press("Escape")
         page.wait_for_selector(dialog, state="hidden")
     page.screenshot(path=shots / f"accessible-{page.viewport_size['width']}.png")
+    page.click("#everything")
+    page.wait_for_selector("#found-bar")
+    buttons = page.locator("#found-bar button").all()
+    assert len({button.bounding_box()["y"] for button in buttons}) == 1
+    page.click("#found-close")
     gaps = (
         "[...document.querySelectorAll('header .icon, header .labeled, #badge')].map((e) => e.getBoundingClientRect())"
     )

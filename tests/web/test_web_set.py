@@ -1,7 +1,10 @@
 """A set of photographs at work: how far each is, which come next, and what did not open."""
 
 import contextlib
+import hashlib
 import json
+import time
+import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from tests.web.labeler import Labeler, reload
 # pycocotools decodes through a class that numpy 2 finds old-fashioned.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 COFFEE = (600, 400)
+VOC = (500, 375)
 
 
 def every_format(folder: Path) -> list[Path]:
@@ -169,6 +173,53 @@ def test_what_is_done_is_exported_in_parts_with_its_photographs_and_an_export_ca
     assert sorted(len(data["images"]) for data in files.values()) == [1, 1]
     [annotation] = [one for data in files.values() for one in data["annotations"]]
     assert set(annotation["attributes"]) == {"model", "model_version"}
+
+
+def is_encoded(served: Served, photo: Path) -> bool:
+    image_id = hashlib.sha256(photo.read_bytes()).hexdigest()
+    with urllib.request.urlopen(f"{served.url}v1/images/{image_id}", timeout=60) as answer:
+        return bool(json.load(answer)["encoded"])
+
+
+def wait_until_encoded(served: Served, photo: Path) -> None:
+    give_up = time.monotonic() + 60
+    while not is_encoded(served, photo):
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+
+
+def test_images_that_come_next_and_whose_embeddings_are_gone_are_encoded_before_they_are_opened(
+    served: Served, context: Any, photos: dict[str, Path]
+) -> None:
+    """The page says which images come; a server that was restarted has their files, and their embeddings no more."""
+    labeler = Labeler(context.new_page(), served.url)
+    page = labeler.page
+    page.uncheck("#hover")
+    labeler.open(photos["coffee"], photos["rocket"], photos["voc"])
+    page.locator("#thumbs [data-state=ready]").nth(2).wait_for()
+    labeler.click(300, 200, COFFEE)
+    page.keyboard.press("Enter")
+    forget = urllib.request.Request(f"{served.url}v1/cache?model=classical", method="DELETE")
+    urllib.request.urlopen(forget, timeout=60).close()
+    served.kill()
+    served.start()
+    assert not is_encoded(served, photos["voc"])
+    with page.expect_request("**/v1/upcoming") as told:
+        reload(page)
+    names = ("coffee", "voc", "rocket")  # coffee.png, rgb.jpg, rocket.jpg
+    ids = [hashlib.sha256(photos[name].read_bytes()).hexdigest() for name in names]
+    assert told.value.post_data_json == {"images": ids}
+    labeler.click(20, 380, COFFEE)
+    page.wait_for_selector("#prompt-bar[data-mask=yes]")
+    wait_until_encoded(served, photos["voc"])
+    page.keyboard.press("d")
+    page.locator("#image-name", has_text="rgb.jpg").wait_for()
+    labeler.click(250, 150, VOC)
+    page.wait_for_selector("#prompt-bar[data-mask=yes]")
+    wait_until_encoded(served, photos["rocket"])
+    with page.expect_request("**/v1/upcoming") as told:
+        page.evaluate("document.querySelector('#prepare').click()")
+    assert told.value.post_data_json == {"images": []}
 
 
 def bring(page: Any, file: Path, mode: str = "add") -> str:

@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./page.mjs";
 
-const { bannerOf, hintOf } = await load("labeling/drawing.js");
+const { bannerOf, hintOf, remark } = await load("labeling/drawing.js");
 const { EMPTY, neighbour, withMask, withPoint } = await load("labeling/work.js");
-const { t } = await load("shared/words.js");
+const { speak, t } = await load("shared/words.js");
 
 const connection = { trouble: null, isBack: false };
 
@@ -31,4 +31,13 @@ test("the next object and the one before go round in a ring", () => {
   assert.deepEqual(["a", "c"].map((id) => neighbour(work, id, -1)), ["c", "b"]);
   assert.deepEqual([1, -1].map((step) => neighbour(work, null, step)), ["a", "c"]);
   assert.equal(neighbour({ objects: [] }, null, 1), null);
+});
+
+test("what a model says of itself is said in the page's language, and what is remarked besides stays", () => {
+  speak("ko", { documentElement: {}, querySelectorAll: () => [] });
+  const models = [{ name: "classical", note: "Not SAM." }, { name: "sam", note: null }, { name: "own", note: "Mine." }];
+  assert.equal(remark(models, "Not SAM. White on white."), `${t("note-classical")} White on white.`);
+  assert.match(t("note-classical"), /Segment Anything이 아니라/);
+  assert.deepEqual([remark(models, "Mine."), remark(models, ""), remark([], undefined)], ["Mine.", "", ""]);
+  speak("en", { documentElement: {}, querySelectorAll: () => [] });
 });

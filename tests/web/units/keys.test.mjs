@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { test } from "node:test";
-import { load } from "./page.mjs";
+import { load, root } from "./page.mjs";
 
 const { keyOf, table } = await load("labeling/keys.js");
 
@@ -41,4 +42,20 @@ test("every key of the table is one that can be pressed, and none is there twice
   for (const key of keys.filter((one) => /^[a-z]$/i.test(one))) {
     assert.equal(pressed(key, `Key${key.toUpperCase()}`, { shiftKey: key !== key.toLowerCase() }), key);
   }
+});
+
+test("the tips name keys of the table, and each tool names its own", async () => {
+  const html = await readFile(new URL("labeling/index.html", root), "utf8");
+  const keys = new Set(table({ editor: {} }).flatMap((row) => row.keys));
+  const named = [...html.matchAll(/data-key="([^"]+)"/g)].map(([, key]) => key);
+  const asPressed = (key) => {
+    const parts = key.replace("Ctrl ", "Mod+ ").replace("Esc", "Escape").split(" ");
+    const isLetter = parts.at(-1).length === 1;
+    const last = isLetter && !parts.includes("Shift") ? parts.at(-1).toLowerCase() : parts.at(-1);
+    return parts[0] === "Mod+" ? `Mod+${last}` : last;
+  };
+  assert.deepEqual(named.filter((key) => !keys.has(asPressed(key))), []);
+  assert.equal(new Set(named).size, named.length);
+  const tools = html.match(/<button [^>]*data-tool=[^>]*>/g);
+  assert.ok(tools.length > 8 && tools.every((one) => one.includes("data-key=")));
 });

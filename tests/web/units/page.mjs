@@ -1,7 +1,7 @@
 // Where the page's modules are, for the tests of this folder.
 import assert from "node:assert/strict";
 
-const root = new URL("../../../src/labeling_ground/web/static/", import.meta.url);
+export const root = new URL("../../../src/labeling_ground/web/static/", import.meta.url);
 export const load = (name) => import(new URL(name, root));
 
 /** Wait for what tells nobody. */

@@ -17,14 +17,14 @@ test("finished objects have the colour of their class; hidden ones, and all whil
   assert.deepEqual(seen(sceneOf(editorOf(work, { masksShown: false }), choices)), []);
 });
 
-test("objects have colours of their own, outlines only, and labels with number and name, as chosen", () => {
+test("objects have colours of their own, outlines only, and the names of the list on the image, as chosen", () => {
   const rle = { size: [4, 5], counts: "91h0" };
   const work = { ...works.EMPTY, objects: [object("a", { rle }), object("b", { rle, name: "mug" }), object("c", { kind: "point", rle: null, points: [{ x: 3, y: 2, label: 1 }] })] };
   const looks = { ...choices, classes: [{ id: "1", colour: "red", name: "cup" }], colours: "object", outline: true, labels: true };
   const { masks, labels, dots, points } = sceneOf(editorOf(work), looks);
   assert.equal(new Set(masks.map(({ colour }) => colour)).size, 2);
   assert.deepEqual(masks.map(({ opacity }) => opacity), [0, 0]);
-  assert.deepEqual(labels.map(({ text }) => text), ["1 cup", "2 mug", "3 cup"]);
+  assert.deepEqual(labels.map(({ text }) => text), ["cup 1", "mug", "cup 3"]);
   assert.deepEqual([labels[2].x, labels[2].y, dots.length, points], [3, 2, 1, []]);
   assert.deepEqual(sceneOf(editorOf(work), { ...looks, labels: false }).labels, []);
 });

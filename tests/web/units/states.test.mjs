@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./page.mjs";
 
-const { STATES, nextNotDone, progressOf, shownOf, stateOf, tally } = await load("labeling/states.js");
+const { STATES, expectedAfter, nextNotDone, progressOf, shownOf, stateOf, tally } = await load("labeling/states.js");
 
 const image = (name, mark = null, objects = 0) => ({ names: [name], mark, objects });
 const a = image("a.jpg"), b = image("b.jpg", null, 2), c = image("c.jpg", "done", 3);
@@ -36,4 +36,12 @@ test("the next one is not begun or in work, beyond the end from the beginning; t
   assert.equal(nextNotDone([c, f, d], c), f);
   assert.equal(nextNotDone([c, f], f), null); // not the one that is open
   assert.equal(nextNotDone([], undefined), null);
+});
+
+test("those that are not done are expected, in the order in which they come; who looks at one that is done looks through all", () => {
+  assert.deepEqual(expectedAfter(images, a), [b, f]);
+  assert.deepEqual(expectedAfter(images, f), [a, b]);
+  assert.deepEqual(expectedAfter(images, c), [d, e, f]);
+  assert.deepEqual(expectedAfter(images, null), [a, b, f]);
+  assert.deepEqual(expectedAfter([], null), []);
 });

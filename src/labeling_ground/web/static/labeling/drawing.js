@@ -9,7 +9,7 @@ import { drawStrip } from "./strip.js";
 import { openAttributes } from "./attributes.js";
 import { drawObjectBar } from "./object-bar.js";
 import { make, unlessDrawn } from "../shared/elements.js";
-import { t } from "../shared/words.js";
+import { t, words } from "../shared/words.js";
 import * as works from "./work.js";
 
 const $ = (id) => document.getElementById(id);
@@ -94,9 +94,9 @@ export function drawState(page) {
     model.textContent = badge.model;
     const times = { ms: badge.ms.toFixed(1), server: badge.serverMs?.toFixed(1) };
     const tip = t(badge.outcome === "here" ? "hereTip" : "badgeTip", times);
-    $("badge").title = [tip, why, badge.note].filter(Boolean).join("\n");
+    $("badge").title = [tip, why, remark(page.models, badge.note)].filter(Boolean).join("\n");
   }
-  const said = [badge && t("model", { model: badge.model }), badge?.note || editor.image?.note];
+  const said = [badge && t("model", { model: badge.model }), remark(page.models, badge?.note || editor.image?.note)];
   $("model").textContent = said.filter(Boolean).join(" – ");
   say($("hint"), hintOf({ work, problem: editor.problem, told: page.told }));
   say($("banner"), bannerOf(page));
@@ -111,6 +111,12 @@ function drawModels({ models, server }) {
   $("model-choice").hidden = models.length < 2;
   unlessDrawn($("model-id"), models, () => models.map(({ id, name }) => make("option", { value: name }, id)));
   $("model-id").value = server.model ?? models.find((one) => one.default)?.name;
+}
+
+/** What the server remarks, with what models say of themselves in the page's language where it has words for that. */
+export function remark(models, note) {
+  const told = models.filter((one) => one.note && `note-${one.name}` in words);
+  return told.reduce((text, one) => text.replace(one.note, t(`note-${one.name}`)), note ?? "");
 }
 
 /** Why the server decodes although the page should, as a sentence. */

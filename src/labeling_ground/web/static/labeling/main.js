@@ -24,6 +24,7 @@ import { Selection } from "./selection.js";
 import { Server, persistently } from "../shared/server.js";
 import { Storage, notes } from "../shared/storage.js";
 import { turnInDialog } from "./turn.js";
+import { Upcoming } from "./upcoming.js";
 import { counted, languageFor, learn, speak, t } from "../shared/words.js";
 import * as works from "./work.js";
 import { Workflow } from "./workflow.js";
@@ -62,6 +63,7 @@ class Page {
       trouble,
       changed,
     });
+    this.upcoming = new Upcoming({ server: this.server });
     this.workflow = new Workflow(this);
     this.importing = new ImportDialog(this);
     this.selection = new Selection(this);
@@ -212,10 +214,14 @@ class Page {
     return this.draw();
   }
 
+  /** Have the next images encoded, unless that is not wanted, or the open one is still waited for. */
   prepare() {
     const { image } = this.editor;
-    if (this.choices.prepare && image?.state === "ready") this.album.prepare(this.workflow.ahead);
-    else this.album.stopPreparing();
+    const isWanted = this.choices.prepare;
+    if (isWanted && image?.state !== "ready") return this.album.stopPreparing();
+    const next = isWanted ? this.workflow.expected : [];
+    this.album.prepare(next);
+    return this.upcoming.tell(isWanted ? [image, ...next] : next);
   }
 
   async removeImage() {

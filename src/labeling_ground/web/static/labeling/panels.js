@@ -2,6 +2,7 @@
 
 import { icon, make, unlessDrawn } from "../shared/elements.js";
 import { t } from "../shared/words.js";
+import { numberedName } from "./work.js";
 
 function iconButton(name, label, onclick) {
   return make("button", { className: "icon", type: "button", title: label, aria: { label }, onclick }, icon(name));
@@ -56,18 +57,12 @@ export function drawClasses(list, { classes, current }, on) {
   );
 }
 
-/** The name that an object shows while it has none of its own: its class and the place among those of it. */
-export function shownName(object, objects, classes) {
-  const alike = objects.filter((one) => one.classId === object.classId);
-  return `${classes.find((one) => one.id === object.classId)?.name ?? "?"} ${alike.indexOf(object) + 1}`;
-}
-
 export function drawObjects(list, { objects, classes, selection, editing }, on) {
   const shown = objects.map(({ id, name, classId, hidden, locked, pending, trouble, model }) => [id, name, classId, hidden, locked, pending, trouble, model]);
   unlessDrawn(list, [shown, classes], () =>
     objects.map((object) => {
       const colour = classes.find((one) => one.id === object.classId)?.colour ?? "#888888";
-      const shown = shownName(object, objects, classes);
+      const shown = numberedName(object, objects, classes);
       const name = renamable(
         { text: object.name || shown, value: object.name, label: t("objectName"), placeholder: shown, title: [t("renameObject"), object.model && t("model", object)].filter(Boolean).join("\n") },
         { pick: ({ detail }) => detail === 0 && on.select(object.id), rename: (text) => on.change(object.id, { name: text }) },

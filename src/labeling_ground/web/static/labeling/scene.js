@@ -24,7 +24,7 @@ export function sceneOf({ picture, view, cross, work, masksShown, selection, sta
   const dots = seen.filter(({ kind }) => kind === "point").map((object) => (
     { ...object.points[0], colour: colourOf(object), strong: selection.includes(object.id) }));
   const labels = choices.labels ? seen.filter(({ rle, kind }) => rle || kind === "point").map((object) => (
-    { ...anchorOf(object), colour: colourOf(object), text: `${work.objects.indexOf(object) + 1} ${object.name || (classOf(object.classId)?.name ?? "?")}` })) : [];
+    { ...anchorOf(object), colour: colourOf(object), text: works.shownName(object, work.objects, choices.classes) })) : [];
   const pending = work.objects.filter((one) => one.pending);
   const boxes = [...pending, { box: boxing ?? work.box }].map((one) => one.box).filter(Boolean);
   const { moved } = hand;

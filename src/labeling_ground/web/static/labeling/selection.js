@@ -4,7 +4,6 @@ import { boxed } from "../shared/shapes.js";
 import { areaOf, rleOf } from "../shared/spans.js";
 import { t } from "../shared/words.js";
 import { copies, duplicated, merged, nextAt, objectsAt, plainLabel, raised, subtracted, twinOf } from "./objects.js";
-import { shownName } from "./panels.js";
 import * as works from "./work.js";
 
 const REACH = 9; // CSS pixels around a point label
@@ -159,6 +158,6 @@ export class Selection {
   /** Say that an object covers nearly the same as another one. */
   warn(work, id) {
     const twin = twinOf(work, id);
-    if (twin) this.page.tell(t("twin", { name: twin.name || shownName(twin, work.objects, this.page.choices.classes) }));
+    if (twin) this.page.tell(t("twin", { name: works.shownName(twin, work.objects, this.page.choices.classes) }));
   }
 }

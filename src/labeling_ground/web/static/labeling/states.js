@@ -34,8 +34,18 @@ export function shownOf(images, { state = "all", text = "" }) {
  * there is none, one to review. `null` where all is done.
  */
 export function nextNotDone(images, current) {
+  return notDoneAfter(images, current)[0] ?? null;
+}
+
+/** The images that will be opened after `current`, as far as one can tell: those that are not done; but whoever looks at one that is done looks through all. */
+export function expectedAfter(images, current) {
+  const isDone = current && SETTLED.includes(stateOf(current));
+  return isDone ? images.slice(images.indexOf(current) + 1) : notDoneAfter(images, current);
+}
+
+function notDoneAfter(images, current) {
   const at = images.indexOf(current);
   const others = [...images.slice(at + 1), ...images.slice(0, Math.max(at, 0))];
-  const first = (...states) => others.find((image) => states.includes(stateOf(image)));
-  return first("unbegun", "working") ?? first("review") ?? null;
+  const those = (...states) => others.filter((image) => states.includes(stateOf(image)));
+  return [...those("unbegun", "working"), ...those("review")];
 }

@@ -164,6 +164,17 @@ export function neighbour({ objects }, id, step) {
   return objects.length === 0 ? null : objects[(at + step + objects.length + (at < 0 && step < 0 ? 1 : 0)) % objects.length].id;
 }
 
+/** The name that an object shows while it has none of its own: its class and the place among those of it. */
+export function numberedName(object, objects, classes) {
+  const alike = objects.filter((one) => one.classId === object.classId);
+  return `${classes.find((one) => one.id === object.classId)?.name ?? "?"} ${alike.indexOf(object) + 1}`;
+}
+
+/** What an object is called, in the list as on the image. */
+export function shownName(object, objects, classes) {
+  return object.name || numberedName(object, objects, classes);
+}
+
 /** An id that no other object has. */
 export function newId() {
   return crypto.getRandomValues(new Uint32Array(2)).join("-");

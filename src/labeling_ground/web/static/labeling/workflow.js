@@ -1,7 +1,7 @@
 // From image to image: what somebody says of each, which are shown, and which one comes next.
 
 import { Failures } from "./failures.js";
-import { nextNotDone, shownOf } from "./states.js";
+import { expectedAfter, nextNotDone, shownOf } from "./states.js";
 import * as works from "./work.js";
 import { counted, t } from "../shared/words.js";
 
@@ -70,9 +70,14 @@ export class Workflow {
     if (next) this.page.open(next);
   }
 
-  /** The images after the open one, to be prepared. */
+  /** The images after the open one. */
   get ahead() {
     const { images } = this;
     return images.slice(images.indexOf(this.image) + 1);
+  }
+
+  /** The images that are likely to be opened next, to be prepared. */
+  get expected() {
+    return expectedAfter(this.images, this.image).filter(({ state }) => state !== "failed");
   }
 }

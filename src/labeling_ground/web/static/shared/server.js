@@ -78,6 +78,12 @@ export class Server {
     }
   }
 
+  /** Say which images (ids as they are read) this client opens next; the list takes the place of the one before. */
+  async announce(images) {
+    const headers = { "Content-Type": "application/json" };
+    await this.#ask("v1/upcoming", { method: "POST", headers, body: JSON.stringify({ images, ...(this.model && { model: this.model }) }) });
+  }
+
   /** The picture that the server segments, for where a browser draws another one or none. */
   async preview(id, signal) {
     return (await this.#ask(`v1/images/${this.reading(id)}/preview?format=jpeg`, { signal }, asBlob)).body;

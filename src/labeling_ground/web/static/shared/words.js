@@ -37,7 +37,7 @@ const WORDS = {
   stepClick: ["Click an object – its mask appears.", "객체를 클릭하면 마스크가 나타납니다."],
   stepFix: ["Alt-click, right-click or long-press what does not belong; or drag a box.",
     "제외할 부분은 Alt+클릭, 오른쪽 클릭 또는 길게 누르기. 상자는 드래그."],
-  stepFinish: ["Enter finishes the object.", "Enter로 객체를 완료합니다."],
+  stepFinish: ["Enter, or the button Finish, finishes the object.", "Enter 또는 완료 버튼으로 객체를 완료합니다."],
   classes: ["Classes", "클래스"],
   newClass: ["New class", "새 클래스"],
   add: ["Add", "추가"],
@@ -71,6 +71,8 @@ const WORDS = {
   oldBrowser: ["this browser knows no WebAssembly.", "이 브라우저는 WebAssembly를 지원하지 않습니다."],
   decoderBroke: ["the decoder here failed ({why}).", "브라우저 디코더가 실패했습니다 ({why})."],
   model: ["Model: {model}", "모델: {model}"],
+  "note-classical": ["These masks come from classical image processing, not from Segment Anything, and are of lower quality.",
+    "Segment Anything이 아니라 고전적 영상 처리로 만든 마스크라서 품질이 낮습니다."],
   close: ["Close", "닫기"],
   cancel: ["Cancel", "취소"],
   helpTitle: ["Mouse, keys and touch", "마우스, 키보드, 터치"],
@@ -114,7 +116,7 @@ const WORDS = {
   goOnHere: ["Go on here", "여기서 계속"],
   cachePage: ["What the cache does", "캐시 현황"],
   useKey: ["Use this key", "이 키 사용"],
-  checking: ["Asking for the image", "이미지 확인 중"],
+  checking: ["Asking the server", "서버에 확인 중"],
   uploading: ["Uploading", "업로드 중"],
   inQueue: ["Number {n} in the queue, about {left} s", "대기열 {n}번째, 약 {left}초"],
   encoding: ["Encoding {s} s", "인코딩 중 {s}초"],
@@ -220,8 +222,9 @@ export function speak(language, root = document) {
   root.documentElement.lang = LANGUAGES[column];
   for (const element of root.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
   for (const element of root.querySelectorAll("[data-tip]")) {
-    element.title = t(element.dataset.tip);
-    element.setAttribute("aria-label", t(element.dataset.tip));
+    const { tip, key } = element.dataset; // the key does the same
+    element.title = key ? `${t(tip)} (${key})` : t(tip);
+    element.setAttribute("aria-label", t(tip));
   }
   for (const element of root.querySelectorAll("[data-label]")) element.setAttribute("aria-label", t(element.dataset.label));
   for (const element of root.querySelectorAll("[data-placeholder]")) element.placeholder = t(element.dataset.placeholder);
