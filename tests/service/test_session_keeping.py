@@ -107,8 +107,10 @@ steps = st.one_of(
 
 
 async def do(sessions: Sessions, step: Step, number: int) -> Any:
-    """What a client sees of it: a snapshot, or the error."""
+    """What a client sees of it: a snapshot, or the error. Every third prediction is at hand."""
     verb, what = step
+    prediction = f"prediction {number}"
+    at_hand = (lambda _: prediction) if number % 3 == 1 else None
     try:
         if verb == "open":
             await sessions.open("t", "s", what, 10, 10, sessions.turn())
@@ -116,19 +118,19 @@ async def do(sessions: Sessions, step: Step, number: int) -> Any:
         if verb == "finish":
             return await sessions.finish("t", "s")
         if verb == "undo":
-            before, found = await sessions.undo("t", "s")
+            before, found = await sessions.undo("t", "s", at_hand)
             if found.is_empty:
                 return before, found
         elif verb == "rect":
-            before, found = await sessions.rect("t", "s", what)
+            before, found = await sessions.rect("t", "s", what, at_hand)
         else:
-            before, found = None, await sessions.click("t", "s", what or [GOOD])
+            before, found = None, await sessions.click("t", "s", what or [GOOD], at_hand)
         if verb == "fail":
             await sessions.take_back("t", "s", found)
         elif before is not None and number % 5 == 0:
             await sessions.restore("t", "s", before, found)
         else:
-            await sessions.answered("t", "s", found, f"prediction {number}")
+            await sessions.answered("t", "s", found, prediction)
     except LabelingGroundError as error:
         return type(error), str(error)
     return before, found
@@ -193,6 +195,34 @@ async def look(sessions: Sessions) -> Snapshot:
 
 def clicks_of(snapshot: Snapshot) -> list[float]:
     return sorted(point.x for point in snapshot.clicks)
+
+
+def test_a_prediction_at_hand_is_stored_with_its_click_in_one_write() -> None:
+    async def main() -> None:
+        state_store = DictKeeper()
+        one = server(state_store)
+        await one.open("t", "s", A, 10, 10, one.turn())
+        before = state_store.saves
+        found = await one.click("t", "s", [GOOD], lambda snapshot: f"of {len(snapshot.clicks)} click")
+        assert state_store.saves == before + 1
+        await one.answered("t", "s", found, "of 1 click")
+        assert state_store.saves == before + 1, "that is known"
+        assert (await server(state_store).click("t", "s", [GOOD])).parent == "of 1 click"
+
+    virtually(main)
+
+
+def test_a_prediction_at_hand_counts_for_what_was_clicked_here_and_not_for_what_others_have_added() -> None:
+    async def main() -> None:
+        state_store = DictKeeper()
+        one, other = server(state_store, others="some"), server(state_store, others="some")
+        await one.open("t", "s", A, 10, 10, one.turn())
+        await other.click("t", "s", [Point(1, 1, 1)])
+        found = await one.click("t", "s", [GOOD], lambda _: "of one click")
+        assert clicks_of(found) == [1, 5]
+        assert (await one.click("t", "s", [Point(2, 2, 1)])).parent is None
+
+    virtually(main)
 
 
 @pytest.mark.parametrize("seed", range(20))

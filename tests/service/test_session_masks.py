@@ -82,6 +82,31 @@ async def test_a_click_counts_though_its_asker_has_left_and_what_was_pointed_at_
         assert [one.clicks for one in told] == [(ON,)]
 
 
+def answer_of(found: SessionMask) -> MaskAnswer:
+    assert found.answer is not None
+    return found.answer
+
+
+async def test_what_is_at_hand_is_waited_for_by_nobody_and_can_be_refined() -> None:
+    async def attend(*_: Any) -> None:
+        raise AssertionError("there is nothing to wait for")
+
+    backend = ToyBackend()
+    async with labeling(backend) as (predictor, sessions):
+        masks, at_hand = SessionMasks(sessions, refine=True), SessionMasks(sessions, refine=True, attend=attend)
+        first = answer_of(await masks.click(predictor, TENANT, "s", [ON]))
+        box = answer_of(await masks.rect(predictor, TENANT, "s", Box(5, 5, 30, 25)))
+        await sessions.finish(TENANT, "s")
+        again = answer_of(await at_hand.click(predictor, TENANT, "s", [ON]))
+        assert (again.prediction_id, again.outcome) == (first.prediction_id, Outcome.HIT)
+        refined = await masks.click(predictor, TENANT, "s", [OFF])
+        assert refined.snapshot.parent == again.prediction_id
+        drawn = answer_of(await at_hand.rect(predictor, TENANT, "s", Box(5, 5, 30, 25)))
+        assert drawn.prediction_id == box.prediction_id
+        await sessions.click(TENANT, "s", [ON])
+        assert answer_of(await at_hand.undo(predictor, TENANT, "s")).prediction_id == box.prediction_id
+
+
 async def test_a_bad_click_or_box_changes_nothing() -> None:
     async with labeling(ToyBackend()) as (predictor, sessions):
         masks = SessionMasks(sessions, refine=True)

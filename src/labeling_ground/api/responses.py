@@ -142,13 +142,19 @@ def as_object(*parts: bytes) -> Response:
     return Response(b"{" + b",".join(parts) + b"}", media_type="application/json")
 
 
-def session_mask(answer: MaskAnswer) -> bytes:
-    """The best mask of an answer as a session's client gets it, as fields for ``as_object``: PNG and score."""
-    return answer.opened.text("session", _as_session_mask)
+def session_mask(answer: MaskAnswer, about: dict[str, Any]) -> bytes:
+    """The best mask of an answer as a session's client gets it, as fields for ``as_object``: PNG and score.
 
+    Args:
+        answer: the answer.
+        about: what is also to be said of it, and is the same each time.
+    """
 
-def _as_session_mask(cached: CachedPrediction) -> bytes:
-    return fields({"masks": base64.b64encode(cached.png).decode("ascii"), "score": cached.masks[0].score})
+    def write(cached: CachedPrediction) -> bytes:
+        mask = {"masks": base64.b64encode(cached.png).decode("ascii"), "score": cached.masks[0].score}
+        return fields({**about, **origin(answer.version, answer.model_note), **mask})
+
+    return answer.opened.text(f"session {answer.model_note}", write)
 
 
 def _as_rle(cached: CachedPrediction) -> bytes:

@@ -63,8 +63,8 @@ def _logits_of(given: GivenMask, frame: Callable[[int, int], Frame]) -> NDArray[
 
 
 _Waiting = Callable[[], Awaitable[MaskAnswer]]
-Answers = list[MaskAnswer] | Coroutine[Any, Any, list[MaskAnswer]]
-"""Answers that are at hand, or a coroutine that waits for them."""
+Answers = list[MaskAnswer] | Callable[[], Coroutine[Any, Any, list[MaskAnswer]]]
+"""Answers that are at hand, or what waits for them."""
 
 
 class Masks:
@@ -109,9 +109,9 @@ class Masks:
         self._wall_clock = wall_clock
 
     def answers(self, ask: Ask, prompts: Sequence[PromptAsk]) -> Answers:
-        """Masks for each prompt, in their order: at once where all are at hand, else when they are awaited.
+        """Masks for each prompt, in their order: at once where all are at hand, else what waits for them.
 
-        Raises, at once or when awaited:
+        Raises, at once or when that is awaited:
             BadPrompt: a prompt makes no sense for this image.
             UnknownImage: send it again.
             UnknownPrediction: a mask input refers to a prediction that is not stored.
@@ -130,7 +130,7 @@ class Masks:
                 begun.append(partial(self._answer, ask, sent, settled, started))
             else:
                 begun.append(self._answered(ask, sent, settled, made, started))
-        return self._wait(begun) if is_waiting else cast("list[MaskAnswer]", begun)
+        return partial(self._wait, begun) if is_waiting else cast("list[MaskAnswer]", begun)
 
     @staticmethod
     async def _wait(begun: Sequence[MaskAnswer | _Waiting]) -> list[MaskAnswer]:

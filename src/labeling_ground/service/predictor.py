@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from labeling_ground import key as keys
@@ -259,7 +260,7 @@ class Predictor:
             Overloaded, BackendFailed: as in ``open_image``.
         """
         found = self.masks_at_once(tenant, image_id, prompts, client=client)
-        return found if isinstance(found, list) else await found
+        return found if isinstance(found, list) else await found()
 
     def masks_at_once(
         self, tenant: str, image_id: str, prompts: Sequence[PromptAsk], *, client: str | None = None
@@ -272,7 +273,7 @@ class Predictor:
         ask = self.model.bind(tenant, image_id)
         found = self._masks.answers(ask, prompts)
         if client is not None and not isinstance(found, list):
-            return self._after(found, ask, client)
+            return partial(self._after, found, ask, client)
         if client is not None:
             self.presence.opened(f"{tenant}/{client}", ask.keys.group)
         return found
@@ -312,8 +313,8 @@ class Predictor:
                 closing.push_async_callback(queue.aclose)
             closing.push_async_callback(self.once.aclose)
 
-    async def _after(self, waits: Awaitable[list[MaskAnswer]], ask: Ask, client: str) -> list[MaskAnswer]:
-        found = await waits
+    async def _after(self, wait: Callable[[], Awaitable[list[MaskAnswer]]], ask: Ask, client: str) -> list[MaskAnswer]:
+        found = await wait()
         self._opened(ask, client, encoded=any(answer.outcome is Outcome.RECOMPUTED for answer in found))
         return found
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from labeling_ground.errors import BadPrompt, UnknownPrediction
+from labeling_ground.errors import BadPrompt, LabelingGroundError, UnknownPrediction
 from labeling_ground.key import canonical
 from labeling_ground.service.asks import MaskAnswer, PromptAsk
 from labeling_ground.service.predictor import Predictor
@@ -66,9 +66,10 @@ class SessionMasks:
 
     async def click(self, predictor: Predictor, tenant: str, session: str, points: Sequence[Point]) -> SessionMask:
         """Add clicks; all of them count or, if one is bad, none."""
-        snapshot = await self._sessions.click(tenant, session, points)
+        at_hand = _AtHand(predictor, tenant, session, refine=self._refines(predictor))
+        snapshot = await self._sessions.click(tenant, session, points, at_hand)
         take_back = partial(self._sessions.take_back, tenant, session, snapshot)
-        return await self._mask(predictor, tenant, session, snapshot, take_back)
+        return await self._mask(at_hand, snapshot, take_back)
 
     async def rect(self, predictor: Predictor, tenant: str, session: str, box: Box) -> SessionMask:
         """Set the box, drawn from any corner; it replaces the clicks so far, and later ones refine it.
@@ -79,39 +80,64 @@ class SessionMasks:
         drawn = canonical(box=box).box
         if drawn is None:
             raise BadPrompt("The box has no area.")
-        before, after = await self._sessions.rect(tenant, session, drawn)
+        at_hand = _AtHand(predictor, tenant, session, refine=self._refines(predictor))
+        before, after = await self._sessions.rect(tenant, session, drawn, at_hand)
         take_back = partial(self._sessions.restore, tenant, session, before, after)
-        return await self._mask(predictor, tenant, session, after, take_back)
+        return await self._mask(at_hand, after, take_back)
 
     async def undo(self, predictor: Predictor, tenant: str, session: str) -> SessionMask:
         """Take the last click back, or the box when there is no click."""
-        before, after = await self._sessions.undo(tenant, session)
+        at_hand = _AtHand(predictor, tenant, session, refine=self._refines(predictor))
+        before, after = await self._sessions.undo(tenant, session, at_hand)
         take_back = partial(self._sessions.restore, tenant, session, before, after)
-        return await self._mask(predictor, tenant, session, after, take_back)
+        return await self._mask(at_hand, after, take_back)
 
-    async def _mask(
-        self,
-        predictor: Predictor,
-        tenant: str,
-        session: str,
-        snapshot: Snapshot,
-        take_back: Callable[[], Awaitable[None]],
-    ) -> SessionMask:
+    def _refines(self, predictor: Predictor) -> bool:
+        return self._refine and "mask" in predictor.backend.info.capabilities
+
+    async def _mask(self, asks: "_AtHand", snapshot: Snapshot, take_back: Callable[[], Awaitable[None]]) -> SessionMask:
+        predictor, tenant, session = asks.predictor, asks.tenant, asks.session
         try:
-            refine = self._refine and "mask" in predictor.backend.info.capabilities
-            answer = None
-            if not snapshot.is_empty:
-                prediction = _predict(predictor, tenant, snapshot, client=client_of(session), refine=refine)
+            answer = asks.found_for(snapshot)
+            if answer is None and not snapshot.is_empty:
+                prediction = _predict(predictor, tenant, snapshot, client=client_of(session), refine=asks.refine)
                 answer = await self._attend(snapshot, prediction)
+                if answer is not None and asks.refine:
+                    await self._sessions.answered(tenant, session, snapshot, answer.prediction_id)
             if answer is None:
                 ask = predictor.model.bind(tenant, snapshot.image_id)
                 return SessionMask(snapshot, ask.version, ask.model_note)
-            if refine:
-                await self._sessions.answered(tenant, session, snapshot, answer.prediction_id)
         except BaseException:
             await take_back()
             raise
         return SessionMask(snapshot, answer.version, answer.model_note, answer)
+
+
+class _AtHand:
+    """What a change of a session is answered with, where that is at hand before the change is stored."""
+
+    def __init__(self, predictor: Predictor, tenant: str, session: str, *, refine: bool) -> None:
+        self.predictor, self.tenant, self.session = predictor, tenant, session
+        self.refine = refine
+        self._found: tuple[Snapshot, MaskAnswer] | None = None
+
+    def __call__(self, snapshot: Snapshot) -> str | None:
+        """The id of the prediction, to be noted; ``None`` where nothing is at hand, or none is refined."""
+        if snapshot.is_empty or (self.refine and snapshot.parent is not None):
+            return None
+        prompt, client = PromptAsk(points=snapshot.clicks, box=snapshot.box), client_of(self.session)
+        try:
+            found = self.predictor.masks_at_once(self.tenant, snapshot.image_id, [prompt], client=client)
+        except LabelingGroundError:
+            return None  # it is said when the change is stored, and can be taken back
+        if not isinstance(found, list):
+            return None
+        self._found = snapshot, found[0]
+        return found[0].prediction_id if self.refine else None
+
+    def found_for(self, snapshot: Snapshot) -> MaskAnswer | None:
+        """The answer for a snapshot, which is another one where other servers have changed the session meanwhile."""
+        return self._found[1] if self._found is not None and self._found[0] == snapshot else None
 
 
 def client_of(session: str) -> str:

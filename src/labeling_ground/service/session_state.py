@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from labeling_ground.errors import BadPrompt, TooLarge
@@ -16,6 +16,13 @@ _WRITERS = 16
 """Servers whose last change a state remembers."""
 
 
+def _numbers(shape: Point | Box) -> list[float]:
+    return [getattr(shape, name) for name in shape.__slots__]
+
+
+_JSON = json.JSONEncoder(default=_numbers, separators=(",", ":"))
+
+
 class Change(NamedTuple):
     """One change of a session: its name (that of its server, a dot, and a number that grows with each of that server's
     changes), its verb (see ``SessionState.apply``), and points, boxes, texts and numbers for that."""
@@ -26,7 +33,7 @@ class Change(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """One line, without its end."""
-        return json.dumps([self.name, self.verb, self.what], default=astuple, separators=(",", ":")).encode()
+        return _JSON.encode([self.name, self.verb, self.what]).encode()
 
     @classmethod
     def from_bytes(cls, line: bytes) -> "Change":
@@ -73,6 +80,10 @@ class Snapshot:
     def as_it_was(self) -> tuple[Box | None, list[tuple[Point, str]]]:
         """The box and the clicks, each with the name of the change that brought it: what restores them."""
         return self.box, list(zip(self.clicks, self.changes, strict=True))
+
+    def answered(self, prediction_id: str) -> tuple[int, str, str]:
+        """What the change ``answer`` is told of a prediction for this snapshot."""
+        return len(self.clicks), self.mark, prediction_id
 
     @property
     def mark(self) -> str:
@@ -185,7 +196,7 @@ class SessionState:
 
     def to_bytes(self) -> bytes:
         """One line, for ``from_bytes``; without its end."""
-        return json.dumps(
+        return _JSON.encode(
             {
                 "format": _FORMAT,
                 "generation": self.generation,
@@ -194,9 +205,7 @@ class SessionState:
                 "clicks": self.clicks,
                 "answers": list(self.answers.items()),
                 "seen": self.seen,
-            },
-            default=astuple,
-            separators=(",", ":"),
+            }
         ).encode()
 
     @classmethod

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 
 from labeling_ground.cache.state_store import TENANT_DIGITS, ReplacesAtOnce, StateStore
@@ -82,6 +82,7 @@ class SessionStore:
         await self._state_store.aclose()
 
 
+@lru_cache(maxsize=4096)
 def _name(tenant: str, session: str) -> str:
     """Under what it is kept: digests of the tenant and of both, 64 hex digits. Names are clients' data, of any length
     and with any character."""

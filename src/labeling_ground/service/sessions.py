@@ -6,7 +6,7 @@ from typing import Any
 
 from labeling_ground.errors import StoreFailed, UnknownSession
 from labeling_ground.service.session_state import Snapshot
-from labeling_ground.service.stored_sessions import StoredSessions
+from labeling_ground.service.stored_sessions import AtHand, StoredSessions
 from labeling_ground.types import Box, Point
 
 _turns = itertools.count(1)
@@ -17,6 +17,8 @@ class Sessions(StoredSessions):
 
     Every change raises ``UnknownSession`` where nobody knows the session, and ``StoreFailed`` where the store does not
     answer and either this process does not know the session, or other servers may know it too. Nothing was done then.
+
+    A prediction that is ``at_hand`` for the session as it is then is noted and stored with the change, in one.
     """
 
     def turn(self) -> int:
@@ -40,26 +42,26 @@ class Sessions(StoredSessions):
             if not session.log.state.image_id and self.table.find(key) is session:
                 self.table.drop(key)  # opening it was refused
 
-    async def click(self, tenant: str, name: str, points: Sequence[Point]) -> Snapshot:
+    async def click(self, tenant: str, name: str, points: Sequence[Point], at_hand: AtHand | None = None) -> Snapshot:
         """Add clicks. All of them count or, if one is bad, none.
 
         Raises:
             BadPrompt: a click outside the image, or a first click that is not on an object.
             TooLarge: the session is full.
         """
-        return (await self._do(tenant, name, "click", *points))[1]
+        return (await self._do(tenant, name, "click", *points, at_hand=at_hand))[1]
 
-    async def rect(self, tenant: str, name: str, box: Box) -> tuple[Snapshot, Snapshot]:
+    async def rect(self, tenant: str, name: str, box: Box, at_hand: AtHand | None = None) -> tuple[Snapshot, Snapshot]:
         """Set the box; the clicks so far are forgotten, later ones refine it. The session before and after.
 
         Raises:
             BadPrompt: the box lies outside the image.
         """
-        return await self._do(tenant, name, "rect", box)
+        return await self._do(tenant, name, "rect", box, at_hand=at_hand)
 
-    async def undo(self, tenant: str, name: str) -> tuple[Snapshot, Snapshot]:
+    async def undo(self, tenant: str, name: str, at_hand: AtHand | None = None) -> tuple[Snapshot, Snapshot]:
         """Take the last click back, or the box when there is no click. The session before and after."""
-        return await self._do(tenant, name, "undo")
+        return await self._do(tenant, name, "undo", at_hand=at_hand)
 
     async def finish(self, tenant: str, name: str) -> Snapshot:
         """Forget the clicks and the box, keep the image."""
@@ -67,7 +69,7 @@ class Sessions(StoredSessions):
 
     async def answered(self, tenant: str, name: str, asked: Snapshot, prediction_id: str) -> None:
         """Note the prediction for a snapshot, so that the next click can refine it."""
-        await self._afterwards(tenant, name, "answer", len(asked.clicks), asked.mark, prediction_id)
+        await self._afterwards(tenant, name, "answer", *asked.answered(prediction_id))
 
     async def take_back(self, tenant: str, name: str, asked: Snapshot) -> None:
         """Remove just the clicks that made this snapshot: its prediction failed, and the annotator will click anew."""
@@ -93,8 +95,10 @@ class Sessions(StoredSessions):
         """The session as this process knows it."""
         return (await self.known((tenant, name))).log.state.snapshot()
 
-    async def _do(self, tenant: str, name: str, verb: str, *what: Any) -> tuple[Snapshot, Snapshot]:
-        return await self.do((tenant, name), await self.known((tenant, name)), verb, *what)
+    async def _do(
+        self, tenant: str, name: str, verb: str, *what: Any, at_hand: AtHand | None = None
+    ) -> tuple[Snapshot, Snapshot]:
+        return await self.do((tenant, name), await self.known((tenant, name)), verb, *what, at_hand=at_hand)
 
     async def _afterwards(self, tenant: str, name: str, verb: str, *what: Any) -> None:
         """A change that follows an answer. A session that has gone needs none."""

@@ -22,6 +22,10 @@ _AFTERWARDS = {"answer", "drop", "restore", "model"}
 """Changes that follow an answer: they are not refused, and need not be stored where they do nothing."""
 
 
+AtHand = Callable[[Snapshot], str | None]
+"""Tells the id of the prediction for a snapshot where that is at hand."""
+
+
 class StoredSessions:
     """Makes changes of sessions in this process, without awaiting, and then adds a line for each to the store's log.
 
@@ -80,8 +84,12 @@ class StoredSessions:
         """Whether another server may be asked for a session's next change."""
         return self._state_store is not None and self._state_store.is_shared
 
-    async def do(self, key: SessionKey, session: OpenSession, verb: str, *what: Any) -> tuple[Snapshot, Snapshot]:
+    async def do(
+        self, key: SessionKey, session: OpenSession, verb: str, *what: Any, at_hand: AtHand | None = None
+    ) -> tuple[Snapshot, Snapshot]:
         """Make a change (see ``SessionState.apply``). The session before and after it.
+
+        A prediction that is ``at_hand`` is stored with the change: two lines in one write.
 
         Raises:
             BadPrompt, TooLarge: it makes no sense in this session.
@@ -96,12 +104,16 @@ class StoredSessions:
             # What is wrong with an older state may be right with the newer one.
             session.log.state.check(change, self._most_clicks)
         before, after, has_done = session.log.perform(change)
-        if self._state_store is None or (verb in _AFTERWARDS and not has_done):
+        made = [] if verb in _AFTERWARDS and not has_done else [PendingChange(change, before, after)]
+        if at_hand is not None and (prediction_id := at_hand(after)) is not None:
+            answer = Change(self._name(), "answer", after.answered(prediction_id))
+            session.log.add(answer)
+            made.append(PendingChange(answer, after, after))
+        if self._state_store is None or not made:
             return before, after
-        made = PendingChange(change, before, after)
-        session.pending.append(made)
-        await self._keep(self._state_store, key, session, made)
-        return made.before, made.after
+        session.pending += made
+        await self._keep(self._state_store, key, session, made[0])
+        return made[0].before, made[0].after
 
     async def known(self, key: SessionKey) -> OpenSession:
         """The session, loaded where only the store has it.

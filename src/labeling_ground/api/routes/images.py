@@ -296,7 +296,7 @@ async def masks(request: Request, image_id: ImageId) -> Response:
     record.fields |= {"image": image_id[:12], "prompts": len(asks)}
     found = predictor.masks_at_once(caller.tenant, image_id, asks, client=caller.client)
     if not isinstance(found, list):
-        found = await while_connected(request, found)
+        found = await while_connected(request, found())
     for answer in found:
         record.note(answer.outcome, answer.timing)
     drawn = None

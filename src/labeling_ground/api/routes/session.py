@@ -173,7 +173,9 @@ async def finish_click(request: Request) -> Response:
 
 
 def _named(request: Request, body: SessionOnly) -> str | None:
-    return body.model or request.query_params.get("model") or None
+    if body.model or not request.scope["query_string"]:  # mostly there is none, and reading it takes its time
+        return body.model or None
+    return request.query_params.get("model") or None
 
 
 async def _model_for(request: Request, tenant: str, body: SessionOnly) -> tuple[Predictor, str]:
@@ -209,24 +211,22 @@ def _masks_for(request: Request, session_id: str) -> SessionMasks:
 
 async def _answer(request: Request, session_id: str, found: SessionMask) -> Response:
     snapshot, answer = found.snapshot, found.answer
+    _log(request, session_id, snapshot)
     if found.has_left:
         raise ClientDisconnect
-    state: dict[str, Any] = {
-        "message": "Images processed successfully",
-        "points": [{"x": p.x, "y": p.y, "label": p.label} for p in snapshot.clicks],
-        "image_id": snapshot.image_id,
-        **responses.origin(found.version, found.model_note),
-    }
+    state: dict[str, Any] = {"points": [{"x": p.x, "y": p.y, "label": p.label} for p in snapshot.clicks]}
+    about = {"message": "Images processed successfully", "image_id": snapshot.image_id}
     if snapshot.box is not None:
         state["box"] = [snapshot.box.x0, snapshot.box.y0, snapshot.box.x1, snapshot.box.y1]
     if answer is None:
-        _log(request, session_id, snapshot)
         empty = await pools_of(request).drawing.run(responses.empty_png, snapshot.height, snapshot.width)
-        return responses.as_json(state | {"masks": empty})
+        return responses.as_json(
+            {**about, **state, **responses.origin(found.version, found.model_note), "masks": empty}
+        )
     request_log_of(request).note(answer.outcome, answer.timing)
-    state |= {"outcome": answer.outcome, "prediction_id": answer.prediction_id}
-    state |= responses.of_embedding(answer.is_int8)
-    return responses.as_object(responses.fields(state), responses.session_mask(answer))
+    state |= {"outcome": answer.outcome} | responses.of_embedding(answer.is_int8)
+    about["prediction_id"] = answer.prediction_id
+    return responses.as_object(responses.fields(state), responses.session_mask(answer, about))
 
 
 def _log(request: Request, session_id: str, snapshot: Snapshot) -> None:

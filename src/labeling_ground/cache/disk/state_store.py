@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -64,6 +65,7 @@ class DiskStateStore:
     ) -> None:
         self._tenant_share = tenant_share
         self._path = folder / SESSIONS
+        self._file = str(self._path)
         self._most = most
         self._clock = clock
         self._db: sqlite3.Connection | None = None
@@ -165,7 +167,7 @@ class DiskStateStore:
     def _is_gone(self) -> bool:
         """Whether somebody has cleared the folder."""
         try:
-            return self._path.stat().st_ino != self._inode
+            return os.stat(self._file).st_ino != self._inode  # noqa: PTH116 -- twice as fast, for each click
         except OSError:
             return True
 
