@@ -209,7 +209,7 @@ def test_a_purge_asks_first_and_takes_the_admin_key(
     operator.give("not the operator's")
     operator.sees("#key-trouble", "did not accept")
     page.screenshot(path=shots / "cache-wrong-key.png")
-    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Cancel").click()
     operator.sees("#purge-told", "Nothing was done")
     assert ask(kept, f"v1/images/{image_id}")["encoded"] is True
     page.set_input_files("#purge-file", str(photos["coffee"]))
@@ -262,6 +262,21 @@ def test_settings_are_changed_as_they_are_typed(changed: Served, context: Any, s
     assert page.input_value("#settings [name=idle_seconds]") == "30"
     page.fill("#settings [name=idle_seconds]", "0.01")
     assert page.evaluate("document.querySelector('#settings').checkValidity()") is False
+
+
+def test_a_tier_that_does_not_answer_shows_no_figures_of_its_own(kept: Served, context: Any, shots: Path) -> None:
+    """Nobody knows what it holds; and a day in which nothing was asked for says up to when."""
+    figures, history = ask(kept, "v1/cache"), ask(kept, "v1/cache/history?since=0")
+    away = figures["tiers"][-1] | {"answers": False, "breaker": "open", "bytes": 0, "budget": 0, "entries": 0}
+    nothing = {name: [] for name in history["columns"]}
+    page = context.new_page()
+    page.route("**/v1/cache", lambda route: route.fulfill(json=figures | {"tiers": [away | {"bytes_by_kind": {}}]}))
+    page.route("**/v1/cache/history*", lambda route: route.fulfill(json=history | {"columns": nothing}))
+    operator = Operator(page, kept)
+    operator.sees("#tiers", "does not answer · breaker open")
+    assert [word for word in ("0 B of", "0 entries") if word in page.locator("#tiers").inner_text()] == []
+    operator.sees("#day-sum", "up to a minute ago")
+    page.screenshot(path=shots / "cache-tier-away.png", full_page=True)
 
 
 def test_a_server_that_dies_is_said_and_waited_for(

@@ -5,6 +5,7 @@ import { load } from "./page.mjs";
 const { Workflow } = await load("labeling/workflow.js");
 const { EMPTY, withPoint } = await load("labeling/work.js");
 const { stateOf } = await load("labeling/states.js");
+const { t } = await load("shared/words.js");
 
 /** As much of the page as it takes. `finish()` is what the page's answers; works are by image. */
 function pageOf(...images) {
@@ -65,12 +66,14 @@ test("a key that comes before the next image is open counts for that one", () =>
 });
 
 test("one walks through what is shown, the open image always among it", () => {
-  const { page, workflow } = pageOf(image("cat 1"), image("dog"), image("cat 2"), image("cat 3"));
+  const { page, workflow, told } = pageOf(image("cat 1"), image("dog"), image("cat 2"), image("cat 3"));
   workflow.show({ text: "cat" });
   assert.deepEqual(workflow.ahead.map(({ id }) => id), ["cat 2", "cat 3"]);
   workflow.go(1);
   assert.equal(page.editor.image.id, "cat 2");
+  assert.deepEqual(told, []);
   workflow.show({ state: "done" });
+  assert.deepEqual(told, [t("noneShown")]);
   workflow.go(1);
   assert.deepEqual(workflow.images.map(({ id }) => id), ["cat 2"]);
 });

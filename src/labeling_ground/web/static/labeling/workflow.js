@@ -35,6 +35,7 @@ export class Workflow {
   /** Show other images, by `state` or `text`. */
   show(change) {
     this.shown = { ...this.shown, ...change };
+    if (!shownOf(this.page.album.images, this.shown).length) this.page.tell(t("noneShown"));
     this.page.draw();
     this.page.prepare();
   }

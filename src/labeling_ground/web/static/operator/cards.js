@@ -113,8 +113,8 @@ export function drawTiers(place, figures) {
     });
     const gone = Object.entries(tier.evictions).filter(([, n]) => n).map(([reason, n]) => `${t(`gone-${reason}`)} ${number(n)}`);
     if (tier.refused) gone.push(`${t("refusedEntries")} ${number(tier.refused)}`);
-    const held = t("ofBudget", { held: bytes(tier.bytes), budget: bytes(tier.budget) });
-    const more = [counted("entries", tier.entries)];
+    const held = tier.answers ? t("ofBudget", { held: bytes(tier.bytes), budget: bytes(tier.budget) }) : "–";
+    const more = tier.answers ? [counted("entries", tier.entries)] : [];
     if (tier.oldest_entry_seconds !== null) more.push(t("oldest", { time: duration(tier.oldest_entry_seconds) }));
     if (tier.demoted) more.push(t("demoted", { n: number(tier.demoted) }));
     if (tier.writes_pending) more.push(t("pending", { n: number(tier.writes_pending) }));
@@ -220,14 +220,14 @@ export function drawModels(place, models, may, setLoaded) {
 /** The queues of this server, those of the default model first, and the engines beyond them. */
 export function drawEngines(place, figures) {
   const byClass = ({ classes }) => ["interactive", "prefetch", "job"].map((name) => number(classes[name]?.waiting ?? 0)).join(" · ");
-  const heads = ["queue", "running", "waits", "turnedAway", "waitsByClass", "typical"];
+  const heads = ["queue", "running", "waits", "waitsByClass", "turnedAway", "typical"];
   const others = Object.entries(figures.models).filter(([model]) => model !== figures.model)
     .flatMap(([model, { queues }]) => Object.entries(queues).map(([name, queue]) => [name, queue, model]));
   const all = [...Object.entries(figures.queues), ...others];
   const rows = all.map(([name, queue, model]) => make("tr", { data: { queue: name, ...(model ? { model } : {}) } },
     make("td", {}, model ? `${t(name)}, ${model}` : t(name)),
-    ...[queue.running, queue.waiting, queue.turned_away].map((value) => make("td", {}, number(value))),
-    make("td", { className: "classes" }, byClass(queue)), make("td", {}, duration(queue.typical_seconds))));
+    ...[queue.running, queue.waiting].map((value) => make("td", {}, number(value))), make("td", {}, byClass(queue)),
+    make("td", {}, number(queue.turned_away)), make("td", {}, duration(queue.typical_seconds))));
   const table = make("table", {},
     make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, t(head))))),
     make("tbody", {}, ...rows));
@@ -247,7 +247,6 @@ export function drawEngines(place, figures) {
   for (const found of Object.values(figures.predictions)) for (const [fate, n] of Object.entries(found)) fates[fate] += n;
   const tenants = all.flatMap(([name, { tenants: waiting }, model]) => Object.entries(waiting)
     .map(([tenant, n]) => `${t(name)}${model ? `, ${model}` : ""}: ${tenant} ${number(n)}`));
-  const classes = quiet(`${t("waitsByClass")}: ${["interactive", "prefetch", "job"].map((name) => t(name)).join(" · ")}`);
-  place.replaceChildren(make("div", { className: "rows" }, table, classes, ...(tenants.length ? [quiet(`${t("waitsByTenant")}: ${tenants.join(" · ")}`)] : []), ...(engines.length ? engines : [quiet(t("inProcess"))]),
+  place.replaceChildren(make("div", { className: "rows" }, table, ...(tenants.length ? [quiet(`${t("waitsByTenant")}: ${tenants.join(" · ")}`)] : []), ...(engines.length ? engines : [quiet(t("inProcess"))]),
     quiet(t("fates", fates)), quiet(t("sessionsLine", figures))));
 }
