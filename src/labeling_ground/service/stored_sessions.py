@@ -87,9 +87,8 @@ class StoredSessions:
     async def do(
         self, key: SessionKey, session: OpenSession, verb: str, *what: Any, at_hand: AtHand | None = None
     ) -> tuple[Snapshot, Snapshot]:
-        """Make a change (see ``SessionState.apply``). The session before and after it.
-
-        A prediction that is ``at_hand`` is stored with the change: two lines in one write.
+        """Make a change (see ``SessionState.apply``), stored together with what is ``at_hand``. The session before and
+        after it.
 
         Raises:
             BadPrompt, TooLarge: it makes no sense in this session.
@@ -101,13 +100,11 @@ class StoredSessions:
         except LabelingGroundError:
             if not await self._refresh(key, session):
                 raise
-            # What is wrong with an older state may be right with the newer one.
-            session.log.state.check(change, self._most_clicks)
+            session.log.state.check(change, self._most_clicks)  # the newer state may be another one
         before, after, has_done = session.log.perform(change)
         made = [] if verb in _AFTERWARDS and not has_done else [PendingChange(change, before, after)]
         if at_hand is not None and (prediction_id := at_hand(after)) is not None:
-            answer = Change(self._name(), "answer", after.answered(prediction_id))
-            session.log.add(answer)
+            session.log.add(answer := Change(self._name(), "answer", after.answered(prediction_id)))
             made.append(PendingChange(answer, after, after))
         if self._state_store is None or not made:
             return before, after
