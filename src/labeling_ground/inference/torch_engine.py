@@ -43,7 +43,7 @@ TYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
 )
 IMAGES, PROMPTS = 8, 16
 """Images and prompts of one run on a GPU."""
-_COMPILED = frozenset({"SamVisionLayer", "SamHQVisionLayer", "Sam2MultiScaleBlock", "Block", "MBConv"})
+_COMPILED = frozenset({"SamVisionLayer", "SamHQVisionLayer", "Sam2MultiScaleBlock", "Block", "MBConv", "RepVitBlock"})
 """Names of the classes of which an encoder is a stack. One is compiled, and what is compiled serves all alike."""
 _RECORDS = 24
 """CUDA graphs held of each half: shapes of prompts are few."""

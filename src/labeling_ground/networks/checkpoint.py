@@ -14,6 +14,7 @@ from labeling_ground.networks import efficient_tam, layout_sam2
 from labeling_ground.networks.efficient_tam import EfficientTamEncoder
 from labeling_ground.networks.hiera import SIZES, HieraEncoder, Size
 from labeling_ground.networks.layout import copies, rename, rename_all
+from labeling_ground.networks.repvit import EdgeTamEncoder, Network
 from labeling_ground.networks.tinyvit import TinyViT
 from labeling_ground.sam.family import Family
 
@@ -42,7 +43,8 @@ class Loaded:
     Attributes:
         family: whose conventions it follows.
         architecture: ``vit_b``, ``vit_l``, ``vit_h``, ``vit_t`` (MobileSAM), or ``hiera_t``, ``hiera_s``, ``hiera_b+``,
-            ``hiera_l`` (SAM 2), ``efficienttam_ti``, ``efficienttam_s``; ``vit-768x2`` and the like for others.
+            ``hiera_l`` (SAM 2), ``repvit_m1`` (EdgeTAM), ``efficienttam_ti``, ``efficienttam_s``; ``vit-768x2`` and the
+            like for others.
         encoder: normalised ``[1, 3, 1024, 1024]`` → the tensors of the family's embedding.
         sam: the ``transformers.SamModel``, ``SamHQModel`` or ``Sam2Model`` that holds prompt encoder and mask decoder.
         source_sha256: digest of the checkpoint file, hex; empty if it came from memory.
@@ -94,7 +96,7 @@ class HqEncoder(nn.Module):
 
 
 def load(path: Path) -> Loaded:
-    """Read an official checkpoint of SAM, SAM-HQ, MobileSAM, SAM 2, SAM 2.1 or EfficientTAM.
+    """Read an official checkpoint of SAM, SAM-HQ, MobileSAM, SAM 2, SAM 2.1, EfficientTAM or EdgeTAM.
 
     Raises:
         BadInput: no checkpoint, or of a model that cannot be exported here.
@@ -139,11 +141,13 @@ def from_weights(
         return _mobile(weights, source_sha256)
     if "image_encoder.neck.convs.0.conv_1x1.weight" in weights:
         return _efficient_tam(weights, source_sha256)
+    if "image_encoder.trunk.body.stem.conv1.c.weight" in weights:
+        return _edge_tam(weights, source_sha256)
     if "image_encoder.trunk.pos_embed" in weights:
         return _sam2(weights, source_sha256, sam2_sizes)
     raise BadInput(
-        "These weights are not of a model that can be used: SAM ViT-B, L or H, SAM-HQ, MobileSAM, SAM 2, SAM 2.1 or "
-        "EfficientTAM."
+        "These weights are not of a model that can be used: SAM ViT-B, L or H, SAM-HQ, MobileSAM, SAM 2, SAM 2.1, "
+        "EfficientTAM or EdgeTAM."
     )
 
 
@@ -199,6 +203,15 @@ def _efficient_tam(weights: Mapping[str, Tensor], source_sha256: str) -> Loaded:
     del sam.mask_decoder.conv_s0, sam.mask_decoder.conv_s1  # of the finer features, which it has not
     _fill_sam2(sam, others, encoder=False)
     return Loaded(Family.EFFICIENT_TAM, architecture, encoder.eval(), sam, source_sha256)
+
+
+def _edge_tam(weights: Mapping[str, Tensor], source_sha256: str) -> Loaded:
+    own, others = _apart(weights)
+    network = Network()
+    _load(network, own)
+    sam = _sam2_skeleton(*_NO_ENCODER)
+    _fill_sam2(sam, others, encoder=False)
+    return Loaded(Family.SAM2, "repvit_m1", EdgeTamEncoder(network, sam).eval(), sam, source_sha256)
 
 
 def _sam2(

@@ -6,10 +6,10 @@ does not depend on the image done beforehand:
 - the positions, a bicubic enlargement of 7 or 14 squared to 256 squared, are a constant of the graph: left in it, they
   cost every engine time at each start;
 - the two finest levels go through two convolutions of one pixel each with nothing in between; a product of matrices is
-  a matrix, so they are one.
+  a matrix, so they are one. ``Pyramid`` does so for EdgeTAM too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -50,7 +50,32 @@ SIZES: Mapping[tuple[int, tuple[int, ...]], Size] = MappingProxyType(
 """Width of the first stage and blocks of each stage, which the shapes of the weights tell → the rest."""
 
 
-class HieraEncoder(nn.Module):
+class Pyramid(nn.Module):
+    """Four levels of a trunk to the three tensors of an embedding.
+
+    Args:
+        convolutions: one of one pixel for each level, the coarsest level's first.
+        sam: a ``transformers.Sam2Model`` with the decoder's weights.
+    """
+
+    def __init__(self, convolutions: Sequence[nn.Conv2d], sam: Any) -> None:
+        super().__init__()
+        self.coarsest, self.coarse = convolutions[0], convolutions[1]
+        with torch.no_grad():
+            self.middle = _merged(convolutions[2], sam.mask_decoder.conv_s1)
+            self.fine = _merged(convolutions[3], sam.mask_decoder.conv_s0)
+            self.register_buffer("no_memory", sam.no_memory_embedding.detach().view(1, -1, 1, 1).clone())
+        self.no_memory: Tensor
+
+    def join(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The trunk's levels, 256² to 32² places, the finest first → ``[B, 256, 64, 64]``, ``[B, 32, 256, 256]`` and
+        ``[B, 64, 128, 128]``."""
+        fine, middle, coarse, coarsest = levels
+        above = functional.interpolate(self.coarsest(coarsest), scale_factor=2.0, mode="nearest")
+        return self.coarse(coarse) + above + self.no_memory, self.fine(fine), self.middle(middle)
+
+
+class HieraEncoder(Pyramid):
     """Pixels to the three tensors of an embedding.
 
     Args:
@@ -58,18 +83,13 @@ class HieraEncoder(nn.Module):
     """
 
     def __init__(self, sam: Any) -> None:
-        super().__init__()
-        backbone, convolutions = sam.vision_encoder.backbone, sam.vision_encoder.neck.convs
+        super().__init__(sam.vision_encoder.neck.convs, sam)
+        backbone = sam.vision_encoder.backbone
         self.patches, self.blocks = backbone.patch_embed, backbone.blocks
         self.ends = frozenset(backbone.stage_ends)
-        self.coarsest, self.coarse = convolutions[0], convolutions[1]
         with torch.no_grad():
-            self.middle = _merged(convolutions[2], sam.mask_decoder.conv_s1)
-            self.fine = _merged(convolutions[3], sam.mask_decoder.conv_s0)
             self.register_buffer("positions", backbone._get_pos_embed((STRIDE_4, STRIDE_4)).clone())
-            self.register_buffer("no_memory", sam.no_memory_embedding.detach().view(1, -1, 1, 1).clone())
         self.positions: Tensor
-        self.no_memory: Tensor
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode.
@@ -86,9 +106,7 @@ class HieraEncoder(nn.Module):
             places = block(places)
             if i in self.ends:
                 levels.append(places.permute(0, 3, 1, 2))
-        fine, middle, coarse, coarsest = levels
-        above = functional.interpolate(self.coarsest(coarsest), scale_factor=2.0, mode="nearest")
-        return self.coarse(coarse) + above + self.no_memory, self.fine(fine), self.middle(middle)
+        return self.join(levels)
 
 
 def _merged(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:

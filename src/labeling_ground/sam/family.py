@@ -14,7 +14,7 @@ class Family(StrEnum):
     SAM_HQ = "sam-hq"
     """SAM-HQ ViT-B, L and H: SAM with one token more, which makes outlines finer."""
     SAM2 = "sam2"
-    """SAM 2 and 2.1."""
+    """SAM 2 and 2.1, and EdgeTAM, which differs from them in its encoder only."""
     EFFICIENT_TAM = "efficient-tam"
     """EfficientTAM Ti and S: SAM 2's rules, without its finer features."""
     EFFICIENT_SAM = "efficient-sam"

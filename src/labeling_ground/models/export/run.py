@@ -50,7 +50,7 @@ def export(checkpoint: Path, folder: Path, *, model: str = "", progress: "Progre
     """Turn an official checkpoint into ``encoder.onnx``, ``decoder.onnx`` and ``decoder-fast.onnx``.
 
     Args:
-        checkpoint: an official ``.pth`` or ``.pt`` file of SAM, MobileSAM, SAM 2, SAM 2.1 or EfficientTAM.
+        checkpoint: an official ``.pth`` or ``.pt`` file of SAM, MobileSAM, SAM 2, SAM 2.1, EfficientTAM or EdgeTAM.
         folder: where the files go; made if it is not there. What they replace is replaced one by one, when verified.
         model: the catalogue's name of the model, for the files' metadata.
         progress: told what is being done.
