@@ -19,7 +19,7 @@ from labeling_ground.service.queues import FairQueue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.api.conftest import Running, Start
+    from tests.api.conftest import Running, Start, ToyBackend
 
 pytestmark = pytest.mark.anyio
 
@@ -111,23 +111,29 @@ async def test_each_half_that_hangs_is_failing_also_where_its_asker_has_left(hal
 
 
 async def test_a_decoder_that_answers_nonsense_is_failing_too_and_an_answer_in_between_begins_anew(
-    start: "Start", make_image: "Callable[..., bytes]", monkeypatch: pytest.MonkeyPatch
+    start: "Start",
+    make_image: "Callable[..., bytes]",
+    make_backend: "type[ToyBackend]",
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with start(engine_failures=3) as server:
-        image_id = await server.send_image(make_image())
-        decode = server.backend.decode
+    backend = make_backend()
+    decode, answers_nonsense = backend.decode, asyncio.Event()
 
-        async def nonsense(*asked: Any) -> Any:
-            found = await decode(*asked)
+    async def decode_or_nonsense(*asked: Any) -> Any:
+        found = await decode(*asked)
+        if answers_nonsense.is_set():
             found[0].masks[0].logits[:] = np.nan
-            return found
+        return found
 
+    monkeypatch.setattr(backend, "decode", decode_or_nonsense)
+    async with start(engine_failures=3, backend=backend) as server:
+        image_id = await server.send_image(make_image())
         for x in range(2):
             server.backend.fail_decode = BackendFailed("It is away.")
             assert (await server.click(image_id, x, 1)).status_code == 503
         server.backend.fail_decode = None
         assert (await server.click(image_id, 2, 1)).status_code == 200
-        monkeypatch.setattr(server.backend, "decode", nonsense)
+        answers_nonsense.set()
         for x in range(3, 6):
             assert (await ready(server))[1] == "ok"
             assert (await server.click(image_id, x, 1)).status_code == 503

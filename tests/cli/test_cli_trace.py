@@ -15,6 +15,7 @@ from rich.console import Console
 from labeling_ground.cli import cli
 from labeling_ground.cli.trace import _seconds, _size, _table
 from labeling_ground.errors import BadSettings, BadTrace
+from labeling_ground.settings import read_settings
 from labeling_ground.simulate.grid import Row
 from labeling_ground.simulate.replay import Replayed, Setup
 from labeling_ground.trace.events import EVENT, KINDS, What
@@ -136,7 +137,7 @@ def test_simulate_tries_every_combination_and_todays_setting(
 def test_simulate_says_it_in_a_table_and_on_a_page(runner: CliRunner, made: Path) -> None:
     html = made.with_name("page.html")
     options = ["--policy", "gds", "--policy", "lru", "--budget", "25%", "--jobs", "1", "--html", str(html)]
-    result = runner.invoke(cli, ["cache", "simulate", str(made), *options, "--no-bound", "--lower-budget", "100MB"])
+    result = runner.invoke(cli, ["cache", "simulate", str(made), *options, "--no-bound", "--lower-budget", "100MiB"])
     assert result.exit_code == 0, result.output
     assert "Recommended: " in result.stdout
     assert "with 100.0 MiB behind the memory" in result.stdout
@@ -156,7 +157,17 @@ def test_the_edge_of_what_was_tried_is_said(runner: CliRunner, made: Path) -> No
     assert "No smaller budget was tried" in found["recommended"]["reason"]
 
 
-@pytest.mark.parametrize("option", [["--budget", "much"], ["--budget", "-1"], ["--idle", "soon"], ["--idle", "0"]])
+@pytest.mark.parametrize(("text", "size"), [("500MB", 500_000_000), ("500MiB", 500 << 20), (".5 gib", 1 << 29)])
+def test_a_size_means_what_it_means_in_a_setting(runner: CliRunner, made: Path, text: str, size: int) -> None:
+    options = ["--policy", "lru", "--budget", text, "--lower-budget", text, "--no-bound", "--jobs", "1", "--json"]
+    found = data_of(runner.invoke(cli, ["cache", "simulate", str(made), *options]))
+    assert (found["rows"][0]["memory_bytes"], found["rows"][0]["lower_bytes"]) == (size, size)
+    assert read_settings(memory_bytes=text).memory_bytes == size
+
+
+@pytest.mark.parametrize(
+    "option", [["--budget", "much"], ["--budget", "-1"], ["--budget", "1,5GiB"], ["--idle", "soon"], ["--idle", "0"]]
+)
 def test_what_is_no_size_and_no_time_is_said(runner: CliRunner, made: Path, option: list[str]) -> None:
     result = runner.invoke(cli, ["cache", "simulate", str(made), *option])
     assert result.exit_code == 2
@@ -177,7 +188,7 @@ def test_what_is_no_trace_is_said(runner: CliRunner, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("2GiB", 2 << 30), ("500MB", 500 << 20), ("1.5 g", 3 << 29), ("1024", 1024), ("7k", 7168), ("25%", 250)],
+    [("2GiB", 2 << 30), ("500MB", 500_000_000), ("1.5 g", 1_500_000_000), ("1024", 1024), ("7k", 7000), ("25%", 250)],
 )
 def test_sizes(text: str, expected: int) -> None:
     assert _size(text, 1000) == expected

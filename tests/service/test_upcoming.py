@@ -129,3 +129,31 @@ def test_an_image_is_awaited_once() -> None:
     shelf = Shelf()
     shelf.upcoming.announce(ANN, "aabbaa")
     assert len(shelf.upcoming) == 2
+
+
+def test_a_list_that_is_taken_back_leaves_its_worth_to_the_next_one() -> None:
+    shelf = Shelf()
+    shelf.upcoming.announce(ANN, "abcdefgh")
+    shelf.open("a", "b")
+    shelf.upcoming.announce(ANN, "")
+    shelf.open("x", "y", "z")  # no list names another image: none is wrong
+    assert shelf.upcoming.announce(ANN, "mnop") == 2
+    assert shelf.fetched[-2:] == ["m", "n"]
+
+
+def test_a_list_of_which_all_was_opened_is_not_wrong_about_what_comes_then() -> None:
+    shelf = Shelf()
+    shelf.upcoming.announce(ANN, "abc")
+    shelf.open("a", "b", "c", "x", "y", "z")
+    assert shelf.upcoming.announce(ANN, "mnopqr") == 4
+
+
+def test_lists_without_images_are_bounded_too() -> None:
+    shelf = Shelf(most=3)
+    for name in ("ann", "bob", "cy"):
+        reader = Reader("public", name)
+        shelf.upcoming.announce(reader, "a")
+        shelf.open("a", reader=reader)
+    assert len(shelf.upcoming) == 0
+    shelf.upcoming.announce(Reader("public", "dan"), "")
+    assert shelf.upcoming.announce(ANN, "mn") == 0  # ann's earlier list, whose worth was 1, has made room

@@ -51,7 +51,7 @@ async def test_auto_takes_an_installed_model_of_any_family(
             family = next(known.family for known in catalogue().models if known.name == model)
             info = ModelInfo(ModelVersion("m", "0" * 64))
             self.engine = "onnx"
-            self.backend, self.why = SimpleNamespace(engine=SimpleNamespace(family=family), info=info), "it was there"
+            self.backend, self.why = SimpleNamespace(family=family, info=info), "it was there"
 
     store = ModelStore(tmp_path / "models")
     files = []

@@ -12,9 +12,9 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from labeling_ground import key as keys
-from labeling_ground.api.errors import BadBody
 from labeling_ground.api.requests import (
     Caller,
+    image_of_base64,
     model_for,
     pools_of,
     predictor_of,
@@ -25,8 +25,7 @@ from labeling_ground.api.requests import (
 )
 from labeling_ground.api.routes.concepts import capabilities_for, concepts_of
 from labeling_ground.api.routes.images import check_counts
-from labeling_ground.codec import base64_text
-from labeling_ground.errors import Overloaded, TooLarge, UnknownImage, UnknownModel
+from labeling_ground.errors import Overloaded, UnknownImage, UnknownModel
 from labeling_ground.service.concepts import ConceptAnswer, Concepts
 from labeling_ground.service.model_pool import LoadedModel
 from labeling_ground.service.predictor import MaskAnswer, PromptAsk
@@ -155,7 +154,8 @@ async def open_sent(request: Request, caller: Caller, sent: SentImage, texts: Kn
         TooLarge, BadImage, Overloaded, BackendFailed, NoRoom: as in the service's ``open_image``.
     """
     app_state = state_of(request)
-    file, image_id = await pools_of(request).requests.run(_file_of, sent.text, int(app_state.settings.max_image_bytes))
+    most_bytes = int(app_state.settings.max_image_bytes)
+    file, image_id = await pools_of(request).requests.run(image_of_base64, sent.text, most_bytes, "The image")
     answer = await predictor_of(request).open_image(caller.tenant, file, image_id, client=caller.client)
     request_log_of(request).note(answer.outcome, answer.timing)
     image = OpenImage(image_id, answer.width, answer.height)
@@ -318,15 +318,3 @@ def _lies_in(point: Point, box: Box) -> bool:
     x0, x1 = sorted((box.x0, box.x1))
     y0, y1 = sorted((box.y0, box.y1))
     return x0 <= point.x <= x1 and y0 <= point.y <= y1
-
-
-def _file_of(text: str, max_bytes: int) -> tuple[bytes, str]:
-    try:
-        file = base64_text.decode(text)
-    except ValueError as error:
-        raise BadBody(f"The image {error}.") from None
-    if not file:
-        raise BadBody("The image is empty.")
-    if len(file) > max_bytes:
-        raise TooLarge(f"The image file is larger than {max_bytes} bytes, which is this server's limit.")
-    return file, keys.image_id(file)

@@ -6,11 +6,12 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
-from pydantic_core import to_json
+from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from labeling_ground.api.errors import as_line
 from labeling_ground.api.requests import request_log_of, while_connected
+from labeling_ground.api.responses import fields
 from labeling_ground.api.state import RequestLog
 
 LINES = "application/x-ndjson"
@@ -25,9 +26,15 @@ def wants_lines(request: Request) -> bool:
     return False
 
 
-def line(event: str, fields: dict[str, Any]) -> bytes:
-    """One line."""
-    return to_json({"event": event} | fields) + b"\n"
+def whole_or_lines(whole: str, line: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """The documentation of an answer that is one JSON object (``whole`` says of what), or a stream of such lines."""
+    stream = {LINES: {"schema": {"$ref": f"#/components/schemas/{line.__name__}"}}}
+    return {200: {"content": stream, "description": f"{whole}; or, where `Accept` names `{LINES}`, a stream of lines"}}
+
+
+def line(event: str, values: dict[str, Any]) -> bytes:
+    """One line of a stream, without the values that are ``None``."""
+    return b"{%b}\n" % fields({"event": event} | values)
 
 
 async def as_lines(request: Request, lines: AsyncGenerator[bytes, None]) -> StreamingResponse:

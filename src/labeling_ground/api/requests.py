@@ -22,6 +22,7 @@ from labeling_ground import key as keys
 from labeling_ground.api.errors import BadBody, EncodedBody, UnreadMediaType, explain
 from labeling_ground.api.limits import client_network
 from labeling_ground.api.state import REQUEST_LOG_KEY, AppState, RequestLog
+from labeling_ground.codec import base64_text
 from labeling_ground.errors import Forbidden, NotAllowed, Overloaded, TooLarge
 from labeling_ground.pools import Pools
 from labeling_ground.service.model_pool import LoadedModel, ModelPool
@@ -233,6 +234,29 @@ async def read_image(request: Request, max_bytes: int) -> tuple[bytes, str]:
             malformed=True,
         )
     return b"".join(pieces), digest.hexdigest()
+
+
+def image_of_base64(text: str, max_bytes: int, name: str) -> tuple[bytes, str]:
+    """The image file that a base64 text is, and the file's SHA-256. Blocking.
+
+    Args:
+        text: as ``base64_text.decode`` takes it.
+        max_bytes: largest file.
+        name: what the errors' sentences call the text.
+
+    Raises:
+        BadBody: it is no base64, or empty.
+        TooLarge: over the limit.
+    """
+    try:
+        file = base64_text.decode(text)
+    except ValueError as error:
+        raise BadBody(f"{name} {error}.") from None
+    if not file:
+        raise BadBody(f"{name} holds no image file.")
+    if len(file) > max_bytes:
+        raise _too_large(max_bytes)
+    return file, keys.image_id(file)
 
 
 async def _read_form(request: Request, max_bytes: int) -> tuple[bytes, str]:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -24,8 +23,9 @@ from labeling_ground.cli.common import (
     say,
     settings_with,
     show,
+    work_through,
 )
-from labeling_ground.cli.warm import images_in, progress_of
+from labeling_ground.cli.warm import images_in
 from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import BadPrompt, LabelingGroundError
 from labeling_ground.key import canonical_phrase, image_id
@@ -341,10 +341,8 @@ async def _annotate(
         LabelingGroundError: the server refuses all photos alike, or cannot be reached.
     """
     failures: list[tuple[str, str]] = []
-    waiting = iter(left.items())
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for_all: list[Exception] = []
+    reached: list[str] = []
     async with connected as client:
         from labeling_ground_client import ClientError, ProblemError, UnreachableError
 
@@ -354,34 +352,25 @@ async def _annotate(
                 return error.status in (401, 403) or error.is_of_type("unknown-model")
             return isinstance(error, UnreachableError) and not reached
 
-        reached: list[str] = []
-        loop.add_signal_handler(signal.SIGINT, stopping.set)
+        async def work(name: str, stopping: asyncio.Event) -> None:
+            try:
+                await dataset.annotate(client, name, left[name])
+                reached.append(name)
+            except (ClientError, OSError) as error:
+                if is_for_all(error):
+                    for_all.append(error)
+                    stopping.set()
+                    return
+                failures.append((name, str(error)))
+            dataset.write()
+
         try:
-            with progress_of("annotating", len(left)) as advance:
-
-                async def work() -> None:
-                    for name, file in waiting:
-                        if stopping.is_set():
-                            return
-                        try:
-                            await dataset.annotate(client, name, file)
-                            reached.append(name)
-                        except (ClientError, OSError) as error:
-                            if is_for_all(error):
-                                for_all.append(error)
-                                stopping.set()
-                                return
-                            failures.append((name, str(error)))
-                        dataset.write()
-                        advance()
-
-                await asyncio.gather(*(work() for _ in range(at_once)))
+            interrupted = await work_through("annotating", list(left), work, at_once)
         finally:
-            loop.remove_signal_handler(signal.SIGINT)
             dataset.write(now=True)
     if for_all:
         raise LabelingGroundError(str(for_all[0]))
-    return failures, stopping.is_set()
+    return failures, interrupted
 
 
 @contextlib.asynccontextmanager

@@ -1,13 +1,22 @@
 """What the commands share."""
 
+import asyncio
+import contextlib
 import json
+import signal
 import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+from pydantic import ByteSize
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from labeling_ground.settings import Settings, read_settings
+
+T = TypeVar("T")
 
 
 def settings_with(**given: Any) -> Settings:
@@ -74,10 +83,56 @@ def data(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def megabytes(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError("unreachable")
+def megabytes(count: int) -> str:
+    """A number of bytes for people, such as ``1.5 GiB``."""
+    return ByteSize(count).human_readable(separator=" ")
+
+
+@contextlib.contextmanager
+def progress_of(doing: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr with rate and remaining time; yields a function that counts one more as done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=total == 0) as progress:
+        bar = progress.add_task(doing, total=total, rate="")
+
+        def advance() -> None:
+            speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
+            progress.update(bar, advance=1, rate=f"{speed:.1f}/s" if speed else "")
+
+        yield advance
+
+
+async def work_through(
+    doing: str, items: Sequence[T], work: Callable[[T, asyncio.Event], Awaitable[None]], at_once: int
+) -> bool:
+    """Do ``work`` for each item, so many at a time, with a bar on stderr. Returns whether it was ended early.
+
+    Args:
+        doing: what is done, in a word.
+        items: in the order in which they are begun.
+        work: does one; given an event that is set by Ctrl-C, or by itself: then no further item is begun.
+        at_once: how many are worked on at the same time.
+    """
+    waiting, stopping = iter(items), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, stopping.set)
+    try:
+        with progress_of(doing, len(items)) as advance:
+
+            async def take_turns() -> None:
+                for item in waiting:
+                    if stopping.is_set():
+                        return
+                    await work(item, stopping)
+                    advance()
+
+            await asyncio.gather(*(take_turns() for _ in range(at_once)))
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+    return stopping.is_set()

@@ -4,17 +4,17 @@ import itertools
 import re
 from collections import Counter
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ByteSize, TypeAdapter
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from labeling_ground.cli.common import data, json_option, megabytes, say, settings_with, show
+from labeling_ground.cli.common import data, json_option, megabytes, progress_of, say, settings_with, show
 from labeling_ground.errors import BadSettings
+from labeling_ground.settings.types import whole_size
 from labeling_ground.simulate.grid import Prices, Row, cheapest, peak_without_budget, read_trace, replay_all
 from labeling_ground.simulate.policies import POLICIES, choose
 from labeling_ground.simulate.prepared import prepare
@@ -27,7 +27,7 @@ from labeling_ground.types import Kind
 
 _TRACES = click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
 _PRICES = Prices()
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE = TypeAdapter(ByteSize)
 
 
 @click.group()
@@ -180,10 +180,7 @@ def simulate(
     ]
     today = setup(settings.policy, int(settings.memory_bytes), settings.idle_s, settings.frequency_exponent)
     setups = list(dict.fromkeys([*wanted, today]))
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("replaying", total=len(setups))
-        advance = partial(progress.advance, bar)
+    with progress_of("replaying", len(setups)) as advance:
         rows = replay_all(traces, setups, prices, bounds=bound, jobs=jobs, on_row=advance)
     best = cheapest(rows)
     now = next(row for row in rows if row.replayed.setup == today)
@@ -309,14 +306,14 @@ def _moment(time: float) -> str:
 
 
 def _size(text: str, needed: int) -> int:
-    """Bytes, from ``2GiB``, ``500MB`` or a share of what is needed."""
+    """Bytes, from a size as the settings take it (``2GiB``, ``500MB``), or from a share of what is needed (``25%``)."""
     share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
     if share:
         return int(needed * float(share[1]) / 100)
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
-    if not found:
-        raise click.BadParameter(f"{text!r} is neither a size, such as 2GiB, nor a share, such as 25%")
-    return int(float(found[1]) * _UNITS[found[2]])
+    try:
+        return _SIZE.validate_python(whole_size(text.strip()))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a size, such as 2GiB, nor a share, such as 25%") from None
 
 
 def _seconds(text: str) -> float | None:

@@ -1,17 +1,13 @@
 """``labeling-ground warm``."""
 
 import asyncio
-import contextlib
-import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from labeling_ground import key as keys
 from labeling_ground.cli.common import (
@@ -23,6 +19,7 @@ from labeling_ground.cli.common import (
     say,
     settings_with,
     show,
+    work_through,
 )
 from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import LabelingGroundError, Overloaded, StoreFailed, TooLarge
@@ -112,56 +109,27 @@ def images_in(place: Path) -> Iterable[Path]:
     return (file for file in place.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
 
 
-@contextlib.contextmanager
-def progress_of(doing: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr with rate and remaining time; gives what counts one more file as done."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=total == 0) as progress:
-        bar = progress.add_task(doing, total=total, rate="")
-
-        def advance() -> None:
-            speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
-            progress.update(bar, advance=1, rate=f"{speed:.1f}/s" if speed else "")
-
-        yield advance
-
-
 async def _warm(
     settings: Settings, files: list[Path], tenant: str
 ) -> tuple[Counter[str], list[tuple[Path, str]], bool]:
+    """How many images were hits, were computed and failed; the failures; and whether Ctrl-C ended it early."""
     predictor = build_predictor(settings)
     counts: Counter[str] = Counter()
     failures: list[tuple[Path, str]] = []
-    waiting = iter(files)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, stopping.set)
-    with progress_of("encoding", len(files)) as advance:
 
-        async def work() -> None:
-            for file in waiting:
-                if stopping.is_set():
-                    return
-                outcome, problem = await _one(predictor, settings, file, tenant, stopping)
-                counts[outcome] += 1
-                if problem:
-                    failures.append((file, problem))
-                advance()
+    async def work(file: Path, stopping: asyncio.Event) -> None:
+        outcome, problem = await _one(predictor, settings, file, tenant, stopping)
+        counts[outcome] += 1
+        if problem:
+            failures.append((file, problem))
 
-        try:
-            await _check_tiers(predictor)
-            # One more than the encoder takes at once, so that reading a file never keeps it waiting.
-            await asyncio.gather(*(work() for _ in range(settings.encode_workers + 1)))
-        finally:
-            loop.remove_signal_handler(signal.SIGINT)
-            await predictor.aclose()
-    return counts, failures, stopping.is_set()
+    try:
+        await _check_tiers(predictor)
+        # One more than the encoder takes at once, so that reading a file never makes it wait.
+        interrupted = await work_through("encoding", files, work, at_once=settings.encode_workers + 1)
+    finally:
+        await predictor.aclose()
+    return counts, failures, interrupted
 
 
 async def _check_tiers(predictor: Predictor) -> None:

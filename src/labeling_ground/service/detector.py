@@ -1,6 +1,6 @@
 """The parts of a model that finds concepts, behind the version that an ask is bound to: trunk, text, instances."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,9 @@ class Detector:
         self.queue = queue or FairQueue("detector", 1, 64)
         self.model = model
         # One for each call, as what is equal is computed together.
-        self._trunk, self._embed = self._of_version(backend.trunk), self._of_version(backend.embed)
-        self._texts, self._exemplars = self._of_version(backend.texts), self._of_version(backend.exemplars)
-        self._detect = self._of_version(backend.detect)
+        self._trunk, self._embed = model.of_version(backend.trunk), model.of_version(backend.embed)
+        self._texts, self._exemplars = model.of_version(backend.texts), model.of_version(backend.exemplars)
+        self._detect = model.of_version(backend.detect)
         model.health.watch("detector", self.queue)
 
     async def trunk(self, place: Place, version: ModelVersion, image: Image) -> Computed[Embedding]:
@@ -72,12 +72,6 @@ class Detector:
                 [value] = computed.value
                 check(value)
         return Computed(value, computed.seconds)
-
-    def _of_version(self, call: Callable[[Sequence[Any]], Awaitable[list[Any]]]) -> Work:
-        async def work(asks: Sequence[tuple[ModelVersion, Any]]) -> list[Any]:
-            return await call(self.model.of_this_version(asks))
-
-        return work
 
 
 def _check_tensors(tensors: Tensors) -> None:

@@ -187,14 +187,18 @@ class Fetcher:
             raise _failed(url, error) from error
 
     def check(self, url: str) -> None:
-        """See that an address is a source's, as far as can be told without asking; raises ``SourceRefused``."""
+        """See that the operator has named where an address leads to, as far as that can be told without asking.
+
+        Raises:
+            SourceRefused: the operator has not, or it is no address.
+        """
         scheme = url[:_LONGEST_URL].partition(":")[0].lower()
         self._object_path(scheme, url) if scheme in STORES else self._checked(url)
 
     def also(self, sources: Sequence[str]) -> "Fetcher":
         """Another fetcher with the same limits, which may fetch from more sources.
 
-        It has connections of its own: one to a private host must not be at hand for whom that host is not named.
+        It has connections of its own: one to a private host must serve nobody for whom that host is not named.
         """
         return Fetcher(
             (*self._named, *sources),
@@ -205,13 +209,9 @@ class Fetcher:
         )
 
     def allows(self, url: str) -> bool:
-        """Whether the operator has named where an address leads to, as far as that can be told without asking."""
-        scheme = url[:_LONGEST_URL].partition(":")[0].lower()
+        """Whether ``check`` lets an address pass."""
         try:
-            if scheme in STORES:
-                self._object_path(scheme, url)
-            else:
-                self._checked(url)
+            self.check(url)
         except SourceRefused:
             return False
         return True

@@ -2,10 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from labeling_ground.errors import BackendFailed, LabelingGroundError
 from labeling_ground.inference.backend import Backend, DecodeAsk
 from labeling_ground.inference.sketch import Sketch, sketcher_of
 from labeling_ground.service.asks import Ask, bind
-from labeling_ground.service.batching import Computed, Place
+from labeling_ground.service.batching import Computed, Place, Work
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import Embedding, Image, ModelVersion, Prediction, Prompt
 
@@ -69,9 +69,6 @@ class EngineHealth:
         return bool(self.failing()) and not any(queue.hangs for queue in self._queues.values())
 
 
-T = TypeVar("T")
-
-
 class ServedModel:
     """Encodes images and decodes prompts by the model version that an ask is bound to, and by no other.
 
@@ -87,6 +84,9 @@ class ServedModel:
     ) -> None:
         self.backend = backend
         self.sketcher = sketcher_of(backend)
+        # One for each call: those that are equal are computed together.
+        self._encode, self._decode = self.of_version(backend.encode), self.of_version(backend.decode)
+        self._sketch = self.of_version(self.sketcher.sketch)
         self.encode_queue = encode_queue
         self.decode_queue = decode_queue
         self.health = health
@@ -158,24 +158,18 @@ class ServedModel:
         with self.health.call("decoder"):
             return (await place.compute(self._sketch, [(version, ask) for ask in asks])).value
 
-    async def _encode(self, asks: Sequence[tuple[ModelVersion, Image]]) -> list[Embedding]:
-        return await self.backend.encode(self.of_this_version(asks))
+    def of_version(self, call: Callable[[Sequence[Any]], Awaitable[list[Any]]]) -> Work:
+        """A call of the backend that takes asks with the versions that they are bound to.
 
-    async def _decode(self, asks: Sequence[tuple[ModelVersion, DecodeAsk]]) -> list[Prediction]:
-        return await self.backend.decode(self.of_this_version(asks))
-
-    async def _sketch(self, asks: Sequence[tuple[ModelVersion, DecodeAsk]]) -> list[list[Sketch]]:
-        return await self.sketcher.sketch(self.of_this_version(asks))
-
-    def of_this_version(self, asks: Sequence[tuple[ModelVersion, T]]) -> list[T]:
-        """What is asked, of asks that are bound to the version that is served now.
-
-        Raises:
-            BackendFailed: one of them is bound to another one.
+        It raises ``BackendFailed`` where one of these is not served any more.
         """
-        for version, _ in asks:
-            self.check(version)
-        return [ask for _, ask in asks]
+
+        async def work(asks: Sequence[tuple[ModelVersion, Any]]) -> list[Any]:
+            for version, _ in asks:
+                self.check(version)
+            return await call([ask for _, ask in asks])
+
+        return work
 
 
 def check_embedding(embedding: Embedding, width: int, height: int) -> None:

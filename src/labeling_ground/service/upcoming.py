@@ -4,7 +4,7 @@ import contextlib
 import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from labeling_ground import key as keys
@@ -53,7 +53,7 @@ class Images(Protocol):
 @dataclass(slots=True)
 class _List:
     reader: Reader
-    images: list[str]
+    images: list[str] = field(default_factory=list)
     fetched: set[str] = field(default_factory=set)
     ahead: int = 0
     """So many of the list's first images are fetched: what it has proved to be worth."""
@@ -85,14 +85,16 @@ class Upcoming:
     nothing is done for one before its client has opened its first image. Each that is opened in its turn then doubles
     how many are fetched ahead; it is halved by each that is opened out of its turn, and by each that was fetched and is
     gone from the cache when it is opened. A list that has come down to nothing takes more and more proofs to begin
-    again. A new list of the same client inherits what the one before it has proved to be worth.
+    again. A new list of the same client inherits what the one before it has proved to be worth; an empty one in
+    between changes nothing about that.
 
     Args:
         presence: told which images are spared, and tells which are opened.
         images: what the lists speak of.
         most_ahead: most images of one list that are fetched before they are opened.
         spared: most images of one list that are spared.
-        most_listed: images of all lists together; the lists longest unheard of go first.
+        most_listed: images of all lists together, and one more for each list; when there are more, the lists whose
+            clients neither opened an image nor sent a list for longest are forgotten.
     """
 
     def __init__(
@@ -112,30 +114,29 @@ class Upcoming:
         return self._count
 
     def announce(self, reader: Reader, images: Sequence[str]) -> int:
-        """Take a client's list in the place of its earlier one; an empty one forgets it.
+        """Put a client's list in the place of its earlier one, whose proved worth the new one inherits.
+
+        An empty list takes the earlier one back, and leaves its worth to the next.
 
         Returns:
             How many of its images are fetched ahead by now.
         """
-        before = self._forget(reader.name)
-        if not images:
-            self._presence.spare(reader.name, ())
-            return 0
-        made = _List(reader, list(dict.fromkeys(images)))
-        if before is not None:
-            made = replace(before, reader=reader, images=made.images, fetched=before.fetched.intersection(made.images))
-        self._lists[reader.name] = made
-        self._count += len(made.images)
-        while self._count > self._most_listed and len(self._lists) > 1:
-            oldest = next(iter(self._lists))
-            self._forget(oldest)
+        listed = list(dict.fromkeys(images))
+        found = self._lists.setdefault(reader.name, _List(reader))
+        self._lists.move_to_end(reader.name)
+        self._count += len(listed) - len(found.images)
+        found.reader, found.images = reader, listed
+        found.fetched.intersection_update(listed)
+        while self._count + len(self._lists) > self._most_listed and len(self._lists) > 1:
+            oldest, forgotten = self._lists.popitem(last=False)
+            self._count -= len(forgotten.images)
             self._presence.spare(oldest, ())
         current = self._presence.current(reader.name)
-        if current is not None and self._images.group(reader, made.images[0]) == current:
-            self._opened(reader.name, current, False)  # what is on the screen already is as good as opened
+        if listed and current is not None and self._images.group(reader, listed[0]) == current:
+            self._opened(reader.name, current, False)  # the image on the screen counts as just opened
         else:
-            self._follow(made)
-        return min(made.ahead, len(made.images))
+            self._follow(found)
+        return min(found.ahead, len(found.images))
 
     def _opened(self, client: str, group: str, encoded: bool) -> None:
         """Compare what a client opened with its list, and go on from there.
@@ -149,6 +150,8 @@ class Upcoming:
         if found is None:
             return
         self._lists.move_to_end(client)
+        if not found.images:  # a list that names no image is neither right nor wrong
+            return
         place = self._place(found, group)
         if place == 0 and not (encoded and found.images[0] in found.fetched):
             found.prove(self._most_ahead)
@@ -172,12 +175,6 @@ class Upcoming:
             if image not in found.fetched:
                 found.fetched.add(image)
                 self._images.fetch(found.reader, image)
-
-    def _forget(self, client: str) -> _List | None:
-        found = self._lists.pop(client, None)
-        if found is not None:
-            self._count -= len(found.images)
-        return found
 
 
 class ServedImages:

@@ -268,7 +268,8 @@ class TierSettings(Fields):
     upcoming_images: int = Field(1000, ge=1)
     """Most images in one list of `POST /v1/upcoming`."""
     upcoming_total: int = Field(100_000, ge=1)
-    """Images of all clients' lists together; lists whose clients open nothing for longest are forgotten first."""
+    """Images of all clients' lists together, and one more for each list; lists whose clients open nothing for longest
+    are forgotten first."""
     upcoming_spared: int = Field(32, ge=0)
     """So many images of a list that has proved true are spared from the done hint until they were opened."""
     precision: Literal["fp16", "fp32"] = "fp16"

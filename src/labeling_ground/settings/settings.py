@@ -1,6 +1,5 @@
 """All settings in one value, and the checks that hold for many of them."""
 
-import re
 import sys
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +19,7 @@ from labeling_ground.settings.fields import (
     TierSettings,
 )
 from labeling_ground.settings.machine import NOWHERE
+from labeling_ground.settings.types import whole_size
 
 LONGEST_S = 1e9
 """Seconds, or milliseconds, that no time is longer than: thirty years. Timers and databases overflow beyond it."""
@@ -61,12 +61,9 @@ class Settings(
     @field_validator("*", mode="before")
     @classmethod
     def _whole_size(cls, value: object, info: ValidationInfo) -> object:
-        """pydantic reads as much of a size as it understands: ``1,5GiB`` would be one byte."""
         field = cls.model_fields[info.field_name or ""]
         is_size = isinstance(value, str) and ByteSize in (field.annotation, *get_args(field.annotation))
-        if is_size and re.fullmatch(r"\d*\.?\d+\s*[A-Za-z]*", str(value)) is None:
-            raise ValueError("a size is a number and a unit")
-        return value
+        return whole_size(str(value)) if is_size else value
 
     @field_validator("*", mode="after")
     @classmethod

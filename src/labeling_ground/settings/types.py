@@ -18,6 +18,17 @@ EngineProtocol = Literal["labeling-ground", "oip"]
 AdapterName = Literal["all", "none", "label-studio", "x-anylabeling", "roboflow", "cvat", "qupath"]
 
 
+def whole_size(text: str) -> str:
+    """The same text, if all of it is a size such as ``2GiB``: of ``1,5GiB``, pydantic would read one byte.
+
+    Raises:
+        ValueError: it is no number with a unit.
+    """
+    if re.fullmatch(r"\d*\.?\d+\s*[A-Za-z]*", text) is None:
+        raise ValueError("a size is a number and a unit")
+    return text
+
+
 def _split(value: object) -> object:
     if not isinstance(value, str):
         return value

@@ -63,16 +63,16 @@ def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> t
     if family == Family.SAM3:
         return build_sam3(settings, weights, name)
     choice = _choose(settings, weights, model_of(settings, weights, name, settings.encode_workers))
-    served = choice.backend.engine.family
+    served = choice.backend.family
     if family is not None and served != family:
         raise BadSettings(
             f"{name} is of the family {family}, but its files have the tensors of {served}. Make files from the "
             f"authors' checkpoint: labeling-ground models export {name}."
         )
     if installed is not None:
-        backend = choice.backend
-        note = f"{_rounded(installed.files[_roles(choice.engine)[0]])} {backend.info.note}".strip()
-        backend.info = replace(backend.info, note=note)
+        info = choice.backend.info
+        note = f"{_rounded(installed.files[_roles(choice.engine)[0]])} {info.note}".strip()
+        choice.backend.info = replace(info, note=note)
     return choice.backend, choice.why
 
 

@@ -318,9 +318,7 @@ def build_parts(
 def embedding_bytes(settings: Settings, backend: Backend | None) -> int:
     """What one image's embedding takes in the cache, at most; 0 for an engine of which that is not known."""
     floats = 2 if settings.precision == "fp16" else 4
-    if isinstance(backend, RemoteBackend):
-        return backend.family.embedding_bytes(floats) + _SEAL_BYTES
-    if isinstance(backend, SamBackend):
+    if isinstance(backend, RemoteBackend | SamBackend):
         return backend.family.embedding_bytes(floats) + _SEAL_BYTES
     return 0 if backend is None else backend.info.embedding_bytes
 

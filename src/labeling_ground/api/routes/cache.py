@@ -15,7 +15,7 @@ from labeling_ground.api.metrics import families_of
 from labeling_ground.api.requests import caller_of, check_admin, read_json, state_of
 from labeling_ground.api.routes.service import health_of
 from labeling_ground.api.schemas.cache import CacheOut, CacheSettingsIn, CacheSettingsOut
-from labeling_ground.api.schemas.common import SHA256, Purged
+from labeling_ground.api.schemas.common import ADMIN_ONLY, SHA256, Purged, json_body
 from labeling_ground.api.state import AppState
 from labeling_ground.api.workers import change_settings_of_all, figures_of, health_of_all, worker_families
 from labeling_ground.errors import BadSettings, NotAllowed
@@ -157,13 +157,7 @@ async def purge(
     summary="Change policy, budgets or idle time while the server runs",
     response_model=CacheSettingsOut,
     responses=problem_responses(400, 401, 403, 413, 415, 422, 503),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/CacheSettingsIn"}}},
-        },
-        "security": [{"bearer": []}, {"header": []}],
-    },
+    openapi_extra={**json_body(CacheSettingsIn), **ADMIN_ONLY},
 )
 async def change_settings(request: Request) -> dict[str, Any]:
     """Takes effect at once, in all tiers of this server, and answers with what is in effect; only the admin key may.

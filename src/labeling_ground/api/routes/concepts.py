@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from labeling_ground import key as keys
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
-from labeling_ground.api.lines import LINES, as_lines, line, wants_lines
+from labeling_ground.api.lines import as_lines, line, wants_lines, whole_or_lines
 from labeling_ground.api.requests import (
     caller_of,
     model_for,
@@ -21,8 +21,8 @@ from labeling_ground.api.requests import (
     while_connected,
 )
 from labeling_ground.api.routes.images import ImageId
-from labeling_ground.api.schemas.common import CLIENT_ID, PRIORITY
-from labeling_ground.api.schemas.concepts import ConceptsOut, ConceptsRequest
+from labeling_ground.api.schemas.common import CLIENT_ID, PRIORITY, json_body
+from labeling_ground.api.schemas.concepts import ConceptsLine, ConceptsOut, ConceptsRequest
 from labeling_ground.errors import BadPrompt, NotOffered, TooLarge
 from labeling_ground.service.concepts import ConceptAnswer, Concepts
 from labeling_ground.service.model_pool import LoadedModel, ModelPool
@@ -38,19 +38,10 @@ router = APIRouter(prefix="/v1/images", tags=["images and masks"])
     summary="All instances of a concept",
     response_model=ConceptsOut,
     responses={
-        200: {
-            "content": {LINES: {"schema": {"$ref": "#/components/schemas/ConceptsLine"}}},
-            "description": "All phrases; or, where `Accept` names `application/x-ndjson`, a stream of lines",
-        },
+        **whole_or_lines("All phrases", ConceptsLine),
         **problem_responses(400, 401, 404, 408, 413, 415, 422, 501, 503, 507),
     },
-    openapi_extra={
-        "parameters": [CLIENT_ID, PRIORITY],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ConceptsRequest"}}},
-        },
-    },
+    openapi_extra={"parameters": [CLIENT_ID, PRIORITY], **json_body(ConceptsRequest)},
 )
 async def concepts(request: Request, image_id: ImageId) -> Response:
     """Find all objects that a phrase names, or that are like those in exemplar boxes: a mask, a box and a score each.
@@ -68,7 +59,6 @@ async def concepts(request: Request, image_id: ImageId) -> Response:
     plain problem body and its status.
     """
     app_state, caller = state_of(request), caller_of(request)
-    image_id = image_id.lower()
     body = await read_json(request, ConceptsRequest.model_validate_json)
     check_limits(body.phrases or [body.text or ""], len(body.exemplars), app_state.settings)
     wanted = wanted_in(body)
@@ -87,9 +77,8 @@ async def concepts(request: Request, image_id: ImageId) -> Response:
                 yield number, answer, responses.with_masks(_about(answer), instances, "instances")
 
     def head(answer: ConceptAnswer) -> dict[str, Any]:
-        said = responses.origin(answer.version, answer.model_note)
         size = {"width": answer.found.width, "height": answer.found.height}
-        return {"image_id": image_id, **{name: value for name, value in said.items() if value is not None}, **size}
+        return {"image_id": image_id, **responses.origin(answer.version, answer.model_note), **size}
 
     def summary(answers: Sequence[ConceptAnswer]) -> dict[str, Any]:
         return {
@@ -176,9 +165,8 @@ def concepts_of(served: LoadedModel, models: ModelPool, wanted: Sequence[Concept
 
 
 def _about(answer: ConceptAnswer) -> dict[str, Any]:
-    phrase = answer.found.concept.phrase
     return {
-        **({} if phrase is None else {"phrase": phrase}),
+        "phrase": answer.found.concept.phrase,
         "prediction_id": answer.detections_id,
         "outcome": answer.outcome,
         "found": len(answer.found.instances),

@@ -34,7 +34,7 @@ def install(app: FastAPI) -> None:
     """Serve both pages, their scripts, and the image of the examples as ``/docs/static/example.png``."""
     folder = resources.files("fastapi_offline") / "static"
     files = {file.name: file.read_bytes() for file in folder.iterdir() if PurePosixPath(file.name).suffix in _KINDS} | {
-        "example.png": base64.b64decode(EXAMPLE_IMAGE)
+        _EXAMPLE: base64.b64decode(EXAMPLE_IMAGE)
     }
     # Redoc would have each reader's browser ask its maker's host for a logo.
     files["redoc.standalone.js"] = files["redoc.standalone.js"].replace(_LOGO, _NOTHING)

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
-from labeling_ground.api.lines import LINES, as_lines, line, wants_lines
+from labeling_ground.api.lines import as_lines, line, wants_lines, whole_or_lines
 from labeling_ground.api.requests import (
     caller_of,
     model_for,
@@ -21,8 +21,8 @@ from labeling_ground.api.requests import (
     while_connected,
 )
 from labeling_ground.api.routes.images import ImageId
-from labeling_ground.api.schemas.common import CLIENT_ID, PRIORITY
-from labeling_ground.api.schemas.everything import EverythingOut, EverythingRequest
+from labeling_ground.api.schemas.common import CLIENT_ID, PRIORITY, json_body
+from labeling_ground.api.schemas.everything import EverythingLine, EverythingOut, EverythingRequest
 from labeling_ground.api.state import AppState, RequestLog
 from labeling_ground.codec.records import CachedMask, FoundMask
 from labeling_ground.errors import TooLarge
@@ -40,19 +40,10 @@ _OPTIONS = [field.name for field in dataclasses.fields(EverythingOptions)]
     summary="All masks of an image",
     response_model=EverythingOut,
     responses={
-        200: {
-            "content": {LINES: {"schema": {"$ref": "#/components/schemas/EverythingLine"}}},
-            "description": "All masks; or, where `Accept` names `application/x-ndjson`, a stream of lines",
-        },
+        **whole_or_lines("All masks", EverythingLine),
         **problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
     },
-    openapi_extra={
-        "parameters": [CLIENT_ID, PRIORITY],
-        "requestBody": {
-            "required": False,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EverythingRequest"}}},
-        },
-    },
+    openapi_extra={"parameters": [CLIENT_ID, PRIORITY], **json_body(EverythingRequest, required=False)},
 )
 async def everything(request: Request, image_id: ImageId) -> Response:
     """Click on every point of a grid, keep the masks that are good and stable, and of those that say the same the best.
@@ -87,8 +78,7 @@ async def everything(request: Request, image_id: ImageId) -> Response:
     drawing = pools_of(request).drawing
 
     def head(of: Begun | EverythingAnswer) -> dict[str, Any]:
-        origin = responses.origin(of.version, of.model_note).items()
-        said = {name: value for name, value in origin if value is not None}
+        said = responses.origin(of.version, of.model_note)
         return {"image_id": image_id, **said, "options": dataclasses.asdict(options)}
 
     if not wants_lines(request):

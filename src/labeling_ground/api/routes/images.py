@@ -25,7 +25,7 @@ from labeling_ground.api.requests import (
     state_of,
     while_connected,
 )
-from labeling_ground.api.schemas.common import CLIENT_ID, EXAMPLE_ID, IMAGE_ID, PRIORITY, STRETCH, Purged
+from labeling_ground.api.schemas.common import CLIENT_ID, EXAMPLE_ID, IMAGE_ID, PRIORITY, STRETCH, Purged, json_body
 from labeling_ground.api.schemas.images import ImageAtUrl, ImageOut, ImageQueued, ImageStateOut
 from labeling_ground.api.schemas.masks import MaskIn, MaskRef, MasksOut, MasksRequest, PromptIn
 from labeling_ground.codec import base64_text, tensors
@@ -272,13 +272,7 @@ async def embedding(request: Request, image_id: ImageId, model: Model = None) ->
     summary="Masks for one or many prompts",
     response_model=MasksOut,
     responses=problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
-    openapi_extra={
-        "parameters": [CLIENT_ID, PRIORITY],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/MasksRequest"}}},
-        },
-    },
+    openapi_extra={"parameters": [CLIENT_ID, PRIORITY], **json_body(MasksRequest)},
 )
 async def masks(request: Request, image_id: ImageId) -> Response:
     """Points and boxes are in pixels of the original image. A prompt that is still in the cache is not

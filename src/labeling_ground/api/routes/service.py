@@ -12,6 +12,7 @@ from labeling_ground.api.edge import DirectRoute
 from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.requests import caller_of, check_admin, model_for, pools_of, state_of
 from labeling_ground.api.routes.decoder import find_decoder
+from labeling_ground.api.schemas.common import ADMIN_ONLY
 from labeling_ground.api.schemas.models import Health, ModelOut, ModelsOut
 from labeling_ground.api.state import AppState
 from labeling_ground.api.workers import health_of_all
@@ -43,7 +44,6 @@ async def models(request: Request) -> Response:
     return responses.as_json(listed)
 
 
-_ADMIN: dict[str, Any] = {"security": [{"bearer": []}, {"header": []}]}
 ModelId = Annotated[str, Path(description="A model id of `/v1/models`.", examples=["mobile-sam"])]
 
 
@@ -54,7 +54,7 @@ ModelId = Annotated[str, Path(description="A model id of `/v1/models`.", example
     tags=["models"],
     response_model=ModelOut,
     responses=problem_responses(401, 403, 404, 422, 502, 503),
-    openapi_extra=_ADMIN,
+    openapi_extra=ADMIN_ONLY,
 )
 async def load(request: Request, model: ModelId) -> Response:
     """Load it before anybody asks for it; only the admin key may. Answers when it is loaded."""
@@ -70,7 +70,7 @@ async def load(request: Request, model: ModelId) -> Response:
     tags=["models"],
     response_model=ModelOut,
     responses=problem_responses(400, 401, 403, 404, 422, 503),
-    openapi_extra=_ADMIN,
+    openapi_extra=ADMIN_ONLY,
 )
 async def unload(request: Request, model: ModelId) -> Response:
     """Give its memory back; only the admin key may. 503 while it is in use. What the cache has of it stays.

@@ -14,6 +14,7 @@ from labeling_ground.api.edge import DirectRoute
 from labeling_ground.api.errors import BadBody, problem_responses
 from labeling_ground.api.requests import (
     caller_of,
+    image_of_base64,
     model_for,
     pools_of,
     read_json,
@@ -22,6 +23,7 @@ from labeling_ground.api.requests import (
     while_connected,
 )
 from labeling_ground.api.routes.images import stretch_from
+from labeling_ground.api.schemas.common import json_body
 from labeling_ground.api.schemas.session import (
     SessionClick,
     SessionDone,
@@ -31,7 +33,6 @@ from labeling_ground.api.schemas.session import (
     SessionOnly,
     SessionRect,
 )
-from labeling_ground.codec import base64_text
 from labeling_ground.errors import BadPrompt, TooLarge
 from labeling_ground.service.asks import MaskAnswer
 from labeling_ground.service.predictor import Predictor
@@ -43,16 +44,8 @@ router = APIRouter(prefix="/api/sam", tags=["sessions"])
 
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:
-    reference = f"#/components/schemas/{model.__name__}"
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": reference}}},
-        },
-        "parameters": [
-            {"name": "model", "in": "query", "schema": {"type": "string"}, "description": "As `model` in the body."}
-        ],
-    }
+    query = {"name": "model", "in": "query", "schema": {"type": "string"}, "description": "As `model` in the body."}
+    return {**json_body(model), "parameters": [query]}
 
 
 _PROBLEMS = problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507)
@@ -71,12 +64,10 @@ async def open_image(request: Request) -> Response:
     app_state, caller = state_of(request), caller_of(request)
     turn = app_state.sessions.turn()  # before the body is read: what came later shall stay, however long either takes
     body = await read_json(request, SessionImage.model_validate_json)
-    file, digest = await pools_of(request).requests.run(_from_base64, body.image)
+    most_bytes = app_state.settings.max_image_bytes
+    reading = pools_of(request).requests.run(image_of_base64, body.image, most_bytes, "The field 'image'")
+    file, digest = await reading
     image_id = keys.stretched(digest, stretch_from(body.stretch))
-    if len(file) > app_state.settings.max_image_bytes:
-        raise TooLarge(
-            f"The image file is larger than {app_state.settings.max_image_bytes} bytes, which is this server's limit."
-        )
     record = request_log_of(request)
     record.fields |= {"image": image_id[:12], "session": body.session_id}
     predictor, model = await _model_for(request, caller.tenant, body)
@@ -232,17 +223,6 @@ async def _answer(request: Request, session_id: str, found: SessionMask) -> Resp
 def _log(request: Request, session_id: str, snapshot: Snapshot) -> None:
     about = {"image": snapshot.image_id[:12], "session": session_id, "points": len(snapshot.clicks)}
     request_log_of(request).fields |= about
-
-
-def _from_base64(text: str) -> tuple[bytes, str]:
-    """The image file, and its digest."""
-    try:
-        file = base64_text.decode(text)
-    except ValueError as error:
-        raise BadBody(f"The field 'image' {error}.") from None
-    if not file:
-        raise BadBody("The field 'image' holds no image file.")
-    return file, keys.image_id(file)
 
 
 def _points(body: SessionClick, most: int) -> list[Point]:

@@ -10,7 +10,7 @@ from labeling_ground import key as keys
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.requests import caller_of, model_for, read_json, state_of, while_connected
-from labeling_ground.api.schemas.common import CLIENT_ID
+from labeling_ground.api.schemas.common import CLIENT_ID, json_body
 from labeling_ground.api.schemas.upcoming import UpcomingIn, UpcomingOut
 from labeling_ground.errors import BadInput, TooLarge, UnknownImage, UnreachableImage
 from labeling_ground.service.predictor import Predictor
@@ -26,13 +26,7 @@ router = APIRouter(prefix="/v1", tags=["images and masks"])
     status_code=202,
     response_model=UpcomingOut,
     responses=problem_responses(400, 401, 403, 404, 408, 413, 415, 422, 503),
-    openapi_extra={
-        "parameters": [CLIENT_ID | {"required": True}],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/UpcomingIn"}}},
-        },
-    },
+    openapi_extra={"parameters": [CLIENT_ID | {"required": True}], **json_body(UpcomingIn)},
 )
 async def upcoming(request: Request) -> Response:
     """The next images of the list are encoded while nobody waits, and stay in the cache until they were opened.

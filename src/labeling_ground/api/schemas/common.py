@@ -63,6 +63,16 @@ PRIORITY: dict[str, Any] = {
 """The same for the class of a request, which ``edge`` reads."""
 
 
+ADMIN_ONLY: dict[str, Any] = {"security": [{"bearer": []}, {"header": []}]}
+"""The documentation of an operation that takes the admin key, as a part of its ``openapi_extra``."""
+
+
+def json_body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+    """The documentation of a JSON body that a route reads by hand, as a part of its ``openapi_extra``."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+
+
 class Strict(BaseModel):
     """What machines send: strict, so that a misspelt field is an error and not a silently different mask."""
 
