@@ -146,7 +146,7 @@ class DictLeases:
         """See ``Leases``."""
         await self._work("take")
         if key in self.kept:
-            return Claim.KEPT
+            return Claim.STORED
         if self.holder(key) is not None:
             self.awaited[key] = min(priority, self.awaited.get(key, priority))
             return Claim.TAKEN

@@ -27,7 +27,7 @@ class Plan:
         annotators: people, for a day of eight hours.
         decoders: how many.
         workers: asks that each answers at the same time.
-        kept: embeddings that a decoder keeps; one of several numbers.
+        stored_embeddings: embeddings that a decoder keeps; one of several numbers.
         seed: of the day.
     """
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from labeling_ground.cache.choose import choose
 from labeling_ground.cache.disk import DiskStore
-from labeling_ground.cache.disk.connections import Change, Connections
+from labeling_ground.cache.disk.connections import Connections, Transaction
 from labeling_ground.cache.disk.folder import INDEX
 from labeling_ground.errors import StoreFailed
 from labeling_ground.types import Entry, Kind
@@ -139,10 +139,10 @@ async def _measure(folder: Path, name: str, work: Callable[[], Awaitable[Any]]) 
 def _timed() -> Iterator[list[tuple[float, float]]]:
     """Seconds of each transaction of this process, and of its commit."""
     seconds: list[tuple[float, float]] = []
-    original = Connections.change
+    original = Connections.transaction
 
     @contextlib.contextmanager
-    def change(self: Connections) -> Iterator[Change]:
+    def change(self: Connections) -> Iterator[Transaction]:
         started = done = 0.0
         with original(self) as made:
             started = time.perf_counter()  # the lock is had
@@ -150,11 +150,11 @@ def _timed() -> Iterator[list[tuple[float, float]]]:
             done = time.perf_counter()
         seconds.append((done - started, time.perf_counter() - done))
 
-    Connections.change = change  # type: ignore[method-assign]
+    Connections.transaction = change  # type: ignore[method-assign]
     try:
         yield seconds
     finally:
-        Connections.change = original  # type: ignore[method-assign]
+        Connections.transaction = original  # type: ignore[method-assign]
 
 
 def _write(folder: Path, pipe: Connection) -> None:

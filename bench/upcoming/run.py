@@ -19,7 +19,7 @@ from labeling_ground.service.upcoming import Reader, Upcoming
 from labeling_ground.simulate.prepared import Prepared, Step, prepare
 from labeling_ground.simulate.queueing import Engines, Need
 from labeling_ground.simulate.replay import SWEEP_EVERY_S, UNBOUNDED, Replay, Setup
-from labeling_ground.simulate.synth import BASE, Opened, Team, Work
+from labeling_ground.simulate.synth import BASE, Opened, TeamSimulation, Work
 from labeling_ground.trace.events import What
 from labeling_ground.types import Priority
 
@@ -64,7 +64,7 @@ class Day(Replay):
         self._steps: dict[str, Step] = {}
         self._hit = False
 
-    def work(self, team: Team, trace: Prepared, truth: float | None, seed: int) -> None:
+    def work(self, team: TeamSimulation, trace: Prepared, truth: float | None, seed: int) -> None:
         """Play the team's day, with lists of which so many images are true; ``None``: without lists."""
         for step in reversed(trace.steps):
             if not step.is_derived:
@@ -100,7 +100,7 @@ class Day(Replay):
         names = {name: getattr(like, name).replace(like.group, image) for name in ("key", "embedding", "image")}
         self.play(replace(like, time=self._now, what=What.PREFETCHED, group=image, **names))
 
-    def _announce(self, team: Team, truth: float, rng: random.Random) -> None:
+    def _announce(self, team: TeamSimulation, truth: float, rng: random.Random) -> None:
         plans: defaultdict[str, list[str]] = defaultdict(list)
         tenant = next(iter(self._steps)).rsplit("/", 2)[0]
         for opened in team.opened:
@@ -119,7 +119,7 @@ class Day(Replay):
 
 def day(seed: int, plan: Plan, truth: float | None, budget: int) -> dict[str, float]:
     """What one day came to."""
-    team = Team(seed, Work(mix="one", annotators=plan.annotators, hours=plan.hours, prefetch=0))
+    team = TeamSimulation(seed, Work(mix="one", annotators=plan.annotators, hours=plan.hours, prefetch=0))
     events = team.play()
     replay = Day(budget)
     replay.work(team, prepare(events[events["what"] == What.ASKED]), truth, seed)

@@ -9,7 +9,7 @@ import pytest
 from fastapi import Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
-from labeling_ground.api.adapter import Adapter, Endpoint, EndpointTable, Problem
+from labeling_ground.api.adapter import Adapter, Endpoint, EndpointTable, Failure
 from labeling_ground.api.app import create_app
 from labeling_ground.api.edge import Edge
 from labeling_ground.api.errors import response_for
@@ -33,7 +33,7 @@ async def hello(request: Request) -> Response:
     return Response(json.dumps(request.path_params))
 
 
-def words(problem: Problem) -> tuple[int, dict[str, Any]]:
+def words(problem: Failure) -> tuple[int, dict[str, Any]]:
     return 299, {"code": problem.type, "was": problem.status, "why": problem.detail}
 
 

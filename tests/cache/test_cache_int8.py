@@ -48,7 +48,7 @@ def in_int8(store: TieredStore) -> int:
 async def test_of_many_that_go_at_once_those_that_would_take_memory_beside_the_budget_are_dropped() -> None:
     store = tiers(320 * SIZE)
     for number in range(300):
-        store.keep(key(number), embedding(number))
+        store.put(key(number), embedding(number))
     store.memory.reconfigure(budget_bytes=160 * SIZE)
     assert store.int8._pending_bytes <= 160 * SIZE // 16
     assert len(store.int8.pending) == 9
@@ -63,7 +63,7 @@ async def test_it_expires_when_the_full_one_would_have_and_a_use_starts_its_time
     store = tiers(clock=clock, idle_s=100.0)
     for number in range(12):
         clock.now += 1
-        store.keep(key(number), embedding(number, created=clock.now))
+        store.put(key(number), embedding(number, created=clock.now))
         await rounded(store)
     assert {number for number in range(12) if int8_of(key(number)) in store.memory} >= {0, 1}
     clock.now = 10_000 + 1 + 99
@@ -78,12 +78,12 @@ async def test_it_expires_when_the_full_one_would_have_and_a_use_starts_its_time
 async def test_the_done_hint_is_carried_over_so_it_goes_before_what_somebody_works_on() -> None:
     store = tiers()
     for number in range(9):
-        store.keep(key(number), embedding(number))
+        store.put(key(number), embedding(number))
     store.mark_done(ImageKeys("public", f"{3:064x}").group, True)
-    store.keep(key(20), embedding(20))
+    store.put(key(20), embedding(20))
     await rounded(store)
     assert int8_of(key(3)) in store.memory
-    store.keep(key(21), embedding(21))
+    store.put(key(21), embedding(21))
     await rounded(store)
     assert int8_of(key(3)) not in store.memory
     await store.aclose()
@@ -92,7 +92,7 @@ async def test_the_done_hint_is_carried_over_so_it_goes_before_what_somebody_wor
 async def test_it_is_as_old_and_as_dear_as_the_full_one_and_counts_as_evicted_for_the_budget() -> None:
     store = tiers()
     for number in range(12):
-        store.keep(key(number), embedding(number, created=float(number), cost=2.0))
+        store.put(key(number), embedding(number, created=float(number), cost=2.0))
         await rounded(store)
     found = store.peek(int8_of(key(0)))
     assert found is not None
@@ -106,9 +106,9 @@ async def test_an_embedding_that_cannot_be_rounded_is_dropped_and_counted() -> N
     store = tiers()
     supervisor: Supervisor = store.int8._background._supervisor
     value = embedding(0).value
-    store.keep(key(0), Entry(Kind.EMBEDDING, b"x" + value[1:], 0.1, 0.0))
+    store.put(key(0), Entry(Kind.EMBEDDING, b"x" + value[1:], 0.1, 0.0))
     for number in range(1, 12):
-        store.keep(key(number), embedding(number))
+        store.put(key(number), embedding(number))
     await until(lambda: supervisor.errors["round embeddings"] == 1)
     await rounded(store)
     assert int8_of(key(0)) not in store.memory
@@ -119,9 +119,9 @@ async def test_an_embedding_that_cannot_be_rounded_is_dropped_and_counted() -> N
 async def test_other_kinds_and_keys_of_another_form_are_left_alone() -> None:
     store = tiers()
     other = ImageKeys("public", "a" * 64).trunk(TOY)
-    store.keep(other, frame.seal(other, Kind.TRUNK, cost=0.0, created=0.0, tensors={"trunk": MAPS.astype(np.float16)}))
+    store.put(other, frame.seal(other, Kind.TRUNK, cost=0.0, created=0.0, tensors={"trunk": MAPS.astype(np.float16)}))
     for number in range(12):
-        store.keep(key(number), embedding(number))
+        store.put(key(number), embedding(number))
     await rounded(store)
     assert store.peek(other) is None
     assert {kind for kind, count in store.memory.stats().entries_by_kind.items() if count} == {

@@ -113,7 +113,7 @@ async def test_what_memory_demotes_after_a_purge_by_another_process_is_not_writt
     assert KEY not in two.tiers.memory
     await two.tiers.drain()
     assert await one.tiers.look_up(KEY, deadline_s=LONG_S) is None
-    two.tiers.keep(OTHER, sealed(OTHER))
+    two.tiers.put(OTHER, sealed(OTHER))
     await two.tiers.drain()
     assert await one.disk.has(OTHER) is (scope not in ("model", "everything")), "only what the purge means"
 
@@ -123,13 +123,13 @@ async def test_when_a_purge_is_answered_the_memory_of_all_who_share_the_disk_has
     start: Start, scope: str
 ) -> None:
     one, two = await start(), await start()
-    two.tiers.keep(KEY, sealed(KEY))
+    two.tiers.put(KEY, sealed(KEY))
     begun = two.tiers.purges.count
     await two.tiers.drain()
     await one.tiers.delete(SCOPES[scope])
     assert two.tiers.peek(KEY) is None
-    assert not two.tiers.keep(KEY, sealed(KEY), begun), "it was computed before the purge"
-    assert two.tiers.keep(KEY, sealed(KEY), two.tiers.purges.count)
+    assert not two.tiers.put(KEY, sealed(KEY), begun), "it was computed before the purge"
+    assert two.tiers.put(KEY, sealed(KEY), two.tiers.purges.count)
     await two.tiers.drain()
     assert await one.disk.has(KEY), "it was computed after the purge"
 
@@ -145,8 +145,8 @@ async def test_what_waits_to_be_written_when_another_purges_is_not_written(start
         await put(key, entry, used)
 
     two.disk.put = held_up  # type: ignore[method-assign]
-    two.tiers.keep(KEY, sealed(KEY))
-    two.tiers.keep(OTHER, sealed(OTHER))
+    two.tiers.put(KEY, sealed(KEY))
+    two.tiers.put(OTHER, sealed(OTHER))
     await one.tiers.delete(KEYS.group + "*")
     hold.set()
     await two.tiers.drain()
@@ -156,7 +156,7 @@ async def test_what_waits_to_be_written_when_another_purges_is_not_written(start
 
 async def test_a_purge_by_the_command_line_reaches_a_running_server(start: Start, tmp_path: Path) -> None:
     server = await start()
-    server.tiers.keep(KEY, sealed(KEY))
+    server.tiers.put(KEY, sealed(KEY))
     await server.tiers.drain()
     command = [
         sys.executable,
@@ -188,13 +188,13 @@ async def test_what_memory_holds_when_the_disk_could_not_be_used_at_the_start_is
 async def test_where_the_log_of_purges_is_lost_memory_parts_with_everything(start: Start, tmp_path: Path) -> None:
     """Nobody knows what was in it."""
     one, two = await start(), await start()
-    two.tiers.keep(KEY, sealed(KEY))
+    two.tiers.put(KEY, sealed(KEY))
     await two.tiers.drain()
     for path in (tmp_path / "cache").glob(f"{INDEX}*"):
         path.unlink()
     assert await one.disk.get(KEY) is None
     await until(lambda: KEY not in two.tiers.memory)
-    await until(lambda: two.tiers.keep(KEY, sealed(KEY)))
+    await until(lambda: two.tiers.put(KEY, sealed(KEY)))
 
 
 @pytest.mark.usefixtures("impatient")
@@ -248,13 +248,13 @@ async def test_a_process_that_listens_no_more_is_not_waited_for(
 
 async def test_a_failure_to_hear_is_made_up_for(start: Start) -> None:
     one, two = await start(), await start()
-    two.tiers.keep(KEY, sealed(KEY))
+    two.tiers.put(KEY, sealed(KEY))
     await two.tiers.drain()
     hear, failures = two.disk.on_purge, 0
     assert hear is not None
     await two.tiers.aclose()
     two = await start()
-    two.tiers.keep(KEY, sealed(KEY))
+    two.tiers.put(KEY, sealed(KEY))
     delete = two.tiers.memory.delete
 
     async def fail(pattern: str) -> int:
@@ -275,7 +275,7 @@ async def test_servers_are_wired_to_hear(tmp_path: Path) -> None:
     one, two = build_store(settings), build_store(settings)
     for store in (one, two):
         await store.open(deadline_s=LONG_S)
-    two.keep(KEY, sealed(KEY))
+    two.put(KEY, sealed(KEY))
     await two.drain()
     await one.delete("v1/*")
     assert two.peek(KEY) is None

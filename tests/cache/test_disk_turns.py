@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from labeling_ground.cache.disk import DiskStore
-from labeling_ground.cache.disk.connections import Change, Connections
+from labeling_ground.cache.disk.connections import Connections, Transaction
 from labeling_ground.cache.disk.folder import INDEX
 from labeling_ground.cache.policies.gds import GreedyDualSize
 from labeling_ground.cache.policies.lru import LeastRecentlyUsed
@@ -75,16 +75,16 @@ async def fill(store: DiskStore, folder: Path) -> None:
 def transactions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each transaction from now on changes."""
     changed: list[int] = []
-    change = Connections.change
+    change = Connections.transaction
 
     @contextlib.contextmanager
-    def counted(self: Connections) -> Iterator[Change]:
+    def counted(self: Connections) -> Iterator[Transaction]:
         with change(self) as made:
             before = made.db.total_changes
             yield made
             changed.append(made.db.total_changes - before)
 
-    monkeypatch.setattr(Connections, "change", counted)
+    monkeypatch.setattr(Connections, "transaction", counted)
     return changed
 
 

@@ -190,7 +190,7 @@ async def test_who_was_away_for_longer_than_the_log_reaches_forgets_everything(
 ) -> None:
     valkey[0].ask("FLUSHALL")
     clock = Clock()
-    one, other = listen(valkey[1]), listen(valkey[1], keep_s=100.0, clock=clock)
+    one, other = listen(valkey[1]), listen(valkey[1], log_s=100.0, clock=clock)
     await other.notices.catch_up()
     await one.notices.announce("a*")
     clock.now += 101
@@ -206,7 +206,7 @@ async def test_what_is_older_than_the_log_shall_reach_is_trimmed_and_nobody_mist
 ) -> None:
     server, url = valkey
     server.ask("FLUSHALL")
-    one, other = listen(url, keep_s=100.0), listen(url)
+    one, other = listen(url, log_s=100.0), listen(url)
     log = one.connection.names.ours("purges")
     for number in range(300):  # a stream is trimmed in lumps of a hundred
         server.ask("XADD", log, f"{number + 1}-0", "notice", f"old{number}", "pattern", "old*")
@@ -224,7 +224,7 @@ async def test_what_was_trimmed_is_not_written_again_by_who_wrote_it(
     server, url = valkey
     server.ask("FLUSHALL")
     clock = Clock()
-    one, other = listen(url, keep_s=100.0, clock=clock), listen(url)
+    one, other = listen(url, log_s=100.0, clock=clock), listen(url)
     await one.notices.announce("old*")
     await one.notices.catch_up()
     clock.now += 95

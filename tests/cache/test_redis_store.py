@@ -282,7 +282,7 @@ async def test_another_idle_time_counts_from_the_next_use_on(
     make: Callable[..., RedisStore], valkey: tuple[Server, str]
 ) -> None:
     """Nothing goes by the change itself; the log of purges reaches back as far as an entry now can."""
-    store, server = make(idle_s=60.0, notices=PurgeNotices(connect(valkey[1]), keep_s=120.0)), valkey[0]
+    store, server = make(idle_s=60.0, notices=PurgeNotices(connect(valkey[1]), log_s=120.0)), valkey[0]
     key = IMAGES[0].image
     await store.put(key, sealed(key))
     await store.reconfigure(idle_s=600.0, budget_bytes=1)
@@ -290,12 +290,12 @@ async def test_another_idle_time_counts_from_the_next_use_on(
     assert await store.touch(key)
     assert 300_000 < left_ms(server, key) <= 600_000
     assert store.notices is not None
-    assert store.notices.keep_s == 1200.0
+    assert store.notices.log_s == 1200.0
     await store.reconfigure(idle_s=6.0)
     assert left_ms(server, key) > 300_000
     assert await store.get(key) == sealed(key)
     assert left_ms(server, key) <= 6_000
-    assert store.notices.keep_s == 1200.0
+    assert store.notices.log_s == 1200.0
 
 
 # --- the connection -------------------------------------------------------------------------------------------------

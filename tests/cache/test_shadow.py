@@ -46,7 +46,7 @@ def ask(store: TieredStore, key: str, entry: Entry) -> float:
     """The seconds that it takes."""
     if store.peek(key) is not None:
         return 0.0
-    store.keep(key, entry)
+    store.put(key, entry)
     return entry.cost
 
 
@@ -140,7 +140,7 @@ def measured(budget: int) -> tuple[float, int]:
         before = tracemalloc.get_traced_memory()[0]
         for number in range(8_000):
             key = image(number).mask(TOY, f"{number:032x}")
-            shadows.arriving(key, Weight(Kind.MASK, b"", 0.02, clock.now, 4 * KIB), held=False, computed=True)
+            shadows.arriving(key, Weight(Kind.MASK, b"", 0.02, clock.now, 4 * KIB), is_stored=False, computed=True)
             shadows.evicted(image(-number).mask(TOY, f"{number:032x}"), "budget", clock.now)
             clock.now += 0.01
         gc.collect()
@@ -227,11 +227,11 @@ def test_a_mask_and_its_logits_are_one_computation() -> None:
 
     def decode() -> None:
         for key, kind, size in zip(pair, (Kind.MASK, Kind.LOGITS), (KIB, 100 * KIB), strict=True):
-            store.keep(key, Weight(kind, b"", 0.5, clock.now, size))
+            store.put(key, Weight(kind, b"", 0.5, clock.now, size))
 
     def push_out(start: int) -> None:
         for number in range(start, start + 11):
-            store.keep(image(number).embedding(TOY), embedding())
+            store.put(image(number).embedding(TOY), embedding())
 
     decode()
     push_out(10)
@@ -240,15 +240,15 @@ def test_a_mask_and_its_logits_are_one_computation() -> None:
     assert (shadows.recomputed.entries[Kind.MASK], shadows.recomputed.seconds[Kind.MASK]) == (1, 0.5)
     assert [cache.hits for cache in shadows.caches] == [1.0, 1.0, 1.0]
     for number in range(30, 41):
-        store.keep(image(number).embedding(TOY), embedding())
+        store.put(image(number).embedding(TOY), embedding())
         store.peek(pair[0])
     assert [key in store.memory for key in pair] == [True, False]
     decode()  # for the logits
     assert (shadows.recomputed.entries[Kind.MASK], shadows.recomputed.seconds[Kind.MASK]) == (2, 1.0)
     assert [cache.hits for cache in shadows.caches] == [2.0, 2.0, 2.0]
-    store.keep(one.image, Weight(Kind.IMAGE, b"", 1.0, clock.now, KIB))
+    store.put(one.image, Weight(Kind.IMAGE, b"", 1.0, clock.now, KIB))
     push_out(50)
-    store.keep(one.image, Weight(Kind.IMAGE, b"", 1.0, clock.now, KIB))
+    store.put(one.image, Weight(Kind.IMAGE, b"", 1.0, clock.now, KIB))
     assert shadows.recomputed.entries[Kind.IMAGE] == 0
 
 
@@ -257,7 +257,7 @@ async def test_the_shadow_caches_follow_a_change_of_settings() -> None:
     clock = Clock(1e9)
     store, shadows = observed(clock, 8 * MIB)
     for number in range(70):
-        store.keep(image(number).embedding(TOY), embedding())
+        store.put(image(number).embedding(TOY), embedding())
     held = [cache.store.entries for cache in shadows.caches]
     await reconfigure(store, policy=choose("gds"), idle_s=60.0)
     assert [cache.store.entries for cache in shadows.caches] == held

@@ -48,7 +48,7 @@ async def test_each_kind_lives_where_it_belongs() -> None:
     first, last = DictStore(name="first"), DictStore(name="last")
     store = tiers(first, last)
     for key in (EMBEDDING, MASK, LOGITS, IMAGE):
-        store.keep(key, entry(key))
+        store.put(key, entry(key))
     await store.drain()
     assert set(first.entries) == {EMBEDDING, MASK}
     assert set(last.entries) == {EMBEDDING, MASK, IMAGE}
@@ -61,9 +61,9 @@ async def test_without_lower_tiers_memory_keeps_everything() -> None:
     store = tiers()
     assert not store.lower
     for key in (EMBEDDING, MASK, LOGITS):
-        store.keep(key, entry(key))
+        store.put(key, entry(key))
         assert store.peek(key) == entry(key)
-    store.keep(IMAGE, entry(IMAGE))
+    store.put(IMAGE, entry(IMAGE))
     kept = store.peek(IMAGE)
     assert kept is not None
     assert kept.value == entry(IMAGE).value
@@ -104,8 +104,8 @@ async def test_the_next_tier_is_asked_where_one_fails(bad: type[DictStore]) -> N
 async def test_what_is_used_on_its_way_down_comes_back_to_memory() -> None:
     lower = HangingStore(only=["put"])
     store = tiers(lower)
-    store.keep(EMBEDDING, sealed(EMBEDDING))
-    store.keep(IMAGE, sealed(IMAGE))
+    store.put(EMBEDDING, sealed(EMBEDDING))
+    store.put(IMAGE, sealed(IMAGE))
     await store.memory.delete("v1/*")
     assert store.peek(EMBEDDING) is not None
     assert store.peek(IMAGE) is not None
@@ -118,7 +118,7 @@ async def test_what_is_used_on_its_way_down_comes_back_to_memory() -> None:
 async def test_a_value_on_its_way_down_is_at_hand_even_if_memory_did_not_take_it() -> None:
     lower = HangingStore(only=["put"])
     store = TieredStore(memory_store(8), [lower])
-    store.keep(EMBEDDING, sealed(EMBEDDING))
+    store.put(EMBEDDING, sealed(EMBEDDING))
     assert store.peek(EMBEDDING) == sealed(EMBEDDING)
     lower.release.set()
     await store.drain()
@@ -134,7 +134,7 @@ async def test_hits_in_memory_touch_the_lower_tiers_at_most_every_twentieth_of_t
     clock = Clock()
     lower = DictStore()
     store = TieredStore(memory_store(clock=clock), [lower], idle_s=1800.0, clock=clock)
-    store.keep(EMBEDDING, sealed(EMBEDDING))
+    store.put(EMBEDDING, sealed(EMBEDDING))
     await store.drain()
     for _ in range(1800):
         clock.now += 1.0
@@ -149,7 +149,7 @@ async def test_the_very_first_hit_touches_too_when_it_comes_long_after_the_write
     clock = Clock()
     lower = DictStore()
     store = TieredStore(memory_store(clock=clock), [lower], idle_s=1800.0, clock=clock)
-    store.keep(EMBEDDING, sealed(EMBEDDING))
+    store.put(EMBEDDING, sealed(EMBEDDING))
     await store.drain()
     clock.now += 1200.0
     assert store.peek(EMBEDDING) is not None
@@ -173,7 +173,7 @@ async def test_an_image_can_be_touched_without_being_read() -> None:
     clock = Clock()
     lower = DictStore()
     store = TieredStore(memory_store(), [lower], idle_s=1800.0, clock=clock)
-    store.keep(IMAGE, sealed(IMAGE))
+    store.put(IMAGE, sealed(IMAGE))
     await store.drain()
     store.use(IMAGE)
     clock.now += 91.0
@@ -192,7 +192,7 @@ async def test_a_purge_reaches_every_tier_and_counts_each_key_once_per_tier() ->
     first, last = DictStore(name="first"), DictStore(name="last")
     store = tiers(first, last)
     for key in (EMBEDDING, LOGITS, IMAGE):
-        store.keep(key, entry(key))
+        store.put(key, entry(key))
     assert await store.delete("v1/*") == 2 + 1 + 2
     await store.drain()
     assert not first.entries
@@ -205,11 +205,11 @@ async def test_what_was_begun_before_a_purge_is_not_kept_after_it_and_what_began
     store = tiers(DictStore())
     before = store.purges.count
     await store.delete(KEYS.group + "*")
-    assert not store.keep(EMBEDDING, sealed(EMBEDDING), before)
+    assert not store.put(EMBEDDING, sealed(EMBEDDING), before)
     assert store.peek(EMBEDDING) is None
     other = ImageKeys("public", "b" * 64).embedding(TOY)
-    assert store.keep(other, sealed(other), before), "another image is not meant"
-    assert store.keep(EMBEDDING, sealed(EMBEDDING), store.purges.count)
+    assert store.put(other, sealed(other), before), "another image is not meant"
+    assert store.put(EMBEDDING, sealed(EMBEDDING), store.purges.count)
     assert store.peek(EMBEDDING) is not None
     await store.aclose()
 
@@ -220,9 +220,9 @@ async def test_more_purges_than_are_remembered_count_as_having_meant_everything(
     await store.delete(KEYS.group + "*")
     for _ in range(1_000):
         await store.delete("v1/another/*")
-    assert not store.keep(EMBEDDING, sealed(EMBEDDING), before)
+    assert not store.put(EMBEDDING, sealed(EMBEDDING), before)
     await store.delete("v1/another/*")
-    assert store.keep(EMBEDDING, sealed(EMBEDDING), store.purges.count - 1), "all that came since are remembered"
+    assert store.put(EMBEDDING, sealed(EMBEDDING), store.purges.count - 1), "all that came since are remembered"
     await store.aclose()
 
 
@@ -298,7 +298,7 @@ async def test_what_was_kept_is_found_after_a_restart(tmp_path: Path) -> None:
 
     store = made()
     for key in (EMBEDDING, IMAGE):
-        store.keep(key, sealed(key))
+        store.put(key, sealed(key))
     await store.aclose()
     again = made()
     for key in (EMBEDDING, IMAGE):
@@ -311,7 +311,7 @@ async def test_what_another_process_purged_goes_from_every_tier_that_is_this_one
     own, shared = DictStore(name="own"), DictStore(name="shared")
     store = tiers(own, shared)
     for key in (EMBEDDING, MASK):
-        store.keep(key, entry(key))
+        store.put(key, entry(key))
     await store.drain()
     before = store.purges.count
     told: list[str] = []
@@ -325,15 +325,15 @@ async def test_what_another_process_purged_goes_from_every_tier_that_is_this_one
     assert store.peek(EMBEDDING) is None
     assert set(own.entries) == {MASK}
     assert set(shared.entries) == {EMBEDDING, MASK}, "it was purged there already, and this may be a newer one"
-    assert not store.keep(EMBEDDING, entry(EMBEDDING), before), "it was computed before the purge"
-    assert store.keep(MASK, entry(MASK), before)
+    assert not store.put(EMBEDDING, entry(EMBEDDING), before), "it was computed before the purge"
+    assert store.put(MASK, entry(MASK), before)
 
 
 async def test_what_waits_to_be_written_when_another_purges_is_not_written() -> None:
     shared = HangingStore(only=["put"], name="shared")
     store = tiers(shared)
     for key in (MASK, EMBEDDING):
-        store.keep(key, entry(key))
+        store.put(key, entry(key))
     await until(lambda: shared.count("put") == 1)
 
     async def take_back(pattern: str) -> int:
@@ -362,15 +362,15 @@ async def test_what_a_purge_means_comes_in_nowhere_while_it_goes_through(elsewhe
     begun = store.purges.count
     assert await store.look_up(EMBEDDING) == sealed(EMBEDDING)
     assert store.peek(EMBEDDING) is None
-    assert not store.keep(MASK, entry(MASK), begun)
-    assert not store.keep(MASK, entry(MASK))
-    assert store.keep(other, sealed(other), begun)
+    assert not store.put(MASK, entry(MASK), begun)
+    assert not store.put(MASK, entry(MASK))
+    assert store.put(other, sealed(other), begun)
     lower.release.set()
     await purging
     await store.drain()
-    assert not store.keep(MASK, entry(MASK), begun), "it may come of what was there before"
+    assert not store.put(MASK, entry(MASK), begun), "it may come of what was there before"
     assert set(lower.entries) == {other}
-    assert store.keep(MASK, entry(MASK), store.purges.count)
+    assert store.put(MASK, entry(MASK), store.purges.count)
     await store.aclose()
 
 
@@ -412,7 +412,7 @@ async def squeezed(lower: Store, **options: Any) -> TieredStore:
     """Tiers whose memory holds eight of the ten ``OTHERS``, after the first of them was kept."""
     size = sealed(OTHERS[0], 4000).size
     store = TieredStore(memory_store(8 * size + 100), [lower], **options)
-    store.keep(OTHERS[0], sealed(OTHERS[0], 4000, cost=0.5))
+    store.put(OTHERS[0], sealed(OTHERS[0], 4000, cost=0.5))
     await store.drain()
     return store
 

@@ -93,10 +93,10 @@ async def test_of_many_at_the_same_moment_one_is_granted_it(pair: Pair) -> None:
 async def test_what_is_kept_needs_no_lease(pair: Pair) -> None:
     one, other, store = pair
     await store.put(KEY, sealed(KEY))
-    assert await one.take(KEY, "a", LONG_S) is Claim.KEPT
+    assert await one.take(KEY, "a", LONG_S) is Claim.STORED
     assert await one.take(OTHER, "a", LONG_S) is Claim.GRANTED
     await store.put(OTHER, sealed(OTHER))
-    assert await other.take(OTHER, "b", LONG_S) is Claim.KEPT, "though it is still taken"
+    assert await other.take(OTHER, "b", LONG_S) is Claim.STORED, "though it is still taken"
 
 
 async def test_it_ends_by_itself(pair: Pair) -> None:

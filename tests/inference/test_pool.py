@@ -35,7 +35,7 @@ from labeling_ground.inference.remote.backend import RemoteBackend, embedding_ke
 from labeling_ground.inference.remote.client import EngineAway, EngineClient, Limits
 from labeling_ground.inference.remote.pool import Load, agreed, decode_order, encode_order, rendezvous
 from labeling_ground.inference.remote.wire import Description, Role
-from labeling_ground.inference.remote_status import EngineFigures
+from labeling_ground.inference.remote_status import EngineCounts
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.sam.family import Family
 from labeling_ground.types import Embedding, ModelVersion, Prediction
@@ -148,7 +148,7 @@ async def soon(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-def decoders_of(backend: RemoteBackend) -> dict[str, EngineFigures]:
+def decoders_of(backend: RemoteBackend) -> dict[str, EngineCounts]:
     return {one.address: one for one in backend.engines() if one.half == "decoder"}
 
 

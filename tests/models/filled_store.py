@@ -26,7 +26,7 @@ def filled(folder: Path, name: str = "my-sam", *, precision: str | None = None) 
         path.write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
         files.append((StoredFile(role, digest, len(content), path.name, "by hand", precision=precision), path))
-    store.keep(name, files, family="sam", own=True)
+    store.install(name, files, family="sam", own=True)
     return store
 
 

@@ -73,7 +73,7 @@ def test_a_store_keeps_them_side_by_side(tmp_path: Path, monkeypatch: pytest.Mon
         (StoredFile(role, digest_of(path), path.stat().st_size, path.name, "exported"), path)
         for role, path in ((Role.ENCODER, made.path), (Role.ENCODER_DATA, made.data))
     ]
-    store.keep("large", files, family="sam", own=True)
+    store.install("large", files, family="sam", own=True)
     np.testing.assert_array_equal(ask(store.path_of("large", Role.ENCODER), image), expected)
 
 

@@ -30,7 +30,7 @@ from tests.ports import free_port
 from labeling_ground.errors import BadSettings, PullFailed, UnknownModel
 from labeling_ground.models.catalogue import CatalogueModel, Format, Role
 from labeling_ground.models.client import Redirects, proxy_for, retry_after, validator
-from labeling_ground.models.download import State, Step
+from labeling_ground.models.download import PullState, PullStep
 from labeling_ground.models.manifests import InstalledModel
 from labeling_ground.models.pull import mirror_address, pull
 from labeling_ground.models.store import ModelStore
@@ -76,13 +76,13 @@ def assert_installed(model: CatalogueModel, store: ModelStore) -> None:
 def test_a_pull_downloads_verifies_and_notes_it(
     server: WeightsServer, model: CatalogueModel, store: ModelStore
 ) -> None:
-    steps: list[Step] = []
+    steps: list[PullStep] = []
     found = quick(model, store, progress=steps.append)
     assert_installed(model, store)
     assert store.installed() == {model.name: found}
     assert found.files[Role.CHECKPOINT].origin == server.url + FILE
     assert found.files[Role.CHECKPOINT].bytes == len(CONTENT)
-    assert {step.state for step in steps} == {State.DOWNLOADING, State.DONE}
+    assert {step.state for step in steps} == {PullState.DOWNLOADING, PullState.DONE}
     assert max(step.done for step in steps) == steps[0].total == len(CONTENT)
     assert server.seen[0][1]["User-Agent"].startswith("labeling-ground/")
 
@@ -96,12 +96,12 @@ def test_a_cut_download_goes_on_where_it_was_cut(
     server: WeightsServer, model: CatalogueModel, store: ModelStore
 ) -> None:
     server.script = [Answer(cut_after=100_000), Answer(cut_after=100_000)]
-    steps: list[Step] = []
+    steps: list[PullStep] = []
     quick(model, store, progress=steps.append)
     assert_installed(model, store)
     assert server.ranges_asked() == [None, "bytes=100000-", "bytes=200000-"]
     assert server.seen[1][1]["If-Range"] == '"one"'
-    notes = [step.note for step in steps if step.state is State.RETRYING]
+    notes = [step.note for step in steps if step.state is PullState.RETRYING]
     assert notes[0].startswith("the connection was cut at 100000 of 300000 bytes; trying again in 1 s")
 
 
@@ -270,11 +270,11 @@ def test_a_part_that_is_too_long_or_of_another_file_is_begun_anew(
 
 def test_a_part_that_is_whole_needs_no_network(server: WeightsServer, model: CatalogueModel, store: ModelStore) -> None:
     begun(model, store, CONTENT)
-    steps: list[Step] = []
+    steps: list[PullStep] = []
     quick(model, store, progress=steps.append)
     assert_installed(model, store)
     assert server.seen == []
-    assert steps[0].state is State.CHECKING
+    assert steps[0].state is PullState.CHECKING
 
 
 def test_a_damaged_note_beside_a_part_costs_nothing(
@@ -468,7 +468,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(model: CatalogueModel, tm
 
 
 def test_ctrl_c_leaves_a_part_to_go_on_with(server: WeightsServer, model: CatalogueModel, store: ModelStore) -> None:
-    def interrupt(step: Step) -> None:
+    def interrupt(step: PullStep) -> None:
         if step.done > 100_000:
             raise KeyboardInterrupt
 
@@ -643,9 +643,9 @@ def test_after_a_sudden_end_it_goes_on_and_nobody_holds_the_lock(
 ) -> None:
     here = _killed(server, model, store, getattr(signal, how))
     assert store.installed() == {}
-    steps: list[Step] = []
+    steps: list[PullStep] = []
     quick(model, store, progress=steps.append)
-    assert State.WAITING not in {step.state for step in steps}
+    assert PullState.WAITING not in {step.state for step in steps}
     assert server.ranges_asked() == [None, f"bytes={here}-"]
     assert server.seen[1][1]["If-Range"] == '"one"'
     assert_installed(model, store)

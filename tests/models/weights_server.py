@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from labeling_ground.models.catalogue import Artifact, Catalogue, CatalogueModel, Role, Tensor
-from labeling_ground.models.download import Step
+from labeling_ground.models.download import PullStep
 from labeling_ground.models.pull import pull
 from labeling_ground.models.store import ModelStore
 
@@ -218,7 +218,7 @@ def _main(url: str, sha256: str, size: str, folder: str) -> None:
     )
     model = model_of(artifact)
 
-    def report(step: Step) -> None:
+    def report(step: PullStep) -> None:
         sys.stdout.write(f"{step.state}\n")
         sys.stdout.flush()
 

@@ -65,11 +65,11 @@ async def test_ages_and_idle_times_are_spread_over_the_seconds(sampled: bool) ->
             for number in range(250):
                 keys = ImageKeys("public", sha256(f"{hour} {number}".encode()).hexdigest())
                 key = keys.embedding(ModelVersion("toy", "0" * 64))
-                store.keep(key, sealed(keys.image, 8, created=clock.now))
+                store.put(key, sealed(keys.image, 8, created=clock.now))
                 if hour == 0:
                     first = key
             clock.now += 3600.0
-        store.keep(first + "-too-large", sealed(key, 1 << 19, created=clock.now))
+        store.put(first + "-too-large", sealed(key, 1 << 19, created=clock.now))
         store.peek(first)
         now = await take_snapshot(
             {"toy": predictor.counters},

@@ -565,7 +565,7 @@ def test_the_value_can_be_read_before_the_lease_ends_however_slow_and_long_the_q
             store.seconds = 0.5
             for number in range(20):  # ten seconds of writing
                 key = keys_of(image_bytes(50 + number)).embedding(TOY)
-                one.predictor.store.keep(key, sealed(key))
+                one.predictor.store.put(key, sealed(key))
             assert await first is Outcome.MISS
             assert now() == pytest.approx(1.0, abs=0.05), "nobody waits for a write"
             store.seconds = 0.05

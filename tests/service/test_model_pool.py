@@ -22,8 +22,8 @@ pytestmark = pytest.mark.anyio
 class Loader:
     """Makes toy models of 10 bytes, and notes what it is asked for."""
 
-    def __init__(self, beside: Predictor) -> None:
-        self.beside = beside
+    def __init__(self, sibling: Predictor) -> None:
+        self.sibling = sibling
         self.loads: list[str] = []
         self.closed: list[str] = []
         self.may_go_on = asyncio.Event()
@@ -45,13 +45,13 @@ class Loader:
 
         backend.aclose = closed  # type: ignore[method-assign]
         predictor = Predictor(
-            store=self.beside.store,
+            store=self.sibling.store,
             backend=backend,
             encode_queue=FairQueue("encoder", 1, 9),
             decode_queue=FairQueue("decoder", 1, 9),
-            pools=self.beside.pools,
+            pools=self.sibling.pools,
             counters=counters,
-            beside=self.beside,
+            sibling=self.sibling,
         )
         return self.served(facts, predictor)
 
@@ -185,7 +185,7 @@ async def test_a_load_that_fails_says_why_and_the_next_ask_tries_again(error: Ex
 async def test_two_names_for_one_model_id_are_refused() -> None:
     async with pool_of() as (_, loader):
         pool = ModelPool(
-            loader.served(ModelFacts("toy", "toy"), loader.beside), [ModelFacts("a:b"), ModelFacts("c:d")], loader.load
+            loader.served(ModelFacts("toy", "toy"), loader.sibling), [ModelFacts("a:b"), ModelFacts("c:d")], loader.load
         )
         await used(pool, "a:b")
         assert pool.name_of("made") == "a:b", "once it is loaded, it goes by its model id too"
@@ -256,7 +256,7 @@ async def test_prefetches_of_all_models_share_one_bound() -> None:
             decode_queue=FairQueue("decoder", 1, 9),
             pools=Pools.sized(),
             options=PredictorOptions(most_bytes_ahead=1),
-            beside=first,
+            sibling=first,
         )
         await first.prefetch(TENANT, image_bytes(1), "1" * 64)
         with pytest.raises(Overloaded, match="wait to be encoded hold"):

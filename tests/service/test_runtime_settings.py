@@ -73,7 +73,7 @@ def tuner_of(
 
 async def fill(store: TieredStore, clock: Clock, count: int, size: int = KIB) -> list[str]:
     for number, key in enumerate(KEYS[:count]):
-        store.keep(key, sealed(key, size, cost=1.0 + number, created=clock.now))
+        store.put(key, sealed(key, size, cost=1.0 + number, created=clock.now))
         clock.now += 0.001
     await store.drain()
     return KEYS[:count]
@@ -129,7 +129,7 @@ async def test_budgets_shrink_under_load_and_grow_again(clock: Clock, disk: Call
         while not stop.is_set():
             key = KEYS[turns % len(KEYS)]
             if store.peek(key) is None:
-                store.keep(key, sealed(key, 100 * KIB, created=clock.now))
+                store.put(key, sealed(key, 100 * KIB, created=clock.now))
             turns += 1
             await asyncio.sleep(0)
 

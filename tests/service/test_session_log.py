@@ -28,7 +28,7 @@ def names(log: SessionLog) -> list[str]:
 def test_what_is_read_is_what_was_written_with_the_lines_that_others_added() -> None:
     log = log_of(Change("x.2", "rect", (Box(1, 2.5, 9, 9),)), click("x.3", 1.5))
     before = log.state.snapshot()
-    restored = Change("y.1", "restore", (before.since, before.mark, None, [(Point(1, 2, 1), "x.3")]))
+    restored = Change("y.1", "restore", (before.last_reset, before.mark, None, [(Point(1, 2, 1), "x.3")]))
     added = [restored, click("y.2"), Change("y.3", "undo")]
     read = SessionLog.from_bytes(log.to_bytes() + lines_of(added))
     for change in added:

@@ -119,7 +119,7 @@ async def test_what_is_no_image_is_not_remembered_as_one() -> None:
         for _ in range(2):
             with pytest.raises(BadImage):
                 await here.sources.locate(here.link(here.host.url()))
-        assert here.sources.bytes_held == 0
+        assert here.sources.bytes_fetched == 0
 
 
 async def test_how_a_file_is_read_is_part_of_the_image_and_not_of_the_address() -> None:
@@ -164,7 +164,7 @@ async def test_more_sources_are_for_whom_they_were_named() -> None:
         here.backend.hold = asyncio.Event()
         opening = asyncio.ensure_future(other.locate(here.link(more.url())))
         await here.backend.begun.wait()
-        assert here.sources.bytes_held == len(image_bytes(2))
+        assert here.sources.bytes_fetched == len(image_bytes(2))
         here.backend.hold.set()
         assert (await opening).image_id == keys.image_id(image_bytes(2))
         assert (await other.locate(here.link(here.host.url()))).image_id == ID

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
-from labeling_ground.inference.remote_status import EngineFigures
+from labeling_ground.inference.remote_status import EngineCounts
 from labeling_ground.service.counters import (
     CountersSnapshot,
     KindCounts,
@@ -14,11 +14,11 @@ from labeling_ground.service.counters import (
     TierCounts,
 )
 from labeling_ground.service.once import HedgeOutcome
-from labeling_ground.service.queues import ClassFigures
+from labeling_ground.service.queues import ClassCounters
 from labeling_ground.service.sums import add_up, go_on
 from labeling_ground.types import Kind, Outcome, Priority, StoreStats
 
-ENGINE = EngineFigures("encoder", "http://a:1", "m@1", "closed", "", 1, 0, 2, 0.5, 0.6, 100, 200, 3, 4)
+ENGINE = EngineCounts("encoder", "http://a:1", "m@1", "closed", "", 1, 0, 2, 0.5, 0.6, 100, 200, 3, 4)
 
 
 def tier(name: str, entries: int, **given: object) -> TierCounts:
@@ -32,7 +32,7 @@ def snapshot(scale: int, *tiers: TierCounts) -> CountersSnapshot:
     """One worker's figures, those of its own ``scale`` times as many as those of another."""
     asked = Counter({Outcome.HIT: scale})
     kind = KindCounts(hits=scale, misses=2 * scale, joined=1, seconds_saved=0.5 * scale, asked=asked)
-    classes = {Priority.INTERACTIVE: (scale, ClassFigures(scale, 1, 2.0, 0.5))}
+    classes = {Priority.INTERACTIVE: (scale, ClassCounters(scale, 1, 2.0, 0.5))}
     return CountersSnapshot(
         at=100.0,
         total=kind,
@@ -79,7 +79,7 @@ def test_each_workers_own_is_added_and_what_they_share_is_told_once() -> None:
     assert (disk.breaker, disk.errors, disk.skipped, disk.pending, disk.demoted) == ("open", {"late": 2}, 4, 6, 8)
     queue = found.queues["toy", "encoder"]
     assert (queue.running, queue.waiting, queue.turned_away, queue.typical_s) == (11, 11, 2, 5.0)
-    assert queue.classes == {Priority.INTERACTIVE: (11, ClassFigures(11, 2, 4.0, 1.0))}
+    assert queue.classes == {Priority.INTERACTIVE: (11, ClassCounters(11, 2, 4.0, 1.0))}
     engines = {engine.address: (engine.asks, engine.workers, engine.running) for engine in found.engines}
     assert engines == {"http://a:1": (11, 1, 4), "http://1:1": (3, 1, 2), "http://10:1": (3, 1, 2)}
     assert found.hedges == {(Kind.MASK, HedgeOutcome.USED): 11}

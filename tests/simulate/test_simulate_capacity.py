@@ -10,7 +10,7 @@ from labeling_ground.errors import BadSettings
 from labeling_ground.simulate.capacity import (
     PATIENCE_S,
     Costs,
-    Load,
+    DayLoad,
     Team,
     _most_at_once,
     day,
@@ -31,11 +31,11 @@ COSTS = Costs(0.5, 0.05, 2 << 20)
 
 
 @pytest.fixture(scope="module")
-def load() -> Load:
+def load() -> DayLoad:
     return day(TEAM)
 
 
-def test_what_is_computed_is_what_the_replay_of_the_servers_own_tiers_computes(load: Load) -> None:
+def test_what_is_computed_is_what_the_replay_of_the_servers_own_tiers_computes(load: DayLoad) -> None:
     events = synthesise(0, Work(mix="one", annotators=TEAM.annotators, hours=TEAM.hours))
     replayed = Replay(Setup("lru", UNBOUNDED, idle_s=TEAM.idle_s)).run(prepare(events))
     missed = Counter({kind: replayed.lookups[kind] - replayed.hits[kind] for kind in replayed.lookups})
@@ -51,7 +51,7 @@ def test_the_most_that_is_in_use_is_counted() -> None:
     assert _most_at_once(times, keys, 5.0) == counted
 
 
-def test_enough_engines_are_the_fewest_that_keep_the_promise(load: Load) -> None:
+def test_enough_engines_are_the_fewest_that_keep_the_promise(load: DayLoad) -> None:
     slow = replace(COSTS, encode_s=15.0)
     enough = fewest_encoders(load, TEAM, slow)
     assert enough.engines > 1
@@ -61,7 +61,7 @@ def test_enough_engines_are_the_fewest_that_keep_the_promise(load: Load) -> None
     assert clicks.p99_s <= 1.1 < decoders(load, replace(COSTS, decode_s=1.0), clicks.engines - 1).p99_s
 
 
-def test_a_job_keeps_no_person_waiting_for_more_than_what_runs(load: Load) -> None:
+def test_a_job_keeps_no_person_waiting_for_more_than_what_runs(load: DayLoad) -> None:
     alone = encoders(load, TEAM, COSTS, 1)
     beside = encoders(load, replace(TEAM, job_images=5000), COSTS, 1)
     assert beside.max_s <= alone.max_s + 2 * COSTS.encode_s
@@ -69,15 +69,15 @@ def test_a_job_keeps_no_person_waiting_for_more_than_what_runs(load: Load) -> No
     assert (alone.job_hours, beside.utilisation) == (0.0, alone.utilisation)
 
 
-def test_a_model_that_no_number_of_engines_serves_is_said(load: Load) -> None:
+def test_a_model_that_no_number_of_engines_serves_is_said(load: DayLoad) -> None:
     crowd = [Need(0.0, key, Priority.INTERACTIVE) for key in range(600)]
     with pytest.raises(BadSettings, match="More than 256 encoders"):
         fewest_encoders(replace(load, needs=crowd), TEAM, replace(COSTS, encode_s=10.0))
 
 
-def test_an_embedding_is_sent_once_while_its_decoder_keeps_it(load: Load) -> None:
+def test_an_embedding_is_sent_once_while_its_decoder_keeps_it(load: DayLoad) -> None:
     images = len({embedding for _, embedding in load.decodes})
-    assert resent(load, replace(COSTS, kept=100_000), 6) == images
-    assert resent(load, replace(COSTS, kept=1), 6) > 2 * images
+    assert resent(load, replace(COSTS, stored_embeddings=100_000), 6) == images
+    assert resent(load, replace(COSTS, stored_embeddings=1), 6) > 2 * images
     some = replace(load, decodes=[(0.0, 1), (1.0, 3), (2.0, 1), (3.0, 2), (4.0, 2)])
-    assert resent(some, replace(COSTS, kept=1), 2) == 4  # 1 and 3 share a decoder
+    assert resent(some, replace(COSTS, stored_embeddings=1), 2) == 4  # 1 and 3 share a decoder

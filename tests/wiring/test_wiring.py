@@ -59,7 +59,7 @@ async def test_auto_takes_an_installed_model_of_any_family(
         path = tmp_path / role
         path.write_bytes(role.encode())
         files.append((StoredFile(role, digest_of(path), path.stat().st_size, role, "by hand"), path))
-    store.keep(model, files, family=catalogue().model(model).family, own=False)
+    store.install(model, files, family=catalogue().model(model).family, own=False)
     monkeypatch.setattr(models, "choose_engine", Chosen)
     _, why = build_backend(settings(tmp_path))
     assert (taken, why) == ([model], "it was there")
@@ -119,7 +119,7 @@ def test_a_checkpoint_alone_is_of_no_use_without_torch(tmp_path: Path, monkeypat
     path = tmp_path / "weights"
     path.write_bytes(b"weights")
     store = ModelStore(tmp_path / "models")
-    store.keep(
+    store.install(
         "sam-vit-b", [(StoredFile(Role.CHECKPOINT, digest_of(path), 7, "w", "by hand"), path)], family="sam", own=False
     )
     assert list_models(settings(tmp_path))[0].name == "classical"

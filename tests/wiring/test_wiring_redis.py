@@ -59,7 +59,7 @@ async def test_a_notice_is_kept_for_as_long_as_an_entry_may_lie_on_a_disk() -> N
     store = build_redis(Settings(redis_url=URL, idle_s=86_400.0))
     assert isinstance(store, RedisStore)
     assert store.notices is not None
-    assert store.notices.keep_s >= 86_400.0
+    assert store.notices.log_s >= 86_400.0
     await store.aclose()
 
 

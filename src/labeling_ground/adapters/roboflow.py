@@ -24,7 +24,7 @@ from labeling_ground.adapters.images import (
     segment_sent,
 )
 from labeling_ground.api import responses
-from labeling_ground.api.adapter import Adapter, Endpoint, Problem
+from labeling_ground.api.adapter import Adapter, Endpoint, Failure
 from labeling_ground.api.requests import caller_of, pools_of, while_connected
 from labeling_ground.api.routes.concepts import check_limits
 from labeling_ground.api.state import AppState
@@ -35,8 +35,7 @@ from labeling_ground.key import canonical_concept
 from labeling_ground.sam.everything import keep_best
 from labeling_ground.service.concepts import ConceptAnswer
 from labeling_ground.service.predictor import PromptAsk
-from labeling_ground.types import Box as Corners
-from labeling_ground.types import Concept, Exemplar
+from labeling_ground.types import Box, Concept, Exemplar
 
 
 class SentPicture(BaseModel):
@@ -46,7 +45,7 @@ class SentPicture(BaseModel):
     value: str
 
 
-class Point(BaseModel):
+class SentPoint(BaseModel):
     """A click, in pixels; ``positive`` on the object."""
 
     x: FiniteFloat
@@ -54,7 +53,7 @@ class Point(BaseModel):
     positive: bool = True
 
 
-class Box(BaseModel):
+class SentBox(BaseModel):
     """A box by its centre and size, in pixels."""
 
     x: FiniteFloat
@@ -63,11 +62,11 @@ class Box(BaseModel):
     height: FiniteFloat
 
 
-class Prompt(BaseModel):
+class SentPrompt(BaseModel):
     """One object."""
 
-    points: list[Point] | None = None
-    box: Box | None = None
+    points: list[SentPoint] | None = None
+    box: SentBox | None = None
 
 
 class EmbedRequest(BaseModel):
@@ -88,7 +87,7 @@ class SegmentRequest(BaseModel):
 
     api_key: str | None = None
     image: SentPicture
-    prompts: list[Prompt]
+    prompts: list[SentPrompt]
     multimask_output: bool = True
     format: Literal["json", "polygon", "rle", "binary"] = "json"
     sam2_version_id: str | None = None
@@ -114,16 +113,16 @@ class Corner(BaseModel):
     x1: FiniteFloat | None = None
     y1: FiniteFloat | None = None
 
-    def box(self) -> Corners:
+    def box(self) -> Box:
         """The box.
 
         Raises:
             BadPrompt: it is given in neither way.
         """
         if self.x0 is not None and self.y0 is not None and self.x1 is not None and self.y1 is not None:
-            return Corners(self.x0, self.y0, self.x1, self.y1)
+            return Box(self.x0, self.y0, self.x1, self.y1)
         if self.x is not None and self.y is not None and self.width is not None and self.height is not None:
-            return Corners(self.x, self.y, self.x + self.width, self.y + self.height)
+            return Box(self.x, self.y, self.x + self.width, self.y + self.height)
         raise BadPrompt("A box of a visual prompt has x and y (its upper left corner), width and height; or x0 to y1.")
 
 
@@ -222,7 +221,7 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
     )
 
 
-def prompts_of(sent: Sequence[Prompt], image: OpenImage, *, multimask: bool) -> list[PromptAsk]:
+def prompts_of(sent: Sequence[SentPrompt], image: OpenImage, *, multimask: bool) -> list[PromptAsk]:
     """What the SDK's prompts ask for on an image."""
     return [
         PromptAsk(
@@ -234,7 +233,7 @@ def prompts_of(sent: Sequence[Prompt], image: OpenImage, *, multimask: bool) -> 
     ]
 
 
-def _corners(box: Box, image: OpenImage) -> Corners:
+def _corners(box: SentBox, image: OpenImage) -> Box:
     across, down = box.width / 2, box.height / 2
     return box_on(image, box.x - across, box.y - down, box.x + across, box.y + down)
 
@@ -287,5 +286,5 @@ def _endpoint(handle: Callable[[Request], Awaitable[Response]], *paths: str, lar
     return Endpoint("POST", both, handle, largest, _failure)
 
 
-def _failure(problem: Problem) -> tuple[int, dict[str, Any]]:
-    return problem.status, {"message": problem.detail, "code": problem.type}
+def _failure(failure: Failure) -> tuple[int, dict[str, Any]]:
+    return failure.status, {"message": failure.detail, "code": failure.type}

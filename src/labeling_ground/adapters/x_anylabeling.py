@@ -25,7 +25,7 @@ from labeling_ground.adapters.images import (
     segment_sent,
 )
 from labeling_ground.api import responses
-from labeling_ground.api.adapter import Adapter, Endpoint, Problem
+from labeling_ground.api.adapter import Adapter, Endpoint, Failure
 from labeling_ground.api.requests import caller_of, model_for, pools_of
 from labeling_ground.api.routes.concepts import check_limits, concepts_of
 from labeling_ground.api.state import AppState
@@ -214,10 +214,10 @@ def _shapes_of(
     ]
 
 
-def _failure(problem: Problem) -> tuple[int, dict[str, Any]]:
-    error = {"code": problem.type, "message": problem.detail}
-    return problem.status, {"success": False, "error": error, "data": {}}
+def _failure(failure: Failure) -> tuple[int, dict[str, Any]]:
+    error = {"code": failure.type, "message": failure.detail}
+    return failure.status, {"success": False, "error": error, "data": {}}
 
 
-def _harmless(problem: Problem) -> tuple[int, dict[str, Any]]:
-    return 200, {**_failure(problem)[1], "data": dict(_NOTHING)}
+def _harmless(failure: Failure) -> tuple[int, dict[str, Any]]:
+    return 200, {**_failure(failure)[1], "data": dict(_NOTHING)}

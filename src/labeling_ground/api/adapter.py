@@ -14,7 +14,7 @@ from starlette.types import Message, Send
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Failure:
     """A failure, as its problem body (RFC 9457) says it.
 
     Attributes:
@@ -32,9 +32,9 @@ class Problem:
     body: Mapping[str, Any]
 
 
-def as_problem(problem: Problem) -> tuple[int, dict[str, Any]]:
+def as_problem(failure: Failure) -> tuple[int, dict[str, Any]]:
     """The problem body unchanged: for a client that reads no field of it."""
-    return problem.status, dict(problem.body)
+    return failure.status, dict(failure.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Endpoint:
     paths: tuple[str, ...]
     handle: Callable[[Request], Awaitable[Response]]
     max_body_bytes: int | None = None
-    failure: Callable[[Problem], tuple[int, dict[str, Any]]] = as_problem
+    failure: Callable[[Failure], tuple[int, dict[str, Any]]] = as_problem
 
 
 async def nothing_to_close() -> None:
@@ -148,17 +148,17 @@ def _in_words(endpoint: Endpoint, start: Message, content: bytes) -> Sequence[Me
     return start, {"type": "http.response.body", "body": text}
 
 
-def _problem_of(status: int, content: bytes) -> Problem:
+def _problem_of(status: int, content: bytes) -> Failure:
     try:
         body = json.loads(content)
     except ValueError:
         body = None
     phrase = responses.get(status, "Failure")
     if not isinstance(body, dict) or "detail" not in body:
-        return Problem(status, phrase, phrase, "", {"status": status, "title": phrase, "detail": phrase})
+        return Failure(status, phrase, phrase, "", {"status": status, "title": phrase, "detail": phrase})
     # One that another server's answer brought along may lack the rest.
     title, kind = str(body.get("title", phrase)), str(body.get("type", ""))
-    return Problem(status, title, str(body["detail"]), kind.rpartition(":")[2], body)
+    return Failure(status, title, str(body["detail"]), kind.rpartition(":")[2], body)
 
 
 def install_endpoints(app: FastAPI, adapters: Sequence[Adapter]) -> EndpointTable:

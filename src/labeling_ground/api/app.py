@@ -215,7 +215,7 @@ def _limits(app_state: AppState) -> Limits:
         most_bytes=int(settings.max_body_bytes),
         bodies={"/v1/images": image + more, "/api/sam/image": base64 + more},
         most_held=int(settings.max_bytes_in_flight),
-        held_beside=lambda: app_state.predictor.prefetches.bytes + app_state.sources.bytes_held,
+        held_beside=lambda: app_state.predictor.prefetches.bytes + app_state.sources.bytes_fetched,
         beyond=settings.tenant_share,
         tenant_of=tenant_by(settings),
         silence_s=settings.receive_timeout_s,

@@ -5,9 +5,9 @@ from functools import partial
 
 from prometheus_client.core import CounterMetricFamily, GaugeHistogramMetricFamily, GaugeMetricFamily, Metric
 
-from labeling_ground.inference.remote_status import EngineFigures
+from labeling_ground.inference.remote_status import EngineCounts
 from labeling_ground.service.counters import SPREAD_S, CountersSnapshot, KindCounts, Spread, TierCounts
-from labeling_ground.service.queues import ClassFigures
+from labeling_ground.service.queues import ClassCounters
 
 Rows = Iterable[tuple[Sequence[str], float | None]]
 """A metric's label values, each with its number; what has none is left out."""
@@ -117,7 +117,7 @@ def _of_tiers(now: CountersSnapshot) -> Iterator[Metric]:
 
 
 def _of_queues(now: CountersSnapshot) -> Iterator[Metric]:
-    def each(value: Callable[[int, ClassFigures], float]) -> Rows:
+    def each(value: Callable[[int, ClassCounters], float]) -> Rows:
         return [
             ([model, name, priority.label], value(waiting, of_class))
             for (model, name), queue in now.queues.items()
@@ -143,7 +143,7 @@ def _of_engines(now: CountersSnapshot) -> Iterator[Metric]:
     if not now.engines:
         return
 
-    def each(value: Callable[[EngineFigures], float | None]) -> Rows:
+    def each(value: Callable[[EngineCounts], float | None]) -> Rows:
         return [([engine.half, engine.address], value(engine)) for engine in now.engines]
 
     labels, sent = "engine address", "Embeddings that it was sent, as it did not have them."

@@ -39,7 +39,7 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerFigures:
+class ServerSnapshot:
     """What a server counts: of one worker, or of all.
 
     Attributes:
@@ -55,7 +55,7 @@ class ServerFigures:
     sessions: frozenset[int] = frozenset()
 
 
-async def figures_of(app_state: AppState) -> ServerFigures:
+async def figures_of(app_state: AppState) -> ServerSnapshot:
     """What all workers of this server have counted, those that died included."""
     own = await _own_figures(app_state)
     peers = app_state.peers
@@ -63,7 +63,7 @@ async def figures_of(app_state: AppState) -> ServerFigures:
         return own
     each = [own, *(await peers.ask("figures")).values()]
     sessions = frozenset[int]().union(*(one.sessions for one in each))
-    return ServerFigures(
+    return ServerSnapshot(
         replace(add_up([one.counters for one in each]), sessions=len(sessions)),
         _summed(family for one in each for family in one.requests),
         tuple(sorted((worker for one in each for worker in one.workers), key=lambda worker: worker.number)),
@@ -134,7 +134,7 @@ async def answer_peers(app_state: AppState, peers: Peers, health: Callable[[], M
     async def settings() -> Mapping[str, Any]:
         return app_state.runtime_settings.changed
 
-    async def figures() -> ServerFigures:
+    async def figures() -> ServerSnapshot:
         return await _own_figures(app_state)
 
     async def history(since: float) -> NDArray[Any]:
@@ -153,7 +153,7 @@ async def answer_peers(app_state: AppState, peers: Peers, health: Callable[[], M
         break
 
 
-async def _own_figures(app_state: AppState) -> ServerFigures:
+async def _own_figures(app_state: AppState) -> ServerSnapshot:
     """This worker's, on top of its predecessor's; a successor starts from no less than what was told."""
     peers = app_state.peers
     loaded = {served.model: served.predictor for served in app_state.models.loaded.values()}
@@ -170,8 +170,8 @@ async def _own_figures(app_state: AppState) -> ServerFigures:
     )
     requests = tuple(app_state.metrics.registry.collect())
     if peers is None:
-        return ServerFigures(counters, requests)
-    past: ServerFigures | None = peers.past
+        return ServerSnapshot(counters, requests)
+    past: ServerSnapshot | None = peers.past
     if past is not None:
         counters = go_on(counters, past.counters)
         requests = _summed([*requests, *past.requests])
@@ -183,7 +183,7 @@ async def _own_figures(app_state: AppState) -> ServerFigures:
         time.process_time(),
     )
     names = frozenset(zlib.crc32(repr(name).encode()) for name, _ in app_state.sessions.table.items())
-    figures = ServerFigures(counters, requests, (worker,), names)
+    figures = ServerSnapshot(counters, requests, (worker,), names)
     peers.note(figures)
     return figures
 

@@ -15,7 +15,7 @@ class Claim(StrEnum):
     """It is ours, until it expires."""
     TAKEN = "taken"
     """Somebody else holds it, and will tell when it is released."""
-    KEPT = "kept"
+    STORED = "stored"
     """The shared tier has the value already: there is nothing to compute."""
     FULL = "full"
     """The shared tier has no room for a lease: whoever asked computes without one."""
@@ -30,7 +30,7 @@ class Leases(Protocol):
     """
 
     async def take(self, key: str, token: str, seconds: float, priority: Priority = Priority.INTERACTIVE) -> Claim:
-        """Take the lease for so many seconds, unless it is taken, or the value is kept: one step, nothing in between.
+        """Take the lease for so many seconds, unless it is taken or the value is stored: one step, nothing in between.
 
         ``token`` is random, and the holder's alone. ``priority`` is the class of who asks: where the lease is taken,
         its holder can learn it.

@@ -113,7 +113,7 @@ class ShadowCaches:
         self._young: dict[int, float] = {}
         self._old: dict[int, float] = {}
         # Of the sampled images: when what memory holds was computed, and when it was used.
-        self._held: dict[str, tuple[float, float]] = {}
+        self._stored: dict[str, tuple[float, float]] = {}
         # Hits that the shadow caches are not told of yet: the record, and when it was used by both clocks.
         self._hits: list[tuple[Record, float, float]] = []
         self._decoded = ""  # key of the logits that come with the last mask: one computation, which counts once
@@ -128,7 +128,7 @@ class ShadowCaches:
     def evicted(self, key: str, reason: str, used: float) -> None:
         """An entry leaves the memory tier, which had been used last at a time."""
         self._catch_up()
-        self._held.pop(key, None)
+        self._stored.pop(key, None)
         if reason == Reason.BUDGET:
             self._young[hash(key)] = used
             if len(self._young) >= self._most_digests // 2:
@@ -155,36 +155,36 @@ class ShadowCaches:
                 self._use(key, record.entry, at, used, in_memory=True)
             last[key] = (used, at, 0 if found is None else found[2] + 1)
         for key, (used, at, times) in last.items():
-            if times and key in self._held:
-                self._held[key] = self._held[key][0], at
+            if times and key in self._stored:
+                self._stored[key] = self._stored[key][0], at
                 for cache in self._caches:
                     cache.store.peek(key, used, times)
 
     def _use(self, key: str, entry: Entry, at: float, used: float | None = None, *, in_memory: bool) -> None:
         if not self._in_sample(key) or entry.kind is Kind.EMBEDDING_INT8:  # a larger memory would have had the full one
             return
-        self._held[key] = entry.created, at
+        self._stored[key] = entry.created, at
         without = [cache for cache in self._caches if cache.store.peek(key, used) is None]
         if in_memory and entry.kind is not Kind.IMAGE:
             for cache in without:
                 cache.seconds_saved -= entry.cost / self.sampled
         self._insert(without, key, entry, used)
 
-    def arriving(self, key: str, entry: Entry, *, held: bool, computed: bool) -> None:
-        """An entry comes into memory from a tier below, or was computed; ``held``: it is there already.
+    def arriving(self, key: str, entry: Entry, *, is_stored: bool, computed: bool) -> None:
+        """An entry comes into memory from a tier below, or was computed; ``is_stored``: it is there already.
 
-        A mask comes before its logits. Where one is held and was computed again, the other was missing.
+        A mask comes before its logits. Where one is stored and was computed again, the other was missing.
         """
         self._catch_up()
         if not computed:
             self._use(key, entry, self._clock(), in_memory=False)
             return
-        self._count_recomputed(key, entry, held)
+        self._count_recomputed(key, entry, is_stored)
         if not self._in_sample(key):
             return
-        self._held[key] = entry.created, self._clock()
+        self._stored[key] = entry.created, self._clock()
         without = [cache for cache in self._caches if cache.store.peek(key) is None]
-        if not (entry.kind is Kind.IMAGE or held or (entry.kind is Kind.LOGITS and self._decoded == key)):
+        if not (entry.kind is Kind.IMAGE or is_stored or (entry.kind is Kind.LOGITS and self._decoded == key)):
             for cache in self._caches:
                 if cache not in without:
                     cache.hits += 1 / self.sampled
@@ -204,15 +204,15 @@ class ShadowCaches:
 
     def estimates(self) -> Sequence[ShadowCache]:
         """The shadow caches, where their figures tell something: none, if the sample has too few images."""
-        enough = self.sampled == 1.0 or len({keys.group_of(key) for key in self._held}) >= _FEWEST_IMAGES
+        enough = self.sampled == 1.0 or len({keys.group_of(key) for key in self._stored}) >= _FEWEST_IMAGES
         return self.caches if enough else ()
 
     def spread(self, memory: MemoryStore) -> list[tuple[float, float]]:
         """Seconds since creation and since last use, of the sampled entries that the memory tier holds."""
         self._catch_up()
         now = self._clock()
-        self._held = {key: times for key, times in self._held.items() if key in memory}  # the others were refused
-        return [(now - created, now - used) for created, used in self._held.values()]
+        self._stored = {key: times for key, times in self._stored.items() if key in memory}  # the others were refused
+        return [(now - created, now - used) for created, used in self._stored.values()]
 
     def sweep(self) -> None:
         """Let go what has expired."""
@@ -248,16 +248,16 @@ class ShadowCaches:
             # What is admitted is what the whole would admit: a sample of its images has entries as large.
             cache.store.largest = whole // PARTS
 
-    def _count_recomputed(self, key: str, entry: Entry, held: bool) -> None:
+    def _count_recomputed(self, key: str, entry: Entry, is_stored: bool) -> None:
         kind = entry.kind
         is_second = kind is Kind.LOGITS and key == self._decoded
         if kind is Kind.MASK:
-            self._decoded = "" if held else key.replace(f"/{Kind.MASK}/", f"/{Kind.LOGITS}/", 1)
+            self._decoded = "" if is_stored else key.replace(f"/{Kind.MASK}/", f"/{Kind.LOGITS}/", 1)
         digest = hash(key)
         at = self._young.pop(digest, None)
         if at is None:
             at = self._old.pop(digest, None)
-        if at is None or held or is_second or kind is Kind.IMAGE:
+        if at is None or is_stored or is_second or kind is Kind.IMAGE:
             return
         if self._idle_s is not None and self._clock() - at >= self._idle_s:
             return  # with any budget it would have been idle for too long
@@ -284,7 +284,7 @@ class ShadowCaches:
                 for key, _ in cache.store.uses(math.inf):
                     if not self._in_sample(key):
                         sum(cache.store.purge(key))
-            self._held = {key: times for key, times in self._held.items() if self._in_sample(key)}
+            self._stored = {key: times for key, times in self._stored.items() if self._in_sample(key)}
             self._set_budget(self._budget)
             if self.sampled < 16.0**-_HEX:
                 break

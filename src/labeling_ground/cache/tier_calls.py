@@ -97,13 +97,13 @@ class TierHealth:
 class Call:
     """One call to the tier, and how far it is."""
 
-    __slots__ = ("_news", "has_begun", "has_ended", "limit", "since", "started")
+    __slots__ = ("_news", "has_begun", "has_ended", "last_step_at", "limit", "started")
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
         """Seconds that the tier may take."""
         self._news: asyncio.Future[None] | None = None
-        self.since = asyncio.get_running_loop().time()
+        self.last_step_at = asyncio.get_running_loop().time()
         """When it was made, or the tier began with it, or was through with it: what came last, by the loop's clock."""
         self.has_begun = False
         self.has_ended = False
@@ -114,10 +114,10 @@ class Call:
         """Wait for the task that makes the call: each step of that may take the limit. Whether the task is done."""
         loop = asyncio.get_running_loop()
         while True:
-            since = self.since
-            if not task.done() and since + self.limit > loop.time():
+            last_step_at = self.last_step_at
+            if not task.done() and last_step_at + self.limit > loop.time():
                 self._news = loop.create_future()
-                timer = loop.call_at(since + self.limit, self.wake)
+                timer = loop.call_at(last_step_at + self.limit, self.wake)
                 try:
                     await self._news
                 finally:
@@ -125,7 +125,7 @@ class Call:
             for _ in range(_TURNS):
                 if task.done():
                     return True
-                if self.since != since:
+                if self.last_step_at != last_step_at:
                     break
                 await asyncio.sleep(0)
             else:
@@ -234,13 +234,13 @@ class TierCalls:
         try:
             try:
                 async with self._places or _AT_ONCE:
-                    call.started, call.since, call.has_begun = self.clock(), now(), True
+                    call.started, call.last_step_at, call.has_begun = self.clock(), now(), True
                     self._working.add(call)
                     try:
                         answer = await work()
                     finally:
                         self._working.discard(call)
-                        call.since, call.has_ended = now(), True
+                        call.last_step_at, call.has_ended = now(), True
                 self._answered(call)
                 return answer if receive is None else await receive(call, answer)
             except DamagedEntry as error:

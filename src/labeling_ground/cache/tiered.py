@@ -65,7 +65,7 @@ class Touches:
 class TieredStore:
     """Memory, then the lower tiers in order.
 
-    What is found below is promoted to memory. What is kept goes to memory at once and to the lower tiers behind the
+    What is found below is promoted to memory. What is put goes to memory at once and to the lower tiers behind the
     caller's back. So what leaves memory for want of room is in the next tier already, as a rule; where it is not any
     more, and is worth it, it is written there again, as what was used last when it was here.
 
@@ -153,13 +153,13 @@ class TieredStore:
         Args:
             key: what to look for.
             deadline_s: how long each tier may take, where the default would not do.
-            unreachable: raised where the last tier, which has all that is kept below memory, failed to answer.
+            unreachable: raised where the last tier, which has all that is stored below memory, failed to answer.
         """
         unanswered: list[Exception | None] = []
-        purged = self.purges.count
+        purge_count = self.purges.count
 
         def promote(entry: Entry) -> None:
-            if not self.purges.meant_since(key, purged):
+            if not self.purges.meant_since(key, purge_count):
                 self._promote(key, entry)
 
         note = partial(unanswered.append, unreachable)
@@ -171,16 +171,16 @@ class TieredStore:
             raise unreachable
         return None
 
-    def keep(self, key: str, entry: Entry, purged: int | None = None) -> bool:
-        """Keep a result in the tiers that its kind belongs to.
+    def put(self, key: str, entry: Entry, purge_count: int | None = None) -> bool:
+        """Store a result in the tiers that its kind belongs to. Returns whether that was done.
 
         Args:
             key: its key.
             entry: the result.
-            purged: ``purges.count`` when the computation began. A result whose image or model was purged since then is
-                not kept: the purge meant it too.
+            purge_count: ``purges.count`` when the computation began. A result whose image or model was purged since
+                then is not stored: the purge meant it too.
         """
-        if (purged is not None and self.purges.meant_since(key, purged)) or self.purges.is_under_way(key):
+        if (purge_count is not None and self.purges.meant_since(key, purge_count)) or self.purges.is_under_way(key):
             return False
         if entry.kind is Kind.LOGITS or not self.lower:
             self.memory.insert(key, weighed_in_memory(entry))
@@ -194,8 +194,8 @@ class TieredStore:
             tier.queue.write(key, entry)
         return True
 
-    def keeps(self, key: str, kind: Kind, size: int) -> bool:
-        """Whether what was just handed to ``keep`` has a place: it is in memory, or not too large for a tier."""
+    def has_room_for(self, key: str, kind: Kind, size: int) -> bool:
+        """Whether a value just handed to ``put`` is in memory, or not too large for one of the tiers of its kind."""
         if key in self.memory:
             return True
         lower = self.lower[-1:] if kind is Kind.IMAGE else self.lower
@@ -231,7 +231,7 @@ class TieredStore:
     ) -> int:
         """Purge from all tiers. How many keys went, each counted once per tier.
 
-        That takes a while, in which nothing that it means is kept.
+        That takes a while, in which nothing that the pattern means is stored.
 
         Args:
             pattern: what to purge.
@@ -278,7 +278,7 @@ class TieredStore:
         return figures
 
     async def drain(self) -> None:
-        """Wait until the lower tiers have everything that was kept."""
+        """Wait until the lower tiers have everything that was put."""
         for tier in self.lower:
             await tier.queue.drain()
 

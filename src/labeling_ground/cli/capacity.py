@@ -11,10 +11,10 @@ from labeling_ground.cli.common import data, json_option, settings_with, show
 from labeling_ground.models.catalogue import catalogue
 from labeling_ground.simulate.capacity import (
     CLICK_PATIENCE_S,
-    KEPT,
     PATIENCE_S,
+    STORED_EMBEDDINGS,
     Costs,
-    Load,
+    DayLoad,
     Team,
     day,
     encoders,
@@ -107,7 +107,7 @@ def capacity(
         show(f"- {sentence}")
 
 
-def _row(team: Team, costs: Costs, load: Load, decoders: int, prices: dict[str, float]) -> _Row:
+def _row(team: Team, costs: Costs, load: DayLoad, decoders: int, prices: dict[str, float]) -> _Row:
     encoding = fewest_encoders(load, team, costs)
     lost = encoders(load, team, costs, encoding.engines - 1) if encoding.engines > 1 else None
     decoding = fewest_decoders(load, costs)
@@ -115,7 +115,7 @@ def _row(team: Team, costs: Costs, load: Load, decoders: int, prices: dict[str, 
     embeddings, masks = load.peak_entries
     embedding_bytes = costs.embedding_bytes
     cache = embeddings * (embedding_bytes + costs.image_bytes) + masks * MASK_BYTES
-    store = min(costs.kept * decoders, embeddings) * 2 * embedding_bytes  # in fp32
+    store = min(costs.stored_embeddings * decoders, embeddings) * 2 * embedding_bytes  # in fp32
     new = load.encodes
     per_s = 1 / (load.seconds * 1e6)
     proxy_core_s = load.clicks * CLICK_CORE_S + (load.opens + new) * OPEN_CORE_S
@@ -184,7 +184,7 @@ def _assumptions(
         "jobs. Nothing that runs is stopped. Batches on a GPU would need fewer engines for jobs.",
         "Engines are enough when 99 of 100 people who wait have their image in one encode and "
         f"{PATIENCE_S:g} s, decoder cores when 99 of 100 new clicks take one decode and {CLICK_PATIENCE_S:g} s.",
-        f"Each image's clicks go to one of {decoders} decoders, which keeps {KEPT} embeddings.",
+        f"Each image's clicks go to one of {decoders} decoders, which keeps {STORED_EMBEDDINGS} embeddings.",
         f"A proxy takes {1e3 * CLICK_CORE_S:g} ms of a core for a new click (measured: bench/results/serving_sam.md) "
         f"and {1e3 * OPEN_CORE_S:g} ms for a new image (an estimate: it is decoded, resized and sent), and has "
         f"{BUSY:.0%} of its cores busy in the busiest minute.",

@@ -36,7 +36,7 @@ _LIBRARIES = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorCheck:
     """One thing that was looked at."""
 
     name: str
@@ -77,8 +77,8 @@ def doctor(cache_dir: Path | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _machine() -> Finding:
-    return Finding(
+def _machine() -> DoctorCheck:
+    return DoctorCheck(
         "machine",
         sys.version_info >= (3, 11),
         f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}, "
@@ -86,22 +86,22 @@ def _machine() -> Finding:
     )
 
 
-def _libraries() -> list[Finding]:
+def _libraries() -> list[DoctorCheck]:
     findings = []
     for name in _LIBRARIES:
         try:
-            findings.append(Finding(name, ok=True, text=importlib.metadata.version(name)))
+            findings.append(DoctorCheck(name, ok=True, text=importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
-            findings.append(Finding(name, ok=False, text="not installed: run 'make setup'"))
+            findings.append(DoctorCheck(name, ok=False, text="not installed: run 'make setup'"))
     return findings
 
 
-async def _engine(settings: Settings) -> tuple[Finding, Backend | None]:
+async def _engine(settings: Settings) -> tuple[DoctorCheck, Backend | None]:
     """How the engine does, and the engine, closed, where there is one."""
     try:
         backend, chosen = await asyncio.to_thread(build_backend, settings)
     except LabelingGroundError as error:
-        return Finding("engine", ok=False, text=str(error)), None
+        return DoctorCheck("engine", ok=False, text=str(error)), None
     pixels = np.zeros((96, 128, 3), dtype=np.uint8)
     pixels[24:72, 32:96] = 200
     try:
@@ -111,7 +111,7 @@ async def _engine(settings: Settings) -> tuple[Finding, Backend | None]:
         await backend.decode([(embedding, Prompt((Point(64.0, 48.0, 1),)))])
         decoded = time.perf_counter()
     except LabelingGroundError as error:
-        return Finding("engine", ok=False, text=f"{backend.info.version}: {error}"), backend
+        return DoctorCheck("engine", ok=False, text=f"{backend.info.version}: {error}"), backend
     finally:
         await backend.aclose()
     why = chosen.rstrip(".") or "it needs no weights"
@@ -119,59 +119,59 @@ async def _engine(settings: Settings) -> tuple[Finding, Backend | None]:
         f"{backend.info.version} (the setting 'model' is {settings.model!r}; {why}): a first test image took "
         f"{(encoded - started) * 1e3:.0f} ms to encode, {(decoded - encoded) * 1e3:.0f} ms to decode"
     )
-    return Finding("engine", ok=True, text=f"{text}. {backend.info.note}".strip()), backend
+    return DoctorCheck("engine", ok=True, text=f"{text}. {backend.info.note}".strip()), backend
 
 
-async def _disk(settings: Settings) -> Finding:
+async def _disk(settings: Settings) -> DoctorCheck:
     try:
         store = build_disk(settings)
         if store is None:
-            return Finding("disk tier", ok=True, text="switched off")
+            return DoctorCheck("disk tier", ok=True, text="switched off")
         await store.aclose()  # not opened, which would make the folder, but looked at from outside
         folder = settings.folder("cache_dir")
         if why := await asyncio.to_thread(obstacle, folder):
-            return Finding("disk tier", ok=False, text=why)
+            return DoctorCheck("disk tier", ok=False, text=why)
         stats = await asyncio.to_thread(look, folder, int(settings.disk_bytes))
     except LabelingGroundError as error:
-        return Finding("disk tier", ok=False, text=str(error))
+        return DoctorCheck("disk tier", ok=False, text=str(error))
     text = (
         f"{folder}: {stats.entries} entries, {megabytes(stats.bytes)} of {megabytes(stats.budget)}, "
         f"{megabytes(shutil.disk_usage(nearest(folder)).free)} free on its file system"
     )
-    return Finding("disk tier", ok=True, text=text)
+    return DoctorCheck("disk tier", ok=True, text=text)
 
 
-async def _redis(settings: Settings) -> Finding:
+async def _redis(settings: Settings) -> DoctorCheck:
     try:
         connection = connect_redis(settings)
     except LabelingGroundError as error:
-        return Finding("redis tier", ok=False, text=str(error))
+        return DoctorCheck("redis tier", ok=False, text=str(error))
     if connection is None:
-        return Finding("redis tier", ok=True, text="not used (redis_url is not set)")
+        return DoctorCheck("redis tier", ok=True, text="not used (redis_url is not set)")
     try:
         text, remarks = await examine(connection)
     except LabelingGroundError as error:
-        return Finding("redis tier", ok=False, text=str(error))
+        return DoctorCheck("redis tier", ok=False, text=str(error))
     finally:
         await connection.aclose()
     advice = tuple(remark.text for remark in remarks)
-    return Finding("redis tier", not any(remark.fatal for remark in remarks), text, advice)
+    return DoctorCheck("redis tier", not any(remark.fatal for remark in remarks), text, advice)
 
 
-def _memory(settings: Settings, backend: Backend | None) -> Finding:
+def _memory(settings: Settings, backend: Backend | None) -> DoctorCheck:
     try:
         remark = check_room(settings, backend)
     except LabelingGroundError as error:
-        return Finding("memory tier", ok=False, text=str(error))
+        return DoctorCheck("memory tier", ok=False, text=str(error))
     text = f"{megabytes(settings.memory_bytes)}, policy {settings.policy}"
-    return Finding("memory tier", ok=True, text=text, advice=(remark,) if remark else ())
+    return DoctorCheck("memory tier", ok=True, text=text, advice=(remark,) if remark else ())
 
 
-def _access(settings: Settings) -> Finding:
+def _access(settings: Settings) -> DoctorCheck:
     if settings.api_keys:
-        return Finding(
+        return DoctorCheck(
             "access",
             ok=True,
             text=f"{len(settings.api_keys)} API keys, each with its own namespace",
         )
-    return Finding("access", ok=True, text=f"open to whoever reaches {settings.host} port {settings.port}")
+    return DoctorCheck("access", ok=True, text=f"open to whoever reaches {settings.host} port {settings.port}")

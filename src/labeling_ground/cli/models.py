@@ -29,7 +29,7 @@ from labeling_ground.models.archive import archive as write_archive
 from labeling_ground.models.brought import add_folder
 from labeling_ground.models.catalogue import CatalogueModel, Format, Role, catalogue
 from labeling_ground.models.disk import digest_of
-from labeling_ground.models.download import State, Step
+from labeling_ground.models.download import PullState, PullStep
 from labeling_ground.models.export.run import check_installed
 from labeling_ground.models.export.run import export as export_checkpoint
 from labeling_ground.models.manifests import InstalledModel, StoredFile
@@ -174,7 +174,7 @@ def export(name: str, checkpoint: Path | None, models_dir: Path | None) -> None:
             (StoredFile(role, digest_of(path), path.stat().st_size, path.name, "exported"), path)
             for role, path in made.items()
         ]
-        store.keep(name, files, family=report.family, own=name not in store.known)
+        store.install(name, files, family=report.family, own=name not in store.known)
     say(
         f"{name} is exported in {report.seconds:.0f} s; its files differ from torch by {report.max_abs_error:.1e} at "
         f"most. Serve it: labeling-ground serve --model {name}"
@@ -315,15 +315,15 @@ class _Bars:
             console=Console(stderr=True),
         )
 
-    def __enter__(self) -> Callable[[Step], None]:
+    def __enter__(self) -> Callable[[PullStep], None]:
         self._progress.start()
         return self._show
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def _show(self, step: Step) -> None:
-        if step.state is State.WAITING:
+    def _show(self, step: PullStep) -> None:
+        if step.state is PullState.WAITING:
             say(f"Another process pulls {self._name}; waiting for it.")
         if step.artifact is None:
             return
@@ -331,7 +331,7 @@ class _Bars:
             label = f"{self._name} {step.artifact.role}"
             self._tasks[step.artifact.sha256] = self._progress.add_task(label, total=step.total)
         self._progress.update(self._tasks[step.artifact.sha256], completed=step.done, total=step.total)
-        if step.state is State.RETRYING:
+        if step.state is PullState.RETRYING:
             self._progress.console.print(f"{step.artifact.file}: {step.note}", markup=False, highlight=False)
 
 

@@ -137,8 +137,8 @@ class _Watched:
     due: float = 0.0
     pause_s: float = field(default=_PAUSE_S)
 
-    def keep(self) -> None:
-        """Start it if it is not running and its pause is over.
+    def restart_if_ended(self) -> None:
+        """Start the process if it does not run and its pause is over; kill one that hangs.
 
         Raises:
             SystemExit: it cannot start.
@@ -199,7 +199,7 @@ class _Processes:
             raise _Stopped
         wait([watched.process.sentinel for watched in self._watched if watched.process is not None], _LOOK_S)
         for watched in self._watched:
-            watched.keep()
+            watched.restart_if_ended()
 
     def _start_engine(self) -> None:
         hint = "It is a port for the engine, on this machine only."
@@ -211,7 +211,7 @@ class _Processes:
         def start() -> SpawnProcess:
             return _started(_run_engine, settings, listeners, ready, beats)
 
-        self._keep("the engine", start, ready, beats)
+        self._watch("the engine", start, ready, beats)
         urls = {"encoder_url": asks, "decoder_url": asks}
         urls |= {"encoder_management_url": management, "decoder_management_url": management}
         self._settings = settings.model_copy(update=urls)
@@ -224,9 +224,9 @@ class _Processes:
             share = share_of_worker(self._settings, number)
             return _started(_work, share, number, self._folder, self._listener, greet, ready, beats)
 
-        self._keep(f"worker {number}", start, ready, beats)
+        self._watch(f"worker {number}", start, ready, beats)
 
-    def _keep(self, name: str, start: Callable[[], SpawnProcess], ready: Any, beats: _Beats) -> None:
+    def _watch(self, name: str, start: Callable[[], SpawnProcess], ready: Any, beats: _Beats) -> None:
         self._watched.append(_Watched(name, start, beats, self._settings.worker_silence_s))
         while not ready.is_set():
             self._look()

@@ -39,7 +39,7 @@ Precision = Literal["fp16", "fp32"]
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class OpenedFrame:
     """An opened value: what ``seal`` was given, tensors as read-only views on the bytes."""
 
     key: str
@@ -100,7 +100,7 @@ def seal(
     return Entry(kind, MAGIC + _checksum(body) + body, cost, created)
 
 
-def unseal(value: bytes, key: str) -> Frame:
+def unseal(value: bytes, key: str) -> OpenedFrame:
     """Open a value that was verified before, or that never left this process.
 
     Raises:
@@ -118,7 +118,7 @@ def unseal(value: bytes, key: str) -> Frame:
             tensors[name] = np.frombuffer(
                 value, dtype=np.dtype(dtype).newbyteorder("<"), count=count, offset=start + offset
             ).reshape(shape)
-        return Frame(
+        return OpenedFrame(
             header["key"],
             Kind(header["kind"]),
             header["cost"],
@@ -131,7 +131,7 @@ def unseal(value: bytes, key: str) -> Frame:
         raise DamagedEntry(f"The value under {key} has a damaged header.") from error
 
 
-def verify(value: bytes, key: str) -> Frame:
+def verify(value: bytes, key: str) -> OpenedFrame:
     """Check that a value is complete, unchanged and the one that belongs to the key, and open it.
 
     Raises:

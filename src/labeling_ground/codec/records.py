@@ -395,7 +395,7 @@ def _masks_table(masks: Sequence[tuple[int, CachedMask, Sequence[float]]]) -> di
     }
 
 
-def _masks_in(opened: frame.Frame) -> Iterator[tuple[int, CachedMask, list[float]]]:
+def _masks_in(opened: frame.OpenedFrame) -> Iterator[tuple[int, CachedMask, list[float]]]:
     """What ``_masks_table`` was given."""
     counts = opened.tensors["counts"].tobytes().decode("ascii")
     start = 0

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
-class EngineFigures:
+class EngineCounts:
     """One engine, as last seen. ``None`` is what is not known.
 
     Attributes:
@@ -55,6 +55,6 @@ class RemoteStatus(Protocol):
         """Why which engine of several is not asked now: sentences by the engine's half and address."""
         ...
 
-    def engines(self) -> Sequence[EngineFigures]:
+    def engines(self) -> Sequence[EngineCounts]:
         """The engines."""
         ...

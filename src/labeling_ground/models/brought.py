@@ -40,4 +40,4 @@ def add_folder(store: ModelStore, folder: Path, *, name: str, family: str | None
         for role, path in files.items():
             copy = copies.enter_context(store.scratch())
             taken.append((StoredFile(role, *copied(path, copy), path.name, "by hand"), copy))
-        store.keep(name, taken, family=known, own=own)
+        store.install(name, taken, family=known, own=own)

@@ -34,7 +34,7 @@ _SLACK = 1 << 20
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class State(StrEnum):
+class PullState(StrEnum):
     """What a pull is doing."""
 
     WAITING = "waiting"
@@ -48,7 +48,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PullStep:
     """How far a pull is.
 
     Attributes:
@@ -59,7 +59,7 @@ class Step:
         note: a sentence for people, or nothing.
     """
 
-    state: State
+    state: PullState
     artifact: Artifact | None = None
     done: int = 0
     total: int = 0
@@ -102,7 +102,9 @@ class _StartAnewError(Exception):
         self.ranges = ranges
 
 
-def download(artifact: Artifact, url: str, path: Path, retries: RetryPolicy, report: Callable[[Step], None]) -> None:
+def download(
+    artifact: Artifact, url: str, path: Path, retries: RetryPolicy, report: Callable[[PullStep], None]
+) -> None:
     """Make ``path`` hold exactly the artifact's bytes. What it holds already is used if it is a beginning of them.
 
     After any failure but wrong bytes, and after an interruption, what came stays in ``path``, and calling this again
@@ -112,7 +114,7 @@ def download(artifact: Artifact, url: str, path: Path, retries: RetryPolicy, rep
         PullFailed: it could not be had; the sentence says why and what to do.
     """
     with Part(path) as part:
-        part.take_in(lambda: report(Step(State.CHECKING, artifact, part.size, artifact.about_bytes)))
+        part.take_in(lambda: report(PullStep(PullState.CHECKING, artifact, part.size, artifact.about_bytes)))
         transfer = _Transfer(artifact, url, part, retries, report)
         failures, furthest, begun_anew = 0, part.size, 0
         while part.sha256 != artifact.sha256:
@@ -133,7 +135,7 @@ def download(artifact: Artifact, url: str, path: Path, retries: RetryPolicy, rep
                     raise PullFailed(_given_up(artifact, url, failures, str(trouble), part.size)) from None
                 pause = trouble.pause_s or min(retries.backoff_s * 2 ** (failures - 1), LONGEST_PAUSE_S)
                 note = f"{trouble}; trying again in {pause:.0f} s"
-                report(Step(State.RETRYING, artifact, part.size, artifact.about_bytes, note))
+                report(PullStep(PullState.RETRYING, artifact, part.size, artifact.about_bytes, note))
                 retries.sleep(pause)
             else:
                 if part.sha256 == artifact.sha256:
@@ -151,7 +153,7 @@ class _Transfer:
     """The asking: one request after another for one file."""
 
     def __init__(
-        self, artifact: Artifact, url: str, part: Part, retries: RetryPolicy, report: Callable[[Step], None]
+        self, artifact: Artifact, url: str, part: Part, retries: RetryPolicy, report: Callable[[PullStep], None]
     ) -> None:
         self.artifact = artifact
         self.url = url
@@ -268,7 +270,7 @@ class _Transfer:
 
     def _read(self, answer: http.client.HTTPResponse, total: int | None) -> None:
         part, shown = self.part, total or self.artifact.about_bytes
-        self.report(Step(State.DOWNLOADING, self.artifact, part.size, shown))
+        self.report(PullStep(PullState.DOWNLOADING, self.artifact, part.size, shown))
         while total is None or part.size < total:
             try:
                 # read1 and not read: what has come is written down before more is waited for.
@@ -280,7 +282,7 @@ class _Transfer:
             if not chunk:
                 break
             part.append(chunk)
-            self.report(Step(State.DOWNLOADING, self.artifact, part.size, shown))
+            self.report(PullStep(PullState.DOWNLOADING, self.artifact, part.size, shown))
             if part.size > self._most:
                 part.discard()
                 raise PullFailed(

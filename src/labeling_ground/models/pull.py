@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 from labeling_ground.errors import BadSettings, shown_url
 from labeling_ground.models.catalogue import Artifact, CatalogueModel, Format
 from labeling_ground.models.disk import check_room, digest_of, disk_trouble, existing
-from labeling_ground.models.download import RetryPolicy, State, Step, download
+from labeling_ground.models.download import PullState, PullStep, RetryPolicy, download
 from labeling_ground.models.manifests import InstalledModel
 from labeling_ground.models.store import ModelStore, is_here, stored_from
 
@@ -31,7 +31,7 @@ def pull(
     *,
     as_format: Format | None = None,
     mirror: str | None = None,
-    progress: Callable[[Step], None] | None = None,
+    progress: Callable[[PullStep], None] | None = None,
     timeout_s: float = 30.0,
     attempts: int = 5,
     backoff_s: float = 1.0,
@@ -63,18 +63,18 @@ def pull(
     tell = progress or _nothing
     wanted = model.files(as_format)
     addresses = {artifact.sha256: mirror_address(mirror, artifact) for artifact in wanted}
-    with store.pulling(model.name, waiting=lambda: tell(Step(State.WAITING))):
+    with store.pulling(model.name, waiting=lambda: tell(PullStep(PullState.WAITING))):
         here = store.get(model.name)
         if here is None or not is_here(here, model, as_format):
             retries = RetryPolicy(
                 timeout_s, attempts, backoff_s, sleep, lambda: disk_usage(existing(store.folder)).free
             )
-            missing = [artifact for artifact in wanted if not _is_kept(store, artifact)]
+            missing = [artifact for artifact in wanted if not _is_stored(store, artifact)]
             _check_room(store, missing, disk_usage)
             for artifact in missing:
                 download(artifact, addresses[artifact.sha256], store.part(artifact.sha256), retries, tell)
-            here = _keep(store, model, wanted, addresses)
-        tell(Step(State.DONE))
+            here = _install(store, model, wanted, addresses)
+        tell(PullStep(PullState.DONE))
         return here
 
 
@@ -101,7 +101,7 @@ def mirror_address(mirror: str | None, artifact: Artifact) -> str:
     return mirror.replace("{file}", quote(artifact.file)).replace("{sha256}", artifact.sha256)
 
 
-def _keep(
+def _install(
     store: ModelStore, model: CatalogueModel, wanted: Sequence[Artifact], addresses: dict[str, str]
 ) -> InstalledModel:
     files = []
@@ -112,13 +112,13 @@ def _keep(
         except OSError as error:
             raise disk_trouble(store.folder, error) from None
         files.append((stored_from(artifact, size, addresses[artifact.sha256]), part))
-    here = store.keep(model.name, files, family=model.family, own=False)
+    here = store.install(model.name, files, family=model.family, own=False)
     for artifact in wanted:
         store.part(artifact.sha256).with_suffix(".json").unlink(missing_ok=True)
     return here
 
 
-def _is_kept(store: ModelStore, artifact: Artifact) -> bool:
+def _is_stored(store: ModelStore, artifact: Artifact) -> bool:
     """Whether the file is in the store although the model's manifest does not say so: then its content is read."""
     blob = store.blob(artifact.sha256)
     try:
@@ -135,5 +135,5 @@ def _check_room(store: ModelStore, missing: Sequence[Artifact], disk_usage: Call
     check_room(store.folder, needed, disk_usage(existing(store.folder)).free)
 
 
-def _nothing(_step: Step) -> None:
+def _nothing(_step: PullStep) -> None:
     pass

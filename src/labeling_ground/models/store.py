@@ -134,10 +134,10 @@ class ModelStore:
                     raise BadInput(_unknown(file, sha256, size))
                 name, stored = known[0].name, stored_from(known[1], size, "by hand")
                 family = known[0].family
-            self.keep(name, [(stored, copy)], family=family, own=own)
+            self.install(name, [(stored, copy)], family=family, own=own)
         return name
 
-    def keep(
+    def install(
         self, name: str, files: Iterable[tuple[StoredFile, Path]], *, family: str | None, own: bool
     ) -> InstalledModel:
         """Move files into the store and note them as the model's, all in one step. Returns what is here then.

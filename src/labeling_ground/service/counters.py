@@ -13,11 +13,11 @@ from typing import Any
 from labeling_ground.cache.shadow import Recomputed
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.inference.backend import Backend
-from labeling_ground.inference.remote_status import EngineFigures, RemoteStatus
+from labeling_ground.inference.remote_status import EngineCounts, RemoteStatus
 from labeling_ground.key import INT8
 from labeling_ground.service.asks import Ask
 from labeling_ground.service.once import HedgeOutcome, Made
-from labeling_ground.service.queues import ClassFigures, FairQueue
+from labeling_ground.service.queues import ClassCounters, FairQueue
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.trace.events import What
@@ -132,7 +132,7 @@ class QueueCounts:
     waiting: int
     turned_away: int
     typical_s: float | None
-    classes: Mapping[Priority, tuple[int, ClassFigures]]
+    classes: Mapping[Priority, tuple[int, ClassCounters]]
     """Of each class: how many wait, and what it did."""
     tenants: Mapping[str, int] = field(default_factory=dict)
     """By tenant, how many wait."""
@@ -190,7 +190,7 @@ class CountersSnapshot:
     """Changes of sessions that were answered before they were kept below memory."""
     background_errors: Mapping[str, int]
     """Failed attempts of background work, by its name."""
-    engines: tuple[EngineFigures, ...]
+    engines: tuple[EngineCounts, ...]
     """Those in other processes."""
     recomputed_after_eviction: Mapping[Kind, RecomputedCounts]
     shadow_caches: tuple[ShadowCacheCounts, ...]
@@ -332,12 +332,12 @@ class Accesses:
             made.outcome,
             embedding=ask.trunk if kind is Kind.DETECTIONS else ask.embedding,
             parent=ask.trunk if kind is Kind.EMBEDDING and self._has_trunks else needs,
-            beside=made.bytes_beside,
+            beside=made.companion_bytes,
             what=What.PREFETCHED if ahead else What.ASKED,
         )
 
     def computed(self, ask: Ask, made: Made) -> None:
         """Note a trunk that was computed."""
         if self.recorder is not None:
-            facts: dict[str, Any] = {"embedding": ask.trunk, "beside": made.bytes_beside, "what": What.COMPUTED}
+            facts: dict[str, Any] = {"embedding": ask.trunk, "beside": made.companion_bytes, "what": What.COMPUTED}
             self.recorder.asked(Kind.TRUNK, ask.trunk, made.entry, made.outcome, **facts)

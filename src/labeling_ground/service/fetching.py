@@ -87,7 +87,7 @@ class Validators:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchedFile:
     """A file, or that it has not changed.
 
     Attributes:
@@ -135,7 +135,7 @@ class Fetcher:
 
     async def get(
         self, url: str, *, headers: Mapping[str, str] | None = None, validators: Validators | None = None
-    ) -> Fetched:
+    ) -> FetchedFile:
         """The file at an address: ``http``, ``https``, ``s3``, ``gs`` or ``azure``.
 
         Args:
@@ -224,7 +224,7 @@ class Fetcher:
 
     # --- the web ------------------------------------------------------------------------------------------------
 
-    async def _get(self, url: str, headers: dict[str, str], validators: Validators) -> Fetched:
+    async def _get(self, url: str, headers: dict[str, str], validators: Validators) -> FetchedFile:
         target = self._checked(url)
         try:
             for _ in range(self._redirects + 1):
@@ -240,10 +240,10 @@ class Fetcher:
             raise _failed(str(target), error) from error
         raise SourceFailed(f"{shown_url(url)} redirects more than {self._redirects} times.")
 
-    async def _read(self, target: URL, response: aiohttp.ClientResponse, validators: Validators) -> Fetched:
+    async def _read(self, target: URL, response: aiohttp.ClientResponse, validators: Validators) -> FetchedFile:
         shown = shown_url(str(target))
         if response.status == 304 and validators.headers:
-            return Fetched(None, "", validators)
+            return FetchedFile(None, "", validators)
         if response.status != 200:
             raise SourceFailed(f"{shown} answered {response.status}, and not with the image.", response.status)
         if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
@@ -259,7 +259,7 @@ class Fetcher:
             digest.update(piece)
             pieces.append(piece)
         found = Validators(response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))
-        return Fetched(b"".join(pieces), digest.hexdigest(), found)
+        return FetchedFile(b"".join(pieces), digest.hexdigest(), found)
 
     def _redirected(self, target: URL, location: str) -> URL:
         try:
@@ -333,12 +333,12 @@ class Fetcher:
             raise _not_named(f"{scheme}://{bucket}")
         return f"{bucket}/{name}"
 
-    def _read_object(self, scheme: str, path: str, url: str, validators: Validators) -> Fetched:
+    def _read_object(self, scheme: str, path: str, url: str, validators: Validators) -> FetchedFile:
         try:
             store = self._stores[scheme]
             unchanged = Validators(store.ukey(path))
             if unchanged == validators:
-                return Fetched(None, "", validators)
+                return FetchedFile(None, "", validators)
             file = store.cat_file(path, start=0, end=self._max_bytes + 1)
         except Exception as error:  # each storage's package has errors of its own
             raise SourceFailed(f"{shown_url(url)} cannot be read: {type(error).__name__}.") from error
@@ -346,7 +346,7 @@ class Fetcher:
             raise TooLarge(
                 f"The image at {shown_url(url)} is larger than {self._max_bytes} bytes, this server's limit."
             )
-        return Fetched(file, hashlib.sha256(file).hexdigest(), unchanged)
+        return FetchedFile(file, hashlib.sha256(file).hexdigest(), unchanged)
 
 
 def is_public(address: str) -> bool:

@@ -87,7 +87,7 @@ class Upload:
 
     file: bytes
     header: image_codec.ImageHeader
-    purged: int
+    purge_count: int
     """How many purges there had been when it came: a later one means it, too."""
 
 
@@ -127,8 +127,8 @@ class ImageFiles:
         Raises:
             BadImage, TooLarge: the file cannot be used.
         """
-        purged = self._store.purges.count
-        return Upload(file, await self._header(file), purged)
+        purge_count = self._store.purges.count
+        return Upload(file, await self._header(file), purge_count)
 
     async def _header(self, file: bytes) -> image_codec.ImageHeader:
         return await self._pools.requests.run(partial(image_codec.read_header, file, **self._limits))
@@ -157,7 +157,7 @@ class ImageFiles:
         seal = partial(records.seal_image, ask.image, file, image.width, image.height, **facts)
         return await self._pools.values.run(seal)
 
-    async def store(self, ask: Ask, file: bytes, embedded: Entry, purged: int, key: str = "") -> None:
+    async def store(self, ask: Ask, file: bytes, embedded: Entry, purge_count: int, key: str = "") -> None:
         """See to it that the file of an image whose embedding was found is stored, or stored for longer.
 
         ``key`` is that of what was found, where it is no embedding.
@@ -165,7 +165,7 @@ class ImageFiles:
         if await self._store.touch(ask.image):
             return
         facts = records.open_facts(embedded, key or ask.embedding_in(embedded))
-        self._store.keep(ask.image, await self.seal(ask, file, facts, embedded.cost), purged)
+        self._store.put(ask.image, await self.seal(ask, file, facts, embedded.cost), purge_count)
 
     async def find(self, ask: Ask) -> Entry:
         """The entry of the image's file.
@@ -183,7 +183,7 @@ class ImageFiles:
             raise self.unknown(ask)
         return entry
 
-    def check_stored(self, ask: Ask, file: bytes, made: Made, purged: int) -> None:
+    def check_stored(self, ask: Ask, file: bytes, made: Made, purge_count: int) -> None:
         """See that something is left of an image that was just sent.
 
         Raises:
@@ -191,7 +191,7 @@ class ImageFiles:
         """
         sizes = made.entry.size, len(file)
         self._without_room.pop(ask.keys.group, None)
-        if made.outcome is Outcome.HIT or self._store.purges.count != purged or self._has_room(ask, sizes):
+        if made.outcome is Outcome.HIT or self._store.purges.count != purge_count or self._has_room(ask, sizes):
             return
         self._without_room[ask.keys.group] = sizes
         if len(self._without_room) > _REMEMBERED_WITHOUT_ROOM:
@@ -207,8 +207,8 @@ class ImageFiles:
 
     def _has_room(self, ask: Ask, sizes: tuple[int, int]) -> bool:
         """Whether an image's embedding, or its file, of these bytes has a place in the cache."""
-        keeps = self._store.keeps
-        return keeps(ask.embedding, Kind.EMBEDDING, sizes[0]) or keeps(ask.image, Kind.IMAGE, sizes[1])
+        fits = self._store.has_room_for
+        return fits(ask.embedding, Kind.EMBEDDING, sizes[0]) or fits(ask.image, Kind.IMAGE, sizes[1])
 
 
 class Embeddings:
@@ -295,10 +295,10 @@ class Embeddings:
                         raise
         finally:
             self._landed(ask.embedding)
-        if upload is not None and made.since < upload.purged:
+        if upload is not None and made.source_purge_count < upload.purge_count:
             # It joined a flight with a file from before a purge, which is not stored. This one came after it.
-            self._store.keep(key, made.entry, upload.purged)
-            self._background.start(self._files.store(ask, upload.file, made.entry, upload.purged, key))
+            self._store.put(key, made.entry, upload.purge_count)
+            self._background.start(self._files.store(ask, upload.file, made.entry, upload.purge_count, key))
         if made.outcome is Outcome.HIT:
             self._store.use(ask.image)
         return made
@@ -324,7 +324,7 @@ class Embeddings:
             attempt.start()
             embedded = await self.get(ask)
             entry = await make(records.open_embedding(embedded.entry, self.key(ask)), attempt)
-            attempt.store(entry, since=embedded.since)
+            attempt.store(entry, source_purge_count=embedded.source_purge_count)
             timing = Timing(encode=embedded.timing.encode, decode=entry.cost)
             return Made(entry, outcome_after(embedded), timing)
 
@@ -333,9 +333,9 @@ class Embeddings:
             self._store.use(ask.image, self.key(ask))  # its next click shall need no encoder
         return made
 
-    async def store_file(self, ask: Ask, file: bytes, embedded: Entry, purged: int) -> None:
+    async def store_file(self, ask: Ask, file: bytes, embedded: Entry, purge_count: int) -> None:
         """Store the file of an image that is encoded, after the answer."""
-        self._background.start(self._files.store(ask, file, embedded, purged))
+        self._background.start(self._files.store(ask, file, embedded, purge_count))
 
     async def state(self, ask: Ask) -> ImageState:
         """What is known of an image.
@@ -385,12 +385,12 @@ class Embeddings:
         typical_s = self._model.encode_queue.typical_s
         return window if typical_s is None else min(window, typical_s / 3)
 
-    def _store_file(self, ask: Ask, made: Made, purged: int) -> None:
+    def _store_file(self, ask: Ask, made: Made, purge_count: int) -> None:
         """Store the file that was sent: the process that encoded it may have stored it on another machine only."""
         arrived = self.arriving.get(ask.embedding)
         if arrived is not None:
             self._background.start(
-                self._files.store(ask, arrived.file, made.entry, min(purged, arrived.purged), self.key(ask))
+                self._files.store(ask, arrived.file, made.entry, min(purge_count, arrived.purge_count), self.key(ask))
             )
 
     def _landed(self, key: str) -> None:
@@ -398,19 +398,19 @@ class Embeddings:
         if key in self.arriving and key not in self.once.flights:
             del self.arriving[key]
 
-    async def _file(self, ask: Ask, purged: int) -> tuple[bytes, Outcome, int]:
-        """The file to encode; what encoding it will have been: a miss, or recomputed from a stored file; and since
-        which purge, ``purged`` or an earlier one, it has been here."""
+    async def _file(self, ask: Ask, purge_count: int) -> tuple[bytes, Outcome, int]:
+        """The file to encode; the outcome of encoding it: a miss, or recomputed where the file was stored; and how many
+        purges there had been when the file came: ``purge_count`` or fewer."""
         key = ask.embedding
         if key not in self.arriving:
             try:
                 entry = await self._files.find(ask)
-                return records.open_image(entry, ask.image)[0], Outcome.RECOMPUTED, purged
+                return records.open_image(entry, ask.image)[0], Outcome.RECOMPUTED, purge_count
             except UnknownImage:
                 if key not in self.arriving:  # else it was sent meanwhile
                     raise
         arrived = self.arriving[key]
-        return arrived.file, Outcome.MISS, min(purged, arrived.purged)
+        return arrived.file, Outcome.MISS, min(purge_count, arrived.purge_count)
 
     async def _make(self, ask: Ask, patient: bool, attempt: Attempt) -> Made:
         key = self.key(ask)
@@ -418,13 +418,13 @@ class Embeddings:
 
         async def encode(place: Place) -> Made:
             async with self._files.room(file), queue.timed():
-                return await self._encode(place, ask, file, since, outcome)
+                return await self._encode(place, ask, file, source_purge_count, outcome)
 
         # Who sends no file queues with the stored one in hand, or learns here that there is none: a slow tier must not
         # hold a place that others could use.
         if ask.embedding not in self.arriving:
             await attempt.wait()
-        file, outcome, since = await self._file(ask, attempt.purged)
+        file, outcome, source_purge_count = await self._file(ask, attempt.purge_count)
         async with queue.slot(ask.keys.tenant, key=ask.embedding, patient=patient) as place:
             await attempt.wait()
             late = self._store.peek(key)
@@ -434,17 +434,17 @@ class Embeddings:
             attempt.commit()
             return await place.call(partial(encode, place))
 
-    async def _encode(self, place: Place, ask: Ask, file: bytes, purged: int, outcome: Outcome) -> Made:
+    async def _encode(self, place: Place, ask: Ask, file: bytes, purge_count: int, outcome: Outcome) -> Made:
         key = self.key(ask)
         started = time.perf_counter()
         image = await self._files.decode(ask, file)
-        beside = 0
+        companion_bytes = 0
         if outcome is not Outcome.RECOMPUTED:
             # What losing the file costs is an upload and an encode; before the first encode there is no better guess.
             worth = self._model.encode_queue.typical_s or time.perf_counter() - started
             sealed = await self._files.seal(ask, file, image, worth)
-            self._store.keep(ask.image, sealed, purged)
-            beside = sealed.size
+            self._store.put(ask.image, sealed, purge_count)
+            companion_bytes = sealed.size
         cost = time.perf_counter() - started
         computed = await self._compute(place, ask.version, image)
         embedding, cost = computed.value, cost + computed.seconds
@@ -456,8 +456,8 @@ class Embeddings:
         }
         facts |= {"note": image.note, "use_preview": image.use_preview}
         entry = await self.pools.values.run(partial(records.seal_embedding, key, embedding, **facts))
-        self._store.keep(key, entry, purged)
-        return Made(entry, outcome, Timing(encode=cost), beside, purged)
+        self._store.put(key, entry, purge_count)
+        return Made(entry, outcome, Timing(encode=cost), companion_bytes, purge_count)
 
     async def _compute(self, place: Place, version: ModelVersion, image: Image) -> Computed[Embedding]:
         return await self._model.encode(place, version, image)

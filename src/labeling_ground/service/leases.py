@@ -167,7 +167,7 @@ class SharedFlights:
                             continue
                         await _set_within(news, pause * random.uniform(0.5, 1.0))  # noqa: S311 -- no secret
                         pause = min(1.5 * pause, _LONGEST_PAUSE_S)
-                    case Claim.KEPT if looks < _LOOKS:
+                    case Claim.STORED if looks < _LOOKS:
                         looks += 1
                         await missed()  # a hit, which calls this off, or it was too early
                         found = await look_up(outcome, turn.patience_s)

@@ -199,8 +199,8 @@ class Masks:
             entry, logits = await asyncio.gather(  # side by side: each takes a millisecond of every click
                 self._pools.values.run(seal_mask), self._pools.values.run(seal_logits)
             )
-            attempt.store(entry, key=mask_key, since=embedded.since)
-            attempt.store(logits, key=logits_key, since=embedded.since)
+            attempt.store(entry, key=mask_key, source_purge_count=embedded.source_purge_count)
+            attempt.store(logits, key=logits_key, source_purge_count=embedded.source_purge_count)
             timing = Timing(encode=embedded.timing.encode, decode=cost)
             return Made(entry, outcome_after(embedded), timing, logits.size), logits
 

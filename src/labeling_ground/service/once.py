@@ -235,11 +235,11 @@ class Made:
     entry: Entry
     outcome: Outcome
     timing: Timing = field(default_factory=Timing)
-    bytes_beside: int = 0
+    companion_bytes: int = 0
     """Bytes of what was stored together with it: a mask's logits, an embedding's image file."""
-    since: int = sys.maxsize
-    """How many purges there had been when the image came that it was made of, where that may be long ago: a later one
-    means also what is made of this."""
+    source_purge_count: int = sys.maxsize
+    """How many purges there had been when the image came that the value was made of, where that may be long ago: a
+    later purge means also what is made of this value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,12 +248,12 @@ class Attempt:
 
     Attributes:
         key: of the value.
-        purged: how many purges there had been when the attempt was made.
+        purge_count: how many purges there had been when the attempt was made.
         commit: to be called when the work begins with what cannot be stopped: then it goes on though all askers leave.
     """
 
     key: str
-    purged: int
+    purge_count: int
     commit: Callable[[], None]
     _gate: StartGate
     _store: TieredStore
@@ -266,15 +266,15 @@ class Attempt:
         """Say that the work starts: from now on it is wasted where the look-up finds the value."""
         self._gate.begun = True
 
-    def store(self, entry: Entry, *, key: str | None = None, since: int = sys.maxsize) -> None:
+    def store(self, entry: Entry, *, key: str | None = None, source_purge_count: int = sys.maxsize) -> None:
         """Put a result into the tiers, unless a purge since the attempt began means it.
 
         Args:
             entry: the result.
             key: its key, where that is not the attempt's own.
-            since: how many purges there had been when what it was made of came, where that was earlier.
+            source_purge_count: how many purges there had been when what it was made of came, where that was earlier.
         """
-        self._store.keep(key or self.key, entry, min(self.purged, since))
+        self._store.put(key or self.key, entry, min(self.purge_count, source_purge_count))
 
 
 Make = Callable[[Attempt], Awaitable[Made]]
@@ -360,7 +360,7 @@ class Once:
             self._observer.failure(kind)
             raise
         if joined and made.outcome is not Outcome.HIT:
-            made = Made(made.entry, Outcome.JOINED, since=made.since)
+            made = Made(made.entry, Outcome.JOINED, source_purge_count=made.source_purge_count)
         self._observer.outcome(kind, made.outcome, made.entry.cost)
         return made
 
@@ -382,14 +382,14 @@ class Once:
             made = await self._attempt(key, make, commit)
             self._observer.hedge(kind, HedgeOutcome.USED)
             return made
-        purged = self._store.purges.count
+        purge_count = self._store.purges.count
 
         async def look_up(outcome: Outcome = Outcome.HIT, deadline_s: float | None = None) -> Made | None:
             entry = await self._store.look_up(key, deadline_s=deadline_s)
             return None if entry is None else Made(entry, outcome)
 
         def in_turn(gate: StartGate) -> Awaitable[Made]:
-            attempt = Attempt(key, purged, commit, gate, self._store)
+            attempt = Attempt(key, purge_count, commit, gate, self._store)
             if self.shared is None:
                 return make(attempt)
             return self.shared.fly(kind, key, partial(make, attempt), look_up, gate.missed)
@@ -398,7 +398,7 @@ class Once:
         count = partial(self._observer.hedge, kind)
         made = await hedged_look_up(look_up(), in_turn, window_s=window, count=count)
         if made.outcome is Outcome.JOINED and made_elsewhere is not None:
-            made_elsewhere(made, purged)
+            made_elsewhere(made, purge_count)
         return made
 
     async def aclose(self) -> None:

@@ -91,8 +91,7 @@ class Predictor:
         supervisor: counts what goes wrong behind the answers.
         engine_health: counts the model's failures.
         counters: what is counted goes on from these, of the same model before it was unloaded.
-        beside: another model's predictor over the same tiers in the same server: its presence, its files and its bound
-            of prefetches are this one's too.
+        sibling: another model's predictor in this server, whose presence, files and bound of prefetches are shared.
         wall_clock: seconds since 1970.
     """
 
@@ -111,7 +110,7 @@ class Predictor:
         supervisor: Supervisor | None = None,
         engine_health: EngineHealth | None = None,
         counters: Counters | None = None,
-        beside: "Predictor | None" = None,
+        sibling: "Predictor | None" = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.store, self.pools, self.recorder = store, pools, recorder
@@ -121,12 +120,13 @@ class Predictor:
         self.engine_health = engine_health or EngineHealth()
         self.counters = counters or Counters()
         self.accesses = Accesses(self.counters, recorder, has_trunks=concepts_of(backend) is not None)
-        self.presence: Presence = beside.presence if beside else Presence(self._mark_done, options.prefetch_per_client)
+        per_client = options.prefetch_per_client
+        self.presence: Presence = sibling.presence if sibling else Presence(self._mark_done, per_client)
         self.model = ServedModel(backend, encode_queue, decode_queue, self.engine_health)
         self.once = Once(store, self.counters, shared=shared, mode=options.mode)
         self.files: ImageFiles = (
-            beside.files
-            if beside
+            sibling.files
+            if sibling
             else ImageFiles(
                 store,
                 pools,
@@ -151,7 +151,7 @@ class Predictor:
             *waiting,
             most_bytes=options.most_bytes_ahead,
             tenant_share=options.tenant_share,
-            beside=beside.prefetches if beside else None,
+            sibling=sibling.prefetches if sibling else None,
         )
         self._masks = Masks(
             self.once,
@@ -184,16 +184,16 @@ class Predictor:
         """
         ask = self.model.bind(tenant, image_id)
         started = time.perf_counter()
-        purged = self.store.purges.count
+        purge_count = self.store.purges.count
         made = self._int8.at_hand(ask)
         if made is None:
             upload = await self.files.receive(file) if self.store.peek(ask.embedding) is None else None
             made = await self.embeddings.get(ask, upload)
         self.accesses.note(Kind.EMBEDDING, ask, ask.embedding, made)
-        self.files.check_stored(ask, file, made, purged)
+        self.files.check_stored(ask, file, made, purge_count)
         self._opened(ask, client, encoded=made.outcome in (Outcome.MISS, Outcome.RECOMPUTED))
         if made.outcome is Outcome.HIT:
-            await self.embeddings.store_file(ask, file, made.entry, purged)
+            await self.embeddings.store_file(ask, file, made.entry, purge_count)
         return _image_answer(ask, made, started)
 
     async def prefetch(self, tenant: str, file: bytes, image_id: str, *, client: str | None = None) -> PrefetchAnswer:

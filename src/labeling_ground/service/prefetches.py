@@ -30,7 +30,7 @@ class Prefetches:
         background: runs them.
         most_bytes: how many bytes of image files all prefetches can hold that wait for the encoder.
         tenant_share: part of these bytes that one tenant's prefetches can hold; ``None``: tenants are not told apart.
-        beside: those of another model of the same server, to which this bound is common.
+        sibling: those of another model of the same server, to which this bound is common.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class Prefetches:
         *,
         most_bytes: int,
         tenant_share: float | None,
-        beside: "Prefetches | None" = None,
+        sibling: "Prefetches | None" = None,
     ) -> None:
-        self._held: Counter[str] = beside._held if beside else Counter()
+        self._bytes_by_tenant: Counter[str] = sibling._bytes_by_tenant if sibling else Counter()
         """By tenant: bytes of the image files that prefetches hold."""
         self._once = once
         self._embeddings = embeddings
@@ -73,7 +73,7 @@ class Prefetches:
             return
         self._check_room(ask.keys.tenant, len(file))
         self._waiting.setdefault(ask.embedding, []).append(len(file))
-        self._held[ask.keys.tenant] += len(file)
+        self._bytes_by_tenant[ask.keys.tenant] += len(file)
         with asked_at_best(Priority.PREFETCH):
             self._background.start(self._fetch(ask, upload))
         await asyncio.sleep(0)  # the flight is under way before the caller can ask about it
@@ -100,7 +100,7 @@ class Prefetches:
         for key, sizes in self._waiting.items():
             promised[keys.tenant_in(key)] += len(sizes)
         self._queue.check_room(tenant, promised, max(Priority.PREFETCH, current_urgency().priority))
-        own = self._held[tenant]
+        own = self._bytes_by_tenant[tenant]
         is_full = self.bytes + size > self._most_bytes
         if self._tenant_share is not None:
             is_full = is_full or own + size > self._tenant_share * self._most_bytes
@@ -120,16 +120,16 @@ class Prefetches:
             return  # counted where it happened; who opens the image will be told
         finally:
             self._waiting[ask.embedding].remove(len(upload.file))
-            self._held[ask.keys.tenant] -= len(upload.file)
+            self._bytes_by_tenant[ask.keys.tenant] -= len(upload.file)
             if not self._waiting[ask.embedding]:
                 del self._waiting[ask.embedding]
         self._accesses.note(Kind.EMBEDDING, ask, ask.embedding, made, ahead=True)
         with contextlib.suppress(NoRoom):  # who opens the image will be told
-            self._files.check_stored(ask, upload.file, made, upload.purged)
+            self._files.check_stored(ask, upload.file, made, upload.purge_count)
         if made.outcome is Outcome.HIT:
-            await self._files.store(ask, upload.file, made.entry, upload.purged)
+            await self._files.store(ask, upload.file, made.entry, upload.purge_count)
 
     @property
     def bytes(self) -> int:
         """Bytes of the image files that prefetches hold."""
-        return self._held.total()
+        return self._bytes_by_tenant.total()

@@ -20,7 +20,7 @@ class Presence:
 
     Args:
         mark: told ``(group, done)`` when an image becomes done, or is not done any more.
-        prefetches: how many images one client's prefetches can hold.
+        prefetches: how many images one client's prefetches can claim.
         most: how many clients are kept in mind; the one quiet for longest makes room.
     """
 
@@ -31,13 +31,13 @@ class Presence:
         self._prefetches = prefetches
         self._most = most
         self._clients: OrderedDict[str, _Client] = OrderedDict()
-        self._holders: Counter[str] = Counter()
+        self._claims: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._clients)
 
     def opened(self, client: str, group: str, *, encoded: bool = False) -> None:
-        """The client works on this image now; its previous one is done, unless somebody else holds it.
+        """The client works on this image now; its previous one is done, unless another client has a claim on it.
 
         ``encoded`` says that it had to be encoded for that.
         """
@@ -45,7 +45,7 @@ class Presence:
         previous = state.current
         if previous == group:
             return
-        self._hold(group)
+        self._claim(group)
         state.current = group
         if group in state.ahead:
             del state.ahead[group]
@@ -65,7 +65,7 @@ class Presence:
         state = self._state(client)
         before, state.spared = state.spared, frozenset(groups)
         for group in state.spared - before:
-            self._hold(group)
+            self._claim(group)
         for group in before - state.spared:
             self._release(group)
 
@@ -75,7 +75,7 @@ class Presence:
         if group in state.ahead or state.current == group:
             return
         state.ahead[group] = None
-        self._hold(group)
+        self._claim(group)
         while len(state.ahead) > self._prefetches:
             self._release(state.ahead.popitem(last=False)[0])
 
@@ -94,13 +94,13 @@ class Presence:
             self.forget(next(iter(self._clients)))
         return state
 
-    def _hold(self, group: str) -> None:
-        self._holders[group] += 1
-        if self._holders[group] == 1:
+    def _claim(self, group: str) -> None:
+        self._claims[group] += 1
+        if self._claims[group] == 1:
             self._mark(group, False)
 
     def _release(self, group: str) -> None:
-        self._holders[group] -= 1
-        if self._holders[group] <= 0:
-            del self._holders[group]
+        self._claims[group] -= 1
+        if self._claims[group] <= 0:
+            del self._claims[group]
             self._mark(group, True)

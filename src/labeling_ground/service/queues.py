@@ -19,7 +19,7 @@ from labeling_ground.urgency import Urgency, current_urgency
 
 
 @dataclass(slots=True)
-class ClassFigures:
+class ClassCounters:
     """What one class of a queue did.
 
     Attributes:
@@ -64,7 +64,7 @@ class Line:
     """
 
     def __init__(self) -> None:
-        self.figures = ClassFigures()
+        self.figures = ClassCounters()
         self.accounts: OrderedDict[str, _Account] = OrderedDict()
         """By tenant; among those that have used the same, the first goes first."""
         self.waiting = 0
@@ -234,7 +234,7 @@ class FairQueue:
         """Asks of all classes that found no room."""
         return sum(line.figures.turned_away for line in self._classes.values())
 
-    def classes(self) -> Mapping[Priority, tuple[int, ClassFigures]]:
+    def classes(self) -> Mapping[Priority, tuple[int, ClassCounters]]:
         """Of each class: how many wait, and what it did."""
         return {priority: (line.waiting, replace(line.figures)) for priority, line in self._classes.items()}
 

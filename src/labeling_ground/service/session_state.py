@@ -45,8 +45,8 @@ class Change(NamedTuple):
             case "rect":
                 what = [Box(*what[0])]
             case "restore":
-                since, mark, box, clicks = what
-                what = [since, mark, box and Box(*box), [(Point(*point), change) for point, change in clicks]]
+                last_reset, mark, box, clicks = what
+                what = [last_reset, mark, box and Box(*box), [(Point(*point), change) for point, change in clicks]]
         return cls(name, verb, tuple(what))
 
 
@@ -68,7 +68,7 @@ class Snapshot:
     answers: tuple[tuple[int, str], ...] = field(default=(), compare=False, repr=False)
     changes: tuple[str, ...] = field(default=(), compare=False, repr=False)
     model: str = ""
-    since: str = field(default="", compare=False, repr=False)
+    last_reset: str = field(default="", compare=False, repr=False)
     """As in ``SessionState``."""
 
     @property
@@ -104,8 +104,8 @@ class SessionState:
     """Which server opened the image, and as its how-manieth."""
     model: str = ""
     """The model that was named; empty: none, the default one answers."""
-    since: str = ""
-    """The last change but for clicks, and what becomes of them."""
+    last_reset: str = ""
+    """Name of the last change that was no click: an image, a box, a step back, or a new object."""
     box: Box | None = None
     clicks: list[tuple[Point, str]] = field(default_factory=list)
     """Each with the name of the change that brought it."""
@@ -159,8 +159,8 @@ class SessionState:
                 self.model, self.answers = model, {}  # what another model has answered is nothing to refine
             case "drop", (image_id, gone):
                 return self._drop(image_id, gone)
-            case "restore", (since, mark, box, clicks):
-                if (self.since, self._mark(len(self.clicks))) != (since, mark):
+            case "restore", (last_reset, mark, box, clicks):
+                if (self.last_reset, self._mark(len(self.clicks))) != (last_reset, mark):
                     return False  # something else has happened since
                 self._start_over(change, box, clicks)
             case "answer", (count, mark, prediction_id):
@@ -175,7 +175,7 @@ class SessionState:
         answers = sorted(answer for answer in self.answers.items() if parent is not None and answer[0] <= refined)
         changes = tuple(change for _, change in self.clicks)
         image = self.image_id, self.width, self.height
-        return Snapshot(*image, self._points(), self.box, parent, tuple(answers), changes, self.model, self.since)
+        return Snapshot(*image, self._points(), self.box, parent, tuple(answers), changes, self.model, self.last_reset)
 
     def note(self, writer: str, number: int) -> None:
         """Remember that this server's changes up to this number are in."""
@@ -200,7 +200,7 @@ class SessionState:
             {
                 "format": _FORMAT,
                 "generation": self.generation,
-                "image": [self.image_id, self.width, self.height, *self.turn, self.model, self.since],
+                "image": [self.image_id, self.width, self.height, *self.turn, self.model, self.last_reset],
                 "box": self.box,
                 "clicks": self.clicks,
                 "answers": list(self.answers.items()),
@@ -215,17 +215,17 @@ class SessionState:
             read = json.loads(line)
             if read["format"] != _FORMAT:
                 return None
-            image_id, width, height, opener, turn, model, since = read["image"]
+            image_id, width, height, opener, turn, model, last_reset = read["image"]
             box = None if read["box"] is None else Box(*read["box"])
             clicks = [(Point(*point), change) for point, change in read["clicks"]]
-            opened = image_id, width, height, (opener, turn), model, since
+            opened = image_id, width, height, (opener, turn), model, last_reset
             return cls(read["generation"], *opened, box, clicks, dict(read["answers"]), dict(read["seen"]))
         except (ValueError, TypeError, KeyError):
             return None
 
     def _undo(self, change: Change) -> None:
         """Take the last click back, or the box when there is no click."""
-        self.since = change.name
+        self.last_reset = change.name
         if self.clicks:
             self.clicks.pop()
         else:
@@ -244,7 +244,7 @@ class SessionState:
         return True
 
     def _start_over(self, change: Change, box: Box | None, clicks: Sequence[tuple[Point, str]] = ()) -> None:
-        self.since, self.box, self.clicks, self.answers = change.name, box, list(clicks), {}
+        self.last_reset, self.box, self.clicks, self.answers = change.name, box, list(clicks), {}
 
     def _points(self) -> tuple[Point, ...]:
         return tuple(point for point, _ in self.clicks)

@@ -128,7 +128,7 @@ class OpenSession:
 
     def undoing(self, made: PendingChange) -> PendingChange:
         """What undoes a change, whose asker is told of that instead."""
-        change = Change(self.name_change(), "restore", (made.after.since, made.after.mark, *made.before.as_it_was))
+        change = Change(self.name_change(), "restore", (made.after.last_reset, made.after.mark, *made.before.as_it_was))
         if made.change.verb == "click":
             change = Change(change.name, "drop", (made.after.image_id, made.change.name))
         return PendingChange(change, made.after, made.before, made.told)

@@ -78,7 +78,7 @@ class Sessions(StoredSessions):
 
     async def restore(self, tenant: str, name: str, before: Snapshot, after: Snapshot) -> None:
         """Undo a change whose prediction failed, unless something else has happened since: trying again is safe."""
-        await self._afterwards(tenant, name, "restore", after.since, after.mark, *before.as_it_was)
+        await self._afterwards(tenant, name, "restore", after.last_reset, after.mark, *before.as_it_was)
 
     async def model(self, tenant: str, name: str) -> str:
         """The model that was named for the session; empty where none was, or where the session cannot be found."""

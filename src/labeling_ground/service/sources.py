@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from labeling_ground import key as keys
 from labeling_ground.errors import Overloaded, UnknownImage
-from labeling_ground.service.fetching import Fetched, Fetcher, Validators
+from labeling_ground.service.fetching import FetchedFile, Fetcher, Validators
 from labeling_ground.service.once import Flights
 from labeling_ground.service.predictor import ImageAnswer, ImageState, Predictor, PrefetchAnswer
 from labeling_ground.types import Stretch
@@ -74,14 +74,14 @@ class Sources:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.fetcher = fetcher
-        self._bytes_held = 0
+        self._bytes_fetched = 0
         self._others: list[Sources] = []
         self._most_addresses = most_addresses
         self._fresh_s = fresh_s
         self._most_bytes = most_bytes
         self._clock = clock
         self._remembered: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
-        self._flights: Flights[Fetched] = Flights()
+        self._flights: Flights[FetchedFile] = Flights()
 
     def digest_at(self, address: tuple[str, str]) -> str | None:
         """The SHA-256 of what was last found at an address, ``(tenant, url)``; ``None`` where nobody has looked."""
@@ -89,9 +89,9 @@ class Sources:
         return None if found is None else found.digest
 
     @property
-    def bytes_held(self) -> int:
+    def bytes_fetched(self) -> int:
         """Bytes of fetched files that are being encoded, those of ``also`` included."""
-        return self._bytes_held + sum(other.bytes_held for other in self._others)
+        return self._bytes_fetched + sum(other.bytes_fetched for other in self._others)
 
     def also(self, sources: Sequence[str]) -> "Sources":
         """Another one with the same limits, which may open images from more sources. Whoever made it closes it."""
@@ -133,12 +133,12 @@ class Sources:
         if fetched.file is None and known is not None:
             return known
         file = fetched.file or b""
-        self._bytes_held += len(file)
+        self._bytes_fetched += len(file)
         try:
             image_id = keys.stretched(fetched.digest, link.stretch)
             return await link.predictor.open_image(link.tenant, file, image_id, client=link.client)
         finally:
-            self._bytes_held -= len(file)
+            self._bytes_fetched -= len(file)
 
     async def prefetch(self, link: Link) -> tuple[str, PrefetchAnswer]:
         """Fetch the image at an address and queue it, unless it is encoded already: its id, and what became of it.
@@ -179,14 +179,14 @@ class Sources:
         found = self._remembered.get(link.address)  # others may have taken its place meanwhile
         return found is not None and self._clock() < found.fresh_until
 
-    async def _fetch(self, link: Link, known: ImageState | None) -> Fetched:
+    async def _fetch(self, link: Link, known: ImageState | None) -> FetchedFile:
         """What is at the address now; without the file where that is known and has not changed."""
-        if self.bytes_held >= self._most_bytes:
+        if self.bytes_fetched >= self._most_bytes:
             raise Overloaded("Too many fetched images wait to be encoded. Try again.")
         before = self._remembered.get(link.address) if known is not None else None
         validators = before.validators if before is not None else None
 
-        async def fetch(_: Callable[[], None]) -> Fetched:
+        async def fetch(_: Callable[[], None]) -> FetchedFile:
             return await self.fetcher.get(link.url, headers=link.headers, validators=validators)
 
         # Who has the file and who has not wait for two different answers.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TypeVar
 
-from labeling_ground.inference.remote_status import EngineFigures
+from labeling_ground.inference.remote_status import EngineCounts
 from labeling_ground.service.counters import (
     CountersSnapshot,
     QueueCounts,
@@ -15,7 +15,7 @@ from labeling_ground.service.counters import (
     TierCounts,
     together,
 )
-from labeling_ground.service.queues import ClassFigures
+from labeling_ground.service.queues import ClassCounters
 from labeling_ground.types import StoreStats
 
 K = TypeVar("K")
@@ -126,9 +126,9 @@ def _tier(each: Sequence[TierCounts], *, in_turn: bool) -> TierCounts:
 def _queue(each: Sequence[QueueCounts]) -> QueueCounts:
     typical = [queue.typical_s for queue in each if queue.typical_s is not None]
 
-    def of_class(same: Sequence[tuple[int, ClassFigures]]) -> tuple[int, ClassFigures]:
-        sums = {field.name: sum(getattr(figures, field.name) for _, figures in same) for field in fields(ClassFigures)}
-        return sum(waiting for waiting, _ in same), ClassFigures(**sums)
+    def of_class(same: Sequence[tuple[int, ClassCounters]]) -> tuple[int, ClassCounters]:
+        sums = {field.name: sum(getattr(figures, field.name) for _, figures in same) for field in fields(ClassCounters)}
+        return sum(waiting for waiting, _ in same), ClassCounters(**sums)
 
     return QueueCounts(
         running=sum(queue.running for queue in each),
@@ -140,11 +140,11 @@ def _queue(each: Sequence[QueueCounts]) -> QueueCounts:
     )
 
 
-def _by_address(engines: Iterable[EngineFigures]) -> dict[tuple[str, str], EngineFigures]:
+def _by_address(engines: Iterable[EngineCounts]) -> dict[tuple[str, str], EngineCounts]:
     return {(engine.half, engine.address): engine for engine in engines}
 
 
-def _engine(each: Sequence[EngineFigures]) -> EngineFigures:
+def _engine(each: Sequence[EngineCounts]) -> EngineCounts:
     return replace(
         each[0],
         state=_worst(engine.state for engine in each),

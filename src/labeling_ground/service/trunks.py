@@ -58,12 +58,12 @@ class TrunkEmbeddings(Embeddings):
         self._trunks = trunks
         self._detector = trunks.detector
 
-    async def store_file(self, ask: Ask, file: bytes, embedded: Entry, purged: int) -> None:
+    async def store_file(self, ask: Ask, file: bytes, embedded: Entry, purge_count: int) -> None:
         """Store the file of an image that is encoded: before the answer, if a concept needs it for the trunk."""
         if self._store.peek(ask.trunk) is None:
-            await self._files.store(ask, file, embedded, purged)
+            await self._files.store(ask, file, embedded, purge_count)
         else:
-            await super().store_file(ask, file, embedded, purged)
+            await super().store_file(ask, file, embedded, purge_count)
 
     async def _make(self, ask: Ask, patient: bool, attempt: Attempt) -> Made:
         await attempt.wait()
@@ -79,10 +79,10 @@ class TrunkEmbeddings(Embeddings):
             about |= {"precision": self.precision, "note": facts.note, "use_preview": facts.use_preview}
             seal = partial(records.seal_embedding, ask.embedding, computed.value, **about)
             entry = await self.pools.values.run(seal)
-            attempt.store(entry, since=trunk.since)
+            attempt.store(entry, source_purge_count=trunk.source_purge_count)
             timing = Timing(encode=(trunk.timing.encode or 0.0) + computed.seconds)
-            since = min(attempt.purged, trunk.since)
-            return Made(entry, outcome_after(trunk), timing, trunk.bytes_beside, since)
+            source_purge_count = min(attempt.purge_count, trunk.source_purge_count)
+            return Made(entry, outcome_after(trunk), timing, trunk.companion_bytes, source_purge_count)
 
         # Where the image has just had its turn with the encoder, it was taken on, and is not turned away half-way.
         patient = patient or trunk.outcome is not Outcome.HIT

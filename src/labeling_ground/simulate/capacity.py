@@ -23,8 +23,8 @@ PATIENCE_S = 1.0
 """A person waits for no more than one encode and so long, at the 99th percentile of those who wait at all."""
 CLICK_PATIENCE_S = 0.1
 """The same for one click and its decode."""
-KEPT = 256
-"""Embeddings that one decoder keeps for the clicks that follow."""
+STORED_EMBEDDINGS = 256
+"""Embeddings that one decoder stores for the clicks that follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +55,18 @@ class Costs:
         decode_s: seconds of one decoder worker for a click.
         embedding_bytes: of an image, in the cache.
         image_bytes: of an image file.
-        kept: embeddings that one decoder keeps for the clicks that follow.
+        stored_embeddings: embeddings that one decoder stores for the clicks that follow.
     """
 
     encode_s: float
     decode_s: float
     embedding_bytes: int
     image_bytes: int = 3_000_000
-    kept: int = KEPT
+    stored_embeddings: int = STORED_EMBEDDINGS
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class DayLoad:
     """What a day asks of the parts.
 
     Attributes:
@@ -114,7 +114,7 @@ class Waits:
     job_hours: float = 0.0
 
 
-def day(team: Team, seed: int = 0) -> Load:
+def day(team: Team, seed: int = 0) -> DayLoad:
     """What the team's day asks for, without a job."""
     work = Work(mix="one", annotators=team.annotators, hours=team.hours, prefetch=team.prefetch)
     events = synthesise(seed, work)
@@ -138,7 +138,7 @@ def day(team: Team, seed: int = 0) -> Load:
         )
     ]
     decoded = masks[new_masks]
-    return Load(
+    return DayLoad(
         seconds=team.hours * 3600,
         opens=int((~is_mask & ~is_ahead).sum()),
         clicks=len(masks),
@@ -151,7 +151,7 @@ def day(team: Team, seed: int = 0) -> Load:
     )
 
 
-def encoders(load: Load, team: Team, costs: Costs, engines: int) -> Waits:
+def encoders(load: DayLoad, team: Team, costs: Costs, engines: int) -> Waits:
     """The day through so many encoders."""
     start = load.needs[0].time
     job_at = start + load.seconds / 4
@@ -170,7 +170,7 @@ def encoders(load: Load, team: Team, costs: Costs, engines: int) -> Waits:
     )
 
 
-def decoders(load: Load, costs: Costs, workers: int) -> Waits:
+def decoders(load: DayLoad, costs: Costs, workers: int) -> Waits:
     """The day's clicks through so many decoder workers."""
     needs = (Need(time, number, Priority.INTERACTIVE) for number, (time, _) in enumerate(load.decodes))
     done = Engines(workers, costs.decode_s).run(needs)
@@ -185,7 +185,7 @@ def decoders(load: Load, costs: Costs, workers: int) -> Waits:
     )
 
 
-def fewest_encoders(load: Load, team: Team, costs: Costs) -> Waits:
+def fewest_encoders(load: DayLoad, team: Team, costs: Costs) -> Waits:
     """The fewest encoders with which people wait for one encode and ``PATIENCE_S`` at most.
 
     Raises:
@@ -199,7 +199,7 @@ def fewest_encoders(load: Load, team: Team, costs: Costs) -> Waits:
     raise BadSettings(f"More than {MOST_ENGINES} encoders would be needed: take a lighter model, or a faster machine.")
 
 
-def fewest_decoders(load: Load, costs: Costs) -> Waits:
+def fewest_decoders(load: DayLoad, costs: Costs) -> Waits:
     """The fewest decoder workers with which clicks wait for one decode and ``CLICK_PATIENCE_S`` at most.
 
     Raises:
@@ -213,18 +213,18 @@ def fewest_decoders(load: Load, costs: Costs) -> Waits:
     raise BadSettings(f"More than {MOST_ENGINES} decoder workers would be needed: take a faster machine.")
 
 
-def resent(load: Load, costs: Costs, servers: int) -> int:
+def resent(load: DayLoad, costs: Costs, servers: int) -> int:
     """Decodes whose embedding has to be sent with them: each image has its decoder, which keeps the last ones."""
-    kept: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(servers)]
+    stores: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(servers)]
     count = 0
     for _, embedding in load.decodes:
-        store = kept[embedding % servers]
+        store = stores[embedding % servers]
         if embedding in store:
             store.move_to_end(embedding)
             continue
         count += 1
         store[embedding] = None
-        if len(store) > costs.kept:
+        if len(store) > costs.stored_embeddings:
             store.popitem(last=False)
     return count
 

@@ -115,7 +115,7 @@ class Opened(NamedTuple):
     embedding: int
 
 
-class Team:
+class TeamSimulation:
     """Plays one team's work; everything random comes from one generator, in one order."""
 
     def __init__(self, seed: int, work: Work) -> None:
@@ -321,4 +321,4 @@ class Team:
 
 def synthesise(seed: int, work: Work | None = None) -> Events:
     """A team's accesses over a day or more; the same seed and the same numbers give the same trace to the bit."""
-    return Team(seed, work or Work()).play()
+    return TeamSimulation(seed, work or Work()).play()

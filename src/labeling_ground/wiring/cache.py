@@ -98,7 +98,7 @@ def build_redis(settings: Settings, supervisor: Supervisor | None = None) -> Red
         max_age_s=settings.max_age_s,
         by_cost=settings.redis_ttl == "cost",
         budget_bytes=None if settings.redis_bytes is None else int(settings.redis_bytes),
-        notices=PurgeNotices(connection, keep_s=max(7200.0, 2 * settings.idle_s), supervisor=supervisor),
+        notices=PurgeNotices(connection, log_s=max(7200.0, 2 * settings.idle_s), supervisor=supervisor),
     )
 
 

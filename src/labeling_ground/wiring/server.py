@@ -82,22 +82,22 @@ def build_predictor(
     store: TieredStore | None = None,
     backend: Backend | None = None,
     supervisor: Supervisor | None = None,
-    beside: Predictor | None = None,
+    sibling: Predictor | None = None,
     counters: Counters | None = None,
 ) -> Predictor:
     """The main path. ``store`` and ``backend`` take the place of those that the settings name.
 
-    With ``beside``, the predictor of another model of this server, its tiers, threads and all else that models share
+    With ``sibling``, the predictor of another model of this server, its tiers, threads and all else that models share
     are this one's too.
 
     Raises:
         BadSettings: a name is wrong, or what it needs is not installed.
     """
-    supervisor = beside.supervisor if beside else supervisor or Supervisor()
+    supervisor = sibling.supervisor if sibling else supervisor or Supervisor()
     chosen = backend or build_backend(settings, supervisor)[0]
     if store is None and (remark := check_room(settings, chosen)):
         log.warning("%s", remark)
-    tiers = beside.store if beside else store or build_store(settings, supervisor)
+    tiers = sibling.store if sibling else store or build_store(settings, supervisor)
 
     # An engine that encodes one image at a time, with all threads, must not be sent a second one: it would wait inside,
     # where the wait looks like work. How many it takes changes where engines come and go.
@@ -157,8 +157,8 @@ def build_predictor(
             batch=detect_batch,
             **shared,
         ),
-        pools=beside.pools if beside else build_pools(settings, readers()),
-        shared=beside.once.shared if beside else build_shared_flights(settings, tiers, supervisor),
+        pools=sibling.pools if sibling else build_pools(settings, readers()),
+        shared=sibling.once.shared if sibling else build_shared_flights(settings, tiers, supervisor),
         options=PredictorOptions(
             precision=settings.precision,
             max_pixels=settings.max_image_pixels,
@@ -172,11 +172,11 @@ def build_predictor(
             most_bytes_ahead=int(settings.max_bytes_in_flight) // 2,
             tenant_share=share,
         ),
-        recorder=beside.recorder if beside else build_recorder(settings),
+        recorder=sibling.recorder if sibling else build_recorder(settings),
         supervisor=supervisor,
         engine_health=EngineHealth(settings.engine_failures),
         counters=counters,
-        beside=beside,
+        sibling=sibling,
     )
 
 
@@ -211,7 +211,7 @@ def build_pool(
     async def load(facts: ModelFacts, counters: Counters) -> LoadedModel:
         of_this = settings_of_model(settings, facts.name)
         made, why, taken = await default.pools.models.run(_load_backend, of_this, facts, supervisor)
-        predictor = build_predictor(of_this, backend=made, beside=default, counters=counters)
+        predictor = build_predictor(of_this, backend=made, sibling=default, counters=counters)
         return served(predictor, facts, why, taken)
 
     return ModelPool(

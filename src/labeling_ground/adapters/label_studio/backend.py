@@ -35,26 +35,26 @@ class Task(BaseModel):
     data: dict[str, Any] = Field(default_factory=dict)
 
 
-class Context(BaseModel):
+class TaskContext(BaseModel):
     """What the annotator has marked; nothing of it while a mark is being taken back."""
 
     result: list[Region] | None = None
 
 
-class Params(BaseModel):
+class TaskParams(BaseModel):
     """What goes with a task."""
 
-    context: Context | None = None
+    context: TaskContext | None = None
 
 
-class PredictRequest(BaseModel):
+class PredictTasks(BaseModel):
     """The body of ``POST /predict``."""
 
     tasks: list[Task]
     project: str | None = None
     label_config: str
     model_version: str | None = None
-    params: Params = Field(default_factory=Params)
+    params: TaskParams = Field(default_factory=TaskParams)
 
 
 class SetupRequest(BaseModel):
@@ -103,7 +103,7 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
 
     async def predict(request: Request) -> Response:
         caller = caller_of(request)
-        body = await read_json(request, PredictRequest.model_validate_json)
+        body = await read_json(request, PredictTasks.model_validate_json)
         regions = body.params.context.result if body.params.context is not None else None
         if regions is None:
             prefetches.start(fetch_ahead(caller, body, request.path_params.get("model")))
@@ -115,7 +115,7 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
         return responses.as_json({"results": [result]})
 
     async def predict_one(
-        request: Request, caller: Caller, body: PredictRequest, regions: list[Region]
+        request: Request, caller: Caller, body: PredictTasks, regions: list[Region]
     ) -> list[dict[str, Any]]:
         if not body.tasks:
             raise BadBody("There is no task to predict for.")
@@ -139,7 +139,7 @@ def create(app_state: AppState, _: KnownTexts) -> Adapter:
             drawn += await pools_of(request).drawing.run(draw)
         return drawn
 
-    async def fetch_ahead(caller: Caller, body: PredictRequest, model: str | None) -> None:
+    async def fetch_ahead(caller: Caller, body: PredictTasks, model: str | None) -> None:
         """Have the pictures of tasks that were opened encoded, while nobody waits."""
         try:
             served = await models.acquire(model)

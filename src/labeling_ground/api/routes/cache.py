@@ -19,7 +19,7 @@ from labeling_ground.api.schemas.common import ADMIN_ONLY, SHA256, Purged, json_
 from labeling_ground.api.state import AppState
 from labeling_ground.api.workers import change_settings_of_all, figures_of, health_of_all, worker_families
 from labeling_ground.errors import BadSettings, NotAllowed
-from labeling_ground.inference.remote_status import EngineFigures
+from labeling_ground.inference.remote_status import EngineCounts
 from labeling_ground.observe import BUCKETS_S
 from labeling_ground.service.counters import SPREAD_S, CountersSnapshot, KindCounts, TierCounts, together
 from labeling_ground.settings.machine import memory_of_this_machine, resident_bytes
@@ -282,7 +282,7 @@ def _tier(tier: TierCounts, at: float) -> dict[str, Any]:
     }
 
 
-def _engine(engine: EngineFigures) -> dict[str, Any]:
+def _engine(engine: EngineCounts) -> dict[str, Any]:
     return {
         "engine": engine.half,
         "address": engine.address,

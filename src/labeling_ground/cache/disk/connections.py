@@ -26,15 +26,15 @@ _TURN_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """One thread's connection and the file that it is open on."""
+class _ThreadConnection:
+    """One thread's connection, and which file it is open on (device and inode)."""
 
     db: sqlite3.Connection
     identity: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Transaction:
     """A transaction under way, and what it will have evicted once it is committed."""
 
     db: sqlite3.Connection
@@ -76,30 +76,30 @@ class Connections:
         self._path = folder / folders.INDEX
         self._local = threading.local()
         self._lock = threading.RLock()
-        self._held: set[_Held] = set()
+        self._open: set[_ThreadConnection] = set()
         self._identity: tuple[int, int] | None = None
         self._closed = False
 
     @property
     def is_open(self) -> bool:
         """Whether the calling thread has a connection."""
-        return getattr(self._local, "held", None) is not None
+        return getattr(self._local, "own", None) is not None
 
     @contextlib.contextmanager
-    def change(self) -> Iterator[Change]:
+    def transaction(self) -> Iterator[Transaction]:
         """A transaction that takes the write lock first, so what it reads is what it changes."""
         db = self.get()
         db.execute("BEGIN IMMEDIATE")
-        change = Change(db, Counter(), self._clock, self._clock() + _TURN_S)
+        transaction = Transaction(db, Counter(), self._clock, self._clock() + _TURN_S)
         try:
-            yield change
+            yield transaction
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
         with self._lock:
-            self.evictions += change.gone
+            self.evictions += transaction.gone
 
     def get(self) -> sqlite3.Connection:
         """This thread's connection.
@@ -107,14 +107,14 @@ class Connections:
         Another process may have set a damaged index aside, or a person may have emptied the folder. A process that kept
         the old file open would fill a database that nobody else sees.
         """
-        held: _Held | None = getattr(self._local, "held", None)
-        if held is not None:
-            if self._identify() == held.identity:
-                return held.db
+        own: _ThreadConnection | None = getattr(self._local, "own", None)
+        if own is not None:
+            if self._identify() == own.identity:
+                return own.db
             with self._lock:
-                self._held.discard(held)
-            held.db.close()
-            self._local.held = None
+                self._open.discard(own)
+            own.db.close()
+            self._local.own = None
         with self._lock:
             if self._closed:
                 raise StoreFailed("The disk cache is closed.")
@@ -125,30 +125,30 @@ class Connections:
                 if fresh:
                     self._identity = self._examine(first)
                 # Under the lock too: a connection must not find one index and another's log.
-                held = _Held(self._dial(), self._identity or (0, 0))
-            self._held.add(held)
-        self._local.held = held
+                own = _ThreadConnection(self._dial(), self._identity or (0, 0))
+            self._open.add(own)
+        self._local.own = own
         if fresh:
             self._clean()
-        return held.db
+        return own.db
 
     def suspect(self, error: sqlite3.Error) -> None:
         """Start over with an empty index if the error says that this one is broken."""
-        held: _Held | None = getattr(self._local, "held", None)
-        if not _says_broken(error) or held is None:
+        own: _ThreadConnection | None = getattr(self._local, "own", None)
+        if not _says_broken(error) or own is None:
             return
         # If this fails, the next use of the index comes upon the same damage.
         with contextlib.suppress(sqlite3.Error, OSError), self._lock, self._exclusively():
-            if self._identify() == held.identity:  # else another process did it already
+            if self._identify() == own.identity:  # else another process did it already
                 self._set_aside(str(error))
 
     def close(self) -> None:
         """Close every connection. No other thread may be at work here any more."""
         with self._lock:
             self._closed = True
-            for held in self._held:
-                held.db.close()
-            self._held.clear()
+            for own in self._open:
+                own.db.close()
+            self._open.clear()
 
     def _identify(self) -> tuple[int, int] | None:
         try:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from labeling_ground import key as keys
 from labeling_ground.cache.disk.connections import Connections
-from labeling_ground.cache.disk.eviction import BATCH, Eviction, Limits, Row, Turn
+from labeling_ground.cache.disk.eviction import BATCH, EntryLimits, Eviction, Row, Turn
 from labeling_ground.cache.disk.files import GRACE_S, ObjectFiles, name_for
 from labeling_ground.cache.disk.folder import VALUES
 from labeling_ground.cache.disk.purges import Purge, PurgeLog
@@ -78,7 +78,7 @@ class DiskIndex:
     """
 
     def __init__(
-        self, folder: Path, limits: Limits, ranking: Ranking, clock: Callable[[], float] = time.monotonic
+        self, folder: Path, limits: EntryLimits, ranking: Ranking, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.limits = limits
         self.connections = Connections(folder, prepare=self._prepare, clean=self._clean, clock=clock)
@@ -114,7 +114,7 @@ class DiskIndex:
         return Found(Standing.HIT, Entry(Kind(kind), content, cost, created), touch)
 
     def totals(self) -> Totals:
-        """What is held, from the running totals: no scan."""
+        """What is stored, from the running totals: no scan."""
         return totals_of(self.connections.get())
 
     # Writing
@@ -134,14 +134,14 @@ class DiskIndex:
         if name is not None:
             self._fill(number, name, entry)
         if last_used is not None:
-            with self.connections.change() as change:
-                self.eviction.date_back(change, key, last_used)
+            with self.connections.transaction() as transaction:
+                self.eviction.date_back(transaction, key, last_used)
 
     def _reserve(self, key: str, entry: Entry, name: str | None, now: float) -> int | None:
         """The new row; 0 where there is none to be, ``None`` where room must go on being made."""
-        with self.connections.change() as change:
-            db = change.db
-            if self.purges.means(change, key):
+        with self.connections.transaction() as transaction:
+            db = transaction.db
+            if self.purges.means(transaction, key):
                 return 0
             row = db.execute("SELECT id, file, state, created, used FROM entries WHERE key = ?", (key,)).fetchone()
             if row is not None:
@@ -149,14 +149,14 @@ class DiskIndex:
                 if state != "ready":
                     if now - used < GRACE_S:
                         return 0
-                    self.eviction.remove(change, [(number, file)], None)
+                    self.eviction.remove(transaction, [(number, file)], None)
                 elif (reason := self.limits.broken(created, used, now)) is not None:
-                    self.eviction.remove(change, [(number, file)], reason)
+                    self.eviction.remove(transaction, [(number, file)], reason)
                 else:
                     if self.limits.is_due(used, now):
-                        self.eviction.note_use(change, number, now)
+                        self.eviction.note_use(transaction, number, now)
                     return 0
-            if not self.eviction.make_room(change, entry.size, now, keys.tenant_in(key)):
+            if not self.eviction.make_room(transaction, entry.size, now, keys.tenant_in(key)):
                 return None
             new = db.execute(
                 "INSERT INTO entries"
@@ -175,7 +175,7 @@ class DiskIndex:
                     name,
                 ),
             ).lastrowid
-            self.eviction.note_use(change, new, now)
+            self.eviction.note_use(transaction, new, now)
             if name is None:
                 db.execute("INSERT INTO inline VALUES (?, ?)", (new, entry.value))
         return new
@@ -185,31 +185,31 @@ class DiskIndex:
             self.files.write(name, entry.value)
         except BaseException:
             # If this fails too (the disk is full), the row is reclaimed later.
-            with contextlib.suppress(sqlite3.Error), self.connections.change() as change:
-                change.db.execute("DELETE FROM entries WHERE id = ?", (number,))
+            with contextlib.suppress(sqlite3.Error), self.connections.transaction() as transaction:
+                transaction.db.execute("DELETE FROM entries WHERE id = ?", (number,))
             raise
-        with self.connections.change() as change:
-            finished = change.db.execute(
+        with self.connections.transaction() as transaction:
+            finished = transaction.db.execute(
                 "UPDATE entries SET state = 'ready' WHERE id = ? AND state = 'reserved'",
                 (number,),
             )
             if finished.rowcount == 0:  # purged meanwhile, or we took so long that we were taken for dead
                 self.files.remove(name)
-                change.db.execute("DELETE FROM entries WHERE id = ?", (number,))
+                transaction.db.execute("DELETE FROM entries WHERE id = ?", (number,))
 
     def touch(self, key: str, now: float) -> None:
         """Note a use, unless one was noted just before."""
-        with self.connections.change() as change:
-            row = change.db.execute(
+        with self.connections.transaction() as transaction:
+            row = transaction.db.execute(
                 "SELECT id, used, done FROM entries WHERE key = ? AND state = 'ready'", (key,)
             ).fetchone()
             if row is not None and (row[2] or self.limits.is_due(row[1], now)):
-                self.eviction.note_use(change, row[0], now)
+                self.eviction.note_use(transaction, row[0], now)
 
     def check_again(self, key: str, now: float) -> None:
         """Look again under the write lock; remove the entry if it is expired or damaged indeed."""
-        with self.connections.change() as change:
-            row = change.db.execute(
+        with self.connections.transaction() as transaction:
+            row = transaction.db.execute(
                 "SELECT id, created, used, size, file, length(value) FROM entries"
                 " LEFT JOIN inline USING (id) WHERE key = ? AND state = 'ready'",
                 (key,),
@@ -225,15 +225,15 @@ class DiskIndex:
                 if length != size:
                     reason = Reason.DAMAGED
             if reason is not None:
-                self.eviction.remove(change, [(number, file)], reason)
+                self.eviction.remove(transaction, [(number, file)], reason)
 
     def drop(self, key: str) -> None:
         """Remove an entry whose bytes turned out to be damaged."""
-        with self.connections.change() as change:
-            rows = change.db.execute(
+        with self.connections.transaction() as transaction:
+            rows = transaction.db.execute(
                 "SELECT id, file FROM entries WHERE key = ? AND state = 'ready'", (key,)
             ).fetchall()
-            self.eviction.remove(change, rows, Reason.DAMAGED)
+            self.eviction.remove(transaction, rows, Reason.DAMAGED)
 
     # Purging
 
@@ -243,15 +243,15 @@ class DiskIndex:
         What is being written is purged when it is finished.
         """
         where, values = _matching(pattern)  # one of two constants, and what to fill in
-        with self.connections.change() as change:
-            change.db.execute(
+        with self.connections.transaction() as transaction:
+            transaction.db.execute(
                 "UPDATE entries SET state = 'doomed' WHERE id IN"  # noqa: S608
                 " (SELECT id FROM entries INDEXED BY unfinished"
                 f" WHERE state <> 'ready' AND state = 'reserved' AND {where})",
                 values,
             )
-            last = change.db.execute("SELECT max(id) FROM entries").fetchone()[0] or 0
-            return self.purges.note(change, pattern, last, now) if tell else Purge(0, pattern, last)
+            last = transaction.db.execute("SELECT max(id) FROM entries").fetchone()[0] or 0
+            return self.purges.note(transaction, pattern, last, now) if tell else Purge(0, pattern, last)
 
     def purge(self, purge: Purge) -> Turn:
         """Delete the next batch of what a purge means. Only deleting takes the write lock, looking for it does not."""
@@ -269,21 +269,21 @@ class DiskIndex:
         gone = 0
         more = len(found) == BATCH or end < purge.last
         if found or not more:
-            with self.connections.change() as change:
+            with self.connections.transaction() as transaction:
                 rows: list[Row] = [
                     row
                     for (number,) in found
-                    for row in change.db.execute(
+                    for row in transaction.db.execute(
                         "SELECT id, file FROM entries WHERE id = ? AND state = 'ready'", (number,)
                     )
                 ]
-                gone = self.eviction.remove(change, rows, Reason.PURGE)
+                gone = self.eviction.remove(transaction, rows, Reason.PURGE)
                 if gone < len(rows):
                     more, end = True, rows[gone][0] - 1
                 elif len(found) == BATCH:
                     end = found[-1][0]
                 if not more:
-                    self.purges.finish(change, purge)
+                    self.purges.finish(transaction, purge)
         purge.after = end
         return Turn(gone, more)
 
@@ -308,10 +308,10 @@ class DiskIndex:
             if state == "ready" and file not in files and not self.files.has(file)
         ]
         while lost:
-            with self.connections.change() as change:
+            with self.connections.transaction() as transaction:
                 # Not counted: a kill between removing a victim's file and committing leaves these,
                 # and what that process had counted went with it.
-                lost = lost[self.eviction.remove(change, lost[:BATCH], None) :]
+                lost = lost[self.eviction.remove(transaction, lost[:BATCH], None) :]
             time.sleep(_PAUSE_S)
 
 

@@ -28,7 +28,7 @@ _FLOCK = "hhqqi0q"
 
 
 @dataclass(slots=True)
-class _Held:
+class _OwnLease:
     """A lease that this process holds."""
 
     token: str
@@ -49,33 +49,33 @@ class DiskLeases:
         self._folder = folder
         self._supervisor = supervisor or Supervisor()
         self._file: int | None = None
-        self._held: dict[str, _Held] = {}
+        self._own: dict[str, _OwnLease] = {}
         self._listeners: dict[str, set[asyncio.Event]] = {}
         self._looking: asyncio.Task[None] | None = None
 
     async def take(self, key: str, token: str, seconds: float, priority: Priority = Priority.INTERACTIVE) -> Claim:
         """See ``Leases``. A lock carries no class."""
         del priority
-        is_ours = key not in self._held and self._lock(key)
+        is_ours = key not in self._own and self._lock(key)
         if is_ours:
-            self._held[key] = self._until(key, token, seconds)
+            self._own[key] = self._until(key, token, seconds)
         try:
-            is_kept = await self._store.has(key)
+            is_stored = await self._store.has(key)
         except BaseException:
             await self.release(key, token)
             raise
-        if is_kept:
+        if is_stored:
             await self.release(key, token)
-            return Claim.KEPT
+            return Claim.STORED
         return Claim.GRANTED if is_ours else Claim.TAKEN
 
     async def renew(self, key: str, token: str, seconds: float) -> bool:
         """See ``Leases``."""
-        held = self._held.get(key)
-        if held is None or held.token != token:
+        own = self._own.get(key)
+        if own is None or own.token != token:
             return False
-        held.end.cancel()
-        self._held[key] = self._until(key, token, seconds)
+        own.end.cancel()
+        self._own[key] = self._until(key, token, seconds)
         return True
 
     async def awaited_as(self, key: str) -> Priority | None:
@@ -85,10 +85,10 @@ class DiskLeases:
 
     async def release(self, key: str, token: str) -> bool:
         """See ``Leases``."""
-        held = self._held.get(key)
-        if held is None or held.token != token:
+        own = self._own.get(key)
+        if own is None or own.token != token:
             return False
-        held.end.cancel()
+        own.end.cancel()
         self._let_go(key)
         return True
 
@@ -107,26 +107,26 @@ class DiskLeases:
                 del self._listeners[key]
 
     async def aclose(self) -> None:
-        """See ``Leases``; what is held ends."""
+        """See ``Leases``; the leases of this process end."""
         if self._looking is not None:
             await stop(self._looking)
-        for key in list(self._held):
-            await self.release(key, self._held[key].token)
+        for key in list(self._own):
+            await self.release(key, self._own[key].token)
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
-    def _until(self, key: str, token: str, seconds: float) -> _Held:
-        return _Held(token, asyncio.get_running_loop().call_later(seconds, self._let_go, key))
+    def _until(self, key: str, token: str, seconds: float) -> _OwnLease:
+        return _OwnLease(token, asyncio.get_running_loop().call_later(seconds, self._let_go, key))
 
     def _let_go(self, key: str) -> None:
-        del self._held[key]
+        del self._own[key]
         self._change(key, fcntl.F_OFD_SETLK, fcntl.F_UNLCK)
 
     async def _look(self) -> None:
         while self._listeners:
             for key, events in self._listeners.items():
-                if key not in self._held and not self._is_locked(key):
+                if key not in self._own and not self._is_locked(key):
                     for event in events:
                         event.set()
             await asyncio.sleep(_LOOK_S)

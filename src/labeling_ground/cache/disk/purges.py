@@ -9,15 +9,15 @@ import secrets
 from dataclasses import dataclass
 
 from labeling_ground import key as keys
-from labeling_ground.cache.disk.connections import Change, Connections
+from labeling_ground.cache.disk.connections import Connections, Transaction
 
 _REMEMBERED = 10_000
 """Purges that the log holds. A process that has not heard of one that is left out parts with everything."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A place in the log of one index."""
+class LogPosition:
+    """A position in the log of one index."""
 
     identity: str = ""
     sequence: int = 0
@@ -41,16 +41,16 @@ class PurgeLog:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._origin = secrets.token_hex(8)
-        self._heard: Place | None = None  # None: nothing is held above, so nothing need be heard
+        self._heard: LogPosition | None = None  # None: nothing is stored above, so no purge need be heard of
 
     @property
-    def place(self) -> Place | None:
-        """Up to where this process has heard; ``None`` where nothing is held above, and nobody waits for it."""
+    def position(self) -> LogPosition | None:
+        """Up to where this process has heard; ``None`` where nothing is stored above, and no other process waits."""
         return self._heard
 
-    def note(self, change: Change, pattern: str, last: int, now: float) -> Purge:
+    def note(self, transaction: Transaction, pattern: str, last: int, now: float) -> Purge:
         """Write a purge down, before anything is deleted."""
-        db = change.db
+        db = transaction.db
         sequence = (
             db.execute(
                 "INSERT INTO purges (pattern, origin, last, started) VALUES (?, ?, ?, ?)",
@@ -63,9 +63,9 @@ class PurgeLog:
             db.execute("UPDATE progress SET forgotten = ?", (oldest,))
         return Purge(sequence, pattern, last)
 
-    def finish(self, change: Change, purge: Purge) -> None:
+    def finish(self, transaction: Transaction, purge: Purge) -> None:
         """All that the purge means has gone from the disk."""
-        change.db.execute("UPDATE purges SET finished = 1 WHERE sequence = ?", (purge.sequence,))
+        transaction.db.execute("UPDATE purges SET finished = 1 WHERE sequence = ?", (purge.sequence,))
 
     def unfinished(self, started_before: float, now: float) -> list[Purge]:
         """Purges whose process was killed in the middle of them."""
@@ -78,42 +78,42 @@ class PurgeLog:
         ]
 
     def listen_to_all(self) -> None:
-        """Begin to hear of purges, of those in the log too: something may be held that they mean."""
-        self._heard = Place()
+        """Begin to hear of purges, of those in the log too: something may be stored that they mean."""
+        self._heard = LogPosition()
 
     def listen(self) -> None:
-        """Begin to hear of purges to come: nothing is held yet."""
-        with self._connections.change() as change:
-            self._heard = self._end(change)
-            self._say(change, self._heard)
+        """Begin to hear of purges to come: nothing is stored yet."""
+        with self._connections.transaction() as transaction:
+            self._heard = self._end(transaction)
+            self._say(transaction, self._heard)
 
-    def hear(self) -> tuple[list[str], Place]:
+    def hear(self) -> tuple[list[str], LogPosition]:
         """What others purged since what was heard last, as key patterns; and up to where that goes."""
-        heard = self._heard or Place()
+        heard = self._heard or LogPosition()
         db = self._connections.get()
         identity, forgotten = db.execute("SELECT identity, forgotten FROM progress").fetchone()
         after = heard.sequence if heard.identity == identity else 0
         rows = db.execute("SELECT sequence, pattern, origin FROM purges WHERE sequence > ?", (after,)).fetchall()
-        place = Place(identity, max((row[0] for row in rows), default=after))
+        position = LogPosition(identity, max((row[0] for row in rows), default=after))
         if heard.identity not in ("", identity) or after < forgotten:
-            return [keys.pattern()], place  # what was in the log, nobody knows any more
-        return [pattern for _, pattern, origin in rows if origin != self._origin], place
+            return [keys.pattern()], position  # what was in the log, nobody knows any more
+        return [pattern for _, pattern, origin in rows if origin != self._origin], position
 
-    def heard(self, place: Place) -> None:
+    def heard(self, position: LogPosition) -> None:
         """All that ``hear`` told has been carried out."""
-        if place != self._heard:
-            with self._connections.change() as change:
-                self._say(change, place)
-            self._heard = place
+        if position != self._heard:
+            with self._connections.transaction() as transaction:
+                self._say(transaction, position)
+            self._heard = position
 
-    def means(self, change: Change, key: str) -> bool:
+    def means(self, transaction: Transaction, key: str) -> bool:
         """Whether a purge that this process has not heard of yet means a key."""
         if self._heard is None:
             return False
-        identity, forgotten = change.db.execute("SELECT identity, forgotten FROM progress").fetchone()
+        identity, forgotten = transaction.db.execute("SELECT identity, forgotten FROM progress").fetchone()
         if self._heard.identity not in ("", identity) or self._heard.sequence < forgotten:
             return True
-        unheard = change.db.execute(
+        unheard = transaction.db.execute(
             "SELECT pattern FROM purges WHERE sequence > ? AND origin <> ?", (self._heard.sequence, self._origin)
         )
         return any(keys.matcher(pattern)(key) for (pattern,) in unheard)
@@ -126,22 +126,24 @@ class PurgeLog:
 
     def give_up(self, purge: Purge) -> None:
         """Wait no more for those who have not heard of it: they are dead, or say that they have when they do."""
-        with self._connections.change() as change:
-            change.db.execute("DELETE FROM listeners WHERE heard < ? AND origin <> ?", (purge.sequence, self._origin))
+        with self._connections.transaction() as transaction:
+            transaction.db.execute(
+                "DELETE FROM listeners WHERE heard < ? AND origin <> ?", (purge.sequence, self._origin)
+            )
 
     def leave(self) -> None:
         """Nobody need wait for this process any more."""
         if self._heard is not None:
-            with self._connections.change() as change:
-                change.db.execute("DELETE FROM listeners WHERE origin = ?", (self._origin,))
+            with self._connections.transaction() as transaction:
+                transaction.db.execute("DELETE FROM listeners WHERE origin = ?", (self._origin,))
 
-    def _say(self, change: Change, place: Place) -> None:
-        change.db.execute("INSERT OR REPLACE INTO listeners VALUES (?, ?)", (self._origin, place.sequence))
+    def _say(self, transaction: Transaction, position: LogPosition) -> None:
+        transaction.db.execute("INSERT OR REPLACE INTO listeners VALUES (?, ?)", (self._origin, position.sequence))
 
     @staticmethod
-    def _end(change: Change) -> Place:
-        return Place(
-            *change.db.execute(
+    def _end(transaction: Transaction) -> LogPosition:
+        return LogPosition(
+            *transaction.db.execute(
                 "SELECT identity, (SELECT coalesce(max(sequence), 0) FROM purges) FROM progress"
             ).fetchone()
         )

@@ -203,8 +203,8 @@ class DiskStateStore:
             return
         pays: str | None = None
         if self._tenant_share is not None:
-            held: dict[str, int] = dict(db.execute(_COUNTS, (TENANT_DIGITS,)).fetchall())
-            pays = payer(held, name[:TENANT_DIGITS], 0, self._tenant_share * self._most)
+            stored: dict[str, int] = dict(db.execute(_COUNTS, (TENANT_DIGITS,)).fetchall())
+            pays = payer(stored, name[:TENANT_DIGITS], 0, self._tenant_share * self._most)
         db.execute(_FORGET, {"new": name, "tenant": pays, "digits": TENANT_DIGITS, "excess": excess})
 
     def _sweep(self, db: sqlite3.Connection) -> None:

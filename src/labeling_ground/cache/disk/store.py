@@ -13,7 +13,7 @@ from types import EllipsisType
 
 from labeling_ground.cache.budgets import PARTS
 from labeling_ground.cache.complaint import Complaint
-from labeling_ground.cache.disk.eviction import Limits
+from labeling_ground.cache.disk.eviction import EntryLimits
 from labeling_ground.cache.disk.files import GRACE_S
 from labeling_ground.cache.disk.folder import INDEX, open_to_read, refusal
 from labeling_ground.cache.disk.index import DiskIndex, Found, Standing, Totals, totals_of
@@ -97,7 +97,7 @@ class DiskStore:
         self._ranking_anew: asyncio.Task[None] | None = None
         self._clock = clock
         self._watermark = low_watermark
-        self._limits = Limits(budget_bytes, int(budget_bytes * low_watermark), idle_s, max_age_s, tenant_share)
+        self._limits = EntryLimits(budget_bytes, int(budget_bytes * low_watermark), idle_s, max_age_s, tenant_share)
         self._index = DiskIndex(directory, self._limits, ranking)
         self._threads = DiskThreads(self._index.connections)
         self._refused = 0
@@ -228,7 +228,7 @@ class DiskStore:
             self._limits.idle_s = idle_s
 
     async def stats(self) -> StoreStats:
-        """What is held by all processes, and what this one evicted."""
+        """What all processes have stored, and what this one evicted."""
         figures = described(await self._threads.read(self._index.totals), self._limits.budget)
         evictions = {reason.value: self._index.connections.evictions[reason] for reason in Reason}
         return replace(figures, evictions=evictions, refused=self._refused)
@@ -239,7 +239,9 @@ class DiskStore:
             if task is not None:
                 await stop(task)
         self._listener = self._ranking_anew = None
-        leave = self._index.purges.leave if self._index.purges.place is not None else None  # others wait for it in vain
+        leave = (
+            self._index.purges.leave if self._index.purges.position is not None else None
+        )  # others wait for it in vain
         await asyncio.to_thread(self._threads.close, leave)  # noqa: TID251 -- closing, when nothing else is left to wait for it
 
     async def _use(self, key: str, *, value: bool = True) -> Found:
@@ -267,11 +269,11 @@ class DiskStore:
         purges = self._index.purges
 
         async def hear() -> None:
-            patterns, place = await self._threads.read(purges.hear)
+            patterns, position = await self._threads.read(purges.hear)
             for pattern in patterns:
                 await tell(pattern)
-            if place != purges.place:
-                await self._threads.write(partial(purges.heard, place))
+            if position != purges.position:
+                await self._threads.write(partial(purges.heard, position))
 
         while True:
             await asyncio.sleep(self._listen_s)

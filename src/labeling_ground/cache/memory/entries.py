@@ -18,8 +18,8 @@ class MemoryObserver(Protocol):
         """An entry was found."""
         ...
 
-    def arriving(self, key: str, entry: Entry, *, held: bool, computed: bool) -> None:
-        """An entry is about to be kept; ``held``: it is here already; ``computed``: it does not come from below."""
+    def arriving(self, key: str, entry: Entry, *, is_stored: bool, computed: bool) -> None:
+        """An entry is about to be stored; ``is_stored``: it is already; ``computed``: not found in a lower tier."""
         ...
 
     def evicted(self, key: str, reason: Reason, used: float) -> None:

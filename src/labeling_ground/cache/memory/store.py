@@ -108,7 +108,7 @@ class MemoryStore(EntriesInMemory):
         now = self._clock() if at is None else at
         record = self._records.get(key)
         if self.observer is not None:
-            self.observer.arriving(key, entry, held=record is not None, computed=computed)
+            self.observer.arriving(key, entry, is_stored=record is not None, computed=computed)
         if record is not None:
             reason = self._expired(record, now)
             if reason is None:

@@ -21,7 +21,7 @@ class TenantPolicy:
         self._make = make
         self._share = share
         self._policies: dict[str, Policy] = {}
-        self._held: dict[str, int] = {}
+        self._bytes_of: dict[str, int] = {}
         self._bytes = 0
         self._asker = ""
         self._wanted = 0
@@ -36,8 +36,8 @@ class TenantPolicy:
         policy = self._policies.get(tenant)
         if policy is None:
             policy = self._policies[tenant] = self._make()
-            self._held[tenant] = 0
-        self._held[tenant] += item.size
+            self._bytes_of[tenant] = 0
+        self._bytes_of[tenant] += item.size
         self._bytes += item.size
         policy.insert(item)
 
@@ -57,14 +57,14 @@ class TenantPolicy:
 
     def evict(self) -> Item | None:
         """Take out the next to go of the tenant that makes room."""
-        tenant = payer(self._held, self._asker, self._wanted, self._share * (self._bytes + self._wanted))
+        tenant = payer(self._bytes_of, self._asker, self._wanted, self._share * (self._bytes + self._wanted))
         item = None if tenant is None else self._policies[tenant].evict()
         if item is not None and tenant is not None:
             self._gone(tenant, item)
         return item
 
     def _gone(self, tenant: str, item: Item) -> None:
-        self._held[tenant] -= item.size
+        self._bytes_of[tenant] -= item.size
         self._bytes -= item.size
-        if not self._held[tenant]:
-            del self._held[tenant], self._policies[tenant]
+        if not self._bytes_of[tenant]:
+            del self._bytes_of[tenant], self._policies[tenant]

@@ -14,7 +14,7 @@ from labeling_ground.errors import StoreFailed
 from labeling_ground.types import StoreStats
 
 
-class ServerFigures:
+class RedisUsage:
     """The figures of all primaries together, whoever else uses them included.
 
     Args:

@@ -24,7 +24,7 @@ _AGAIN_S = 0.5
 # of a script are about one image: one slot. Nothing is written after a step that can fail, for Redis takes nothing
 # back. A full server may refuse the mark: then who waits is not told, and looks again now and then.
 _TAKE = Script("""
-if redis.call('exists', KEYS[2]) == 1 then return 'kept' end
+if redis.call('exists', KEYS[2]) == 1 then return 'stored' end
 if redis.call('exists', KEYS[1]) == 1 then
   local before = redis.call('hget', KEYS[1], 'awaited')
   if not before or tonumber(ARGV[3]) < tonumber(before) then redis.pcall('hset', KEYS[1], 'awaited', ARGV[3]) end

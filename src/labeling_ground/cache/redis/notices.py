@@ -50,7 +50,7 @@ class PurgeNotices:
 
     Args:
         connection: for announcing; a second one, to the same place, waits at the log's end.
-        keep_s: how far the log reaches back, in seconds; at least the idle time, so that what a process finds on its
+        log_s: how far the log reaches back, in seconds; at least the idle time, so that what a process finds on its
             disk after a longer absence has expired.
         wait_s: how long to wait at the log's end before looking whether the log is still the same.
         retry_s: pause after a failure; after further ones it grows, up to half a minute.
@@ -62,7 +62,7 @@ class PurgeNotices:
         self,
         connection: RedisConnection,
         *,
-        keep_s: float = 7200.0,
+        log_s: float = 7200.0,
         wait_s: float = 5.0,
         retry_s: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
@@ -75,7 +75,7 @@ class PurgeNotices:
         self._connection = connection
         self._waiting = connection.patient(wait_s + 1.0)
         self._stream = connection.names.ours("purges")
-        self.keep_s = keep_s
+        self.log_s = log_s
         self._wait_ms = int(wait_s * 1000)
         self._supervisor = supervisor or Supervisor()
         self._retry_s = retry_s
@@ -139,7 +139,7 @@ class PurgeNotices:
         entries = await self._read(self._last)
         if self._last != _START and (not entries or entries[0][0] != self._last):
             entries = await self._reread()
-        if started - self._checked > self.keep_s:
+        if started - self._checked > self.log_s:
             log.warning("redis: cut off for longer than the log of purges reaches back; what is kept here is purged")
             await self._apply(keys.pattern())
             for _, notice, _ in entries:
@@ -176,7 +176,7 @@ class PurgeNotices:
         The last entry that was read here is gone: it became too old and was trimmed, or the log was lost.
         """
         there = {notice for _, notice, _ in await self._read(_START)}
-        youngest_trimmed = self._clock() - 0.9 * self.keep_s
+        youngest_trimmed = self._clock() - 0.9 * self.log_s
         for notice, (at, pattern) in list(self._own.items()):
             if notice not in there and at > youngest_trimmed:
                 await self._write(notice, pattern)
@@ -212,10 +212,10 @@ class PurgeNotices:
             start = f"({found[-1][0]}"
 
     async def _write(self, notice: str, pattern: str) -> None:
-        await _ADD.run(self._connection, [self._stream], int(self.keep_s * 1000), notice, pattern)
+        await _ADD.run(self._connection, [self._stream], int(self.log_s * 1000), notice, pattern)
 
     def _forget(self) -> None:
-        oldest = self._clock() - 2 * self.keep_s
+        oldest = self._clock() - 2 * self.log_s
         while self._seen and next(iter(self._seen.values())) < oldest:
             self._seen.popitem(last=False)
         while self._own and next(iter(self._own.values()))[0] < oldest:

@@ -12,7 +12,7 @@ from labeling_ground import key as keys
 from labeling_ground.cache.complaint import Complaint
 from labeling_ground.cache.policies.port import Ranking, Reason
 from labeling_ground.cache.redis.connect import RedisConnection
-from labeling_ground.cache.redis.figures import ServerFigures
+from labeling_ground.cache.redis.figures import RedisUsage
 from labeling_ground.cache.redis.health import probe
 from labeling_ground.cache.redis.lifetime import Lifetimes
 from labeling_ground.cache.redis.notices import PurgeNotices
@@ -75,7 +75,7 @@ class RedisStore:
         self._lifetimes = Lifetimes(idle_s, by_cost=by_cost)
         self._max_age_s = max_age_s
         self._clock = clock
-        self._servers = ServerFigures(connection, budget_bytes, clock)
+        self._servers = RedisUsage(connection, budget_bytes, clock)
         self._refused = 0
         self.trouble = ""
         self._complaint = Complaint(log, self.name, clock)
@@ -223,7 +223,7 @@ class RedisStore:
         if idle_s is not ...:
             self._lifetimes.set_idle(idle_s)
             if self.notices is not None:
-                self.notices.keep_s = max(self.notices.keep_s, 2 * idle_s)
+                self.notices.log_s = max(self.notices.log_s, 2 * idle_s)
 
     @property
     def largest(self) -> int | None:

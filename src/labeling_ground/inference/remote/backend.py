@@ -20,7 +20,7 @@ from labeling_ground.inference.remote.client import Answer, Attempt, EngineClien
 from labeling_ground.inference.remote.pool import EnginePool, Send, agreed
 from labeling_ground.inference.remote.requests import DECODED_BYTES, Asked, ask_all, carries, decode_all, home, together
 from labeling_ground.inference.remote.served import ServedThere
-from labeling_ground.inference.remote_status import EngineFigures
+from labeling_ground.inference.remote_status import EngineCounts
 from labeling_ground.inference.sketch import Sketch
 from labeling_ground.pools import Pool
 from labeling_ground.sam import everything
@@ -175,7 +175,7 @@ class RemoteBackend:
         """Why which engine of several is not asked now: sentences by the engine's half and address."""
         return self._served.left_out()
 
-    def engines(self) -> Sequence[EngineFigures]:
+    def engines(self) -> Sequence[EngineCounts]:
         """The engines as last seen."""
         return [figures for pool in self._pools for figures in pool.figures(self._served.version)]
 

@@ -18,7 +18,7 @@ from labeling_ground.breaker import Breaker
 from labeling_ground.errors import BackendFailed, BadInput, Overloaded
 from labeling_ground.inference.remote import wire
 from labeling_ground.inference.remote.addresses import Address
-from labeling_ground.inference.remote_status import EngineFigures
+from labeling_ground.inference.remote_status import EngineCounts
 
 log = logging.getLogger(__name__)
 
@@ -195,9 +195,9 @@ class EngineClient:
         """Whether the last probe got no answer: the engine is too busy for it, or hangs."""
         return self._probe_pause_s > 0
 
-    def figures(self, left_out: str) -> EngineFigures:
+    def figures(self, left_out: str) -> EngineCounts:
         """As last seen. ``left_out``: why it is not asked now, in a word; empty if it is."""
-        return EngineFigures(
+        return EngineCounts(
             half=self.half,
             address=str(self.address),
             version="" if self.description is None else str(self.description.version),

@@ -25,7 +25,7 @@ from labeling_ground.inference.remote.client import (
     Limits,
     OtherModel,
 )
-from labeling_ground.inference.remote_status import EngineFigures
+from labeling_ground.inference.remote_status import EngineCounts
 from labeling_ground.types import ModelVersion
 
 T = TypeVar("T")
@@ -289,7 +289,7 @@ class EnginePool:
             f"{self.half} at {each.address}": why for each in self.members if (why := self.why_not(each, version)[1])
         }
 
-    def figures(self, version: ModelVersion) -> list[EngineFigures]:
+    def figures(self, version: ModelVersion) -> list[EngineCounts]:
         """Each as last seen."""
         return [each.figures(self.why_not(each, version)[0]) for each in self.members]
 
