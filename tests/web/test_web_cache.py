@@ -268,7 +268,7 @@ def test_a_tier_that_does_not_answer_shows_no_figures_of_its_own(kept: Served, c
     """Nobody knows what it holds; and a day in which nothing was asked for says up to when."""
     figures, history = ask(kept, "v1/cache"), ask(kept, "v1/cache/history?since=0")
     away = figures["tiers"][-1] | {"answers": False, "breaker": "open", "bytes": 0, "budget": 0, "entries": 0}
-    nothing = {name: [] for name in history["columns"]}
+    nothing: dict[str, list[Any]] = {name: [] for name in history["columns"]}
     page = context.new_page()
     page.route("**/v1/cache", lambda route: route.fulfill(json=figures | {"tiers": [away | {"bytes_by_kind": {}}]}))
     page.route("**/v1/cache/history*", lambda route: route.fulfill(json=history | {"columns": nothing}))

@@ -109,7 +109,7 @@ class StoredSessions:
         if self._state_store is None or not made:
             return before, after
         session.pending += made
-        await self._store_change(self._state_store, key, session, made[0])
+        await self._persist(self._state_store, key, session, made[0])
         return made[0].before, made[0].after
 
     async def known(self, key: SessionKey) -> OpenSession:
@@ -185,9 +185,7 @@ class StoredSessions:
     def _name(self) -> str:
         return f"{self._me}.{next(self._numbers)}"
 
-    async def _store_change(
-        self, store: SessionStore, key: SessionKey, session: OpenSession, made: PendingChange
-    ) -> None:
+    async def _persist(self, store: SessionStore, key: SessionKey, session: OpenSession, made: PendingChange) -> None:
         """Wait until a change is stored. Where that fails, refuse it if others may be asked next; else it counts."""
         lines = session.unsaved()
         if session.saver is None and store.replace_at_once(key, lines.seen, lines.log, self.table.idle_s):
