@@ -103,6 +103,15 @@ test("a polygon is closed by Enter or at its first corner, has its corners, and 
   assert.ok(hand.giveUp() && !hand.giveUp() && !hand.close());
 });
 
+test("a double click closes a polygon at its last corner, and makes no corner twice before there are three", () => {
+  const { hand, editor, drag } = handOf(works.EMPTY, { tool: "polygon" });
+  for (const place of [[10, 10], [10, 10], [50, 10], [51, 10]]) drag([place]);
+  assert.deepEqual(hand.draft, [10, 10, 50, 10]);
+  for (const place of [[50, 50], [10, 50], [10, 51]]) drag([place]);
+  assert.equal(hand.draft, null);
+  assert.deepEqual(works.chosen(editor.work).rings, [[10, 10, 50, 10, 50, 50, 10, 50]]);
+});
+
 test("a mask of a model is taken by its outline's corners, few of them, and holes stay holes", () => {
   const work = { ...works.EMPTY, objects: [object("a", square(10, 10, 60, 60), { points: [{ x: 20, y: 20, label: 1 }] })] };
   const { hand, editor, page, drag, inMask } = handOf(work, { tool: "eraser", selected: "a" });

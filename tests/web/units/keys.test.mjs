@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { load, root } from "./page.mjs";
 
 const { keyOf, table } = await load("labeling/keys.js");
+const { t } = await load("shared/words.js");
 
 const pressed = (key, code, held = {}) => keyOf({ key, code, shiftKey: false, ctrlKey: false, metaKey: false, ...held });
 
@@ -58,4 +59,14 @@ test("the tips name keys of the table, and each tool names its own", async () =>
   assert.equal(new Set(named).size, named.length);
   const tools = html.match(/<button [^>]*data-tool=[^>]*>/g);
   assert.ok(tools.length > 8 && tools.every((one) => one.includes("data-key=")));
+});
+
+test("the key that saves elsewhere says that everything is kept, or why it is not", () => {
+  const told = [];
+  const page = { editor: {}, storageTrouble: null, tell: (text) => told.push(text) };
+  const { run } = table(page).find(({ keys }) => keys.includes("Mod+s"));
+  run();
+  page.storageTrouble = "full";
+  run();
+  assert.deepEqual(told, [t("isKept"), t("notKept", { why: "full" })]);
 });

@@ -124,10 +124,11 @@ export class Handwork {
   }
 
   #polygon(at, isOther, reach) {
-    if (this.draft) {
-      const [x, y] = this.draft;
-      if (this.draft.length >= 6 && Math.hypot(x - at.x, y - at.y) <= reach) this.close();
-      else this.draft.push(at.x, at.y);
+    const { draft } = this;
+    if (draft) {
+      const isAt = (x, y) => Math.hypot(x - at.x, y - at.y) <= reach;
+      if (draft.length >= 6 && (isAt(draft[0], draft[1]) || isAt(...draft.slice(-2)))) this.close(); // a double click ends at the last one
+      else if (!isAt(...draft.slice(-2))) draft.push(at.x, at.y);
       return null;
     }
     const target = this.#target();

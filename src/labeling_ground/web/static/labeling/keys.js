@@ -1,5 +1,7 @@
 // The keyboard, as one table: it drives the page and fills the help.
 
+import { t } from "../shared/words.js";
+
 /**
  * Rows of `[keys, word of the help or null, what is done(event)]`. A key is an `event.key`; `Mod+` is Control or
  * Command. `shown` is what the help writes instead of the keys.
@@ -64,6 +66,7 @@ export function table(page) {
     { keys: ["b"], onCanvas: true, run: () => editor.cornerAtCross() },
     { keys: ["o"], shown: ["O", "S"], help: "helpOpen", run: () => press("open") },
     { keys: ["s"], run: () => press("export") },
+    { keys: ["Mod+s"], run: () => page.tell(page.storageTrouble ? t("notKept", { why: page.storageTrouble }) : t("isKept")) },
     { keys: ["?"], run: () => press("help") },
   ];
 }
