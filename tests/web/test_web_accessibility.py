@@ -63,6 +63,13 @@ def test_the_labeling_page(served: Served, page: Any, photos: dict[str, Path], s
         if min(one[2], other[2]) - max(one[0], other[0]) > 1 and min(one[3], other[3]) - max(one[1], other[1]) > 1
     ]
     assert overlapping == []
+    page.click("#undo")  # the object is in the making again
+    for width, height in ((320, 640), (844, 390), (1024, 768)):
+        page.set_viewport_size({"width": width, "height": height})
+        finish = page.locator("#finish").bounding_box()
+        assert finish["x"] + finish["width"] <= width
+        assert page.evaluate("document.querySelector('header').scrollWidth") == width
+        assert page.locator("#canvas").bounding_box()["height"] >= 170
 
 
 def test_the_operators_page(served: Served, page: Any) -> None:

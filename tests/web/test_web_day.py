@@ -12,6 +12,12 @@ from labeling_ground.codec.mask import from_rle
 
 COFFEE = (600, 400)
 ROCKET = (640, 427)
+_PASTE = """text => {
+    const clipboardData = new DataTransfer();
+    clipboardData.setData("text", text);
+    const field = document.querySelector("#add-class input");
+    field.dispatchEvent(new ClipboardEvent("paste", {clipboardData, bubbles: true, cancelable: true}));
+}"""
 _PRESS = """([key, code]) => document.activeElement.dispatchEvent(
     new KeyboardEvent("keydown", {key, code, shiftKey: key === "H", bubbles: true, cancelable: true}))"""
 
@@ -130,8 +136,13 @@ def test_objects_are_picked_combined_and_carried_on(
     labeler = Labeler(context.new_page(), served.url)
     page = labeler.page
     labeler.open(photos["coffee"], photos["rocket"])
-    page.fill("#add-class input", "cup, saucer")
+    page.evaluate(_PASTE, "cup\nsaucer\n")
+    assert page.input_value("#add-class input") == "cup, saucer"
     page.press("#add-class input", "Enter")
+    page.get_by_role("button", name="Rename saucer").click()
+    page.keyboard.type("cup")
+    page.keyboard.press("Enter")
+    page.locator("#hint", has_text="There is a class cup already").wait_for()
     page.keyboard.press("2")  # goes to the page, and not into the field
     assert page.input_value("#add-class input") == ""
     page.keyboard.press("i")

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./page.mjs";
 
-const { added, changed, without } = await load("labeling/classes.js");
+const { added, changed, namesIn, without } = await load("labeling/classes.js");
 
 test("a class gets an id and a colour that no other has, and is the chosen one then", () => {
   let choices = added([], "cat");
@@ -26,4 +26,12 @@ test("without the chosen class the first is chosen, and otherwise the choice sta
   assert.equal(without(choices, "3").classId, "2");
   assert.deepEqual(changed(choices, "3", { name: "new" }).classes.at(-1), { id: "3", name: "new" });
   assert.deepEqual(choices.classes.at(-1), { id: "3" });
+});
+
+test("a list of names has commas or lines, and a name that is there is chosen, not made again", () => {
+  assert.deepEqual(namesIn(" cat,dog ,\r\n big bird\n\n"), ["cat", "dog", "big bird"]);
+  assert.deepEqual(namesIn("x".repeat(100)), ["x".repeat(80)]);
+  assert.deepEqual(namesIn(" , "), []);
+  const { classes } = added(added([], "cat").classes, "dog");
+  assert.deepEqual(added(classes, "cat"), { classes, classId: "1" });
 });

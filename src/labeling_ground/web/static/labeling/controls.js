@@ -1,5 +1,6 @@
 // Connects what can be pressed, dropped and drawn on the page with what it does.
 
+import { namesIn } from "./classes.js";
 import { filesOf } from "./files.js";
 import { watch } from "./gestures.js";
 import { LARGEST } from "./handwork.js";
@@ -59,9 +60,15 @@ export function connect(page) {
   $("add-class").addEventListener("submit", (event) => {
     event.preventDefault();
     const field = event.target.elements.namedItem("name");
-    for (const name of field.value.split(",")) if (name.trim()) page.addClass(name.trim());
+    for (const name of namesIn(field.value)) page.addClass(name);
     field.value = "";
     canvas.focus({ preventScroll: true }); // the next keys are the page's, and no second name
+  });
+  $("add-class").elements.namedItem("name").addEventListener("paste", (event) => {
+    const names = namesIn(event.clipboardData.getData("text"));
+    if (names.length < 2) return;
+    event.preventDefault(); // a field would run the lines together
+    event.target.setRangeText(names.join(", "), event.target.selectionStart, event.target.selectionEnd, "end");
   });
   $("opacity").addEventListener("input", () => page.opacity(Number($("opacity").value) - page.choices.opacity));
   $("hover").addEventListener("change", () => page.toggleHover());

@@ -275,7 +275,9 @@ class Page {
   }
 
   changeClass(id, change) {
-    this.#chooseClasses(classes.changed(this.choices, id, change));
+    const isTaken = this.choices.classes.some((one) => one.id !== id && one.name === change.name);
+    if (isTaken) this.tell(t("classThere", change));
+    else this.#chooseClasses(classes.changed(this.choices, id, change));
   }
 
   #chooseClasses(change) {

@@ -47,6 +47,7 @@ const WORDS = {
   pickClass: ["Label as {name}", "{name}(으)로 라벨링"],
   renameClass: ["Rename {name}", "{name} 이름 바꾸기"],
   deleteClass: ["Delete the class {name}", "클래스 {name} 삭제"],
+  classThere: ["There is a class {name} already.", "{name} 클래스가 이미 있습니다."],
   classInUse: ["{name} still has objects. Give them another class first.", "{name} 클래스에 객체가 있습니다. 먼저 다른 클래스로 바꾸세요."],
   objects: ["Objects", "객체"],
   noObjects: ["Finished objects appear here.", "완료한 객체가 여기에 나타납니다."],
