@@ -1,6 +1,7 @@
 """What worker processes ask each other."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def three(tmp_path: Path) -> AsyncIterator[list[Peers]]:
     """Three workers, each of which answers with its own number and what it was asked."""
-    found = [Peers(tmp_path, number, 3) for number in range(3)]
+    found = [Peers(tmp_path / "workers", number, 3) for number in range(3)]
 
     def answering(number: int) -> Callable[..., object]:
         async def answer(word: str) -> tuple[int, str]:
@@ -37,10 +38,10 @@ async def test_each_other_one_answers_and_a_large_answer_comes_whole(three: list
     assert await three[1].ask("name", large) == {0: (0, large), 2: (2, large)}
 
 
-async def test_one_that_is_not_there_is_left_out(three: list[Peers], tmp_path: Path) -> None:
+async def test_one_that_is_not_there_is_left_out(three: list[Peers]) -> None:
     await three[2].aclose()
     assert await three[0].ask("name", "a") == {1: (1, "a")}
-    (tmp_path / "worker-2.sock").touch()  # as one that was killed leaves it: nobody listens
+    (three[0].folder / "worker-2.sock").touch()  # as one that was killed leaves it: nobody listens
     assert await three[0].ask("name", "a") == {1: (1, "a")}
 
 
@@ -62,12 +63,12 @@ async def test_what_one_of_them_raises_is_raised_here(three: list[Peers]) -> Non
 
 
 async def test_a_successor_takes_the_place_of_one_that_was_killed_and_finds_what_it_noted(
-    three: list[Peers], tmp_path: Path
+    three: list[Peers],
 ) -> None:
     assert three[0].past is None
     three[0].note({"counted": 3})
     three[0].note({"counted": 4})
-    successor = Peers(tmp_path, 0, 3)
+    successor = Peers(three[0].folder, 0, 3)
     await successor.open({"name": three[1]._answers["name"]})
     assert successor.past == {"counted": 4}
     assert await three[2].ask("name", "b") == {0: (1, "b"), 1: (1, "b")}
@@ -77,3 +78,28 @@ async def test_a_successor_takes_the_place_of_one_that_was_killed_and_finds_what
 async def test_that_a_worker_was_ready_once_is_known_to_all(three: list[Peers]) -> None:
     three[0].note_start()
     assert [three[2].has_started(number) for number in range(3)] == [True, False, False]
+
+
+async def test_a_folder_that_was_cleared_is_made_anew_and_ends_nobody(three: list[Peers]) -> None:
+    folder = three[0].folder
+    three[2].note_start()
+    shutil.rmtree(folder)
+    three[0].note({"counted": 3})  # there is no room for it
+    assert await three[0].ask("name", "a") == {}
+    for peers in three:
+        await peers.stay()
+    assert await three[0].ask("name", "a") == {1: (1, "a"), 2: (2, "a")}
+    assert three[0].has_started(2)
+    shutil.rmtree(folder)
+    successor = Peers(folder, 1, 3)
+    await successor.open({"name": three[1]._answers["name"]})
+    assert await successor.ask("name", "b") == {}
+    await successor.aclose()
+
+
+async def test_a_folder_that_cannot_be_made_is_an_error_of_the_background(three: list[Peers]) -> None:
+    shutil.rmtree(three[0].folder)
+    three[0].folder.write_text("a file in its place")
+    with pytest.raises(OSError):
+        await three[0].stay()
+    three[0].folder.unlink()

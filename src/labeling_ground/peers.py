@@ -37,15 +37,26 @@ class Peers:
     """What this worker's predecessor has noted; ``None`` where there was none."""
     _server: asyncio.Server | None = field(default=None, init=False)
     _answers: Mapping[str, Answer] = field(default_factory=dict, init=False)
+    _is_started: bool = field(default=False, init=False)
 
     async def open(self, answers: Mapping[str, Answer]) -> None:
         """Answer the others from now on: by the question's name, what is called with its arguments."""
         self._answers = answers
         with contextlib.suppress(FileNotFoundError):
             self.past = pickle.loads(self._noted.read_bytes())  # noqa: S301 -- see the module
-        socket = self._socket(self.number)
-        socket.unlink(missing_ok=True)  # our predecessor's
-        self._server = await asyncio.start_unix_server(self._serve, socket)
+        await self._listen()
+
+    async def stay(self) -> None:
+        """See that the others reach this worker also after somebody has cleared the folder, as cleaners of /tmp do.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        if self._server is not None and not self._socket(self.number).exists():
+            self._server.close()
+            await self._listen()
+        if self._is_started:
+            self.note_start()  # a file that is touched is not old
 
     async def aclose(self) -> None:
         """Answer nobody any more."""
@@ -68,14 +79,18 @@ class Peers:
         return {number: answer for number, (_, answer) in answered.items()}
 
     def note(self, what: Any) -> None:
-        """Write down what a successor of this worker starts from, should it be killed."""
+        """Write down what a successor of this worker starts from, should it be killed; where there is no room for it,
+        the successor starts from what was noted before."""
         written = self.folder / f"worker-{self.number}.new"
-        written.write_bytes(pickle.dumps(what))
-        written.replace(self._noted)
+        with contextlib.suppress(OSError):
+            written.write_bytes(pickle.dumps(what))
+            written.replace(self._noted)
 
     def note_start(self) -> None:
         """Let the others know that this worker was ready once."""
-        self._started(self.number).touch()
+        self._is_started = True
+        with contextlib.suppress(OSError):
+            self._started(self.number).touch()
 
     def has_started(self, number: int) -> bool:
         """Whether this worker, or a predecessor of it, was ready once."""
@@ -90,6 +105,12 @@ class Peers:
 
     def _socket(self, number: int) -> Path:
         return self.folder / f"worker-{number}.sock"
+
+    async def _listen(self) -> None:
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        socket = self._socket(self.number)
+        socket.unlink(missing_ok=True)  # our predecessor's
+        self._server = await asyncio.start_unix_server(self._serve, socket)
 
     async def _ask(self, number: int, question: str, arguments: tuple[Any, ...]) -> tuple[bool, Any] | None:
         try:

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from labeling_ground.cli import cli
-from labeling_ground.cli.workers import _Beats, check_shared, share_of_worker
+from labeling_ground.cli.workers import _CANNOT_START, _Beats, _Watched, check_shared, share_of_worker
 from labeling_ground.errors import BadSettings
 from labeling_ground.settings import Settings
 
@@ -67,3 +68,17 @@ def test_the_command_says_so() -> None:
     done = CliRunner().invoke(cli, ["serve", "--port", "0", "--workers", "2", "--disk-bytes", "0"])
     assert isinstance(done.exception, BadSettings)
     assert "redis_url; or workers to 1" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("code", "has_started", "ends"), [(_CANNOT_START, False, True), (_CANNOT_START, True, False), (3, False, False)]
+)
+def test_only_a_worker_that_never_could_start_ends_the_others(code: int, has_started: bool, ends: bool) -> None:
+    died: Any = SimpleNamespace(is_alive=lambda: False, exitcode=code)
+    watched = _Watched("worker 1", lambda: died, _Beats(), 0.0, process=died, has_started=has_started)
+    if ends:
+        with pytest.raises(SystemExit):
+            watched.restart_if_ended()
+    else:
+        watched.restart_if_ended()
+        assert watched.due > 0, "it is started anew after a pause"

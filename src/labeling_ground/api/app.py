@@ -284,6 +284,8 @@ async def _probe(app_state: AppState) -> None:
     while True:
         await app_state.predictor.store.probe()
         await app_state.supervisor.attempt("meet servers", app_state.sessions.meet)
+        if app_state.peers is not None:
+            await app_state.supervisor.attempt("meet workers", app_state.peers.stay)
         await asyncio.sleep(app_state.settings.probe_s)
 
 

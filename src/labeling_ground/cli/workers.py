@@ -37,8 +37,9 @@ from labeling_ground.wiring import build_parts, has_weights
 log = logging.getLogger(__name__)
 
 _spawn = multiprocessing.get_context("spawn")
-_CANNOT_START = 3
-"""Exit code of a process that has said why it cannot start, and never will with these settings."""
+_CANNOT_START = 78
+"""Exit code of a process that has said why it cannot start (``EX_CONFIG``). Not uvicorn's 3: what failed while parts
+were being opened may go better the next time."""
 _LOOK_S = 0.2
 """Seconds between two looks whether this process was told to stop."""
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
@@ -136,17 +137,19 @@ class _Watched:
     began: float = 0.0
     due: float = 0.0
     pause_s: float = field(default=_PAUSE_S)
+    has_started: bool = False
+    """Whether it was ready once, so that with these settings it can be."""
 
     def restart_if_ended(self) -> None:
         """Start the process if it does not run and its pause is over; kill one that hangs.
 
         Raises:
-            SystemExit: it cannot start.
+            SystemExit: it cannot start, and never did.
         """
         now = time.monotonic()
         if self.process is not None and not self.process.is_alive():
             code = self.process.exitcode
-            if code == _CANNOT_START:
+            if code == _CANNOT_START and not self.has_started:
                 raise SystemExit(1)
             if now - self.began > _LONGEST_PAUSE_S:
                 self.pause_s = _PAUSE_S
@@ -227,9 +230,11 @@ class _Processes:
         self._watch(f"worker {number}", start, ready, beats)
 
     def _watch(self, name: str, start: Callable[[], SpawnProcess], ready: Any, beats: _Beats) -> None:
-        self._watched.append(_Watched(name, start, beats, self._settings.worker_silence_s))
+        watched = _Watched(name, start, beats, self._settings.worker_silence_s)
+        self._watched.append(watched)
         while not ready.is_set():
             self._look()
+        watched.has_started = True
 
     def _end(self) -> None:
         """Let the workers finish what they are at, and end the engine when nobody needs it any more."""

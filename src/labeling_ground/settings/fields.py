@@ -487,10 +487,11 @@ class SessionSettings(Fields):
     max_sessions: int = Field(10_000, ge=1)
     """Sessions kept; the one idle for longest makes room for a new one. They too end after `idle_s`."""
     other_servers: Literal["auto", "none", "some"] = "auto"
-    """Whether other servers share this one's Redis, and so may be asked for a session's next click. Then, while Redis
-    does not keep sessions, their clicks are answered 503; else this server's memory counts. `auto`: it sees who is
-    there."""
+    """Whether other servers share this one's Redis, or its disk tier, and so may be asked for a session's next click.
+    Then, while sessions are not kept there, their clicks are answered 503; else this server's memory counts. `auto`: in
+    Redis it sees who is there; on a disk only its own `workers` are known."""
     session_patience_ms: float = Field(1000.0, gt=0)
-    """How long a click of a session waits to be kept in Redis where other servers share it; then it is answered 503."""
+    """How long a click of a session waits to be kept where other servers or workers share it; then it is answered
+    503."""
     session_refine: bool = True
     """A click that follows another one in a session refines the last mask (its low-res logits are the mask input)."""

@@ -200,5 +200,7 @@ def build_session_store(settings: Settings, store: TieredStore) -> SessionStore 
                 settings.folder("cache_dir"), most=settings.max_sessions, tenant_share=settings.share_of_each
             ),
             TierCalls(health, deadline_s=disk.calls.deadline_s, at_once=1),
+            # Other processes that share the file are not seen in it: a worker's are known, other servers' are told.
+            others="some" if settings.workers > 1 or settings.other_servers == "some" else "none",
         )
     return None
