@@ -8,7 +8,7 @@ from tests.doubles import Clock, ToyBackend, memory_store, sealed, serving
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.shadow import ShadowCaches
 from labeling_ground.key import ImageKeys
-from labeling_ground.service.counters import SPREAD_S, Counters, take_snapshot
+from labeling_ground.service.counters import SPREAD_S, Counters, take_snapshot, together
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.types import Kind, ModelVersion, Outcome
@@ -29,20 +29,20 @@ def test_look_ups_are_hits_and_misses_and_joined_and_seconds_are_the_entries_own
     figures = counters.kinds[Kind.EMBEDDING]
     assert (figures.hits, figures.misses, figures.joined, figures.recomputed, figures.lookups) == (2, 2, 1, 1, 5)
     assert (figures.seconds_saved, figures.seconds_computed) == (4.5, 5.0)
-    total = counters.total()
+    total = together(counters.kinds.values())
     assert (total.lookups, total.hits, total.failed, total.seconds_saved) == (6, 3, 1, 4.75)
 
 
 def test_the_hit_ratio_is_that_of_what_somebody_waited_for() -> None:
     """Ten clicks, of which three were hits; the seven others found their embedding, which nobody asked for."""
     counters = Counters()
-    assert counters.total().hit_ratio is None
+    assert together(counters.kinds.values()).hit_ratio is None
     for outcome in [Outcome.HIT] * 3 + [Outcome.MISS] * 7:
         counters.outcome(Kind.MASK, outcome, 0.1)
         counters.kinds[Kind.MASK].asked[outcome] += 1
         if outcome is Outcome.MISS:
             counters.outcome(Kind.EMBEDDING, Outcome.HIT, 1.0)
-    assert (counters.total().hit_ratio, counters.total().lookups) == (0.3, 17)
+    assert (together(counters.kinds.values()).hit_ratio, together(counters.kinds.values()).lookups) == (0.3, 17)
     assert counters.kinds[Kind.EMBEDDING].hit_ratio is None
 
 

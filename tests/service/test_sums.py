@@ -35,14 +35,12 @@ def snapshot(scale: int, *tiers: TierCounts) -> CountersSnapshot:
     classes = {Priority.INTERACTIVE: (scale, ClassCounters(scale, 1, 2.0, 0.5))}
     return CountersSnapshot(
         at=100.0,
-        total=kind,
-        kinds={Kind.MASK: kind},
         models={("toy", Kind.MASK): kind},
         hedges={(Kind.MASK, HedgeOutcome.USED): scale},
         tiers=tiers,
         queues={
-            ("toy", "encoder"): QueueCounts(scale, scale, 1, 0.5 * scale, classes),
-            (f"only-{scale}", "encoder"): QueueCounts(1, 2, 3, 0.5, classes),
+            ("toy", "encoder"): QueueCounts(0.5 * scale, classes),
+            (f"only-{scale}", "encoder"): QueueCounts(0.5, {Priority.INTERACTIVE: (2, ClassCounters(1, 3))}),
         },
         flights={"toy": scale, f"only-{scale}": 1},
         sessions=scale,
@@ -78,7 +76,7 @@ def test_each_workers_own_is_added_and_what_they_share_is_told_once() -> None:
     assert redis.stats.evictions == {"idle": 2, "purge": 2}, "what expired is the server's own figure"
     assert (disk.breaker, disk.errors, disk.skipped, disk.pending, disk.demoted) == ("open", {"late": 2}, 4, 6, 8)
     queue = found.queues["toy", "encoder"]
-    assert (queue.running, queue.waiting, queue.turned_away, queue.typical_s) == (11, 11, 2, 5.0)
+    assert queue.typical_s == 5.0
     assert queue.classes == {Priority.INTERACTIVE: (11, ClassCounters(11, 2, 4.0, 1.0))}
     engines = {engine.address: (engine.asks, engine.workers, engine.running) for engine in found.engines}
     assert engines == {"http://a:1": (11, 1, 4), "http://1:1": (3, 1, 2), "http://10:1": (3, 1, 2)}
@@ -107,9 +105,14 @@ def test_a_successor_has_what_its_predecessor_did_and_not_what_it_held() -> None
     assert (memory.stats.entries, memory.stats.budget, memory.pending) == (1, 1000, 3)
     assert (memory.stats.evictions, memory.stats.refused, memory.demoted) == ({"idle": 4}, 2, 8)
     assert (disk.stats.entries, disk.stats.budget) == (7, 1000)
-    queues = {name: (queue.running, queue.waiting, queue.turned_away) for name, queue in found.queues.items()}
-    others = {("only-1", "encoder"): (1, 2, 3), ("only-5", "encoder"): (0, 0, 3)}
-    assert queues == {("toy", "encoder"): (1, 1, 2), **others}
+    [queues] = {tuple(queue.classes) for queue in found.queues.values()}
+    assert queues == (Priority.INTERACTIVE,)
+    classes = {name: queue.classes[Priority.INTERACTIVE] for name, queue in found.queues.items()}
+    assert classes == {
+        ("toy", "encoder"): (1, ClassCounters(1, 2, 4.0, 1.0)),
+        ("only-1", "encoder"): (2, ClassCounters(1, 3)),
+        ("only-5", "encoder"): (0, ClassCounters(0, 3)),
+    }
     assert found.flights == {"toy": 1, "only-1": 1}
     assert found.ages == after.ages
     assert found.shadow_caches[0].hits == 6.0

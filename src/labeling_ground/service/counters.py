@@ -98,10 +98,6 @@ class Counters:
         """Count what became of a queued prediction."""
         self.hedges[kind, outcome] += 1
 
-    def total(self) -> KindCounts:
-        """All kinds together."""
-        return together(self.kinds.values())
-
 
 def together(each: Iterable[KindCounts]) -> KindCounts:
     """All of them added up."""
@@ -128,9 +124,6 @@ class TierCounts:
 class QueueCounts:
     """One queue in front of the model."""
 
-    running: int
-    waiting: int
-    turned_away: int
     typical_s: float | None
     classes: Mapping[Priority, tuple[int, ClassCounters]]
     """Of each class: how many wait, and what it did."""
@@ -175,10 +168,8 @@ class CountersSnapshot:
     """Everything that is counted, at one moment."""
 
     at: float
-    total: KindCounts
-    kinds: Mapping[Kind, KindCounts]
     models: Mapping[tuple[str, Kind], KindCounts]
-    """The same by the model's id, too; also of models that are not loaded any more."""
+    """By the model's id and the kind; also of models that are not loaded any more."""
     hedges: Mapping[tuple[Kind, HedgeOutcome], int]
     tiers: tuple[TierCounts, ...]
     queues: Mapping[tuple[str, str], QueueCounts]
@@ -198,6 +189,16 @@ class CountersSnapshot:
     """The share of the images that the shadow caches see."""
     ages: Spread
     idle: Spread
+
+    @property
+    def kinds(self) -> Mapping[Kind, KindCounts]:
+        """Of all models together."""
+        return {kind: together(found for (_, each), found in self.models.items() if each is kind) for kind in COMPUTED}
+
+    @property
+    def total(self) -> KindCounts:
+        """Of all models and kinds together."""
+        return together(self.models.values())
 
 
 async def take_snapshot(
@@ -235,22 +236,14 @@ async def take_snapshot(
     shadows, memory = store.shadows, store.memory
     sample = [] if shadows is None else shadows.spread(memory)
     recomputed = Recomputed() if shadows is None else shadows.recomputed
-    kinds = {kind: together(counters.kinds[kind] for counters in counted.values()) for kind in COMPUTED}
     return CountersSnapshot(
         at=time.time(),
-        total=together(counters.total() for counters in counted.values()),
-        kinds=kinds,
         models={
             (model, kind): counts for model, counters in counted.items() for kind, counts in counters.kinds.items()
         },
         hedges=sum((counters.hedges for counters in counted.values()), Counter()),
         tiers=tuple(tiers),
-        queues={
-            name: QueueCounts(
-                queue.running, queue.waiting, queue.turned_away, queue.typical_s, queue.classes(), queue.tenants()
-            )
-            for name, queue in queues.items()
-        },
+        queues={name: QueueCounts(queue.typical_s, queue.classes(), queue.tenants()) for name, queue in queues.items()},
         flights=dict(flights),
         sessions=len(sessions),
         sessions_unkept=sessions.unkept,
@@ -259,7 +252,7 @@ async def take_snapshot(
             engine for backend in backends if isinstance(backend, RemoteStatus) for engine in backend.engines()
         ),
         recomputed_after_eviction={
-            kind: RecomputedCounts(recomputed.entries[kind], recomputed.seconds.get(kind, 0.0)) for kind in kinds
+            kind: RecomputedCounts(recomputed.entries[kind], recomputed.seconds.get(kind, 0.0)) for kind in COMPUTED
         },
         shadow_caches=tuple(
             ShadowCacheCounts(cache.larger_by, cache.hits, cache.seconds_saved)

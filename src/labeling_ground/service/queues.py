@@ -229,11 +229,6 @@ class FairQueue:
         """Those of all classes that wait."""
         return sum(line.waiting for line in self._classes.values())
 
-    @property
-    def turned_away(self) -> int:
-        """Asks of all classes that found no room."""
-        return sum(line.figures.turned_away for line in self._classes.values())
-
     def classes(self) -> Mapping[Priority, tuple[int, ClassCounters]]:
         """Of each class: how many wait, and what it did."""
         return {priority: (line.waiting, replace(line.figures)) for priority, line in self._classes.items()}

@@ -44,8 +44,6 @@ def add_up(each: Sequence[CountersSnapshot], *, in_turn: bool = False) -> Counte
     first = each[0]
     return replace(
         first,
-        total=together(one.total for one in each),
-        kinds=_merged([one.kinds for one in each], together),
         models=_merged([one.models for one in each], together),
         hedges=_counted(one.hedges for one in each),
         tiers=tuple(_tier(same, in_turn=in_turn) for same in _by_name(each).values()),
@@ -84,7 +82,7 @@ def _as_past(now: CountersSnapshot) -> CountersSnapshot:
 
 def _past_queue(queue: QueueCounts) -> QueueCounts:
     classes = {label: (0, replace(figures, running=0)) for label, (_, figures) in queue.classes.items()}
-    return replace(queue, running=0, waiting=0, typical_s=None, classes=classes, tenants={})
+    return QueueCounts(None, classes)
 
 
 def _by_name(each: Iterable[CountersSnapshot]) -> dict[str, list[TierCounts]]:
@@ -131,9 +129,6 @@ def _queue(each: Sequence[QueueCounts]) -> QueueCounts:
         return sum(waiting for waiting, _ in same), ClassCounters(**sums)
 
     return QueueCounts(
-        running=sum(queue.running for queue in each),
-        waiting=sum(queue.waiting for queue in each),
-        turned_away=sum(queue.turned_away for queue in each),
         typical_s=max(typical, default=None),
         classes=_merged([queue.classes for queue in each], of_class),
         tenants=_counted(queue.tenants for queue in each),

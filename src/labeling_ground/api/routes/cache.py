@@ -21,7 +21,7 @@ from labeling_ground.api.workers import change_settings_of_all, figures_of, heal
 from labeling_ground.errors import BadSettings, NotAllowed
 from labeling_ground.inference.remote_status import EngineCounts
 from labeling_ground.observe import BUCKETS_S
-from labeling_ground.service.counters import SPREAD_S, CountersSnapshot, KindCounts, TierCounts, together
+from labeling_ground.service.counters import SPREAD_S, CountersSnapshot, KindCounts, QueueCounts, TierCounts, together
 from labeling_ground.settings.machine import memory_of_this_machine, resident_bytes
 from labeling_ground.types import Kind, Outcome
 
@@ -232,25 +232,26 @@ def _kind(found: KindCounts) -> dict[str, Any]:
 def _queues(now: CountersSnapshot, *models: str, of_tenants: bool) -> dict[str, Any]:
     """The queues of these models, by their own names; what waits in them by tenant is for the operator alone."""
     return {
-        name: {
-            "running": queue.running,
-            "waiting": queue.waiting,
-            "turned_away": queue.turned_away,
-            "typical_seconds": queue.typical_s,
-            "classes": {
-                priority.label: {
-                    "running": of_class.running,
-                    "waiting": waiting,
-                    "turned_away": of_class.turned_away,
-                    "busy_seconds": round(of_class.busy_s, 6),
-                    "waited_seconds": round(of_class.waited_s, 6),
-                }
-                for priority, (waiting, of_class) in queue.classes.items()
-            },
-            "tenants": dict(queue.tenants) if of_tenants else {},
+        name: _queue(queue, of_tenants=of_tenants) for (model, name), queue in now.queues.items() if model in models
+    }
+
+
+def _queue(queue: QueueCounts, *, of_tenants: bool) -> dict[str, Any]:
+    classes = {
+        priority.label: {
+            "running": of_class.running,
+            "waiting": waiting,
+            "turned_away": of_class.turned_away,
+            "busy_seconds": round(of_class.busy_s, 6),
+            "waited_seconds": round(of_class.waited_s, 6),
         }
-        for (model, name), queue in now.queues.items()
-        if model in models
+        for priority, (waiting, of_class) in queue.classes.items()
+    }
+    return {
+        **{name: sum(each[name] for each in classes.values()) for name in ("running", "waiting", "turned_away")},
+        "typical_seconds": queue.typical_s,
+        "classes": classes,
+        "tenants": dict(queue.tenants) if of_tenants else {},
     }
 
 
