@@ -16,6 +16,7 @@ from labeling_ground.errors import PullFailed
 from labeling_ground.inference.graphs import version_from
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
+from labeling_ground.sam.family import Family
 from labeling_ground.types import ModelVersion
 from labeling_ground.web import browser_runtime
 
@@ -92,14 +93,15 @@ async def test_the_decoder_is_given_with_its_digest(
         assert head.headers["content-length"] == str(len(answer.content))
 
 
-async def test_without_a_second_decoder_the_only_one_is_given(
-    start: "Start", make_backend: type["ToyBackend"], install: Any
+@pytest.mark.parametrize("family", list(Family))
+async def test_without_a_second_decoder_the_only_one_is_given_with_its_family(
+    start: "Start", make_backend: type["ToyBackend"], install: Any, family: Family
 ) -> None:
-    folder, version = install(Role.ENCODER, Role.DECODER, family="sam2")
+    folder, version = install(Role.ENCODER, Role.DECODER, family=family.value)
     async with start(backend=make_backend(version), models_dir=folder) as server:
         assert (await server.client.get(PATH)).content == CONTENT[Role.DECODER]
         [model] = (await server.client.get("/v1/models")).json()["models"]
-        assert model["decoder"]["family"] == "sam2"
+        assert model["decoder"]["family"] == family
 
 
 async def test_a_decoder_that_cannot_be_had_is_a_404_that_says_why(

@@ -9,6 +9,7 @@ import pytest
 from tests.doubles import encoded, on
 from tests.inference.engines import CHECKS, PROMPTS, Check, checkpoint_files, files, image, through_the_cache
 from tests.needs import needs
+from tests.sam import references_edge_tam, references_efficient_tam
 from tests.sam.parity import photo
 from tests.sam.references import TOLERANCE, checkpoint, mobile
 from tests.sam.references_sam2 import loaded as loaded_sam2
@@ -247,7 +248,11 @@ def test_blocks_are_compiled_and_nothing_around_them(torch: Any) -> None:
     from labeling_ground.inference.torch_engine import compile_blocks
     from labeling_ground.networks.checkpoint import load
 
-    for encoder, blocks in ((load(checkpoint()).encoder, 2), (loaded_sam2().encoder, 5)):
+    read = {
+        file: load(file).encoder
+        for file in (checkpoint(), references_edge_tam.checkpoint(), references_efficient_tam.checkpoint())
+    }
+    for encoder, blocks in zip((*read.values(), loaded_sam2().encoder), (2, 23, 12, 5), strict=True):
         compile_blocks(encoder)
         compiled = [type(each).__name__ for each in encoder.modules() if each._compiled_call_impl is not None]
         assert len(compiled) == blocks

@@ -36,7 +36,7 @@ def test_all_the_models_that_we_promise_are_there() -> None:
 
 
 _WITHOUT_ONNX = ("efficient-tam-ti", "efficient-tam-s", "edge-tam")
-"""Nobody has published ONNX files of these: they are exported, or served by torch as they are."""
+"""The catalogue has the authors' checkpoints of these alone: they are exported, or served by torch as they are."""
 
 
 @EVERY_PULLED_MODEL

@@ -46,6 +46,7 @@ def test_a_folder_holds_the_graph_under_its_number_and_a_configuration_of_its_te
     ]
     words = words_of(config)
     assert (words["model"], words["digest"], words["role"]) == ("my-sam", VERSION.digest, "encoder")
+    assert words["family"] == store.installed()["my-sam"].family == "sam"
     assert (words["precision"], words["preprocessing_version"]) == ("fp32", "1")
 
 

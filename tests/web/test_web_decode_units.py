@@ -18,7 +18,7 @@ from labeling_ground.sam.family import Family
 from labeling_ground.types import Box, Embedding, Point, Prompt
 
 UNITS = Path(__file__).parent / "units"
-FAMILIES = (Family.SAM, Family.SAM2)
+FAMILIES = (Family.SAM, Family.SAM2, Family.EFFICIENT_TAM)
 SIZES = ((256, 256), (600, 400), (400, 600), (1024, 1024), (2000, 1501), (1, 300), (1999, 3), (37, 41))
 """Widths and heights of images."""
 TOLERANCE = 1e-4

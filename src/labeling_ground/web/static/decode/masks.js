@@ -3,7 +3,7 @@
 // where a logit can be positive: a click on a small object of a large photo costs what the object costs.
 
 import { encodeCounts } from "../shared/rle.js";
-import { LOW_RES, SIDE } from "./prompts.js";
+import { LOW_RES, SIDE, followsSam2 } from "./prompts.js";
 
 /** Which of a decoder's candidates are shown, best first: of four those for a prompt with several meanings, 1 to 3. */
 export function order(scores) {
@@ -78,8 +78,8 @@ function windowOf(logits, frame, family) {
   const bounds = positive(logits);
   if (!bounds) return null;
   // SAM 1 enlarges the square to 1024 first and cuts the padding off; SAM 2 resizes the 256 straight to the image.
-  const factor = family === "sam2" ? 1 : SIDE / LOW_RES;
-  const source = family === "sam2" ? { width: LOW_RES, height: LOW_RES } : { width: frame.innerWidth, height: frame.innerHeight };
+  const factor = followsSam2(family) ? 1 : SIDE / LOW_RES;
+  const source = followsSam2(family) ? { width: LOW_RES, height: LOW_RES } : { width: frame.innerWidth, height: frame.innerHeight };
   const down = tapsOf(source.height, frame.height, bounds.top, bounds.bottom, factor);
   const across = tapsOf(source.width, frame.width, bounds.left, bounds.right, factor);
   if (!down.low.length || !across.low.length) return null; // it lies in the padding

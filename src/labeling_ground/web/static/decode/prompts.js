@@ -10,11 +10,15 @@ export const LOW_RES = 256; // the decoder's logits cover the same square
 export const EMBEDDINGS = {
   sam: ["image_embeddings"],
   sam2: ["image_embeddings", "high_res_features_0", "high_res_features_1"],
+  "efficient-tam": ["image_embeddings"],
 };
+
+/** Whether images, prompts and masks follow SAM 2's rules; else they follow the first SAM's. */
+export const followsSam2 = (family) => family === "sam2" || family === "efficient-tam";
 
 /** How the square lies over an image: SAM 1 keeps the aspect, and what is right or below is padding; SAM 2 stretches. */
 export function frameOf(family, { width, height }) {
-  if (family === "sam2") return { width, height, innerWidth: SIDE, innerHeight: SIDE };
+  if (followsSam2(family)) return { width, height, innerWidth: SIDE, innerHeight: SIDE };
   const scale = SIDE / Math.max(width, height);
   const inner = (length) => Math.max(1, Math.floor(length * scale + 0.5));
   return { width, height, innerWidth: inner(width), innerHeight: inner(height) };
@@ -28,8 +32,8 @@ export function tokensOf({ points, box }, frame, family) {
   const place = (x, y, label) => [x * (frame.innerWidth / frame.width), y * (frame.innerHeight / frame.height), label];
   const clicks = [...points].sort((a, b) => a.x - b.x || a.y - b.y || a.label - b.label).map((p) => place(p.x, p.y, p.label));
   const corners = box ? [place(box[0], box[1], 2), place(box[2], box[3], 3)] : [];
-  const rows = family === "sam2" ? [...corners, ...clicks] : [...clicks, ...corners];
-  if (family === "sam2" || !box) rows.push([0, 0, -1]);
+  const rows = followsSam2(family) ? [...corners, ...clicks] : [...clicks, ...corners];
+  if (followsSam2(family) || !box) rows.push([0, 0, -1]);
   return {
     tokens: rows.length,
     coords: Float32Array.from(rows.flatMap(([x, y]) => [x, y])),
