@@ -58,8 +58,9 @@ def timed(calls: Mapping[str, Callable[[], object]], rounds: int, taken: Times) 
             print(f"{name}: {spent[0]:.3f} s, {spent[1]:.3f} s on the CPU", file=sys.stderr)
 
 
-def parity(engine: Any, trunk: Embedding, pixels: Any) -> dict[str, float]:
-    """Largest differences from ``Sam3Model`` called directly, from pixels, with a phrase and exemplars."""
+def parity(engine: Any, trunk: Embedding, pixels: Any) -> dict[str, tuple[float, float]]:
+    """Largest differences from ``Sam3Model`` called directly, from pixels, with a phrase and exemplars; each with the
+    standard deviation of what is compared, beside which it is small or is not."""
     import torch
 
     from labeling_ground.sam.preprocess import stretch_sam3
@@ -80,10 +81,14 @@ def parity(engine: Any, trunk: Embedding, pixels: Any) -> dict[str, float]:
     scores = (direct.pred_logits.sigmoid() * direct.presence_logits.sigmoid())[0]
     order = scores.argsort(descending=True, stable=True)
     ours = engine.detect(trunk, engine.text(PHRASES[1]), engine.exemplars(trunk, SHOWN), least=0.0)
+    theirs = {
+        "scores": (ours.scores, scores[order]),
+        "boxes": (ours.boxes, direct.pred_boxes[0, order]),
+        "mask logits": (ours.logits, direct.pred_masks[0, order]),
+    }
     return {
-        "scores": float(np.abs(ours.scores - scores[order].numpy()).max()),
-        "boxes": float(np.abs(ours.boxes - direct.pred_boxes[0, order].numpy()).max()),
-        "mask logits": float(np.abs(ours.logits - direct.pred_masks[0, order].numpy()).max()),
+        name: (float(np.abs(made - wanted.numpy()).max()), float(wanted.std()))
+        for name, (made, wanted) in theirs.items()
     }
 
 
@@ -137,6 +142,8 @@ def run(folder: Path, *, threads: int, rounds: int, precision: Any, compare: boo
     known = Embedding(trunk.tensors, trunk.height, trunk.width, digest="known")
     embedding, read = engine.embed(trunk), click(Family.SAM3)
     differ = parity(engine, known, pixels) if compare and not by_layers else {}
+    if differ:  # at once: what follows may take an hour, and be cut off
+        print(f"largest differences: {differ}", file=sys.stderr, flush=True)
 
     def phrase(on: Embedding) -> object:
         return engine.detect(on, engine.text(PHRASES[1]), None, least=0.05)
@@ -159,7 +166,7 @@ def run(folder: Path, *, threads: int, rounds: int, precision: Any, compare: boo
     )
 
 
-def table(taken: Times, differ: Mapping[str, float], how: str) -> str:
+def table(taken: Times, differ: Mapping[str, tuple[float, float]], how: str) -> str:
     """The figures as Markdown."""
     clock = {name: median(each[0] for each in rounds) for name, rounds in taken.items()}
     cpu = {name: median(each[1] for each in rounds) for name, rounds in taken.items()}
@@ -178,10 +185,11 @@ def table(taken: Times, differ: Mapping[str, float], how: str) -> str:
     ratio("the same, features at hand", lambda t: t[HELD] / (t[TRUNK] + t[NEW]), NEW_PHRASE)
     ratio("click / SAM 2.1's click", lambda t: t[OURS] / t[THEIRS], CLICK)
     if differ:
-        found = ", ".join(f"{what} {value:.1e}" for what, value in differ.items())
+        found = ", ".join(f"{what} {value:.1e} (of {spread:.1e})" for what, (value, spread) in differ.items())
         lines += [
             "",
-            f"Largest differences from `Sam3Model` called directly, phrase and two exemplars, 200 queries: {found}.",
+            "Largest differences from `Sam3Model` called directly, phrase and two exemplars, 200 queries (beside the "
+            f"standard deviation of what is compared): {found}.",
         ]
     return "\n".join(lines)
 

@@ -150,7 +150,7 @@ class Masks:
     async def _answer(self, ask: Ask, sent: PromptAsk, settled: _Settled | None, started: float) -> MaskAnswer:
         if settled is None:
             settled = await self._settle(ask, sent)
-        if self._store.peek(settled.key) is None and self._int8.is_all(ask):
+        if self._int8.is_all(ask) and self._store.peek(settled.key) is None:
             settled = settled.in_int8()
         made = await self._once.get(
             Kind.MASK, settled.key, partial(self._make, ask, settled), window_s=lambda: self._window_s
