@@ -97,9 +97,9 @@ def sam2_click() -> Callable[[], object]:
     import torch
 
     from bench.engines.models import MODELS
-    from labeling_ground.networks.decoders import FastDecoder2
+    from labeling_ground.networks.decoders import FastDecoder
 
-    fast = FastDecoder2(MODELS["sam2.1-tiny"].reference()).eval()
+    fast = FastDecoder(MODELS["sam2.1-tiny"].reference()).eval()
     rng, read = np.random.default_rng(0), click(Family.SAM2)
     embedding = [rng.standard_normal(shape, np.float32) for shape in Family.SAM2.embedding_shapes.values()]
     tensors = [*map(torch.from_numpy, [*embedding, read.point_coords, read.point_labels]), None, torch.zeros(1)]

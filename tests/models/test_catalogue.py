@@ -22,6 +22,9 @@ def test_all_the_models_that_we_promise_are_there() -> None:
         "sam-vit-l",
         "sam-vit-h",
         "mobile-sam",
+        "sam-hq-vit-b",
+        "sam-hq-vit-l",
+        "sam-hq-vit-h",
         "sam2.1-tiny",
         "sam2.1-small",
         "sam2.1-base-plus",
@@ -35,7 +38,10 @@ def test_all_the_models_that_we_promise_are_there() -> None:
     ]
 
 
-_WITHOUT_ONNX = ("efficient-tam-ti", "efficient-tam-s", "edge-tam")
+_WITHOUT_ONNX = (
+    *("sam-hq-vit-b", "sam-hq-vit-l", "sam-hq-vit-h"),
+    *("efficient-tam-ti", "efficient-tam-s", "edge-tam"),
+)
 """The catalogue has the authors' checkpoints of these alone: they are exported, or served by torch as they are."""
 
 
@@ -61,7 +67,7 @@ def test_sizes_are_those_of_such_a_model(model: CatalogueModel) -> None:
 
 @EVERY_MODEL
 def test_what_an_image_costs_follows_from_its_tensors(model: CatalogueModel) -> None:
-    exceptions = {"sam2": (8 << 20, 16 << 20), "sam3": (2 * 10_616_832, 4 * 10_616_832)}
+    exceptions = {"sam-hq": (6 << 20, 12 << 20), "sam2": (8 << 20, 16 << 20), "sam3": (2 * 10_616_832, 4 * 10_616_832)}
     expected = exceptions.get(model.family, (2 << 20, 4 << 20))
     assert (model.embedding_bytes("fp16"), model.embedding_bytes("fp32")) == expected
 
@@ -75,7 +81,7 @@ def test_tensors_are_named_as_our_own_exports_name_them(model: CatalogueModel) -
 
 def test_addresses_and_digests_stand_there_once_and_are_whole() -> None:
     every = [artifact for model in MODELS for artifact in model.artifacts]
-    assert len({artifact.url for artifact in every}) == len(every) == 32
+    assert len({artifact.url for artifact in every}) == len(every) == 35
     assert len({artifact.sha256 for artifact in every}) == len(every)
     assert len({artifact.file for artifact in every}) == len(every)
     for artifact in every:

@@ -107,6 +107,39 @@ def test_decoders_take_batches_and_any_number_of_points() -> None:
             assert np.abs(alone[0][0] - together[0][i]).max() < 1e-4
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)], ids=str)
+def test_one_row_serves_all_prompts_whatever_the_order_of_inputs(tmp_path: Path, order: tuple[int, ...]) -> None:
+    torch = needs("torch")
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        needs(name)
+    from labeling_ground.models.export import graphs
+
+    class Decoder(torch.nn.Module):  # type: ignore[misc, name-defined, unused-ignore]
+        """Reads the number of prompts, as the mask decoders do."""
+
+        def forward(self, *given: Any) -> Any:
+            image, finer, labels = (given[order.index(number)] for number in range(3))
+            tokens = torch.cat([torch.ones(1, 2).expand((image + labels).shape[0], -1), labels], 1)
+            return tokens.sum(1, keepdim=True) * image + finer
+
+    names = ("image", "finer", "labels")
+
+    def given(images: int, prompts: int) -> dict[str, Any]:
+        rows = (torch.randn(images, 1), torch.randn(images, 1), torch.randn(prompts, 1))
+        return {names[number]: rows[number] for number in order}
+
+    graph = graphs.Graph(
+        "decoder",
+        Decoder(),
+        given(2, 2),
+        ["y"],
+        {name: {0: "prompts"} for name in names},
+        [given(1, 5), given(3, 3), given(1, 1)],
+        dict.fromkeys(names[:2], "labels"),
+    )
+    assert graphs.write(graph, tmp_path, {}).max_abs_error < 1e-5
+
+
 def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = needs("torch")
     for name in ("onnx", "onnxscript", "onnxruntime"):

@@ -82,10 +82,10 @@ def test_the_encoder_computes_what_transformers_does() -> None:
 
 def test_the_decoders_compute_the_same() -> None:
     torch = needs("torch")
-    from labeling_ground.networks.decoders import FastDecoder2, PlainDecoder2
+    from labeling_ground.networks.decoders import FastDecoder, PlainDecoder
 
     sam = loaded().sam
-    plain, fast = PlainDecoder2(sam).eval(), FastDecoder2(sam).eval()
+    plain, fast = PlainDecoder(sam).eval(), FastDecoder(sam).eval()
     generator = torch.Generator().manual_seed(0)
     for masks in ([0.0, 0.0], [1.0, 0.0], [1.0, 1.0]):
         given = (

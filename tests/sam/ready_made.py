@@ -29,7 +29,7 @@ def osam_sam2() -> Path:
 @made_once
 def _osam_sam2(folder: Path) -> None:
     torch = needs("torch")
-    from labeling_ground.networks.decoders import PlainDecoder2
+    from labeling_ground.networks.decoders import PlainDecoder
 
     finer = {"high_res_features_0": "high_res_features1", "high_res_features_1": "high_res_features2"}
     renamed(exported_sam2()[0] / "encoder.onnx", folder / "encoder.onnx", {"image": "input", **finer}, described=False)
@@ -37,7 +37,7 @@ def _osam_sam2(folder: Path) -> None:
     class Decoder(torch.nn.Module):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:
             super().__init__()
-            self.plain = PlainDecoder2(loaded().sam).eval()
+            self.plain = PlainDecoder(loaded().sam).eval()
             prompts = self.plain.prompts
             prompts.dense = lambda mask, has: has * prompts.mask_embed(mask) + (1 - has) * prompts.no_mask
 

@@ -114,6 +114,21 @@ def checkpoint() -> Path:
     return _hq_checkpoint()[0] / "sam_hq_small.pth"
 
 
+def exported_hq() -> tuple[Path, Any]:
+    """Folder and report of ``sam_hq()``, exported from its checkpoint."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        needs(name)
+    checkpoint()
+    return _exported_hq()
+
+
+@made_once
+def _exported_hq(folder: Path) -> Any:
+    from labeling_ground.models.export.run import export
+
+    return export(checkpoint(), folder, model="sam-hq-small")
+
+
 @made_once
 def _hq_checkpoint(folder: Path) -> None:
     needs("torch").save(as_official(sam_hq().state_dict()), folder / "sam_hq_small.pth")

@@ -1,7 +1,7 @@
 """SAM-HQ from the authors' checkpoint, image and prompt to mask, against ``transformers``."""
 
+import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,9 @@ from tests.doubles import on
 from tests.needs import needs
 from tests.sam.parity import MASK, check, photo, prompts
 from tests.sam.references import TOLERANCE
-from tests.sam.references_hq import as_official, checkpoint, model, sam_hq
+from tests.sam.references_hq import as_official, checkpoint, exported_hq, model, sam_hq
 
 from labeling_ground.errors import BadInput
-from labeling_ground.models.export.run import export_loaded
 from labeling_ground.networks.layout import copies, rename_all
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.preprocess import preprocess
@@ -85,14 +84,44 @@ async def test_the_torch_engine_gives_the_references_numbers_for_every_kind_of_p
     await backend.aclose()
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+async def test_exported_it_computes_what_torch_does_for_every_kind_of_prompt_and_in_batches(engine: str) -> None:
+    folder, report = exported_hq()
+    needs({"onnx": "onnxruntime"}.get(engine, engine))
+    from labeling_ground.inference.torch_engine import create
+
+    assert (report.family, report.architecture) == (Family.SAM_HQ, "vit-768x3")
+    assert report.max_abs_error < 1e-4
+    file, files = checkpoint(), (folder / name for name in ("encoder.onnx", "decoder.onnx", "decoder-fast.onnx"))
+    theirs = create(1, 2, encoder_path=file, decoder_path=file, model="sam-hq-small", device="cpu")
+    make = importlib.import_module(f"labeling_ground.inference.{engine}").create
+    paths = dict(zip(("encoder_path", "decoder_path", "fast_decoder_path"), files, strict=True))
+    ours = make(1, 2, **paths, model="sam-hq-small", **({"together": 16} if engine == "onnx" else {}))
+    images = [Image(str(seed) * 64, photo(HEIGHT + seed, WIDTH)) for seed in range(2)]
+    here, there = await ours.encode(images), await theirs.encode(images)
+    for one, other in zip(here, there, strict=True):
+        assert {name: x.shape for name, x in one.tensors.items()} == Family.SAM_HQ.embedding_shapes
+        assert max(np.abs(one.tensors[name] - other.tensors[name]).max() for name in one.tensors) < TOLERANCE
+    asked = [*prompts(HEIGHT, WIDTH).values(), Prompt((), None, MASK)]
+    both = [(embedding, prompt) for prompt in asked for embedding in there]
+    for made, wanted in zip(await ours.decode(both), await theirs.decode(both), strict=True):
+        assert len(made.masks) == len(wanted.masks)
+        for mask, expected in zip(made.masks, wanted.masks, strict=True):
+            assert np.abs(mask.logits - expected.logits).max() < TOLERANCE
+            assert mask.score == pytest.approx(expected.score, abs=TOLERANCE)
+    await ours.aclose()
+    await theirs.aclose()
+
+
 def test_the_decoder_for_short_prompts_computes_what_the_other_does_and_the_finer_features_count() -> None:
     torch = needs("torch")
     needs("transformers")
     from labeling_ground.networks.checkpoint import from_weights
-    from labeling_ground.networks.decoders import DECODERS
+    from labeling_ground.networks.decoders import FastDecoder, PlainDecoder
 
     loaded = from_weights(as_official(sam_hq().state_dict()))
-    plain, fast = (kind(loaded.sam).eval() for kind in DECODERS[loaded.family])
+    plain, fast = (kind(loaded.sam).eval() for kind in (PlainDecoder, FastDecoder))
     generator = torch.Generator().manual_seed(0)
     embedding, finer = (torch.randn(shape, generator=generator) for shape in Family.SAM_HQ.embedding_shapes.values())
     for has_mask in ([0.0, 0.0], [1.0, 0.0]):
@@ -135,7 +164,7 @@ def test_the_names_of_all_three_sizes_are_all_that_transformers_needs(
     assert all(official[name].shape == wanted[there].shape for name, there in table.items())
 
 
-def test_what_cannot_be_served_or_exported_is_refused_with_its_reason(tmp_path: Path) -> None:
+def test_what_cannot_be_served_or_exported_is_refused_with_its_reason() -> None:
     torch = needs("torch")
     needs("transformers")
     from labeling_ground.networks.checkpoint import from_weights
@@ -143,8 +172,6 @@ def test_what_cannot_be_served_or_exported_is_refused_with_its_reason(tmp_path: 
     weights = as_official(sam_hq().state_dict())
     made = from_weights(weights)
     assert (made.family, made.architecture) == (Family.SAM_HQ, "vit-768x3")
-    with pytest.raises(BadInput, match="SAM-HQ cannot be exported: the engine torch serves"):
-        export_loaded(made, tmp_path)
     del weights["mask_decoder.embedding_maskfeature.3.bias"]
     with pytest.raises(BadInput, match=r"(?s)does not fit its architecture.*mask_conv2\.bias"):
         from_weights(weights)

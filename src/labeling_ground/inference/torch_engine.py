@@ -32,7 +32,7 @@ from labeling_ground.inference.lru import Lru
 from labeling_ground.inference.torch_device import Call, Device, Replays, cuda_graphs
 from labeling_ground.networks.attention import use_kernels
 from labeling_ground.networks.checkpoint import Loaded, load
-from labeling_ground.networks.decoders import DECODERS
+from labeling_ground.networks.decoders import FastDecoder, PlainDecoder
 from labeling_ground.sam.preprocess import preprocess
 from labeling_ground.sam.prompts import PromptTensors, stacked
 
@@ -206,7 +206,7 @@ class TorchDecoder:
     def __init__(self, loaded: Loaded, device: Device, threads: int, together: int, most_bytes: int) -> None:
         self.together = together
         self._names, self._device, self._threads = loaded.family.embedding_names, device, threads
-        plain, fast = (kind(loaded.sam).eval().requires_grad_(False) for kind in DECODERS[loaded.family])
+        plain, fast = (kind(loaded.sam).eval().requires_grad_(False) for kind in (PlainDecoder, FastDecoder))
         self._plain, self._fast = _on(plain, device), _on(fast, device)
         self.held: Lru[tuple[Tensor, ...]] = Lru(most_bytes)
         # One at a time on a GPU: side by side they would take as long together, and overwrite each other's results.
@@ -280,8 +280,6 @@ def _loaded(encoder: Path | None, decoder: Path | None) -> Loaded:
         raise BadSettings(f"The model file {path} cannot be read: {error.strerror}.") from error
     except BadInput as error:
         raise BadSettings(str(error)) from error
-    if loaded.family not in DECODERS:
-        raise BadSettings(f"torch cannot compute the family {loaded.family} yet.")
     return loaded
 
 

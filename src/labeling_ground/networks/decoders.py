@@ -17,15 +17,11 @@ of the four.
 """
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from labeling_ground.sam.family import Family
 
 MASK_TOKENS = 4
 
@@ -95,61 +91,69 @@ class Prompts(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], -1)
 
 
-class PlainDecoder(nn.Module):
-    """The reference's order of computation; the better one for long prompts."""
+class _Decoder(nn.Module):
+    """What both forms of the decoder share: what goes in, the tokens, and what is read off them.
+
+    Args:
+        sam: a ``transformers.SamModel``, ``SamHQModel``, ``Sam2Model`` or ``Sam3TrackerModel``.
+    """
 
     def __init__(self, sam: Any) -> None:
         super().__init__()
         self.prompts = Prompts(sam)
         self.decoder = sam.mask_decoder
-        grid = self.prompts.grid
-        self.register_buffer("pe", self.prompts.places().transpose(1, 2).reshape(1, -1, grid, grid).detach())
+        self.register_buffer("pe", self._laid_out(self.prompts.places()).detach())
         self.pe: Tensor
 
-    def forward(
-        self,
-        image_embeddings: Tensor,
-        point_coords: Tensor,
-        point_labels: Tensor,
-        mask_input: Tensor | None,
-        has_mask: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Decode.
+    def forward(self, image_embeddings: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+        """Decode a batch of B prompts.
 
         Args:
             image_embeddings: ``[1, 256, 64, 64]``, or one for each prompt.
-            point_coords: ``[B, N, 2]``, x and y in the square's pixels.
-            point_labels: ``[B, N]``.
-            mask_input: ``[B, 1, 256, 256]``; ``None`` where no prompt has one.
-            has_mask: ``[B]``, 0 or 1.
+            given: the embedding's other tensors in the family's order (see ``Finer``); then coordinates
+                ``[B, N, 2]``, x and y in the square's pixels; labels ``[B, N]``; mask inputs ``[B, 1, 256, 256]``,
+                ``None`` where no prompt has one; and ``[B]``, 1 for a prompt that has one, else 0.
 
         Returns:
             Low-res logits ``[B, 4, 256, 256]`` and scores ``[B, 4]``.
         """
-        return self._decode(image_embeddings, None, point_coords, point_labels, mask_input, has_mask)
-
-    def _decode(
-        self,
-        embedding: Tensor,
-        finer: Finer | None,
-        coords: Tensor,
-        labels: Tensor,
-        mask: Tensor | None,
-        has_mask: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+        *finer, coords, labels, mask, has_mask = given
         tokens = _tokens(self.decoder, self.prompts.sparse(coords, labels))
-        image = embedding + self.prompts.dense(mask, has_mask)
+        hidden, image = self._attended(tokens, image_embeddings + self.prompts.dense(mask, has_mask))
+        hyper, scores = _hyper(self.decoder, hidden), _scores(self.decoder, hidden)
+        return self._upscaled(image, hyper, tuple(finer)), scores
+
+    def _laid_out(self, places: Tensor) -> Tensor:
+        """The code of the image's places, ``[1, 4096, 256]``, as ``_attended`` wants it."""
+        return places
+
+    def _attended(self, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens ``[B, T, 256]`` and the image ``[B, 256, 64, 64]``, after each has seen the other; the image as
+        places ``[B, 4096, 256]``."""
+        raise NotImplementedError
+
+    def _upscaled(self, image: Tensor, hyper: Tensor, finer: Finer) -> Tensor:
+        """Places and what ``_hyper`` gives → logits ``[B, 4, 256, 256]``."""
+        return _upscale(self.decoder, image, hyper, finer)
+
+
+class PlainDecoder(_Decoder):
+    """The reference's order of computation; the better one for long prompts."""
+
+    def _laid_out(self, places: Tensor) -> Tensor:
+        return places.transpose(1, 2).reshape(1, -1, self.prompts.grid, self.prompts.grid)
+
+    def _attended(self, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         hidden, image = self.decoder.transformer(
             point_embeddings=tokens.unsqueeze(1),
             image_embeddings=image,
             image_positional_embeddings=self.pe,
             attention_similarity=None,
         )
-        hidden, image = hidden.squeeze(1), image.squeeze(1)
-        return _upscale(self.decoder, image, _hyper(self.decoder, hidden), finer), _scores(self.decoder, hidden)
+        return hidden.squeeze(1), image.squeeze(1)
 
 
-class FastDecoder(nn.Module):
+class FastDecoder(_Decoder):
     """The same function with the projections of the image places folded into the tokens; for short prompts.
 
     With ``x`` the image places and ``t`` the tokens, per head:
@@ -161,35 +165,8 @@ class FastDecoder(nn.Module):
     - a transposed convolution with kernel = stride is a matrix product of every place with the kernel.
     """
 
-    def __init__(self, sam: Any) -> None:
-        super().__init__()
-        self.prompts = Prompts(sam)
-        self.decoder = sam.mask_decoder
-        self.register_buffer("pe", self.prompts.places().detach())
-        self.pe: Tensor
-
-    def forward(
-        self,
-        image_embeddings: Tensor,
-        point_coords: Tensor,
-        point_labels: Tensor,
-        mask_input: Tensor | None,
-        has_mask: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Decode; arguments and results are those of ``PlainDecoder``."""
-        return self._decode(image_embeddings, None, point_coords, point_labels, mask_input, has_mask)
-
-    def _decode(
-        self,
-        embedding: Tensor,
-        finer: Finer | None,
-        coords: Tensor,
-        labels: Tensor,
-        mask: Tensor | None,
-        has_mask: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        tokens = _tokens(self.decoder, self.prompts.sparse(coords, labels))
-        image = (embedding + self.prompts.dense(mask, has_mask)).flatten(2).transpose(1, 2)
+    def _attended(self, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        image = image.flatten(2).transpose(1, 2)
         transformer = self.decoder.transformer
         hidden = tokens
         placed = image + self.pe
@@ -207,88 +184,17 @@ class FastDecoder(nn.Module):
             image = layer.layer_norm4(image)
             placed = image + self.pe
         hidden = hidden + _tokens_to_image(transformer.final_attn_token_to_image, hidden + tokens, placed, image)
-        hidden = transformer.layer_norm_final_attn(hidden)
-        hyper, scores = _hyper(self.decoder, hidden), _scores(self.decoder, hidden)
-        if finer is not None:
-            # To bring the finer features into the order of doubled places takes longer than doubling so saves.
-            return _upscale(self.decoder, image, hyper, finer), scores
-        return _upscale_places(self.decoder, image, hyper), scores
+        return transformer.layer_norm_final_attn(hidden), image
 
-
-class _TakesFiner:
-    """SAM 2's inputs: its encoder gives two maps of finer features too."""
-
-    def forward(
-        self,
-        image_embeddings: Tensor,
-        high_res_features_0: Tensor,
-        high_res_features_1: Tensor,
-        point_coords: Tensor,
-        point_labels: Tensor,
-        mask_input: Tensor | None,
-        has_mask: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Decode; arguments and results are those of ``PlainDecoder``, and the finer features."""
-        finer = high_res_features_0, high_res_features_1
-        decode = self._decode  # type: ignore[attr-defined]
-        made: tuple[Tensor, Tensor] = decode(image_embeddings, finer, point_coords, point_labels, mask_input, has_mask)
-        return made
-
-
-class PlainDecoder2(_TakesFiner, PlainDecoder):  # type: ignore[misc]
-    """SAM 2's, in the reference's order of computation."""
-
-
-class FastDecoder2(_TakesFiner, FastDecoder):  # type: ignore[misc]
-    """SAM 2's, with the projections folded."""
-
-
-class _TakesHq:
-    """SAM-HQ's inputs: its encoder gives one map of finer features too."""
-
-    def forward(
-        self,
-        image_embeddings: Tensor,
-        hq_features: Tensor,
-        point_coords: Tensor,
-        point_labels: Tensor,
-        mask_input: Tensor | None,
-        has_mask: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Decode; arguments and results are those of ``PlainDecoder``, and the finer features."""
-        decode = self._decode  # type: ignore[attr-defined]
-        made: tuple[Tensor, Tensor] = decode(
-            image_embeddings, (hq_features,), point_coords, point_labels, mask_input, has_mask
-        )
-        return made
-
-
-class PlainHqDecoder(_TakesHq, PlainDecoder):  # type: ignore[misc]
-    """SAM-HQ's, in the reference's order of computation."""
-
-
-class FastHqDecoder(_TakesHq, FastDecoder):  # type: ignore[misc]
-    """SAM-HQ's, with the projections folded."""
-
-
-DECODERS: Mapping[Family, tuple[type[PlainDecoder], type[FastDecoder]]] = MappingProxyType(
-    {
-        Family.SAM: (PlainDecoder, FastDecoder),
-        Family.SAM_HQ: (PlainHqDecoder, FastHqDecoder),
-        Family.SAM2: (PlainDecoder2, FastDecoder2),
-        Family.EFFICIENT_TAM: (PlainDecoder, FastDecoder),
-    }
-)
-"""Family → its decoder for any prompt, and the one for short ones. To add a family, add a line."""
+    def _upscaled(self, image: Tensor, hyper: Tensor, finer: Finer) -> Tensor:
+        # To bring finer features into the order of doubled places takes longer than doubling so saves.
+        return super()._upscaled(image, hyper, finer) if finer else _upscale_places(self.decoder, image, hyper)
 
 
 def _tokens(decoder: Any, sparse: Tensor) -> Tensor:
     """The decoder's own tokens and the prompt's: ``[B, 5 + N, 256]``, in SAM 2 and SAM-HQ ``[B, 6 + N, 256]``."""
-    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    if _first(decoder):
-        own = torch.cat([decoder.obj_score_token.weight, own])
-    if _is_hq(decoder):
-        own = torch.cat([own, decoder.hq_token.weight])
+    kinds = ("obj_score_token", "iou_token", "mask_tokens", "hq_token")
+    own = torch.cat([getattr(decoder, kind).weight for kind in kinds if hasattr(decoder, kind)])
     return torch.cat([own.unsqueeze(0).expand(sparse.shape[0], -1, -1), sparse], 1)
 
 
@@ -359,16 +265,16 @@ def _image_to_tokens(attention: Any, placed: Tensor, key: Tensor, value: Tensor)
     return shares @ values + _out(attention).bias
 
 
-def _upscale(decoder: Any, image: Tensor, hyper: Tensor, finer: Finer | None) -> Tensor:
+def _upscale(decoder: Any, image: Tensor, hyper: Tensor, finer: Finer) -> Tensor:
     """Places ``[B, 4096, 256]`` and what ``_hyper`` gives → logits ``[B, 4, 256, 256]``, by convolutions."""
-    hq, finer = (finer, None) if _is_hq(decoder) else (None, finer)
+    hq, finer = (finer, ()) if _is_hq(decoder) else ((), finer)
     grid = math.isqrt(image.shape[1])
     up = decoder.upscale_conv1(image.transpose(1, 2).reshape(-1, image.shape[-1], grid, grid))
-    up = functional.gelu(decoder.upscale_layer_norm(up if finer is None else up + finer[1]))
+    up = functional.gelu(decoder.upscale_layer_norm(up + finer[1] if finer else up))
     up = decoder.upscale_conv2(up)
-    up = functional.gelu(up if finer is None else up + finer[0])
+    up = functional.gelu(up + finer[0] if finer else up)
     logits = hyper[:, :MASK_TOKENS] @ up.flatten(2)
-    if hq is not None:
+    if hq:
         fine = decoder.mask_conv2(functional.gelu(decoder.mask_norm(decoder.mask_conv1(up)))) + hq[0]
         logits = logits + hyper[:, MASK_TOKENS:] @ fine.flatten(2)
     return logits.view(-1, MASK_TOKENS, 4 * grid, 4 * grid)

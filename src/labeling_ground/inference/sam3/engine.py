@@ -17,7 +17,7 @@ from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 from labeling_ground.errors import BackendFailed, BadPrompt
 from labeling_ground.inference.graphs import FAST_TOKENS, FloatArray
 from labeling_ground.inference.lru import Lru
-from labeling_ground.networks.decoders import FastDecoder2, PlainDecoder2
+from labeling_ground.networks.decoders import FastDecoder, PlainDecoder
 from labeling_ground.networks.sam3 import Networks
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.preprocess import stretch_sam3
@@ -60,7 +60,7 @@ class Sam3Engine:
     family = Family.SAM3
 
     def __init__(self, networks: Networks, *, device: str, features_bytes: int) -> None:
-        decoders = FastDecoder2(networks.tracker), PlainDecoder2(networks.tracker)
+        decoders = FastDecoder(networks.tracker), PlainDecoder(networks.tracker)
         self._short, self._long = (decoder.eval().to(device) for decoder in decoders)
         for network in (networks.detector, networks.tracker):
             network.to(device)

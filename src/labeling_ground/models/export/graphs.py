@@ -1,12 +1,13 @@
 """From modules to ONNX files, each compared with torch before it gets its name."""
 
 import contextlib
+import inspect
 import json
 import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from labeling_ground.models.disk import digest_of
 
 OPSET = 20
 """The first with GELU as an operator of its own."""
-EXPORTER_VERSION = "3"
+EXPORTER_VERSION = "4"
 """Raise it with every change that alters exported graphs."""
 TOLERANCE = 1e-3
 """Largest absolute difference from torch, in fp32, with which a file is kept."""
@@ -40,6 +41,8 @@ class Graph:
         outputs: names, in the order of the module's results.
         dynamic: input → axis → name of a size that may vary.
         trials: more inputs to compare with torch, of other sizes.
+        shared: input → another one, both with as many rows; but a file may also be given one row of the former for all
+            rows of the latter.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Graph:
     outputs: Sequence[str]
     dynamic: Mapping[str, Mapping[int, str]]
     trials: Sequence[Mapping[str, Tensor]] = ()
+    shared: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,8 @@ def write(graph: Graph, folder: Path, metadata: Mapping[str, str], *, tolerance:
     apart = sum(parameter.nbytes for parameter in graph.module.parameters()) > LARGEST
     try:
         _export(graph, draft, apart=apart)
+        if graph.shared:
+            _count_rows(draft, graph.shared)
         data = _name_by_digest(draft, weights) if apart else None
         error = compare(graph, draft)
         if not error <= tolerance:
@@ -135,10 +141,11 @@ def _export(graph: Graph, path: Path, *, apart: bool) -> None:
     for axes in graph.dynamic.values():
         for name in axes.values():
             sizes.setdefault(name, torch.export.Dim(name, min=1, max=4096))
-    dynamic = {
-        name: {axis: sizes[size] for axis, size in graph.dynamic[name].items()} if name in graph.dynamic else None
+    dynamic = [
+        {axis: sizes[size] for axis, size in graph.dynamic[name].items()} if name in graph.dynamic else None
         for name in graph.inputs
-    }
+    ]
+    by_argument = inspect.signature(graph.module.forward).bind(*dynamic).arguments
     with torch.no_grad(), _quiet():
         torch.onnx.export(
             graph.module,
@@ -148,11 +155,24 @@ def _export(graph: Graph, path: Path, *, apart: bool) -> None:
             opset_version=OPSET,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
-            dynamic_shapes=tuple(dynamic.values()),
+            dynamic_shapes=by_argument,
             external_data=apart,
             optimize=True,
             verbose=False,
         )
+
+
+def _count_rows(path: Path, shared: Mapping[str, str]) -> None:
+    """See that rows are counted where there are as many as prompts.
+
+    To torch, inputs of one named size are as long as each other, and a file reads that size off any of them: also off
+    one that may have a single row for all.
+    """
+    model = onnx.load(str(path), load_external_data=False)
+    for node in model.graph.node:
+        if node.op_type == "Shape" and {a.name: a.i for a in node.attribute} == {"start": 0, "end": 1}:
+            node.input[0] = shared.get(node.input[0], node.input[0])
+    onnx.save(model, str(path))
 
 
 def _name_by_digest(draft: Path, weights: Path) -> Path:

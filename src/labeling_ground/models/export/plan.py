@@ -7,12 +7,10 @@ from torch import Tensor
 
 from labeling_ground.models.export.graphs import Graph
 from labeling_ground.networks.checkpoint import Loaded
-from labeling_ground.networks.decoders import DECODERS
+from labeling_ground.networks.decoders import FastDecoder, PlainDecoder
 
 _PROMPTS = {0: "prompts"}
 _TOKENS = {0: "prompts", 1: "tokens"}
-_IMAGES = dict.fromkeys(("image_embeddings", "high_res_features_0", "high_res_features_1"), _PROMPTS)
-"""As many as there are prompts, or one for all of them."""
 DYNAMIC = {"point_coords": _TOKENS, "point_labels": _TOKENS, "mask_input": _PROMPTS, "has_mask_input": _PROMPTS}
 OUTPUTS = ("low_res_masks", "iou_predictions")
 
@@ -28,16 +26,16 @@ def plan(loaded: Loaded) -> list[Graph]:
         made = loaded.encoder(image)
     names = loaded.family.embedding_names
     embedding = dict(zip(names, made if isinstance(made, tuple) else (made,), strict=True))
-    dynamic = DYNAMIC | {name: _IMAGES[name] for name in names}
+    dynamic = DYNAMIC | dict.fromkeys(names, _PROMPTS)
+    shared = dict.fromkeys(names, "point_labels")  # one image for each prompt, or one for all of them
     several = {name: torch.cat([x, x.flip(-1), -x]) for name, x in embedding.items()}
     example = _prompt({name: x[:2] for name, x in several.items()}, 2, 3, True, generator)
     trials = [_prompt(embedding, *shape, generator) for shape in _SHAPES]
     trials.append(_prompt(several, 3, 4, False, generator))
-    plain, fast = DECODERS[loaded.family]
     return [
         Graph("encoder", loaded.encoder, {"image": image}, names, {}),
-        Graph("decoder", plain(loaded.sam).eval(), example, OUTPUTS, dynamic, trials),
-        Graph("decoder-fast", fast(loaded.sam).eval(), example, OUTPUTS, dynamic, trials),
+        Graph("decoder", PlainDecoder(loaded.sam).eval(), example, OUTPUTS, dynamic, trials, shared),
+        Graph("decoder-fast", FastDecoder(loaded.sam).eval(), example, OUTPUTS, dynamic, trials, shared),
     ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labeling_ground.errors import BadInput, BadSettings
+from labeling_ground.errors import BadSettings
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.preprocess import PREPROCESSING_VERSION
 
@@ -50,7 +50,8 @@ def export(checkpoint: Path, folder: Path, *, model: str = "", progress: "Progre
     """Turn an official checkpoint into ``encoder.onnx``, ``decoder.onnx`` and ``decoder-fast.onnx``.
 
     Args:
-        checkpoint: an official ``.pth`` or ``.pt`` file of SAM, MobileSAM, SAM 2, SAM 2.1, EfficientTAM or EdgeTAM.
+        checkpoint: an official ``.pth`` or ``.pt`` file of SAM, SAM-HQ, MobileSAM, SAM 2, SAM 2.1, EfficientTAM or
+            EdgeTAM.
         folder: where the files go; made if it is not there. What they replace is replaced one by one, when verified.
         model: the catalogue's name of the model, for the files' metadata.
         progress: told what is being done.
@@ -73,8 +74,6 @@ def export_loaded(loaded: "Loaded", folder: Path, *, model: str = "", progress: 
     from labeling_ground.models.export.graphs import write
     from labeling_ground.models.export.plan import plan
 
-    if loaded.family is Family.SAM_HQ:
-        raise BadInput("SAM-HQ cannot be exported: the engine torch serves its checkpoint as it is.")
     say = progress or (lambda _: None)
     started = time.perf_counter()
     metadata = describe(loaded, model)
