@@ -962,3 +962,24 @@ def test_a_drawn_photo_sized_picture_survives_threads() -> None:
     with ThreadPoolExecutor(8) as pool:
         for got in pool.map(pixels_of, [data] * 32):
             np.testing.assert_array_equal(got, alone)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
+def test_of_a_damaged_file_is_said_what_to_do_and_nothing_of_the_decoders_code(form: str) -> None:
+    written = io.BytesIO()
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+    Pillow.fromarray(noise).save(written, form)
+    whole, sentences = written.getvalue(), set()
+    for place in range(0, len(whole), max(1, len(whole) // 60)):
+        for damaged in (whole[:place], whole[:place] + bytes(16) + whole[place + 16 :]):
+            try:
+                decode(damaged, image_id="0" * 64, max_pixels=10_000)
+            except DamagedImage as error:
+                sentences.add(str(error))
+            except BadInput:
+                pass  # damaged so that it is no such file any more
+    assert sentences
+    for sentence in sentences:
+        assert sentence.endswith("Send the original file, or save it anew with an image program.")
+        assert "Error" not in sentence
+        assert "bytes not processed" not in sentence

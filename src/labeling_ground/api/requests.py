@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import SecretStr, ValidationError
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
@@ -274,6 +275,12 @@ async def _read_form(request: Request, max_bytes: int) -> tuple[bytes, str]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOENT):  # the last: no usable folder
             raise
         raise Overloaded("There is no room for a form of this size. Send the image as the raw body.") from error
+    except HTTPException as error:  # of the form's parser, in words of its own
+        raise BadBody(
+            f"The form cannot be read: {error.detail.rstrip('.')}. Send one file in a form (multipart/form-data), as "
+            "HTTP libraries write it, or the image file as the raw body.",
+            malformed=True,
+        ) from error
     raise BadBody(
         "The form has no file in it. Add the image as a file field, for instance 'file'.",
         malformed=True,

@@ -42,7 +42,7 @@ def walk(data: bytes) -> Container:
     except BadImage:
         raise
     except Exception as error:
-        raise DamagedImage(f"The {name} file is truncated or damaged ({error}).") from error
+        raise DamagedImage(f"The {name} file is truncated or damaged.") from error
     several = getattr(file, "n_frames", 1) > 1
     return Container(
         name,

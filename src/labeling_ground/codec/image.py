@@ -119,7 +119,7 @@ def decode(
         DamagedImage: truncated or corrupted.
     """
     found = _checked(data, max_pixels, max_side)
-    with _sentences(found):
+    with _sentences(f"{found.format} file of {found.width} × {found.height} pixels"):
         drawn = _draw(samples.read(found, all_bits=stretch is not None), found, stretch)
     pixels = _upright(drawn.pixels, found)
     pixels.flags.writeable = False
@@ -129,7 +129,8 @@ def decode(
 
 
 def _checked(data: bytes, max_pixels: int, max_side: int) -> Container:
-    found = walk(data)
+    with _sentences("image"):
+        found = walk(data)
     count = found.width * found.height
     if max(found.width, found.height) > max_side:
         raise TooLarge(
@@ -151,25 +152,27 @@ def _checked(data: bytes, max_pixels: int, max_side: int) -> Container:
     return found
 
 
+_REMEDY = "Send the original file, or save it anew with an image program."
+
+
 @contextmanager
-def _sentences(found: Container) -> Iterator[None]:
-    """Whatever a decoder raises becomes an error of ours."""
+def _sentences(name: str) -> Iterator[None]:
+    """Whatever a decoder raises becomes an error of ours that says what to do. What it said itself is the cause: it
+    speaks of the decoder's own code."""
     try:
         yield
+    except DamagedImage as error:
+        raise DamagedImage(f"{error} {_REMEDY}") from error
     except BadInput:
         raise
     except MemoryError as error:
-        raise TooLarge(
-            f"The image of {found.width} × {found.height} pixels does not fit into this server's memory."
-        ) from error
+        raise TooLarge(f"The {name} does not fit into this server's memory.") from error
     except Exception as error:  # Pillow has no list of what hostile files make it raise
         if "unknown pixel mode" in str(error):
             raise UnsupportedImage(
                 "TIFF with this combination of samples is not read. Save it as 8-bit RGB, or as PNG."
             ) from error
-        raise DamagedImage(
-            f"The {found.format} file is truncated or damaged ({type(error).__name__}: {error})."
-        ) from error
+        raise DamagedImage(f"The {name} is truncated or damaged. {_REMEDY}") from error
 
 
 def _upright_size(found: Container) -> tuple[int, int]:
