@@ -9,7 +9,7 @@ from tests.needs import needs
 from tests.sam.references import checkpoint, exported
 
 from labeling_ground.errors import BadSettings, UnknownModel
-from labeling_ground.inference.auto import Halves, Model
+from labeling_ground.inference.auto import ENGINES, Halves, Model
 from labeling_ground.inference.backend import BatchSizes, ModelInfo
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Role, catalogue
@@ -139,7 +139,7 @@ def test_beside_other_engines_auto_tries_torch_on_a_gpu_only_and_for_both_halves
     for role in (Role.ENCODER, Role.DECODER, Role.CHECKPOINT):
         (tmp_path / role).write_bytes(role.encode())
         store.add(tmp_path / role, name="my-sam", role=role, family="sam")
-    chosen = settings(tmp_path, model="my-sam", engine_compile=False, engine_gpu_bytes=7)
+    chosen = settings(tmp_path, model="my-sam", engine_compile=False, engine_gpu_bytes=7, engine_floats_bytes=9)
     model = models.model_of(chosen, store, "my-sam", 1)
     assert list(model.engines) == ["torch", "onnx-cuda", "openvino", "onnx"][0 if gpu else 1 :]
     assert model.encoder_path == store.path_of("my-sam", Role.ENCODER)
@@ -151,7 +151,9 @@ def test_beside_other_engines_auto_tries_torch_on_a_gpu_only_and_for_both_halves
             "device": "cuda",
             "compiled": False,
             "gpu_bytes": 7,
+            "floats_bytes": 9,
         }
+    assert {name: told["floats_bytes"] for name, told in model.options.items()} == dict.fromkeys(ENGINES, 9)
     half = models.model_of(chosen, store, "my-sam", 1, Halves(decoder=False))
     assert "torch" not in half.engines, "the other half may be where torch is not, and is of another version then"
 

@@ -34,8 +34,8 @@ T = TypeVar("T")
 
 _BATCHES = 2
 """Batches under way: one is computed while the files of another are read, or its masks painted."""
-_FLOATS_BYTES = 64 << 20
-"""What the floats of embeddings may take that are kept between clicks: those of 16 images, of SAM 2 of 4."""
+FLOATS_BYTES = 64 << 20
+"""What the floats of embeddings may take that are kept between clicks, where nobody said otherwise."""
 
 
 class SamBackend:
@@ -53,10 +53,18 @@ class SamBackend:
         note: a sentence for every answer; empty in full precision.
         decode_threads: prompts that are decoded at the same time.
         precision: in which the engine computes.
+        floats_bytes: what those floats may take.
     """
 
     def __init__(
-        self, engine: Engine, version: ModelVersion, note: str, *, decode_threads: int, precision: str = "fp32"
+        self,
+        engine: Engine,
+        version: ModelVersion,
+        note: str,
+        *,
+        decode_threads: int,
+        precision: str = "fp32",
+        floats_bytes: int = FLOATS_BYTES,
     ) -> None:
         self._encodes_together, self._decodes_together = encodes, decodes = together(engine)
         self.info = info_of(
@@ -72,7 +80,7 @@ class SamBackend:
         self.engine = engine
         self.family = engine.family  # known also when the engine was closed
         self._decoding = 0
-        self._floats: Lru[Floats] = Lru(_FLOATS_BYTES)
+        self._floats: Lru[Floats] = Lru(floats_bytes)
         self._encoders = ThreadPoolExecutor(1, "sam-encode")
         self._decoders = ThreadPoolExecutor(decode_threads, "sam-decode")
 
@@ -208,6 +216,7 @@ def create(
     fast_decoder_path: Path | None = None,
     model: str = "sam",
     precision: Precision = "fp32",
+    floats_bytes: int = FLOATS_BYTES,
     **options: Any,
 ) -> SamBackend:
     """Build the backend over one engine. Each engine's module has it as its own ``create``.
@@ -222,6 +231,7 @@ def create(
         fast_decoder_path: ``decoder-fast.onnx`` of ``models export``.
         model: the model's id.
         precision: in which the engine computes; part of the version.
+        floats_bytes: what the floats of embeddings may take that are kept between clicks.
         options: what this engine alone can be told.
 
     Raises:
@@ -238,4 +248,5 @@ def create(
         decode_threads=decode_threads,
         **options,
     )
-    return SamBackend(made, version, NOTES[precision], decode_threads=decode_threads, precision=precision)
+    facts: dict[str, Any] = {"precision": precision, "floats_bytes": floats_bytes}
+    return SamBackend(made, version, NOTES[precision], decode_threads=decode_threads, **facts)

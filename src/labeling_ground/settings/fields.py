@@ -349,6 +349,8 @@ class ModelSettings(Fields):
     engine_features_bytes: ByteSize = ByteSize(512 << 20)
     """Memory of the device for what SAM 3's detector makes of the last images: 111 MB each in fp32. The next phrase on
     one of these takes half as long."""
+    engine_floats_bytes: ByteSize = ByteSize(64 << 20)
+    """Memory of each model for embeddings in fp32, as its decoder takes them: of 16 images for SAM, of 4 for SAM 2."""
     engine_idle_s: float = Field(60.0, ge=0)
     """Seconds after an image at which `onnx` gives the encoder's work memory back, if no other image came: half a
     gigabyte for MobileSAM. `0`: after each image, which takes a quarter longer then. An encoder that takes more than

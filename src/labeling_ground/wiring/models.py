@@ -357,7 +357,8 @@ def _options(settings: Settings) -> dict[str, dict[str, Any]]:
     on_gpu = {"gpu_bytes": int(settings.engine_gpu_bytes), **together}
     torch = {**on_gpu, "device": settings.engine_device, "compiled": settings.engine_compile}
     onnx = {"idle_s": settings.engine_idle_s, **together}
-    return {"onnx": onnx, "onnx-cuda": on_gpu, TORCH: torch}
+    each = {"onnx": onnx, "onnx-cuda": on_gpu, "openvino": {}, TORCH: torch}
+    return {name: {**told, "floats_bytes": int(settings.engine_floats_bytes)} for name, told in each.items()}
 
 
 def _rounded(stored: StoredFile) -> str:
