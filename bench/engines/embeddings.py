@@ -4,9 +4,6 @@ By the code that serves (``codec.int8``), and as ``models check`` compares: mask
 on the same photographs. Random weights.
 """
 
-import argparse
-import json
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.command import models_folder, parser_of, report
 from bench.engines import models
 from bench.serving.run import where
 from labeling_ground.cli.check import photographs
@@ -23,6 +21,8 @@ from labeling_ground.inference import onnx
 from labeling_ground.inference.auto import judge_int8
 from labeling_ground.settings import Settings
 from labeling_ground.verdict import Verdict
+
+MODULE = "bench.engines.embeddings"
 
 
 def run(folder: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -68,18 +68,11 @@ def table(result: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.engines.embeddings", description=__doc__)
-    parser.add_argument("--models", type=Path, help="folder of the exported models, kept for the next run")
+    parser = parser_of(MODULE, models=True)
     parser.add_argument("--model", action="append", default=[], help="only this one; may be given several times")
-    parser.add_argument("--json", action="store_true", help="figures instead of a table")
-    parser.add_argument("--out", type=Path, help="also write the table to this file")
     given = parser.parse_args()
-    folder = given.models or Path(tempfile.mkdtemp(prefix="labeling-ground-bench-"))
-    result = run(folder, given.model or list(models.MODELS))
-    print(json.dumps(result, indent=2) if given.json else table(result))
-    if given.out:
-        made = "Made by `python -m bench.engines.embeddings`."
-        given.out.write_text(f"# Embeddings in int8\n\n{made}\n\n{table(result)}\n", encoding="utf-8")
+    result = run(models_folder(given), given.model or list(models.MODELS))
+    report(given, MODULE, "Embeddings in int8", result, table)
 
 
 if __name__ == "__main__":

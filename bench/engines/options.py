@@ -4,9 +4,6 @@ The first table says what each option of ours costs or gains an encode against O
 int8 gains (dynamic quantisation, as ONNX Runtime does it) and how far its masks are from those of fp32. Random weights.
 """
 
-import argparse
-import json
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from bench.command import models_folder, parser_of, report
 from bench.engines import models
 from bench.engines.run import click, interleaved
 from bench.serving.run import where
@@ -23,6 +21,7 @@ from labeling_ground.inference.agreement import masks_of, overlaps, sample
 from labeling_ground.inference.onnx_halves import OnnxEncoder
 from labeling_ground.sam.preprocess import preprocess
 
+MODULE = "bench.engines.options"
 THREADS = 2
 Call = Callable[[], object]
 
@@ -117,25 +116,18 @@ def table(result: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.engines.options", description=__doc__)
-    parser.add_argument("--models", type=Path, help="folder of the exported models, kept for the next run")
+    parser = parser_of(MODULE, models=True)
     parser.add_argument("--model", action="append", default=[], help="default: mobile-sam; may be given several times")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--int8-only", action="store_true", help="without the options, which take 20 GB for ViT-B")
-    parser.add_argument("--json", action="store_true", help="figures instead of tables")
-    parser.add_argument("--out", type=Path, help="also write the tables to this file")
     given = parser.parse_args()
-    folder = given.models or Path(tempfile.mkdtemp(prefix="labeling-ground-bench-"))
-    names = given.model or ["mobile-sam"]
+    folder, names = models_folder(given), given.model or ["mobile-sam"]
     result = {
         "where": where(),
         "options": [row for name in names if not given.int8_only for row in encodes(name, folder, given.rounds)],
         "int8": [row for name in names for row in rounded(name, folder, given.rounds)],
     }
-    print(json.dumps(result, indent=2) if given.json else table(result))
-    if given.out:
-        made = "Made by `python -m bench.engines.options`."
-        given.out.write_text(f"# ONNX Runtime's options, and int8\n\n{made}\n\n{table(result)}\n", encoding="utf-8")
+    report(given, MODULE, "ONNX Runtime's options, and int8", result, table)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ gets some more nodes, which replace the noise that random weights make of a mask
 that masks have. Requests and bare engine calls take turns, round by round: compare the ratios.
 """
 
-import argparse
 import asyncio
 import base64
 import hashlib
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pillow
 
+from bench.command import models_folder, parser_of, report
 from bench.serving.client import Connection, request
 from bench.serving.photos import SIZE, jpeg
 from bench.serving.run import where
@@ -234,21 +234,14 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--toy", action="store_true", help="a few clicks, to see that it works")
-    parser.add_argument("--json", action="store_true", help="figures instead of a table")
-    parser.add_argument("--models", type=Path, help="folder of the exported models, kept for the next run")
+    parser = parser_of("bench.serving.sam", toy="a few clicks, to see that it works", models=True)
     parser.add_argument("--engine", default="auto", help="what computes")
     parser.add_argument("--rounds", type=int, help="how many; more where the machine is shared")
-    parser.add_argument("--out", type=Path, help="also write the table to this file")
     given = parser.parse_args()
-    folder = given.models or Path(tempfile.mkdtemp(prefix="labeling-ground-bench-"))
     plan = TOY if given.toy else FULL
-    result = run(replace(plan, rounds=given.rounds or plan.rounds), folder, given.engine)
-    print(json.dumps(result, indent=2) if given.json else table(result))
-    if given.out:
-        words = " ".join((__doc__ or "").split("\n\n", 1)[1].split())
-        given.out.write_text(f"# Segment Anything over HTTP\n\n{words}\n\n{table(result)}\n", encoding="utf-8")
+    result = run(replace(plan, rounds=given.rounds or plan.rounds), models_folder(given), given.engine)
+    words = " ".join((__doc__ or "").split("\n\n", 1)[1].split())
+    report(given, "bench.serving.sam", "Segment Anything over HTTP", result, table, about=words)
 
 
 if __name__ == "__main__":
