@@ -130,7 +130,7 @@ class Peers:
             question, arguments = await _receive(reader)
             try:
                 answer = True, await self._answers[question](*arguments)
-            except Exception as error:  # noqa: BLE001 -- whoever asked shall have it
+            except Exception as error:  # noqa: BLE001 -- the caller shall have it
                 answer = False, error
             await _send(writer, answer)
         writer.close()

@@ -36,7 +36,7 @@ T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 _BESIDE_THE_IMAGE = 4 << 20
-"""Bytes of what a tool sends beside an image."""
+"""Bytes of what a tool sends besides an image."""
 
 
 @dataclass(frozen=True, slots=True)

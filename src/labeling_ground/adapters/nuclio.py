@@ -16,7 +16,7 @@ from labeling_ground.errors import BackendFailed
 log = logging.getLogger(__name__)
 
 _PASSED_ON = ("content-type", "user-agent", "accept")
-"""Headers that are passed on, beside Nuclio's own. A key of ours is none of them."""
+"""Headers that are passed on, besides Nuclio's own. A key of ours is none of them."""
 
 
 class Dashboard:

@@ -115,7 +115,7 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
 
     Args:
         app_state: the server's parts.
-        adapters: ways in for other tools, beside our own API.
+        adapters: ways in for other tools, besides our own API.
     """
 
     @contextlib.asynccontextmanager

@@ -70,7 +70,7 @@ def _of_lookups(now: CountersSnapshot) -> Iterator[Metric]:
         each(lambda found: found.from_int8),
     )
     yield _counter("failed", "Asks that ended in an error.", "model kind", each(lambda found: found.failed))
-    yield _counter("predictions", "Queued predictions by what became of them.", "kind fate", hedges)
+    yield _counter("predictions", "Queued predictions by what became of them.", "kind outcome", hedges)
 
 
 def _of_this_server(now: CountersSnapshot) -> Iterator[Metric]:

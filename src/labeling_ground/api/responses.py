@@ -165,7 +165,7 @@ def _masks_and_scores(cached: CachedPrediction, masks: list[dict[str, Any]]) -> 
 
 
 Listed = Sequence[tuple[dict[str, Any], CachedMask]]
-"""Masks, each with what is said of it beside what is said of every mask."""
+"""Masks, each with fields of its own after those that every mask has."""
 
 
 async def found(masks: Listed, size: tuple[int, int], form: str, pool: Pool) -> list[bytes]:

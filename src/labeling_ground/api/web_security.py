@@ -24,7 +24,7 @@ class OriginCheck:
     Programs other than browsers send none of the headers that the second check reads, and pass it.
 
     Args:
-        hosts: names beside ``localhost`` and IP addresses: ``name``, ``*.domain`` for each name below it, or ``*``.
+        hosts: names besides ``localhost`` and IP addresses: ``name``, ``*.domain`` for each name below it, or ``*``.
         origins: other web origins whose pages may use the server, as browsers write them; or ``*``.
     """
 

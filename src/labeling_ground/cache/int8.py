@@ -12,7 +12,7 @@ from labeling_ground.supervisor import Background, Supervisor
 from labeling_ground.types import Entry, Kind
 
 _PART = 16
-"""What waits to be rounded takes at most this part of memory's budget, beside the budget, or is one embedding."""
+"""What waits to be rounded takes at most this part of memory's budget, on top of it, or is one embedding."""
 
 
 class Int8Embeddings:

@@ -14,11 +14,11 @@ class Claim(StrEnum):
     GRANTED = "granted"
     """It is ours, until it expires."""
     TAKEN = "taken"
-    """Somebody else holds it, and will tell when it is released."""
+    """Another process holds it, and will tell when it is released."""
     STORED = "stored"
     """The shared tier has the value already: there is nothing to compute."""
     FULL = "full"
-    """The shared tier has no room for a lease: whoever asked computes without one."""
+    """The shared tier has no room for a lease: the asker computes without one."""
 
 
 class Leases(Protocol):
@@ -26,7 +26,7 @@ class Leases(Protocol):
 
     A lease saves work and nothing hangs on it for correctness: a value belongs to its key for ever, so two who both
     believe that they hold it compute the same thing twice. It ends by itself when its holder no longer renews it.
-    Whoever calls sets the deadline, and takes an error for «no answer».
+    The caller sets the deadline, and takes an error for «no answer».
     """
 
     async def take(self, key: str, token: str, seconds: float, priority: Priority = Priority.INTERACTIVE) -> Claim:

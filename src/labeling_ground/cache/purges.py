@@ -1,4 +1,4 @@
-"""Purges under way and of late: whether one of them means a key, without looking at them all."""
+"""Purges under way and recent ones: whether one of them means a key, without looking at them all."""
 
 import time
 from collections import defaultdict, deque

@@ -30,7 +30,7 @@ class StateStore(Protocol):
         """Note that this server is there, for so many seconds.
 
         How many others are, and a name for what keeps the logs: another name means that another store has taken its
-        place, which may lack what was written of late. The name is empty where that cannot be told.
+        place, which may lack what was written lately. The name is empty where that cannot be told.
         """
         ...
 

@@ -13,7 +13,7 @@ class Store(Protocol):
 
     A value is immutable and belongs to its key for ever, so writing a key that is there already is no error and may
     be skipped. Every store is bounded in bytes, forgets what was not used for its idle time, and raises
-    ``StoreFailed`` when it cannot do its work: whoever calls treats that as a miss.
+    ``StoreFailed`` when it cannot do its work: the caller treats that as a miss.
     """
 
     name: str

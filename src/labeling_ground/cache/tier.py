@@ -205,7 +205,7 @@ _LARGE = 256 * 1024
 _ENCODED = (f"/{Kind.EMBEDDING}/", f"/{Kind.TRUNK}/")
 
 _PROBE = keys.ImageKeys(keys.PUBLIC, "0" * 64).image
-"""A key that nobody has."""
+"""A key under which nothing is stored."""
 
 
 class Tier:
@@ -308,7 +308,7 @@ class Tier:
             self.calls.begin(self.touch(key))
 
     async def probe(self, deadline_s: float = 2.0) -> None:
-        """Ask the store whether it works, though nobody needs it now; ``health.trouble`` says what came of it."""
+        """Ask the store whether it works, though no request needs it now; ``health.trouble`` says what came of it."""
         probe = self.store.probe if isinstance(self.store, Probed) else partial(self.store.has, _PROBE)
 
         async def ask() -> bool:

@@ -132,7 +132,7 @@ class TieredStore:
             await tier.open(deadline_s)
 
     def peek(self, key: str) -> Entry | None:
-        """What is at hand without waiting: in memory, or on its way to a lower tier."""
+        """The entry if it is in memory, or on its way to a lower tier."""
         entry = self.memory.peek(key)
         if entry is not None:
             if self.lower and self.touches.is_due(key):
@@ -211,7 +211,7 @@ class TieredStore:
         return any([await tier.touch(key) for tier in self.lower])
 
     def use(self, *keys: str) -> None:
-        """Say that entries are in use though nobody read them (the image of a mask that was found)."""
+        """Note that entries are in use that were not read (the image of a mask that was found)."""
         for key in keys:
             if self.memory.peek(key) is None and self.lower and self.touches.is_due(key):
                 self._touch_lower(key)

@@ -174,4 +174,4 @@ def _access(settings: Settings) -> DoctorCheck:
             ok=True,
             text=f"{len(settings.api_keys)} API keys, each with its own namespace",
         )
-    return DoctorCheck("access", ok=True, text=f"open to whoever reaches {settings.host} port {settings.port}")
+    return DoctorCheck("access", ok=True, text=f"open to all who reach {settings.host} port {settings.port}")

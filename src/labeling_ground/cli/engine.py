@@ -37,13 +37,13 @@ def engine(role: str, port: int | None, management_port: int | None, **given: An
     """Serve a model's encoder or decoder to other servers.
 
     Or both of them. They find it by LABELING_GROUND_ENCODER_URL and LABELING_GROUND_DECODER_URL. There are no keys:
-    whoever reaches the ports may ask, so keep them on a network of your own.
+    all who reach the ports may ask, so keep them on a network of your own.
     """
     settings = settings_with(**given)
     set_up_logging(settings.log_level, settings.log_format)
     asked = _PORTS[role] if port is None else port
     beside = (min(asked + 1, 65535) if asked else 0) if management_port is None else management_port
-    endpoints, why = build_endpoints(settings, _HALVES[role])  # first: whoever can connect shall be answered
+    endpoints, why = build_endpoints(settings, _HALVES[role])  # first: a client that can connect shall be answered
     hint = "Choose another with --port and --management-port."
     listeners = [listen(settings.host, number, hint=hint) for number in (asked, beside)]
     ports = [listener.getsockname()[1] for listener in listeners]

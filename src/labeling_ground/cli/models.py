@@ -99,7 +99,7 @@ def list_models(models_dir: Path | None, as_json: bool) -> None:
     # A narrow window breaks the lines itself; columns cut short would say nothing.
     Console(width=max(Console().width, 100)).print(table)
     show()
-    show("ONNX is ready to serve; int8 means weights rounded to 8 bits by whoever made the file. ~ is an estimate.")
+    show("ONNX is ready to serve; int8 means weights rounded to 8 bits by the file's maker. ~ is an estimate.")
     show("MiB an image is what its embedding takes in the cache.")
     for model in known:
         if model.bring:

@@ -138,7 +138,7 @@ def run(
         beat: called ten times a second while the app is served.
     """
     allow_many_files()
-    # uvicorn shuts down gracefully at these signals and then raises them again for whoever handled them before. That is
+    # uvicorn shuts down gracefully at these signals and then raises them again for the handlers of before. That is
     # us, and we have nothing to add: the process ends with exit code 0, without a traceback.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)

@@ -380,7 +380,7 @@ def _corners(box: Box) -> tuple[float, float, float, float]:
 
 
 def _masks_table(masks: Sequence[tuple[int, CachedMask, Sequence[float]]]) -> dict[str, NDArray[Any]]:
-    """Any number of masks as tensors: run lengths one after the other, and tables of each one's numbers beside them.
+    """Any number of masks as tensors: run lengths one after the other, and tables of each one's numbers.
 
     Args:
         masks: of each its own number, itself, and what else is known of it; of all as many.

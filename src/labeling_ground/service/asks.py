@@ -329,7 +329,7 @@ class ImageAnswer:
     model_note: str = ""
     """What to know of the model's answers."""
     is_int8: bool = False
-    """Whether its embedding is at hand in int8 only, so that the next clicks are answered from that."""
+    """Whether its embedding is in memory in int8 only, so that the next clicks are answered from that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ class EngineCalls:
     def _ended(self, call: asyncio.Task[Any]) -> None:
         del self._running[call]
         if not call.cancelled():
-            call.exception()  # seen: an error that nobody waits for any more is nobody's surprise
+            call.exception()  # seen: asyncio would log an error that nobody waits for any more
 
 
 @dataclass(frozen=True, slots=True)

@@ -311,7 +311,7 @@ class Everything:
             return [one for number, some in zip(numbers, made, strict=True) for one in search.judge(number, some)]
 
         async with self._workers.slot(search.tenant, patient=True) as worker:
-            # After clicks, whoever waits for the grid: it is many calls, and a click is one.
+            # After clicks, even where a person waits for the grid: it is many calls, and a click is one.
             with asked_at_best(Priority.PREFETCH):
                 async with queue.slot(search.tenant, size=len(asks), patient=True) as place:
                     made = await place.call(partial(model.sketch, place, search.version, asks), also=worker)

@@ -212,7 +212,7 @@ class ImageFiles:
 
 
 class Embeddings:
-    """Gets an image's embedding: at hand, joined, looked up, or encoded from what was sent or from the stored file.
+    """Gets an image's embedding: from memory, joined, looked up, or encoded from what was sent or from the stored file.
 
     ``service/trunks.py`` has the others: trunks, which are come by in the same way, and embeddings made from trunks.
 

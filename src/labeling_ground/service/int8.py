@@ -1,4 +1,4 @@
-"""Embeddings that are at hand in int8 only: for clicks, and for whether an image counts as encoded.
+"""Embeddings that are in memory in int8 only: for clicks, and for whether an image counts as encoded.
 
 All else is made of the full embedding, which ``Embeddings.get`` encodes again.
 """
@@ -24,12 +24,12 @@ class EmbeddingsInInt8:
         self._store = store
 
     def is_all(self, ask: Ask) -> bool:
-        """Whether the image's embedding is at hand in int8, and not in full."""
+        """Whether the image's embedding is in memory in int8, and not in full."""
         store = self._store
         return bool(store.int8.models and store.peek(ask.embedding) is None and store.peek(ask.embedding_int8))
 
     def at_hand(self, ask: Ask) -> Made | None:
-        """The entry, counted, where it is all that is at hand."""
+        """The entry, counted, where memory has no other."""
         if not self.is_all(ask):
             return None
         self._store.use(ask.image)

@@ -64,7 +64,7 @@ def _logits_of(given: GivenMask, frame: Callable[[int, int], Frame]) -> NDArray[
 
 _Waiting = Callable[[], Awaitable[MaskAnswer]]
 Answers = list[MaskAnswer] | Callable[[], Coroutine[Any, Any, list[MaskAnswer]]]
-"""Answers that are at hand, or what waits for them."""
+"""Answers that are in memory, or an awaitable of them."""
 
 
 class Masks:
@@ -109,7 +109,7 @@ class Masks:
         self._wall_clock = wall_clock
 
     def answers(self, ask: Ask, prompts: Sequence[PromptAsk]) -> Answers:
-        """Masks for each prompt, in their order: at once where all are at hand, else what waits for them.
+        """Masks for each prompt, in their order: at once where all are in memory, else an awaitable of them.
 
         Raises, at once or when that is awaited:
             BadPrompt: a prompt makes no sense for this image.

@@ -216,7 +216,7 @@ class ModelPool:
         """The model that the settings call so, loaded in one flight for all who ask for it.
 
         Raises:
-            Overloaded: there is no room for it beside those that are in use.
+            Overloaded: there is no room for it besides those that are in use.
             BackendFailed: it cannot be loaded.
         """
         served = self.loaded.get(name)

@@ -1,4 +1,4 @@
-"""Whatever is asked for is computed once: at hand, or in a flight, beside its look-up, by one process of many.
+"""What is asked for is computed once: it is in memory, or in a flight, during its look-up, by one process of many.
 
 ``Once`` knows keys, entries and tiers, and nothing of models: what computes a value is handed in, and what counts is
 told of every outcome.
@@ -99,7 +99,7 @@ class Flights(Generic[T]):
         finally:
             flight.askers -= 1
             if flight.askers == 0 and not flight.begun and not flight.task.done():
-                # Out of the table first: whoever asks from now on must not join a flight that is going down.
+                # Out of the table first: an ask from now on must not join a flight that is being cancelled.
                 self._land(key, flight.task)
                 flight.task.cancel()
         return await self.join(key, work)
@@ -127,7 +127,7 @@ class Flights(Generic[T]):
 
     def _find(self, key: str) -> _Flight | None:
         flight = self._flights.get(key)
-        # One that has ended and is not off the table yet must not hand its failure to whoever comes now.
+        # One that has ended and is not off the table yet must not hand its failure to an asker who comes now.
         return None if flight is None or flight.task.done() else flight
 
     def _land(self, key: str, task: asyncio.Task[Any]) -> None:
@@ -135,7 +135,7 @@ class Flights(Generic[T]):
         if flight is not None and flight.task is task:
             del self._flights[key]
         if task.done() and not task.cancelled():
-            task.exception()  # seen: an error whose askers have all left is nobody's surprise
+            task.exception()  # seen: asyncio would log an error whose askers have all left
         if task.done() and self.on_land is not None:
             self.on_land(key)
 
@@ -163,7 +163,7 @@ class StartGate:
         self._open = asyncio.Event()
         self._deadline = None if window_s is None else asyncio.get_running_loop().time() + window_s
         self.begun = False
-        """Whether the model has begun: whoever passes the gate says so."""
+        """Whether the model has begun; set by the asker that passes the gate."""
 
     def open(self) -> None:
         """Let the prediction through now: the look-up missed."""
@@ -223,7 +223,7 @@ async def hedged_look_up(
 
 
 def _seen(task: asyncio.Future[Any]) -> None:
-    """Take note of an error, so that one which nobody waits for any more is not complained about."""
+    """Look at a task's error, so that asyncio does not log one that nobody waits for any more."""
     if not task.cancelled():
         task.exception()
 
@@ -291,11 +291,11 @@ class Observer(Protocol):
         """An ask ended in an error."""
 
     def hedge(self, kind: Kind, outcome: HedgeOutcome) -> None:
-        """This became of a computation that was queued beside its look-up."""
+        """Count what became of a computation that was queued during its look-up."""
 
 
 class Once:
-    """Gets values by key: at hand in memory, else joined, looked up, or computed; each computed by one asker of many.
+    """Gets values by key: from memory, else joined, looked up, or computed; each computed by one asker of many.
 
     Args:
         store: the tiers.
@@ -337,7 +337,7 @@ class Once:
         Args:
             kind: what it is, for the counters.
             key: its key.
-            make: computes and stores it, when it is neither at hand nor being computed.
+            make: computes and stores it, when it is neither in memory nor being computed.
             window_s: tells the seconds for which the computation waits for the look-up at most; ``None``: until it has
                 answered.
             hedged: whether the lower tiers may have it at all, and so are asked.

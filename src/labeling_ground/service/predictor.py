@@ -265,7 +265,7 @@ class Predictor:
     def masks_at_once(
         self, tenant: str, image_id: str, prompts: Sequence[PromptAsk], *, client: str | None = None
     ) -> Answers:
-        """The same; what is at hand is not waited for, which is a good part of what a cache hit costs.
+        """The same; what is in memory is not waited for, which is a good part of what a cache hit costs.
 
         Raises:
             BadPrompt: a prompt makes no sense. All else is raised by what waits.

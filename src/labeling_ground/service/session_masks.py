@@ -114,7 +114,7 @@ class SessionMasks:
 
 
 class _AtHand:
-    """What a change of a session is answered with, where that is at hand before the change is stored."""
+    """What a change of a session is answered with, where that is in memory before the change is stored."""
 
     def __init__(self, predictor: Predictor, tenant: str, session: str, *, refine: bool) -> None:
         self.predictor, self.tenant, self.session = predictor, tenant, session
@@ -122,7 +122,7 @@ class _AtHand:
         self._found: tuple[Snapshot, MaskAnswer] | None = None
 
     def __call__(self, snapshot: Snapshot) -> str | None:
-        """The id of the prediction, to be noted; ``None`` where nothing is at hand, or none is refined."""
+        """The id of the prediction, to be noted; ``None`` where nothing is in memory, or none is refined."""
         if snapshot.is_empty or (self.refine and snapshot.parent is not None):
             return None
         prompt, client = PromptAsk(points=snapshot.clicks, box=snapshot.box), client_of(self.session)

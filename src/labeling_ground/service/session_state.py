@@ -11,7 +11,7 @@ from labeling_ground.service.asks import check_box, check_point
 from labeling_ground.types import Box, Point
 
 _FORMAT = 2
-"""Number of the layout of the bytes. A state of another number is nobody's."""
+"""Number of the layout of the bytes. A state of another number is not read."""
 _WRITERS = 16
 """Servers whose last change a state remembers."""
 

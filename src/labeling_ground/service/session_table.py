@@ -45,7 +45,7 @@ class UnsavedLines:
 
     @property
     def log(self) -> bytes:
-        """What the log is then, if nobody else has added to it."""
+        """What the log is then, if no other server has added to it."""
         return self.new if self.anew else self.seen + self.new
 
 

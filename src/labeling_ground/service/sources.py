@@ -94,7 +94,7 @@ class Sources:
         return self._bytes_fetched + sum(other.bytes_fetched for other in self._others)
 
     def also(self, sources: Sequence[str]) -> "Sources":
-        """Another one with the same limits, which may open images from more sources. Whoever made it closes it."""
+        """Another one with the same limits, which may open images from more sources. Its maker closes it."""
         other = Sources(
             self.fetcher.also(sources),
             most_addresses=self._most_addresses,

@@ -23,7 +23,7 @@ _AFTERWARDS = {"answer", "drop", "restore", "model"}
 
 
 AtHand = Callable[[Snapshot], str | None]
-"""Tells the id of the prediction for a snapshot where that is at hand."""
+"""Tells the id of the prediction for a snapshot whose masks are in memory."""
 
 
 class StoredSessions:
@@ -152,7 +152,7 @@ class StoredSessions:
     async def meet(self) -> None:
         """See whether other servers share the store, and whether it is still the same one.
 
-        Another one that has come in its place, as after a fail-over, may lack what was stored of late: what it has of
+        Another one that has come in its place, as after a fail-over, may lack what was stored lately: what it has of
         every session that is known here is compared with that.
         """
         place = None if self._state_store is None else await self._state_store.meet(self._me)

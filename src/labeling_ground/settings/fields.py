@@ -56,7 +56,7 @@ class ServerSettings(Fields):
     """Path below which a proxy serves this server, such as `/label`; the proxy may cut it off or not. See
     `docs/network.md`. Not set: the server has its host name for itself."""
     allowed_hosts: Listed[HostName] = ()
-    """Host names, separated by commas, that the server answers to beside `localhost`, `host` and IP addresses: this
+    """Host names, separated by commas, that the server answers to besides `localhost`, `host` and IP addresses: this
     machine's names in your network, or the name that a proxy passes on. `*.example.org` means each name below it, `*`
     any. Other names are answered 421. Not set: none more, or any where `api_keys` are set. See `docs/network.md`."""
     cors_origins: Listed[Origin] = ()
@@ -66,7 +66,7 @@ class ServerSettings(Fields):
     api_keys: Listed[SecretStr] = ()
     """Keys of 8 characters or more, separated by commas, one of which every call must then carry
     (`Authorization: Bearer …`, `X-API-Key`, or the password of `Authorization: Basic`). Each key has a namespace of its
-    own in the cache. None by default: whoever reaches the port may use the server."""
+    own in the cache. None by default: all who reach the port may use the server."""
     admin_key: SecretStr | None = None
     """A key of 8 characters or more, with which `DELETE /v1/cache` purges all namespaces, and `PUT /v1/cache/settings`
     changes settings of the cache; without it nobody changes them. With `api_keys` set, each other key purges its own
@@ -91,7 +91,7 @@ class ServerSettings(Fields):
     """Seconds that one worker has to tell the others its figures and its health; one that takes longer is left out."""
     shutdown_grace_s: float = Field(30.0, ge=0)
     """Seconds that requests in flight, and images that were queued (`wait=false`), have to finish after the server was
-    told to stop, beside `drain_delay_s`. An image whose turn has not come by then has to be sent again."""
+    told to stop, besides `drain_delay_s`. An image whose turn has not come by then has to be sent again."""
     drain_delay_s: float = Field(0.0, ge=0)
     """Seconds for which a server that was told to stop still takes new connections, while `/health/ready` says that it
     is not ready: so long as load balancers take to notice. Its answers end their connections. Engines send new asks to
@@ -109,7 +109,7 @@ class LimitSettings(Fields):
     """Longest side of an image, in pixels, known as early."""
     max_pixels_at_once: int = Field(50_000_000, ge=1)
     """Most pixels of all images that are decoded and encoded at the same time; others wait for their turn, and a larger
-    one has it alone. Each takes up to 16 bytes of memory, beside the budgets of the cache."""
+    one has it alone. Each takes up to 16 bytes of memory, besides the budgets of the cache."""
     max_points: int = Field(256, ge=1)
     """Most points in one prompt, and most clicks in one session."""
     max_prompts: int = Field(64, ge=1)
@@ -222,7 +222,7 @@ class RedisSettings(Fields):
     leases: Literal["all", "embeddings", "none"] = "all"
     """What servers that share a Redis, or a disk tier without one, compute once for all of them, when several are asked
     for it at the same time: `all`, only `embeddings`, or nothing. A lease costs a click that is new one more command,
-    beside its look-up. On a disk it takes Linux, and ends at once with a server that dies."""
+    during its look-up. On a disk it takes Linux, and ends at once with a server that dies."""
     lease_s: float = Field(3.0, ge=0.3, le=300)
     """Seconds for which a lease is taken, and renewed every third of them. So long the others wait for a server that
     died in the middle of its work."""
@@ -484,7 +484,7 @@ class SessionSettings(Fields):
     tenant_share: float = Field(0.5, gt=0, le=1)
     """With several `api_keys`: the part of the sessions, of each tier's bytes (not Redis') and of each queue that the
     holder of one key may take up while others need it. Above it one makes room among one's own; below it, one is given
-    room by whoever has most. See also `max_requests`."""
+    room by the tenant that has most. See also `max_requests`."""
 
     max_sessions: int = Field(10_000, ge=1)
     """Sessions kept; the one idle for longest makes room for a new one. They too end after `idle_s`."""

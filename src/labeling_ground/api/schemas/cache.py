@@ -112,7 +112,7 @@ class EngineOut(BaseModel):
     workers: int | None = Field(description="Asks that it answers at the same time.")
     queue: int | None = Field(description="Asks that wait there.")
     running: int = Field(description="Asks of this server that it has not answered yet.")
-    engine_seconds: float | None = Field(description="What it says that an ask takes, on average of late.")
+    engine_seconds: float | None = Field(description="What it says that an ask takes, on average lately.")
     round_trip_seconds: float | None = Field(description="The same with the way there and back.")
     asks: int
     embeddings_sent: int = Field(description="Asks for which it did not have the image's embedding yet.")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 GRACE_S = 60.0
-"""Seconds after which something half done is nobody's any more.
+"""Seconds after which something half done has lost its maker.
 
 Writing a value takes milliseconds.
 """

@@ -1,6 +1,6 @@
 """Leases between processes that share the folder of a disk tier: locks on single bytes of one empty file.
 
-A lock ends with its process, so who dies holds nobody up. Each key has a byte of its own, far behind the file's end.
+A lock ends with its process, so a dead process stops none. Each key has a byte of its own, far behind the file's end.
 """
 
 import asyncio

@@ -132,7 +132,7 @@ class PurgeLog:
             )
 
     def leave(self) -> None:
-        """Nobody need wait for this process any more."""
+        """Leave the list of processes: no purge waits for this one any more."""
         if self._heard is not None:
             with self._connections.transaction() as transaction:
                 transaction.db.execute("DELETE FROM listeners WHERE origin = ?", (self._origin,))

@@ -78,7 +78,7 @@ CREATE TABLE progress (
 );
 INSERT INTO progress VALUES (0.0, 0.0, 0, '', 0, hex(randomblob(16)), 0);
 
--- Every purge of late: what it means, who made it, the last row that there was then, whether all of them have gone.
+-- Every recent purge: what it means, who made it, the last row that there was then, whether all of them have gone.
 CREATE TABLE purges (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
     pattern TEXT NOT NULL,

@@ -165,7 +165,7 @@ class DiskStateStore:
         return db
 
     def _is_gone(self) -> bool:
-        """Whether somebody has cleared the folder."""
+        """Whether the folder was cleared."""
         try:
             return os.stat(self._file).st_ino != self._inode  # noqa: PTH116 -- twice as fast, for each click
         except OSError:

@@ -9,7 +9,7 @@ from labeling_ground.cache.policies.port import Ranking
 class LeastRecentlyUsed:
     """The rank is the time of last use.
 
-    Size, cost and the done hint count for nothing here: whoever chooses plain LRU wants an order
+    Size, cost and the done hint count for nothing here: plain LRU is chosen for an order
     that can be foretold from the times of use alone. Uses within one reading of the clock keep
     their order, since the one unused for longest goes first among equal ranks.
     """

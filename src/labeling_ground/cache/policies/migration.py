@@ -38,7 +38,7 @@ class PolicyMigration:
 
     @property
     def makes_room(self) -> bool:
-        """As whoever decides now."""
+        """As the policy that decides now."""
         return (self.new if self._old is None else self._old).makes_room
 
     def room_for(self, key: str, size: int) -> None:

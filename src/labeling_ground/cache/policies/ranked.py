@@ -27,7 +27,7 @@ class RankedPolicy:
 
     A use only ever raises a rank, so a hit notes when it was and leaves the order alone: O(1), and no rank is worked
     out. The note in its place is corrected when it is about to go, which each hit can cause once at most. What is new,
-    and what was marked, waits for its place until somebody must go; many are gone or marked again by then.
+    and what was marked, waits for its place until something must go; many are gone or marked again by then.
 
     Only the lowest notes are kept in order, in a heap. The others lie in stacks, each of one range of ranks, and a
     stack is put in order when it is the lowest. With a million entries that is several times as fast as one heap of
@@ -198,7 +198,7 @@ class RankedPolicy:
         del notes[half:]
 
     def _take_lowest(self) -> None:
-        """Put the lowest stack in order, now that nobody is below it."""
+        """Put the lowest stack in order, now that nothing is below it."""
         notes = self._stacks.pop(0)
         del self._bounds[0]
         near, bounds, base, rank = self._near, self._bounds, self.ranking.base, self.ranking.rank

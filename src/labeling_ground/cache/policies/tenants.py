@@ -27,7 +27,7 @@ class TenantPolicy:
         self._wanted = 0
 
     def room_for(self, key: str, size: int) -> None:
-        """The evictions that follow make room for so many bytes under this key; with an empty key, for nobody."""
+        """The evictions that follow make room for so many bytes under this key; with an empty key, for no tenant."""
         self._asker, self._wanted = tenant_in(key), size
 
     def insert(self, item: Item) -> None:

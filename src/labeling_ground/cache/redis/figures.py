@@ -15,7 +15,7 @@ from labeling_ground.types import StoreStats
 
 
 class RedisUsage:
-    """The figures of all primaries together, whoever else uses them included.
+    """The figures of all primaries together, other programs' keys included.
 
     Args:
         connection: to the servers.

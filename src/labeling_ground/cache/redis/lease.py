@@ -123,7 +123,7 @@ class RedisLeases:
         while self._listeners:
             if not await self._supervisor.attempt(
                 "lease notices", self._listen_once
-            ):  # meanwhile, each looks by himself
+            ):  # meanwhile, each asker looks itself
                 await asyncio.sleep(_AGAIN_S)
 
     async def _listen_once(self) -> None:

@@ -56,7 +56,7 @@ class Names:
         """What to let Redis scan for, given one of our patterns.
 
         It may find more than is meant (a ``*`` of ours also stands for a ``/``, and braces may stand beside one), never
-        less: whoever scans tests each ``key_of`` with ``key.matcher``.
+        less: a scan tests each ``key_of`` with ``key.matcher``.
         """
         literal, star, rest = pattern.partition("*")
         if not star:

@@ -1,6 +1,6 @@
 """Purge notices: what one process purges, all others that share the Redis forget too.
 
-A log in Redis, a stream, holds every purge of late. Each process waits at its end (``XREAD BLOCK``), so that a notice
+A log in Redis, a stream, holds every recent purge. Each process waits at its end (``XREAD BLOCK``), so that a notice
 arrives within a round trip; one that was away for a while reads on where it left off. Nothing is lost by a missed
 message, as with plain publishing.
 """
@@ -43,7 +43,7 @@ class PurgeNotices:
     Three things can go wrong, and none leaves a process with what should be gone:
 
     * It was cut off for longer than the log reaches back: everything is purged locally.
-    * Redis lost the log (it restarted empty, or a fail-over lost its end): whoever made the lost entries writes them
+    * Redis lost the log (it restarted empty, or a fail-over lost its end): their makers write the lost entries
       again, and everybody reads the new log from its beginning. Only what a process announced and died, while another
       was cut off, is beyond help.
     * Applying a notice fails: it is tried again until it is done, more and more rarely; the later ones go on meanwhile.
@@ -118,7 +118,7 @@ class PurgeNotices:
         try:
             await self._write(notice, pattern)
         except StoreFailed:
-            del self._own[notice]  # whoever purges is told that it failed, and tries again
+            del self._own[notice]  # the caller is told that the purge failed, and tries again
             raise
 
     async def aclose(self) -> None:

@@ -42,7 +42,7 @@ class RedisStore:
     long. Measured: up to 4 MiB other tasks of the loop wait no longer than beside a thread that reads, and at 32 MiB,
     which only image files have, equally long (``bench/results/cache_redis.md``).
 
-    ``entries``, ``bytes`` and ``budget`` are the servers': all primaries together, whoever else uses them included,
+    ``entries``, ``bytes`` and ``budget`` are the servers': all primaries together, other programs' keys included,
     the evictions ``idle`` and ``budget`` likewise, since this object was first asked for its figures. By kind Redis
     knows nothing. The other evictions and ``refused`` are what this object did.
 
@@ -192,7 +192,7 @@ class RedisStore:
         return gone
 
     async def delete_recent(self, pattern: str) -> int:
-        """Take back what this process wrote of late and another has purged; how many were still there.
+        """Take back what this process wrote lately and another has purged; how many were still there.
 
         A value may have been under way to Redis while the other looked through it.
 

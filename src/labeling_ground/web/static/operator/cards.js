@@ -243,10 +243,10 @@ export function drawEngines(place, figures) {
         make("span", { className: why ? "bad" : "" }, t(why ? `left-out-${why}` : "health-ok"))),
       quiet(engine.address), quiet(engine.model_version), quiet(line));
   });
-  const fates = { used: 0, withdrawn: 0, wasted: 0 };
-  for (const found of Object.values(figures.predictions)) for (const [fate, n] of Object.entries(found)) fates[fate] += n;
+  const outcomes = { used: 0, withdrawn: 0, wasted: 0 };
+  for (const found of Object.values(figures.predictions)) for (const [outcome, n] of Object.entries(found)) outcomes[outcome] += n;
   const tenants = all.flatMap(([name, { tenants: waiting }, model]) => Object.entries(waiting)
     .map(([tenant, n]) => `${t(name)}${model ? `, ${model}` : ""}: ${tenant} ${number(n)}`));
   place.replaceChildren(make("div", { className: "rows" }, table, ...(tenants.length ? [quiet(`${t("waitsByTenant")}: ${tenants.join(" · ")}`)] : []), ...(engines.length ? engines : [quiet(t("inProcess"))]),
-    quiet(t("fates", fates)), quiet(t("sessionsLine", figures))));
+    quiet(t("predictionsLine", outcomes)), quiet(t("sessionsLine", figures))));
 }

@@ -174,7 +174,7 @@ export const CACHE_WORDS = {
   "left-out-failing": ["not asked: it does not answer", "제외됨: 응답 없음"],
   "left-out-draining": ["not asked: it is shutting down", "제외됨: 종료 중"],
   engineLine: ["asks: {asks}, {trip} there and back, {waiting} waiting there", "요청 {asks}, 왕복 {trip}, 엔진 대기 {waiting}"],
-  fates: ["Queued predictions: {used} used, {withdrawn} withdrawn by a hit, {wasted} wasted.", "예약된 예측: 사용 {used}, 적중으로 취소 {withdrawn}, 낭비 {wasted}."],
+  predictionsLine: ["Queued predictions: {used} used, {withdrawn} withdrawn by a hit, {wasted} wasted.", "예약된 예측: 사용 {used}, 적중으로 취소 {withdrawn}, 낭비 {wasted}."],
   sessionsLine: ["Computations under way: {flights}; sessions: {sessions}", "진행 중인 계산 {flights}, 세션 {sessions}"],
   settings: ["Settings", "설정"],
   settingsMore: ["Take effect at once and last until the server stops.", "바로 적용되며 서버가 멈출 때까지 유지됩니다."],
