@@ -8,6 +8,7 @@ package, which the serving environment has installed.
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -159,11 +160,15 @@ def check_target(target: Path) -> None:
     """See that a file can be an archive that TorchServe will find.
 
     Raises:
-        BadInput: its name is not of letters, digits, ``_``, ``-`` and ``.``, with ``.mar`` at the end.
+        BadInput: its name is not of ASCII letters, digits, ``_`` and ``-``, with ``.mar`` at the end.
     """
-    stem = target.stem
-    if target.suffix != ".mar" or not stem[:1].isalnum() or not stem.replace("_", "").replace("-", "").isalnum():
+    if target.suffix != ".mar" or not is_name_in_address(target.stem):
         raise BadInput(f"{target.name!r} cannot be an archive's name: letters, digits, _ and -, then .mar.")
+
+
+def is_name_in_address(name: str) -> bool:
+    """Whether a model server takes a name in its addresses: ASCII letters, digits, ``_`` and ``-``."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) is not None
 
 
 def check_archiver() -> None:
@@ -209,8 +214,7 @@ def about(model: InstalledModel, half: Role, version: ModelVersion, files: Mappi
 def _note(model: InstalledModel, half: Role) -> str:
     if model.name.startswith(RANDOM):
         return "This model's weights are random numbers: its masks mean nothing."
-    stored = model.files[half].precision
-    return "" if stored in (None, "fp32") else f"The weights of these ready-made files are rounded to {stored}."
+    return model.files[half].rounding_note
 
 
 def _pack(name: str, version: ModelVersion, stage: Path, handler: Path, config: Path, work: Path) -> None:

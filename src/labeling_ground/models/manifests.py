@@ -45,6 +45,13 @@ class StoredFile:
         """How it is written."""
         return self.role.written_as
 
+    @property
+    def rounding_note(self) -> str:
+        """A sentence for its users where its weights are rounded; else empty."""
+        if self.precision in (None, "fp32"):
+            return ""
+        return f"The weights of these ready-made files are rounded to {self.precision}."
+
 
 @dataclass(frozen=True, slots=True)
 class InstalledModel:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from labeling_ground.errors import BadInput, BadSettings
-from labeling_ground.models.archive import HALVES, about, file_name, installed_model
+from labeling_ground.models.archive import HALVES, about, file_name, installed_model, is_name_in_address
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.disk import check_room, disk_errors
 from labeling_ground.models.store import ModelStore
@@ -88,7 +88,7 @@ def check_name(name: str) -> None:
     Raises:
         BadInput: it is not of letters, digits, ``_`` and ``-``.
     """
-    if not name[:1].isalnum() or not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
+    if not is_name_in_address(name):
         raise BadInput(f"{name!r} cannot be a model's name: letters, digits, _ and -.")
 
 

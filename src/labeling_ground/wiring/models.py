@@ -71,7 +71,7 @@ def build_backend(settings: Settings, supervisor: Supervisor | None = None) -> t
         )
     if installed is not None:
         info = choice.backend.info
-        note = f"{_rounded(installed.files[_roles(choice.engine)[0]])} {info.note}".strip()
+        note = f"{installed.files[_roles(choice.engine)[0]].rounding_note} {info.note}".strip()
         choice.backend.info = replace(info, note=note)
     return choice.backend, choice.why
 
@@ -243,7 +243,7 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
     together = {EngineRole.ENCODER: encodes, EngineRole.DECODER: decodes}
 
     def handler(role: EngineRole, stored: StoredFile, kept: EmbeddingStore | None) -> InferenceHandler:
-        note = f"{_rounded(stored)} {choice.backend.info.note}".strip()
+        note = f"{stored.rounding_note} {choice.backend.info.note}".strip()
         return InferenceHandler(
             engine, Description(version, engine.family, choice.precision, role, note, together[role]), kept
         )
@@ -359,12 +359,6 @@ def _options(settings: Settings) -> dict[str, dict[str, Any]]:
     onnx = {"idle_s": settings.engine_idle_s, **together}
     each = {"onnx": onnx, "onnx-cuda": on_gpu, "openvino": {}, TORCH: torch}
     return {name: {**told, "floats_bytes": int(settings.engine_floats_bytes)} for name, told in each.items()}
-
-
-def _rounded(stored: StoredFile) -> str:
-    if stored.precision in (None, "fp32"):
-        return ""
-    return f"The weights of these ready-made files are rounded to {stored.precision}."
 
 
 def _named(settings: Settings, weights: ModelStore, given: str) -> str:
