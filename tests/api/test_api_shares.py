@@ -111,22 +111,26 @@ async def test_long_waits_of_one_do_not_shut_out_another_one(start: Start, make_
         assert (await ask(A)).status_code == 200
 
 
+def of(host: str) -> dict[str, Any]:
+    return {"type": "http", "client": (host, 1)}
+
+
 def test_equal_parts_follow_those_who_have_some() -> None:
     """Many tenants with little leave the rest to the one that wants more; there are never more than half as many again
     as the limit says."""
     flight = InFlight(Limits(most_requests=10, most_bytes=1, most_held=1000, silence_s=1))
     for number in range(4):
-        flight.enter(f"tenant {number}")
+        flight.enter(of(f"tenant {number}"))
     for _ in range(6):
-        flight.check_places(large := flight.enter("large"), Priority.INTERACTIVE)
+        flight.check_places(large := flight.enter(of("large")), Priority.INTERACTIVE)
     with pytest.raises(Overloaded, match="7 of them are of this API key or address, while 5 have equal parts"):
-        flight.check_places(flight.enter("large"), Priority.INTERACTIVE)
+        flight.check_places(flight.enter(of("large")), Priority.INTERACTIVE)
     flight.leave(large, 0)
-    flight.check_places(flight.enter("new"), Priority.INTERACTIVE)
+    flight.check_places(flight.enter(of("new")), Priority.INTERACTIVE)
     for number in range(5):
-        flight.enter(f"tenant {number}")
+        flight.enter(of(f"tenant {number}"))
     with pytest.raises(Overloaded, match="1 of them are of this"):
-        flight.check_places(flight.enter("one too many"), Priority.INTERACTIVE)
+        flight.check_places(flight.enter(of("one too many")), Priority.INTERACTIVE)
 
 
 def hold(flight: InFlight, usage: Usage, size: int) -> None:
@@ -137,13 +141,13 @@ def hold(flight: InFlight, usage: Usage, size: int) -> None:
 def test_what_others_hold_beside_leaves_less_for_all() -> None:
     beside = 0
     flight = InFlight(Limits(most_requests=10, most_bytes=1, most_held=1000, silence_s=1, held_beside=lambda: beside))
-    lone = flight.enter("lone")
+    lone = flight.enter(of("lone"))
     hold(flight, lone, 700)
     flight.check_bytes(lone, 700)
     beside = 500
     with pytest.raises(Overloaded):
         flight.check_bytes(lone, 700)
-    other = flight.enter("other")
+    other = flight.enter(of("other"))
     hold(flight, other, 200)
     flight.check_bytes(other, 200)
     hold(flight, other, 100)

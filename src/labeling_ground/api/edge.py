@@ -205,7 +205,7 @@ class Edge:
         # It goes with the task rather than from hand to hand, like a trace's id: what asks, and what waits in a queue
         # for it, are many calls apart.
         exchange.urgency = current.set(Urgency(exchange.priority) if header is not None else None)
-        exchange.usage = self.in_flight.enter(self.limits.tenant_of(scope))
+        exchange.usage = self.in_flight.enter(scope)
         if self.in_flight.total.in_work > self.in_flight.half:
             self.in_flight.check_places(exchange.usage, exchange.priority)
 

@@ -27,12 +27,6 @@ def network_of(host: str) -> str:
     return str(address.ipv4_mapped or ipaddress.ip_network((int(address) >> 64 << 64, 64)))
 
 
-def client_network(scope: Scope) -> str:
-    """The network of a request's client; empty where it has no address."""
-    client = scope.get("client")
-    return network_of(client[0]) if client else ""
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What is too much.
@@ -49,7 +43,7 @@ class Limits:
         most_held: bytes of bodies that all requests in flight may hold together.
         beyond: what part of ``most_requests`` and ``most_held`` those who have less than an equal part may take above
             the limit.
-        tenant_of: tells to whom a request counts.
+        tenant_of: tells to whom a request counts; empty, as without this: to the network of its client.
         silence_s: longest wait for the next piece of a body. A body that trickles gets so long, plus a second for
             every KiB of it: one byte now and then does not hold a connection for hours.
         bodies: by path, the largest body where that is another one.
@@ -62,7 +56,7 @@ class Limits:
     most_held: int
     silence_s: float
     beyond: float = 0.5
-    tenant_of: Callable[[Scope], str] = client_network
+    tenant_of: Callable[[Scope], str] | None = None
     bodies: Mapping[str, int] = field(default_factory=dict)
     held_beside: Callable[[], int] = int
     takes_no_place: Callable[[str], bool] = ALWAYS.__contains__
@@ -93,8 +87,10 @@ class InFlight:
         self.half = max(1, limits.most_requests // 2)
         """So many of the places are anybody's."""
 
-    def enter(self, tenant: str) -> Usage:
-        """Give a request of this tenant a place. What the tenant has by then."""
+    def enter(self, scope: Scope) -> Usage:
+        """Give a request a place. What its tenant has by then."""
+        client, tenant_of = scope.get("client"), self._limits.tenant_of
+        tenant = (tenant_of(scope) if tenant_of else "") or (network_of(client[0]) if client else "")
         usage = self._tenants.get(tenant)
         if usage is None:
             usage = self._tenants[tenant] = Usage(tenant)

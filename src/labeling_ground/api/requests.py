@@ -21,7 +21,6 @@ from starlette.types import Scope
 
 from labeling_ground import key as keys
 from labeling_ground.api.errors import BadBody, EncodedBody, UnreadMediaType, explain
-from labeling_ground.api.limits import client_network
 from labeling_ground.api.state import REQUEST_LOG_KEY, AppState, RequestLog
 from labeling_ground.codec import base64_text
 from labeling_ground.errors import Forbidden, NotAllowed, Overloaded, TooLarge
@@ -100,20 +99,18 @@ def caller_of(request: Request, *more_keys: str | None) -> Caller:
     return Caller(tenant, client or tenant, bool(admin))
 
 
-def tenant_by(settings: Settings) -> Callable[[Scope], str]:
-    """What tells to whom a request counts: the holder of an API key, or without a good one the client's network.
-
-    For what must be known before a route asks for the caller.
-    """
+def tenant_by(settings: Settings) -> Callable[[Scope], str] | None:
+    """What tells the holder of which API key asks, before a route does: empty for one without a good one. ``None``
+    where there are no keys."""
     if not settings.api_keys:
-        return client_network
+        return None
     secrets = (*settings.api_keys, *([settings.admin_key] if settings.admin_key else []))
     tenants = frozenset(keys.tenant_of(secret.get_secret_value()) for secret in secrets)
 
     def tenant_of(scope: Scope) -> str:
         # Digests are compared: the time taken tells nothing about the keys.
         given = map(keys.tenant_of, _keys_in_headers(dict(scope["headers"])))
-        return next((tenant for tenant in given if tenant in tenants), "") or client_network(scope)
+        return next((tenant for tenant in given if tenant in tenants), "")
 
     return tenant_of
 
