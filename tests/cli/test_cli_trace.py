@@ -105,6 +105,23 @@ def test_trunks_and_detections_are_counted_and_replayed(runner: CliRunner, tmp_p
     assert first["ratio"] == first["bound"] == pytest.approx(11 / 30)
 
 
+def test_int8_is_replayed_where_it_is_asked_for_or_set(
+    runner: CliRunner, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["cache", "simulate", str(made), "--policy", "gds", "--budget", "10%", "--jobs", "1", "--no-bound"]
+
+    def rows(*options: str) -> list[Any]:
+        return [row["int8"] for row in data_of(runner.invoke(cli, [*command, *options, "--json"]))["rows"]]
+
+    assert rows() == [False, False]
+    assert rows("--int8") == [True, False], "today's setting is as it is"
+    assert rows("--int8", "--lower-budget", "1GiB") == [False, False], "there is the full one"
+    assert "gds int8" in runner.invoke(cli, [*command, "--int8"]).stdout
+    monkeypatch.setenv("LABELING_GROUND_INT8_EMBEDDINGS", "checked")
+    assert rows() == [True, True]
+    assert rows("--no-int8") == [False, True]
+
+
 def test_info_of_an_empty_trace(runner: CliRunner, made: Path) -> None:
     write(made, read([made])[:0])
     found = data_of(runner.invoke(cli, ["cache", "trace", "info", str(made), "--json"]))

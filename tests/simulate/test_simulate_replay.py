@@ -129,6 +129,20 @@ def test_what_memory_has_no_room_for_goes_down_again() -> None:
     assert found.seconds[Kind.EMBEDDING] == 21
 
 
+def test_an_embedding_in_int8_serves_clicks_and_not_what_is_made_of_the_full_one() -> None:
+    rows = [image(i, i) for i in range(1, 13)]  # nine have room, and twice as many in int8
+    clicks = [mask(20 + i, i, 1) for i in range(1, 13)]
+    full = replay(trace(*rows, *clicks), "gds", 960)
+    rounded = replay(trace(*rows, *clicks), "gds", 960, int8=True)
+    assert full.seconds[Kind.EMBEDDING] > rounded.seconds[Kind.EMBEDDING] == 12
+    assert rounded.peak_bytes["memory"] <= 960
+    grid = KINDS.index(Kind.EVERYTHING)
+    everything = [event(40 + i, key=i, image=i, embedding=i, kind=grid, cost=1.0, bytes=1) for i in range(1, 13)]
+    assert replay(trace(*rows, *everything), "gds", 960, int8=True).seconds[Kind.EMBEDDING] > 12
+    below = replay(trace(*rows, *clicks), "gds", 960, int8=True, lower_bytes=10_000)
+    assert below.seconds == replay(trace(*rows, *clicks), "gds", 960, lower_bytes=10_000).seconds
+
+
 def test_phrases_and_clicks_on_an_image_share_its_trunk() -> None:
     events = trace(trunk(0, 1), phrase(1, 1, 1), phrase(2, 1, 2), phrase(3, 1, 1), tracked(4, 1), mask(5, 1, 1))
     found = replay(events)

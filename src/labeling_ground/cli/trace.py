@@ -131,6 +131,11 @@ def synth(seed: int, out: Path, mix: str, annotators: int, hours: float, days: i
     show_default=True,
     help="Of an hour of computing.",
 )
+@click.option(
+    "--int8/--no-int8",
+    default=None,
+    help="With embeddings of all models kept in int8 before they go, without a tier behind memory; as set today.",
+)
 @click.option("--bound/--no-bound", default=True, help="Work out what no policy can beat.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes; as many as there are cores by default.")
@@ -145,6 +150,7 @@ def simulate(
     price_memory: float,
     price_lower: float,
     price_encoder: float,
+    int8: bool | None,
     bound: bool,
     html: Path | None,
     jobs: int | None,
@@ -167,18 +173,20 @@ def simulate(
     for policy in policies:
         choose(policy)  # a wrong name is said before minutes of work
     watermarks = settings.memory_low_watermark, settings.memory_high_watermark
+    is_int8 = settings.int8_embeddings != "off" and not lower
 
-    def setup(policy: str, memory_bytes: int, idle_s: float | None, exponent: float) -> Setup:
+    def setup(policy: str, memory_bytes: int, idle_s: float | None, exponent: float, rounded: bool) -> Setup:
         counted = 0.0 if policy in POLICIES and policy != "gdsf" else exponent
-        return Setup(policy, memory_bytes, lower, idle_s, settings.max_age_s, settings.done_weight, counted, watermarks)
+        fixed = (lower, idle_s, settings.max_age_s, settings.done_weight, counted, watermarks)
+        return Setup(policy, memory_bytes, *fixed, int8=rounded)
 
     wanted = [
-        setup(policy, _size(budget, needed), idle, frequency_exponent)
+        setup(policy, _size(budget, needed), idle, frequency_exponent, is_int8 if int8 is None else int8 and not lower)
         for policy, budget, idle in itertools.product(
             policies or tuple(POLICIES), budgets or ("10%", "25%", "50%", "100%"), idle_times
         )
     ]
-    today = setup(settings.policy, int(settings.memory_bytes), settings.idle_s, settings.frequency_exponent)
+    today = setup(settings.policy, int(settings.memory_bytes), settings.idle_s, settings.frequency_exponent, is_int8)
     setups = list(dict.fromkeys([*wanted, today]))
     with progress_of("replaying", len(setups)) as advance:
         rows = replay_all(traces, setups, prices, bounds=bound, jobs=jobs, on_row=advance)
@@ -192,10 +200,6 @@ def simulate(
         f"Prices: {price_memory:g} for a GiB of memory and {price_lower:g} for a GiB behind it for an hour, "
         f"{price_encoder:g} for an hour of computing. Days that the trace has begun count whole.",
     ]
-    if settings.int8_embeddings != "off":
-        facts.append(
-            "Embeddings in int8 (int8_embeddings) are not replayed: at best they save what twice the budget does."
-        )
     if html is not None:
         html.write_text(page(rows, best, reason, today=today, facts=facts, title="What the cache costs and saves"))
         say(f"The page is in {html}.")
@@ -289,6 +293,7 @@ def _described(row: Row) -> dict[str, Any]:
         "frequency_exponent": setup.frequency_exponent,
         "memory_bytes": None if setup.memory_bytes >= UNBOUNDED else setup.memory_bytes,
         "lower_bytes": setup.lower_bytes,
+        "int8": setup.int8,
         "idle_seconds": setup.idle_s,
         "ratio": row.ratio,
         "bound": row.bound,

@@ -9,10 +9,11 @@ from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policies.port import Policy, Reason
 from labeling_ground.cache.policies.ranked import RankedPolicy
 from labeling_ground.cache.rules import LONGEST_CHAIN, is_worth_demoting
+from labeling_ground.key import group_of, int8_of
 from labeling_ground.simulate.policies import choose
 from labeling_ground.simulate.prepared import COMPUTED, Prepared, Step
 from labeling_ground.trace.events import What
-from labeling_ground.types import Entry, Kind
+from labeling_ground.types import Entry, Kind, Weight
 
 UNBOUNDED = 1 << 62
 """A budget that nothing reaches."""
@@ -37,6 +38,7 @@ class Setup:
         frequency_exponent: how much uses count under ``gdsf``.
         watermarks: low and high, of the memory tier.
         lower_read_s: seconds that reading an embedding from below takes, by which a server decides what goes down.
+        int8: whether embeddings of all models are kept in int8 before they go, where there is no tier behind memory.
     """
 
     policy: str
@@ -48,6 +50,7 @@ class Setup:
     frequency_exponent: float = 0.0
     watermarks: tuple[float, float] = (1.0, 1.0)
     lower_read_s: float = 0.002
+    int8: bool = False
 
 
 @dataclass(slots=True)
@@ -77,7 +80,7 @@ class Replay:
 
     Each ask goes the way of ``service.predictor``: a mask that is not there wants its embedding, and that its trunk
     where it has one, as detections do; a refinement the logits of its parent. Computing takes no time here, so nothing
-    is ever joined: who would have joined hits.
+    is ever joined: who would have joined hits. A mask of an embedding in int8 has its key with the other one's here.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -91,6 +94,8 @@ class Replay:
             below = RankedPolicy(policy.ranking)
             self.lower = _store(setup.lower_bytes, setup, below, _LOWER_WATERMARKS, clock)
             self.memory.on_evict = self._demote
+        elif setup.int8:
+            self.memory.on_evict = self._round
         self._peek, self._insert = self.memory.peek, self.memory.insert
         self._read_s = setup.lower_read_s
         self._touch_every_s = (setup.idle_s or 1800.0) / 20
@@ -189,11 +194,15 @@ class Replay:
 
     def _is_there(self, key: str, kind: Kind, step: Step) -> bool:
         self._lookups[kind] += 1
-        if self._find(key) is None:
+        if self._find(key) is None and not (self.result.setup.int8 and self._is_in_int8(key, step)):
             return False
         self._hits[kind] += 1
         self._touch(step.image)
         return True
+
+    def _is_in_int8(self, key: str, step: Step) -> bool:
+        """Whether an embedding is there in int8, for those who take that: clicks, and who opens an image."""
+        return (not step.is_derived or step.entry.kind is Kind.MASK) and self._peek(int8_of(key)) is not None
 
     def _encode(self, key: str, entry: Entry, step: Step) -> None:
         """Compute what is made from the image itself."""
@@ -237,6 +246,13 @@ class Replay:
             and key not in below
         ):
             below.insert(key, entry, used)
+
+    def _round(self, key: str, entry: Entry, reason: str, used: float, done: bool) -> None:
+        if reason == Reason.BUDGET and entry.kind is Kind.EMBEDDING and int8_of(key) not in self.memory:
+            rounded = Weight(Kind.EMBEDDING_INT8, b"", entry.cost, entry.created, entry.size // 2)
+            self._insert(int8_of(key), rounded, used)
+            if done:
+                self.memory.mark(group_of(key), done)
 
     def _touch(self, key: str) -> None:
         self._accesses += 1

@@ -74,7 +74,8 @@ def state_of(setup: Setup) -> tuple[str, str, str]:
 
 
 def _policy(setup: Setup) -> str:
-    return f"{setup.policy} {setup.frequency_exponent:g}" if setup.frequency_exponent else setup.policy
+    counted = f" {setup.frequency_exponent:g}" if setup.frequency_exponent else ""
+    return f"{setup.policy}{counted}{' int8' if setup.int8 else ''}"
 
 
 def _idle(idle_s: float | None) -> str:
