@@ -273,6 +273,8 @@ class FairQueue:
         if priority is None:
             priority = current_urgency().priority
         line = self._classes[priority]
+        if not (self.running or line.waiting or promised):
+            return
         ahead = sum(promised.values())
         own = max(line.waiting_of(tenant), promised.get(tenant, 0))
         slots = self.slots
@@ -316,9 +318,9 @@ class FairQueue:
         ticket = Ticket(tenant, key, size, urgency.priority, self._clock(), turn)
         line = self._classes[ticket.priority]
         line.add(ticket)
-        most = self.batch.of(ticket.priority)
-        if line.waiting >= most:
-            self._hand_on()
+        batch = self.batch
+        if line.waiting >= batch.of(ticket.priority):
+            self._hand_on(batch)
         elif not self._is_handing_on:  # after those that come in the same step of the loop
             self._is_handing_on = True
             asyncio.get_running_loop().call_soon(self._hand_on)
@@ -364,16 +366,16 @@ class FairQueue:
         """Call off what runs; who waits for it is told so."""
         await self.calls.aclose()
 
-    def _hand_on(self) -> None:
+    def _hand_on(self, batch_sizes: BatchSizes | None = None) -> None:
         """Give the places that are free to those whose turn it is."""
         self._is_handing_on = False
-        slots = self.slots
+        slots, sizes = self.slots, batch_sizes or self.batch
         while self.running < slots:
             priority = next((priority for priority, line in self._classes.items() if line.waiting), None)
             if priority is None:
                 return
             line = self._classes[priority]
-            members = line.take_together(self.batch.of(priority), self._estimate_s)
+            members = line.take_together(sizes.of(priority), self._estimate_s)
             if not members:
                 continue
             size = sum(ticket.size for ticket, _ in members)
