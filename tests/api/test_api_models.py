@@ -83,12 +83,17 @@ async def test_a_request_names_its_model_and_the_answer_says_which_it_was(
             assert mask["model"] == "second"
             assert mask["model_version"].startswith("second@2222")
         assert mask["outcome"] == "hit"
+        assert (await client.post(f"{path}/masks?model=second", json=prompt)).json()["model"] == "second"
+        both = await client.post(f"{path}/masks?model=toy", json={**prompt, "model": "second"})
+        assert both.json()["model"] == "second", "the body's counts"
         assert (await client.post(f"{path}/masks", json=prompt)).json()["model"] == "toy"
         assert (await client.get(f"{path}?model=second")).json()["model"] == "second"
         embedding = await client.get(f"{path}/embedding?model=second")
         assert embedding.headers["X-Model-Version"].startswith("second@")
         grid = await client.post(f"{path}/everything", json={"points_per_side": 2, "model": "second"})
         assert grid.json()["model"] == "second"
+        grid = await client.post(f"{path}/everything?model=second", json={"points_per_side": 2})
+        assert (grid.json()["model"], grid.json()["outcome"]) == ("second", "hit")
         lines = {"Accept": "application/x-ndjson"}
         stream = await client.post(f"{path}/everything", json={"points_per_side": 2, "model": "second"}, headers=lines)
         assert '"model":"second"' in stream.text
@@ -106,6 +111,11 @@ async def test_an_unknown_model_is_404_with_those_that_are_served(
             await server.client.get(f"/v1/images/{image_id}?model=sam-9"),
             await server.click(image_id, 5, 5, **body),
             await server.client.post(f"/v1/images/{image_id}/everything", json=body),
+            await server.client.post(f"/v1/images/{image_id}/everything?model=sam-9"),
+            await server.client.post(f"/v1/images/{image_id}/concepts?model=sam-9", json={"text": "a screw"}),
+            await server.client.post(
+                "/v1/upcoming?model=sam-9", json={"images": [image_id]}, headers={"X-Client-Id": "annotator-7"}
+            ),
             await server.client.get("/v1/models/sam-9/decoder"),
         ):
             assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (404, "unknown-model")

@@ -365,6 +365,13 @@ async def model_for(request: Request, model: str | None) -> LoadedModel:
     return served
 
 
+def model_named(request: Request, in_body: str | None) -> str | None:
+    """The model that a request names in its body, or else as ``?model=``; ``None`` if it names none."""
+    if in_body or not request.scope["query_string"]:  # mostly there is none, and reading it takes its time
+        return in_body or None
+    return request.query_params.get("model") or None
+
+
 def predictor_of(request: Request) -> Predictor:
     """What answers this request: the model that ``model_for`` was told, else the default one."""
     served = request_log_of(request).served

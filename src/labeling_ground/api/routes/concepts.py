@@ -14,6 +14,7 @@ from labeling_ground.api.lines import as_lines, line, wants_lines, whole_or_line
 from labeling_ground.api.requests import (
     caller_of,
     model_for,
+    model_named,
     pools_of,
     read_json,
     request_log_of,
@@ -21,7 +22,7 @@ from labeling_ground.api.requests import (
     while_connected,
 )
 from labeling_ground.api.routes.images import ImageId
-from labeling_ground.api.schemas.common import CLIENT_ID, PRIORITY, json_body
+from labeling_ground.api.schemas.common import CLIENT_ID, MODEL, PRIORITY, json_body
 from labeling_ground.api.schemas.concepts import ConceptsLine, ConceptsOut, ConceptsRequest
 from labeling_ground.errors import BadPrompt, NotOffered, TooLarge
 from labeling_ground.service.concepts import ConceptAnswer, Concepts
@@ -41,7 +42,7 @@ router = APIRouter(prefix="/v1/images", tags=["images and masks"])
         **whole_or_lines("All phrases", ConceptsLine),
         **problem_responses(400, 401, 404, 408, 413, 415, 422, 501, 503, 507),
     },
-    openapi_extra={"parameters": [CLIENT_ID, PRIORITY], **json_body(ConceptsRequest)},
+    openapi_extra={"parameters": [MODEL, CLIENT_ID, PRIORITY], **json_body(ConceptsRequest)},
 )
 async def concepts(request: Request, image_id: ImageId) -> Response:
     """Find all objects that a phrase names, or that are like those in exemplar boxes: a mask, a box and a score each.
@@ -62,7 +63,7 @@ async def concepts(request: Request, image_id: ImageId) -> Response:
     body = await read_json(request, ConceptsRequest.model_validate_json)
     check_limits(body.phrases or [body.text or ""], len(body.exemplars), app_state.settings)
     wanted = wanted_in(body)
-    served = await model_for(request, body.model)
+    served = await model_for(request, model_named(request, body.model))
     finder = concepts_of(served, app_state.models, wanted)
     record, drawing = request_log_of(request), pools_of(request).drawing
     record.fields |= {"image": image_id[:12], "concepts": len(wanted)}

@@ -14,6 +14,7 @@ from labeling_ground.api.lines import as_lines, line, wants_lines, whole_or_line
 from labeling_ground.api.requests import (
     caller_of,
     model_for,
+    model_named,
     pools_of,
     read_json,
     request_log_of,
@@ -21,7 +22,7 @@ from labeling_ground.api.requests import (
     while_connected,
 )
 from labeling_ground.api.routes.images import ImageId
-from labeling_ground.api.schemas.common import CLIENT_ID, PRIORITY, json_body
+from labeling_ground.api.schemas.common import CLIENT_ID, MODEL, PRIORITY, json_body
 from labeling_ground.api.schemas.everything import EverythingLine, EverythingOut, EverythingRequest
 from labeling_ground.api.state import AppState, RequestLog
 from labeling_ground.codec.records import CachedMask, FoundMask
@@ -43,7 +44,7 @@ _OPTIONS = [field.name for field in dataclasses.fields(EverythingOptions)]
         **whole_or_lines("All masks", EverythingLine),
         **problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
     },
-    openapi_extra={"parameters": [CLIENT_ID, PRIORITY], **json_body(EverythingRequest, required=False)},
+    openapi_extra={"parameters": [MODEL, CLIENT_ID, PRIORITY], **json_body(EverythingRequest, required=False)},
 )
 async def everything(request: Request, image_id: ImageId) -> Response:
     """Click on every point of a grid, keep the masks that are good and stable, and of those that say the same the best.
@@ -70,7 +71,7 @@ async def everything(request: Request, image_id: ImageId) -> Response:
     """
     app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, EverythingRequest.model_validate_json, if_empty=EverythingRequest)
-    path = (await model_for(request, body.model)).everything
+    path = (await model_for(request, model_named(request, body.model))).everything
     given = {name: getattr(body, name) for name in _OPTIONS if getattr(body, name) is not None}
     options = options_of(given, app_state, path)
     record = request_log_of(request)

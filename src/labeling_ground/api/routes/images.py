@@ -18,6 +18,7 @@ from labeling_ground.api.requests import (
     caller_of,
     media_type,
     model_for,
+    model_named,
     pools_of,
     read_image,
     read_json,
@@ -25,7 +26,16 @@ from labeling_ground.api.requests import (
     state_of,
     while_connected,
 )
-from labeling_ground.api.schemas.common import CLIENT_ID, EXAMPLE_ID, IMAGE_ID, PRIORITY, STRETCH, Purged, json_body
+from labeling_ground.api.schemas.common import (
+    CLIENT_ID,
+    EXAMPLE_ID,
+    IMAGE_ID,
+    MODEL,
+    PRIORITY,
+    STRETCH,
+    Purged,
+    json_body,
+)
 from labeling_ground.api.schemas.images import ImageAtUrl, ImageOut, ImageQueued, ImageStateOut
 from labeling_ground.api.schemas.masks import MaskIn, MaskRef, MasksOut, MasksRequest, PromptIn
 from labeling_ground.codec import base64_text, tensors
@@ -272,7 +282,7 @@ async def embedding(request: Request, image_id: ImageId, model: Model = None) ->
     summary="Masks for one or many prompts",
     response_model=MasksOut,
     responses=problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
-    openapi_extra={"parameters": [CLIENT_ID, PRIORITY], **json_body(MasksRequest)},
+    openapi_extra={"parameters": [MODEL, CLIENT_ID, PRIORITY], **json_body(MasksRequest)},
 )
 async def masks(request: Request, image_id: ImageId) -> Response:
     """Points and boxes are in pixels of the original image. A prompt that is still in the cache is not
@@ -285,7 +295,7 @@ async def masks(request: Request, image_id: ImageId) -> Response:
     image_id = image_id.lower()
     body, asks = await read_json(request, _prompts_in)
     check_counts(asks, app_state.settings)
-    predictor = (await model_for(request, body.model)).predictor
+    predictor = (await model_for(request, model_named(request, body.model))).predictor
     record = request_log_of(request)
     record.fields |= {"image": image_id[:12], "prompts": len(asks)}
     found = predictor.masks_at_once(caller.tenant, image_id, asks, client=caller.client)

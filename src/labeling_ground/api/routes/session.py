@@ -16,6 +16,7 @@ from labeling_ground.api.requests import (
     caller_of,
     image_of_base64,
     model_for,
+    model_named,
     pools_of,
     read_json,
     request_log_of,
@@ -157,23 +158,17 @@ async def finish_click(request: Request) -> Response:
     """Forget the clicks and the box, keep the image for the next object."""
     app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, SessionOnly.model_validate_json)
-    if named := _named(request, body):
+    if named := model_named(request, body.model):
         await app_state.sessions.use(caller.tenant, body.session_id, app_state.models.name_of(named))
     await app_state.sessions.finish(caller.tenant, body.session_id)
     return responses.as_json({"message": "Finish successfully", "points": []})
-
-
-def _named(request: Request, body: SessionOnly) -> str | None:
-    if body.model or not request.scope["query_string"]:  # mostly there is none, and reading it takes its time
-        return body.model or None
-    return request.query_params.get("model") or None
 
 
 async def _model_for(request: Request, tenant: str, body: SessionOnly) -> tuple[Predictor, str]:
     """What answers a session, loaded where it is not: the model that the request names, else the one that was named
     before, else the default one. And what the settings call it (a factory's model has no id before it is loaded), empty
     where none was ever named."""
-    model = _named(request, body) or await state_of(request).sessions.model(tenant, body.session_id)
+    model = model_named(request, body.model) or await state_of(request).sessions.model(tenant, body.session_id)
     served = await model_for(request, model or None)
     return served.predictor, model and served.facts.name
 
@@ -181,7 +176,7 @@ async def _model_for(request: Request, tenant: str, body: SessionOnly) -> tuple[
 async def _predictor_for(request: Request, tenant: str, body: SessionOnly) -> Predictor:
     """The same of a session that is open, which remembers what the request names."""
     predictor, model = await _model_for(request, tenant, body)
-    if _named(request, body):
+    if model_named(request, body.model):
         await state_of(request).sessions.use(tenant, body.session_id, model)
     return predictor
 

@@ -9,8 +9,8 @@ from fastapi.responses import Response
 from labeling_ground import key as keys
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
-from labeling_ground.api.requests import caller_of, model_for, read_json, state_of, while_connected
-from labeling_ground.api.schemas.common import CLIENT_ID, json_body
+from labeling_ground.api.requests import caller_of, model_for, model_named, read_json, state_of, while_connected
+from labeling_ground.api.schemas.common import CLIENT_ID, MODEL, json_body
 from labeling_ground.api.schemas.upcoming import UpcomingIn, UpcomingOut
 from labeling_ground.errors import BadInput, TooLarge, UnknownImage, UnreachableImage
 from labeling_ground.service.predictor import Predictor
@@ -26,7 +26,7 @@ router = APIRouter(prefix="/v1", tags=["images and masks"])
     status_code=202,
     response_model=UpcomingOut,
     responses=problem_responses(400, 401, 403, 404, 408, 413, 415, 422, 503),
-    openapi_extra={"parameters": [CLIENT_ID | {"required": True}], **json_body(UpcomingIn)},
+    openapi_extra={"parameters": [MODEL, CLIENT_ID | {"required": True}], **json_body(UpcomingIn)},
 )
 async def upcoming(request: Request) -> Response:
     """The next images of the list are encoded while nobody waits, and stay in the cache until they were opened.
@@ -46,8 +46,9 @@ async def upcoming(request: Request) -> Response:
     for image in images:
         if not keys.is_image_id(image):
             app_state.sources.fetcher.check(image)
-    served = await model_for(request, body.model)
-    reader = Reader(caller.tenant, caller.client, body.model)
+    model = model_named(request, body.model)
+    served = await model_for(request, model)
+    reader = Reader(caller.tenant, caller.client, model)
     ahead = app_state.upcoming.announce(reader, images)
     first = [image for image in images[: app_state.settings.prefetch_per_client] if keys.is_image_id(image)]
     known = await while_connected(request, _are_known(served.predictor, caller.tenant, first))

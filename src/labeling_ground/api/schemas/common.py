@@ -61,6 +61,15 @@ PRIORITY: dict[str, Any] = {
     "example": "job",
 }
 """The same for the class of a request, which ``edge`` reads."""
+MODEL: dict[str, Any] = {
+    "name": "model",
+    "in": "query",
+    "required": False,
+    "description": "A model id of `/v1/models`, where the body names none; without either it is the default one.",
+    "schema": {"type": "string"},
+    "example": "mobile-sam",
+}
+"""The same for the model, where the body may name it too; see ``requests.model_named``."""
 
 
 ADMIN_ONLY: dict[str, Any] = {"security": [{"bearer": []}, {"header": []}]}
