@@ -33,7 +33,7 @@ MOST_BYTES = 200_000
 PHOTOS = [Path(skimage.__file__).parent / "data" / name for name in ("coffee.png", "chelsea.png", "rocket.jpg")]
 COFFEE = (600, 400)
 SAUCER, CUP = (75, 68, 484, 392), (172, 16, 430, 300)
-SPOON, NOT_SPOON = (372, 300), (330, 250)
+SPOON, NOT_SPOON = (372, 290), (330, 250)
 CLASSES = {"en": ["saucer", "cup", "spoon"], "ko": ["받침", "컵", "숟가락"]}
 SMALL = {"LABELING_GROUND_MEMORY_BYTES": "32000000", "LABELING_GROUND_DISK_BYTES": "12000000"}
 """Budgets so small that a minute's work fills them: there shall be something to be seen."""
@@ -76,7 +76,7 @@ def take_all(browser: Any, server: Served, out: Path, languages: list[str], seco
         for language in languages:
             save(labeling(stack, browser, server, language), out / f"labeling{ending[language]}.png")
             phones[language] = phone(stack, browser, language)
-            cache[language] = context(stack, browser, language, 1240, 1190).new_page()
+            cache[language] = context(stack, browser, language, 1240, 1800).new_page()
         with traffic(server):
             for page in cache.values():  # from the start, so that the plots of the last minutes are filled
                 go(page, f"{server.url}cache")
@@ -107,7 +107,7 @@ def labeling(stack: contextlib.ExitStack, browser: Any, server: Served, language
     page.locator("#thumbs button").first.click()
     page.locator("#thumbs [data-state=ready]").nth(2).wait_for()
     labeler.wait()
-    labeler.click(*SPOON, COFFEE)
+    labeler.begin(*SPOON, COFFEE)
     labeler.click(*NOT_SPOON, COFFEE, button="right")
     page.wait_for_selector("#prompt-bar[data-mask=yes]")
     page.mouse.move(5, 600)

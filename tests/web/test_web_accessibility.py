@@ -31,6 +31,19 @@ def page(request: pytest.FixtureRequest, chromium: Any) -> Iterator[Any]:
     context.close()
 
 
+def overlapping(page: Any) -> list[Any]:
+    """Pairs of things in the labeling page's header that lie over each other."""
+    headed = "[...document.querySelectorAll('header :is(.icon, .labeled, #position), #badge')]"
+    seen = f"{headed}.filter((e) => e.checkVisibility()).map((e) => e.getBoundingClientRect())"
+    boxes = page.evaluate(f"{seen}.map((b) => [b.left, b.top, b.right, b.bottom])")
+    return [
+        (one, other)
+        for i, one in enumerate(boxes)
+        for other in boxes[:i]
+        if min(one[2], other[2]) - max(one[0], other[0]) > 1 and min(one[3], other[3]) - max(one[1], other[1]) > 1
+    ]
+
+
 def test_the_labeling_page(served: Served, page: Any, photos: dict[str, Path], shots: Path) -> None:
     labeler = Labeler(page, served.url)
     assert violations(page) == []
@@ -52,24 +65,17 @@ def test_the_labeling_page(served: Served, page: Any, photos: dict[str, Path], s
     buttons = page.locator("#found-bar button").all()
     assert len({button.bounding_box()["y"] for button in buttons}) == 1
     page.click("#found-close")
-    gaps = (
-        "[...document.querySelectorAll('header .icon, header .labeled, #badge')].map((e) => e.getBoundingClientRect())"
-    )
-    boxes = page.evaluate(f"{gaps}.filter((b) => b.width > 1).map((b) => [b.left, b.top, b.right, b.bottom])")
-    overlapping = [
-        (one, other)
-        for i, one in enumerate(boxes)
-        for other in boxes[:i]
-        if min(one[2], other[2]) - max(one[0], other[0]) > 1 and min(one[3], other[3]) - max(one[1], other[1]) > 1
-    ]
-    assert overlapping == []
+    assert overlapping(page) == []
     page.click("#undo")  # the object is in the making again
-    for width, height in ((320, 640), (844, 390), (1024, 768)):
+    for width, height in ((320, 640), (360, 740), (844, 390), (1024, 768), (1100, 690), (1280, 800)):
         page.set_viewport_size({"width": width, "height": height})
         finish = page.locator("#finish").bounding_box()
         assert finish["x"] + finish["width"] <= width
         assert page.evaluate("document.querySelector('header').scrollWidth") == width
         assert page.locator("#canvas").bounding_box()["height"] >= 170
+        assert overlapping(page) == []
+        rows = {page.locator(part).bounding_box()["y"] for part in ("#state", "#done", "#progress-text")}
+        assert max(rows) - min(rows) < 30 or width == 320  # one row
 
 
 def test_the_operators_page(served: Served, page: Any) -> None:
