@@ -67,6 +67,23 @@ async def test_a_call_that_is_called_off_in_the_turn_it_gets_its_thread_hands_th
     assert held.order == ["second"]
 
 
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_call_that_is_called_off_just_before_a_thread_is_free_is_cancelled_and_nothing_else(
+    background: bool,
+) -> None:
+    held = Lru()
+    first, second = (held.call(name, background=background) for name in ("first", "second"))
+    await held.all_wait(2)
+    first.cancel()  # it has not noticed yet ...
+    held.pool._give_back()  # ... when the thread's call is through, so the turn is the second one's
+    await asyncio.wait({first})
+    assert first.cancelled()
+    held.go.set()
+    await asyncio.gather(held.holding, second)
+    assert held.order == ["second"]
+    held.pool.close()
+
+
 async def test_a_call_that_has_begun_keeps_its_thread_though_its_caller_left() -> None:
     held = Lru()
     next_one = held.call("next")

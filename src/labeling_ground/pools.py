@@ -109,7 +109,8 @@ class Pool:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                queue.remove(turn)
+                with contextlib.suppress(ValueError):  # whose turn came next has passed it over already
+                    queue.remove(turn)
             else:  # the turn came, and the caller was cancelled before it noticed
                 self._give_back()
             raise
