@@ -69,8 +69,8 @@ def test_another_protocol_is_named_on_either_side() -> None:
     described = wire.write_ask(wire.Describe()).replace(b'"protocol":"1"', b'"protocol":"2"')
     assert isinstance(wire.read_ask(described, Family.SAM), wire.Describe)
     words = wire.description_words(wire.Description(VERSION, Family.SAM, "fp32", wire.Role.DECODER))
-    with pytest.raises(BadInput, match=r"speaks protocol '2'; this server speaks 1\. Run the same release"):
-        wire.description_from(words | {"protocol": "2"})
+    with pytest.raises(BadInput, match=r"speaks protocol '3'; this server speaks 1 and 2\. Run the same release"):
+        wire.description_from(words | {"protocol": "3"})
 
 
 @pytest.mark.parametrize(("said", "together"), [({}, 1), ({"together": "16"}, 16), ({"together": "5000"}, 64)])

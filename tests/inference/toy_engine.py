@@ -26,6 +26,7 @@ from labeling_ground.inference.graphs import Engine, EngineAsk, FloatArray, toge
 from labeling_ground.inference.remote.addresses import Address, Addresses, Resolve
 from labeling_ground.inference.remote.backend import RemoteBackend, connect
 from labeling_ground.inference.remote.client import EngineClient, Limits
+from labeling_ground.inference.remote.concept_backend import RemoteConceptBackend
 from labeling_ground.inference.remote.embedding_store import EmbeddingStore
 from labeling_ground.inference.remote.handler import InferenceHandler
 from labeling_ground.inference.remote.pool import Choice, EnginePool
@@ -34,6 +35,7 @@ from labeling_ground.sam.family import Family
 from labeling_ground.sam.geometry import LOW_RES, SIDE
 from labeling_ground.sam.preprocess import preprocess
 from labeling_ground.sam.prompts import PromptTensors
+from labeling_ground.service.queues import FairQueue
 from labeling_ground.settings import Settings
 from labeling_ground.types import ModelVersion
 
@@ -132,7 +134,9 @@ def endpoint(
 ) -> ModelEndpoint:
     description = Description(version, engine.family, "fp32", role, together=together(engine)[role is Role.DECODER])
     keeps = EmbeddingStore(kept, 64 << 20) if role is Role.DECODER else None
-    return ModelEndpoint(NAMES[role], InferenceHandler(engine, description, keeps), workers=workers, queue=64)
+    detector = FairQueue("detector", 1, 64) if engine.family.finds_concepts else None
+    handler = InferenceHandler(engine, description, keeps)
+    return ModelEndpoint(NAMES[role], handler, workers=workers, queue=64, detector=detector)
 
 
 @dataclass
@@ -201,9 +205,10 @@ def pool(
 
 
 def backend_of(encoders: EnginePool, decoders: EnginePool, **chosen: float) -> RemoteBackend:
-    connect(encoders, decoders, model="", wait_s=LONG_S)
+    serving = connect(encoders, decoders, model="", wait_s=LONG_S)
     settings = {"poll_s": 60.0, "reset_s": 0.1, **chosen}
-    return RemoteBackend(encoders, decoders, **settings)  # type: ignore[arg-type]
+    kind = RemoteConceptBackend if serving.family.finds_concepts else RemoteBackend
+    return kind(encoders, decoders, **settings)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

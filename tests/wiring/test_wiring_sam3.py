@@ -1,8 +1,10 @@
 """SAM 3 from the folder that the operator brings to an answer, and what is said where it cannot be."""
 
+import asyncio
+import contextlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 import safetensors.numpy
 from click.testing import CliRunner, Result
 from PIL import Image as Pillow
+from tests.doubles import until
+from tests.inference.toy_engine import served
 from tests.needs import needs
 from tests.sam.parity import photo
 
@@ -155,14 +159,31 @@ async def test_it_is_served_where_it_is_the_only_model_here(tmp_path: Path) -> N
     assert facts.memory_bytes > 1_000_000
 
 
-def test_it_is_no_half_of_an_engine_server(tmp_path: Path) -> None:
-    installed(tmp_path, "ours", "--family", "sam3")
-    with pytest.raises(BadSettings, match=r"ours is cut in more parts\. Serve it in the server's own process"):
-        build_endpoints(settings(tmp_path, model="ours"), BOTH)
+@contextlib.asynccontextmanager
+async def _closing(stack: contextlib.ExitStack) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(stack.close)
 
 
+@contextlib.contextmanager
+def engine_server(folder: Path, name: str) -> Iterator[Settings]:
+    """The model behind an engine server; settings of a server that asks it."""
+    of_engine = settings(folder, model=name, engine_precision="bf16", embedding_store_dir=folder / "kept")
+    endpoints, why = build_endpoints(of_engine, BOTH)
+    assert why.startswith("torch in bf16 on c")
+    assert {endpoint.handler.description.precision for endpoint in endpoints} == {"bf16"}
+    with served(*endpoints) as both:
+        told = f"http://127.0.0.1:{both.management_port}"
+        urls = {"encoder_url": both.url, "decoder_url": both.url}
+        manage = {"encoder_management_url": told, "decoder_management_url": told}
+        yield settings(folder, models=(name, "classical"), **urls, **manage)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in an engine server"])
 async def test_a_server_answers_clicks_and_phrases_of_one_image_from_one_trunk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
 ) -> None:
     installed(tmp_path)
     from labeling_ground.inference.sam3.engine import Sam3Engine
@@ -180,19 +201,25 @@ async def test_a_server_answers_clicks_and_phrases_of_one_image_from_one_trunk(
 
     for part in ("trunk", "embed", "text", "exemplars", "detect"):
         count(part)
-    app = create_app(build_parts(settings(tmp_path, models=("classical", "sam3"))))
+    opening = contextlib.ExitStack()
+    own = opening.enter_context(engine_server(tmp_path, "sam3")) if elsewhere else None
+    app = create_app(build_parts(own or settings(tmp_path, models=("classical", "sam3"))))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     file = io.BytesIO()
     Pillow.fromarray(photo(90, 130)).save(file, "PNG")
     async with (
+        _closing(opening),
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=120) as client,
     ):
+        await until(lambda: app.state.model_check == "ok")
+        counted.clear()  # of the default model's trial at start
         sent = (await client.post("/v1/images", content=file.getvalue(), params={"model": "sam3"})).json()
         assert (sent["outcome"], sent["model"]) == ("miss", "sam3")
-        [_, about] = (await client.get("/v1/models")).json()["models"]
-        assert (about["id"], about["licence"]) == ("sam3", "SAM License")
-        assert about["engine"].startswith("torch in fp32")
+        [about] = [one for one in (await client.get("/v1/models")).json()["models"] if one["id"] == "sam3"]
+        assert about["capabilities"] == ["points", "box", "mask", "text", "exemplars"]
+        assert elsewhere or about["licence"] == "SAM License"
+        assert about["engine"].startswith("in other processes: 1 encoder" if elsewhere else "torch in fp32")
         address = f"/v1/images/{sent['image_id']}"
         stored = (await client.get(f"{address}/embedding", params={"model": "sam3"})).content
         assert {name: x.shape for name, x in safetensors.numpy.load(stored).items()} == {

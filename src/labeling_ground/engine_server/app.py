@@ -23,7 +23,7 @@ from labeling_ground.api.web_security import ANY, OriginCheck
 from labeling_ground.draining import Drain
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.inference.backend import BatchSizes
-from labeling_ground.inference.remote import envelope
+from labeling_ground.inference.remote import concept_wire, envelope
 from labeling_ground.inference.remote.handler import InferenceHandler, Reply
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.urgency import Urgency
@@ -39,14 +39,24 @@ class ModelEndpoint:
         handler: what answers.
         workers: requests, or batches of them, that are answered at the same time.
         queue: requests of a class that may wait; one more is answered 503.
+        detector: the queue of what finds concepts, where the model does: a click does not wait behind that.
     """
 
-    def __init__(self, name: str, handler: InferenceHandler, *, workers: int, queue: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        handler: InferenceHandler,
+        *,
+        workers: int,
+        queue: int,
+        detector: FairQueue | None = None,
+    ) -> None:
         self.name = name
         self.handler = handler
         role = handler.description.role.value
         self.queue = FairQueue(role, workers, queue, batch=self._batch)
-        self._threads = ThreadPoolExecutor(workers, f"engine-{role}")
+        self.detector = detector
+        self._threads = ThreadPoolExecutor(workers + (detector.slots if detector else 0), f"engine-{role}")
 
     async def answer(self, body: bytes) -> Reply:
         """Answer a request. One that is cancelled while it waits is never begun.
@@ -57,7 +67,8 @@ class ModelEndpoint:
         head = envelope.read_head(body)
         if head.ask == "describe":
             return self.handler.answer(body)  # at once: whoever asks wants to know whether there is anybody
-        async with self.queue.slot(size=head.asks, urgency=Urgency(head.priority)) as place, self.queue.timed():
+        queue = self.detector if self.detector and head.ask in concept_wire.ASKS else self.queue
+        async with queue.slot(size=head.asks, urgency=Urgency(head.priority)) as place, queue.timed():
             [reply] = (await place.call(partial(place.compute, self._answer, [body]))).value
             return reply
 
@@ -81,6 +92,11 @@ class ModelEndpoint:
             "workers": [{"id": str(number), "status": "READY"} for number in range(queue.slots)],
             "jobQueueStatus": {"remainingCapacity": queue.capacity - queue.waiting, "pendingRequests": queue.waiting},
         }
+
+    @property
+    def most_requests(self) -> int:
+        """Requests that are answered, or may wait."""
+        return sum(queue.slots + queue.capacity for queue in (self.queue, self.detector) if queue is not None)
 
     def close(self) -> None:
         """Give the threads back."""
@@ -142,7 +158,7 @@ def create_engine_app(
         routes=[Route("/ping", ping), Route("/predictions/{name}", predictions, methods=["POST"])], lifespan=lifespan
     )
     limits = Limits(
-        most_requests=sum(endpoint.queue.slots + endpoint.queue.capacity for endpoint in endpoints) + 64,
+        most_requests=sum(endpoint.most_requests for endpoint in endpoints) + 64,
         most_bytes=most_bytes,
         most_held=most_held,
         silence_s=silence_s,

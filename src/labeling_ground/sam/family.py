@@ -47,10 +47,15 @@ class Family(StrEnum):
         return self is not Family.EFFICIENT_SAM
 
     @property
+    def finds_concepts(self) -> bool:
+        """Whether all instances of a phrase, or of what exemplars show, are found too."""
+        return self is Family.SAM3
+
+    @property
     def capabilities(self) -> tuple[str, ...]:
         """What a prompt may hold, as ``ModelInfo`` says it."""
         prompts = ("points", "box", "mask") if self.takes_mask_input else ("points", "box")
-        return (*prompts, "text", "exemplars") if self is Family.SAM3 else prompts
+        return (*prompts, "text", "exemplars") if self.finds_concepts else prompts
 
     @property
     def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -63,6 +68,11 @@ class Family(StrEnum):
         if self is Family.SAM_HQ:
             shapes["hq_features"] = (1, 32, 4 * grid, 4 * grid)
         return shapes
+
+    @property
+    def trunk_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The same of a trunk; empty where a family has none."""
+        return {"trunk": (1, 72 * 72, 1024)} if self.finds_concepts else {}
 
     def embedding_bytes(self, floats: int) -> int:
         """Bytes of an embedding whose floats take so many bytes each."""

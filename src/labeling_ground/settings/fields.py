@@ -473,7 +473,8 @@ class EngineSettings(Fields):
     """Largest ask to an engine, and largest answer from one."""
     embedding_store_bytes: ByteSize = ByteSize(512 << 20)
     """`labeling-ground engine`, decoder: budget of the embeddings that it keeps for the clicks that follow; 4 MiB each
-    for SAM. They are in shared memory, of which a container has 64 MiB unless it is told otherwise."""
+    for SAM, 20 for SAM 3, whose trunks take as much. They are in shared memory, of which a container has 64 MiB unless
+    it is told otherwise."""
     embedding_store_dir: Path | None = None
     """Folder for them. Not set: one of this user's in `/dev/shm`."""
 

@@ -1,6 +1,6 @@
 """Builds what computes: the model of a server, and what an engine server answers with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from labeling_ground.inference.remote.addresses import Address, Addresses
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.remote.backend import connect as connect_engines
 from labeling_ground.inference.remote.client import EngineClient, Limits
+from labeling_ground.inference.remote.concept_backend import RemoteConceptBackend
 from labeling_ground.inference.remote.embedding_store import EmbeddingStore, default_folder
 from labeling_ground.inference.remote.handler import InferenceHandler
 from labeling_ground.inference.remote.oip import OipClient, declared_version
@@ -25,17 +26,19 @@ from labeling_ground.inference.remote.pool import Choice as EngineChoice
 from labeling_ground.inference.remote.pool import EnginePool
 from labeling_ground.inference.remote.wire import Description
 from labeling_ground.inference.remote.wire import Role as EngineRole
+from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Format, Role
-from labeling_ground.models.manifests import InstalledModel, StoredFile
+from labeling_ground.models.manifests import InstalledModel
 from labeling_ground.models.store import ModelStore, judging
 from labeling_ground.sam.family import Family
 from labeling_ground.service.model_pool import ModelFacts
+from labeling_ground.service.queues import FairQueue
 from labeling_ground.settings import Settings
 from labeling_ground.settings.machine import cores_of_this_machine, has_nvidia_gpu, has_torch
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.verdict import INT8, Verdict
 from labeling_ground.wiring.sam3 import ROLES as SAM3_ROLES
-from labeling_ground.wiring.sam3 import build_sam3, refuse_as_halves
+from labeling_ground.wiring.sam3 import build_sam3
 
 TORCH = "torch"
 """The engine that reads the authors' checkpoint."""
@@ -185,8 +188,8 @@ def build_remote(settings: Settings, supervisor: Supervisor | None = None) -> tu
         ahead=1,
         kind=kind("decoder"),
     )
-    connect_engines(encoders, decoders, model=model, wait_s=settings.engine_wait_s)
-    backend = RemoteBackend(
+    serving = connect_engines(encoders, decoders, model=model, wait_s=settings.engine_wait_s)
+    backend = (RemoteConceptBackend if serving.family.finds_concepts else RemoteBackend)(
         encoders,
         decoders,
         model=model,
@@ -224,8 +227,10 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
             "pull', and name the model with --model."
         )
     noted = weights.noted(name)
-    if noted is not None and noted.family == Family.SAM3:
-        refuse_as_halves(name)
+    backend: SamBackend
+    if noted is not None and noted.family == Family.SAM3:  # each half has the whole model
+        backend, why = build_sam3(settings, weights, name)
+        return _endpoints(settings, halves, backend, why, [""])
     # Without a decoder beside it, an encoder takes all cores unless it was told otherwise.
     is_told = halves.decoder or "encode_workers" in settings.model_fields_set
     encode_threads = settings.encode_workers if is_told else cores_of_this_machine()
@@ -236,28 +241,44 @@ def build_endpoints(settings: Settings, halves: Halves) -> tuple[list[ModelEndpo
     counted = [files[role].sha256 for role in roles if role in files]
     if any(role not in files for role in roles[:2]):
         raise BadSettings(f"The files of {name} are not complete in the manifest: its version cannot be told.")
-    engine = choice.backend.engine
-    version = version_from(name, counted, choice.precision)
+    backend = choice.backend
+    backend.info = replace(
+        backend.info, version=version_from(name, counted, choice.precision), precision=choice.precision
+    )
+    return _endpoints(settings, halves, backend, choice.why, [files[role].rounding_note for role in roles[:2]])
 
-    encodes, decodes = together_of(engine)
-    together = {EngineRole.ENCODER: encodes, EngineRole.DECODER: decodes}
 
-    def handler(role: EngineRole, stored: StoredFile, kept: EmbeddingStore | None) -> InferenceHandler:
-        note = f"{stored.rounding_note} {choice.backend.info.note}".strip()
+def _endpoints(
+    settings: Settings, halves: Halves, backend: SamBackend, why: str, notes: Sequence[str]
+) -> tuple[list[ModelEndpoint], str]:
+    """The endpoints of a model's halves. ``notes``: what the first and the last of them says of its file."""
+    engine, info = backend.engine, backend.info
+
+    def handler(role: EngineRole, note: str, together: int, kept: EmbeddingStore | None) -> InferenceHandler:
+        said = f"{note} {info.note}".strip()
         return InferenceHandler(
-            engine, Description(version, engine.family, choice.precision, role, note, together[role]), kept
+            engine, Description(info.version, engine.family, info.precision, role, said, together), kept
         )
 
+    encodes, decodes = together_of(engine)
     endpoints = []
     if halves.encoder:
-        encoder = handler(EngineRole.ENCODER, files[roles[0]], None)
+        encoder = handler(EngineRole.ENCODER, notes[0], encodes, None)
         endpoints.append(ModelEndpoint(settings.encoder_name, encoder, workers=1, queue=settings.encode_queue))
     if halves.decoder:
         kept = EmbeddingStore(settings.embedding_store_dir or default_folder(), int(settings.embedding_store_bytes))
-        decoder = handler(EngineRole.DECODER, files[roles[:2][-1]], kept)
-        workers = settings.decode_workers
-        endpoints.append(ModelEndpoint(settings.decoder_name, decoder, workers=workers, queue=settings.decode_queue))
-    return endpoints, choice.why
+        decoder = handler(EngineRole.DECODER, notes[-1], decodes, kept)
+        detector = FairQueue("detector", settings.detect_workers, settings.detect_queue)
+        endpoints.append(
+            ModelEndpoint(
+                settings.decoder_name,
+                decoder,
+                workers=settings.decode_workers,
+                queue=settings.decode_queue,
+                detector=detector if engine.family.finds_concepts else None,
+            )
+        )
+    return endpoints, why
 
 
 def model_of(settings: Settings, weights: ModelStore, name: str, encode_threads: int, halves: Halves = BOTH) -> Model:

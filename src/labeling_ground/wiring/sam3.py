@@ -1,18 +1,21 @@
 """Builds what computes SAM 3, of files in the model store."""
 
-from labeling_ground.errors import BadSettings
-from labeling_ground.inference.backend import Backend
+from typing import TYPE_CHECKING
+
 from labeling_ground.inference.sam3 import create
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
 from labeling_ground.networks.sam3_files import FILES
 from labeling_ground.settings import Settings
 
+if TYPE_CHECKING:
+    from labeling_ground.inference.sam3.backend import Sam3Backend
+
 ROLES = tuple(Role(role) for role in FILES)
 """The files of which a model of this family is made."""
 
 
-def build_sam3(settings: Settings, weights: ModelStore, name: str) -> tuple[Backend, str]:
+def build_sam3(settings: Settings, weights: ModelStore, name: str) -> "tuple[Sam3Backend, str]":
     """The model, and a sentence on what computes it and why. ``engine`` is not asked: there is one for this family.
 
     Raises:
@@ -32,15 +35,3 @@ def build_sam3(settings: Settings, weights: ModelStore, name: str) -> tuple[Back
         features_bytes=int(settings.engine_features_bytes),
     )
     return backend, f"torch in {precision} on {backend.engine.device}: SAM 3 has no other engine."
-
-
-def refuse_as_halves(name: str) -> None:
-    """Say that no engine server computes a model of this family.
-
-    Raises:
-        BadSettings: always.
-    """
-    raise BadSettings(
-        f"An engine server has an encoder and a decoder, and {name} is cut in more parts. Serve it in the server's own "
-        f"process: labeling-ground serve --model {name}."
-    )

@@ -18,7 +18,15 @@ from labeling_ground.inference.graphs import check_tensors
 from labeling_ground.inference.remote import wire
 from labeling_ground.inference.remote.client import Answer, Attempt, EngineClient, OtherModel
 from labeling_ground.inference.remote.pool import EnginePool, Send, agreed
-from labeling_ground.inference.remote.requests import DECODED_BYTES, Asked, ask_all, carries, decode_all, home, together
+from labeling_ground.inference.remote.requests import (
+    DECODED_BYTES,
+    Asked,
+    ask_all,
+    ask_of_images,
+    carries,
+    home,
+    together,
+)
 from labeling_ground.inference.remote.served import ServedThere
 from labeling_ground.inference.remote_status import EngineCounts
 from labeling_ground.inference.sketch import Sketch
@@ -29,7 +37,7 @@ from labeling_ground.sam.masks import needed, prediction
 from labeling_ground.sam.preprocess import resize
 from labeling_ground.sam.prompts import tensors
 from labeling_ground.supervisor import Supervisor
-from labeling_ground.types import Embedding, EverythingOptions, Image, ModelVersion, Prediction, Priority, Prompt
+from labeling_ground.types import Embedding, EverythingOptions, Image, ModelVersion, Prediction, Prompt
 from labeling_ground.urgency import current_urgency
 
 log = logging.getLogger(__name__)
@@ -114,27 +122,39 @@ class RemoteBackend:
             BackendFailed: the encoder is away, too slow, serves another model by now, or answers nonsense.
             Overloaded: it has too much to do.
         """
+        return await self._of_files(images)
+
+    async def _of_files(self, images: Sequence[Image], *, is_trunk: bool = False) -> list[Embedding]:
         version, family = self._served.version, self._served.family  # before anything is awaited: see the class
         self._served.watch()
         most = together(self._encoders.available(version))
         some = [images[start : start + most] for start in range(0, len(images), most)]
-        return _flat(await _all([self._encode(version, family, each) for each in some]))
+        return flat(await gathered([self._encode(version, family, each, is_trunk) for each in some]))
 
-    async def _encode(self, version: ModelVersion, family: Family, images: Sequence[Image]) -> list[Embedding]:
+    async def _encode(
+        self, version: ModelVersion, family: Family, images: Sequence[Image], is_trunk: bool
+    ) -> list[Embedding]:
         priority = current_urgency().priority
-        bodies = await _all([self._encoding.run(_encode_ask, version, family, image, priority) for image in images])
+
+        def write(image: Image) -> bytes:
+            return wire.write_ask(wire.Encode(version, resize(image.pixels, family), is_trunk), priority)
+
+        def read(answer: Answer) -> wire.Encoded:
+            return wire.read_encoded(answer.body, version, family, is_trunk=is_trunk)
+
+        bodies = await gathered([self._encoding.run(write, image) for image in images])
 
         async def send(client: EngineClient, attempt: Attempt) -> list[wire.Encoded]:
             most = carries(client, family.embedding_bytes(4) + 1024)
-            return _flat([await one(client, attempt, bodies[at : at + most]) for at in range(0, len(bodies), most)])
+            return flat([await one(client, attempt, bodies[at : at + most]) for at in range(0, len(bodies), most)])
 
         async def one(client: EngineClient, attempt: Attempt, some: Sequence[bytes]) -> list[wire.Encoded]:
             started = time.perf_counter()
             answers = await ask_all(client, attempt, some, priority)
             with client.reading():
-                read = [await self._encoding.run(wire.read_encoded, answer.body, version, family) for answer in answers]
-            client.took(sum(encoded.seconds for encoded in read), time.perf_counter() - started)
-            return read
+                made = [await self._encoding.run(read, answer) for answer in answers]
+            client.took(sum(encoded.seconds for encoded in made), time.perf_counter() - started)
+            return made
 
         encoded = await self._ask(self._encoders, version, "", send)
         return [Embedding(one.tensors, image.height, image.width) for one, image in zip(encoded, images, strict=True)]
@@ -212,7 +232,7 @@ class RemoteBackend:
             given = [(asked[id(asks[number][0])], asks[number][1]) for number in numbers]
             return list(zip(numbers, await self._some(version, given, wanted, finish), strict=True))
 
-        made = dict(_flat(await _all([one(numbers) for numbers in some])))
+        made = dict(flat(await gathered([one(numbers) for numbers in some])))
         return [made[number] for number in range(len(asks))]
 
     async def _asked(self, version: ModelVersion, family: Family, embedding: Embedding) -> Asked:
@@ -240,36 +260,36 @@ class RemoteBackend:
 
         async def send(client: EngineClient, attempt: Attempt) -> list[T]:
             most = carries(client, DECODED_BYTES)
-            return _flat([await one(client, attempt, at, at + most) for at in range(0, len(asks), most)])
+            return flat([await one(client, attempt, at, at + most) for at in range(0, len(asks), most)])
 
         async def one(client: EngineClient, attempt: Attempt, start: int, end: int) -> list[T]:
             started = time.perf_counter()
-            answers = await decode_all(client, attempt, asks[start:end], priority, self._decoding)
+            answers = await ask_of_images(client, attempt, asks[start:end], priority, self._decoding)
             seconds = time.perf_counter() - started
 
             def read(answer: Answer, asked: Asked, prompt: Prompt) -> tuple[wire.Decoded, T]:
-                decoded = wire.read_decoded(answer.body, version)
+                decoded = wire.read_decoded(answer.body, version, asked.family)
                 return decoded, finish(asked, prompt, decoded)
 
             with client.reading():
-                made = await _all(
+                made = await gathered(
                     [
                         self._decoding.run(read, answer, asked, prompt)
                         for answer, (asked, prompt) in zip(answers, given[start:end], strict=True)
                     ]
                 )
             for (decoded, _), (asked, _) in zip(made, given[start:end], strict=True):
-                client.sent.keeps = decoded.kept
-                if not decoded.kept:
-                    client.sent.discard(asked.key)
+                client.sent.note(asked.key, kept=decoded.kept)
             client.took(sum(decoded.seconds for decoded, _ in made), seconds)
             return [one for _, one in made]
 
         async with self._decoders.place(version):
             return await self._ask(self._decoders, version, given[0][0].key, send)
 
-    async def _ask(self, pool: EnginePool, version: ModelVersion, key: str, send: Send[T]) -> T:
-        until = time.monotonic() + pool.deadline_s
+    async def _ask(
+        self, pool: EnginePool, version: ModelVersion, key: str, send: Send[T], deadline_s: float | None = None
+    ) -> T:
+        until = time.monotonic() + (deadline_s or pool.deadline_s)
         try:
             return await pool.ask(version, key, send, until)
         except OtherModel:
@@ -279,8 +299,8 @@ class RemoteBackend:
         return await pool.ask(version, key, send, until)
 
 
-def connect(encoders: EnginePool, decoders: EnginePool, *, model: str, wait_s: float) -> None:
-    """Wait until engines of both halves serve the same model, and know what it is then.
+def connect(encoders: EnginePool, decoders: EnginePool, *, model: str, wait_s: float) -> wire.Description:
+    """Wait until engines of both halves serve the same model; what that is.
 
     Blocking: it has an event loop of its own, so it may be called in a thread that has one and in one that has none.
 
@@ -295,7 +315,7 @@ def connect(encoders: EnginePool, decoders: EnginePool, *, model: str, wait_s: f
     """
     pools = encoders, decoders
 
-    async def greet() -> None:
+    async def greet() -> wire.Description:
         until = time.monotonic() + wait_s
         failures: list[LabelingGroundError] = []
         while True:
@@ -314,16 +334,12 @@ def connect(encoders: EnginePool, decoders: EnginePool, *, model: str, wait_s: f
                     raise BadSettings(f"The engines {where} are not ready after {wait_s:g} s. {why}") from error
                 await asyncio.sleep(0.5)
             else:
-                return
+                return serving
             finally:
                 await asyncio.gather(*(pool.aclose() for pool in pools))
 
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, greet()).result()
-
-
-def _encode_ask(version: ModelVersion, family: Family, image: Image, priority: Priority) -> bytes:
-    return wire.write_ask(wire.Encode(version, resize(image.pixels, family)), priority)
+        return thread.submit(asyncio.run, greet()).result()
 
 
 def embedding_key(version: ModelVersion, embedding: Embedding) -> str:
@@ -338,11 +354,12 @@ def embedding_key(version: ModelVersion, embedding: Embedding) -> str:
     return hasher.hexdigest()
 
 
-def _flat(parts: Sequence[Sequence[T]]) -> list[T]:
+def flat(parts: Sequence[Sequence[T]]) -> list[T]:
+    """All members, in their order."""
     return [one for part in parts for one in part]
 
 
-async def _all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def gathered(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """All results; one failure calls the others off."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:

@@ -60,7 +60,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: 200, or one of the refusals that the caller has to deal with (409, 424)."""
+    """What came back: 200, or one of the refusals that the caller has to deal with (409, 422, 424)."""
 
     status: int
     body: bytes
@@ -138,6 +138,12 @@ class SentEmbeddings:
     def discard(self, key: str) -> None:
         """Note that the decoder does not have it."""
         self._keys.pop(key, None)
+
+    def note(self, key: str, *, kept: bool) -> None:
+        """Note what the decoder says: whether it keeps what it is sent, and so has this one."""
+        self.keeps = kept
+        if not kept:
+            self.discard(key)
 
     def lock(self, key: str) -> asyncio.Lock:
         """To be held by the one that sends it, while others wait for that."""
@@ -334,7 +340,7 @@ class EngineClient:
         self._owes_nothing()
         if status == 200:
             return Answer(status, body)  # a success once it was read
-        if status in (409, 424):
+        if status in (409, 422, 424):
             self.breaker.succeeded()
             return Answer(status, body)
         said = wire.read_problem(body)

@@ -1,4 +1,4 @@
-"""Asks on their way to one engine: several in one request where it takes them, and each embedding once."""
+"""Asks on their way to one engine: several in one request where it takes them, each embedding and each trunk once."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labeling_ground.inference.remote import envelope, wire
+from labeling_ground.inference.remote import concept_wire, envelope, wire
 from labeling_ground.inference.remote.client import Answer, Attempt, EngineClient, OtherModel
 from labeling_ground.inference.remote.pool import rendezvous
 from labeling_ground.pools import Pool
@@ -24,11 +24,16 @@ DECODED_BYTES = wire.MOST_CANDIDATES * LOW_RES * LOW_RES * 4 + _HEAD_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One embedding in one call."""
+    """One embedding, or one trunk, in one call."""
 
     family: Family
     embedding: Embedding
     key: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tensors that an engine needs."""
+        return tuple(self.family.trunk_shapes if "trunk" in self.embedding.tensors else self.family.embedding_shapes)
 
     @property
     def frame(self) -> Frame:
@@ -78,10 +83,14 @@ async def ask_all(client: EngineClient, attempt: Attempt, bodies: Sequence[bytes
     return answers
 
 
-async def decode_all(
+OfImage = wire.Decode | concept_wire.OfTrunk
+"""What is asked of an embedding, or of a trunk."""
+
+
+async def ask_of_images(
     client: EngineClient,
     attempt: Attempt,
-    asks: Sequence[tuple[wire.Decode, Asked]],
+    asks: Sequence[tuple[OfImage, Asked]],
     priority: Priority,
     pool: Pool,
 ) -> list[Answer]:
@@ -117,7 +126,7 @@ async def decode_all(
 async def _send(
     client: EngineClient,
     attempt: Attempt,
-    asks: Sequence[tuple[wire.Decode, Asked]],
+    asks: Sequence[tuple[OfImage, Asked]],
     bring: set[str],
     priority: Priority,
     pool: Pool,
@@ -131,7 +140,7 @@ async def _send(
             client.sent.times += 1
             bodies.append(await pool.run(_with_tensors, ask, asked, priority))
         else:
-            bodies.append(wire.write_ask(ask, priority))
+            bodies.append(concept_wire.write_ask(ask, priority))
     answers = await ask_all(client, attempt, bodies, priority)
     for (_, asked), answer in zip(asks, answers, strict=True):
         if answer.status != 200:
@@ -143,7 +152,7 @@ async def _send(
     return answers
 
 
-def _with_tensors(ask: wire.Decode, asked: Asked, priority: Priority) -> bytes:
-    floats = {name: asked.embedding.tensors[name] for name in asked.family.embedding_names}
+def _with_tensors(ask: OfImage, asked: Asked, priority: Priority) -> bytes:
+    floats = {name: asked.embedding.tensors[name] for name in asked.names}
     sent = {name: x if x.dtype in _FLOATS else x.astype(np.float32) for name, x in floats.items()}
-    return wire.write_ask(dataclasses.replace(ask, embedding=sent), priority)
+    return concept_wire.write_ask(dataclasses.replace(ask, embedding=sent), priority)

@@ -126,6 +126,14 @@ class ServedThere:
                 log.error("%s", error)
             self._disagreement = str(error)
             return
+        if serving.family.finds_concepts is not self.family.finds_concepts:
+            # The server has queues for trunks and detections, or it has none.
+            one, other = ("concepts", "none") if serving.family.finds_concepts else ("no concepts", "some")
+            self._disagreement = (
+                f"The engines serve {serving.version} now, which finds {one}; {self.version} found {other}: restart "
+                "this server."
+            )
+            return
         self._disagreement = ""
         if serving.version != self.version:
             log.warning("the engines serve %s now; it was %s", serving.version, self.version)

@@ -7,7 +7,7 @@ engine answers it with 400, and the proxy takes it for an engine that failed.
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from labeling_ground.codec.tensors import pack, unpack
 from labeling_ground.errors import BadInput
+from labeling_ground.inference.remote.checks import check_finite, floats, logits_of, of_image, only, seen, take
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.geometry import LOW_RES, SIDE
 from labeling_ground.sam.prompts import PromptTensors, as_tensors
@@ -24,6 +25,8 @@ from labeling_ground.types import ModelVersion, Priority
 
 PROTOCOL = "1"
 """Raise it with every change that an older side would misread."""
+CONCEPT_PROTOCOL = "2"
+"""Of models that find concepts, and of what is asked of such alone: a side that speaks only 1 refuses, and says so."""
 MEDIA_TYPE = "application/octet-stream"
 """Of asks and answers."""
 PROBLEM_TYPE = "application/problem+json"
@@ -81,16 +84,18 @@ class Describe:
 
 @dataclass(frozen=True, slots=True)
 class Encode:
-    """«What is this image's embedding?».
+    """«What is this image's embedding?», or its trunk.
 
     Attributes:
         version: the model that the proxy expects.
         pixels: as ``sam.preprocess.resize`` makes them for the family: ``uint8 [height, width, 3]`` with the long side
-            at 1024, or (all but SAM) ``float32 [1024, 1024, 3]``.
+            at 1024, ``uint8 [1008, 1008, 3]`` (SAM 3), or ``float32 [1024, 1024, 3]`` (others).
+        is_trunk: whether the trunk is wanted.
     """
 
     version: ModelVersion
     pixels: NDArray[Any]
+    is_trunk: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +125,17 @@ Ask = Describe | Encode | Decode
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The answer to ``Encode``.
+    """Tensors as an answer.
 
     Attributes:
         tensors: by name, ``float32`` (or ``float16``, if the engine thinks that this is enough).
         seconds: how long the engine took.
+        kept: whether the embedding or the trunk that was asked about can be asked for by its key from now on.
     """
 
     tensors: Mapping[str, NDArray[Any]]
     seconds: float
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +143,7 @@ class Decoded:
     """The answer to ``Decode``.
 
     Attributes:
-        logits: ``float32 [candidates, 256, 256]``.
+        logits: ``float32 [candidates, 256, 256]``; of SAM 3 288.
         scores: ``float32 [candidates]``.
         seconds: how long the engine took.
         kept: whether the embedding can be asked for by its key from now on.
@@ -154,7 +161,8 @@ def write_ask(ask: Ask, priority: Priority = Priority.INTERACTIVE) -> bytes:
         return pack({}, {"ask": "describe", "protocol": PROTOCOL})
     words = {"protocol": PROTOCOL, "model_version": version_text(ask.version), "priority": priority.label}
     if isinstance(ask, Encode):
-        return pack({"pixels": ask.pixels}, {**words, "ask": "encode"})
+        asked = {"ask": "trunk", "protocol": CONCEPT_PROTOCOL} if ask.is_trunk else {"ask": "encode"}
+        return pack({"pixels": ask.pixels}, {**words, **asked})
     tensors: dict[str, NDArray[Any]] = {
         **(ask.embedding or {}),
         "point_coords": ask.prompt.point_coords,
@@ -180,17 +188,32 @@ def read_ask(data: bytes, family: Family) -> Ask:
     kind = words.get("ask")
     if kind == "describe":
         return Describe()  # of whatever protocol: the answer says which one is spoken here
-    if words.get("protocol") != PROTOCOL:
-        raise BadInput(
-            f"The ask is of protocol {words.get('protocol')!r}; this engine speaks {PROTOCOL}. {SAME_RELEASE}"
-        )
-    if kind == "encode":
+    check_protocol(words, family)
+    if kind == "encode" or (kind == "trunk" and family.finds_concepts):
         version = read_version(words)
-        _only(tensors, {"pixels"})
-        return Encode(version, _pixels(_take(tensors, "pixels"), family))
+        only(tensors, {"pixels"})
+        return Encode(version, _pixels(take(tensors, "pixels"), family), kind == "trunk")
     if kind == "decode":
         return _decode(tensors, words, family)
     raise BadInput(f"An ask is 'describe', 'encode' or 'decode', not {kind!r}.")
+
+
+def check_protocol(words: Mapping[str, str], family: Family) -> None:
+    """See that an ask is of a protocol that an engine of this family speaks.
+
+    Raises:
+        BadInput: it is not.
+    """
+    if words.get("protocol") not in {PROTOCOL, protocol_of(family)}:
+        raise BadInput(
+            f"The ask is of protocol {words.get('protocol')!r}; this engine speaks {protocol_of(family)}. "
+            f"{SAME_RELEASE}"
+        )
+
+
+def protocol_of(family: Family) -> str:
+    """What an engine of this family speaks."""
+    return CONCEPT_PROTOCOL if family.finds_concepts else PROTOCOL
 
 
 def write_description(description: Description) -> bytes:
@@ -210,7 +233,7 @@ def read_description(data: bytes) -> Description:
 def description_words(description: Description) -> dict[str, str]:
     """A description as words: the answer's metadata, and what a TorchServe archive carries as JSON."""
     return {
-        "protocol": PROTOCOL,
+        "protocol": protocol_of(description.family),
         "model_version": version_text(description.version),
         "family": description.family.value,
         "precision": description.precision,
@@ -226,9 +249,10 @@ def description_from(words: Mapping[str, str]) -> Description:
     Raises:
         BadInput: none, or one of another protocol.
     """
-    if words.get("protocol") != PROTOCOL:
+    if words.get("protocol") not in {PROTOCOL, CONCEPT_PROTOCOL}:
         raise BadInput(
-            f"The engine speaks protocol {words.get('protocol')!r}; this server speaks {PROTOCOL}. {SAME_RELEASE}"
+            f"The engine speaks protocol {words.get('protocol')!r}; this server speaks {PROTOCOL} and "
+            f"{CONCEPT_PROTOCOL}. {SAME_RELEASE}"
         )
     together = words.get("together", "1")
     if not re.fullmatch("[1-9][0-9]{0,3}", together):
@@ -248,20 +272,34 @@ def description_from(words: Mapping[str, str]) -> Description:
 
 
 def write_encoded(version: ModelVersion, encoded: Encoded) -> bytes:
-    """The answer to ``Encode``."""
-    return pack(encoded.tensors, {"model_version": version_text(version), "seconds": f"{encoded.seconds:.6f}"})
+    """Tensors as the answer to an ask."""
+    words = {"seconds": f"{encoded.seconds:.6f}", "kept": str(encoded.kept).lower()}
+    return pack(encoded.tensors, {**words, "model_version": version_text(version)})
 
 
-def read_encoded(data: bytes, version: ModelVersion, family: Family) -> Encoded:
-    """The answer to ``Encode``, checked.
+def read_encoded(data: bytes, version: ModelVersion, family: Family, *, is_trunk: bool = False) -> Encoded:
+    """An embedding, or a trunk, as the answer to an ask, checked.
+
+    Raises:
+        BadInput: it is none, or another model's.
+    """
+    tensors, words = read_answer(data, version)
+    shapes = family.trunk_shapes if is_trunk else family.embedding_shapes
+    only(tensors, set(shapes))
+    return Encoded(of_image(tensors, family, shapes), _seconds(words), words.get("kept") == "true")
+
+
+def read_answer(data: bytes, version: ModelVersion) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Tensors and words of an answer, not checked themselves.
 
     Raises:
         BadInput: it is none, or another model's.
     """
     tensors, words = unpack(data)
-    _same(words, version)
-    _only(tensors, set(family.embedding_names))
-    return Encoded(_embedding(tensors, family), _seconds(words))
+    found = read_version(words)
+    if found != version:
+        raise BadInput(f"The answer is of {found}, and {version} was asked.")
+    return tensors, words
 
 
 def write_decoded(version: ModelVersion, decoded: Decoded) -> bytes:
@@ -274,20 +312,19 @@ def write_decoded(version: ModelVersion, decoded: Decoded) -> bytes:
     return pack({"logits": decoded.logits, "scores": decoded.scores}, words)
 
 
-def read_decoded(data: bytes, version: ModelVersion) -> Decoded:
+def read_decoded(data: bytes, version: ModelVersion, family: Family = Family.SAM) -> Decoded:
     """The answer to ``Decode``, checked.
 
     Raises:
         BadInput: it is none, or another model's.
     """
-    tensors, words = unpack(data)
-    _same(words, version)
-    _only(tensors, {"logits", "scores"})
-    scores = _floats(tensors, "scores", (None,))
+    tensors, words = read_answer(data, version)
+    only(tensors, {"logits", "scores"})
+    scores = floats(tensors, "scores", (None,))
     if not 1 <= len(scores) <= MOST_CANDIDATES:
         raise BadInput(f"The answer holds {len(scores)} masks.")
     return Decoded(
-        logits=_floats(tensors, "logits", (len(scores), LOW_RES, LOW_RES)),
+        logits=logits_of(tensors, len(scores), family),
         scores=scores,
         seconds=_seconds(words),
         kept=words.get("kept") == "true",
@@ -331,24 +368,33 @@ def read_version(words: Mapping[str, str]) -> ModelVersion:
     return ModelVersion(match[1], match[2])
 
 
-def _decode(tensors: Mapping[str, NDArray[Any]], words: Mapping[str, str], family: Family) -> Decode:
-    version, key = read_version(words), words.get("embedding", "")
+def read_key(words: Mapping[str, str]) -> str:
+    """The key of the embedding, or of the trunk, that an ask is about.
+
+    Raises:
+        BadInput: there is none.
+    """
+    key = words.get("embedding", "")
     if not _KEY.fullmatch(key):
         raise BadInput(f"{key[:200]!r} is no embedding's key.")
+    return key
+
+
+def _decode(tensors: Mapping[str, NDArray[Any]], words: Mapping[str, str], family: Family) -> Decode:
+    version, key = read_version(words), read_key(words)
     names = set(family.embedding_names)
-    _only(tensors, names | {"point_coords", "point_labels", "mask_input"})
-    labels = _floats(tensors, "point_labels", (1, None))
+    only(tensors, names | {"point_coords", "point_labels", "mask_input"})
+    labels = floats(tensors, "point_labels", (1, None))
     tokens = labels.shape[1]
     if tokens > MOST_TOKENS:
         raise BadInput(f"The prompt has {tokens} tokens; {MOST_TOKENS} is the limit.")
     if not np.isin(labels, _LABELS).all():
         raise BadInput("A point's label is none of -1, 0, 1, 2, 3.")
-    coords = _floats(tensors, "point_coords", (1, tokens, 2))
-    mask = _floats(tensors, "mask_input", (1, 1, LOW_RES, LOW_RES)) if "mask_input" in tensors else None
+    coords = floats(tensors, "point_coords", (1, tokens, 2))
+    mask = floats(tensors, "mask_input", (1, 1, LOW_RES, LOW_RES)) if "mask_input" in tensors else None
     if tokens == 0 and mask is None:
         raise BadInput("The prompt is empty.")
-    given = names & set(tensors)
-    embedding = _embedding({name: tensors[name] for name in given}, family) if given else None
+    embedding = of_image(tensors, family, family.embedding_shapes) if names & set(tensors) else None
     prompt = as_tensors(coords, labels, mask)
     return Decode(version, key, prompt, embedding, _candidates(words), words.get("best") == "true")
 
@@ -364,59 +410,18 @@ def _candidates(words: Mapping[str, str]) -> tuple[int, ...]:
 
 
 def _pixels(pixels: NDArray[Any], family: Family) -> NDArray[Any]:
-    if not family.reads_as_sam:
+    if family.finds_concepts:
+        if pixels.dtype != np.uint8 or pixels.shape != (family.side, family.side, 3):
+            raise BadInput(f"pixels must be uint8 [{family.side}, {family.side}, 3], not {seen(pixels)}.")
+    elif not family.reads_as_sam:
         if pixels.dtype != np.float32 or pixels.shape != (SIDE, SIDE, 3):
-            raise BadInput(f"pixels must be float32 [{SIDE}, {SIDE}, 3], not {_seen(pixels)}.")
-        _check_finite("pixels", pixels)
+            raise BadInput(f"pixels must be float32 [{SIDE}, {SIDE}, 3], not {seen(pixels)}.")
+        check_finite("pixels", pixels)
     elif pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or max(pixels.shape) != SIDE:
-        raise BadInput(f"pixels must be uint8 [height, width, 3], the long side {SIDE}, not {_seen(pixels)}.")
+        raise BadInput(f"pixels must be uint8 [height, width, 3], the long side {SIDE}, not {seen(pixels)}.")
     elif min(pixels.shape) == 0:
         raise BadInput("pixels must not be empty.")
     return pixels
-
-
-def _embedding(tensors: Mapping[str, NDArray[Any]], family: Family) -> dict[str, NDArray[Any]]:
-    checked = {}
-    for name, shape in family.embedding_shapes.items():
-        tensor = _take(tensors, name)
-        if tensor.dtype.name not in ("float16", "float32") or tensor.shape != shape:
-            raise BadInput(f"{name} must be float16 or float32 {list(shape)}, not {_seen(tensor)}.")
-        _check_finite(name, tensor)
-        checked[name] = tensor
-    return checked
-
-
-def _floats(tensors: Mapping[str, NDArray[Any]], name: str, shape: Sequence[int | None]) -> FloatArray:
-    tensor = _take(tensors, name)
-    fits = tensor.ndim == len(shape) and all(w in (None, s) for w, s in zip(shape, tensor.shape, strict=False))
-    if tensor.dtype != np.float32 or not fits:
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise BadInput(f"{name} must be float32 [{wanted}], not {_seen(tensor)}.")
-    _check_finite(name, tensor)
-    return tensor
-
-
-def _check_finite(name: str, tensor: NDArray[Any]) -> None:
-    if not np.isfinite(tensor).all():
-        raise BadInput(f"{name} holds values that are no finite numbers.")
-
-
-def _take(tensors: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
-    if name not in tensors:
-        raise BadInput(f"There is no tensor {name}.")
-    return tensors[name]
-
-
-def _only(tensors: Mapping[str, NDArray[Any]], names: set[str]) -> None:
-    others = sorted(set(tensors) - names)
-    if others:
-        raise BadInput(f"There are tensors that do not belong here: {', '.join(others)[:200]}.")
-
-
-def _same(words: Mapping[str, str], version: ModelVersion) -> None:
-    found = read_version(words)
-    if found != version:
-        raise BadInput(f"The answer is of {found}, and {version} was asked.")
 
 
 def _seconds(words: Mapping[str, str]) -> float:
@@ -427,7 +432,3 @@ def _seconds(words: Mapping[str, str]) -> float:
     if not 0 <= seconds < math.inf:
         raise BadInput("The answer does not say how many seconds it took.")
     return seconds
-
-
-def _seen(tensor: NDArray[Any]) -> str:
-    return f"{tensor.dtype.name} {list(tensor.shape)}"

@@ -62,4 +62,4 @@ def create(
     ordered = [files[role] for role in FILES]
     version = version_from(model, digests, precision) if digests else version_of(model, ordered, precision)
     engine = Sam3Engine(networks, device=chosen, features_bytes=features_bytes)
-    return Sam3Backend(engine, version, NOTES[precision], decode_threads=decode_threads)
+    return Sam3Backend(engine, version, NOTES[precision], decode_threads=decode_threads, precision=precision)

@@ -3,20 +3,13 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.backend import FLOOR_SCORE, DetectAsk, ExemplarsAsk, Tensors
-from labeling_ground.inference.graphs import FloatArray
+from labeling_ground.inference.concepts import detections, tensor_of
 from labeling_ground.inference.sam import SamBackend, failing
 from labeling_ground.inference.sam3.engine import Sam3Engine
-from labeling_ground.sam.family import Family
-from labeling_ground.sam.masks import paint
-from labeling_ground.types import Box, Detections, Embedding, Image, Instance, ModelVersion
+from labeling_ground.types import Detections, Embedding, Image, ModelVersion
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -33,12 +26,15 @@ class Sam3Backend(SamBackend):
         version: which model, which weights, which precision.
         note: a sentence for every answer; empty in full precision.
         decode_threads: prompts that are decoded at the same time.
+        precision: in which the engine computes.
     """
 
     engine: Sam3Engine
 
-    def __init__(self, engine: Sam3Engine, version: ModelVersion, note: str, *, decode_threads: int) -> None:
-        super().__init__(engine, version, note, decode_threads=decode_threads)
+    def __init__(
+        self, engine: Sam3Engine, version: ModelVersion, note: str, *, decode_threads: int, precision: str = "fp32"
+    ) -> None:
+        super().__init__(engine, version, note, decode_threads=decode_threads, precision=precision)
         self._concepts = ThreadPoolExecutor(1, "sam3-concepts")
 
     async def trunk(self, images: Sequence[Image]) -> list[Embedding]:
@@ -115,26 +111,5 @@ class Sam3Backend(SamBackend):
 
     def _detect(self, ask: DetectAsk) -> Detections:
         trunk, text, exemplars = ask
-        found = self.engine.detect(trunk, _tensor(text, "text"), _tensor(exemplars, "exemplars"), least=FLOOR_SCORE)
-        size = np.array([trunk.width, trunk.height] * 2, np.float32)
-        boxes = (found.boxes.clip(0, 1) * size).astype(float)
-        return Detections(
-            tuple(
-                Instance(float(score), Box(*box), partial(_draw, logits, trunk.height, trunk.width))
-                for score, box, logits in zip(found.scores, boxes.tolist(), found.logits, strict=True)
-            )
-        )
-
-
-def _tensor(tensors: Tensors | None, name: str) -> NDArray[np.float32] | None:
-    if tensors is None:
-        return None
-    if name not in tensors:
-        raise BackendFailed(f"The tensors are not this model's: there is no {name}.")
-    return np.asarray(tensors[name], np.float32)
-
-
-def _draw(logits: FloatArray, height: int, width: int) -> NDArray[np.bool_]:
-    """An instance's mask. Unlike a click's, it is its probability that is interpolated, so that is done here too."""
-    odds = 1 / (1 + np.exp(-logits)) - 0.5
-    return paint(odds.astype(np.float32), Family.SAM3.frame(height, width), Family.SAM3)
+        found = self.engine.detect(trunk, tensor_of(text, "text"), tensor_of(exemplars, "exemplars"), least=FLOOR_SCORE)
+        return detections(found, trunk.height, trunk.width)

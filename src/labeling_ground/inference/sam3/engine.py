@@ -4,7 +4,6 @@ The parts are those of ``transformers``' ``Sam3Model`` and ``Sam3TrackerModel``;
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
 from labeling_ground.errors import BackendFailed, BadPrompt
+from labeling_ground.inference.concepts import Detected
 from labeling_ground.inference.graphs import FAST_TOKENS, FloatArray
 from labeling_ground.inference.lru import Lru
 from labeling_ground.networks.decoders import FastDecoder, PlainDecoder
@@ -30,23 +30,8 @@ _LEVELS = 3
 """Maps of the detector's neck that are used; its fourth, of 36 × 36 places, is not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Detected:
-    """What the detector says to one concept, of the queries that score enough, best first.
-
-    Attributes:
-        scores: ``float32 [n]``, 0..1.
-        boxes: ``float32 [n, 4]``, x0, y0, x1, y1 in shares of the image.
-        logits: ``float32 [n, side, side]`` over the whole square, 288 a side.
-    """
-
-    scores: FloatArray
-    boxes: FloatArray
-    logits: FloatArray
-
-
 class Sam3Engine:
-    """Blocking calls, which may come from several threads. It is an ``Engine`` for clicks.
+    """Blocking calls, which may come from several threads. It is a ``ConceptEngine``.
 
     What the detector's neck makes of a trunk is too large to be stored (111 MB of an image in fp32) and cheap against
     the trunk, so it is computed where it is needed, and kept at hand for the next phrase on the same image.
