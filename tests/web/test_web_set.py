@@ -230,6 +230,9 @@ def bring(page: Any, file: Path, mode: str = "add") -> str:
     page.click("#start-import")
     page.locator("#start-import").wait_for(state="hidden")
     said: str = page.locator("#import-summary").inner_text()
+    page.wait_for_function("() => document.activeElement.matches('#import-dialog .close')")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#import-dialog", state="hidden")
     return said
 
 
@@ -268,10 +271,8 @@ def test_work_goes_from_one_browser_to_another_and_back(
         assert page.locator("#failures").is_hidden()
         assert labeler.coco(tmp_path) == wanted
         assert "0 objects" not in bring(page, whole)  # once more adds nothing
-        page.keyboard.press("Escape")
         assert labeler.coco(tmp_path) == wanted
         assert "2 images are here now" in bring(page, yolo, "replace")
-        page.keyboard.press("Escape")
         rows = labeler.coco(tmp_path)
         unions = [coco_masks.merge([one["segmentation"] for one in data["annotations"]]) for data in (wanted, rows)]
         assert unions[0] == unions[1]
@@ -280,7 +281,6 @@ def test_work_goes_from_one_browser_to_another_and_back(
         labeler = Labeler(third.new_page(), served.url)
         page = labeler.page
         assert "2 objects in 2 images" in bring(page, bare)
-        page.keyboard.press("Escape")
         reload(page)
         labeler.wait_for_start()
         page.locator("#failures", has_text="2 photos missing").wait_for()

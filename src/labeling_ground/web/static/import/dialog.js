@@ -87,6 +87,7 @@ export class ImportDialog {
       if (isProject) await open(); // the names are the project's
       this.#say(said(report));
       $("start-import").hidden = $("import-mode").closest("label").hidden = true;
+      this.dialog.querySelector(".close").focus(); // Enter goes on with the work
     } catch (error) {
       this.#say(t("importFailed", { why: error.message }));
     } finally {
