@@ -67,7 +67,7 @@ def test_the_labeling_page(served: Served, page: Any, photos: dict[str, Path], s
     page.click("#found-close")
     assert overlapping(page) == []
     page.click("#undo")  # the object is in the making again
-    for width, height in ((320, 640), (360, 740), (844, 390), (1024, 768), (1100, 690), (1280, 800)):
+    for width, height in ((320, 640), (360, 740), (844, 390), (1024, 768), (1100, 690), (1280, 800), (1440, 900)):
         page.set_viewport_size({"width": width, "height": height})
         finish = page.locator("#finish").bounding_box()
         assert finish["x"] + finish["width"] <= width
@@ -76,6 +76,8 @@ def test_the_labeling_page(served: Served, page: Any, photos: dict[str, Path], s
         assert overlapping(page) == []
         rows = {page.locator(part).bounding_box()["y"] for part in ("#state", "#done", "#progress-text")}
         assert max(rows) - min(rows) < 30 or width == 320  # one row
+    panel = "((panel) => panel.scrollHeight - panel.clientHeight)(document.querySelector('#panel'))"
+    assert page.evaluate(panel) == 0  # in the largest of these windows nothing of it is out of sight
 
 
 def test_the_operators_page(served: Served, page: Any) -> None:
