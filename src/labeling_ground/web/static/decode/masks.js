@@ -107,7 +107,7 @@ function positive(logits) {
  * Along one axis: which pixels can be positive, between which neighbours each lies, and the share of the second. A
  * pixel's centre is half a pixel in. `end` is where the next pair of neighbours begins.
  */
-export function tapsOf(source, length, first, last, factor) {
+function tapsOf(source, length, first, last, factor) {
   const { low, high, share } = neighbours(source, source / length, 0, length);
   // One low-res logit reaches one low-res pixel further to either side: `factor` of the source, and its own.
   const reached = (i) => high[i] >= factor * (first - 1) && low[i] < factor * (last + 2);

@@ -24,7 +24,7 @@ export function read(buffer) {
 let table = null;
 
 /** Numbers in half precision, given by their bits, as fp32. There are 65,536 of them: a table is fastest. */
-export function widened(bits) {
+function widened(bits) {
   table ??= Float32Array.from({ length: 65536 }, (_, half) => {
     const sign = half & 0x8000 ? -1 : 1;
     const exponent = (half >> 10) & 31;

@@ -44,7 +44,7 @@ function valued({ kind, rle, box, points }, { width, height }, label) {
 }
 
 /** The brush RLE of a COCO RLE, as bytes. */
-export function brushRle(rle) {
+function brushRle(rle) {
   const [height, width] = rle.size;
   const out = new Bits();
   out.write(height * width * 4, 32);

@@ -61,7 +61,7 @@ function corners({ x, y, width, height, rotation = 0 }, imageWidth, imageHeight)
 }
 
 /** A brush's runs as row-major pixels, 0 or 1, `many` of them: a bit stream of runs, each of one value or of all its values. */
-export function brushPixels(packed, many) {
+function brushPixels(packed, many) {
   const bytes = Uint8Array.from(packed);
   const pixels = new Uint8Array(many);
   let at = 0;

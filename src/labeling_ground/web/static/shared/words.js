@@ -195,7 +195,7 @@ const WORDS = {
   helpOpen: ["Open photos, export", "사진 열기, 내보내기"],
 };
 
-export const LANGUAGES = ["en", "ko"];
+const LANGUAGES = ["en", "ko"];
 let column = 0;
 
 /** The language to speak: the chosen one if there is one, else the browser's own if we know it. */
