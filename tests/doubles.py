@@ -25,6 +25,7 @@ from labeling_ground.cache.policies.ranked import RankedPolicy
 from labeling_ground.cache.store import Store
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.codec import frame
+from labeling_ground.codec.records import open_embedding, seal_embedding
 from labeling_ground.inference.backend import Backend, DecodeAsk
 from labeling_ground.key import ImageKeys
 from labeling_ground.pools import Pools
@@ -97,6 +98,11 @@ async def encoded(backend: Backend, image: Image) -> Embedding:
 def on(embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodeAsk]:
     """Asks for these prompts on one image's embedding."""
     return [(embedding, prompt) for prompt in prompts]
+
+
+def through_the_cache(embedding: Embedding) -> Embedding:
+    """As it comes back in half precision."""
+    return open_embedding(seal_embedding("k", embedding, cost=1.0, created=0.0, precision="fp16"), "k")
 
 
 # --- stores --------------------------------------------------------------------------------------------------------

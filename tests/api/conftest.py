@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from numpy.typing import NDArray
 from PIL import Image as Pillow
+from pycocotools import mask as coco
+from tests.doubles import until
 
 from labeling_ground.adapters.choose import choose_adapters
 from labeling_ground.api.app import create_app
@@ -34,6 +37,12 @@ LONG_S = 60.0
 """Longer than this machine, busy as it may be with other things, stands still."""
 PATIENT: dict[str, Any] = dict.fromkeys(("lookup_deadline_ms", "mask_window_ms", "embedding_window_ms"), 1e3 * LONG_S)
 """What is a hit and what a miss says nothing here of how fast the disk is today."""
+
+
+def from_rle(rle: dict[str, Any]) -> NDArray[np.bool_]:
+    """The mask of an answer in COCO's run lengths."""
+    decoded: NDArray[np.uint8] = coco.decode({"size": rle["size"], "counts": rle["counts"].encode()})
+    return decoded.astype(np.bool_)
 
 
 @dataclass
@@ -136,9 +145,7 @@ class Running:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait until something holds."""
-        async with asyncio.timeout(LONG_S):
-            while not holds():  # noqa: ASYNC110 -- what is waited for tells nobody
-                await asyncio.sleep(0.002)
+        await until(holds, most_s=LONG_S)
 
     async def until_asked(self, askers: int) -> None:
         """Wait until so many wait for one computation."""

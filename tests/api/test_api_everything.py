@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 from pycocotools import mask as coco
-from tests.api.conftest import soon
+from tests.api.conftest import from_rle, soon
+from tests.doubles import until
 
 from labeling_ground.errors import BackendFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from numpy.typing import NDArray
     from tests.api.conftest import RealServer, Running, Start, StartReal
 
 # pycocotools decodes through a class that numpy 2 finds old-fashioned.
@@ -29,11 +29,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:__array__ im
 
 GRID = {"points_per_side": 4, "pred_iou_thresh": 0.5, "stability_score_offset": 0.5}
 LINES = {"Accept": "application/x-ndjson"}
-
-
-def from_rle(rle: dict[str, Any]) -> "NDArray[np.bool_]":
-    decoded: NDArray[np.uint8] = coco.decode({"size": rle["size"], "counts": rle["counts"].encode()})
-    return decoded.astype(np.bool_)
 
 
 async def ask(server: "Running", image_id: str, **body: Any) -> httpx.Response:
@@ -187,12 +182,6 @@ async def streaming(server: "RealServer", image_id: str, **body: Any) -> "AsyncI
 def send_to(server: "RealServer", file: bytes) -> str:
     image_id: str = httpx.post(f"{server.url}/v1/images", content=file, timeout=60).json()["image_id"]
     return image_id
-
-
-async def until(holds: "Callable[[], bool]") -> None:
-    async with asyncio.timeout(60):
-        while not holds():  # noqa: ASYNC110 -- it happens in another thread
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("form", ["rle", "png", "polygons"])

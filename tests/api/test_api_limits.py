@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from tests.doubles import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -20,12 +21,6 @@ if TYPE_CHECKING:
     from tests.api.conftest import RealServer, Start, StartReal
 
 pytestmark = pytest.mark.anyio
-
-
-async def until(holds: "Callable[[], bool]") -> None:
-    async with asyncio.timeout(60):
-        while not holds():  # noqa: ASYNC110 -- what is waited for tells nobody
-            await asyncio.sleep(0.005)
 
 
 def request_head(method: str, path: str, length: int) -> bytes:

@@ -12,6 +12,7 @@ import pytest
 import skimage
 from PIL import Image as Pillow
 from pycocotools import mask as coco
+from tests.api.conftest import from_rle
 
 from labeling_ground.codec.mask import to_png, to_rle
 from labeling_ground.sam.geometry import longest_side
@@ -32,11 +33,6 @@ def from_png(text: str) -> "NDArray[np.bool_]":
     picture = Pillow.open(io.BytesIO(base64.b64decode(text)))
     assert picture.mode == "1"
     return np.asarray(picture)
-
-
-def from_rle(rle: dict[str, Any]) -> "NDArray[np.bool_]":
-    decoded: NDArray[np.uint8] = coco.decode({"size": rle["size"], "counts": rle["counts"].encode()})
-    return decoded.astype(np.bool_)
 
 
 def from_polygons(rings: list[list[list[float]]], height: int, width: int) -> "NDArray[np.bool_]":

@@ -1,12 +1,20 @@
 """A command line whose cache is the test's own."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+
+
+def data_of(result: Result) -> Any:
+    """What a command that succeeded printed as JSON."""
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
 
 
 @pytest.fixture

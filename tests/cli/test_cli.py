@@ -15,7 +15,8 @@ from typing import Any
 import click
 import httpx
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from tests.cli.conftest import data_of
 from tests.cli.photos import SLOW_ENGINE, photo
 from tests.inference.toy_engine import NAMES, ToyEngine, endpoint, served
 from tests.ports import free_port
@@ -42,11 +43,6 @@ def folder(tmp_path: Path) -> Path:
 
 
 SECOND = "tests.web.second_model:make"
-
-
-def data_of(result: Result) -> Any:
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
 
 
 def commands_of(group: click.Group, *words: str) -> Iterator[tuple[str, ...]]:

@@ -1,16 +1,15 @@
 """``cache trace info``, ``cache synth`` and ``cache simulate``."""
 
 import io
-import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from rich.console import Console
+from tests.cli.conftest import data_of
 
 from labeling_ground.cli import cli
 from labeling_ground.cli.trace import _seconds, _size, _table
@@ -23,11 +22,6 @@ from labeling_ground.trace.files import read, write
 from labeling_ground.types import Kind
 
 SMALL = ["--annotators", "4", "--hours", "0.5"]
-
-
-def data_of(result: Result) -> Any:
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
 
 
 @pytest.fixture

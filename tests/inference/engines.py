@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 from bench.engines.models import DISC, add_discs
 from numpy.typing import NDArray
-from tests.doubles import on
+from tests.doubles import on, through_the_cache
 from tests.made_once import made_once
 from tests.needs import needs
 from tests.sam.parity import MASK, ask_reference, check, photo
 from tests.sam.references import TOLERANCE, checkpoint, export_official_decoder, exported, sam, segment_anything
 
-from labeling_ground.codec.records import open_embedding, seal_embedding
 from labeling_ground.inference.sam import SamBackend
-from labeling_ground.types import Box, Embedding, Image, Point, Prediction, Prompt
+from labeling_ground.types import Box, Image, Point, Prediction, Prompt
 
 HEIGHT, WIDTH = 211, 307
 
@@ -97,11 +96,6 @@ def ready_made(folder: Path) -> dict[str, Any]:
     onnx.save(model, str(folder / "encoder.onnx"))
     export_official_decoder(sam(), folder / "decoder.onnx")
     return {"encoder_path": folder / "encoder.onnx", "decoder_path": folder / "decoder.onnx", "model": "theirs"}
-
-
-def through_the_cache(embedding: Embedding) -> Embedding:
-    """As it comes back in half precision."""
-    return open_embedding(seal_embedding("k", embedding, cost=1.0, created=0.0, precision="fp16"), "k")
 
 
 async def check_against_the_reference(backend: SamBackend) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from starlette.responses import JSONResponse, Response
-from tests.doubles import on
+from tests.doubles import on, through_the_cache
 from tests.inference.oip_server import LENGTH, OipServer, Spoilt, oip_pool, oip_remote, oip_served
 from tests.inference.remote_asks import PROMPTS, image, same
 from tests.inference.toy_engine import (
@@ -20,7 +20,6 @@ from tests.inference.toy_engine import (
     served,
 )
 
-from labeling_ground.codec.records import open_embedding, seal_embedding
 from labeling_ground.errors import BackendFailed, BadSettings, Overloaded
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.remote.oip import declared_version
@@ -46,10 +45,6 @@ async def decode(backend: Backend, embedding: Embedding, prompts: Sequence[Promp
     return await backend.decode(on(embedding, prompts))
 
 
-def cached(embedding: Embedding) -> Embedding:
-    return open_embedding(seal_embedding("k", embedding, cost=1.0, created=0.0, precision="fp16"), "k")
-
-
 @pytest.mark.parametrize("family", [Family.SAM, Family.SAM_HQ, Family.SAM2, Family.EFFICIENT_TAM])
 async def test_masks_are_those_of_the_same_engine_in_this_process(family: Family) -> None:
     here = SamBackend(ToyEngine(family), VERSION, "", decode_threads=2)
@@ -59,7 +54,7 @@ async def test_masks_are_those_of_the_same_engine_in_this_process(family: Family
         embedding, expected = await encode(there), await encode(here)
         for name in family.embedding_names:
             np.testing.assert_array_equal(embedding.tensors[name], expected.tensors[name])
-        for given in (embedding, cached(embedding)):
+        for given in (embedding, through_the_cache(embedding)):
             same(await decode(there, given, PROMPTS), await decode(here, given, PROMPTS))
         number = version_number(VERSION)
         assert set(server.asked) == {f"/v2/models/{name}/versions/{number}/infer" for name in NAMES.values()}

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.doubles import encoded, on
-from tests.inference.engines import CHECKS, PROMPTS, Check, files, image, through_the_cache
+from tests.doubles import encoded, on, through_the_cache
+from tests.inference.engines import CHECKS, PROMPTS, Check, files, image
 from tests.needs import needs
 
 from labeling_ground.errors import BadSettings

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import httpx
 import pytest
-from tests.doubles import encoded, on
+from tests.doubles import encoded, on, through_the_cache, until
 from tests.inference.remote_asks import PROMPTS, image, same
 from tests.inference.toy_engine import (
     LONG_S,
@@ -28,7 +28,6 @@ from tests.inference.toy_engine import (
 )
 from tests.ports import free_port
 
-from labeling_ground.codec.records import open_embedding, seal_embedding
 from labeling_ground.errors import BackendFailed, BadSettings, LabelingGroundError, Overloaded
 from labeling_ground.inference.remote.addresses import Addresses
 from labeling_ground.inference.remote.backend import RemoteBackend, embedding_key
@@ -138,16 +137,6 @@ def test_the_version_is_that_of_most_engines_and_changes_when_most_have_changed(
 # --- a pool of servers -----------------------------------------------------------------------------------------------
 
 
-def cached(embedding: Embedding) -> Embedding:
-    return open_embedding(seal_embedding("k", embedding, cost=1.0, created=0.0, precision="fp16"), "k")
-
-
-async def soon(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LONG_S):
-        while not holds():  # noqa: ASYNC110 -- what is waited for tells nobody
-            await asyncio.sleep(0.02)
-
-
 def decoders_of(backend: RemoteBackend) -> dict[str, EngineCounts]:
     return {one.address: one for one in backend.engines() if one.half == "decoder"}
 
@@ -178,7 +167,7 @@ async def images(each: int, *urls: str) -> list[tuple[Embedding, list[Prediction
     here = SamBackend(ToyEngine(), VERSION, "", decode_threads=1)
     made, owned = [], Counter[str]()
     for seed in itertools.count():
-        embedding = cached(await encoded(here, image(seed)))
+        embedding = through_the_cache(await encoded(here, image(seed)))
         owner = rendezvous(embedding_key(VERSION, embedding), urls)[0]
         if owned[owner] < each:
             owned[owner] += 1
@@ -231,7 +220,7 @@ async def test_an_engine_of_another_version_is_left_out_and_named_until_its_vers
             assert figures[odd.url].asks == 0
             assert backend.info.decodes_at_once == 2 * (2 + 1)
             odd.endpoints[0].handler = right
-            await soon(lambda: not backend.left_out())
+            await until(lambda: not backend.left_out())
             await check(backend, made)
             assert decoders_of(backend)[odd.url].asks > 0
 
@@ -270,7 +259,7 @@ async def test_an_ask_that_one_engine_refuses_goes_to_the_next_and_one_that_all_
             for _ in range(4):
                 await check(backend, made)
             assert engines[0].decodes > 0
-            await soon(lambda: decoders_of(backend)[urls[0]].left_out in ("", "failing"))
+            await until(lambda: decoders_of(backend)[urls[0]].left_out in ("", "failing"))
             bad = await encoded(backend, image(99))
             for number, _ in enumerate(engines):
                 engines[number].__class__ = Broken
@@ -314,7 +303,7 @@ async def test_an_engine_that_shuts_down_ends_what_it_has_and_its_new_asks_go_el
             await check(backend, made)
             engines[0].go.clear()
             running = asyncio.create_task(check(backend, [own]))
-            await soon(lambda: engines[0].at_once == 1)
+            await until(lambda: engines[0].at_once == 1)
             first.drain.begin()
             await check(backend, made)  # none of them waits for the one that is held up
             engines[0].go.set()
@@ -396,7 +385,7 @@ async def under_load(
                 for number in range(len(made))
             )
 
-        await soon(all_have)
+        await until(all_have)
 
     try:
         yield another_round
@@ -421,14 +410,14 @@ async def test_of_three_decoders_one_is_killed_under_load_and_no_click_fails(tmp
             assert all(one.asks > one.embeddings > 0 for one in before.values())
             running[0].kill()
             await another_round()
-            await soon(lambda: decoders_of(backend)[urls[0]].left_out == "failing")
+            await until(lambda: decoders_of(backend)[urls[0]].left_out == "failing")
             await another_round()
             after = decoders_of(backend)
             assert after[urls[0]].embeddings == before[urls[0]].embeddings
             moved = sum(after[url].embeddings - before[url].embeddings for url in urls[1:])
             assert moved <= 2 * before[urls[0]].embeddings + 2 * 4  # its images, and what the bound gave away
             stack.enter_context(process(Role.DECODER, tmp_path / "again", ports[0]))
-            await soon(lambda: not backend.left_out())
+            await until(lambda: not backend.left_out())
             await another_round()
             assert decoders_of(backend)[urls[0]].asks > after[urls[0]].asks
 
@@ -456,7 +445,7 @@ async def test_what_dns_says_now_is_the_pool(tmp_path: Path) -> None:
             await another_round()
             assert set(decoders_of(backend)) == {urls[0]}
             answer = hosts[1:]
-            await soon(lambda: set(decoders_of(backend)) == set(urls[1:]))
+            await until(lambda: set(decoders_of(backend)) == set(urls[1:]))
             await another_round()
             assert all(one.asks > 0 for one in decoders_of(backend).values())
             for nothing in (OSError("no name server answers"), list[str]()):  # then those that are known are asked

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.doubles import encoded, on
-from tests.inference.engines import CHECKS, PROMPTS, Check, checkpoint_files, files, image, through_the_cache
+from tests.doubles import encoded, on, through_the_cache
+from tests.inference.engines import CHECKS, PROMPTS, Check, checkpoint_files, files, image
 from tests.needs import needs
 from tests.sam import references_edge_tam, references_efficient_tam
 from tests.sam.parity import photo

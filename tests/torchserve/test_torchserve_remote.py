@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.doubles import encoded, on
-from tests.inference.engines import HEIGHT, PROMPTS, WIDTH, image, through_the_cache
+from tests.doubles import encoded, on, through_the_cache
+from tests.inference.engines import HEIGHT, PROMPTS, WIDTH, image
 from tests.inference.toy_engine import Patient
 from tests.torchserve.conftest import DECODER, ENCODER, MODEL, THREADS, Archives
 from tests.torchserve.server import TorchServe
