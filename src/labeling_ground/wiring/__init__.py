@@ -14,8 +14,8 @@ from labeling_ground.wiring.cache import (
 from labeling_ground.wiring.models import build_backend, build_endpoints, build_remote, has_weights
 from labeling_ground.wiring.server import (
     build_app,
+    build_model_pool,
     build_parts,
-    build_pool,
     build_pools,
     build_predictor,
     build_recorder,
@@ -30,8 +30,8 @@ __all__ = [
     "build_backend",
     "build_disk",
     "build_endpoints",
+    "build_model_pool",
     "build_parts",
-    "build_pool",
     "build_pools",
     "build_predictor",
     "build_recorder",

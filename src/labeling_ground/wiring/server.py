@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import shutil
+from functools import partial
 from typing import Any
 
 from labeling_ground.adapters.choose import choose_adapters
@@ -99,79 +100,21 @@ def build_predictor(
         log.warning("%s", remark)
     tiers = sibling.store if sibling else store or build_store(settings, supervisor)
 
-    # An engine that encodes one image at a time, with all threads, must not be sent a second one: it would wait inside,
-    # where the wait looks like work. How many it takes changes where engines come and go.
-    def encodes() -> int:
-        return chosen.info.encodes_at_once or settings.encode_workers
-
-    def decodes() -> int:
-        return chosen.info.decodes_at_once or settings.decode_workers
-
-    def encode_batch() -> BatchSizes:
-        return chosen.info.encode_batch.at_most(settings.encode_batch, settings.encode_batch_background)
-
-    def decode_batch() -> BatchSizes:
-        return chosen.info.decode_batch.at_most(settings.decode_batch, settings.decode_batch)
-
-    def detect_batch() -> BatchSizes:
-        return chosen.info.detect_batch.at_most(settings.detect_batch, settings.detect_batch)
-
-    def readers() -> int:  # of a batch's files several are read at a time
-        return max(encodes(), settings.encode_workers) if encode_batch().background > 1 else encodes()
-
     model = chosen.info.version.model
     if settings.int8_embeddings != "off":
         log.info("%s", remark_on_int8(settings, tiers, model))
     if not tiers.lower and rounds_embeddings(settings, model):
         tiers.int8.models.add(model)
-    share = settings.share_of_each
-    shared: dict[str, Any] = {"window_s": settings.batch_window_ms / 1e3, "tenant_share": share}
-    encode_deadline_s: float | None = settings.encode_deadline_s
-    decode_deadline_s: float | None = settings.decode_deadline_s
-    if isinstance(chosen, RemoteBackend):
-        encode_deadline_s = decode_deadline_s = None  # its connections have these deadlines
+    encoder, decoder, detector = _queues(settings, chosen)
     return Predictor(
         store=tiers,
         backend=chosen,
-        encode_queue=FairQueue(
-            "encoder",
-            encodes,
-            settings.encode_queue,
-            deadline_s=encode_deadline_s,
-            batch=encode_batch,
-            **shared,
-        ),
-        decode_queue=FairQueue(
-            "decoder",
-            decodes,
-            settings.decode_queue,
-            deadline_s=decode_deadline_s,
-            batch=decode_batch,
-            **shared,
-        ),
-        detect_queue=FairQueue(
-            "detector",
-            settings.detect_workers,
-            settings.detect_queue,
-            deadline_s=encode_deadline_s,
-            batch=detect_batch,
-            **shared,
-        ),
-        pools=sibling.pools if sibling else build_pools(settings, readers()),
+        encode_queue=encoder,
+        decode_queue=decoder,
+        detect_queue=detector,
+        pools=sibling.pools if sibling else build_pools(settings, _readers(settings, chosen)),
         shared=sibling.once.shared if sibling else build_shared_flights(settings, tiers, supervisor),
-        options=PredictorOptions(
-            precision=settings.precision,
-            max_pixels=settings.max_image_pixels,
-            max_side=settings.max_image_side,
-            pixels_at_once=settings.max_pixels_at_once,
-            mode=settings.cache_mode,
-            mask_window_s=settings.mask_window_ms / 1e3,
-            answers_bytes=int(settings.answers_bytes),
-            embedding_window_s=settings.embedding_window_ms / 1e3,
-            prefetch_per_client=settings.prefetch_per_client,
-            most_bytes_ahead=int(settings.max_bytes_in_flight) // 2,
-            tenant_share=share,
-        ),
+        options=_options(settings),
         recorder=sibling.recorder if sibling else build_recorder(settings),
         supervisor=supervisor,
         engine_health=EngineHealth(settings.engine_failures),
@@ -180,7 +123,77 @@ def build_predictor(
     )
 
 
-def build_pool(
+def _queues(settings: Settings, backend: Backend) -> tuple[FairQueue, FairQueue, FairQueue]:
+    """The queues of a model's encoder, decoder and detector. How large their batches are changes with its engines."""
+
+    def encode_batch() -> BatchSizes:
+        return backend.info.encode_batch.at_most(settings.encode_batch, settings.encode_batch_background)
+
+    def decode_batch() -> BatchSizes:
+        return backend.info.decode_batch.at_most(settings.decode_batch, settings.decode_batch)
+
+    def detect_batch() -> BatchSizes:
+        return backend.info.detect_batch.at_most(settings.detect_batch, settings.detect_batch)
+
+    def decodes() -> int:
+        return backend.info.decodes_at_once or settings.decode_workers
+
+    encodes = partial(_encodes, settings, backend)
+    common: dict[str, Any] = {
+        "window_s": settings.batch_window_ms / 1e3,
+        "tenant_share": settings.share_of_each,
+    }
+    encode_s: float | None = settings.encode_deadline_s
+    decode_s: float | None = settings.decode_deadline_s
+    if isinstance(backend, RemoteBackend):
+        encode_s = decode_s = None  # its connections have these deadlines
+    return (
+        FairQueue("encoder", encodes, settings.encode_queue, deadline_s=encode_s, batch=encode_batch, **common),
+        FairQueue("decoder", decodes, settings.decode_queue, deadline_s=decode_s, batch=decode_batch, **common),
+        FairQueue(
+            "detector",
+            settings.detect_workers,
+            settings.detect_queue,
+            deadline_s=encode_s,
+            batch=detect_batch,
+            **common,
+        ),
+    )
+
+
+def _encodes(settings: Settings, backend: Backend) -> int:
+    """How many images are encoded at the same time.
+
+    An engine that encodes one at a time, with all threads, must not be sent a second one: it would wait inside, where
+    the wait looks like work.
+    """
+    return backend.info.encodes_at_once or settings.encode_workers
+
+
+def _readers(settings: Settings, backend: Backend) -> int:
+    """Threads that read image files. Of a batch's files several are read at a time."""
+    encodes = _encodes(settings, backend)
+    batched = min(backend.info.encode_batch.background, settings.encode_batch_background) > 1
+    return max(encodes, settings.encode_workers) if batched else encodes
+
+
+def _options(settings: Settings) -> PredictorOptions:
+    return PredictorOptions(
+        precision=settings.precision,
+        max_pixels=settings.max_image_pixels,
+        max_side=settings.max_image_side,
+        pixels_at_once=settings.max_pixels_at_once,
+        mode=settings.cache_mode,
+        mask_window_s=settings.mask_window_ms / 1e3,
+        answers_bytes=int(settings.answers_bytes),
+        embedding_window_s=settings.embedding_window_ms / 1e3,
+        prefetch_per_client=settings.prefetch_per_client,
+        most_bytes_ahead=int(settings.max_bytes_in_flight) // 2,
+        tenant_share=settings.share_of_each,
+    )
+
+
+def build_model_pool(
     settings: Settings,
     *,
     store: TieredStore | None = None,
@@ -282,7 +295,7 @@ def build_parts(
         BadSettings: a name is wrong, or what it needs is not installed.
     """
     supervisor = Supervisor()
-    models = build_pool(settings, store=store, backend=backend, supervisor=supervisor)
+    models = build_model_pool(settings, store=store, backend=backend, supervisor=supervisor)
     predictor = models.default.predictor
     sessions = Sessions(
         most=settings.max_sessions,
