@@ -385,3 +385,29 @@ async def test_health_answers_head(server: "Running", path: str) -> None:
     answer = await server.client.head(path)
     assert (answer.status_code, answer.content) == (200, b"")
     assert (await server.client.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "known"),
+    [
+        ("DELETE", "/v1/cache?image={image_id}", "it takes model, image_id"),
+        ("DELETE", "/v1/images/{image_id}?model=classical", "in the body"),
+        ("POST", "/v1/images?modle=other", "it takes wait, model, stretch"),
+        ("POST", "/v1/images/{image_id}/masks?modle=other", "it takes model"),
+        ("POST", "/v1/images/{image_id}/everything?points_per_side=2", "it takes model"),
+        ("POST", "/v1/upcoming?client=annotator-7", "it takes model"),
+    ],
+    ids=["purge", "forget", "upload", "masks", "everything", "upcoming"],
+)
+async def test_a_query_parameter_that_is_not_known_does_nothing_else_in_its_place(
+    server: "Running", make_image: "Callable[..., bytes]", method: str, path: str, known: str
+) -> None:
+    """A misspelt ``image_id`` purged everything; a misspelt ``model`` was answered by the default one."""
+    file = make_image()
+    image_id = (await server.client.post("/v1/images?wait=true", content=file)).json()["image_id"]
+    prompt = {"points": [{"x": 20, "y": 15, "label": 1}]}
+    at = path.format(image_id=image_id)
+    body = check(await server.client.request(method, at, json=prompt), 422, "invalid-request")
+    assert repr(at.partition("?")[2].partition("=")[0]) in body["detail"]
+    assert known in body["detail"]
+    assert (await server.client.get(f"/v1/images/{image_id}?_=1")).json()["encoded"] is True

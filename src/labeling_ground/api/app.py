@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
@@ -19,7 +19,7 @@ from labeling_ground.api import errors
 from labeling_ground.api.adapter import Adapter, install_endpoints
 from labeling_ground.api.edge import Edge
 from labeling_ground.api.limits import ALWAYS, Limits
-from labeling_ground.api.requests import tenant_by
+from labeling_ground.api.requests import check_query, tenant_by
 from labeling_ground.api.routes import (
     cache,
     concepts,
@@ -58,7 +58,8 @@ SHA-256 of the file's bytes; compute it yourself and an image that is known alre
 
 Every answer says where it came from (`outcome`: `hit`, `joined`, `recomputed`, `miss`) and which model made it. Errors
 are problem bodies (RFC 9457) with a stable `type` and a sentence that says what to do. A 503 says in `Retry-After` when
-to try again; a 404 on an image says: send it again, and repeat the request.
+to try again; a 404 on an image says: send it again, and repeat the request. What is misspelt is refused (422), a field
+of a body under `/v1` and a query parameter of a `POST`, `PUT` or `DELETE` there alike.
 
 Coordinates are pixels of the upright original image, (0, 0) at its top left. An `X-Client-Id` header says who works
 (a tool, an annotator); it helps the cache to keep what is being worked on, and changes no answer. `X-Priority: job`
@@ -160,8 +161,9 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
     app.state.app_state = app_state
     app.state.model_check = "starting"
     app.state.adapters = adapters
-    for module in (images, concepts, everything, upcoming, session, service, decoder, cache, history):
-        app.include_router(module.router)
+    app.include_router(session.router)  # existing pages send it more than it reads
+    for module in (images, concepts, everything, upcoming, service, decoder, cache, history):
+        app.include_router(module.router, dependencies=[Depends(check_query)])
     docs.install(app)
     runtime = browser_runtime.find(app_state.settings.browser_runtime_dir)
     decoder.install_runtime(app, runtime)

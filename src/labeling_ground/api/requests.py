@@ -158,6 +158,29 @@ def _same(given: str, secret: SecretStr) -> bool:
     return hmac.compare_digest(given.encode(), secret.get_secret_value().encode())
 
 
+async def check_query(request: Request) -> None:
+    """Refuse a query parameter that a route which does something does not know: misspelt, it would do something else.
+
+    A purge of one image would be a purge of everything, and a mask one by another model.
+
+    Args:
+        request: its route has its parameters in its signature, or, where they are read by hand, in ``openapi_extra``.
+
+    Raises:
+        BadBody: there is one.
+    """
+    if not request.scope.get("query_string") or request.method in ("GET", "HEAD"):
+        return
+    route = request.scope["route"]
+    by_hand = (route.openapi_extra or {}).get("parameters", ())
+    known = [field.alias for field in route.dependant.query_params]
+    known += [parameter["name"] for parameter in by_hand if parameter["in"] == "query"]
+    unknown = next((name for name in request.query_params if name not in known), None)
+    if unknown is not None:
+        takes = f"it takes {', '.join(known)}" if known else "what is asked for stands in the body"
+        raise BadBody(f"{request.method} {request.url.path} has no query parameter {unknown[:100]!r}: {takes}.")
+
+
 async def read_json(request: Request, parse: Callable[[bytes], T], *, if_empty: Callable[[], T] | None = None) -> T:
     """What ``parse`` makes of the JSON in the body; called in a thread where the body is large.
 
