@@ -26,6 +26,11 @@ async def forget_embeddings(server: "Running") -> None:
     await server.app_state.predictor.store.delete(f"{keys.LAYOUT}/*/embedding/*")
 
 
+def encoded(server: "Running", count: int) -> bool:
+    """Whether so many images have been encoded, and none is under way."""
+    return server.backend.encodes == count and len(server.app_state.predictor.flights) == 0
+
+
 async def test_the_next_images_are_encoded_before_they_are_opened(
     start: "Start", make_image: Callable[..., bytes]
 ) -> None:
@@ -38,10 +43,10 @@ async def test_the_next_images_are_encoded_before_they_are_opened(
         assert server.backend.encodes == 4
         opened = await server.client.post("/v1/images", content=files[0], headers=ANN)
         assert opened.json()["outcome"] == "miss"
-        await server.until(lambda: server.backend.encodes == 6)  # it, and the next one
+        await server.until(lambda: encoded(server, 6))  # it, and the next one
         opened = await server.client.post("/v1/images", content=files[1], headers=ANN)
         assert opened.json()["outcome"] == "hit"
-        await server.until(lambda: server.backend.encodes == 8)  # two more, of which one is the last that is known
+        await server.until(lambda: encoded(server, 8))  # two more, of which one is the last that is known
         for file in files[2:]:
             assert (await server.client.post("/v1/images", content=file, headers=ANN)).json()["outcome"] == "hit"
         kinds = (await server.client.get("/v1/cache")).json()["kinds"]["embedding"]
