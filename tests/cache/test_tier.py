@@ -1,6 +1,7 @@
 """A tier that is down, slow, full or damaged is a miss and a counter; what was purged does not come back."""
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -492,10 +493,16 @@ async def test_a_purge_spares_what_it_does_not_mean() -> None:
     await tier.aclose()
 
 
-@pytest.mark.parametrize("error", [StoreFailed("down"), OSError("gone")])
-async def test_a_purge_that_a_tier_did_not_do_is_said(error: Exception) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (StoreFull("The disk is full."), "failed to purge. The disk is full. Try again."),
+        (OSError("gone"), "failed to purge. Try again."),
+    ],
+)
+async def test_a_purge_that_a_tier_did_not_do_is_said_with_the_reason(error: Exception, said: str) -> None:
     tier = tier_of(BrokenStore(error))
-    with pytest.raises(StoreFailed):
+    with pytest.raises(StoreFailed, match=re.escape(said)):
         await tier.queue.delete("v1/*")
     assert tier.health.counters.errors == {"failed": 1}
     await tier.aclose()

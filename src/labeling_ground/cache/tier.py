@@ -182,7 +182,8 @@ class WriteQueue:
         except Exception as error:  # noqa: BLE001 -- as in _write
             self._health.failed(verb, error)
             if not future.done():
-                future.set_exception(StoreFailed(f"The {self.store.name} cache failed to {verb}. Try again."))
+                why = f" {error}" if isinstance(error, StoreFailed) else ""  # in a sentence, such as: the disk is full
+                future.set_exception(StoreFailed(f"The {self.store.name} cache failed to {verb}.{why} Try again."))
         else:
             if work is not _nothing:
                 self._health.trouble = ""
