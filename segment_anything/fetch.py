@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.models.catalogue import Artifact, CatalogueModel, Format, Role
-from labeling_ground.models.download import State, Step
+from labeling_ground.models.download import PullState, PullStep
 from labeling_ground.models.pull import mirror_address, pull
 from labeling_ground.models.store import ModelStore
 
@@ -77,9 +77,9 @@ def download(model: CatalogueModel, checkpoint: Artifact, store: ModelStore, mir
     say(f"Downloading {checkpoint.file} ({checkpoint.about_bytes / 1e6:.0f} MB) from {host}.")
     last = 0
 
-    def progress(step: Step) -> None:
+    def progress(step: PullStep) -> None:
         nonlocal last
-        if step.state is State.RETRYING:
+        if step.state is PullState.RETRYING:
             say(f"  {step.note}")
         elif step.total and step.done * 10 // step.total > last:
             last = step.done * 10 // step.total

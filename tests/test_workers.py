@@ -82,7 +82,15 @@ def children(pid: int) -> list[int]:
 @contextmanager
 def two(notes: Path, **given: str) -> Iterator[Two]:
     patient = dict.fromkeys(("lookup_deadline_ms", "lease_patience_ms"), str(1e3 * MOST_S))
-    settings = {"model": "tests.noting_engine:create", "workers": "2", "admin_key": ADMIN, **patient, **given}
+    stopped = {"worker_silence_s": "0"}  # ``Two.alone``: as long as the rest takes, on any machine
+    settings = {
+        "model": "tests.noting_engine:create",
+        "workers": "2",
+        "admin_key": ADMIN,
+        **stopped,
+        **patient,
+        **given,
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENCODED_AT, str(notes))
         patch.setenv(HELD_WHILE, str(notes.with_name("held")))
