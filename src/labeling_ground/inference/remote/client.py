@@ -15,7 +15,7 @@ from types import MappingProxyType
 import aiohttp
 
 from labeling_ground.breaker import Breaker
-from labeling_ground.errors import BackendFailed, BadInput, Overloaded
+from labeling_ground.errors import BackendFailed, BadInput, BadPrompt, Overloaded
 from labeling_ground.inference.remote import wire
 from labeling_ground.inference.remote.addresses import Address
 from labeling_ground.inference.remote_status import EngineCounts
@@ -60,7 +60,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: 200, or one of the refusals that the caller has to deal with (409, 422, 424)."""
+    """What came back: 200, or one of the refusals that the caller has to deal with (409, 424)."""
 
     status: int
     body: bytes
@@ -236,6 +236,7 @@ class EngineClient:
             EngineAway: it cannot be reached, shuts down, or serves another model.
             BackendFailed: it is too slow, or answers what it should not.
             Overloaded: it has too much to do.
+            BadPrompt: the model cannot read the phrase that was asked about.
         """
         answer = await self._ask(body, attempt)
         self._sent_bytes += len(body)
@@ -336,14 +337,18 @@ class EngineClient:
 
         Raises:
             EngineAway, EngineRefused, BackendFailed, Overloaded: as ``ask``.
+            BadPrompt: the model cannot read the phrase.
         """
         self._owes_nothing()
         if status == 200:
             return Answer(status, body)  # a success once it was read
-        if status in (409, 422, 424):
+        if status in (409, 424):
             self.breaker.succeeded()
             return Answer(status, body)
         said = wire.read_problem(body)
+        if said.get("unreadable") == "phrase":
+            self.breaker.succeeded()
+            raise BadPrompt(said.get("detail", "The model cannot read this phrase."))
         sentence = said.get("detail", "")[:300] or f"it answered with status {status}"
         if status in _BUSY and said.get("draining") == "true":
             self.is_draining = self.was_away = True

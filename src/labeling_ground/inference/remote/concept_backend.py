@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-from labeling_ground.errors import BadPrompt
 from labeling_ground.inference.backend import DetectAsk, ExemplarsAsk, Tensors
 from labeling_ground.inference.concepts import detections, tensor_of
 from labeling_ground.inference.graphs import check_tensors
@@ -80,8 +79,6 @@ class RemoteConceptBackend(RemoteBackend):
 
         async def send(client: EngineClient, attempt: Attempt) -> Tensors:
             [answer] = await ask_all(client, attempt, [body], priority)
-            if answer.status == 422:
-                raise BadPrompt(wire.read_problem(answer.body).get("detail", "The model cannot read this phrase."))
             with client.reading():
                 made = concept_wire.of_words(wire.read_answer(answer.body, version)[0], "text")
             client.breaker.succeeded()

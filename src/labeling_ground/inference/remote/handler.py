@@ -151,7 +151,7 @@ class InferenceHandler:
             if len(asks) > 1:
                 return {number: self._computed({number: ask}, work)[number] for number, ask in asks.items()}
             if isinstance(error, BadPrompt):
-                return dict.fromkeys(asks, _problem(422, "The phrase cannot be read", str(error)))
+                return dict.fromkeys(asks, _problem(422, "The phrase cannot be read", str(error), unreadable="phrase"))
             log.exception("the engine failed")
             first = str(error).strip().splitlines() or [type(error).__name__]
             return dict.fromkeys(asks, _problem(500, "The engine failed", first[0][:500]))

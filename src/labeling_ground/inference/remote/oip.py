@@ -128,8 +128,10 @@ class OipClient(EngineClient):
         words = _words(found)
         if await self._describe(until) != served:  # Triton says 503 of a version that it is just unloading
             return 409, b"", ""
-        problem = wire.write_problem(found.status, "The server refused the ask", words)
-        return found.status, problem, found.headers.get("Retry-After", "")
+        # What a status means between our own servers it does not mean here.
+        status = 400 if found.status in (409, 424) else found.status
+        problem = wire.write_problem(status, "The server refused the ask", words)
+        return status, problem, found.headers.get("Retry-After", "")
 
     async def _describe(self, until: float) -> _Served:
         await self._get("/v2/health/ready", until)

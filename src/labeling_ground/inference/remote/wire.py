@@ -332,7 +332,7 @@ def read_decoded(data: bytes, version: ModelVersion, family: Family = Family.SAM
 
 
 def write_problem(status: int, title: str, detail: str, **more: str) -> bytes:
-    """An error as a problem body (RFC 9457). ``missing`` and ``model_version`` are what programs read of it."""
+    """An error as a problem body (RFC 9457). Programs read ``missing``, ``unreadable`` and ``model_version`` of it."""
     return json.dumps({"type": "about:blank", "title": title, "status": status, "detail": detail, **more}).encode()
 
 
