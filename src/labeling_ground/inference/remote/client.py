@@ -336,19 +336,14 @@ class EngineClient:
         """One answer of it: what it says if that is of use, or why not as an error.
 
         Raises:
-            EngineAway, EngineRefused, BackendFailed, Overloaded: as ``ask``.
-            BadPrompt: the model cannot read the phrase.
+            EngineAway, EngineRefused, BackendFailed, Overloaded, BadPrompt: as ``ask``.
         """
         self._owes_nothing()
-        if status == 200:
-            return Answer(status, body)  # a success once it was read
-        if status in (409, 424):
-            self.breaker.succeeded()
+        if status in (200, 409, 424):
+            if status != 200:  # that is a success once it was read
+                self.breaker.succeeded()
             return Answer(status, body)
         said = wire.read_problem(body)
-        if said.get("unreadable") == "phrase":
-            self.breaker.succeeded()
-            raise BadPrompt(said.get("detail", "The model cannot read this phrase."))
         sentence = said.get("detail", "")[:300] or f"it answered with status {status}"
         if status in _BUSY and said.get("draining") == "true":
             self.is_draining = self.was_away = True
@@ -358,6 +353,8 @@ class EngineClient:
             raise Overloaded(f"The {self.half} has too much to do: {sentence}", _seconds(retry_after))
         if "title" in said:  # it is one of ours, and answers: this ask was its trouble
             self.breaker.succeeded()
+            if said.get("unreadable") == "phrase":
+                raise BadPrompt(sentence)
             log.warning("the %s refused an ask: %d, %s", self.half, status, sentence)
             raise EngineRefused(self.half, sentence)
         raise self.failed(sentence)
