@@ -1,6 +1,7 @@
 """What worker processes ask each other."""
 
 import asyncio
+import pickle
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -84,7 +85,9 @@ async def test_a_folder_that_was_cleared_is_made_anew_and_ends_nobody(three: lis
     folder = three[0].folder
     three[2].note_start()
     shutil.rmtree(folder)
+    three[0].folder.write_text("a file in its place")
     three[0].note({"counted": 3})  # there is no room for it
+    three[0].folder.unlink()
     assert await three[0].ask("name", "a") == {}
     for peers in three:
         await peers.stay()
@@ -103,3 +106,28 @@ async def test_a_folder_that_cannot_be_made_is_an_error_of_the_background(three:
     with pytest.raises(OSError):
         await three[0].stay()
     three[0].folder.unlink()
+
+
+async def test_a_folder_that_others_can_write_to_is_not_believed(three: list[Peers]) -> None:
+    folder, asked = three[0].folder, []
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append("a question")
+        writer.close()
+
+    shutil.rmtree(folder)
+    folder.mkdir()
+    folder.chmod(0o777)  # as another user's, who found the name free
+    (folder / "worker-0.noted").write_bytes(pickle.dumps("a trap"))
+    async with await asyncio.start_unix_server(serve, folder / "worker-1.sock"):
+        assert await three[0].ask("name", "a") == {}
+    assert not asked
+    three[0].note({"counted": 3})
+    three[0].note_start()
+    assert not three[0].has_started(0)
+    with pytest.raises(PermissionError, match="nobody else"):
+        await three[0].stay()
+    successor = Peers(folder, 0, 3)
+    with pytest.raises(PermissionError, match="nobody else"):
+        await successor.open({})
+    assert successor.past is None

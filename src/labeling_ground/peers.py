@@ -1,7 +1,8 @@
 """The other worker processes of one server: each answers the others' questions on a socket that only they can reach.
 
 A message is a length of four bytes and a pickle. The sockets lie in a folder of mode 0700: who reaches them is the user
-who runs these processes, and could do with them as he likes anyway.
+who runs these processes, and could do with them as he likes anyway. Before each use it is seen that the folder is still
+such a one: where a cleaner of /tmp has taken it away, any user can put another one in its place.
 """
 
 import asyncio
@@ -12,6 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from labeling_ground.folders import make_trusted
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +43,13 @@ class Peers:
     _is_started: bool = field(default=False, init=False)
 
     async def open(self, answers: Mapping[str, Answer]) -> None:
-        """Answer the others from now on: by the question's name, what is called with its arguments."""
+        """Answer the others from now on: by the question's name, what is called with its arguments.
+
+        Raises:
+            OSError: the folder cannot be used, or other users could.
+        """
         self._answers = answers
+        make_trusted(self.folder)
         with contextlib.suppress(FileNotFoundError):
             self.past = pickle.loads(self._noted.read_bytes())  # noqa: S301 -- see the module
         await self._listen()
@@ -50,8 +58,9 @@ class Peers:
         """See that the others reach this worker also after somebody has cleared the folder, as cleaners of /tmp do.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be written, or other users could.
         """
+        make_trusted(self.folder)
         if self._server is not None and not self._socket(self.number).exists():
             self._server.close()
             await self._listen()
@@ -83,6 +92,7 @@ class Peers:
         the successor starts from what was noted before."""
         written = self.folder / f"worker-{self.number}.new"
         with contextlib.suppress(OSError):
+            make_trusted(self.folder)
             written.write_bytes(pickle.dumps(what))
             written.replace(self._noted)
 
@@ -90,6 +100,7 @@ class Peers:
         """Let the others know that this worker was ready once."""
         self._is_started = True
         with contextlib.suppress(OSError):
+            make_trusted(self.folder)
             self._started(self.number).touch()
 
     def has_started(self, number: int) -> bool:
@@ -107,13 +118,13 @@ class Peers:
         return self.folder / f"worker-{number}.sock"
 
     async def _listen(self) -> None:
-        self.folder.mkdir(mode=0o700, exist_ok=True)
         socket = self._socket(self.number)
         socket.unlink(missing_ok=True)  # our predecessor's
         self._server = await asyncio.start_unix_server(self._serve, socket)
 
     async def _ask(self, number: int, question: str, arguments: tuple[Any, ...]) -> tuple[bool, Any] | None:
         try:
+            make_trusted(self.folder)
             async with asyncio.timeout(self.answer_s):
                 reader, writer = await asyncio.open_unix_connection(self._socket(number))
                 try:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from labeling_ground.codec import frame
 from labeling_ground.errors import BadSettings, DamagedEntry
+from labeling_ground.folders import make_trusted
 from labeling_ground.types import Kind
 
 log = logging.getLogger(__name__)
@@ -58,12 +59,9 @@ class EmbeddingStore:
         self.folder = folder
         self._most_bytes = most_bytes
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = folder.lstat()
+            make_trusted(folder)
         except OSError as error:
             raise BadSettings(f"The folder {folder} for embeddings cannot be used: {error.strerror}.") from error
-        if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
-            raise BadSettings(f"The folder {folder} for embeddings must belong to this user, and to nobody else.")
 
     def path_of(self, key: str) -> Path:
         """The file of a key."""
