@@ -107,10 +107,10 @@ steps = st.one_of(
 
 
 async def do(sessions: Sessions, step: Step, number: int) -> Any:
-    """What a client sees of it: a snapshot, or the error. Every third prediction is at hand."""
+    """What a client sees of it: a snapshot, or the error. Every third prediction is at hand, where there is one."""
     verb, what = step
     prediction = f"prediction {number}"
-    at_hand = (lambda _: prediction) if number % 3 == 1 else None
+    at_hand = (lambda asked: None if asked.is_empty else prediction) if number % 3 == 1 else None
     try:
         if verb == "open":
             await sessions.open("t", "s", what, 10, 10, sessions.turn())
@@ -311,6 +311,27 @@ def test_a_keeper_that_hangs_delays_a_change_by_the_deadline_and_no_more() -> No
         assert len((await sessions.click("t", "s", [GOOD])).clicks) == 2
         assert now() == began, "the breaker is open"
         assert sessions.unkept == 6
+
+    virtually(main)
+
+
+def test_what_waits_for_a_keeper_that_is_away_does_not_grow_with_each_click() -> None:
+    async def main() -> None:
+        state_store = DictKeeper()
+        sessions = server(state_store)
+        await sessions.open("t", "s", A, 10, 10, sessions.turn())
+        state_store.mood = ["down"] * 100
+        for number in range(20):
+            await sessions.click("t", "s", [GOOD], lambda _, number=number: f"prediction-{number}")  # type: ignore[misc]
+            await sessions.undo("t", "s", lambda _: None)
+        await sessions.click("t", "s", [GOOD], lambda _: "the last")
+        session = await sessions.known(("t", "s"))
+        assert session.pending == []
+        state_store.mood = []
+        await sessions.sweep()
+        assert not session.is_unsaved
+        another = server(state_store)
+        assert (await another.click("t", "s", [Point(6, 6, 1)])).parent == "the last"
 
     virtually(main)
 

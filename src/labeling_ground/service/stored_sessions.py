@@ -212,9 +212,9 @@ class StoredSessions:
                 "and other servers that may be asked next would not know of it. Try again."
             )
         self.unkept += 1
-        if not store.is_shared:  # the next contact with the store is a merge
+        if not store.is_shared:  # the next contact is a merge; what nobody waits for, as an answer, is in it
             session.known = session.log.to_bytes()
-            session.pending.remove(made)
+            session.pending = [each for each in session.pending if each.told is not None]
 
     def _refuse(self, session: OpenSession, made: PendingChange) -> None:
         """Take a change back. As it may be stored all the same, or still come to be, what undoes it is stored as well;
