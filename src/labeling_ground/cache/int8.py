@@ -57,7 +57,7 @@ class Int8Embeddings:
         self._pending_bytes += entry.size
         self._background.start(self._round(key, entry, used, done, self._purges.count))
 
-    async def _round(self, key: str, entry: Entry, used: float, done: bool, purged: int) -> None:
+    async def _round(self, key: str, entry: Entry, used: float, done: bool, purge_count: int) -> None:
         rounded_key = int8_of(key)
         try:
             rounded = await self._pool.run(partial(records.seal_int8, entry, key, rounded_key))
@@ -65,7 +65,7 @@ class Int8Embeddings:
             if self.pending.get(key) is entry:
                 del self.pending[key]
             self._pending_bytes -= entry.size
-        if not (self._purges.meant_since(key, purged) or self._purges.is_under_way(key)):
+        if not (self._purges.meant_since(key, purge_count) or self._purges.is_under_way(key)):
             self._memory.insert(rounded_key, rounded, used, computed=False)
             if done:  # since the hint, nothing of the image was used: that would have been a use of its embedding
                 self._memory.mark(group_of(key), done)

@@ -34,8 +34,8 @@ class Trunks(Embeddings):
         """Key of the image's trunk."""
         return ask.trunk
 
-    async def _encode(self, place: Place, ask: Ask, file: bytes, purged: int, outcome: Outcome) -> Made:
-        made = await super()._encode(place, ask, file, purged, outcome)
+    async def _encode(self, place: Place, ask: Ask, file: bytes, purge_count: int, outcome: Outcome) -> Made:
+        made = await super()._encode(place, ask, file, purge_count, outcome)
         self._accesses.computed(ask, made)
         return made
 
