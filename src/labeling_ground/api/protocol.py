@@ -34,6 +34,8 @@ _PIECE = 16 * 1024
 may be taken apart before their turn."""
 _READ_AHEAD = 64 * 1024
 """Bytes of pipelined requests, not yet taken apart, from which on a connection is not read."""
+_LAST_CALL_S = 1.0
+"""Seconds that a request has to come on a connection that waits when the server stops listening."""
 _NO_LINGERING = struct.pack("ii", 1, 0)
 """``SO_LINGER``: closing drops what was not sent, with a reset."""
 
@@ -197,11 +199,17 @@ class BoundedHttp(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
-        """Close now what only waits, be it for another request or for the rest of one that was answered."""
-        if self.is_finishing or self._answering is None or self.cycle.response_complete:
-            self._raw.close()
-        else:
+        """Close soon what only waits, be it for another request or for the rest of one that was answered.
+
+        Not at once: a request that is on its way would be reset, and an answer that was not read yet thrown away.
+        """
+        if self._answering is not None and not self.cycle.response_complete:
             super().shutdown()
+        elif self._in_head and not self._is_deaf and not self.is_finishing:
+            self._head_timer.start(min(_LAST_CALL_S, self.limits.head_seconds), self._raw.close)
+        else:
+            self.finish()
+            self._discard_timer.start(min(_LAST_CALL_S, self.limits.discard_seconds), self._raw.close)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
@@ -122,7 +123,37 @@ class DrainingServer(uvicorn.Server):
         until = time.monotonic() + self._delay_s
         while time.monotonic() < until and not self.force_exit:  # noqa: ASYNC110 -- a signal's handler sets it
             await asyncio.sleep(min(0.05, self._delay_s))
+        await self._stop_listening(sockets or [])
         await super().shutdown(sockets)
+
+    async def _stop_listening(self, sockets: list[socket.socket]) -> None:
+        """Take in the connections that the kernel has accepted, and no more: a listener that is closed resets them."""
+        loop = asyncio.get_running_loop()
+        for listener in sockets:
+            with contextlib.suppress(NotImplementedError):  # on Windows
+                loop.remove_reader(listener)
+        await asyncio.sleep(0)  # those that asyncio took a moment ago are not yet in its list
+        waiting = [connection for listener in sockets for connection in _accepted(listener)]
+        for server in self.servers:
+            server.close()
+        for listener in sockets:
+            listener.close()  # at once: uvloop's servers leave it open for the moment
+        http = partial(
+            cast("Any", self.config.http_protocol_class),
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        for connection in waiting:
+            await loop.connect_accepted_socket(http, connection)
+
+
+def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
+    with contextlib.suppress(OSError):  # none is left; or the system grants no more open files
+        while True:
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            yield connection
 
 
 def run(

@@ -1,0 +1,61 @@
+"""The end of a server, seen by clients that connect or ask at just that moment."""
+
+import socket
+
+import pytest
+from starlette.responses import PlainTextResponse
+
+from labeling_ground.cli.running import DrainingServer, configuration, listen
+from labeling_ground.draining import Drain
+from labeling_ground.settings import Settings
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def connect(port: int) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port))
+    client.settimeout(60)
+    return client
+
+
+def rest(client: socket.socket) -> bytes:
+    """What comes until the server closes the connection; one that is reset raises."""
+    with client:
+        return b"".join(iter(lambda: client.recv(1 << 16), b""))
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "auto"])
+def test_requests_that_were_sent_before_the_listener_closed_are_answered(loop: str) -> None:
+    """On connections that no code of the server has seen yet, and on one that waited for its next request."""
+    listener = listen("127.0.0.1", 0, hint="")
+    port = listener.getsockname()[1]
+    kept: list[socket.socket] = []
+    new: list[socket.socket] = []
+    late: list[socket.socket] = []
+    drain = Drain()
+
+    def beat() -> None:  # the event loop, and so the server, stands still meanwhile
+        if not kept:
+            kept.append(connect(port))
+            kept[0].sendall(REQUEST)
+        elif server.server_state.total_requests == 1 and not new:
+            new.extend(connect(port) for _ in range(8))
+            for client in (*new[1:], *kept):
+                client.sendall(REQUEST)
+            late.append(new.pop(0))
+            late[0].sendall(REQUEST[:9])
+            server.should_exit = True
+            drain.begin()
+
+    config = configuration(PlainTextResponse("served"), Settings(), drain)
+    config.loop = loop
+    server = DrainingServer(config, drain, 0, beat)
+    server.run(sockets=[listener])
+    assert rest(kept[0]).count(b"served") == 2
+    for client in new:
+        answer = rest(client)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"\r\nconnection: close\r\n" in answer
+    assert rest(late[0]) == b""  # half a request is not waited for long
+    with pytest.raises(ConnectionRefusedError):
+        connect(port)
