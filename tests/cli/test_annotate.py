@@ -271,9 +271,21 @@ def test_wrong_input_is_refused_before_anything_is_computed(
         assert not out.exists()
 
 
-def test_an_output_that_cannot_be_written_is_said(tmp_path: Path, folder: Path) -> None:
-    out = tmp_path / ("x" * 250)  # a name, but with no room for that of the file beside it
-    result = CliRunner().invoke(cli, ["annotate", str(folder), "--everything", "--out", str(out)])
+def test_an_output_that_cannot_be_written_is_said_before_anything_is_computed(tmp_path: Path, folder: Path) -> None:
+    out, cache = tmp_path / ("x" * 250), tmp_path / "cache"  # a name, but with no room for that of the file beside it
+    words = ["annotate", str(folder), "--everything", "--out", str(out), "--cache-dir", str(cache)]
+    result = CliRunner().invoke(cli, words)
     assert result.exit_code == 1
     assert "cannot be written" in str(result.exception)
     assert not out.exists()
+    assert not list(cache.rglob("*.bin"))
+
+
+def test_an_output_that_is_a_link_stays_one(tmp_path: Path, folder: Path) -> None:
+    link, real = tmp_path / "link.json", tmp_path / "elsewhere" / "real.json"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    words = ["annotate", str(folder), "--everything", "--out", str(link), "--cache-dir", str(tmp_path / "cache")]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    assert link.is_symlink()
+    assert json.loads(real.read_bytes())["images"]

@@ -106,6 +106,7 @@ def annotate(
     changed = dataset.drop_changed(named)
     settings = settings_with(cache_dir=cache_dir, model=None if server else model)
     left = [name for name in asked if name not in dataset.done]
+    dataset.write(now=True)  # a folder that takes no file is said before anything is computed
     failures, interrupted = asyncio.run(
         _annotate(_client(settings, server, api_key, model), {name: named[name] for name in left}, dataset, at_once)
     )
@@ -188,7 +189,7 @@ class Dataset:
     def __init__(
         self, path: Path, way: dict[str, Any], model: str | None, given: dict[str, Any] | None, write_every_s: float
     ) -> None:
-        self._path = path
+        self._path = Path(os.path.realpath(path))  # a link stays one: what it names is replaced
         self._write_every_s = write_every_s
         boxes = None if given is None else [given["images"], given["annotations"], given["categories"]]
         self._info: dict[str, Any] = {"description": _MADE_BY, **way, "model": model, "boxes": boxes}
