@@ -147,9 +147,9 @@ async def test_an_encoder_that_takes_several_images_gets_them_in_one_run(tmp_pat
     runs: list[int] = []
     inner = engine._encoder._run
 
-    def run(given: Any) -> Any:
-        runs.append(len(given))
-        return inner(given)
+    def run(given: Any, count: int) -> Any:
+        runs.append(count)
+        return inner(given, count)
 
     engine._encoder._run = run
     images = [image(0), Image("0" * 64, np.full((50, 90, 3), 200, np.uint8)), image(2), image(3), image(4)]

@@ -176,8 +176,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._is_upgrade = False
         self._answering: RequestResponseCycle | None = None  # the cycle whose turn it is; `cycle` is the newest
         self._read_ahead = bytearray()
-        self._head_timer = _Timer()
-        self._discard_timer = _Timer()
+        self._head_timer, self._discard_timer = _Timer(), _Timer()
         self._discarded = 0
         self._await_head()
 
@@ -199,10 +198,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
-        """Close soon what only waits, be it for another request or for the rest of one that was answered.
-
-        Not at once: a request that is on its way would be reset, and an answer that was not read yet thrown away.
-        """
+        """Close what only waits, but not at once: a request on its way would be reset, and an unread answer lost."""
         if self._answering is not None and not self.cycle.response_complete:
             super().shutdown()
         elif self._in_head and not self._is_deaf and not self.is_finishing:
@@ -374,10 +370,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._parse_read_ahead()
 
     def finish(self) -> None:
-        """Close the connection; first let a client that is still sending finish, or it would never read its answer.
-
-        A connection closed with data unread is reset, which throws away what its other end has not read.
-        """
+        """Close the connection; first let a client that is still sending finish: with data unread it is reset, and what
+        its other end has not read is thrown away."""
         if self.transport.is_closing():
             return
         self.is_finishing = True

@@ -17,7 +17,7 @@ Outcome = Annotated[
     ),
 ]
 EmbeddingPrecision = Annotated[
-    Literal["int8"] | None,
+    str | None,
     Field(
         description="`int8`: made of the image's embedding in int8, which is kept where there is no room for the full "
         "one (`int8_embeddings`). Left out where it was the full one."
@@ -67,9 +67,9 @@ MODEL: dict[str, Any] = {
     "required": False,
     "description": "A model id of `/v1/models`, where the body names none; without either it is the default one.",
     "schema": {"type": "string"},
-    "example": "mobile-sam",
 }
-"""The same for the model, where the body may name it too; see ``requests.model_named``."""
+"""The same for the model, where the body may name it too; see ``requests.model_named``. Without an example: the
+documentation's page would send that, and a server need not have it."""
 
 
 ADMIN_ONLY: dict[str, Any] = {"security": [{"bearer": []}, {"header": []}]}

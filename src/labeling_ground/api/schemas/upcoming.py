@@ -6,7 +6,7 @@ from pydantic import Field
 
 from labeling_ground.api.schemas.common import EXAMPLE_ID, IMAGE_ID, ModelId, Strict
 
-ImageName = Annotated[str, Field(pattern=rf"{IMAGE_ID}|^[A-Za-z0-9]+://\S+$", max_length=8192)]
+ImageName = Annotated[str, Field(pattern=rf"{IMAGE_ID}|^[A-Za-z0-9]+://[^\x00-\x20\x7f]+$", max_length=8192)]
 
 
 class UpcomingIn(Strict):
