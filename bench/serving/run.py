@@ -39,13 +39,14 @@ class Figures:
         return len(self.latencies)
 
     def summary(self) -> dict[str, Any]:
-        """Milliseconds, requests per second, CPU microseconds per request."""
+        """Milliseconds (the longest too, which tells of stalls), requests per second, CPU microseconds per request."""
         ordered = sorted(self.latencies)
         return {
             "name": self.name,
             "requests": self.count,
             "p50_ms": statistics.median(ordered) * 1e3,
             "p95_ms": ordered[min(self.count - 1, int(0.95 * self.count))] * 1e3,
+            "longest_ms": ordered[-1] * 1e3,
             "per_second": self.count / self.seconds,
             "cpu_us": self.cpu / self.count * 1e6,
         }
@@ -253,10 +254,11 @@ def table(result: dict[str, Any]) -> str:
         lines += [
             f"**{title}**",
             "",
-            "| request | p50 ms | p95 ms | × no-op | requests/s | server CPU µs per request | × no-op |",
-            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+            "| request | p50 ms | p95 ms | longest | × no-op | requests/s | server CPU µs per request | × no-op |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
             *(
-                f"| {row['name']} | {row['p50_ms']:.2f} | {row['p95_ms']:.2f} | {row['p50_ms'] / base:.2f} | "
+                f"| {row['name']} | {row['p50_ms']:.2f} | {row['p95_ms']:.2f} | {row['longest_ms']:.1f} | "
+                f"{row['p50_ms'] / base:.2f} | "
                 f"{row['per_second']:.0f} | {row['cpu_us']:.0f} | {row['cpu_us'] / (base_cpu or 1):.2f} |"
                 for row in rows
             ),

@@ -1,6 +1,8 @@
 """The end of a server, seen by clients that connect or ask at just that moment."""
 
 import socket
+import subprocess
+import sys
 
 import pytest
 from starlette.responses import PlainTextResponse
@@ -59,3 +61,38 @@ def test_requests_that_were_sent_before_the_listener_closed_are_answered(loop: s
     assert rest(late[0]) == b""  # half a request is not waited for long
     with pytest.raises(ConnectionRefusedError):
         connect(port)
+
+
+_OF_A_SERVER = """
+import gc, weakref
+from starlette.responses import PlainTextResponse
+from labeling_ground.cli.running import DrainingServer, configuration, listen
+from labeling_ground.draining import Drain
+from labeling_ground.inference.memory import collect_garbage
+from labeling_ground.settings import Settings
+
+class Model:
+    def __init__(self):
+        self.me = self
+
+def beat():
+    print(len(gc.get_objects()) < gc.get_freeze_count() / 10)
+    models.clear()
+    gc.collect()
+    print(dropped() is not None)
+    collect_garbage()
+    print(dropped() is None, len(gc.get_objects()) < gc.get_freeze_count() / 10)
+    server.should_exit = True
+
+models = [Model()]
+dropped = weakref.ref(models[0])
+drain = Drain()
+server = DrainingServer(configuration(PlainTextResponse("served"), Settings(), drain), drain, 0, beat)
+server.run(sockets=[listen("127.0.0.1", 0, hint="")])
+"""
+
+
+def test_collections_look_at_nothing_that_a_server_started_with_until_a_model_is_unloaded() -> None:
+    """In a process of its own, as what is exempt is exempt in all of a process."""
+    done = subprocess.run([sys.executable, "-c", _OF_A_SERVER], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["True"] * 4

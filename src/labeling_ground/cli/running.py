@@ -17,6 +17,7 @@ import uvicorn
 from labeling_ground.api.protocol import BoundedHttp, HttpLimits, bounded_http
 from labeling_ground.draining import Drain
 from labeling_ground.errors import BadSettings
+from labeling_ground.inference.memory import exempt_from_collections
 from labeling_ground.settings import Settings
 
 if sys.platform != "win32":
@@ -103,6 +104,11 @@ class DrainingServer(uvicorn.Server):
         self._drain = drain
         self._delay_s = delay_s
         self._beat = beat
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn: open what the app needs, then listen."""
+        await super().startup(sockets)
+        exempt_from_collections()
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second."""

@@ -1,7 +1,6 @@
 """The fastest engine of those that are installed, and the precision, found by trying them on this machine."""
 
 import contextlib
-import gc
 import importlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -202,8 +201,7 @@ def choose(
         del tried  # the backend that lost
     if best is None:
         raise _nobody(model, "fp32", verdicts)
-    gc.collect()  # what the engines that lost have held
-    give_back_free_memory()
+    give_back_free_memory()  # what the engines that lost have held
     return _chosen(*best, verdicts, least_iou, "tried now")
 
 
@@ -359,8 +357,7 @@ def _fastest(model: Model, precision: Precision, kept: Sequence[Verdict]) -> Cho
     if precision != "fp32":
         difference = _difference(model, backend, verdict, kept)
         backend.info = replace(backend.info, note=f"{backend.info.note} {difference}")
-    gc.collect()  # what the engines that lost have held
-    give_back_free_memory()
+    give_back_free_memory()  # what the engines that lost have held
     return Choice(backend, verdict.engine, precision, _why(verdict, verdicts, {}), tuple(verdicts))
 
 

@@ -16,7 +16,7 @@ from labeling_ground.cache.disk.store import look
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import PullFailed, StoreFailed
 from labeling_ground.inference.backend import Backend, BatchSizes
-from labeling_ground.inference.memory import give_back_free_memory
+from labeling_ground.inference.memory import collect_garbage, give_back_free_memory
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.store import ModelStore
@@ -241,6 +241,7 @@ def _load_backend(settings: Settings, facts: ModelFacts, supervisor: Supervisor)
     give_back_free_memory()  # else a model could be loaded into what another one has left, and seem to take nothing
     before = resident_bytes()
     backend, why = build_backend(settings, supervisor)
+    collect_garbage()
     told = int(getattr(backend, "memory_bytes", 0))
     taken = told or max(0, resident_bytes() - before)
     weights = ModelStore(settings.models_dir)
