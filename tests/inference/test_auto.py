@@ -1,10 +1,11 @@
 """The choice of an engine and a precision: what counts as installed, what speaks against a precision, what is kept."""
 
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from tests.inference import disc_engine
 from tests.inference.disc_engine import ENCODES, ENGINES
 
 from labeling_ground.errors import BadSettings
+from labeling_ground.inference import auto
 from labeling_ground.inference.agreement import overlaps, this_machine
 from labeling_ground.inference.auto import Model, best_of, choose, remembered
 from labeling_ground.inference.choose import choose_backend
-from labeling_ground.inference.graphs import NOTES
+from labeling_ground.inference.graphs import NOTES, Precision
+from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
 from labeling_ground.settings import Settings
@@ -101,6 +104,31 @@ def test_one_half_alone_is_fp32_under_auto_as_the_other_half_is_chosen_elsewhere
         choice = choose(half, "auto")
         assert (choice.precision, choice.backend.info.precision) == ("fp32", "fp32")
         assert "One half alone" in choice.why
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
+def test_what_the_engines_that_lost_have_held_is_given_back(
+    precision: Literal["fp32", "bf16", "auto"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whichever order they are tried."""
+    made: list[weakref.ref[object]] = []
+    left: list[int] = []
+
+    def build(given: Model, engine: str, precision: Precision) -> SamBackend:
+        backend = built(given, engine, precision)
+        made.append(weakref.ref(backend.engine))
+        return backend
+
+    built = Model.build
+    monkeypatch.setattr(Model, "build", build)
+    monkeypatch.setattr(
+        auto, "give_back_free_memory", lambda: left.append(sum(engine() is not None for engine in made))
+    )
+    for engines in (ENGINES, dict(reversed(ENGINES.items()))):
+        made.clear()
+        choice = choose(model(engines), precision)
+        assert choice.precision == ("fp32" if precision == "fp32" else "bf16")
+    assert left == [1, 1]
 
 
 def test_the_same_is_chosen_again_without_a_trial_whatever_the_times_are_now() -> None:

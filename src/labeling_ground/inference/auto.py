@@ -351,6 +351,7 @@ def _fastest(model: Model, precision: Precision, kept: Sequence[Verdict]) -> Cho
         verdicts.append(tried.verdict)
         if tried.backend is not None and (best is None or tried.verdict.total_s < best.verdict.total_s):
             best = tried
+        del tried  # the backend that lost
     if best is None or best.backend is None:
         raise _nobody(model, precision, verdicts)
     verdict, backend = best.verdict, best.backend

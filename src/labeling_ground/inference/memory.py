@@ -16,8 +16,8 @@ def also_give_back(holder: Callable[[], None]) -> None:
 def exempt_from_collections() -> None:
     """Take the Python objects that are in use now out of every later garbage collection, but ``collect_garbage``'s.
 
-    A server holds 150,000 objects once it has started, 500,000 with PyTorch. A full collection looks at each of them: a
-    tenth of a second in which nothing is answered, which comes again with every few thousand requests.
+    A server holds 130,000 objects once it has started, twice as many with PyTorch. A full collection looks at each of
+    them: a tenth of a second in which nothing is answered, which comes again with every few thousand requests.
     """
     gc.collect()
     gc.freeze()
