@@ -16,7 +16,7 @@ from labeling_ground.codec.int8 import from_int8, to_int8
 from labeling_ground.errors import BadSettings, LabelingGroundError
 from labeling_ground.inference.agreement import Masks, Pixels, masks_of, overlaps, prompts, sample
 from labeling_ground.inference.graphs import Engine, FloatArray, Precision
-from labeling_ground.inference.memory import give_back_free_memory
+from labeling_ground.inference.memory import collect_garbage, give_back_free_memory
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.sam.prompts import tensors
 from labeling_ground.verdict import INT8, Verdict
@@ -201,7 +201,8 @@ def choose(
         del tried  # the backend that lost
     if best is None:
         raise _nobody(model, "fp32", verdicts)
-    give_back_free_memory()  # what the engines that lost have held
+    collect_garbage()  # what the engines that lost have held
+    give_back_free_memory()
     return _chosen(*best, verdicts, least_iou, "tried now")
 
 
@@ -358,7 +359,8 @@ def _fastest(model: Model, precision: Precision, kept: Sequence[Verdict]) -> Cho
     if precision != "fp32":
         difference = _difference(model, backend, verdict, kept)
         backend.info = replace(backend.info, note=f"{backend.info.note} {difference}")
-    give_back_free_memory()  # what the engines that lost have held
+    collect_garbage()  # what the engines that lost have held
+    give_back_free_memory()
     return Choice(backend, verdict.engine, precision, _why(verdict, verdicts, {}), tuple(verdicts))
 
 

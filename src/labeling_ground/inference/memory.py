@@ -33,12 +33,11 @@ def collect_garbage() -> None:
 
 
 def give_back_free_memory() -> None:
-    """Free what nothing refers to, and give the system the memory that this process's libraries keep for later.
+    """Give the system the memory that this process has freed, which its libraries keep for what they allocate next.
 
     What was freed and is still resident counts against the container, and is no growth when it is used again. Takes
     milliseconds to tenths of a second. Of the C library only glibc can do it; elsewhere that part does nothing.
     """
-    collect_garbage()
     for holder in _HOLDERS:
         holder()
     with contextlib.suppress(OSError, AttributeError, TypeError):

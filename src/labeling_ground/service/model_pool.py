@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from labeling_ground.errors import BackendFailed, BadInput, Overloaded, UnknownModel
-from labeling_ground.inference.memory import give_back_free_memory
+from labeling_ground.inference.memory import collect_garbage, give_back_free_memory
 from labeling_ground.inference.remote_status import RemoteStatus
 from labeling_ground.service.counters import Counters
 from labeling_ground.service.everything import Everything
@@ -334,7 +334,8 @@ class ModelPool:
     async def _drop(self, name: str) -> None:
         served = self.loaded.pop(name)
         await served.predictor.unload()
-        await served.predictor.pools.models.run(give_back_free_memory)
+        for free in (collect_garbage, give_back_free_memory):
+            await served.predictor.pools.models.run(free)
         log.info("unloaded %s", served.model)
 
     def _bytes(self) -> int:

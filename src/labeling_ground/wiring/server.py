@@ -225,6 +225,7 @@ def build_model_pool(
         of_this = settings_of_model(settings, facts.name)
         made, why, taken = await default.pools.models.run(_load_backend, of_this, facts, supervisor)
         predictor = build_predictor(of_this, backend=made, sibling=default, counters=counters)
+        await default.pools.models.run(collect_garbage)  # what it has brought is exempt from now on
         return served(predictor, facts, why, taken)
 
     return ModelPool(
@@ -241,7 +242,6 @@ def _load_backend(settings: Settings, facts: ModelFacts, supervisor: Supervisor)
     give_back_free_memory()  # else a model could be loaded into what another one has left, and seem to take nothing
     before = resident_bytes()
     backend, why = build_backend(settings, supervisor)
-    collect_garbage()
     told = int(getattr(backend, "memory_bytes", 0))
     taken = told or max(0, resident_bytes() - before)
     weights = ModelStore(settings.models_dir)
