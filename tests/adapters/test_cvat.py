@@ -17,8 +17,15 @@ from tests.adapters.tools import in_base64, mask_of_v1
 from tests.coloured import BLUE_BOXES, RED_BOXES, squares_file
 from tests.integrations.cvat_names import decode_mask
 
+from labeling_ground.adapters import cvat
+from labeling_ground.codec import mask as mask_codec
+from labeling_ground.codec.records import CachedDetections, CachedMask, FoundInstance
 from labeling_ground.errors import BackendFailed
-from labeling_ground.testing.toy_concepts import ToyConcepts
+from labeling_ground.key import canonical_concept
+from labeling_ground.service.concepts import ConceptAnswer
+from labeling_ground.service.predictor import Timing
+from labeling_ground.testing.toy_concepts import TOY_CONCEPTS, ToyConcepts
+from labeling_ground.types import Box, Outcome
 
 if TYPE_CHECKING:
     from tests.api.conftest import Running, Start, StartReal
@@ -430,6 +437,20 @@ async def test_the_detector_finds_what_its_labels_name(start: "Start") -> None:
         usual = await invoke(server, {"image": sent["image"]}, function="labeling-ground-finder")
         assert len(usual.json()) == 4
         assert toy.asked.count("detect") == 2
+
+
+def test_the_outline_of_an_object_in_parts_is_that_of_the_largest_part() -> None:
+    """Not of the one with the most corners."""
+    pixels = np.zeros((HEIGHT, WIDTH), np.bool_)
+    pixels[5:40, 5:30] = True
+    pixels[10:21, 40:51] = np.add.outer(abs(np.arange(-5, 6)), abs(np.arange(-5, 6))) <= 5
+    box = mask_codec.bbox(pixels)
+    mask = CachedMask(mask_codec.to_rle(pixels)["counts"], 0.9, int(pixels.sum()), box)
+    instance = FoundInstance(mask, Box(5, 5, 51, 40))
+    found = CachedDetections(HEIGHT, WIDTH, canonical_concept("screw"), (instance,))
+    answer = ConceptAnswer(found, "", Outcome.MISS, TOY_CONCEPTS, Timing(0.0))
+    [one] = json.loads(cvat._as_annotations(["screw"], [answer], 0.5))
+    assert sorted(zip(one["points"][::2], one["points"][1::2], strict=True)) == [(5, 5), (5, 39), (29, 5), (29, 39)]
 
 
 async def test_there_is_no_detector_without_labels_and_its_model_must_take_text(start: "Start") -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.adapters.tools import in_base64
 
-from labeling_ground.adapters.images import KnownTexts, OpenImage, box_on, point_on
+from labeling_ground.adapters.images import box_on, point_on
+from labeling_ground.service.known_texts import KnownTexts, OpenImage
 from labeling_ground.types import Box, Point
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from aiohttp import web
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from tests.adapters.tools import recorded, shape_of
+from tests.coloured import BLUE_BOXES, RED_BOXES, squares_file
 from tests.file_hosts import FileHost, file_host, gives
 from tests.web.formats import brush
 
@@ -23,6 +24,7 @@ from labeling_ground.adapters.label_studio.config import parse_config
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.errors import BadInput, BadSettings
 from labeling_ground.settings import read_settings
+from labeling_ground.testing.toy_concepts import ToyConcepts
 
 if TYPE_CHECKING:
     from tests.api.conftest import Running, Start
@@ -59,7 +61,7 @@ class LabelStudio:
 
 
 @contextlib.asynccontextmanager
-async def label_studio(*, legacy: bool = False, bucket: str = "") -> AsyncIterator[LabelStudio]:
+async def label_studio(*, legacy: bool = False, bucket: str = "", file: bytes = PICTURE) -> AsyncIterator[LabelStudio]:
     exchanged = 0
     tokens: set[str] = {f"Token {LEGACY}"} if legacy else set()
 
@@ -76,7 +78,7 @@ async def label_studio(*, legacy: bool = False, bucket: str = "") -> AsyncIterat
         if request.path.endswith("/presign/"):
             name = base64.urlsafe_b64decode(request.query["fileuri"]).decode()
             return web.Response(status=303, headers={"Location": f"{bucket}/{name.partition('://')[2]}"})
-        return web.Response(body=PICTURE, content_type="image/png")
+        return web.Response(body=file, content_type="image/png")
 
     async with file_host(answer) as host:
         yield LabelStudio(host, tokens)
@@ -317,6 +319,80 @@ async def test_a_project_with_polygons_is_answered_with_a_polygon_for_each_part(
             cv2.fillPoly(canvas, [np.round(corners * 256 - 128).astype(np.int32)], 1, shift=8)
         mask = await mask_of_v1(server, box=[50, 163.2, 450, 176.8], points=[{"x": 250, "y": 170, "label": 0}])
         assert (canvas & mask).sum() / (canvas | mask).sum() > 0.9
+
+
+TEXT = """<View><Image name="image" value="$image"/><TextArea name="prompt" toName="image" smart="true"/>
+<BrushLabels name="brush" toName="image"><Label value="Thing"/><Label value="Red"/><Label value="Dark  Blue"/>
+</BrushLabels></View>"""
+
+
+def typed(*texts: str, **more: Any) -> dict[str, Any]:
+    """What Label Studio's page sends of a text area: no size of the picture."""
+    region = {"from_name": "prompt", "to_name": "image", "type": "textarea", "origin": "manual", "id": "a1"}
+    return region | {"value": {"text": list(texts)}} | more
+
+
+async def test_all_that_a_text_area_names_is_found_under_the_label_that_says_the_same(start: "Start") -> None:
+    """Else under the first one. What scores less than 0.5, as the palest red square, is left out."""
+    toy: Any = ToyConcepts()
+    async with label_studio(file=squares_file()) as tool, start(backend=toy, **told(tool)) as server:
+        toy.asked.clear()  # what warmed the model up
+        body = said("predict-point") | {"label_config": TEXT}
+        for texts, labels in (
+            (["red, dark blue"], {"Red": RED_BOXES[:2], "Dark  Blue": BLUE_BOXES}),
+            (["RED", "a blue one"], {"Red": RED_BOXES[:2], "Thing": BLUE_BOXES}),
+        ):
+            body["params"]["context"]["result"] = [typed(*texts)]
+            [result] = await results(server, body)
+            assert result["model_version"] == str(server.backend.version)
+            for label, boxes in labels.items():
+                own = [each for each in result["result"] if each["value"]["brushlabels"] == [label]]
+                expected = np.zeros((48, 64), np.bool_)
+                for x0, y0, x1, y1 in boxes:
+                    expected[y0:y1, x0:x1] = True
+                assert len(own) == len(boxes)
+                assert np.array_equal(np.any([painted(each) for each in own], axis=0), expected)
+                assert all(each["score"] >= 0.5 for each in own)
+            assert len({each["id"] for each in result["result"]}) == sum(map(len, labels.values()))
+        assert toy.asked.count("trunk") == 1
+        assert toy.asked.count("detect") == 3, "red was found before"
+
+
+async def test_a_text_that_cannot_be_looked_for_is_refused_in_words(start: "Start") -> None:
+    async with label_studio() as tool, start(**told(tool), max_concepts=2) as server:
+        for texts, status in ((["a cat"], 501), ([" "], 422), ([], 422), (["a, b, c"], 413)):
+            body = said("predict-point") | {"label_config": TEXT}
+            body["params"]["context"]["result"] = [typed(*texts)]
+            answer = await predict(server, body)
+            assert (answer.status_code, len(answer.json()["detail"]) > 20) == (status, True), answer.text
+        assert tool.asked == []
+
+
+async def test_a_text_that_is_said_of_a_mark_is_none_to_look_for(start: "Start") -> None:
+    async with label_studio() as tool, start(**told(tool)) as server:
+        body = said("predict-rectangle")
+        regions = body["params"]["context"]["result"]
+        regions.insert(0, typed("a cat", id=regions[0]["id"]))
+        [region] = (await results(server, body))[0]["result"]
+        assert np.array_equal(painted(region), await mask_of_v1(server, box=[300, 176, 450, 295]))
+
+
+async def test_of_several_pictures_the_one_that_was_marked_is_segmented(start: "Start") -> None:
+    """``valueList``: a task with pages. The page knows by ``item_index`` where a region belongs."""
+    async with label_studio() as tool, start(**told(tool)) as server:
+        body = said("predict-rectangle")
+        body["label_config"] = body["label_config"].replace('value="$image"', 'valueList="$pages"', 1)
+        body["tasks"][0]["data"] = {"pages": ["/data/upload/23/0.png", "/data/upload/23/1.png"]}
+        [mark] = body["params"]["context"]["result"]
+        for given, page in (({"item_index": 1}, 1), ({"item_index": 0}, 0), ({}, 0)):
+            body["params"]["context"]["result"] = [mark | given]
+            [region] = (await results(server, body))[0]["result"]
+            assert region.get("item_index") == given.get("item_index")
+            assert tool.asked[-1][0] == f"/data/upload/23/{page}.png"
+        assert [path for path, _ in tool.asked[1:]] == ["/data/upload/23/1.png", "/data/upload/23/0.png"]
+        body["params"]["context"]["result"] = [mark | {"item_index": 2}]
+        refused = await predict(server, body)
+        assert (refused.status_code, "pages.2" in refused.json()["detail"]) == (400, True)
 
 
 @pytest.mark.parametrize(("most", "status"), [(16 << 20, 200), (1 << 10, 413)])

@@ -145,6 +145,7 @@ async def test_text_is_refused_with_words_where_no_model_takes_any(server: "Runn
     sent = exchange["body"] | {"image": {"type": "base64", "value": in_base64(squares_file())}}
     for base in ("", "/roboflow"):
         check_refused(await server.client.post(base + exchange["path"], json=sent), 501, "takes no text", "SAM 3")
+        check_refused(await server.client.post(f"{base}/sam3_3d/infer", json=sent), 501, "three dimensions")
 
 
 async def found(server: "Running", *prompts: dict[str, Any], **more: Any) -> list[dict[str, Any]]:

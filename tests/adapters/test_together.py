@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -92,6 +93,32 @@ async def test_two_tools_are_one_encode_and_one_decode_with_equal_pixels(
     assert not one.all()
     assert (one == other).all()
     assert (server.backend.encodes, server.backend.decodes) == (1, 1)
+
+
+async def test_who_has_a_key_shares_with_himself_in_all_tools_and_with_nobody_else(
+    start: "Start", make_image: Callable[..., bytes]
+) -> None:
+    """Each tool sends the key in its own way."""
+
+    def basic(key: str) -> dict[str, str]:
+        return {"Authorization": "Basic " + in_base64(f"x:{key}".encode())}
+
+    ways: dict[Click, Callable[[str], dict[str, str]]] = {
+        through_v1: lambda key: {"X-API-Key": key},
+        through_x_anylabeling: lambda key: {"Token": key},
+        through_roboflow: lambda key: {"Authorization": f"Bearer {key}"},
+        through_cvat: basic,
+        through_qupath: lambda key: {"X-API-Key": key},  # a proxy adds it
+        through_label_studio: basic,
+    }
+    file = make_image(WIDTH, HEIGHT)
+    keys = ("a-long-key-for-ann", "a-long-key-for-ben")
+    async with file_host(gives(file)) as host, start(api_keys=keys, label_studio_url=host.url("/")) as server:
+        for holders, key in enumerate(keys, 1):
+            for click, headers in ways.items():
+                server.client.headers = httpx.Headers(headers(key))
+                assert (await click(server, file, 150, 122)).any()
+            assert (server.backend.encodes, server.backend.decodes) == (holders, holders)
 
 
 async def test_all_tools_are_one_encode_and_one_decode_with_the_pixels_of_a_real_engine(

@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from labeling_ground.adapters import cvat, label_studio, qupath, roboflow, x_anylabeling
-from labeling_ground.adapters.images import KnownTexts
 from labeling_ground.api.adapter import Adapter
 from labeling_ground.api.state import AppState
 
-ADAPTERS: Mapping[str, Callable[[AppState, KnownTexts], Adapter]] = MappingProxyType(
+ADAPTERS: Mapping[str, Callable[[AppState], Adapter]] = MappingProxyType(
     {
         "label-studio": label_studio.create,
         "x-anylabeling": x_anylabeling.create,
@@ -21,8 +20,7 @@ ADAPTERS: Mapping[str, Callable[[AppState, KnownTexts], Adapter]] = MappingProxy
 
 
 def choose_adapters(app_state: AppState) -> Sequence[Adapter]:
-    """The adapters that the operator chose. Tools that send the same text share what is known of it."""
+    """The adapters that the operator chose."""
     chosen = app_state.settings.adapters
     names = ADAPTERS if chosen == ("all",) else () if chosen == ("none",) else dict.fromkeys(chosen)
-    texts = KnownTexts(app_state.settings.adapter_texts)
-    return [ADAPTERS[name](app_state, texts) for name in names]
+    return [ADAPTERS[name](app_state) for name in names]

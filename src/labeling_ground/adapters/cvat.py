@@ -5,9 +5,9 @@
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
+import cv2
 import numpy as np
 from fastapi import Request
 from fastapi.responses import Response
@@ -16,22 +16,18 @@ from pydantic import BaseModel, FiniteFloat
 from pydantic_core import to_json
 
 from labeling_ground.adapters.images import (
-    KnownTexts,
-    OpenImage,
     box_on,
     choose_finder,
     choose_model,
-    find_sent,
     max_body_bytes,
     objects_of,
     point_on,
     read_with_image,
-    segment_sent,
 )
 from labeling_ground.adapters.nuclio import Dashboard
 from labeling_ground.api import responses
 from labeling_ground.api.adapter import Adapter, Endpoint, nothing_to_close
-from labeling_ground.api.requests import Caller, caller_of, pools_of
+from labeling_ground.api.requests import caller_of, pools_of
 from labeling_ground.api.routes.concepts import check_limits
 from labeling_ground.api.state import AppState
 from labeling_ground.codec import mask as mask_codec
@@ -39,6 +35,7 @@ from labeling_ground.codec.records import CachedMask, CachedPrediction
 from labeling_ground.errors import BadPrompt, NotFound
 from labeling_ground.key import canonical_concept
 from labeling_ground.service.concepts import ConceptAnswer
+from labeling_ground.service.known_texts import OpenImage
 from labeling_ground.service.predictor import PromptAsk
 
 FUNCTION = "labeling-ground"
@@ -70,84 +67,107 @@ class Invocation(BaseModel):
     threshold: FiniteFloat | None = None
 
 
-def create(app_state: AppState, texts: KnownTexts) -> Adapter:
+def create(app_state: AppState) -> Adapter:
     """The adapter of one server."""
-    settings, models = app_state.settings, app_state.models
-    address = settings.nuclio_url
-    others = None if address is None else Dashboard(address, max_body_bytes(settings), settings.adapter_deadline_s)
-
-    def ours() -> dict[str, str]:
-        """The models' ids, or what the settings call them, by the names of their functions; the default one first."""
-        ids = [each.id for each in models.statuses()]
-        return {FUNCTION: ids[0], **{f"{FUNCTION}-{re.sub('[^A-Za-z0-9.]+', '-', model)}": model for model in ids[1:]}}
-
-    def listed_here() -> dict[str, dict[str, Any]]:
-        """Our functions by their names, as Nuclio describes functions."""
-        found = {name: _about(name, model, settings.port) for name, model in ours().items()}
-        if settings.cvat_labels:
-            found[FINDER] = _about_finder(settings.cvat_labels, settings.port)
-        return found
-
-    async def functions(request: Request) -> Response:
-        caller_of(request)  # a key is needed where there are some
-        listed = await others.functions(request) if others is not None else {}
-        return responses.as_json(listed | listed_here())
-
-    async def function(request: Request) -> Response:
-        caller_of(request)
-        name = request.path_params["name"]
-        if (about := listed_here().get(name)) is not None:
-            return responses.as_json(about)
-        return await elsewhere(request, name, f"/api/functions/{name}")
-
-    async def invoke(request: Request) -> Response:
-        caller = caller_of(request)
-        name = request.headers.get("x-nuclio-function-name", FUNCTION)
-        if name == FINDER and settings.cvat_labels:
-            return await find(request, caller)
-        if name not in (named := ours()):
-            return await elsewhere(request, name, "/api/function_invocations")
-        body, sent = await read_with_image(request, Invocation, lambda body: body.image)
-        await choose_model(request, named[name] if name != FUNCTION else None)
-        _, found = await segment_sent(request, caller, sent, texts, lambda image: _prompts_of(body, image))
-        predictions = [answer.prediction for answer in found]
-        # A version without shapes has one box at most.
-        draw = _as_shapes if len(found) > 1 or _reads_shapes(request) else _as_mask
-        content = await pools_of(request).drawing.run(partial(draw, predictions))
-        return Response(content, media_type="application/json")
-
-    async def find(request: Request, caller: Caller) -> Response:
-        body, sent = await read_with_image(request, Invocation, lambda body: body.image)
-        wanted = [canonical_concept(label) for label in settings.cvat_labels]
-        check_limits(settings.cvat_labels, 0, settings)
-        finder = await choose_finder(request, None, wanted)
-        found = await find_sent(request, caller, sent, texts, finder, wanted)
-        least = 0.5 if body.threshold is None else body.threshold
-        draw = partial(_as_annotations, settings.cvat_labels, found, least)
-        return Response(await pools_of(request).drawing.run(draw, background=True), media_type="application/json")
-
-    async def elsewhere(request: Request, name: str, path: str) -> Response:
-        if others is None:
-            raise NotFound(
-                f"There is no function {name!r} here, only {', '.join(map(repr, listed_here()))}. "
-                "LABELING_GROUND_NUCLIO_URL names a Nuclio dashboard that has the others."
-            )
-        return await others.forward(request, path)
+    settings = app_state.settings
+    address, largest = settings.nuclio_url, max_body_bytes(settings)
+    others = None if address is None else Dashboard(address, largest, settings.adapter_deadline_s)
+    tool = Cvat(app_state, others)
 
     def at(path: str) -> tuple[str, ...]:
         return (path, f"/cvat{path}")
 
-    largest = max_body_bytes(settings)
     return Adapter(
         "cvat",
         (
-            Endpoint("GET", at("/api/functions"), functions),
-            Endpoint("GET", at("/api/functions/{name}"), function),
+            Endpoint("GET", at("/api/functions"), tool.functions),
+            Endpoint("GET", at("/api/functions/{name}"), tool.function),
             # The root is where CVAT calls a function if there shall be no dashboard in between (method «direct»).
-            Endpoint("POST", (*at("/api/function_invocations"), "/"), invoke, largest),
+            Endpoint("POST", (*at("/api/function_invocations"), "/"), tool.invoke, largest),
         ),
         aclose=nothing_to_close if others is None else others.aclose,
     )
+
+
+class Cvat:
+    """What one server answers CVAT.
+
+    Args:
+        app_state: the server's parts.
+        others: a real dashboard, where there is one.
+    """
+
+    def __init__(self, app_state: AppState, others: Dashboard | None) -> None:
+        self._settings, self._models = app_state.settings, app_state.models
+        self._others = others
+
+    async def functions(self, request: Request) -> Response:
+        """All functions by their names: the dashboard's, and ours."""
+        caller_of(request)  # a key is needed where there are some
+        listed = await self._others.functions(request) if self._others is not None else {}
+        return responses.as_json(listed | self._listed())
+
+    async def function(self, request: Request) -> Response:
+        """One function."""
+        caller_of(request)
+        name = request.path_params["name"]
+        if (about := self._listed().get(name)) is not None:
+            return responses.as_json(about)
+        return await self._elsewhere(request, name, f"/api/functions/{name}")
+
+    async def invoke(self, request: Request) -> Response:
+        """Call the function that a header names."""
+        name = request.headers.get("x-nuclio-function-name", FUNCTION)
+        if name == FINDER and self._settings.cvat_labels:
+            return await self._find(request)
+        if (model := self._ours().get(name)) is None:
+            caller_of(request)
+            return await self._elsewhere(request, name, "/api/function_invocations")
+        return await self._segment(request, None if name == FUNCTION else model)
+
+    async def _segment(self, request: Request, model: str | None) -> Response:
+        body, image = await read_with_image(request, Invocation, lambda body: body.image)
+        await choose_model(request, model)
+        found = await image.segment(lambda opened: _prompts_of(body, opened))
+        # A version without shapes has one box at most.
+        draw = _as_shapes if len(found) > 1 or _reads_shapes(request) else _as_mask
+        content = await pools_of(request).drawing.run(draw, [answer.prediction for answer in found])
+        return Response(content, media_type="application/json")
+
+    async def _find(self, request: Request) -> Response:
+        body, image = await read_with_image(request, Invocation, lambda body: body.image)
+        labels = self._settings.cvat_labels
+        check_limits(labels, 0, self._settings)
+        wanted = [canonical_concept(label) for label in labels]
+        found = await image.find(await choose_finder(request, None, wanted), wanted)
+        least = 0.5 if body.threshold is None else body.threshold
+        content = await pools_of(request).drawing.run(_as_annotations, labels, found, least, background=True)
+        return Response(content, media_type="application/json")
+
+    async def _elsewhere(self, request: Request, name: str, path: str) -> Response:
+        """The answer of the dashboard, to which a call of another function than ours is passed on.
+
+        Raises:
+            NotFound: there is none.
+            BackendFailed, Overloaded: as in ``Dashboard.forward``.
+        """
+        if self._others is None:
+            raise NotFound(
+                f"There is no function {name!r} here, only {', '.join(map(repr, self._listed()))}. "
+                "LABELING_GROUND_NUCLIO_URL names a Nuclio dashboard that has the others."
+            )
+        return await self._others.forward(request, path)
+
+    def _ours(self) -> dict[str, str]:
+        """The models' ids, or what the settings call them, by the names of their functions; the default one first."""
+        ids = [each.id for each in self._models.statuses()]
+        return {FUNCTION: ids[0], **{f"{FUNCTION}-{re.sub('[^A-Za-z0-9.]+', '-', model)}": model for model in ids[1:]}}
+
+    def _listed(self) -> dict[str, dict[str, Any]]:
+        """Our functions by their names, as Nuclio describes functions."""
+        port, labels = self._settings.port, self._settings.cvat_labels
+        found = {name: _about(name, model, port) for name, model in self._ours().items()}
+        return found | {FINDER: _about_finder(labels, port)} if labels else found
 
 
 def _about(name: str, model: str, port: int) -> dict[str, Any]:
@@ -251,7 +271,7 @@ def _as_annotations(labels: Sequence[str], found: Sequence[ConceptAnswer], least
                 continue
             flat, corners = _in_box(one.mask, (answer.found.height, answer.found.width))
             rings = mask_codec.to_centre_rings(flat.reshape(corners[3] - corners[1] + 1, -1))
-            ring = max(rings, key=len)
+            ring = max(rings, key=lambda ring: cv2.contourArea(np.array(ring)))
             points = [edge for x, y in ring for edge in (x + corners[0], y + corners[1])]
             about = to_json({"label": label, "type": "mask", "confidence": f"{one.mask.score:.4f}", "points": points})
             # Two characters for each pixel, written all at once.

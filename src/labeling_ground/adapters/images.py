@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import hashlib
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from labeling_ground import key as keys
 from labeling_ground.api.requests import (
     Caller,
+    caller_of,
     image_of_base64,
     model_for,
     pools_of,
@@ -23,10 +24,12 @@ from labeling_ground.api.requests import (
     state_of,
     while_connected,
 )
-from labeling_ground.api.routes.concepts import capabilities_for, concepts_of
+from labeling_ground.api.routes.concepts import capabilities_for, check_limits, concepts_of
 from labeling_ground.api.routes.images import check_counts
 from labeling_ground.errors import Overloaded, UnknownImage, UnknownModel
+from labeling_ground.key import canonical_concept
 from labeling_ground.service.concepts import ConceptAnswer, Concepts
+from labeling_ground.service.known_texts import OpenImage
 from labeling_ground.service.model_pool import LoadedModel
 from labeling_ground.service.predictor import MaskAnswer, PromptAsk
 from labeling_ground.settings import Settings
@@ -39,76 +42,41 @@ _BESIDE_THE_IMAGE = 4 << 20
 """Bytes of what a tool sends besides an image."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenImage:
-    """An image that was opened here: its id, and its width and height in pixels."""
-
-    image_id: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True, slots=True)
-class SentImage:
-    """An image as a tool sent it: base64 text (or a ``data:`` URL), and its digest, by which it is known again."""
-
-    text: str
-    digest: bytes
-
-
-class KnownTexts:
-    """Which image a base64 text is, for each tenant.
-
-    The texts that were used last are known, so many for each tenant. Knowing one saves decoding its base64 and hashing
-    the file; it does not say that the image is still in the cache.
-
-    Args:
-        most: texts that are known for one tenant.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._of: dict[str, OrderedDict[bytes, OpenImage]] = {}
-
-    def find(self, tenant: str, digest: bytes) -> OpenImage | None:
-        """The image of a text; ``None`` where it is not known."""
-        known = self._of.get(tenant, OrderedDict())
-        if digest in known:
-            known.move_to_end(digest)
-        return known.get(digest)
-
-    def add(self, tenant: str, digest: bytes, image: OpenImage) -> None:
-        """Know a text from now on."""
-        known = self._of.setdefault(tenant, OrderedDict())
-        known[digest] = image
-        known.move_to_end(digest)
-        if len(known) > self._most:
-            known.popitem(last=False)
-
-
 def max_body_bytes(settings: Settings) -> int:
     """The largest body with a whole image in base64, which makes four bytes of three."""
     return int(settings.max_image_bytes) * 4 // 3 + _BESIDE_THE_IMAGE
 
 
-async def read_with_image(request: Request, model: type[M], text_of: Callable[[M], str]) -> tuple[M, SentImage]:
-    """A JSON body with an image in base64, as a value of ``model``; and the image. In a thread where it is large.
+async def read_with_image(
+    request: Request,
+    model: type[M],
+    text_of: Callable[[M], str],
+    keys_in: Callable[[M], Sequence[str | None]] | None = None,
+) -> tuple[M, "ToolImage"]:
+    """A JSON body with an image in base64 (or a ``data:`` URL), as a value of ``model``; and the image.
 
     Args:
-        request: whose body is read.
+        request: whose body is read; in a thread where it is large.
         model: what the body shall be.
         text_of: where in it the image is.
+        keys_in: API keys of the body and of the address, for tools that send them there.
 
     Raises:
+        NotAllowed: see ``caller_of``; before the body is read, unless that may hold the key.
         BadBody, EncodedBody, UnreadMediaType: as in ``read_json``.
     """
+    caller = None if keys_in else caller_of(request)
 
-    def parse(content: bytes) -> tuple[M, SentImage]:
+    def parse(content: bytes) -> tuple[M, str, bytes]:
         body = model.model_validate_json(content)
         text = text_of(body)
-        return body, SentImage(text, hashlib.sha256(text.encode()).digest())
+        return body, text, hashlib.sha256(text.encode()).digest()
 
-    return await read_json(request, parse)
+    body, text, digest = await read_json(request, parse)
+    if caller is None:
+        caller = caller_of(request, *(keys_in(body) if keys_in else ()))
+    known = state_of(request).known_texts.find(caller.tenant, digest)
+    return body, ToolImage(request, caller, known, partial(_open_text, request, caller, text, digest))
 
 
 async def choose_model(request: Request, name: str | None) -> LoadedModel:
@@ -138,6 +106,18 @@ async def choose_finder(request: Request, name: str | None, wanted: Sequence[Con
     return concepts_of(await model_for(request, named), models, wanted)
 
 
+def concepts_in(text: str, settings: Settings) -> list[Concept]:
+    """The phrases of a text prompt, which commas part, or full stops where there is no comma; each counts once.
+
+    Raises:
+        BadPrompt: there is none.
+        TooLarge: there are too many.
+    """
+    phrases = [part for part in text.split("," if "," in text else ".") if part.strip()]
+    check_limits(phrases, 0, settings)
+    return list(dict.fromkeys(canonical_concept(phrase) for phrase in phrases or [text]))
+
+
 def _named(request: Request, name: str | None) -> str | None:
     named = request.path_params.get("model") or request.query_params.get("model")
     if not named and name:
@@ -146,8 +126,87 @@ def _named(request: Request, name: str | None) -> str | None:
     return named or None
 
 
-async def open_sent(request: Request, caller: Caller, sent: SentImage, texts: KnownTexts) -> OpenImage:
-    """The image that was sent, encoded unless it was before; its text is known from then on.
+@dataclass(frozen=True, slots=True)
+class ToolImage:
+    """The image that a tool's request is about.
+
+    Attributes:
+        request: the request, whose log line is told the outcome.
+        caller: who sent it.
+        known: the image, where it is known without being opened.
+        open: opens it; called where it is not known, or not in the cache (any more).
+    """
+
+    request: Request
+    caller: Caller
+    known: OpenImage | None
+    open: Callable[[], Coroutine[Any, Any, OpenImage]]
+
+    async def segment(self, prompts_on: Callable[[OpenImage], Sequence[PromptAsk]]) -> list[MaskAnswer]:
+        """The masks for a click, in the prompts' order.
+
+        Args:
+            prompts_on: what is asked for on the image, whose size it may need; nothing is computed for no prompts.
+
+        Raises:
+            BadPrompt, TooLarge, BackendFailed: as in the service's ``masks``; and what ``use`` raises.
+        """
+        request, caller = self.request, self.caller
+        record = request_log_of(request)
+
+        async def masks_on(image: OpenImage) -> list[MaskAnswer]:
+            prompts = prompts_on(image)
+            check_counts(prompts, state_of(request).settings)
+            record.fields |= {"image": image.image_id[:12], "prompts": len(prompts)}
+            if not prompts:
+                return []
+            found = await predictor_of(request).masks(caller.tenant, image.image_id, prompts, client=caller.client)
+            for answer in found:
+                record.note(answer.outcome, answer.timing)
+            return found
+
+        return await self.use(masks_on)
+
+    async def find(self, finder: Concepts, wanted: Sequence[Concept]) -> list[ConceptAnswer]:
+        """What is found of each concept, in their order.
+
+        Raises:
+            BadPrompt, BackendFailed: as in the service's ``Concepts.find``; and what ``use`` raises.
+        """
+        record, caller = request_log_of(self.request), self.caller
+
+        async def find_on(image: OpenImage) -> list[ConceptAnswer]:
+            record.fields |= {"image": image.image_id[:12], "concepts": len(wanted)}
+            found = finder.find(caller.tenant, image.image_id, wanted, client=caller.client)
+            answers = [answer for _, answer in sorted([each async for each in found], key=lambda each: each[0])]
+            for answer in answers:
+                record.note(answer.outcome, answer.timing)
+            return answers
+
+        return await self.use(find_on)
+
+    async def use(self, work: Callable[[OpenImage], Awaitable[T]], *, has_deadline: bool = True) -> T:
+        """What ``work`` makes of the image, while the client is connected.
+
+        Raises:
+            BadBody, TooLarge, BadImage, BackendFailed, NoRoom: what ``open`` and ``work`` raise.
+            Overloaded: as there; or, where there is a deadline, it was not ready before ``adapter_deadline_s``.
+            ClientDisconnect: the client left.
+        """
+        doing = self._used_for(work)
+        return await while_connected(self.request, in_time(self.request, doing) if has_deadline else doing)
+
+    async def _used_for(self, work: Callable[[OpenImage], Awaitable[T]]) -> T:
+        if self.known is not None:
+            try:
+                return await work(self.known)
+            except UnknownImage:
+                pass  # it was evicted or purged; here it comes again
+        return await work(await self.open())
+
+
+async def _open_text(request: Request, caller: Caller, text: str, digest: bytes) -> OpenImage:
+    """The image of a base64 text, encoded unless it was before; the text is known from then on.
 
     Raises:
         BadBody: the text is no base64.
@@ -155,117 +214,12 @@ async def open_sent(request: Request, caller: Caller, sent: SentImage, texts: Kn
     """
     app_state = state_of(request)
     most_bytes = int(app_state.settings.max_image_bytes)
-    file, image_id = await pools_of(request).requests.run(image_of_base64, sent.text, most_bytes, "The image")
+    file, image_id = await pools_of(request).requests.run(image_of_base64, text, most_bytes, "The image")
     answer = await predictor_of(request).open_image(caller.tenant, file, image_id, client=caller.client)
     request_log_of(request).note(answer.outcome, answer.timing)
     image = OpenImage(image_id, answer.width, answer.height)
-    texts.add(caller.tenant, sent.digest, image)
+    app_state.known_texts.add(caller.tenant, digest, image)
     return image
-
-
-async def find_sent(
-    request: Request, caller: Caller, sent: SentImage, texts: KnownTexts, finder: Concepts, wanted: Sequence[Concept]
-) -> list[ConceptAnswer]:
-    """What is found of each concept, in their order, on an image that came in base64.
-
-    Raises:
-        BadPrompt, BackendFailed: as in the service's ``Concepts.find``; and what ``open_sent`` raises.
-        Overloaded: as there, or it was not ready before ``adapter_deadline_s``.
-        ClientDisconnect: the client left.
-    """
-    record = request_log_of(request)
-
-    async def find_on(image: OpenImage) -> list[ConceptAnswer]:
-        record.fields |= {"image": image.image_id[:12], "concepts": len(wanted)}
-        found = finder.find(caller.tenant, image.image_id, wanted, client=caller.client)
-        answers = [answer for _, answer in sorted([each async for each in found], key=lambda each: each[0])]
-        for answer in answers:
-            record.note(answer.outcome, answer.timing)
-        return answers
-
-    known = texts.find(caller.tenant, sent.digest)
-    work = _with_image(known, lambda: open_sent(request, caller, sent, texts), find_on)
-    return await while_connected(request, in_time(request, work))
-
-
-async def segment_sent(
-    request: Request,
-    caller: Caller,
-    sent: SentImage,
-    texts: KnownTexts,
-    prompts_on: Callable[[OpenImage], Sequence[PromptAsk]],
-) -> tuple[OpenImage, list[MaskAnswer]]:
-    """The masks for a click that came with its image in base64. See ``segment``."""
-    known = texts.find(caller.tenant, sent.digest)
-    return await segment(request, caller, known, lambda: open_sent(request, caller, sent, texts), prompts_on)
-
-
-async def segment(
-    request: Request,
-    caller: Caller,
-    known: OpenImage | None,
-    open_image: Callable[[], Awaitable[OpenImage]],
-    prompts_on: Callable[[OpenImage], Sequence[PromptAsk]],
-) -> tuple[OpenImage, list[MaskAnswer]]:
-    """The masks for a tool's click, in the prompts' order, on an image that is opened if it is not in the cache (any
-    more); while the client is connected.
-
-    Args:
-        request: the click, whose log line is told the outcome.
-        caller: who clicks.
-        known: the image, where it is known without opening it.
-        open_image: opens it.
-        prompts_on: what is asked for on the image, whose size it may need.
-
-    Raises:
-        BadPrompt, TooLarge, BackendFailed: as in the service's ``masks``; and what ``open_image`` raises.
-        Overloaded: as there, or it was not ready before ``adapter_deadline_s``.
-        ClientDisconnect: the client left.
-    """
-    app_state, record = state_of(request), request_log_of(request)
-
-    async def masks_on(image: OpenImage) -> tuple[OpenImage, list[MaskAnswer]]:
-        prompts = prompts_on(image)
-        check_counts(prompts, app_state.settings)
-        record.fields |= {"image": image.image_id[:12], "prompts": len(prompts)}
-        if not prompts:
-            return image, []
-        found = await predictor_of(request).masks(caller.tenant, image.image_id, prompts, client=caller.client)
-        for answer in found:
-            record.note(answer.outcome, answer.timing)
-        return image, found
-
-    return await while_connected(request, in_time(request, _with_image(known, open_image, masks_on)))
-
-
-async def on_sent(
-    request: Request,
-    caller: Caller,
-    sent: SentImage,
-    texts: KnownTexts,
-    use: Callable[[OpenImage], Awaitable[T]],
-) -> T:
-    """What ``use`` makes of an image that came in base64, which is opened if it is not in the cache (any more); while
-    the client is connected, however long that takes.
-
-    Raises:
-        BadBody, TooLarge, BadImage, Overloaded, BackendFailed, NoRoom: as in ``open_sent``; and what ``use`` raises.
-        ClientDisconnect: the client left.
-    """
-    known = texts.find(caller.tenant, sent.digest)
-    work = _with_image(known, lambda: open_sent(request, caller, sent, texts), use)
-    return await while_connected(request, work)
-
-
-async def _with_image(
-    known: OpenImage | None, open_image: Callable[[], Awaitable[OpenImage]], use: Callable[[OpenImage], Awaitable[T]]
-) -> T:
-    if known is not None:
-        try:
-            return await use(known)
-        except UnknownImage:
-            pass  # it was evicted or purged; here it comes again
-    return await use(await open_image())
 
 
 async def in_time(request: Request, work: Coroutine[Any, Any, T]) -> T:

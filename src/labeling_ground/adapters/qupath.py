@@ -9,24 +9,20 @@ from functools import partial
 from typing import Any, Literal
 
 from fastapi import Request
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 from pydantic_core import to_json
 
 from labeling_ground import __version__
 from labeling_ground.adapters.images import (
-    KnownTexts,
-    OpenImage,
     box_on,
     choose_model,
     max_body_bytes,
-    on_sent,
     point_on,
     read_with_image,
-    segment_sent,
 )
 from labeling_ground.api.adapter import Adapter, Endpoint
-from labeling_ground.api.requests import caller_of, pools_of, request_log_of
+from labeling_ground.api.requests import caller_of, pools_of, request_log_of, state_of
 from labeling_ground.api.routes.everything import options_of
 from labeling_ground.api.schemas.everything import EverythingRequest
 from labeling_ground.api.state import AppState
@@ -34,6 +30,7 @@ from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedMask
 from labeling_ground.errors import BadPrompt
 from labeling_ground.service.everything import EverythingAnswer
+from labeling_ground.service.known_texts import OpenImage
 from labeling_ground.service.predictor import PromptAsk
 from labeling_ground.types import EverythingOptions
 
@@ -86,61 +83,55 @@ class AutomaskRequest(EverythingRequest):
     type: str = ""
 
 
-def create(app_state: AppState, texts: KnownTexts) -> Adapter:
+def create(app_state: AppState) -> Adapter:
     """The adapter of one server."""
-
-    async def version(request: Request) -> Response:
-        caller_of(request)  # a key is needed where there are some
-        return PlainTextResponse(__version__)
-
-    async def weights(request: Request) -> Response:
-        caller_of(request)
-        return Response(b"[]", media_type="application/json")  # there is nothing to be chosen
-
-    async def progress(request: Request) -> Response:
-        caller_of(request)
-        return Response(to_json({"message": "", "percent": 100}), media_type="application/json")
-
-    async def sam(request: Request) -> Response:
-        caller = caller_of(request)
-        body, sent = await read_with_image(request, SamRequest, lambda body: body.b64img)
-        await choose_model(request, _TYPES.get(body.type, body.type))
-        _, [answer] = await segment_sent(request, caller, sent, texts, lambda image: [_prompt_of(body, image)])
-        prediction, model = answer.prediction, answer.version.model
-        size = (prediction.height, prediction.width)
-        wanted = prediction.masks if body.multimask_output else prediction.masks[:1]
-        return await _features(request, wanted, size, model)
-
-    async def automask(request: Request) -> Response:
-        caller = caller_of(request)
-        body, sent = await read_with_image(request, AutomaskRequest, lambda body: body.b64img)
-        if body.crop_n_layers:
-            raise BadPrompt("Layers of crops are not computed here. Set crop_n_layers to 0, and zoom in instead.")
-        served = await choose_model(request, _TYPES.get(body.type, body.type))
-        chosen = {name: getattr(body, name) for name in _STOCK if getattr(body, name) not in (None, _STOCK[name])}
-        options = options_of(chosen, app_state, served.everything)
-
-        async def ask(image: OpenImage) -> EverythingAnswer:
-            request_log_of(request).fields |= {"image": image.image_id[:12], "points": options.points_per_side**2}
-            return await served.everything.ask(caller.tenant, image.image_id, options, client=caller.client)
-
-        answer = await on_sent(request, caller, sent, texts, ask)
-        request_log_of(request).note(answer.outcome, answer.timing)
-        found = answer.found
-        masks = tuple(one.mask for one in found.masks)
-        return await _features(request, masks, (found.height, found.width), answer.version.model)
-
     largest = max_body_bytes(app_state.settings)
     return Adapter(
         "qupath",
         (
-            Endpoint("GET", ("/sam/version",), version),
-            Endpoint("GET", ("/sam/weights",), weights),
-            Endpoint("GET", ("/sam/progress",), progress),
-            Endpoint("POST", ("/sam",), sam, largest),
-            Endpoint("POST", ("/sam/automask",), automask, largest),
+            Endpoint("GET", ("/sam/version",), partial(_said, __version__, "text/plain")),
+            Endpoint("GET", ("/sam/weights",), partial(_said, "[]", "application/json")),  # none are to be chosen
+            Endpoint("GET", ("/sam/progress",), partial(_said, '{"message":"","percent":100}', "application/json")),
+            Endpoint("POST", ("/sam",), segment, largest),
+            Endpoint("POST", ("/sam/automask",), segment_everything, largest),
         ),
     )
+
+
+async def _said(content: str, media_type: str, request: Request) -> Response:
+    """An answer that is always the same."""
+    caller_of(request)  # a key is needed where there are some
+    return Response(content, media_type=media_type)
+
+
+async def segment(request: Request) -> Response:
+    """``POST /sam/``: the masks of one prompt."""
+    body, image = await read_with_image(request, SamRequest, lambda body: body.b64img)
+    await choose_model(request, _TYPES.get(body.type, body.type))
+    [answer] = await image.segment(lambda opened: [_prompt_of(body, opened)])
+    found, model = answer.prediction, answer.version.model
+    masks = found.masks if body.multimask_output else found.masks[:1]
+    return await _features(request, masks, (found.height, found.width), model)
+
+
+async def segment_everything(request: Request) -> Response:
+    """``POST /sam/automask/``: all masks of the picture."""
+    body, image = await read_with_image(request, AutomaskRequest, lambda body: body.b64img)
+    if body.crop_n_layers:
+        raise BadPrompt("Layers of crops are not computed here. Set crop_n_layers to 0, and zoom in instead.")
+    everything = (await choose_model(request, _TYPES.get(body.type, body.type))).everything
+    chosen = {name: getattr(body, name) for name in _STOCK if getattr(body, name) not in (None, _STOCK[name])}
+    options = options_of(chosen, state_of(request), everything)
+    record, caller = request_log_of(request), image.caller
+
+    async def ask(opened: OpenImage) -> EverythingAnswer:
+        record.fields |= {"image": opened.image_id[:12], "points": options.points_per_side**2}
+        return await everything.ask(caller.tenant, opened.image_id, options, client=caller.client)
+
+    answer = await image.use(ask, has_deadline=False)
+    record.note(answer.outcome, answer.timing)
+    found, masks = answer.found, tuple(one.mask for one in answer.found.masks)
+    return await _features(request, masks, (found.height, found.width), answer.version.model)
 
 
 def _prompt_of(body: SamRequest, image: OpenImage) -> PromptAsk:

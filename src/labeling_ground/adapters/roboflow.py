@@ -2,40 +2,36 @@
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field, FiniteFloat, field_validator
 
 from labeling_ground.adapters.images import (
-    KnownTexts,
-    OpenImage,
+    ToolImage,
     box_on,
     choose_finder,
     choose_model,
-    find_sent,
     in_time,
     max_body_bytes,
-    open_sent,
     point_on,
     read_with_image,
-    segment_sent,
 )
 from labeling_ground.api import responses
 from labeling_ground.api.adapter import Adapter, Endpoint, Failure
-from labeling_ground.api.requests import caller_of, pools_of, while_connected
+from labeling_ground.api.requests import pools_of, state_of, while_connected
 from labeling_ground.api.routes.concepts import check_limits
 from labeling_ground.api.state import AppState
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedMask, CachedPrediction
-from labeling_ground.errors import BadInput, BadPrompt
+from labeling_ground.errors import BadInput, BadPrompt, NotOffered
 from labeling_ground.key import canonical_concept
 from labeling_ground.sam.everything import keep_best
 from labeling_ground.service.concepts import ConceptAnswer
+from labeling_ground.service.known_texts import OpenImage
 from labeling_ground.service.predictor import PromptAsk
-from labeling_ground.types import Box, Concept, Exemplar
+from labeling_ground.types import Box, Concept, Exemplar, ModelVersion
 
 
 class SentPicture(BaseModel):
@@ -69,24 +65,30 @@ class SentPrompt(BaseModel):
     box: SentBox | None = None
 
 
-class EmbedRequest(BaseModel):
-    """The body of ``embed_image``; its ``image_id`` is only answered, as it is no name for what an image holds."""
+class ImageRequest(BaseModel):
+    """What all bodies have: an image, and a key where the SDK was given one."""
 
     api_key: str | None = None
     image: SentPicture
+
+
+R = TypeVar("R", bound=ImageRequest)
+
+
+class EmbedRequest(ImageRequest):
+    """The body of ``embed_image``; its ``image_id`` is only answered, as it is no name for what an image holds."""
+
     image_id: str | None = None
     sam2_version_id: str | None = None
 
 
-class SegmentRequest(BaseModel):
+class SegmentRequest(ImageRequest):
     """The body of ``segment_image`` and ``visual_segment``.
 
     The SDK always names a model version (``hiera_tiny``, unless it is told another). A model of that name answers where
     one is served here, else the default one, and the header ``X-Model-Version`` says which that is.
     """
 
-    api_key: str | None = None
-    image: SentPicture
     prompts: list[SentPrompt]
     multimask_output: bool = True
     format: Literal["json", "polygon", "rle", "binary"] = "json"
@@ -149,14 +151,12 @@ class ConceptPrompt(BaseModel):
         return canonical_concept(self.text or None, exemplars)
 
 
-class ConceptRequest(BaseModel):
+class ConceptRequest(ImageRequest):
     """The body of ``concept_segment``.
 
     The SDK always names a model (``sam3/sam3_final``, unless it is told another): see ``choose_finder``.
     """
 
-    api_key: str | None = None
-    image: SentPicture
     prompts: list[ConceptPrompt] = Field(min_length=1)
     output_prob_thresh: FiniteFloat = 0.5
     nms_iou_threshold: FiniteFloat | None = None
@@ -164,61 +164,79 @@ class ConceptRequest(BaseModel):
     model_id: str | None = None
 
 
-def create(app_state: AppState, texts: KnownTexts) -> Adapter:
+def create(app_state: AppState) -> Adapter:
     """The adapter of one server."""
+    largest = max_body_bytes(app_state.settings)
 
-    async def segment(request: Request) -> Response:
-        started = time.perf_counter()
-        body, sent = await read_with_image(request, SegmentRequest, lambda body: body.image.value)
-        caller = caller_of(request, *_keys(request, body.api_key))
-        if body.format == "binary":
-            raise BadInput("The format 'binary' is not answered, as the SDK cannot read it. Use 'rle' or 'json'.")
-        await choose_model(request, body.sam2_version_id)
-        multimask = body.multimask_output
-        _, found = await segment_sent(
-            request, caller, sent, texts, lambda image: prompts_of(body.prompts, image, multimask=multimask)
-        )
-        predictions = [
-            await pools_of(request).drawing.run(_prediction, answer.prediction, body.format) for answer in found
-        ]
-        answer = {"predictions": predictions, "time": time.perf_counter() - started}
-        response = responses.as_json(answer)
-        if found:
-            response.headers["X-Model-Version"] = str(found[0].version)
-        return response
+    def at(handle: Callable[[Request], Awaitable[Response]], *paths: str) -> Endpoint:
+        both = tuple(prefix + path for prefix in ("", "/roboflow") for path in paths)
+        return Endpoint("POST", both, handle, largest, _failure)
 
-    async def embed(request: Request) -> Response:
-        started = time.perf_counter()
-        body, sent = await read_with_image(request, EmbedRequest, lambda body: body.image.value)
-        caller = caller_of(request, *_keys(request, body.api_key))
-        await choose_model(request, body.sam2_version_id)
-        image = await while_connected(request, in_time(request, open_sent(request, caller, sent, texts)))
-        answer = {"image_id": body.image_id or image.image_id, "time": time.perf_counter() - started}
-        return responses.as_json(answer)
-
-    async def concept(request: Request) -> Response:
-        started = time.perf_counter()
-        body, sent = await read_with_image(request, ConceptRequest, lambda body: body.image.value)
-        caller = caller_of(request, *_keys(request, body.api_key))
-        boxes = sum(len(prompt.boxes or ()) for prompt in body.prompts)
-        check_limits([prompt.text or "" for prompt in body.prompts], boxes, app_state.settings)
-        wanted = [prompt.concept() for prompt in body.prompts]
-        finder = await choose_finder(request, body.model_id, wanted)
-        found = await find_sent(request, caller, sent, texts, finder, wanted)
-        results = await pools_of(request).drawing.run(_prompt_results, body, found, background=True)
-        response = responses.as_json({"prompt_results": results, "time": time.perf_counter() - started})
-        response.headers["X-Model-Version"] = str(found[0].version)
-        return response
-
-    at = partial(_endpoint, largest=max_body_bytes(app_state.settings))
     return Adapter(
         "roboflow",
         (
             at(segment, "/sam2/segment_image", "/sam3/visual_segment"),
             at(embed, "/sam2/embed_image", "/sam3/embed_image"),
-            at(concept, "/sam3/concept_segment"),
+            at(find, "/sam3/concept_segment"),
+            at(infer_3d, "/sam3_3d/infer"),
         ),
     )
+
+
+async def segment(request: Request) -> Response:
+    """A mask for each prompt."""
+    started = time.perf_counter()
+    body, image = await _read(request, SegmentRequest)
+    if body.format == "binary":
+        raise BadInput("The format 'binary' is not answered, as the SDK cannot read it. Use 'rle' or 'json'.")
+    await choose_model(request, body.sam2_version_id)
+    found = await image.segment(lambda opened: prompts_of(body.prompts, opened, multimask=body.multimask_output))
+    drawing = pools_of(request).drawing
+    predictions = [await drawing.run(_prediction, answer.prediction, body.format) for answer in found]
+    return _answer({"predictions": predictions}, started, found[0].version if found else None)
+
+
+async def embed(request: Request) -> Response:
+    """The image is encoded, so that clicks on it are fast."""
+    started = time.perf_counter()
+    body, image = await _read(request, EmbedRequest)
+    await choose_model(request, body.sam2_version_id)
+    opened = await while_connected(request, in_time(request, image.open()))
+    return _answer({"image_id": body.image_id or opened.image_id}, started)
+
+
+async def find(request: Request) -> Response:
+    """All instances of each concept."""
+    started = time.perf_counter()
+    body, image = await _read(request, ConceptRequest)
+    boxes = sum(len(prompt.boxes or ()) for prompt in body.prompts)
+    check_limits([prompt.text or "" for prompt in body.prompts], boxes, state_of(request).settings)
+    wanted = [prompt.concept() for prompt in body.prompts]
+    found = await image.find(await choose_finder(request, body.model_id, wanted), wanted)
+    results = await pools_of(request).drawing.run(_prompt_results, body, found, background=True)
+    return _answer({"prompt_results": results}, started, found[0].version)
+
+
+async def infer_3d(request: Request) -> Response:
+    """Nothing: its client shall read why, in the field where it looks.
+
+    Raises:
+        NotOffered: always.
+    """
+    raise NotOffered("Objects in three dimensions (sam3_3d_infer) are not computed here, only masks.")
+
+
+async def _read(request: Request, model: type[R]) -> tuple[R, ToolImage]:
+    in_address = request.query_params.get("api_key")
+    return await read_with_image(request, model, lambda body: body.image.value, lambda body: (body.api_key, in_address))
+
+
+def _answer(fields: dict[str, Any], started: float, version: ModelVersion | None = None) -> Response:
+    """The fields and the seconds since ``started``; a header names the model that answered."""
+    response = responses.as_json(fields | {"time": time.perf_counter() - started})
+    if version is not None:
+        response.headers["X-Model-Version"] = str(version)
+    return response
 
 
 def prompts_of(sent: Sequence[SentPrompt], image: OpenImage, *, multimask: bool) -> list[PromptAsk]:
@@ -275,15 +293,6 @@ def _shown(best: CachedMask, size: tuple[int, int], form: str) -> dict[str, Any]
         return {"masks": {"size": size, "counts": best.counts}, "confidence": best.score, "format": "rle"}
     rings = mask_codec.to_centre_rings(mask_codec.from_rle(size, best.counts))
     return {"masks": rings, "confidence": best.score, "format": "polygon"}
-
-
-def _keys(request: Request, in_body: str | None) -> tuple[str | None, ...]:
-    return in_body, request.query_params.get("api_key")
-
-
-def _endpoint(handle: Callable[[Request], Awaitable[Response]], *paths: str, largest: int) -> Endpoint:
-    both = tuple(prefix + path for prefix in ("", "/roboflow") for path in paths)
-    return Endpoint("POST", both, handle, largest, _failure)
 
 
 def _failure(failure: Failure) -> tuple[int, dict[str, Any]]:

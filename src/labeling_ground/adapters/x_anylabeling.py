@@ -14,29 +14,25 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field, FiniteFloat
 
 from labeling_ground.adapters.images import (
-    KnownTexts,
-    OpenImage,
     box_on,
-    find_sent,
+    concepts_in,
     max_body_bytes,
     objects_of,
     point_on,
     read_with_image,
-    segment_sent,
 )
 from labeling_ground.api import responses
 from labeling_ground.api.adapter import Adapter, Endpoint, Failure
-from labeling_ground.api.requests import caller_of, model_for, pools_of
-from labeling_ground.api.routes.concepts import check_limits, concepts_of
+from labeling_ground.api.requests import caller_of, model_for, pools_of, state_of
+from labeling_ground.api.routes.concepts import concepts_of
 from labeling_ground.api.state import AppState
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedMask
 from labeling_ground.errors import BadPrompt
-from labeling_ground.key import canonical_concept
 from labeling_ground.service.concepts import ConceptAnswer
+from labeling_ground.service.known_texts import OpenImage
 from labeling_ground.service.model_pool import ModelStatus
 from labeling_ground.service.predictor import PromptAsk
-from labeling_ground.types import Concept
 
 _WIDGETS: tuple[dict[str, Any], ...] = (
     {"name": "button_add_point", "value": None},
@@ -87,35 +83,8 @@ class PredictRequest(BaseModel):
     params: Params = Field(default_factory=Params)
 
 
-def create(app_state: AppState, texts: KnownTexts) -> Adapter:
+def create(app_state: AppState) -> Adapter:
     """The adapter of one server."""
-
-    def models_fields() -> dict[str, Any]:
-        return {"success": True, "data": {each.id: _about(each) for each in app_state.models.statuses()}}
-
-    async def models(request: Request) -> Response:
-        caller_of(request)  # a key is needed where there are some
-        return responses.as_json(models_fields())
-
-    async def predict(request: Request) -> Response:
-        caller = caller_of(request)
-        body, sent = await read_with_image(request, PredictRequest, lambda body: body.image)
-        shapes: list[dict[str, Any]] = []
-        if body.params.text_prompt:
-            wanted = _concepts_in(body.params.text_prompt, app_state)
-            finder = concepts_of(await model_for(request, body.model), app_state.models, wanted)
-            answers = await find_sent(request, caller, sent, texts, finder, wanted)
-            return _answer(await pools_of(request).drawing.run(_shapes_found, answers, body.params, background=True))
-        await model_for(request, body.model)
-        marks = body.params.marks or []
-        if marks:
-            _, found = await segment_sent(request, caller, sent, texts, lambda image: prompts_of(marks, image))
-            for answer in found:
-                cached = answer.prediction
-                draw = partial(_shapes_of, cached.masks[0], (cached.height, cached.width), body.params.epsilon_factor)
-                shapes += await pools_of(request).drawing.run(draw)
-        return _answer(shapes)
-
     predict_at = ("/x-anylabeling/v1/predict", "/v1/predict")  # the last: of the tool's default address
     return Adapter(
         "x-anylabeling",
@@ -124,8 +93,38 @@ def create(app_state: AppState, texts: KnownTexts) -> Adapter:
             Endpoint("POST", predict_at, predict, max_body_bytes(app_state.settings), failure=_harmless),
         ),
         ("/v1/models",),
-        models_fields,
+        partial(_models, app_state),
     )
+
+
+def _models(app_state: AppState) -> dict[str, Any]:
+    return {"success": True, "data": {each.id: _about(each) for each in app_state.models.statuses()}}
+
+
+async def models(request: Request) -> Response:
+    """``GET /v1/models`` below the adapter's own path: the models, as the tool lists them."""
+    caller_of(request)  # a key is needed where there are some
+    return responses.as_json(_models(state_of(request)))
+
+
+async def predict(request: Request) -> Response:
+    """``POST /v1/predict``: outlines of what was marked, or of all that a phrase names."""
+    body, image = await read_with_image(request, PredictRequest, lambda body: body.image)
+    params, app_state, drawing = body.params, state_of(request), pools_of(request).drawing
+    shapes: list[dict[str, Any]] = []
+    if params.text_prompt:
+        wanted = concepts_in(params.text_prompt, app_state.settings)
+        finder = concepts_of(await model_for(request, body.model), app_state.models, wanted)
+        shapes = await drawing.run(_shapes_found, await image.find(finder, wanted), params, background=True)
+    else:
+        await model_for(request, body.model)
+        marks = params.marks or []
+        answers = await image.segment(lambda opened: prompts_of(marks, opened)) if marks else []
+        for answer in answers:
+            cached = answer.prediction
+            size = (cached.height, cached.width)
+            shapes += await drawing.run(_shapes_of, cached.masks[0], size, params.epsilon_factor)
+    return responses.as_json({"success": True, "data": {**_NOTHING, "shapes": shapes}})
 
 
 def _about(status: ModelStatus) -> dict[str, Any]:
@@ -136,22 +135,6 @@ def _about(status: ModelStatus) -> dict[str, Any]:
         "params": {},
         "batch_processing_mode": "text_prompt" if takes_text else None,
     }
-
-
-def _answer(shapes: Sequence[dict[str, Any]]) -> Response:
-    return responses.as_json({"success": True, "data": {**_NOTHING, "shapes": shapes}})
-
-
-def _concepts_in(text: str, app_state: AppState) -> list[Concept]:
-    """The phrases of a text prompt, which commas part, or full stops where there is no comma; each counts once.
-
-    Raises:
-        BadPrompt: there is none.
-        TooLarge: there are too many.
-    """
-    phrases = [part for part in text.split("," if "," in text else ".") if part.strip()]
-    check_limits(phrases, 0, app_state.settings)
-    return list(dict.fromkeys(canonical_concept(phrase) for phrase in phrases or [text]))
 
 
 def _shapes_found(answers: Sequence[ConceptAnswer], params: Params) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from labeling_ground.observe import RequestMetrics
 from labeling_ground.peers import Peers
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.history import History
+from labeling_ground.service.known_texts import KnownTexts
 from labeling_ground.service.model_pool import LoadedModel, ModelPool
 from labeling_ground.service.predictor import Predictor, Timing
 from labeling_ground.service.runtime_settings import RuntimeSettings
@@ -36,6 +37,8 @@ class AppState:
     """What clients say they will open next."""
     history: History
     """What was done in each minute of the last day."""
+    known_texts: KnownTexts
+    """Images that tools sent in base64."""
     peers: Peers | None = None
     """The other worker processes of this server, where there are some."""
     started: float = field(default_factory=time.monotonic)

@@ -27,6 +27,7 @@ from labeling_ground.service.counters import Counters
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.fetching import Fetcher
 from labeling_ground.service.history import History
+from labeling_ground.service.known_texts import KnownTexts
 from labeling_ground.service.model_pool import LoadedModel, ModelFacts, ModelPool
 from labeling_ground.service.models import EngineHealth
 from labeling_ground.service.predictor import Predictor, PredictorOptions
@@ -325,6 +326,7 @@ def build_parts(
         sources,
         upcoming,
         build_history(settings, peers),
+        KnownTexts(settings.adapter_texts),
         peers,
     )
 

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, FiniteFloat
 
-from labeling_ground.adapters.images import OpenImage, box_on, objects_of, point_on
+from labeling_ground.adapters.images import box_on, objects_of, point_on
 from labeling_ground.adapters.label_studio.config import Config
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.brush import to_brush_rle
-from labeling_ground.codec.records import CachedPrediction
+from labeling_ground.codec.records import CachedMask
 from labeling_ground.errors import BadPrompt, TooLarge
+from labeling_ground.service.known_texts import OpenImage
 from labeling_ground.service.predictor import PromptAsk
 
 _POINTS = frozenset({"keypointlabels", "keypoint"})
@@ -23,7 +24,10 @@ _BOXES = frozenset({"rectanglelabels", "rectangle"})
 
 
 class Region(BaseModel):
-    """One result of what an annotator did: a key point, a rectangle, or something that is said of one with its id."""
+    """One result of what an annotator did: a key point, a rectangle, something that is said of one with its id, a text.
+
+    Its ``item_index`` says which picture it is on, where several have the name ``to_name`` together.
+    """
 
     id: str | None = None
     type: str
@@ -33,6 +37,7 @@ class Region(BaseModel):
     original_width: int | None = Field(None, ge=1)
     original_height: int | None = Field(None, ge=1)
     image_rotation: FiniteFloat = 0
+    item_index: int | None = Field(None, ge=0)
 
     @property
     def label(self) -> str | None:
@@ -56,6 +61,14 @@ class Region(BaseModel):
         return [float(number) for number in found if number is not None]
 
 
+def text_of(regions: Sequence[Region]) -> str:
+    """What was typed into text areas, with commas between several texts; empty where something was marked."""
+    if any(each.type != "textarea" for each in regions):
+        return ""  # a text that is said of a mark
+    typed = [each.value.get("text") for each in regions]
+    return ",".join(text for texts in typed if isinstance(texts, list) for text in texts if isinstance(text, str))
+
+
 def marks_of(regions: Sequence[Region]) -> list[Region]:
     """The key points and rectangles among the regions, each with its label.
 
@@ -70,7 +83,7 @@ def marks_of(regions: Sequence[Region]) -> list[Region]:
         if each.type not in _POINTS | _BOXES and each.id not in known:
             raise BadPrompt(
                 f"Regions of the type {each.type!r} mean nothing to the model: mark the object with KeyPointLabels or "
-                "RectangleLabels."
+                "RectangleLabels, or say in a TextArea what to find."
             )
     labels = {each.id: each.value["labels"] for each in regions if each.type == "labels" and "labels" in each.value}
     return [
@@ -111,13 +124,15 @@ def _corners(region: Region, image: OpenImage) -> tuple[float, float, float, flo
 
 
 def to_regions(
-    prediction: CachedPrediction, marked: Region, config: Config, *, max_pixels: int
+    mask: CachedMask, size: tuple[int, int], marked: Region, label: str | None, config: Config, max_pixels: int
 ) -> list[dict[str, Any]]:
-    """The best mask as Label Studio draws it: one brush region, or a polygon for each of its parts.
+    """A mask as Label Studio draws it: one brush region, or a polygon for each of its parts; none for an empty mask.
 
     Args:
-        prediction: the masks.
-        marked: what the annotator marked first: its label, and the size by which Label Studio knows the picture.
+        mask: the mask.
+        size: height and width of the picture.
+        marked: what the annotator marked or typed first, with the size by which Label Studio knows the picture.
+        label: the label of the regions.
         config: what the project has to draw with.
         max_pixels: largest picture.
 
@@ -125,13 +140,12 @@ def to_regions(
         BadInput: the project has nothing to draw a mask with.
         TooLarge: Label Studio knows the picture by a size over the limit.
     """
-    width = marked.original_width or prediction.width
-    height = marked.original_height or prediction.height
+    rows, columns = size
+    width, height = marked.original_width or columns, marked.original_height or rows
     if width * height > max_pixels:
         raise TooLarge(f"The picture has {width} × {height} pixels in Label Studio; at most {max_pixels} are taken.")
-    outline = config.outline_for(marked.to_name, marked.label)
-    best = prediction.masks[0]
-    pixels = mask_codec.from_rle((prediction.height, prediction.width), best.counts)
+    outline = config.outline_for(marked.to_name, label)
+    pixels = mask_codec.from_rle(size, mask.counts)
     if not pixels.any():
         return []
     if outline.tag.startswith("Brush"):
@@ -139,7 +153,7 @@ def to_regions(
     else:
         values = [
             {
-                "points": [[100 * x / prediction.width, 100 * y / prediction.height] for x, y in ring],
+                "points": [[100 * x / columns, 100 * y / rows] for x, y in ring],
                 "closed": True,
             }
             for ring in _outer(mask_codec.to_polygons(pixels))
@@ -151,10 +165,12 @@ def to_regions(
         "original_width": width,
         "original_height": height,
         "image_rotation": marked.image_rotation,
-        "score": best.score,
+        "score": mask.score,
         "readonly": False,
     }
-    labels = {outline.type: [marked.label]} if outline.tag.endswith("Labels") and marked.label is not None else {}
+    if marked.item_index is not None:
+        region["item_index"] = marked.item_index
+    labels = {outline.type: [label]} if outline.tag.endswith("Labels") and label is not None else {}
     return [region | {"id": uuid.uuid4().hex[:10], "value": value | labels} for value in values]
 
 
