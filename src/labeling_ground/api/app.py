@@ -119,35 +119,6 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
         adapters: ways in for other tools, besides our own API.
     """
 
-    @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with contextlib.AsyncExitStack() as closing:  # closes each, in reverse, also where another one fails to
-            closing.push_async_callback(app_state.predictor.aclose)
-            closing.callback(app_state.history.close)
-            closing.push_async_callback(app_state.models.aclose)
-            closing.push_async_callback(app_state.sources.aclose)
-            for adapter in adapters:
-                closing.push_async_callback(adapter.aclose)
-            closing.push_async_callback(app_state.sessions.aclose)  # before the tiers: that is where sessions are kept
-            await app_state.predictor.store.open()  # the first look-up shall not wait for that
-            await app_state.supervisor.attempt(
-                "sweep sessions", app_state.sessions.sweep
-            )  # nor the first click for their file
-            await app_state.supervisor.attempt("meet servers", app_state.sessions.meet)
-            if app_state.peers is not None:
-                closing.push_async_callback(app_state.peers.aclose)
-                await answer_peers(app_state, app_state.peers, partial(service.health_of, app))
-            for name, work in (
-                ("model", partial(_watch_model, app, app_state)),
-                ("probe tiers", partial(_probe, app_state)),
-                ("sweep", partial(_sweep, app_state)),
-                ("history", partial(history.note_history, app_state)),
-            ):
-                task = asyncio.create_task(app_state.supervisor.persist(name, work))
-                closing.push_async_callback(stop, task)
-            yield
-            await _finish(app_state)
-
     app = FastAPI(
         title="Labeling Ground",
         version=__version__,
@@ -155,7 +126,7 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
         openapi_tags=_TAGS,
         docs_url=None,
         redoc_url=None,
-        lifespan=lifespan,
+        lifespan=partial(_lifespan, app_state, adapters),
         redirect_slashes=False,
     )
     app.state.app_state = app_state
@@ -183,6 +154,36 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
     )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app_state: AppState, adapters: Sequence[Adapter], app: FastAPI) -> AsyncIterator[None]:
+    """The server's work behind the requests, until it stops; then its parts are closed."""
+    supervisor, sessions, peers = app_state.supervisor, app_state.sessions, app_state.peers
+    async with contextlib.AsyncExitStack() as closing:  # closes each, in reverse, also where another one fails to
+        closing.push_async_callback(app_state.predictor.aclose)
+        closing.callback(app_state.history.close)
+        closing.push_async_callback(app_state.models.aclose)
+        closing.push_async_callback(app_state.sources.aclose)
+        for adapter in adapters:
+            closing.push_async_callback(adapter.aclose)
+        closing.push_async_callback(sessions.aclose)  # before the tiers: that is where sessions are kept
+        await app_state.predictor.store.open()  # the first look-up shall not wait for that
+        await supervisor.attempt("sweep sessions", sessions.sweep)  # nor the first click for their file
+        await supervisor.attempt("meet servers", sessions.meet)
+        if peers is not None:
+            closing.push_async_callback(peers.aclose)
+            await answer_peers(app_state, peers, partial(service.health_of, app))
+        for name, work in (
+            ("model", partial(_watch_model, app, app_state)),
+            ("probe tiers", partial(_probe, app_state)),
+            ("sweep", partial(_sweep, app_state)),
+            ("history", partial(history.note_history, app_state)),
+        ):
+            task = asyncio.create_task(supervisor.persist(name, work))
+            closing.push_async_callback(stop, task)
+        yield
+        await _finish(app_state)
 
 
 def _hosts(settings: Settings) -> Collection[str]:

@@ -92,11 +92,7 @@ def annotate(
             raise empty_option(name)
     if server is not None and cache_dir is not None:
         raise click.UsageError("--cache-dir is for masks that are computed here; --server has its own: leave one out")
-    files = sorted(images_in(photos))
-    if not files:
-        raise click.UsageError(f"there is no image file in {photos} ({accepted()})")
-    root = photos if photos.is_dir() else photos.parent
-    named = {file.relative_to(root).as_posix(): file for file in files}
+    named = _photos(photos)
     given = None if boxes is None else _read_coco(boxes, "--boxes")
     way: dict[str, Any] = {"way": "everything" if given is None else "boxes"}
     if phrases:
@@ -105,38 +101,49 @@ def annotate(
     asked = list(named) if given is None else dataset.boxes_of(given, named)
     changed = dataset.drop_changed(named)
     settings = settings_with(cache_dir=cache_dir, model=None if server else model)
-    left = [name for name in asked if name not in dataset.done]
+    left = {name: named[name] for name in asked if name not in dataset.done}
     dataset.write(now=True)  # a folder that takes no file is said before anything is computed
-    failures, interrupted = asyncio.run(
-        _annotate(_client(settings, server, api_key, model), {name: named[name] for name in left}, dataset, at_once)
-    )
-    done = len(asked) - len(left)
-    made = len([name for name in left if name in dataset.done])
+    client = _client(settings, server, api_key, model)
+    failures, interrupted = asyncio.run(_annotate(client, left, dataset, at_once))
+    found = {
+        "photos": len(asked),
+        "there": len(asked) - len(left),
+        "changed": changed,
+        "annotated": len(dataset.done.intersection(left)),
+        "annotations": len(dataset.annotations),
+        "failed": [{"file": name, "problem": problem} for name, problem in failures],
+        "interrupted": interrupted,
+    }
     if as_json:
-        data(
-            {
-                "photos": len(asked),
-                "there": done,
-                "changed": changed,
-                "annotated": made,
-                "annotations": len(dataset.annotations),
-                "failed": [{"file": name, "problem": problem} for name, problem in failures],
-                "interrupted": interrupted,
-            }
-        )
+        data(found)
     else:
-        again = f" ({len(changed)} of the file had changed)" if changed else ""
-        for name, problem in failures:
-            say(f"failed: {name}: {problem}")
-        show(
-            f"{done} there already, {made} annotated{again}, {len(failures)} failed; "
-            f"masks in {out}: {len(dataset.annotations)}"
-            + ("; interrupted: start again to go on" if interrupted else "")
-        )
-    if interrupted:
-        raise SystemExit(130)
-    if failures:
-        raise SystemExit(1)
+        _show(found, out)
+    if interrupted or failures:
+        raise SystemExit(130 if interrupted else 1)
+
+
+def _show(found: Mapping[str, Any], out: Path) -> None:
+    for each in found["failed"]:
+        say(f"failed: {each['file']}: {each['problem']}")
+    again = f" ({len(found['changed'])} of the file had changed)" if found["changed"] else ""
+    more = "; interrupted: start again to go on" if found["interrupted"] else ""
+    show(
+        f"{found['there']} there already, {found['annotated']} annotated{again}, {len(found['failed'])} failed; "
+        f"masks in {out}: {found['annotations']}{more}"
+    )
+
+
+def _photos(folder: Path) -> dict[str, Path]:
+    """The image files of a folder (or the one file that it is), by their paths below it.
+
+    Raises:
+        click.UsageError: there is none.
+    """
+    files = sorted(images_in(folder))
+    if not files:
+        raise click.UsageError(f"there is no image file in {folder} ({accepted()})")
+    root = folder if folder.is_dir() else folder.parent
+    return {file.relative_to(root).as_posix(): file for file in files}
 
 
 def _phrases(texts: tuple[str, ...]) -> list[str]:

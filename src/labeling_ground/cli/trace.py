@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from rich.table import Table
 
 from labeling_ground.cli.common import data, json_option, megabytes, progress_of, say, settings_with, show
 from labeling_ground.errors import BadSettings
+from labeling_ground.settings import Settings
 from labeling_ground.settings.types import whole_size
 from labeling_ground.simulate.grid import Prices, Row, cheapest, peak_without_budget, read_trace, replay_all
 from labeling_ground.simulate.policies import POLICIES, choose
-from labeling_ground.simulate.prepared import prepare
+from labeling_ground.simulate.prepared import Prepared, prepare
 from labeling_ground.simulate.replay import UNBOUNDED, Setup
 from labeling_ground.simulate.report import IMAGES, MASKS, hit_ratio, name_of, page, state_of
 from labeling_ground.simulate.synth import MIXES, Work, synthesise
@@ -172,46 +174,21 @@ def simulate(
     lower = _size(lower_budget, needed)
     for policy in policies:
         choose(policy)  # a wrong name is said before minutes of work
-    watermarks = settings.memory_low_watermark, settings.memory_high_watermark
-    is_int8 = settings.int8_embeddings != "off" and not lower
-
-    def setup(policy: str, memory_bytes: int, idle_s: float | None, exponent: float, rounded: bool) -> Setup:
-        counted = 0.0 if policy in POLICIES and policy != "gdsf" else exponent
-        fixed = (lower, idle_s, settings.max_age_s, settings.done_weight, counted, watermarks)
-        return Setup(policy, memory_bytes, *fixed, int8=rounded)
-
-    wanted = [
-        setup(policy, _size(budget, needed), idle, frequency_exponent, is_int8 if int8 is None else int8 and not lower)
-        for policy, budget, idle in itertools.product(
-            policies or tuple(POLICIES), budgets or ("10%", "25%", "50%", "100%"), idle_times
-        )
-    ]
-    today = setup(settings.policy, int(settings.memory_bytes), settings.idle_s, settings.frequency_exponent, is_int8)
-    setups = list(dict.fromkeys([*wanted, today]))
+    sizes = [_size(budget, needed) for budget in budgets or ("10%", "25%", "50%", "100%")]
+    wanted = itertools.product(policies or tuple(POLICIES), sizes, idle_times)
+    setups, today = _setups(settings, wanted, lower, frequency_exponent, int8)
     with progress_of("replaying", len(setups)) as advance:
         rows = replay_all(traces, setups, prices, bounds=bound, jobs=jobs, on_row=advance)
     best = cheapest(rows)
     now = next(row for row in rows if row.replayed.setup == today)
     reason = _reason(best, now, rows)
-    facts = [
-        f"{prepared.asks} asks over {prepared.seconds / 3600:.1f} hours; without a cache "
-        f"{sum(prepared.without_cache.values()) / 3600:.1f} hours of computing.",
-        f"Idle time alone, without a budget, would need {megabytes(needed)} of memory.",
-        f"Prices: {price_memory:g} for a GiB of memory and {price_lower:g} for a GiB behind it for an hour, "
-        f"{price_encoder:g} for an hour of computing. Days that the trace has begun count whole.",
-    ]
+    facts = _facts(prepared, needed, prices)
     if html is not None:
         html.write_text(page(rows, best, reason, today=today, facts=facts, title="What the cache costs and saves"))
         say(f"The page is in {html}.")
     if as_json:
-        data(
-            {
-                "facts": facts,
-                "recommended": {**_described(best), "reason": reason},
-                "today": _described(now),
-                "rows": [_described(row) for row in rows],
-            }
-        )
+        found = {"recommended": {**_described(best), "reason": reason}, "today": _described(now)}
+        data({"facts": facts, **found, "rows": [_described(row) for row in rows]})
         return
     for fact in facts:
         show(fact)
@@ -219,6 +196,38 @@ def simulate(
     Console().print(_table(rows, best, now))
     show()
     show(f"Recommended: {name_of(best.replayed.setup)}. {reason}")
+
+
+def _setups(
+    settings: Settings,
+    wanted: Iterable[tuple[str, int, float | None]],
+    lower_bytes: int,
+    exponent: float,
+    int8: bool | None,
+) -> tuple[list[Setup], Setup]:
+    """The setups to try: what is wanted (policy, bytes of memory, idle time), and today's, which is returned too."""
+    watermarks = settings.memory_low_watermark, settings.memory_high_watermark
+    is_int8 = settings.int8_embeddings != "off" and not lower_bytes
+
+    def setup(policy: str, memory_bytes: int, idle_s: float | None, exponent: float, rounded: bool) -> Setup:
+        counted = 0.0 if policy in POLICIES and policy != "gdsf" else exponent
+        fixed = (lower_bytes, idle_s, settings.max_age_s, settings.done_weight, counted, watermarks)
+        return Setup(policy, memory_bytes, *fixed, int8=rounded)
+
+    rounded = is_int8 if int8 is None else int8 and not lower_bytes
+    tried = [setup(*each, exponent, rounded) for each in wanted]
+    today = setup(settings.policy, int(settings.memory_bytes), settings.idle_s, settings.frequency_exponent, is_int8)
+    return list(dict.fromkeys([*tried, today])), today
+
+
+def _facts(prepared: Prepared, needed: int, prices: Prices) -> list[str]:
+    return [
+        f"{prepared.asks} asks over {prepared.seconds / 3600:.1f} hours; without a cache "
+        f"{sum(prepared.without_cache.values()) / 3600:.1f} hours of computing.",
+        f"Idle time alone, without a budget, would need {megabytes(needed)} of memory.",
+        f"Prices: {prices.memory:g} for a GiB of memory and {prices.lower:g} for a GiB behind it for an hour, "
+        f"{prices.encoder:g} for an hour of computing. Days that the trace has begun count whole.",
+    ]
 
 
 def _check_writable(file: Path) -> None:

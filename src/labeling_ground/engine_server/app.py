@@ -122,40 +122,10 @@ def create_engine_app(
         silence_s: longest wait for the next piece of an ask.
         drain: once it has begun, new asks are sent to another engine; those that run or wait here are answered.
     """
-    by_name = {endpoint.name: endpoint for endpoint in endpoints}
-    drain = drain or Drain()
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        with contextlib.ExitStack() as closing:
-            for endpoint in endpoints:
-                closing.callback(endpoint.close)
-            yield
-
-    async def ping(_: Request) -> Response:
-        return _draining() if drain.has_begun else JSONResponse({"status": "Healthy"})
-
-    async def predictions(request: Request) -> Response:
-        endpoint = by_name.get(request.path_params["name"])
-        if endpoint is None:
-            return _unknown(by_name)
-        try:
-            body = await request.body()
-            if drain.has_begun:
-                return _draining()
-            reply = await _unless_gone(request, endpoint, body)
-        except ClientDisconnect:
-            return Response(status_code=499)
-        except LabelingGroundError as error:
-            return response_for(error)
-        return Response(reply.body, reply.status, dict(reply.headers), media_type=reply.media_type)
-
-    async def management(request: Request) -> Response:
-        endpoint = by_name.get(request.path_params["name"])
-        return _unknown(by_name) if endpoint is None else JSONResponse([endpoint.status()])
-
+    routes = _Routes(endpoints, drain or Drain())
     asks = Starlette(
-        routes=[Route("/ping", ping), Route("/predictions/{name}", predictions, methods=["POST"])], lifespan=lifespan
+        routes=[Route("/ping", routes.ping), Route("/predictions/{name}", routes.predict, methods=["POST"])],
+        lifespan=routes.lifespan,
     )
     limits = Limits(
         most_requests=sum(endpoint.most_requests for endpoint in endpoints) + 64,
@@ -164,7 +134,7 @@ def create_engine_app(
         silence_s=silence_s,
         takes_no_place=lambda path: not path.startswith("/predictions/"),
     )
-    figures = Starlette(routes=[Route("/ping", ping), Route("/models/{name}", management)])
+    figures = Starlette(routes=[Route("/ping", routes.ping), Route("/models/{name}", routes.status)])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         server = scope.get("server")
@@ -173,6 +143,41 @@ def create_engine_app(
 
     # Servers reach it under many names; a web site's page has nothing to do here.
     return Edge(app, limits=limits, origins=OriginCheck(hosts=[ANY], origins=[]))
+
+
+class _Routes:
+    def __init__(self, endpoints: Sequence[ModelEndpoint], drain: Drain) -> None:
+        self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
+        self._drain = drain
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        with contextlib.ExitStack() as closing:
+            for endpoint in self._endpoints.values():
+                closing.callback(endpoint.close)
+            yield
+
+    async def ping(self, _: Request) -> Response:
+        return _draining() if self._drain.has_begun else JSONResponse({"status": "Healthy"})
+
+    async def predict(self, request: Request) -> Response:
+        endpoint = self._endpoints.get(request.path_params["name"])
+        if endpoint is None:
+            return _unknown(self._endpoints)
+        try:
+            body = await request.body()
+            if self._drain.has_begun:
+                return _draining()
+            reply = await _unless_gone(request, endpoint, body)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except LabelingGroundError as error:
+            return response_for(error)
+        return Response(reply.body, reply.status, dict(reply.headers), media_type=reply.media_type)
+
+    async def status(self, request: Request) -> Response:
+        endpoint = self._endpoints.get(request.path_params["name"])
+        return _unknown(self._endpoints) if endpoint is None else JSONResponse([endpoint.status()])
 
 
 async def _unless_gone(request: Request, endpoint: ModelEndpoint, body: bytes) -> Reply:

@@ -86,7 +86,7 @@ def prepare(events: Events) -> Prepared:
     }
     steps: list[Step] = []
     by_mask: dict[int, Step] = {}
-    images: dict[tuple[str, int], tuple[Any, ...]] = {}
+    images: dict[tuple[str, int], tuple[str, dict[str, Any]]] = {}
     without = dict.fromkeys(COMPUTED, 0.0)
     columns = ("time", "what", "kind", "key", "image", "embedding", "parent", "model", "tenant")
     for time, what, kind, key, image, embedding, parent, model, tenant in zip(
@@ -98,42 +98,29 @@ def prepare(events: Events) -> Prepared:
         if what not in (What.ASKED, What.PREFETCHED):
             steps.append(Step(time, What(what), group))
             continue
-        known = images.get((group, embedding))
-        if known is None:
-            # The group's text too is the one that the first step has: a trace is long, and a step is mostly text.
-            known = images[group, embedding] = (
-                group,
-                *needs.of(group, embedding, model, time, from_trunk=kind == _DETECTIONS),
-            )
-        group, embedded, needed, image_key, file, alone, trunk, backbone = known
-        without[needed.kind] += needed.cost
-        without[Kind.TRUNK] += backbone.cost
-        about = {"trunk": trunk, "backbone": backbone}
+        if (group, embedding) not in images:
+            images[group, embedding] = group, needs.of(group, embedding, model, time, from_trunk=kind == _DETECTIONS)
+        # The group's text too is the one that the first step has: a trace is long, and a step is mostly text.
+        group, fields = images[group, embedding]
+        entry: Weight = fields["embedded"]
+        without[entry.kind] += entry.cost
+        without[Kind.TRUNK] += fields["backbone"].cost
         if kind not in derived:
-            steps.append(
-                Step(
-                    time, What(what), group, False, embedded, needed, embedded, needed, image_key, file, alone, **about
-                )
-            )
+            steps.append(Step(time, What(what), group, key=fields["embedding"], entry=entry, **fields))
             continue
-        found = derived[kind].entry(key, model, time)
-        without[found.kind] += found.cost
+        entry = derived[kind].entry(key, model, time)
+        without[entry.kind] += entry.cost
         step = Step(
             time,
             What(what),
             group,
-            True,
-            f"{group}{found.kind.value}/{key:x}",
-            found,
-            embedded,
-            needed,
-            image_key,
-            file,
-            alone,
-            f"{group}logits/{key:x}" if kind == _MASK else "",
-            Weight(Kind.LOGITS, b"", found.cost, time, derived[kind].beside(key, model)),
-            by_mask.get(parent) if parent else None,
-            **about,
+            is_derived=True,
+            key=f"{group}{entry.kind.value}/{key:x}",
+            entry=entry,
+            logits=f"{group}logits/{key:x}" if kind == _MASK else "",
+            refined=Weight(Kind.LOGITS, b"", entry.cost, time, derived[kind].beside(key, model)),
+            parent=by_mask.get(parent) if parent else None,
+            **fields,
         )
         by_mask.setdefault(key, step)
         steps.append(step)
@@ -150,21 +137,20 @@ class _Needs:
         self._trunks = _Table(events[events["kind"] == _TRUNK], Kind.TRUNK)
         self._trunk_of = _known(asked["key"], asked["parent"])
 
-    def of(
-        self, group: str, needed: int, model: int, time: float, *, from_trunk: bool
-    ) -> tuple[str, Weight, str, Weight, Entry, str, Entry]:
-        """What is made from an embedding, or a trunk, needs: its key and weight; those of the image's file, and as
-        memory weighs the file alone; those of the trunk that the embedding needs in turn."""
+    def of(self, group: str, needed: int, model: int, time: float, *, from_trunk: bool) -> dict[str, Any]:
+        """The fields of a ``Step`` for what is made from an embedding, or from a trunk: what that needs."""
         table = self._trunks if from_trunk else self._embeddings
         entry = first = table.entry(needed, model, time)
+        size = table.beside(needed, model)
         below = None if from_trunk else self._trunk_of.get(needed)
-        backbone: Entry = _NOTHING
+        above: dict[str, Any] = {"trunk": "", "backbone": _NOTHING}
         if below is not None:
-            backbone = first = self._trunks.entry(int(below), model, time)
-        size = table.beside(needed, model) or (self._trunks.beside(int(below), model) if below is not None else 0)
+            first = self._trunks.entry(int(below), model, time)
+            size = size or self._trunks.beside(int(below), model)
+            above = {"trunk": f"{group}trunk/{below:x}", "backbone": first}
         file = Weight(Kind.IMAGE, b"", first.cost, time, size)
-        trunk = "" if below is None else f"{group}trunk/{below:x}"
-        return f"{group}{entry.kind}/{needed:x}", entry, f"{group}image", file, weighed_in_memory(file), trunk, backbone
+        made = {"embedding": f"{group}{entry.kind}/{needed:x}", "embedded": entry}
+        return {**made, "image": f"{group}image", "file": file, "alone": weighed_in_memory(file), **above}
 
 
 class _Table:

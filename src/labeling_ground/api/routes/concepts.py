@@ -65,51 +65,59 @@ async def concepts(request: Request, image_id: ImageId) -> Response:
     wanted = wanted_in(body)
     served = await model_for(request, model_named(request, body.model))
     finder = concepts_of(served, app_state.models, wanted)
+    request_log_of(request).fields |= {"image": image_id[:12], "concepts": len(wanted)}
+    written = _written(request, finder.find(caller.tenant, image_id, wanted, client=caller.client), body)
+    if wants_lines(request):
+        return await as_lines(request, _lines(image_id, written))
+    return await while_connected(request, _whole(image_id, written))
+
+
+_Written = tuple[int, ConceptAnswer, bytes]
+"""A phrase's number in the request, what was found of it, and that as JSON."""
+
+
+async def _written(
+    request: Request, answers: AsyncGenerator[tuple[int, ConceptAnswer], None], body: ConceptsRequest
+) -> AsyncGenerator[_Written, None]:
     record, drawing = request_log_of(request), pools_of(request).drawing
-    record.fields |= {"image": image_id[:12], "concepts": len(wanted)}
+    async with aclosing(answers):
+        async for number, answer in answers:
+            record.note(answer.outcome, answer.timing)
+            listed = _listed(answer, body.score_threshold, body.max_instances)
+            instances = await responses.found(listed, (answer.found.height, answer.found.width), body.format, drawing)
+            yield number, answer, responses.with_masks(_about(answer), instances, "instances")
 
-    async def found() -> AsyncGenerator[tuple[int, ConceptAnswer, bytes], None]:
-        async with aclosing(finder.find(caller.tenant, image_id, wanted, client=caller.client)) as answers:
-            async for number, answer in answers:
-                record.note(answer.outcome, answer.timing)
-                size = (answer.found.height, answer.found.width)
-                listed = _listed(answer, body.score_threshold, body.max_instances)
-                instances = await responses.found(listed, size, body.format, drawing)
-                yield number, answer, responses.with_masks(_about(answer), instances, "instances")
 
-    def head(answer: ConceptAnswer) -> dict[str, Any]:
-        size = {"width": answer.found.width, "height": answer.found.height}
-        return {"image_id": image_id, **responses.origin(answer.version, answer.model_note), **size}
+async def _whole(image_id: str, written: AsyncGenerator[_Written, None]) -> Response:
+    found = sorted([each async for each in written], key=lambda each: each[0])
+    answers = [answer for _, answer, _ in found]
+    fields = _head(image_id, answers[0]) | _summary(answers)
+    content = responses.with_masks(fields, [each for *_, each in found], "concepts")
+    return Response(content, media_type="application/json")
 
-    def summary(answers: Sequence[ConceptAnswer]) -> dict[str, Any]:
-        return {
-            "outcome": responses.dearest([answer.outcome for answer in answers]),
-            "seconds": round(max(answer.timing.total for answer in answers), 6),
-            "timing": responses.merged_timing([answer.timing for answer in answers]),
-        }
 
-    if not wants_lines(request):
+async def _lines(image_id: str, written: AsyncGenerator[_Written, None]) -> AsyncGenerator[bytes, None]:
+    answers: list[ConceptAnswer] = []
+    async with aclosing(written):
+        async for number, answer, each in written:
+            if not answers:
+                yield line("start", _head(image_id, answer))
+            answers.append(answer)
+            yield b'{"event":"concept","number":%d,' % number + each[1:] + b"\n"
+    yield line("end", _summary(answers))
 
-        async def work() -> list[tuple[int, ConceptAnswer, bytes]]:
-            return sorted([each async for each in found()], key=lambda each: each[0])
 
-        all_found = await while_connected(request, work())
-        answers = [answer for _, answer, _ in all_found]
-        fields = head(answers[0]) | summary(answers)
-        content = responses.with_masks(fields, [written for *_, written in all_found], "concepts")
-        return Response(content, media_type="application/json")
+def _head(image_id: str, answer: ConceptAnswer) -> dict[str, Any]:
+    size = {"width": answer.found.width, "height": answer.found.height}
+    return {"image_id": image_id, **responses.origin(answer.version, answer.model_note), **size}
 
-    async def lines() -> AsyncGenerator[bytes, None]:
-        answers: list[ConceptAnswer] = []
-        async with aclosing(found()) as each:
-            async for number, answer, written in each:
-                if not answers:
-                    yield line("start", head(answer))
-                answers.append(answer)
-                yield b'{"event":"concept","number":%d,' % number + written[1:] + b"\n"
-        yield line("end", summary(answers))
 
-    return await as_lines(request, lines())
+def _summary(answers: Sequence[ConceptAnswer]) -> dict[str, Any]:
+    return {
+        "outcome": responses.dearest([answer.outcome for answer in answers]),
+        "seconds": round(max(answer.timing.total for answer in answers), 6),
+        "timing": responses.merged_timing([answer.timing for answer in answers]),
+    }
 
 
 def check_limits(phrases: Sequence[str], exemplars: int, settings: Settings) -> None:

@@ -1,8 +1,9 @@
 """``/v1/images/{id}/everything``: all masks of an image, as one answer or as a stream."""
 
 import dataclasses
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -74,44 +75,53 @@ async def everything(request: Request, image_id: ImageId) -> Response:
     path = (await model_for(request, model_named(request, body.model))).everything
     given = {name: getattr(body, name) for name in _OPTIONS if getattr(body, name) is not None}
     options = options_of(given, app_state, path)
-    record = request_log_of(request)
-    record.fields |= {"image": image_id[:12], "points": options.points_per_side**2}
-    drawing = pools_of(request).drawing
+    request_log_of(request).fields |= {"image": image_id[:12], "points": options.points_per_side**2}
+    head = partial(_head, image_id, options)
+    if wants_lines(request):
+        steps = path.follow(caller.tenant, image_id, options, client=caller.client)
+        return await as_lines(request, _lines(request, steps, head, body.format))
+    answer = path.ask(caller.tenant, image_id, options, client=caller.client)
+    return await while_connected(request, _whole(request, answer, head, body.format))
 
-    def head(of: Begun | EverythingAnswer) -> dict[str, Any]:
-        said = responses.origin(of.version, of.model_note)
-        return {"image_id": image_id, **said, "options": dataclasses.asdict(options)}
 
-    if not wants_lines(request):
+_Head = Callable[[Begun | EverythingAnswer], dict[str, Any]]
 
-        async def work() -> bytes:
-            answer = await path.ask(caller.tenant, image_id, options, client=caller.client)
-            size = (answer.found.height, answer.found.width)
-            about = {"width": size[1], "height": size[0], "points": answer.found.points}
-            fields = head(answer) | about | _origin(answer, record)
-            masks = await responses.found(_listed(answer.found.masks), size, body.format, drawing)
-            return responses.with_masks(fields, masks)
 
-        return Response(await while_connected(request, work()), media_type="application/json")
+def _head(image_id: str, options: EverythingOptions, of: Begun | EverythingAnswer) -> dict[str, Any]:
+    said = responses.origin(of.version, of.model_note)
+    return {"image_id": image_id, **said, "options": dataclasses.asdict(options)}
 
-    async def lines() -> AsyncGenerator[bytes, None]:
-        size = (0, 0)
-        async with aclosing(path.follow(caller.tenant, image_id, options, client=caller.client)) as steps:
-            async for step in steps:
-                if isinstance(step, Begun):
-                    size = (step.height, step.width)
-                    about = {"width": step.width, "height": step.height, "points": step.points}
-                    yield line("start", head(step) | about)
-                elif isinstance(step, Progress):
-                    masks = await responses.found(_listed(step.masks), size, body.format, drawing)
-                    progress = {"done": step.done, "points": step.points, "standing": step.standing}
-                    yield responses.with_masks({"event": "progress"} | progress, masks) + b"\n"
-                else:
-                    end = {"event": "end", "standing": [one.id for one in step.found.masks]}
-                    masks = await responses.found(_listed(step.news), size, body.format, drawing)
-                    yield responses.with_masks(end | _origin(step, record), masks) + b"\n"
 
-    return await as_lines(request, lines())
+async def _whole(request: Request, asking: Awaitable[EverythingAnswer], head: _Head, form: str) -> Response:
+    answer = await asking
+    found, size = answer.found, (answer.found.height, answer.found.width)
+    about = {"width": found.width, "height": found.height, "points": found.points}
+    fields = head(answer) | about | _origin(answer, request_log_of(request))
+    masks = await responses.found(_listed(found.masks), size, form, pools_of(request).drawing)
+    return Response(responses.with_masks(fields, masks), media_type="application/json")
+
+
+async def _lines(
+    request: Request,
+    steps: AsyncGenerator[Begun | Progress | EverythingAnswer, None],
+    head: _Head,
+    form: str,
+) -> AsyncGenerator[bytes, None]:
+    drawing, size = pools_of(request).drawing, (0, 0)
+    async with aclosing(steps):
+        async for step in steps:
+            if isinstance(step, Begun):
+                size = (step.height, step.width)
+                about = {"width": step.width, "height": step.height, "points": step.points}
+                yield line("start", head(step) | about)
+            elif isinstance(step, Progress):
+                masks = await responses.found(_listed(step.masks), size, form, drawing)
+                progress = {"done": step.done, "points": step.points, "standing": step.standing}
+                yield responses.with_masks({"event": "progress"} | progress, masks) + b"\n"
+            else:
+                end = {"event": "end", "standing": [one.id for one in step.found.masks]}
+                masks = await responses.found(_listed(step.news), size, form, drawing)
+                yield responses.with_masks(end | _origin(step, request_log_of(request)), masks) + b"\n"
 
 
 def _listed(masks: Sequence[FoundMask]) -> list[tuple[dict[str, Any], CachedMask]]:

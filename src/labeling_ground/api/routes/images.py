@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request
@@ -127,7 +127,7 @@ async def add_image(
     app_state, caller = state_of(request), caller_of(request)
     app_state.models.name_of(model)  # one that is not served is refused before the file is read
     read_as = stretch_from(stretch)
-    record = request_log_of(request)
+    record, sources = request_log_of(request), app_state.sources
     url, file, image_id = "", b"", ""
     if media_type(request) == "application/json":
         url = (await read_json(request, ImageAtUrl.model_validate_json)).url
@@ -137,36 +137,36 @@ async def add_image(
         record.fields["image"] = image_id[:12]
     predictor = (await model_for(request, model)).predictor
     link = Link(predictor, caller.tenant, url, read_as, caller.client)
-    if not wait:
-        if url:
-            image_id, ahead = await while_connected(request, app_state.sources.prefetch(link))
-            record.fields["image"] = image_id[:12]
-        else:
-            ahead = await predictor.prefetch(caller.tenant, file, image_id, client=caller.client)
-        return responses.as_json(
-            {"image_id": image_id, **responses.origin(ahead.version, ahead.model_note), "queued": ahead.queued},
-            status=202,
+    if wait:
+        opening = (
+            sources.open_image(link)
+            if url
+            else predictor.open_image(caller.tenant, file, image_id, client=caller.client)
         )
-    adding = (
-        app_state.sources.open_image(link)
-        if url
-        else predictor.open_image(caller.tenant, file, image_id, client=caller.client)
-    )
-    answer = await while_connected(request, adding)
-    record.fields["image"] = answer.image_id[:12]
-    record.note(answer.outcome, answer.timing)
-    return responses.as_json(
-        {
-            "image_id": answer.image_id,
-            "width": answer.width,
-            "height": answer.height,
-            "outcome": answer.outcome,
-            "seconds": round(answer.timing.total, 6),
-            "use_preview": answer.use_preview,
-            **responses.origin(answer.version, answer.model_note, answer.note),
-            **responses.of_embedding(answer.is_int8),
-        }
-    )
+        answer = await while_connected(request, opening)
+        record.fields["image"] = answer.image_id[:12]
+        record.note(answer.outcome, answer.timing)
+        return responses.as_json(_added(answer))
+    if url:
+        image_id, ahead = await while_connected(request, sources.prefetch(link))
+        record.fields["image"] = image_id[:12]
+    else:
+        ahead = await predictor.prefetch(caller.tenant, file, image_id, client=caller.client)
+    said = responses.origin(ahead.version, ahead.model_note)
+    return responses.as_json({"image_id": image_id, **said, "queued": ahead.queued}, status=202)
+
+
+def _added(answer: ImageAnswer) -> dict[str, Any]:
+    return {
+        "image_id": answer.image_id,
+        "width": answer.width,
+        "height": answer.height,
+        "outcome": answer.outcome,
+        "seconds": round(answer.timing.total, 6),
+        "use_preview": answer.use_preview,
+        **responses.origin(answer.version, answer.model_note, answer.note),
+        **responses.of_embedding(answer.is_int8),
+    }
 
 
 @router.get(
