@@ -286,7 +286,7 @@ async def serving(
         backend=backend,
         encode_queue=FairQueue("encoder", slots, queue, batch=backend.info.encode_batch, **clocks),
         decode_queue=FairQueue("decoder", slots, queue, batch=backend.info.decode_batch, **clocks),
-        pools=Pools.sized(),
+        pools=given.pop("pools", None) or Pools.sized(),
         options=PredictorOptions(**{name: given.pop(name) for name in PredictorOptions.__slots__ if name in given}),
         **given,
     )
@@ -316,6 +316,7 @@ async def mask(predictor: Predictor, image_id: str, ask: PromptAsk | None = None
 
 async def forget(predictor: Predictor, kind: Kind, *, everywhere: bool = False) -> None:
     """Evict all entries of one kind from memory, or from the lower tiers too: this is no purge."""
+    await predictor.background.finish(LONG_S)
     await predictor.store.drain()
     pattern = f"v1/*/{kind}*"
     await predictor.store.memory.delete(pattern)

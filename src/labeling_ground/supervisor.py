@@ -97,12 +97,12 @@ class Background:
     def __init__(self, supervisor: Supervisor, name: str) -> None:
         self._supervisor = supervisor
         self._name = name
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
         """Let the work go on by itself."""
         task = asyncio.create_task(work)
         self._supervisor.watch(self._name, task)

@@ -219,15 +219,15 @@ async def test_what_a_lower_tier_has_is_not_recomputed_and_no_hit_of_a_shadow_ca
 
 
 def test_a_mask_and_its_logits_are_one_computation() -> None:
-    """Counted by whichever was missing; an image file is not computed at all."""
+    """Counted by the one that was asked for; an image file is not computed at all."""
     clock = Clock(1e9)
     store, shadows = observed(clock, MIB)
     one = image(1)
     pair = one.mask(TOY, "d" * 32), one.logits(TOY, "d" * 32)
 
-    def decode() -> None:
+    def decode(asked: Kind = Kind.MASK) -> None:
         for key, kind, size in zip(pair, (Kind.MASK, Kind.LOGITS), (KIB, 100 * KIB), strict=True):
-            store.put(key, Weight(kind, b"", 0.5, clock.now, size))
+            store.put(key, Weight(kind, b"", 0.5, clock.now, size), computed=kind is asked)
 
     def push_out(start: int) -> None:
         for number in range(start, start + 11):
@@ -243,7 +243,7 @@ def test_a_mask_and_its_logits_are_one_computation() -> None:
         store.put(image(number).embedding(TOY), embedding())
         store.peek(pair[0])
     assert [key in store.memory for key in pair] == [True, False]
-    decode()  # for the logits
+    decode(Kind.LOGITS)
     assert (shadows.recomputed.entries[Kind.MASK], shadows.recomputed.seconds[Kind.MASK]) == (2, 1.0)
     assert [cache.hits for cache in shadows.caches] == [2.0, 2.0, 2.0]
     store.put(one.image, Weight(Kind.IMAGE, b"", 1.0, clock.now, KIB))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from tests.doubles import until
 
-from labeling_ground.errors import BackendFailed
+from labeling_ground.errors import BackendFailed, Overloaded
 from labeling_ground.service.once import Flights
 
 pytestmark = pytest.mark.anyio
@@ -109,6 +109,40 @@ async def test_what_cannot_be_stopped_is_finished_though_all_left_and_is_joined_
     assert (work.begun, work.called_off) == (1, 0)
     await until(lambda: landed == ["k"])
     assert len(flights) == 0
+
+
+async def test_who_only_follows_starts_nothing_and_is_an_asker_like_any_other() -> None:
+    flights: Flights[str] = Flights()
+    work = Work()
+    assert await flights.follow("k") is None
+    [first] = ask(flights, work)
+    await until(lambda: work.begun == 1)
+    follower = asyncio.create_task(flights.follow("k"))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait({first})
+    work.cue.set()
+    assert await follower == "answer 1"
+    assert (work.begun, work.called_off, await flights.follow("k")) == (1, 0, None)
+
+
+@pytest.mark.parametrize(("error", "told"), [(Overloaded("full", retry_after=1.0), None), (BackendFailed("no"), "no")])
+async def test_who_follows_what_is_turned_away_may_try_for_itself(error: Exception, told: str | None) -> None:
+    flights: Flights[str] = Flights()
+    work = Work()
+    work.error = error
+    [first] = ask(flights, work)
+    await until(lambda: work.begun == 1)
+    follower = asyncio.create_task(flights.follow("k"))
+    await asyncio.sleep(0)
+    work.cue.set()
+    if told is None:
+        assert await follower is None
+    else:
+        with pytest.raises(BackendFailed, match=told):
+            await follower
+    await asyncio.wait({first})
+    assert first.exception() is error
 
 
 async def test_a_failure_of_what_nobody_waits_for_any_more_is_not_complained_about() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.doubles import (
+    LONG_S,
     TENANT,
     DictStore,
     ToyBackend,
@@ -142,8 +143,10 @@ async def test_a_mask_of_an_int8_embedding_can_be_refined_and_its_lost_logits_ar
         await send(predictor, FILES[0])
         await crowd_out(predictor)
         first = await mask(predictor, FIRST, click(5, 5))
+        await predictor.background.finish(LONG_S)
         asked = PromptAsk(click(9, 9).points, mask_input=(first.prediction_id, 0))
         refined = await mask(predictor, FIRST, asked)
+        await predictor.background.finish(LONG_S)
         await predictor.embedding(TENANT, FIRST)
         sum(predictor.store.memory.purge(INT8))
         later = await mask(predictor, FIRST, asked)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tests.doubles import (
     A_BOX,
+    LONG_S,
     TENANT,
     TOY,
     BrokenStore,
@@ -920,6 +921,7 @@ async def test_a_mask_input_by_reference_is_the_same_as_by_value(index: int) -> 
         await upload(predictor)
         first = await mask(predictor, ID)
         logits_key = keys_of(FILE).logits(TOY, first.prediction_id)
+        await predictor.background.finish(LONG_S)
         kept = predictor.store.peek(logits_key)
         assert kept is not None
         value = records.open_logits(kept, logits_key)[index]

@@ -116,7 +116,6 @@ class ShadowCaches:
         self._stored: dict[str, tuple[float, float]] = {}
         # Hits that the shadow caches are not told of yet: the record, and when it was used by both clocks.
         self._hits: list[tuple[Record, float, float]] = []
-        self._decoded = ""  # key of the logits that come with the last mask: one computation, which counts once
         self._set_budget(budget_bytes)
 
     @property
@@ -171,10 +170,7 @@ class ShadowCaches:
         self._insert(without, key, entry, used)
 
     def arriving(self, key: str, entry: Entry, *, is_stored: bool, computed: bool) -> None:
-        """An entry comes into memory from a tier below, or was computed; ``is_stored``: it is there already.
-
-        A mask comes before its logits. Where one is stored and was computed again, the other was missing.
-        """
+        """An entry comes into memory from a tier below, or was computed; ``is_stored``: it is there already."""
         self._catch_up()
         if not computed:
             self._use(key, entry, self._clock(), in_memory=False)
@@ -184,7 +180,7 @@ class ShadowCaches:
             return
         self._stored[key] = entry.created, self._clock()
         without = [cache for cache in self._caches if cache.store.peek(key) is None]
-        if not (entry.kind is Kind.IMAGE or is_stored or (entry.kind is Kind.LOGITS and self._decoded == key)):
+        if not (entry.kind is Kind.IMAGE or is_stored):
             for cache in self._caches:
                 if cache not in without:
                     cache.hits += 1 / self.sampled
@@ -250,14 +246,11 @@ class ShadowCaches:
 
     def _count_recomputed(self, key: str, entry: Entry, is_stored: bool) -> None:
         kind = entry.kind
-        is_second = kind is Kind.LOGITS and key == self._decoded
-        if kind is Kind.MASK:
-            self._decoded = "" if is_stored else key.replace(f"/{Kind.MASK}/", f"/{Kind.LOGITS}/", 1)
         digest = hash(key)
         at = self._young.pop(digest, None)
         if at is None:
             at = self._old.pop(digest, None)
-        if at is None or is_stored or is_second or kind is Kind.IMAGE:
+        if at is None or is_stored or kind is Kind.IMAGE:
             return
         if self._idle_s is not None and self._clock() - at >= self._idle_s:
             return  # with any budget it would have been idle for too long

@@ -171,7 +171,7 @@ class TieredStore:
             raise unreachable
         return None
 
-    def put(self, key: str, entry: Entry, purge_count: int | None = None) -> bool:
+    def put(self, key: str, entry: Entry, purge_count: int | None = None, *, computed: bool = True) -> bool:
         """Store a result in the tiers that its kind belongs to. Returns whether that was done.
 
         Args:
@@ -179,17 +179,18 @@ class TieredStore:
             entry: the result.
             purge_count: ``purges.count`` when the computation began. A result whose image or model was purged since
                 then is not stored: the purge meant it too.
+            computed: whether it is what was computed, and does not only come with that.
         """
         if (purge_count is not None and self.purges.meant_since(key, purge_count)) or self.purges.is_under_way(key):
             return False
         if entry.kind is Kind.LOGITS or not self.lower:
-            self.memory.insert(key, weighed_in_memory(entry))
+            self.memory.insert(key, weighed_in_memory(entry), computed=computed)
             return True
         self.touches.note(key)  # the write sets the timer
         if entry.kind is Kind.IMAGE:
             self.lower[-1].queue.write(key, entry)
             return True
-        self.memory.insert(key, entry)
+        self.memory.insert(key, entry, computed=computed)
         for tier in self.lower:
             tier.queue.write(key, entry)
         return True

@@ -75,15 +75,14 @@ def seal(
             hold stays as it is: infinities where there were none would be a wrong mask.
     """
     layout: list[tuple[str, str, list[int], int]] = []
-    parts: list[bytes] = []
+    parts: list[bytes | memoryview] = []
     offset = 0
     for name, tensor in (tensors or {}).items():
         stored = _stored(np.asarray(tensor), precision)
-        raw = stored.tobytes()
         layout.append((name, stored.dtype.name, list(stored.shape), offset))
-        parts.append(raw)
-        parts.append(b"\0" * (-len(raw) % _ALIGN))
-        offset += len(raw) + (-len(raw) % _ALIGN)
+        gap = -stored.nbytes % _ALIGN
+        parts += stored.ravel().data, bytes(gap)
+        offset += stored.nbytes + gap
     header = json.dumps(
         {
             "key": key,
@@ -95,9 +94,9 @@ def seal(
         },
         separators=(",", ":"),
     ).encode()
-    padding = b"\0" * (-(_PREFIX.size + len(header)) % _ALIGN)
-    body = b"".join((struct.pack("<I", len(header)), header, padding, *parts))
-    return Entry(kind, MAGIC + _checksum(body) + body, cost, created)
+    padding = bytes(-(_PREFIX.size + len(header)) % _ALIGN)
+    body = (struct.pack("<I", len(header)), header, padding, *parts)
+    return Entry(kind, b"".join((MAGIC, _checksum(*body), *body)), cost, created)
 
 
 def unseal(value: bytes, key: str) -> OpenedFrame:
@@ -184,5 +183,8 @@ def _stored(tensor: NDArray[Any], precision: Precision) -> NDArray[Any]:
     return tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
 
 
-def _checksum(body: bytes | memoryview) -> bytes:
-    return hashlib.sha256(body).digest()[:16]
+def _checksum(*body: bytes | memoryview) -> bytes:
+    digest = hashlib.sha256()
+    for part in body:
+        digest.update(part)
+    return digest.digest()[:16]

@@ -1,7 +1,6 @@
 """Masks for prompts: settled, looked up or decoded, and refined."""
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.codec import records
 from labeling_ground.errors import BadPrompt, UnknownPrediction, UnreachablePrediction
 from labeling_ground.pools import Pools
-from labeling_ground.sam.geometry import Frame
+from labeling_ground.sam.geometry import LOW_RES, Frame
 from labeling_ground.sam.prompts import low_res_logits
 from labeling_ground.service.asks import (
     Ask,
@@ -34,7 +33,11 @@ from labeling_ground.service.images import Embeddings, outcome_after
 from labeling_ground.service.int8 import EmbeddingsInInt8
 from labeling_ground.service.models import ServedModel
 from labeling_ground.service.once import Attempt, Made, Once
-from labeling_ground.types import Entry, Kind, Outcome, Prompt
+from labeling_ground.supervisor import Background
+from labeling_ground.types import Kind, Outcome, Prompt
+
+_LOGITS_BYTES = 2 * LOW_RES * LOW_RES
+"""Of one candidate, as they are stored: in half precision."""
 
 
 class _Settled(NamedTuple):
@@ -78,6 +81,7 @@ class Masks:
         store: the tiers.
         pools: threads for blocking work.
         accesses: where asks are noted.
+        background: runs what goes on after an answer.
         window_s: shortest wait of a queued prediction for its look-up.
         answers_bytes: what opened predictions, and the texts of their answers, may take of the memory.
         wall_clock: seconds since 1970.
@@ -92,6 +96,7 @@ class Masks:
         store: TieredStore,
         pools: Pools,
         accesses: Accesses,
+        background: Background,
         *,
         window_s: float,
         answers_bytes: int,
@@ -105,6 +110,7 @@ class Masks:
         self._store = store
         self._pools = pools
         self._accesses = accesses
+        self._background = background
         self._window_s = window_s
         self._wall_clock = wall_clock
 
@@ -174,11 +180,11 @@ class Masks:
     async def _make(self, ask: Ask, settled: _Settled, attempt: Attempt) -> Made:
         await attempt.wait()
         attempt.start()
-        made, _ = await self._decode(ask, settled, attempt)
-        return made
+        return await self._decode(ask, settled, attempt)
 
-    async def _decode(self, ask: Ask, settled: _Settled, attempt: Attempt) -> tuple[Made, Entry]:
-        """The masks, and the entry of their logits: the store need not have had room for it."""
+    async def _decode(self, ask: Ask, settled: _Settled, attempt: Attempt) -> Made:
+        """What the attempt is at: the masks, while their logits are sealed and stored behind the answer; or the logits,
+        sealed: the store need not have room for them."""
         if settled.is_int8:
             embedded, embedding = await self._int8.open(ask)
         else:
@@ -188,21 +194,30 @@ class Masks:
         if settled.given is not None:
             settled.given.check_size(embedding.width, embedding.height)
 
-        async def predict(place: Place) -> tuple[Made, Entry]:
+        async def predict(place: Place) -> Made:
             computed = await self._model.decode(place, ask.version, embedding, fitted)
             prediction, cost = computed.value, computed.seconds
             place.free()
             mask_key, logits_key = settled.key, ask.logits(settled.digest)
             facts = {"cost": cost, "created": self._wall_clock()}
-            seal_mask = partial(records.seal_prediction, mask_key, prediction, settled.prompt, settled.parent, **facts)
-            seal_logits = partial(records.seal_logits, logits_key, [mask.logits for mask in prediction.masks], **facts)
-            entry, logits = await asyncio.gather(  # side by side: each takes a millisecond of every click
-                self._pools.values.run(seal_mask), self._pools.values.run(seal_logits)
-            )
-            attempt.store(entry, key=mask_key, source_purge_count=embedded.source_purge_count)
-            attempt.store(logits, key=logits_key, source_purge_count=embedded.source_purge_count)
+            source = embedded.source_purge_count
+
+            async def seal_logits(_: object) -> Made:
+                layers = [mask.logits for mask in prediction.masks]
+                entry = await self._pools.values.run(partial(records.seal_logits, logits_key, layers, **facts))
+                attempt.store(entry, key=logits_key, source_purge_count=source)
+                return Made(entry, outcome_after(embedded))
+
+            seal = partial(records.seal_prediction, mask_key, prediction, settled.prompt, settled.parent, **facts)
+            entry = await self._pools.values.run(seal)
+            is_stored = attempt.store(entry, key=mask_key, source_purge_count=source)
+            if attempt.key == logits_key:
+                return await seal_logits(None)
+            if is_stored:
+                # Who asks first has a thread first, so no more logits wait to be sealed than there are clicks.
+                self._background.start(self._once.flights.join(logits_key, seal_logits))
             timing = Timing(encode=embedded.timing.encode, decode=cost)
-            return Made(entry, outcome_after(embedded), timing, logits.size), logits
+            return Made(entry, outcome_after(embedded), timing, _LOGITS_BYTES * len(prediction.masks))
 
         async with self._model.decode_queue.slot(ask.keys.tenant) as place:
             attempt.commit()
@@ -233,17 +248,15 @@ class Masks:
         """Low-res logits of an earlier prediction, computed again from its own prompt where they were evicted."""
         key = ask.logits(prediction_id)
         entry = self._store.peek(key)
+        if entry is None and (made := await self._once.flights.follow(key)) is not None:  # they are being sealed
+            entry = made.entry
         if entry is None:
             asked = await self._asked(ask, prediction_id, depth)
             if isinstance(asked, records.CachedDetections):
                 return await self._logits_of_instance(asked, prediction_id, index)
             settled = await self._settle(ask, asked, depth + 1)
             settled = _Settled(settled.prompt, prediction_id, ask.mask(prediction_id), settled.parent)
-
-            async def decode_again(attempt: Attempt) -> Made:
-                made, logits = await self._decode(ask, settled, attempt)
-                return dataclasses.replace(made, entry=logits)
-
+            decode_again = partial(self._decode, ask, settled)
             entry = (await self._once.get(Kind.MASK, key, decode_again, hedged=False)).entry
         candidates = records.open_logits(entry, key)
         if not 0 <= index < len(candidates):

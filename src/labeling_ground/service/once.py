@@ -73,24 +73,44 @@ class Flights(Generic[T]):
         Raises:
             Exception: whatever ``work`` raised.
         """
+        while True:
+            flight = self._find(key)
+            joined = flight is not None
+            urgency = current_urgency()
+            if flight is None:
+                flight = _Flight(Urgency(urgency.priority))
+                context = contextvars.copy_context()
+                context.run(work_for, flight.urgency)
+                flight.task = asyncio.create_task(work(flight.begin), context=context)
+                self._flights[key] = flight
+                flight.task.add_done_callback(lambda task: self._land(key, task))
+            is_more_urgent = urgency.priority < flight.urgency.priority
+            try:
+                return await self._wait(key, flight), joined
+            except Overloaded:
+                if not is_more_urgent:  # else others were turned away, who have less room
+                    raise
+
+    async def follow(self, key: str) -> T | None:
+        """The result of the computation of ``key`` that is under way; ``None`` where there is none, or where it was
+        turned away.
+
+        Raises:
+            Exception: whatever else ended it.
+        """
         flight = self._find(key)
-        joined = flight is not None
-        urgency = current_urgency()
-        if flight is None:
-            flight = _Flight(Urgency(urgency.priority))
-            context = contextvars.copy_context()
-            context.run(work_for, flight.urgency)
-            flight.task = asyncio.create_task(work(flight.begin), context=context)
-            self._flights[key] = flight
-            flight.task.add_done_callback(lambda task: self._land(key, task))
-        is_more_urgent = urgency.priority < flight.urgency.priority
-        flight.urgency.follow(urgency)
+        if flight is not None:
+            with contextlib.suppress(Overloaded):
+                return await self._wait(key, flight)
+        return None
+
+    async def _wait(self, key: str, flight: _Flight) -> T:
+        """Be one of a flight's askers until it has ended."""
+        flight.urgency.follow(current_urgency())
         flight.askers += 1
         try:
-            return await asyncio.shield(flight.task), joined
-        except Overloaded:
-            if not is_more_urgent:  # else others were turned away, who have less room
-                raise
+            result: T = await asyncio.shield(flight.task)
+            return result
         except asyncio.CancelledError:
             if flight.task.cancelled() and not _is_cancelling():
                 # The work was cancelled under us (the server is stopping), not this asker.
@@ -102,7 +122,6 @@ class Flights(Generic[T]):
                 # Out of the table first: an ask from now on must not join a flight that is being cancelled.
                 self._land(key, flight.task)
                 flight.task.cancel()
-        return await self.join(key, work)
 
     def lift(self, key: str) -> None:
         """Make the computation of ``key``, if there is one, as urgent as what the running task works for."""
@@ -266,15 +285,16 @@ class Attempt:
         """Say that the work starts: from now on it is wasted where the look-up finds the value."""
         self._gate.begun = True
 
-    def store(self, entry: Entry, *, key: str | None = None, source_purge_count: int = sys.maxsize) -> None:
-        """Put a result into the tiers, unless a purge since the attempt began means it.
+    def store(self, entry: Entry, *, key: str | None = None, source_purge_count: int = sys.maxsize) -> bool:
+        """Put a result into the tiers, unless a purge since the attempt began means it. Whether that was done.
 
         Args:
             entry: the result.
-            key: its key, where that is not the attempt's own.
+            key: its key, where that is not the attempt's own, but comes with it.
             source_purge_count: how many purges there had been when what it was made of came, where that was earlier.
         """
-        self._store.put(key or self.key, entry, min(self.purge_count, source_purge_count))
+        computed, purge_count = key in (None, self.key), min(self.purge_count, source_purge_count)
+        return self._store.put(key or self.key, entry, purge_count, computed=computed)
 
 
 Make = Callable[[Attempt], Awaitable[Made]]

@@ -153,14 +153,13 @@ class Predictor:
             tenant_share=options.tenant_share,
             sibling=sibling.prefetches if sibling else None,
         )
+        behind = (store, pools, self.accesses, self.background)
         self._masks = Masks(
             self.once,
             self.model,
             self.embeddings,
             self._int8,
-            store,
-            pools,
-            self.accesses,
+            *behind,
             window_s=options.mask_window_s,
             answers_bytes=options.answers_bytes,
             wall_clock=wall_clock,

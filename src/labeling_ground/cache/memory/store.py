@@ -102,7 +102,8 @@ class MemoryStore(EntriesInMemory):
             entry: the entry.
             used: when it was used last, seconds since 1970, where that is not now: it comes from a tier above, which
                 has no room for it.
-            computed: whether it was computed, and neither found in a tier below nor made of what was here.
+            computed: whether it was computed for itself: it neither comes with what was, nor from a tier below, nor was
+                it made of what was here.
             at: when it comes in, as in ``peek``.
         """
         now = self._clock() if at is None else at
