@@ -247,6 +247,54 @@ def test_interrupted_and_started_again_it_goes_on(tmp_path: Path) -> None:
     assert (second["there"], second["annotated"]) == (first["annotated"], 12 - first["annotated"])
 
 
+STUCK_ENGINE = '''
+"""The weight-free engine, whose encoder takes a thread for ten minutes."""
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from labeling_ground.inference.classical import create as classical
+
+def create(**chosen):
+    backend, threads = classical(**chosen), ThreadPoolExecutor()
+    async def encode(images):
+        Path("begun").touch()
+        await asyncio.get_running_loop().run_in_executor(threads, time.sleep, 600)
+    backend.encode = encode
+    return backend
+'''
+
+
+@pytest.mark.parametrize(
+    "words", [["warm"], ["annotate", "--everything", "--out", "coco.json"]], ids=["warm", "annotate"]
+)
+def test_a_second_ctrl_c_does_not_wait_for_what_is_begun(tmp_path: Path, folder: Path, words: list[str]) -> None:
+    (tmp_path / "stuck_engine.py").write_text(STUCK_ENGINE)
+    environment = os.environ | {
+        "LABELING_GROUND_CACHE_DIR": str(tmp_path / "cache"),
+        "LABELING_GROUND_MODEL": "stuck_engine:create",
+        "PYTHONPATH": str(tmp_path),
+    }
+    command = [sys.executable, "-m", "labeling_ground", *words, str(folder)]
+    process = subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    try:
+        while process.poll() is None and not (tmp_path / "begun").exists():
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        assert any("Ctrl-C again" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, stderr
+    assert "interrupted" in stdout
+    if "annotate" in words:
+        assert json.loads((tmp_path / "coco.json").read_text())["images"] == []
+
+
 def test_wrong_input_is_refused_before_anything_is_computed(
     runner: CliRunner, folder: Path, boxes: Path, tmp_path: Path
 ) -> None:

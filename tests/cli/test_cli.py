@@ -321,6 +321,10 @@ def test_what_a_command_was_asked_for_can_be_searched_and_paged(runner: CliRunne
         result = runner.invoke(cli, words)
         assert found in result.stdout
         assert result.stderr == ""
+        if words == ["cache", "stats"]:
+            kinds = result.stdout.splitlines()[2:]
+            assert [line.split()[:2] for line in kinds] == [["embedding", "4"], ["image", "4"]]
+            assert len({line.index("entries") for line in kinds}) == 1
 
 
 @pytest.mark.parametrize("words", [["cache", "stats"], ["cache", "purge", "--yes"], ["doctor"]], ids=" ".join)

@@ -87,7 +87,7 @@ def test_a_file_that_neither_can_read_is_named(served: Served, context: Any, tmp
     labeler = Labeler(context.new_page(), served.url)
     labeler.note("#hint")
     labeler.open(broken, turned_webp(tmp_path))
-    labeler.said("#hint", "broken.tif (")
+    labeler.said("#hint", "broken.tif: ")
     assert labeler.page.locator("#position").inner_text() == "1 / 1"
 
 

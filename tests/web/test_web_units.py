@@ -1,5 +1,6 @@
 """The page's modules in node: its own tests, and exports of hard masks read by other programs."""
 
+import io
 import json
 import re
 import subprocess
@@ -12,11 +13,14 @@ from tests.needs import needs, needs_program
 from tests.web import formats
 from tests.web.exports import SIZE, UNITS, export, hard_masks
 
+from labeling_ground.api.errors import TABLE
+from labeling_ground.codec.image import decode
 from labeling_ground.types import Kind
 
 # pycocotools decodes through a class that numpy 2 finds old-fashioned.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 YOLO = {"format": "yolo", "images": True}
+STATIC = Path(__file__).parents[2] / "src" / "labeling_ground" / "web" / "static"
 
 
 def test_the_modules_pass_their_own_tests() -> None:
@@ -28,7 +32,7 @@ def test_the_modules_pass_their_own_tests() -> None:
 
 
 def test_the_operators_page_has_a_place_a_word_and_a_colour_for_each_kind_of_entry() -> None:
-    folder = next(Path(__file__).parents[2].glob("src/labeling_ground/web/static/operator"))
+    folder = STATIC / "operator"
     figures, words = ((folder / f"{name}.js").read_text("utf-8") for name in ("figures", "words"))
     styles = "".join(path.read_text("utf-8") for path in folder.glob("*.css"))
     listed = re.search(r"KINDS = (\[[^\]]*\])", figures)
@@ -37,6 +41,42 @@ def test_the_operators_page_has_a_place_a_word_and_a_colour_for_each_kind_of_ent
     for kind in Kind:
         assert re.search(rf'^  "?{kind}"?: \["', words, re.MULTILINE), kind
         assert re.search(rf"\.{kind}[ ,]", styles), kind
+
+
+def test_each_problem_of_the_server_has_a_sentence_in_the_pages_other_languages() -> None:
+    script = (STATIC / "shared" / "problems.js").read_text("utf-8")
+    languages = re.findall(r"^  (\w+): \{(.*?)^  \}", script, re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in languages] == ["ko"]
+    for _, sentences in languages:
+        named = set(re.findall(r'^    "?([\w-]+)"?: "[^"]', sentences, re.MULTILINE))
+        assert named == {name for _, name, _ in TABLE.values()} | {"malformed-body"}
+
+
+def test_each_remark_of_the_server_on_an_image_is_said_in_the_pages_language() -> None:
+    """Files of which the codec remarks something, and what the page makes of that in Korean: no English is left."""
+    image, tifffile = needs("PIL.Image"), needs("tifffile")
+    frames = [image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    several = {"save_all": True, "append_images": frames[1:]}
+    dark = np.linspace(0, 900, 1200).astype(np.uint16).reshape(30, 40)
+    files = [io.BytesIO() for _ in range(5)]
+    frames[0].save(files[0], "GIF", **several)
+    frames[0].save(files[1], "TIFF", **several)
+    image.fromarray(dark).save(files[2], "PNG")
+    image.new("RGBA", (40, 30), (255, 255, 255, 9)).save(files[3], "PNG")
+    tifffile.imwrite(files[4], np.zeros((30, 40, 5), np.uint8), photometric="rgb")
+    notes = [decode(file.getvalue(), image_id="id", max_pixels=10_000).note for file in files]
+    said = [note for note in notes if note]
+    assert len(said) == len(files)
+    script = f"""
+        const {{ remarked }} = await import("{STATIC}/shared/problems.js");
+        const {{ setLanguage }} = await import("{STATIC}/shared/words.js");
+        setLanguage("ko");
+        console.log(JSON.stringify({json.dumps(said)}.map(remarked)));
+    """
+    node = [needs_program("node"), "--input-type=module", "-e", script]
+    for text in json.loads(subprocess.run(node, capture_output=True, text=True, check=True, timeout=60).stdout):
+        assert re.search("[가-힣]", text)
+        assert not re.search("[a-z]{2,}", text)
 
 
 @pytest.fixture(scope="module")

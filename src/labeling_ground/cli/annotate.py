@@ -18,6 +18,7 @@ from labeling_ground.cli.common import (
     cache_dir_option,
     data,
     empty_option,
+    end_interrupted,
     json_option,
     patient,
     say,
@@ -118,8 +119,10 @@ def annotate(
         data(found)
     else:
         _show(found, out)
-    if interrupted or failures:
-        raise SystemExit(130 if interrupted else 1)
+    if interrupted:
+        end_interrupted()
+    if failures:
+        raise SystemExit(1)
 
 
 def _show(found: Mapping[str, Any], out: Path) -> None:

@@ -25,7 +25,7 @@ _NO_TIER = "The disk tier is switched off (disk_bytes is 0), and redis_url is no
 
 @click.group()
 def cache() -> None:
-    """Look at what disk and Redis hold, or purge it.
+    """See what disk and Redis hold; purge; try settings.
 
     Servers may run meanwhile or not; their memory is their own.
 
@@ -60,8 +60,8 @@ def stats(cache_dir: Path | None, as_json: bool) -> None:
         show(place)
         budget = megabytes(each.budget) if each.budget else "no limit that is known"
         show(f"  {each.entries} entries, {megabytes(each.bytes)} of {budget}")
-        for kind, count in sorted(each.entries_by_kind.items()):
-            show(f"  {kind:10} {count:8} entries {megabytes(each.bytes_by_kind[kind]):>12}")
+        for kind, count in sorted((kind, count) for kind, count in each.entries_by_kind.items() if count):
+            show(f"  {kind:14} {count:8} entries {megabytes(each.bytes_by_kind[kind]):>12}")
 
 
 @cache.command()

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from pydantic import ByteSize
@@ -113,26 +114,48 @@ async def work_through(
 ) -> bool:
     """Do ``work`` for each item, so many at a time, with a bar on stderr. Returns whether it was ended early.
 
+    Ctrl-C lets what is begun end; a second one calls that off.
+
     Args:
         doing: what is done, in a word.
         items: in the order in which they are begun.
         work: does one; given an event that is set by Ctrl-C, or by itself: then no further item is begun.
         at_once: how many are worked on at the same time.
     """
-    waiting, stopping = iter(items), asyncio.Event()
+    waiting, stopping, leaving = iter(items), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, stopping.set)
-    try:
-        with progress_of(doing, len(items)) as advance:
+    with progress_of(doing, len(items)) as advance:
 
-            async def take_turns() -> None:
-                for item in waiting:
-                    if stopping.is_set():
-                        return
-                    await work(item, stopping)
-                    advance()
+        async def take_turns() -> None:
+            for item in waiting:
+                if stopping.is_set():
+                    return
+                await work(item, stopping)
+                advance()
 
-            await asyncio.gather(*(take_turns() for _ in range(at_once)))
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        turns = asyncio.gather(*(take_turns() for _ in range(at_once)))
+
+        def interrupt() -> None:
+            if stopping.is_set():
+                leaving.set()
+                turns.cancel()
+            else:
+                stopping.set()
+                say("Ending after what is begun; Ctrl-C again leaves that, too.")
+
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+        try:
+            await turns
+        except asyncio.CancelledError:
+            if not leaving.is_set():
+                raise
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
     return stopping.is_set()
+
+
+def end_interrupted() -> NoReturn:
+    """End the process with status 130 at once; Python would wait for threads in which an engine still computes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130)

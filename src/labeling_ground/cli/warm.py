@@ -14,6 +14,7 @@ from labeling_ground.cli.common import (
     cache_dir_option,
     data,
     empty_option,
+    end_interrupted,
     json_option,
     patient,
     say,
@@ -78,7 +79,7 @@ def warm(directory: Path, cache_dir: Path | None, model: str | None, api_key: st
             + (f"; interrupted, {left} left: start again to go on" if interrupted else "")
         )
     if interrupted:
-        raise SystemExit(130)
+        end_interrupted()
     if failures:
         raise SystemExit(1)
 

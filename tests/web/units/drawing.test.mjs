@@ -22,7 +22,7 @@ test("the hint says why a prompt has no mask, before what was told last", () => 
   assert.equal(hintOf({ work: EMPTY, problem: null, told: "hello" }), "hello");
   assert.equal(hintOf({ work: off, problem: null, told: "hello" }), t("needPositive"));
   assert.equal(hintOf({ work: withMask(EMPTY, { rle: {}, area: 4 }), problem: null }), null);
-  assert.equal(hintOf({ work: off, problem: "too large", told: "hello" }), t("refused", { why: "too large" }));
+  assert.equal(hintOf({ work: off, problem: new Error("too large"), told: "hello" }), "too large");
 });
 
 test("the next object and the one before go round in a ring", () => {

@@ -25,7 +25,7 @@ const editorOf = () => {
         id,
         x: points.at(-1).x,
         answer: (area = 7) => resolve({ masks: [{ ...MASK, area }], outcome: "miss", model: "m", note: "", serverMs: 1, ms: 1 }),
-        refuse: (why) => reject(new Refused(422, { detail: why }, null)),
+        refuse: (why) => reject(new Refused(422, { type: "urn:labeling-ground:problem:bad-prompt", detail: why }, null)),
       });
     }),
   };
@@ -115,7 +115,7 @@ test("what was stored without its mask gets the mask, whichever image is open", 
   clickAt(2).refuse("Too many points.");
   clickAt(3).answer(0);
   await until(() => stored.get("a")?.objects.every(({ pending }) => !pending));
-  assert.deepEqual(stored.get("a").objects.map(({ area, trouble }) => area ?? trouble), [5, "Too many points.", ""]);
+  assert.deepEqual(stored.get("a").objects.map(({ area, trouble }) => area ?? trouble), [5, { type: "bad-prompt", message: "Too many points." }, ""]);
   assert.deepEqual(maskless, ["a", "a"]);
 });
 

@@ -8,6 +8,7 @@ const { imageFor, merged } = await load("import/match.js");
 const { takeIn } = await load("import/intake.js");
 const { classNames } = await load("import/yolo.js");
 const { fromPixels } = await load("shared/rle.js");
+const { setLanguage } = await load("shared/words.js");
 
 const rleOf = ({ pixels, width, height }) => fromPixels(pixels, width, height);
 const classes = [{ id: "1", name: "cup", colour: "#ff0000" }, { id: "2", name: 'a "b": ü', colour: "#00ff00" }];
@@ -86,6 +87,9 @@ test("files that hold no labels, damaged ones and newer projects say what to do"
   await refused("a.json", "{}", /no labels in a.json.*COCO, YOLO/);
   await refused("a.json", "{", /^Error: a.json: /);
   await refused("project.json", '{"format": "labeling-ground-project", "version": 2}', /version 2; this page reads 1/);
+  setLanguage("ko");
+  await refused("a.zip", "no archive", /ZIP 파일이 아니거나/);
+  setLanguage("en");
 });
 
 test("labels find their image by id, place in the archive, name with folders, name, or stem, and by none of two alike", () => {

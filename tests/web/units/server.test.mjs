@@ -62,6 +62,7 @@ test("answers and refusals are read, and who asks is said", async (t) => {
     new Response("<html>a proxy's page", { status: 502 }),
     ...[502, 504, 429].map((status) => Response.json({}, { status })),
     Response.json({}, { status: 413 }),
+    new Response("<html>a proxy's page", { status: 403 }),
   ];
   t.mock.method(globalThis, "fetch", async (url, options) => {
     asked.push([String(url), options.headers]);
@@ -77,6 +78,7 @@ test("answers and refusals are read, and who asks is said", async (t) => {
   await assert.rejects(server.image("abc"), Gone);
   for (const status of [502, 504, 429]) await assert.rejects(server.image("abc"), { status, retryAfter: 1 });
   await assert.rejects(server.image("abc"), { status: 413, retryAfter: null });
+  await assert.rejects(server.image("abc"), { status: 403, message: "HTTP 403" });
 });
 
 test("a server that is asked whether it is ready and says nothing is not ready", async (t) => {

@@ -6,8 +6,9 @@ import { load } from "./page.mjs";
 const { learn, languageFor, words } = await load("shared/words.js");
 const { CACHE_WORDS } = await load("operator/words.js");
 const { SET_WORDS } = await load("labeling/set-words.js");
+const { FILE_WORDS } = await load("shared/file-words.js");
 const { WORK_WORDS } = await load("labeling/work-words.js");
-learn({ ...SET_WORDS, ...WORK_WORDS });
+learn({ ...SET_WORDS, ...WORK_WORDS, ...FILE_WORDS });
 const own = { ...words }; // before the operator's page adds its own
 const web = new URL("../../../src/labeling_ground/web/static/", import.meta.url);
 

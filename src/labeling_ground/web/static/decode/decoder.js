@@ -1,6 +1,7 @@
 // Decoding in the browser: a click on an image whose embedding is here needs no server. Whatever is missing or goes
 // wrong, `masks` answers `null`, and the server is asked.
 
+import { reasonOf } from "../shared/problems.js";
 import { Refused, persistently } from "../shared/server.js";
 import { Helper } from "./helper.js";
 import { EMBEDDINGS } from "./prompts.js";
@@ -150,7 +151,7 @@ export class Decoder {
       this.#held = id;
     } catch (error) {
       if (signal.aborted) return;
-      if (error instanceof Refused) this.#absent = { word: "noEmbedding", values: { why: error.message } };
+      if (error instanceof Refused) this.#absent = { word: "noEmbedding", values: { why: reasonOf(error) } };
       else this.#fail(error);
     } finally {
       this.changed();

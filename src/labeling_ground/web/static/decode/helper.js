@@ -1,5 +1,7 @@
 // A worker that is asked one thing at a time, and that may die.
 
+import { t } from "../shared/words.js";
+
 export class Helper {
   #worker;
   #waiting = []; // asks that were not passed on yet: {kind, given, transfer, resolve, reject}
@@ -15,9 +17,9 @@ export class Helper {
     worker.onmessage = ({ data }) => this.#answered(data);
     worker.onerror = (event) => {
       event.preventDefault?.(); // it is dealt with: nothing for the console
-      this.close(new Error(event.message || "it did not start"));
+      this.close(new Error(event.message || t("decoderNotStarted")));
     };
-    worker.onmessageerror = () => this.close(new Error("its answer could not be read"));
+    worker.onmessageerror = () => this.close(new Error(t("decoderUnread")));
   }
 
   /**
@@ -60,7 +62,7 @@ export class Helper {
   #next() {
     if (this.#running || !this.#waiting.length) return;
     const ask = (this.#running = this.#waiting.shift());
-    this.#timer = setTimeout(() => this.close(new Error("it does not answer")), this.patience);
+    this.#timer = setTimeout(() => this.close(new Error(t("decoderSilent"))), this.patience);
     this.#worker.postMessage({ id: ++this.#asked, kind: ask.kind, ...ask.given }, ask.transfer);
   }
 

@@ -1,20 +1,21 @@
 // The export dialog: what goes along, and the file that comes of it.
 
 import { STATES, stateOf } from "../labeling/states.js";
-import { make, unlessDrawn } from "../shared/elements.js";
-import { counted, t } from "../shared/words.js";
+import { make, unlessDrawn, write } from "../shared/elements.js";
+import { counted, language, t } from "../shared/words.js";
 import { FORMATS } from "./index.js";
 import { parted } from "./parts.js";
 import { dataSet } from "./set.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST_NAMES = 5;
-/** What is chosen unless somebody chooses otherwise; `images` and `as` are by format. */
+/** What is chosen unless somebody chooses otherwise; `images` and `as` are by format. While no image is marked, those in work go along, too. */
 const USUAL = { states: ["done", "nothing"], images: { yolo: true, project: true }, as: {}, pieces: "all", tolerance: "0", validation: "0", seed: "1" };
 const FIELDS = { pieces: "export-pieces", tolerance: "export-tolerance", validation: "export-validation", seed: "export-seed" };
 
 export class ExportDialog {
   #worker = null;
+  #isMarked = true; // somebody has said of an image how far it is
 
   /** `labeled(only)` gives every image with its objects, or only the open one; `classes()` the classes; `choose` keeps. */
   constructor({ labeled, classes, options, choose }) {
@@ -40,7 +41,7 @@ export class ExportDialog {
 
   get #chosen() {
     const { images, ...chosen } = this.options();
-    return { ...USUAL, ...chosen, images: { ...USUAL.images, ...images } };
+    return { ...USUAL, ...(!this.#isMarked && { states: ["working", ...USUAL.states] }), ...chosen, images: { ...USUAL.images, ...images } };
   }
 
   /** What the format is made with: `{as, images, pieces, tolerance}`. */
@@ -51,7 +52,7 @@ export class ExportDialog {
   }
 
   #choose(change) {
-    this.choose({ ...this.#chosen, ...change });
+    this.choose({ ...this.options(), ...change });
     this.draw();
   }
 
@@ -72,6 +73,7 @@ export class ExportDialog {
   /** Say what will be in the file. To be called again when something of the work has changed. */
   async draw() {
     const all = await this.labeled(false);
+    this.#isMarked = all.some(({ mark }) => mark);
     const only = $("export-one").checked;
     this.#drawOptions(all, only);
     const labeled = only ? await this.labeled(true) : all;
@@ -120,20 +122,20 @@ export class ExportDialog {
     const { images } = this.#setOf(await this.labeled($("export-one").checked));
     const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
     this.#work(worker);
-    worker.onmessage = ({ data: { blob, name, problem, kind, step, done, of } }) => {
+    worker.onmessage = ({ data: { blob, name, problem, step, done, of } }) => {
       if (of) {
         Object.assign($("export-progress"), { max: of, value: done });
         return this.#say(t(`exporting-${step}`, { done, of }));
       }
       this.#stop();
       if (blob) return this.#save(blob, name);
-      return this.#say(kind === "TooLarge" ? t("archiveTooLarge") : t("exportFailed", { why: problem }));
+      return this.#say(t("exportFailed", { why: problem }));
     };
     worker.onerror = (event) => {
       this.#stop();
       this.#say(t("exportFailed", { why: event.message ?? "" }));
     };
-    worker.postMessage({ format, set: { images, classes: this.classes() }, options: this.#how });
+    worker.postMessage({ language: language(), format, set: { images, classes: this.classes() }, options: this.#how });
   }
 
   #save(blob, name) {
@@ -159,7 +161,7 @@ export class ExportDialog {
   }
 
   #say(text) {
-    $("export-summary").textContent = text;
+    write($("export-summary"), text);
   }
 }
 

@@ -10,6 +10,10 @@ import { toProject } from "./project.js";
 import { toVoc } from "./voc.js";
 import { toYolo } from "./yolo.js";
 import { zip } from "./zip.js";
+import { FILE_WORDS } from "../shared/file-words.js";
+import { learn } from "../shared/words.js";
+
+learn(FILE_WORDS);
 
 /**
  * By name: what makes the files, `make(set, options, progress)` → `{path: text, Uint8Array or Blob}`, where `progress(done, of)`

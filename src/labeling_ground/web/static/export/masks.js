@@ -5,6 +5,7 @@ import { layered } from "./layers.js";
 import { fileNames, photoEnding } from "./names.js";
 import { className, classNumber, nested, provenance } from "./parts.js";
 import { grayPng, palettePng } from "./png.js";
+import { t } from "../shared/words.js";
 
 const MOST = 255; // classes, beside the background
 
@@ -12,7 +13,7 @@ const MOST = 255; // classes, beside the background
 export async function toMasks({ images, classes }, { as = "objects", images: copied = false } = {}, progress = () => {}) {
   const files = {}, list = [];
   const names = fileNames(images);
-  if (as === "classes" && classes.length > MOST) throw new Error(`A palette has ${MOST} colours; there are ${classes.length} classes.`);
+  if (as === "classes" && classes.length > MOST) throw new Error(t("paletteFull", { most: MOST, n: classes.length }));
   const palette = [[0, 0, 0], ...classes.map(({ colour = "#888888" }) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16)))];
   for (const [i, image] of images.entries()) {
     const { width, height } = image;

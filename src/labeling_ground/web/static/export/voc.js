@@ -5,6 +5,7 @@ import { layered, vocColour } from "./layers.js";
 import { fileNames, photoEnding } from "./names.js";
 import { byPart, className, classNumber, xml } from "./parts.js";
 import { palettePng } from "./png.js";
+import { t } from "../shared/words.js";
 
 const VOID = 255; // in VOC a pixel of this value counts for nothing
 const PALETTE = Array.from({ length: 256 }, (_, value) => vocColour(value));
@@ -14,7 +15,7 @@ export async function toVoc({ images, classes }, { images: copied = false } = {}
   const names = fileNames(images), stems = new Map(images.map((image, i) => [image, names[i]]));
   const files = { "labels.txt": ["background", ...classes.map(({ name }) => name)].map((name) => `${name}\n`).join("") };
   const most = Math.max(classes.length, ...images.map(({ objects }) => objects.length));
-  if (most >= VOID) throw new Error(`Pascal VOC has a palette for ${VOID - 1} classes, and objects in an image; there are ${most}.`);
+  if (most >= VOID) throw new Error(t("vocFull", { most: VOID - 1, n: most }));
   for (const [i, image] of images.entries()) {
     const { width, height } = image;
     const file = `${names[i]}${photoEnding(image, copied)}`;

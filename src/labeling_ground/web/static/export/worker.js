@@ -1,6 +1,7 @@
 // Makes exports away from the page, which stays alive meanwhile.
 
 import { packed } from "./index.js";
+import { setLanguage } from "../shared/words.js";
 
 const EVERY = 100; // milliseconds between two words of progress
 let told = 0;
@@ -11,10 +12,11 @@ function report(step, done, of) {
   postMessage({ step, done, of });
 }
 
-onmessage = async ({ data: { format, set, options } }) => {
+onmessage = async ({ data: { language, format, set, options } }) => {
+  setLanguage(language);
   try {
     postMessage(await packed(format, set, options, report));
   } catch (error) {
-    postMessage({ problem: error.message, kind: error.name });
+    postMessage({ problem: error.message });
   }
 };

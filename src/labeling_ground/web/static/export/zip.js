@@ -1,13 +1,10 @@
 // Archives without compression: what goes in is small or compressed already. PKWARE's APPNOTE 6.3, without ZIP64.
 
+import { t } from "../shared/words.js";
+
 const encoder = new TextEncoder();
 const MOST_BYTES = 2 ** 32 - 1024, MOST_FILES = 65_534;
 let table = null;
-
-/** More than an archive without ZIP64 holds: 4 GiB or 65,534 files. */
-export class TooLarge extends Error {
-  name = "TooLarge";
-}
 
 /** CRC-32 of the parts, one after the other (ISO 3309). */
 export function crc32(...parts) {
@@ -37,7 +34,7 @@ export async function zip(files, progress = () => {}) {
     listed += 46 + name.length;
     parts.push(head, name, content instanceof Blob ? content : bytes);
     offset += head.length + name.length + bytes.length;
-    if (offset + listed > MOST_BYTES || directory.length / 2 > MOST_FILES) throw new TooLarge();
+    if (offset + listed > MOST_BYTES || directory.length / 2 > MOST_FILES) throw new Error(t("archiveTooLarge"));
     progress(directory.length / 2, all.length);
   }
   const many = directory.length / 2;

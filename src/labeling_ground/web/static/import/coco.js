@@ -5,6 +5,7 @@ import { filled } from "../shared/shapes.js";
 import { united } from "../shared/spans.js";
 import { baseOf, boxLabel, madeFlat, masksByValue, objectOf } from "./parts.js";
 import { decodedPng } from "./png.js";
+import { t } from "../shared/words.js";
 
 export const isCoco = (data) => Array.isArray(data?.images) && Array.isArray(data.annotations) && Array.isArray(data.categories);
 
@@ -42,7 +43,7 @@ function maskOf({ segmentation }, size) {
 
 async function segments({ file_name: name, segments_info: infos }, classes, files) {
   const file = files.find(({ path }) => path === name || path.endsWith(`/${name}`)) ?? files.find(({ path }) => baseOf(path) === baseOf(name));
-  if (!file) throw new Error(`${name}, the picture of the segments, is not among the files.`);
+  if (!file) throw new Error(t("segmentsMissing", { name }));
   const masks = masksByValue(await decodedPng(await file.read()));
   return infos.filter(({ id }) => masks.has(id)).map((one) => objectOf(classes.get(one.category_id) ?? "?", { rle: masks.get(one.id) }, madeFlat(one.attributes)));
 }

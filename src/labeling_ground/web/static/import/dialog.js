@@ -5,7 +5,7 @@ import { baseOf, isLabels, isMask } from "./parts.js";
 import { pathOf } from "../labeling/files.js";
 import { make } from "../shared/elements.js";
 import { sha256 } from "../shared/sha256.js";
-import { counted, t } from "../shared/words.js";
+import { counted, language, t } from "../shared/words.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST_NAMES = 5;
@@ -64,7 +64,7 @@ export class ImportDialog {
         resolve(data.problem === undefined ? data : null);
       };
       worker.onerror = (event) => worker.onmessage({ data: { problem: event.message ?? "" } });
-      worker.postMessage(message);
+      worker.postMessage({ language: language(), ...message });
     });
   }
 

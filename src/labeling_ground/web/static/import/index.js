@@ -7,6 +7,10 @@ import { baseOf, isMask, isPhoto, jsonOf } from "./parts.js";
 import { fromProject, isProject } from "./project.js";
 import { unzipped } from "./unzip.js";
 import { fromYolo, isYolo } from "./yolo.js";
+import { FILE_WORDS } from "../shared/file-words.js";
+import { learn, t } from "../shared/words.js";
+
+learn(FILE_WORDS);
 
 /** The files with those of archives in their place, `[{path, read() → Promise<Blob>}]`, from `[{path, blob}]`. */
 export async function unpacked(files) {
@@ -29,7 +33,7 @@ export async function recognized(files) {
     return { format: "masks", photos: [], read: () => fromPictures(pictures) };
   }
   const names = files.slice(0, 3).map(({ path }) => baseOf(path)).join(", ");
-  throw new Error(`There are no labels in ${names}. COCO, YOLO, Label Studio's JSON, PNG masks and project files are read.`);
+  throw new Error(t("noLabels", { names }));
 }
 
 function together(parts) {

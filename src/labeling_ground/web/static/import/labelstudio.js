@@ -3,6 +3,7 @@
 import { fromPixels } from "../shared/rle.js";
 import { filled } from "../shared/shapes.js";
 import { baseOf, boxLabel, made, objectOf } from "./parts.js";
+import { t } from "../shared/words.js";
 
 export const isLabelStudio = (data) => Array.isArray(data) && data.length > 0 && data.every((task) => task?.data && (task.annotations || task.predictions));
 
@@ -71,9 +72,9 @@ function brushPixels(packed, many) {
     return value;
   };
   const total = read(32), word = read(5) + 1, sizes = [1, 2, 3, 4].map(() => read(4) + 1);
-  if (total !== 4 * many) throw new Error("A brush of Label Studio has another size than its image.");
+  if (total !== 4 * many) throw new Error(t("brushResized"));
   for (let filled = 0; filled < total; ) {
-    if (at > 8 * bytes.length) throw new Error("A brush of Label Studio is cut off.");
+    if (at > 8 * bytes.length) throw new Error(t("brushCut"));
     const repeats = read(1), length = read(sizes[read(2)]) + 1;
     const value = repeats ? read(word) : 0;
     // Four values a pixel, all the same in a brush: the last one, its opacity, counts.

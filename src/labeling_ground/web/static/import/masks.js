@@ -2,6 +2,7 @@
 
 import { baseOf, jsonOf, made, masksByValue, objectOf, stemOf } from "./parts.js";
 import { decodedPng } from "./png.js";
+import { t } from "../shared/words.js";
 
 const VOID = 255; // in a palette picture: of no class
 
@@ -17,7 +18,7 @@ export async function fromMasks(files) {
   const images = new Map(), names = new Set(Object.values(data.classes ?? {}));
   for (const one of Array.isArray(data) ? data : data.masks) {
     const file = files.find(({ path }) => path === folder + one.file);
-    if (!file) throw new Error(`${one.file} is in masks.json, and not among the files.`);
+    if (!file) throw new Error(t("maskMissing", { file: one.file }));
     const picture = await decodedPng(await file.read());
     const image = images.get(one.image) ?? { names: [one.image], width: picture.width, height: picture.height, objects: [], unread: 0 };
     images.set(one.image, image);

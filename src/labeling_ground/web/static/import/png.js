@@ -1,5 +1,7 @@
 // Reads the values of a PNG as they are (ISO/IEC 15948): a canvas would give colours for places in a palette.
 
+import { t } from "../shared/words.js";
+
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 const CHANNELS = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 }; // by colour type
 const MOST_PIXELS = 2 ** 28;
@@ -10,16 +12,16 @@ const MOST_PIXELS = 2 ** 28;
  */
 export async function decodedPng(blob) {
   const bytes = new Uint8Array(await blob.arrayBuffer());
-  if (SIGNATURE.some((byte, i) => bytes[i] !== byte)) throw new Error("This is no PNG.");
+  if (SIGNATURE.some((byte, i) => bytes[i] !== byte)) throw new Error(t("pngNone"));
   const { head, data } = chunks(bytes);
   const [width, height] = [head.getUint32(0), head.getUint32(4)];
   const [depth, kind, interlaced] = [head.getUint8(8), head.getUint8(9), head.getUint8(12)];
-  if (depth > 8 || interlaced) throw new Error("PNGs of 16 bits, and interlaced ones, are not read: save it with 8 bits.");
-  if (!(kind in CHANNELS) || width * height > MOST_PIXELS) throw new Error("This PNG is damaged or too large.");
+  if (depth > 8 || interlaced) throw new Error(t("pngDeep"));
+  if (!(kind in CHANNELS) || width * height > MOST_PIXELS) throw new Error(t("pngLarge"));
   const channels = CHANNELS[kind];
   const wide = Math.ceil((width * channels * depth) / 8);
   const rows = new Uint8Array(await new Response(new Blob(data).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer());
-  if (rows.length !== (wide + 1) * height) throw new Error("This PNG is damaged.");
+  if (rows.length !== (wide + 1) * height) throw new Error(t("pngDamaged"));
   unfilter(rows, wide, Math.max(1, (channels * depth) >> 3));
   return { width, height, isIndexed: kind === 3, values: valuesOf(rows, { width, height, wide, depth, channels }) };
 }
@@ -35,7 +37,7 @@ function chunks(bytes) {
     if (name === "IDAT") data.push(bytes.subarray(at + 8, at + 8 + long));
     at += 12 + long;
   }
-  if (!head) throw new Error("This PNG is damaged.");
+  if (!head) throw new Error(t("pngDamaged"));
   return { head, data };
 }
 

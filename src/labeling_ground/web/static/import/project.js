@@ -2,6 +2,7 @@
 
 import { FORMAT, VERSION } from "../export/project.js";
 import { jsonOf } from "./parts.js";
+import { t } from "../shared/words.js";
 
 export const isProject = (files) => files.some(({ path }) => path === "project.json");
 
@@ -9,12 +10,12 @@ export const isProject = (files) => files.some(({ path }) => path === "project.j
 export async function fromProject(files) {
   const byPath = new Map(files.map((file) => [file.path, file]));
   const { format, version, classes, images } = await jsonOf(byPath.get("project.json"));
-  if (format !== FORMAT) throw new Error("project.json is not one of Labeling Ground's.");
-  if (version > VERSION) throw new Error(`This project file is of version ${version}; this page reads ${VERSION}. Import it on a newer server.`);
+  if (format !== FORMAT) throw new Error(t("notProject"));
+  if (version > VERSION) throw new Error(t("projectNewer", { version, own: VERSION }));
   const names = new Map(classes.map(({ id, name }) => [id, name]));
   const read = await Promise.all(images.map(async ({ labels, ...image }) => {
     const file = byPath.get(labels);
-    if (!file) throw new Error(`${labels} is missing in the project file.`);
+    if (!file) throw new Error(t("labelsMissing", { labels }));
     const { objects } = await jsonOf(file);
     return { ...image, objects: objects.map(({ classId, ...object }) => ({ ...object, class: names.get(classId) ?? "?" })), unread: 0 };
   }));

@@ -1,5 +1,7 @@
 // Reads ZIP archives, stored or deflated. PKWARE's APPNOTE 6.3, without ZIP64 and encryption.
 
+import { t } from "../shared/words.js";
+
 const MOST_BYTES = 2 ** 30; // of one file when it is unpacked
 const END = 0x06054b50, ENTRY = 0x02014b50;
 
@@ -8,13 +10,13 @@ export async function unzipped(blob) {
   const tail = new DataView(await blob.slice(Math.max(0, blob.size - 65_557)).arrayBuffer());
   let end = tail.byteLength - 22;
   while (end >= 0 && tail.getUint32(end, true) !== END) end--;
-  if (end < 0) throw new Error("This is no ZIP archive, or its end is missing.");
+  if (end < 0) throw new Error(t("zipNone"));
   const many = tail.getUint16(end + 10, true), size = tail.getUint32(end + 12, true), from = tail.getUint32(end + 16, true);
-  if (from === 0xffffffff || many === 0xffff) throw new Error("This is a ZIP64 archive: pack its files into smaller ones.");
+  if (from === 0xffffffff || many === 0xffff) throw new Error(t("zip64"));
   const directory = new DataView(await blob.slice(from, from + size).arrayBuffer());
   const found = [];
   for (let at = 0, n = 0; n < many; n++) {
-    if (at + 46 > directory.byteLength || directory.getUint32(at, true) !== ENTRY) throw new Error("The directory of this ZIP archive is damaged.");
+    if (at + 46 > directory.byteLength || directory.getUint32(at, true) !== ENTRY) throw new Error(t("zipDirectory"));
     const [name, extra, comment] = [28, 30, 32].map((field) => directory.getUint16(at + field, true));
     const path = new TextDecoder().decode(new Uint8Array(directory.buffer, at + 46, name));
     const entry = {
@@ -28,9 +30,9 @@ export async function unzipped(blob) {
 }
 
 async function contents(blob, { flags, method, packed, size, offset, path }) {
-  if (flags & 1) throw new Error(`${path} is encrypted.`);
-  if (method !== 0 && method !== 8) throw new Error(`${path} is compressed in a way that browsers do not read.`);
-  if (size > MOST_BYTES) throw new Error(`${path} is larger than 1 GiB.`);
+  if (flags & 1) throw new Error(t("zipEncrypted", { path }));
+  if (method !== 0 && method !== 8) throw new Error(t("zipMethod", { path }));
+  if (size > MOST_BYTES) throw new Error(t("zipLarge", { path }));
   const head = new DataView(await blob.slice(offset, offset + 30).arrayBuffer());
   const from = offset + 30 + head.getUint16(26, true) + head.getUint16(28, true);
   const data = blob.slice(from, from + packed);
@@ -49,6 +51,6 @@ async function inflated(data, size, path) {
     if (many > size) break;
     parts.push(value);
   }
-  if (many !== size) throw new Error(`${path} is damaged.`);
+  if (many !== size) throw new Error(t("zipDamaged", { path }));
   return new Blob(parts);
 }

@@ -2,10 +2,12 @@
 
 import { recognized, unpacked } from "./index.js";
 import { imageFor } from "./match.js";
+import { setLanguage } from "../shared/words.js";
 
 let found = null;
 
-onmessage = async ({ data: { files, images, ids } }) => {
+onmessage = async ({ data: { language, files, images, ids } }) => {
+  setLanguage(language);
   try {
     if (files) {
       found = await recognized(await unpacked(files));

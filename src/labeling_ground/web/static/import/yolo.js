@@ -2,6 +2,7 @@
 
 import { filled } from "../shared/shapes.js";
 import { baseOf, boxLabel, jsonOf, objectOf, stemOf } from "./parts.js";
+import { t } from "../shared/words.js";
 
 const isLabels = ({ path }) => path.endsWith(".txt") && /(^|\/)labels\//.test(path);
 
@@ -23,7 +24,7 @@ export async function fromYolo(files, sizeOf) {
     const wanted = [path, inside, ...(renamed.has(`images/${inside}`) ? [stemOf(renamed.get(`images/${inside}`))] : [])];
     const found = sizeOf(wanted.toReversed());
     const rows = (await (await file.read()).text()).split("\n").map((line) => line.trim().split(/\s+/).map(Number)).filter((row) => row.length > 4);
-    if (rows.flat().some(Number.isNaN)) throw new Error(`${file.path} holds other things than numbers.`);
+    if (rows.flat().some(Number.isNaN)) throw new Error(t("notNumbers", { path: file.path }));
     const objects = found ? rows.map((row) => labelOf(names.get(row[0]) ?? `class ${row[0]}`, row.slice(1), found)) : [];
     images.push({ names: wanted.toReversed(), byStem: true, objects, unread: 0 });
   }

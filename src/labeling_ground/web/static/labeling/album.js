@@ -11,8 +11,8 @@ const SOON = 150, LATER = 1000; // milliseconds between two asks after an image:
 const THUMB = 184; // pixels: twice its width on the page, for dense screens
 
 export class Album {
-  // {id, names, file, natural, width, height, preview, previewOf, note, thumb, mark, order, state, why, objects}, the last three not stored.
-  // `mark` is what somebody said of it (`states.js`), `state` how far the server is with it, `why` what it refused.
+  // {id, names, file, natural, width, height, preview, previewOf, note, thumb, mark, order, state, why, objects, isRemarked}, the last four not stored.
+  // `mark` is what somebody said of it (`states.js`), `state` how far the server is with it, `why` the error with which it refused.
   // `natural` is the size of the picture as this browser draws the file, `null` if it does not; width and height are those of
   // what the server segments, `preview` that picture where it is another one, `previewOf` the reading that it is of.
   images = [];
@@ -71,7 +71,7 @@ export class Album {
         if (there || bitmap) each(there ?? (await this.#added(id, file, { bitmap })));
         else foreign.push({ id, file });
       } catch (error) {
-        failed.push({ name: pathOf(file), why: error.message });
+        failed.push({ name: pathOf(file), why: error });
       }
     }
     for (const [n, { id, file }] of foreign.entries()) {
@@ -80,7 +80,7 @@ export class Album {
         const preview = await this.#foreign(id, file);
         each(await this.#added(id, file, { bitmap: await createImageBitmap(preview), preview }));
       } catch (error) {
-        failed.push({ name: pathOf(file), why: error.message });
+        failed.push({ name: pathOf(file), why: error });
       }
     }
     progress(0, 0);
@@ -122,7 +122,7 @@ export class Album {
     return shown;
   }
 
-  #store({ state, why, objects, ...image }) {
+  #store({ state, why, objects, isRemarked, ...image }) {
     this.kept(this.storage.put("images", image));
   }
 
@@ -188,7 +188,7 @@ export class Album {
       },
       { server: this.server, signal, trouble: this.trouble },
     ).catch((error) => {
-      if (error instanceof Refused) this.#note(image, "failed", error.message);
+      if (error instanceof Refused) this.#note(image, "failed", error);
       else if (image.state !== "ready") this.#note(image, "new"); // called off; what the server had, it has still
       throw error;
     });
@@ -258,7 +258,7 @@ export class Album {
       } catch (error) {
         // Called off, it may be wanted again. Given up, only whoever opens it tries again, and hears why.
         if (!(error instanceof Refused) && error.name !== "AbortError") this.#givenUp.add(image.id);
-        if (image.state !== "ready") this.#note(image, ...(error instanceof Refused ? ["failed", error.message] : ["new"]));
+        if (image.state !== "ready") this.#note(image, ...(error instanceof Refused ? ["failed", error] : ["new"]));
       } finally {
         this.#preparing = null;
       }
@@ -270,7 +270,7 @@ export class Album {
     this.#note(image, "ready");
   }
 
-  #note(image, state, why = "") {
+  #note(image, state, why = null) {
     Object.assign(image, { state, why });
     this.changed();
   }

@@ -1,5 +1,6 @@
 // The field «find all …»: instances of what a phrase names, to keep or to drop.
 
+import { sentenceOf } from "../shared/problems.js";
 import { persistently } from "../shared/server.js";
 import { t } from "../shared/words.js";
 
@@ -23,7 +24,7 @@ export async function findAll(page, phrase) {
     see(newsOf(answer));
     if (found.shown.length === 0) throw new Error(t("conceptNothing", { phrase }));
     found.pickAll();
-  }).catch((error) => page.tell(error.message));
+  }).catch((error) => page.tell(sentenceOf(error)));
   editor.redraw();
 }
 

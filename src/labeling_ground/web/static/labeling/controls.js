@@ -93,6 +93,7 @@ export function connect(page) {
     page.speak();
     page.draw();
   });
+  makeRoom();
   watchFiles((files) => page.receive(files));
   const { hand } = page;
   const gestures = watch(canvas, () => page.tool, {
@@ -134,6 +135,20 @@ export function connect(page) {
     if (size !== now) editor.resized();
     size = now;
   }).observe(canvas);
+}
+
+/** In a narrow window, or a zoomed one, the panel has what the header has no room for. */
+function makeRoom() {
+  const narrow = matchMedia("(max-width: 760px)");
+  const moving = [...document.querySelectorAll(".to-panel")].map((element) => ({ element, parent: element.parentElement, next: element.nextElementSibling }));
+  const move = () => {
+    for (const { element, parent, next } of moving.toReversed()) {
+      if (narrow.matches) $("more").prepend(element);
+      else parent.insertBefore(element, next);
+    }
+  };
+  narrow.addEventListener("change", move);
+  move();
 }
 
 /** Take files that are dropped or pasted. */

@@ -8,7 +8,8 @@ import { drawFound } from "./everything.js";
 import { drawStrip } from "./strip.js";
 import { openAttributes } from "./attributes.js";
 import { drawObjectBar } from "./object-bar.js";
-import { make, unlessDrawn } from "../shared/elements.js";
+import { make, unlessDrawn, write } from "../shared/elements.js";
+import { remarked, sentenceOf } from "../shared/problems.js";
 import { t, words } from "../shared/words.js";
 import * as works from "./work.js";
 
@@ -69,7 +70,7 @@ export function drawState(page) {
   const why = whyNotHere(decoder);
   $("decode-state").hidden = !decoder.isOn;
   $("decode-state").dataset.state = decoder.state;
-  $("decode-state").textContent = why || t(`decode-${decoder.state}`);
+  write($("decode-state"), why || t(`decode-${decoder.state}`));
   $("prompt-bar").hidden = !works.hasPrompt(work);
   const active = works.chosen(work);
   $("finish").disabled = !active && !works.isAskable(work);
@@ -89,14 +90,14 @@ export function drawState(page) {
   if (badge) {
     $("badge").dataset.outcome = badge.outcome;
     const [outcome, ms, model] = $("badge").children;
-    outcome.textContent = t(badge.outcome);
-    ms.textContent = `${badge.ms < 10 ? badge.ms.toFixed(1) : Math.round(badge.ms)} ms`;
-    model.textContent = badge.model;
+    write(outcome, t(badge.outcome));
+    write(ms, `${badge.ms < 10 ? badge.ms.toFixed(1) : Math.round(badge.ms)} ms`);
+    write(model, badge.model);
     const times = { ms: badge.ms.toFixed(1), server: badge.serverMs?.toFixed(1) };
     const tip = t(badge.outcome === "here" ? "hereTip" : "badgeTip", times);
     $("badge").title = [tip, why, remark(page.models, badge.note)].filter(Boolean).join("\n");
   }
-  const said = [badge && t("model", { model: badge.model }), remark(page.models, badge?.note || editor.image?.note)];
+  const said = [badge && t("model", { model: badge.model }), remark(page.models, editor.image?.note || badge?.note)];
   $("model").textContent = said.filter(Boolean).join(" – ");
   say($("hint"), hintOf({ work, problem: editor.problem, told: page.told }));
   say($("banner"), bannerOf(page));
@@ -116,7 +117,7 @@ function drawModels({ models, server }) {
 /** What the server remarks, with what models say of themselves in the page's language where it has words for that. */
 export function remark(models, note) {
   const told = models.filter((one) => one.note && `note-${one.name}` in words);
-  return told.reduce((text, one) => text.replace(one.note, t(`note-${one.name}`)), note ?? "");
+  return remarked(told.reduce((text, one) => text.replace(one.note, t(`note-${one.name}`)), note ?? ""));
 }
 
 /** Why the server decodes although the page should, as a sentence. */
@@ -126,12 +127,12 @@ function whyNotHere({ trouble }) {
 
 function say(element, text) {
   element.hidden = !text;
-  element.textContent = text ?? "";
+  write(element, text ?? "");
 }
 
 /** What to say of the prompt: why it has no mask, or else what was told last; `null` for nothing. */
 export function hintOf({ work, problem, told = null }) {
-  if (problem !== null) return t("refused", { why: problem });
+  if (problem !== null) return sentenceOf(problem);
   if (works.hasPrompt(work) && !work.answer && !works.isAskable(work)) return t("needPositive");
   return works.chosen(work)?.area === 0 ? t("emptyMask") : told;
 }
@@ -143,18 +144,18 @@ export function bannerOf({ connection, storageTrouble }) {
   return storageTrouble ? t("notKept", { why: storageTrouble }) : null;
 }
 
+/** What is waited for, and beside it what changes so often that nobody wants to hear it read out. */
 function drawWaiting(page) {
-  const { waiting } = page.editor;
+  const waiting = page.editor.waiting ?? (page.adding && { kind: "opening", share: page.adding });
   clearTimeout(page.clock);
-  $("waiting").hidden = !waiting && !page.adding;
+  $("waiting").hidden = !waiting;
+  if (!waiting) return;
+  const { kind, since, share } = waiting;
+  const values = { s: ((performance.now() - since) / 1000).toFixed(1), ...share };
+  write($("waiting-text"), t(kind, values));
+  write($("waiting-more"), `${kind}-more` in words ? t(`${kind}-more`, values) : "");
   const bar = $("waiting").querySelector("progress");
-  bar.hidden = waiting?.kind !== "uploading";
-  if (waiting) {
-    const seconds = ((performance.now() - waiting.since) / 1000).toFixed(1);
-    $("waiting-text").textContent = t(waiting.kind, { s: seconds, ...waiting.share });
-    if (!bar.hidden) bar.value = waiting.share ?? 0;
-    page.clock = setTimeout(() => drawWaiting(page), 100);
-  } else if (page.adding) {
-    $("waiting-text").textContent = t("opening", page.adding);
-  }
+  bar.hidden = kind !== "uploading";
+  bar.value = bar.hidden ? 0 : share ?? 0;
+  if (since) page.clock = setTimeout(() => drawWaiting(page), 100);
 }

@@ -1,6 +1,7 @@
 // The image that is being labeled: its work, the asks to the server, and what is to be seen of them.
 
 import { Asks, Backlog } from "./asks.js";
+import { Refused } from "../shared/server.js";
 import { History } from "./history.js";
 import { Newest } from "./newest.js";
 import { Picture } from "./painter.js";
@@ -14,7 +15,7 @@ export class Editor extends Viewport {
   badge = null; // the newest answer
   stale = null; // the mask of the prompt before the last click, until there is a newer one
   selection = []; // ids of finished objects, in the order in which they were selected
-  problem = null; // what the server refused, or a word of ours
+  problem = null; // the error that the last ask ended with
   masksShown = true;
   hovering = true;
 
@@ -34,7 +35,7 @@ export class Editor extends Viewport {
     this.backlog = new Backlog({
       asks: this.asks,
       answered: (image, object, { masks, model, version }) => this.#settle(image, object, masks[0], undefined, { model, version }),
-      refused: (image, object, error) => this.#settle(image, object, null, error.message),
+      refused: (image, object, error) => this.#settle(image, object, null, error instanceof Refused ? error.problem : error.message),
     });
   }
 
@@ -178,7 +179,7 @@ export class Editor extends Viewport {
 
   #fail(error) {
     this.waiting = null;
-    this.problem = error.message;
+    this.problem = error;
     this.changed();
   }
 

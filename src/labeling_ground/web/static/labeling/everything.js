@@ -1,5 +1,7 @@
 // The button that finds everything, and the bar for what was found.
 
+import { write } from "../shared/elements.js";
+import { sentenceOf } from "../shared/problems.js";
 import { persistently } from "../shared/server.js";
 import { counted, t } from "../shared/words.js";
 
@@ -12,7 +14,7 @@ export async function findEverything({ found, server, album, editor, connection,
     await album.ready(image, signal);
     await persistently(() => server.everything(image.id, signal, (line) => see(newsOf(line))), { server, signal, trouble });
     if (found.shown.length === 0) throw new Error(t("foundNothing"));
-  }).catch((error) => tell(error.message));
+  }).catch((error) => tell(sentenceOf(error)));
   editor.redraw();
 }
 
@@ -57,7 +59,7 @@ export function drawFound({ found, editor }) {
   $("found-progress").hidden = progress === null;
   if (progress?.of) Object.assign($("found-progress"), { max: progress.of, value: progress.done });
   else $("found-progress").removeAttribute("value");
-  $("found-text").textContent = t("found", { found: counted("masksOf", shown.length), picked: picked.size });
+  write($("found-text"), t("found", { found: counted("masksOf", shown.length), picked: picked.size }));
   $("found-all").disabled = shown.length === 0;
   $("found-merge").disabled = picked.size < 2;
   $("found-keep").disabled = picked.size === 0;

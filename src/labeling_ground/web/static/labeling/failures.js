@@ -3,12 +3,13 @@
 import { nameOf } from "./album.js";
 import { confirmed } from "../shared/dialogs.js";
 import { make } from "../shared/elements.js";
+import { sentenceOf } from "../shared/problems.js";
 import { counted, t } from "../shared/words.js";
 
 const $ = (id) => document.getElementById(id);
 
 export class Failures {
-  #files = []; // {name, why}: of which there is no image
+  #files = []; // {name, why}: of which there is no image; `why` is an error
   #images;
   #missing;
   #removeImages;
@@ -33,7 +34,7 @@ export class Failures {
 
   /** `[{name, why}]`, files first, what waits for its photograph last; that can be removed as an `image`. */
   get list() {
-    return [...this.#files, ...this.#refused.map((image) => ({ name: nameOf(image), why: image.why ?? "" })),
+    return [...this.#files.map(({ name, why }) => ({ name, why: sentenceOf(why) })), ...this.#refused.map((image) => ({ name: nameOf(image), why: sentenceOf(image.why) })),
       ...this.#missing().map((image) => ({ name: nameOf(image), why: t("photoMissing", { objects: counted("objectsOf", image.objects) }), image }))];
   }
 

@@ -19,6 +19,7 @@ import { Handwork } from "./handwork.js";
 import { ImportDialog, sorted } from "../import/dialog.js";
 import { drawHelp } from "./help.js";
 import { Painter } from "./painter.js";
+import { reasonOf, remarksIn, sentenceOf } from "../shared/problems.js";
 import { sceneOf } from "./scene.js";
 import { Selection } from "./selection.js";
 import { Server, persistently } from "../shared/server.js";
@@ -153,9 +154,10 @@ class Page {
     });
     if (many === 0) this.tell(t("nothingToOpen"));
     const words = same.map((one) => t("sameBytes", one));
-    if (failed.length) words.push(t("notOpened", { name: failed.map(({ name, why }) => (failed.length < 3 ? `${name} (${why})` : name)).join(", ") }));
+    if (failed.length) words.push(t("notOpened", { name: failed.map(({ name }) => name).join(", ") }));
+    if (failed.length < 3) words.push(...failed.map(({ name, why }) => `${name}: ${reasonOf(why)}`));
     this.workflow.failures.add(failed);
-    if (words.length) this.tell(words.join(" "));
+    if (words.length) this.tell(words.join("\n"));
     this.prepare();
   }
 
@@ -168,11 +170,18 @@ class Page {
     const saved = await this.storage.get("work", image.id).catch(() => null);
     if (this.choices.imageId !== image.id) return;
     try {
-      await this.editor.open(image, saved);
+      if (await this.editor.open(image, saved)) this.#remark(image);
     } catch (error) {
-      this.tell(t("notDrawn", { name: nameOf(image), why: error.message }));
+      this.tell(t("notDrawn", { name: nameOf(image), why: sentenceOf(error) }));
     }
     if (this.choices.imageId === image.id) this.prepare();
+  }
+
+  /** Say once what is to be known of how an image was read. */
+  #remark(image) {
+    const remarks = image.isRemarked ? "" : remarksIn(image.note);
+    image.isRemarked = true;
+    if (remarks) this.tell(remarks);
   }
 
   /** Read images with their values stretched, or as their files say. */
@@ -208,7 +217,7 @@ class Page {
     try {
       this.models = await persistently(() => this.server.models(), { server: this.server, trouble });
     } catch (error) {
-      return this.tell(error.message);
+      return this.tell(sentenceOf(error));
     }
     if (this.server.model && !this.models.some((one) => one.name === this.server.model)) this.useModel(null);
     return this.draw();

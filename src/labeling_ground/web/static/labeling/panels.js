@@ -1,6 +1,7 @@
 // The lists beside and below the image.
 
 import { icon, make, unlessDrawn } from "../shared/elements.js";
+import { sentenceOf } from "../shared/problems.js";
 import { t } from "../shared/words.js";
 import { numberedName } from "./work.js";
 
@@ -96,6 +97,6 @@ export function drawObjects(list, { objects, classes, selection, editing }, on) 
 function maskState({ pending, trouble }) {
   if (pending) return [make("span", { className: "spinner", role: "img", title: t("pendingMask"), aria: { label: t("pendingMask") } })];
   if (trouble === undefined) return [];
-  const why = trouble ? t("refused", { why: trouble }) : t("emptyMask");
+  const why = trouble ? sentenceOf(trouble) : t("emptyMask");
   return [make("span", { className: "no-mask", role: "img", title: why, aria: { label: why } }, "!")];
 }

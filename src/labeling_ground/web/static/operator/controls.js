@@ -2,6 +2,7 @@
 
 import { askForKey, confirmed } from "../shared/dialogs.js";
 import { make } from "../shared/elements.js";
+import { sentenceOf } from "../shared/problems.js";
 import { Gone, Refused } from "../shared/server.js";
 import { sha256 } from "../shared/sha256.js";
 import { t } from "../shared/words.js";
@@ -167,7 +168,7 @@ export class Controls {
       tell(done ?? t("nothingDone"));
     } catch (error) {
       if (error instanceof Gone) tell(t("goneNothingDone"), true);
-      else if (error instanceof Refused) tell(t("refused", { why: error.message }), true);
+      else if (error instanceof Refused) tell(sentenceOf(error), true);
       else throw error;
     }
     this.changed();

@@ -1,6 +1,7 @@
 // The operator's page: asks for the figures every now and then, and draws them.
 
 import { KEY, askForKey } from "../shared/dialogs.js";
+import { sentenceOf } from "../shared/problems.js";
 import { Gone, Refused, Server, pause } from "../shared/server.js";
 import { notes } from "../shared/storage.js";
 import { languageFor, learn, speak, t } from "../shared/words.js";
@@ -23,7 +24,7 @@ class Page {
   #day = null; // the server's history, in columns
   #dayDue = 0; // when there may be more of it, on the page's clock
   state = "connecting"; // or "live", "paused", "serverGone", "needsKey"
-  problem = null; // what the server refused
+  problem = null; // the error with which the server refused
   #at = null; // when the figures came
   #resting = null;
 
@@ -74,7 +75,7 @@ class Page {
         return true;
       }
       if (error instanceof Gone) this.#is("serverGone");
-      else if (error instanceof Refused) this.#is(this.state, error.message);
+      else if (error instanceof Refused) this.#is(this.state, error);
       else throw error;
       return false;
     }
@@ -129,7 +130,7 @@ class Page {
   #drawState() {
     $("state").dataset.state = this.state;
     $("state").textContent = t(this.state);
-    let text = this.problem && t("refused", { why: this.problem });
+    let text = this.problem && sentenceOf(this.problem);
     if (this.state === "serverGone") text = this.#at ? t("cacheGone", { at: this.#at.toLocaleTimeString(t("numbers")) }) : t("cacheGoneAtOnce");
     if (this.state === "needsKey") text = t("keyNeeded");
     if ($("banner-text").textContent !== (text ?? "")) $("banner-text").textContent = text ?? "";

@@ -11,6 +11,11 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
+/** Have an element say something, unless it does: a live region that is written again is read out again. */
+export function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const use = document.createElementNS("http://www.w3.org/2000/svg", "use");

@@ -16,6 +16,11 @@ export class Refused extends Error {
     this.retryAfter = retryAfter;
   }
 
+  /** What is worth keeping of it. */
+  get problem() {
+    return { type: this.type, message: this.message };
+  }
+
   /** Whether sending the image helps: the server has forgotten it, or its cache does not answer whether it has it. */
   get wantsImage() {
     return this.type === "unknown-image" || this.type === "unreachable-image";
@@ -48,7 +53,7 @@ export class Server {
     let response, body;
     try {
       response = await fetch(new URL(path, this.base), { ...options, headers: { ...this.#headers(), ...options.headers } });
-      body = await (response.ok ? read : asJson)(response);
+      body = await (response.ok ? read : problemOf)(response);
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Gone(error.message);
@@ -236,6 +241,7 @@ function keyed(key) {
 }
 
 const asJson = (response) => response.json();
+const problemOf = (response) => (response.status < 500 ? response.text().then(parsed) : response.json()); // a proxy's page beside 4xx is a refusal
 const asBlob = (response) => response.blob();
 const asBytes = (response) => response.arrayBuffer();
 

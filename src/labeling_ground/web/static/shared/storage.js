@@ -1,5 +1,7 @@
 // What survives a reload: photos, work and choices, in IndexedDB; and small choices that our pages share.
 
+import { t } from "./words.js";
+
 const STORES = { images: { keyPath: "id" }, work: { keyPath: "id" }, choices: {} };
 
 export class Storage {
@@ -48,7 +50,7 @@ export class Storage {
   }
 
   #store(name, mode = "readonly") {
-    if (!this.#database) throw new Error("IndexedDB is not available");
+    if (!this.#database) throw new Error(t("noDatabase"));
     return this.#database.transaction(name, mode).objectStore(name);
   }
 }
@@ -75,6 +77,6 @@ function done(request) {
   return new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
-    request.onblocked = () => reject(new Error("another tab holds an older version of this page"));
+    request.onblocked = () => reject(new Error(t("oldTab")));
   });
 }

@@ -71,6 +71,9 @@ const WORDS = {
   noEmbedding: ["it gave no embedding ({why})", "임베딩을 받지 못했습니다 ({why})"],
   oldBrowser: ["this browser knows no WebAssembly.", "이 브라우저는 WebAssembly를 지원하지 않습니다."],
   decoderBroke: ["the decoder here failed ({why}).", "브라우저 디코더가 실패했습니다 ({why})."],
+  decoderNotStarted: ["it did not start", "시작되지 않음"],
+  decoderSilent: ["it does not answer", "응답 없음"],
+  decoderUnread: ["its answer could not be read", "응답을 읽을 수 없음"],
   model: ["Model: {model}", "모델: {model}"],
   "note-classical": ["These masks come from classical image processing, not from Segment Anything, and are of lower quality.",
     "Segment Anything이 아니라 고전적 영상 처리로 만든 마스크라서 품질이 낮습니다."],
@@ -119,10 +122,22 @@ const WORDS = {
   useKey: ["Use this key", "이 키 사용"],
   checking: ["Asking the server", "서버에 확인 중"],
   uploading: ["Uploading", "업로드 중"],
-  inQueue: ["Number {n} in the queue, about {left} s", "대기열 {n}번째, 약 {left}초"],
-  encoding: ["Encoding {s} s", "인코딩 중 {s}초"],
-  decoding: ["Computing the mask {s} s", "마스크 계산 중 {s}초"],
-  opening: ["Opening {n} of {of}", "{of}개 중 {n}번째 여는 중"],
+  inQueue: ["Number {n} in the queue", "대기열 {n}번째"],
+  "inQueue-more": ["about {left} s", "약 {left}초"],
+  encoding: ["Encoding", "인코딩 중"],
+  "encoding-more": ["{s} s", "{s}초"],
+  decoding: ["Computing the mask", "마스크 계산 중"],
+  "decoding-more": ["{s} s", "{s}초"],
+  opening: ["Opening photos", "사진 여는 중"],
+  "opening-more": ["{n} of {of}", "{n} / {of}"],
+  "remark-first": ["The {what} file holds several pictures, of which the first is used.", "{what} 파일에 그림이 여러 개 있어 첫 번째만 사용합니다."],
+  "remark-pages": ["The file has several pages, of which the first is used: save others as files of their own.",
+    "파일에 페이지가 여러 개 있어 첫 페이지만 사용합니다. 다른 페이지는 별도 파일로 저장하세요."],
+  "remark-channels": ["Of the file's channels ({what}) not all are used: save it as RGB.", "파일의 채널 {what}개 중 일부만 사용합니다. RGB로 저장하세요."],
+  "remark-white": ["Transparency is laid over white, and what is visible of this image is white too. Lay it over another colour, and open that file.",
+    "투명한 부분은 흰색으로 채우는데 보이는 부분도 흰색입니다. 다른 색 배경 위에 저장한 파일을 여세요."],
+  "remark-range": ["This 16-bit image uses {what} % of its range, so it is dark or has little contrast. Switch on «Stretch dark images».",
+    "이 16비트 이미지는 값 범위의 {what} %만 사용해 어둡거나 대비가 낮습니다. «어두운 이미지의 값 범위 늘리기»를 켜세요."],
   needPositive: ["Click the object first: what does not belong alone makes no mask.", "먼저 객체를 클릭하세요. 제외 클릭만으로는 마스크를 만들 수 없습니다."],
   emptyMask: ["The mask is empty. Click somewhere else, or undo.", "마스크가 비어 있습니다. 다른 곳을 클릭하거나 실행 취소하세요."],
   sameBytes: ["{name} is the same file as {as}: it is labeled once, and exported under both names.",
@@ -146,6 +161,8 @@ const WORDS = {
     "작업은 단계마다 이 브라우저에 저장됩니다. 넘겨줄 때는 내보내기를 사용하세요."],
   notKept: ["This browser does not keep the work ({why}). Export before you close the page.",
     "이 브라우저가 작업을 저장하지 못합니다({why}). 페이지를 닫기 전에 내보내세요."],
+  noDatabase: ["IndexedDB is not available", "IndexedDB를 사용할 수 없습니다"],
+  oldTab: ["another tab holds an older version of this page", "다른 탭에 이 페이지의 이전 버전이 열려 있습니다"],
   refused: ["The server says: {why}", "서버 메시지: {why}"],
   hit: ["from the cache", "캐시"],
   joined: ["joined", "함께 계산"],
@@ -203,6 +220,9 @@ export function languageFor(chosen, browser) {
   return [chosen, browser.slice(0, 2)].find((one) => LANGUAGES.includes(one)) ?? LANGUAGES[0];
 }
 
+/** The language that is spoken. */
+export const language = () => LANGUAGES[column];
+
 /** Add a page's own words. */
 export function learn(more) {
   Object.assign(WORDS, more);
@@ -219,9 +239,14 @@ export function counted(word, many, shown = many) {
   return t(many === 1 ? `${word}-one` : word, { n: shown });
 }
 
+/** Speak a language from now on. */
+export function setLanguage(name) {
+  column = Math.max(0, LANGUAGES.indexOf(name));
+}
+
 /** Change the language, and every fixed text of the page with it. */
-export function speak(language, root = document) {
-  column = Math.max(0, LANGUAGES.indexOf(language));
+export function speak(name, root = document) {
+  setLanguage(name);
   root.documentElement.lang = LANGUAGES[column];
   for (const element of root.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
   for (const element of root.querySelectorAll("[data-tip]")) {
