@@ -1,9 +1,11 @@
 """What every test can ask for."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.order import longest_first
 from tests.redis_servers import _valkey, redis_cluster, redis_sentinels, system_redis, valkey, valkey_socket
 
 # What properties say does not depend on how fast this machine is today.
@@ -12,6 +14,13 @@ settings.load_profile("any machine")
 
 # Fixtures for all tests.
 __all__ = ["_valkey", "redis_cluster", "redis_sentinels", "system_redis", "valkey", "valkey_socket"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the files, those with the most slow tests are begun first."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items[:] = longest_first(items)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -27,12 +28,12 @@ _SOURCES = (
     "tests/inference",
 )
 _LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch", "transformers")
-_MOST = 3
-"""Versions of the code whose models stay: the newest ones."""
+_UNUSED_S = 24 * 3600.0
+"""Seconds after which the models of a version of the code go that no test process has used since."""
 
 
 @functools.cache
-def _folder() -> Path:
+def _version() -> str:
     seen = hashlib.sha256()
     for name in _LIBRARIES:
         try:
@@ -41,13 +42,26 @@ def _folder() -> Path:
             seen.update(f"no {name}\n".encode())
     for source in _SOURCES:
         for file in sorted((ROOT / source).rglob("*.py")):
-            seen.update(file.read_bytes())
+            if not file.name.startswith("test_"):  # a test makes no model that others use
+                seen.update(file.read_bytes())
+    return seen.hexdigest()[:16]
+
+
+@functools.cache
+def _folder() -> Path:
+    """This version's folder, marked as used now; those that nobody has used for long are deleted.
+
+    Other runs, of other versions of the code, may be under way: what a process has marked, none deletes for a day.
+    """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labeling-ground-tests"
-    folder = base / seen.hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    others = sorted((path for path in base.iterdir() if path != folder), key=lambda path: path.stat().st_mtime)
-    for old in others[: max(0, len(others) + 1 - _MOST)]:
-        shutil.rmtree(old, ignore_errors=True)
+    folder = base / _version()
+    base.mkdir(parents=True, exist_ok=True)
+    with FileLock(base / "versions.lock"):
+        folder.mkdir(exist_ok=True)
+        os.utime(folder)
+        for other in base.iterdir():
+            if other.is_dir() and time.time() - other.stat().st_mtime > _UNUSED_S:
+                shutil.rmtree(other, ignore_errors=True)
     return folder
 
 

@@ -58,6 +58,8 @@ MAKERS: dict[str, Callable[[], Backend]] = {
 class TestBackends(BackendContract):
     @pytest.fixture(params=sorted(MAKERS))
     async def backend(self, request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
+        if request.param == "torch":  # its sums are in another order where a lone decode has two threads
+            self.tolerance = 1e-6
         made = MAKERS[request.param]()
         yield made
         await made.aclose()

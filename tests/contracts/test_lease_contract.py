@@ -185,7 +185,7 @@ async def test_a_release_wakes_who_listens_for_this_key_and_nobody_else(pair: Pa
         assert await other.take(KEY, "b", LONG_S) is Claim.GRANTED
         assert await one.take(KEY, "a", LONG_S) is Claim.TAKEN
         assert not await one.release(KEY, "a"), "which is no release"
-        await other.release(OTHER, "a")
+        assert await one.release(OTHER, "a")
         async with asyncio.timeout(LONG_S):
             await elsewhere.wait()
         assert not news.is_set()

@@ -1,6 +1,7 @@
 """What the tests of both engines share: a real SAM with a shallow encoder, and prompts."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from tests.sam.parity import MASK, ask_reference, check, photo
 from tests.sam.references import TOLERANCE, checkpoint, export_official_decoder, exported, sam, segment_anything
 
 from labeling_ground.inference.sam import SamBackend
-from labeling_ground.types import Box, Image, Point, Prediction, Prompt
+from labeling_ground.sam.geometry import SIDE
+from labeling_ground.types import Box, Embedding, Image, Point, Prediction, Prompt
 
 HEIGHT, WIDTH = 211, 307
 
@@ -43,21 +45,51 @@ def files() -> dict[str, Any]:
     }
 
 
-_DISCS = ("decoder_path", "fast_decoder_path")
-
-
 def disc_files() -> dict[str, Any]:
-    """The same model with masks that are discs around the first point, in place of the noise of random weights."""
-    made = files()
-    folder, _ = _discs()
-    return made | {part: folder / made[part].name for part in _DISCS}
+    """A model for tests of what is around it: its encoder only pools, and takes milliseconds; its masks are discs
+    around the first point, in place of the noise of random weights."""
+    return {part: disc_folder() / path.name if isinstance(path, Path) else path for part, path in files().items()}
+
+
+def disc_folder() -> Path:
+    """Where the files of ``disc_files`` are."""
+    files()
+    return _discs()[0]
 
 
 @made_once
 def _discs(folder: Path) -> None:
     made = files()
-    for part in _DISCS:
+    pooling_encoder(folder / made["encoder_path"].name, 1)
+    for part in ("decoder_path", "fast_decoder_path"):
         add_discs(made[part], folder / made[part].name)
+
+
+def pooling_encoder(path: Path, images: int | str) -> None:
+    """Write an encoder for so many images (a name: any number) whose embeddings are their colours, pooled and repeated.
+
+    What it says of itself is what the encoder of ``files`` says.
+    """
+    package = needs("onnx")
+    helper, kind = package.helper, package.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [
+            helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[16, 16], strides=[16, 16]),
+            helper.make_node("Tile", ["pooled", "repeats"], ["tiled"]),
+            helper.make_node("Slice", ["tiled", "start", "end", "axis"], ["image_embeddings"]),
+        ],
+        "encoder",
+        [helper.make_tensor_value_info("image", kind, [images, 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("image_embeddings", kind, [images, 256, 64, 64])],
+        [
+            helper.make_tensor(name, package.TensorProto.INT64, [len(values)], values)
+            for name, values in (("repeats", [1, 86, 1, 1]), ("start", [0]), ("end", [256]), ("axis", [1]))
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    told = package.load(str(files()["encoder_path"]), load_external_data=False).metadata_props
+    helper.set_model_props(model, {entry.key: entry.value for entry in told})
+    package.save(model, str(path))
 
 
 def checkpoint_files() -> dict[str, Any]:
@@ -66,10 +98,11 @@ def checkpoint_files() -> dict[str, Any]:
 
 
 def with_discs(backend: SamBackend) -> SamBackend:
-    """The torch engine's backend, with masks that are discs around the first point, as in ``disc_files``."""
+    """The torch engine's backend, with the encoder and the masks of ``disc_files``."""
     torch = needs("torch")
-    decoder: Any = backend.engine
-    decoder = decoder._decoder
+    engine: Any = backend.engine
+    engine._encoder._module = lambda images: torch.nn.functional.avg_pool2d(images, 16).repeat(1, 86, 1, 1)[:, :256]
+    decoder = engine._decoder
     centres = (torch.arange(256) + 0.5) * 4
 
     def discs(inner: Any) -> Any:
@@ -88,20 +121,38 @@ def with_discs(backend: SamBackend) -> SamBackend:
     return backend
 
 
-def ready_made(folder: Path) -> dict[str, Any]:
+def ready_made() -> dict[str, Any]:
     """Files as others publish them: without our metadata, the decoder by the reference's script."""
+    files()
+    folder, _ = _ready_made()
+    return {"encoder_path": folder / "encoder.onnx", "decoder_path": folder / "decoder.onnx", "model": "theirs"}
+
+
+@made_once
+def _ready_made(folder: Path) -> None:
     onnx = needs("onnx")
     model = onnx.load(str(files()["encoder_path"]))
     del model.metadata_props[:]
     onnx.save(model, str(folder / "encoder.onnx"))
     export_official_decoder(sam(), folder / "decoder.onnx")
-    return {"encoder_path": folder / "encoder.onnx", "decoder_path": folder / "decoder.onnx", "model": "theirs"}
+
+
+@cache
+def reference() -> Any:
+    """The predictor of ``segment_anything``, with ``image()`` set."""
+    predictor = segment_anything().SamPredictor(sam())
+    predictor.set_image(image().pixels)
+    return predictor
+
+
+def reference_embedding() -> Embedding:
+    """What the reference's encoder makes of ``image()``."""
+    return Embedding({"image_embeddings": reference().features.numpy()}, HEIGHT, WIDTH)
 
 
 async def check_against_the_reference(backend: SamBackend) -> None:
     """Embedding and masks are those of ``segment_anything``."""
-    predictor = segment_anything().SamPredictor(sam())
-    predictor.set_image(image().pixels)
+    predictor = reference()
     [embedding] = await backend.encode([image()])
     assert (embedding.height, embedding.width) == (HEIGHT, WIDTH)
     assert np.abs(embedding.tensors["image_embeddings"] - predictor.features.numpy()).max() < TOLERANCE
@@ -115,7 +166,7 @@ async def check_against_the_reference(backend: SamBackend) -> None:
 
 async def check_the_cache_does_no_harm(backend: SamBackend) -> None:
     """Half precision moves logits by far less than a mask would notice."""
-    [embedding] = await backend.encode([image()])
+    embedding = reference_embedding()
     exact = await backend.decode(on(embedding, PROMPTS))
     cached = await backend.decode(on(through_the_cache(embedding), PROMPTS))
     for a, b in zip(exact, cached, strict=True):
@@ -128,7 +179,7 @@ def logits_of(predictions: Sequence[Prediction]) -> list[NDArray[np.float32]]:
 
 
 async def check_many_at_once_is_the_same_as_one_by_one(backend: SamBackend) -> None:
-    [embedding] = await backend.encode([image()])
+    embedding = reference_embedding()
     together = logits_of(await backend.decode(on(embedding, PROMPTS)))
     one_by_one = logits_of([(await backend.decode(on(embedding, [prompt])))[0] for prompt in PROMPTS])
     assert max(np.abs(a - b).max() for a, b in zip(together, one_by_one, strict=True)) < 1e-4

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.doubles import encoded
-from tests.inference.engines import PROMPTS, disc_files, files, ready_made
+from tests.inference.engines import PROMPTS, disc_files, files, pooling_encoder, ready_made
 from tests.inference.remote_asks import image
 from tests.needs import needs
 from tests.sam.references_sam2 import exported_sam2
 
 from labeling_ground.inference.backend import ALONE, BatchSizes, DecodeAsk
 from labeling_ground.inference.sam import SamBackend
-from labeling_ground.sam.geometry import SIDE
 from labeling_ground.types import Image, Point, Prediction, Prompt
 
 pytestmark = pytest.mark.anyio
@@ -37,12 +36,12 @@ def counting(backend: SamBackend) -> list[int]:
     return runs
 
 
-def onnx(engine: str = "onnx", made: dict[str, Any] | None = None, **options: Any) -> SamBackend:
+def onnx(engine: str = "onnx", *, made: dict[str, Any], **options: Any) -> SamBackend:
     needs("onnxruntime")
     from labeling_ground.inference import onnx, onnx_cuda
 
     create = onnx.create if engine == "onnx" else onnx_cuda.create
-    return create(1, 2, **(made or files()), **options)
+    return create(1, 2, **made, **options)
 
 
 def check_same(made: Sequence[Prediction], expected: Sequence[Prediction]) -> None:
@@ -85,7 +84,7 @@ async def test_clicks_on_different_images_are_one_run_and_have_the_masks_of_one_
 async def test_prompts_of_every_shape_find_those_of_their_own(engine: str) -> None:
     """Clicks, boxes, long prompts and mask inputs in one call, on two images."""
     options: dict[str, Any] = {"device": "cpu"} if engine == "onnx-cuda" else {}
-    backend, alone = onnx(engine, together=8, **options), onnx()
+    backend, alone = onnx(engine, made=disc_files(), together=8, **options), onnx(made=disc_files())
     asks = await asks_on(backend, 2, [*PROMPTS, *PROMPTS])
     counted = counting(backend)
     check_same(await backend.decode(asks), [(await alone.decode([ask]))[0] for ask in asks])
@@ -109,9 +108,9 @@ async def test_sam_2_with_its_finer_features_likewise() -> None:
     await alone.aclose()
 
 
-async def test_a_graph_that_takes_one_prompt_is_given_one(tmp_path: Path) -> None:
+async def test_a_graph_that_takes_one_prompt_is_given_one() -> None:
     """The reference's own export of the decoder, and an encoder for one image."""
-    backend = onnx(made=ready_made(tmp_path), together=4)
+    backend = onnx(made=ready_made(), together=4)
     assert (backend.info.encode_batch, backend.info.decode_batch) == (ALONE, ALONE)
     asks = await asks_on(backend, 2, [Prompt((Point(60.0, 90.0, 1),))])
     assert len(await backend.decode(asks)) == 2
@@ -120,28 +119,8 @@ async def test_a_graph_that_takes_one_prompt_is_given_one(tmp_path: Path) -> Non
 
 async def test_an_encoder_that_takes_several_images_gets_them_in_one_run(tmp_path: Path) -> None:
     """Pooling stands for it: what matters is which image's numbers come out where."""
-    package = needs("onnx")
-    made, helper, kind = files(), package.helper, package.TensorProto.FLOAT
-    graph = helper.make_graph(
-        [
-            helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[16, 16], strides=[16, 16]),
-            helper.make_node("Tile", ["pooled", "repeats"], ["tiled"]),
-            helper.make_node("Slice", ["tiled", "start", "end", "axis"], ["image_embeddings"]),
-        ],
-        "encoder",
-        [helper.make_tensor_value_info("image", kind, ["images", 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("image_embeddings", kind, ["images", 256, 64, 64])],
-        [
-            helper.make_tensor(name, package.TensorProto.INT64, [len(values)], values)
-            for name, values in (("repeats", [1, 86, 1, 1]), ("start", [0]), ("end", [256]), ("axis", [1]))
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    package.helper.set_model_props(
-        model, {entry.key: entry.value for entry in package.load(str(made["encoder_path"])).metadata_props}
-    )
-    package.save(model, str(tmp_path / "encoder.onnx"))
-    backend = onnx(made=made | {"encoder_path": tmp_path / "encoder.onnx"}, together=4)
+    pooling_encoder(tmp_path / "encoder.onnx", "images")
+    backend = onnx(made=files() | {"encoder_path": tmp_path / "encoder.onnx"}, together=4)
     assert backend.info.encode_batch == BatchSizes(4, 4)
     engine: Any = backend.engine
     runs: list[int] = []

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.doubles import encoded, on
-from tests.inference.engines import CHECKS, Check, check_against_the_reference, files, image, ready_made
+from tests.inference.engines import (
+    CHECKS,
+    Check,
+    check_against_the_reference,
+    files,
+    image,
+    ready_made,
+    reference_embedding,
+)
 from tests.needs import needs
 from tests.sam.parity import MASK
 
@@ -46,14 +54,13 @@ async def test_onnx(backend: SamBackend, check: Check) -> None:
     assert backend.info.note == ""
 
 
-async def test_ready_made_files_are_served_too(tmp_path: Path) -> None:
+async def test_ready_made_files_are_served_too() -> None:
     needs("onnxruntime")
     from labeling_ground.inference.onnx import create
 
-    made = create(1, 2, **ready_made(tmp_path))
+    made = create(1, 2, **ready_made())
     await check_against_the_reference(made)
-    [embedding] = await made.encode([image()])
-    assert await made.decode(on(embedding, [Prompt((), None, MASK)]))
+    assert await made.decode(on(reference_embedding(), [Prompt((), None, MASK)]))
     await made.aclose()
 
 

@@ -1,13 +1,20 @@
 """Segment Anything by OpenVINO."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.doubles import on
-from tests.inference.engines import CHECKS, PROMPTS, Check, check_against_the_reference, files, image, ready_made
+from tests.inference.engines import (
+    CHECKS,
+    PROMPTS,
+    Check,
+    check_against_the_reference,
+    files,
+    ready_made,
+    reference_embedding,
+)
 from tests.needs import needs
 
 from labeling_ground.errors import BadSettings
@@ -32,11 +39,11 @@ async def test_openvino(backend: SamBackend, check: Check) -> None:
     assert backend.info.note == ""
 
 
-async def test_ready_made_files_are_served_too(tmp_path: Path) -> None:
+async def test_ready_made_files_are_served_too() -> None:
     needs("openvino")
     from labeling_ground.inference.openvino import create
 
-    made = create(1, 2, **ready_made(tmp_path))
+    made = create(1, 2, **ready_made())
     await check_against_the_reference(made)
     await made.aclose()
 
@@ -47,7 +54,7 @@ async def test_both_engines_may_share_a_cache(backend: SamBackend) -> None:
 
     other = create(1, 1, **files())
     assert backend.info.version == other.info.version
-    [embedding] = await backend.encode([image()])
+    embedding = reference_embedding()
     for a, b in zip(
         await backend.decode(on(embedding, PROMPTS)), await other.decode(on(embedding, PROMPTS)), strict=True
     ):
@@ -68,7 +75,7 @@ async def test_bf16_is_computed_in_bf16_or_refused() -> None:
     full, low = create(1, 2, **files()), create(1, 2, **files(), precision="bf16")
     assert full.info.version != low.info.version
     assert "bf16" in low.info.note
-    [embedding] = await full.encode([image()])
+    embedding = reference_embedding()
     for prompt in PROMPTS:
         [a], [b] = await full.decode(on(embedding, [prompt])), await low.decode(on(embedding, [prompt]))
         difference = a.masks[0].logits - b.masks[0].logits

@@ -109,7 +109,7 @@ async def test_several_images_and_prompts_in_one_run_are_what_they_are_alone(tor
     assert (backend.info.encode_batch, backend.info.decode_batch) == (BatchSizes(4, 4), BatchSizes(4, 4))
     images = [Image(f"{seed}" * 64, photo(80 + 40 * seed, 120)) for seed in range(3)]
     made = await backend.encode(images)
-    asks = [(embedding, prompt) for prompt in PROMPTS for embedding in made]
+    asks = [(embedding, prompt) for prompt in PROMPTS for embedding in made[:2]]
     together = await backend.decode(asks)
     for picture, embedding in zip(images, made, strict=True):
         alone = await encoded(backend, picture)
