@@ -81,6 +81,20 @@ async def test_that_a_worker_was_ready_once_is_known_to_all(three: list[Peers]) 
     assert [three[2].has_started(number) for number in range(3)] == [True, False, False]
 
 
+async def test_what_is_shared_is_known_to_a_worker_that_is_started_when_all_others_were_killed(
+    three: list[Peers],
+) -> None:
+    three[0].share({"policy": "lru"})
+    three[1].share({"policy": "gds"})
+    late = Peers(three[0].folder, 2, 3)
+    assert late.shared == {"policy": "gds"}
+    shutil.rmtree(three[0].folder)
+    assert late.shared == {"policy": "gds"}, "what it has read it knows"
+    await three[1].stay()
+    assert Peers(three[0].folder, 0, 3).shared == {"policy": "gds"}, "cleared, and made anew"
+    assert Peers(three[0].folder / "of another server", 0, 3).shared is None
+
+
 async def test_a_folder_that_was_cleared_is_made_anew_and_ends_nobody(three: list[Peers]) -> None:
     folder = three[0].folder
     three[2].note_start()

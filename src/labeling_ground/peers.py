@@ -41,6 +41,7 @@ class Peers:
     _server: asyncio.Server | None = field(default=None, init=False)
     _answers: Mapping[str, Answer] = field(default_factory=dict, init=False)
     _is_started: bool = field(default=False, init=False)
+    _shared: Any = field(default=None, init=False)
 
     async def open(self, answers: Mapping[str, Answer]) -> None:
         """Answer the others from now on: by the question's name, what is called with its arguments.
@@ -66,6 +67,10 @@ class Peers:
             await self._listen()
         if self._is_started:
             self.note_start()  # a file that is touched is not old
+        if self._for_all.exists():
+            self._for_all.touch()
+        elif self._shared is not None:
+            self.share(self._shared)
 
     async def aclose(self) -> None:
         """Answer nobody any more."""
@@ -90,11 +95,28 @@ class Peers:
     def note(self, what: Any) -> None:
         """Write down what a successor of this worker starts from, should it be killed; where there is no room for it,
         the successor starts from what was noted before."""
-        written = self.folder / f"worker-{self.number}.new"
         with contextlib.suppress(OSError):
-            make_trusted(self.folder)
-            written.write_bytes(pickle.dumps(what))
-            written.replace(self._noted)
+            self._write(self._noted, what)
+
+    def share(self, what: Any) -> None:
+        """Write down what every worker that is started later begins with, also when none is left that knows of it."""
+        self._shared = what
+        try:
+            self._write(self._for_all, what)
+        except OSError as error:
+            log.warning("workers that are started later will not know of changed settings: %s", error)
+
+    @property
+    def shared(self) -> Any:
+        """What was shared last; ``None`` where nothing was.
+
+        Raises:
+            OSError: the folder cannot be used, or other users could.
+        """
+        make_trusted(self.folder)
+        with contextlib.suppress(FileNotFoundError):
+            self._shared = pickle.loads(self._for_all.read_bytes())  # noqa: S301 -- see the module
+        return self._shared
 
     def note_start(self) -> None:
         """Let the others know that this worker was ready once."""
@@ -113,6 +135,16 @@ class Peers:
     @property
     def _noted(self) -> Path:
         return self.folder / f"worker-{self.number}.noted"
+
+    @property
+    def _for_all(self) -> Path:
+        return self.folder / "for-all.noted"
+
+    def _write(self, path: Path, what: Any) -> None:
+        make_trusted(self.folder)
+        written = self.folder / f"worker-{self.number}.new"
+        written.write_bytes(pickle.dumps(what))
+        written.replace(path)
 
     def _socket(self, number: int) -> Path:
         return self.folder / f"worker-{number}.sock"

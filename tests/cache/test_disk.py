@@ -55,6 +55,7 @@ def build(
     low_watermark: float = 0.9,
     idle_s: float | None = 1800.0,
     max_age_s: float | None = None,
+    lock_s: float = 5.0,
 ) -> DiskStore:
     return DiskStore(
         folder,
@@ -63,6 +64,7 @@ def build(
         max_age_s=max_age_s,
         ranking=ranking or GreedyDualSize(),
         low_watermark=low_watermark,
+        lock_s=lock_s,
         clock=clock,
     )
 
@@ -455,12 +457,9 @@ async def test_an_index_that_cannot_be_made_is_no_tier_that_is_merely_full(
     await store.aclose()
 
 
-async def test_a_locked_index_is_a_failure_with_a_sentence(
-    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_locked_index_is_a_failure_with_a_sentence(folder: Path, clock: Clock) -> None:
     """Another process that keeps the write lock delays a write, and then fails it; reads go on."""
-    monkeypatch.setattr("labeling_ground.cache.disk.connections._BUSY_S", 0.05)
-    store = build(folder, clock)
+    store = build(folder, clock, lock_s=0.05)
     await store.put(A, entry())
     assert await store.get(A) == entry()
     with closing(sqlite3.connect(folder / INDEX, isolation_level=None)) as other:
@@ -533,7 +532,7 @@ async def test_a_purge_reaches_what_is_being_written(folder: Path, clock: Clock)
     class Purging(ObjectFiles):
         def write(self, name: str, value: bytes) -> None:
             super().write(name, value)
-            purger._index.purge(purger._index.begin_purge("v1/*", clock.now))
+            purger._index.purging.go_on(purger._index.purging.begin("v1/*", clock.now))
 
     store._index.files = Purging(folder / VALUES)
     await store.put(A, entry())

@@ -16,7 +16,7 @@ from labeling_ground.cache.disk.files import GRACE_S, ObjectFiles
 from labeling_ground.cache.disk.folder import INDEX
 from labeling_ground.cache.policies.gds import GreedyDualSize
 from labeling_ground.cache.tiered import TieredStore
-from labeling_ground.errors import StoreFailed
+from labeling_ground.errors import StoreFailed, StoreFull
 from labeling_ground.key import ImageKeys
 from labeling_ground.settings import Settings
 from labeling_ground.supervisor import Supervisor
@@ -42,8 +42,7 @@ SCOPES = {
 class Server:
     """Memory over a disk that others share, as the wiring connects them."""
 
-    def __init__(self, folder: Path, listen_s: float = 0.02, clock: Callable[[], float] | None = None) -> None:
-        given: dict[str, Any] = {} if clock is None else {"clock": clock}
+    def __init__(self, folder: Path, listen_s: float = 0.02, **given: Any) -> None:
         self.disk = DiskStore(
             folder,
             budget_bytes=64 << 20,
@@ -88,20 +87,17 @@ async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Server]
 Start = Callable[..., Awaitable[Server]]
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A purge does not wait for who does not listen."""
-    monkeypatch.setattr("labeling_ground.cache.disk.store._HEARD_S", 0.05)
+IMPATIENT_S = 0.05
+"""So long a purge waits, where it is for one that does not listen."""
 
 
 @pytest.mark.parametrize("restarts", [False, True])
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.usefixtures("impatient")
 async def test_what_memory_demotes_after_a_purge_by_another_process_is_not_written(
     start: Start, scope: str, restarts: bool
 ) -> None:
     """Also where the process has not heard of it, since it stood still; and where the other has restarted since."""
-    one, two = await start(), await start(listen_s=1000.0)
+    one, two = await start(heard_s=IMPATIENT_S), await start(listen_s=1000.0)
     await two.disk.put(KEY, sealed(KEY))
     assert await two.tiers.look_up(KEY, deadline_s=LONG_S) is not None
     await one.tiers.delete(SCOPES[scope])
@@ -134,9 +130,8 @@ async def test_when_a_purge_is_answered_the_memory_of_all_who_share_the_disk_has
     assert await one.disk.has(KEY), "it was computed after the purge"
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_what_waits_to_be_written_when_another_purges_is_not_written(start: Start) -> None:
-    one, two = await start(), await start(listen_s=1000.0)
+    one, two = await start(heard_s=IMPATIENT_S), await start(listen_s=1000.0)
     hold = asyncio.Event()
     put = two.disk.put
 
@@ -197,12 +192,11 @@ async def test_where_the_log_of_purges_is_lost_memory_parts_with_everything(star
     await until(lambda: two.tiers.put(KEY, sealed(KEY)))
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_where_the_log_is_too_short_memory_parts_with_everything(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("labeling_ground.cache.disk.purges._REMEMBERED", 2)
-    one, two = await start(), await start(listen_s=0.3)
+    one, two = await start(heard_s=IMPATIENT_S), await start(listen_s=0.3)
     two.tiers.memory.insert(KEY, sealed(KEY))
     for number in range(5):
         await one.disk.delete(f"v1/nobody/{number}/*")
@@ -213,7 +207,7 @@ async def test_a_purge_whose_process_was_killed_in_the_middle_is_carried_to_its_
     now = [1_700_000_000.0]
     one, two = Server(tmp_path, clock=lambda: now[0]).disk, Server(tmp_path, clock=lambda: now[0]).disk
     await two.put(KEY, sealed(KEY))
-    await asyncio.to_thread(one._index.begin_purge, "v1/*", now[0])  # and no more
+    await asyncio.to_thread(one._index.purging.begin, "v1/*", now[0])  # and no more
     assert await two.sweep() == 0, "it may be under way"
     now[0] += GRACE_S
     await two.put(OTHER, sealed(OTHER))
@@ -228,19 +222,16 @@ async def test_what_is_kept_while_a_purge_is_under_way_is_not_what_it_means(tmp_
     """A row's number is never given again, so the end of the purge is not among new rows."""
     store = Server(tmp_path).disk
     await store.put(KEY, sealed(KEY))
-    purge = await asyncio.to_thread(store._index.begin_purge, "v1/*", 0.0)
+    purge = await asyncio.to_thread(store._index.purging.begin, "v1/*", 0.0)
     await store.drop_damaged(KEY)
     await store.put(KEY, sealed(KEY))
-    await asyncio.to_thread(store._index.purge, purge)
+    await asyncio.to_thread(store._index.purging.go_on, purge)
     assert await store.has(KEY)
     await store.aclose()
 
 
-async def test_a_process_that_listens_no_more_is_not_waited_for(
-    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("labeling_ground.cache.disk.store._HEARD_S", 1e9)
-    one, two = await start(), await start(listen_s=1000.0)
+async def test_a_process_that_listens_no_more_is_not_waited_for(start: Start) -> None:
+    one, two = await start(heard_s=1e9), await start(listen_s=1000.0)
     await two.tiers.aclose()
     async with asyncio.timeout(LONG_S):
         await one.tiers.delete("v1/*")
@@ -270,6 +261,32 @@ async def test_a_failure_to_hear_is_made_up_for(start: Start) -> None:
     assert two.tiers.peek(KEY) is None
 
 
+async def test_what_was_heard_is_carried_out_once_also_where_that_cannot_be_said(start: Start) -> None:
+    """On a full disk nothing can be written: what is computed after the purge must not go with each look at the log."""
+    one, two = await start(heard_s=IMPATIENT_S), await start()
+    told: list[str] = []
+    looks = 0
+    say = two.disk._index.purges.say
+
+    def full(position: object) -> None:
+        nonlocal looks
+        looks += 1
+        raise StoreFull("no room")
+
+    two.disk._index.purges.say = full  # type: ignore[method-assign]
+    delete = two.tiers.memory.delete
+
+    async def tell(pattern: str) -> int:
+        told.append(pattern)
+        return await delete(pattern)
+
+    two.tiers.memory.delete = tell  # type: ignore[method-assign]
+    await one.tiers.delete("v1/*")
+    await until(lambda: looks > 3)
+    assert told == ["v1/*"]
+    two.disk._index.purges.say = say  # type: ignore[method-assign]
+
+
 async def test_servers_are_wired_to_hear(tmp_path: Path) -> None:
     settings = Settings(cache_dir=tmp_path)
     one, two = build_store(settings), build_store(settings)
@@ -289,7 +306,7 @@ async def test_a_file_that_is_being_written_when_another_process_purges_does_not
 
     class Purging(ObjectFiles):
         def write(self, name: str, value: bytes) -> None:
-            one.disk._index.purge(one.disk._index.begin_purge("v1/public/*", 0.0))
+            one.disk._index.purging.go_on(one.disk._index.purging.begin("v1/public/*", 0.0))
             super().write(name, value)
 
     two.disk._index.files = Purging(two.disk._index.files.folder)

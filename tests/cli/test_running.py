@@ -3,10 +3,12 @@
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from starlette.responses import PlainTextResponse
 
+from labeling_ground.api.protocol import HttpLimits
 from labeling_ground.cli.running import DrainingServer, configuration, listen
 from labeling_ground.draining import Drain
 from labeling_ground.settings import Settings
@@ -66,6 +68,7 @@ def test_requests_that_were_sent_before_the_listener_closed_are_answered(loop: s
 _OF_A_SERVER = """
 import gc, weakref
 from starlette.responses import PlainTextResponse
+from labeling_ground.api.protocol import HttpLimits
 from labeling_ground.cli.running import DrainingServer, configuration, listen
 from labeling_ground.draining import Drain
 from labeling_ground.inference.memory import collect_garbage
@@ -96,3 +99,22 @@ def test_collections_look_at_nothing_that_a_server_started_with_until_a_model_is
     """In a process of its own, as what is exempt is exempt in all of a process."""
     done = subprocess.run([sys.executable, "-c", _OF_A_SERVER], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == ["True"] * 4
+
+
+def test_how_long_a_connection_may_wait_or_dawdle_is_what_the_settings_say() -> None:
+    given: dict[str, Any] = {"min_bytes_per_s": 11, "half_close_s": 12.0, "shutdown_idle_s": 13.0, "keep_alive_s": 14}
+    given |= {"send_timeout_s": 15.0, "receive_timeout_s": 16.0, "discard_timeout_s": 17.0}
+    given |= {"discard_bytes": 18, "max_header_bytes": 19}
+    config = configuration(PlainTextResponse("served"), Settings(**given))
+    protocol: Any = config.http
+    assert protocol.limits == HttpLimits(
+        head_bytes=19,
+        head_seconds=16.0,
+        send_seconds=15.0,
+        least_bytes_s=11,
+        discard_bytes=18,
+        discard_seconds=17.0,
+        half_close_seconds=12.0,
+        idle_close_seconds=13.0,
+    )
+    assert config.timeout_keep_alive == 14

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.doubles import ToyBackend
 from tests.needs import needs
 from tests.sam.references import checkpoint, exported
 
+from labeling_ground.cache.disk import DiskStore
+from labeling_ground.cache.tier import TierLimits
 from labeling_ground.errors import BadSettings, UnknownModel
 from labeling_ground.inference.auto import ENGINES, Halves, Model
 from labeling_ground.inference.backend import BatchSizes, ModelInfo
@@ -19,6 +22,7 @@ from labeling_ground.models.store import ModelStore
 from labeling_ground.settings import Settings
 from labeling_ground.types import Kind, ModelVersion
 from labeling_ground.wiring import build_backend, build_predictor, models
+from labeling_ground.wiring.cache import build_store
 from labeling_ground.wiring.models import build_endpoints, list_models
 
 pytestmark = pytest.mark.anyio
@@ -184,3 +188,19 @@ async def test_batches_are_what_the_engine_gains_by_within_what_the_settings_all
     backend.batch = BatchSizes(1, 3)  # an engine elsewhere may change
     assert (predictor.encode_queue.batch, predictor.decode_queue.batch) == (BatchSizes(1, 3), BatchSizes(1, 3))
     await predictor.aclose()
+
+
+async def test_the_bounds_of_the_tiers_are_what_the_settings_say(tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "write_queue_bytes": 11,
+        "tier_answer_s": 12.0,
+        "purge_timeout_s": 13.0,
+        "shutdown_write_s": 14.0,
+    }
+    store = build_store(Settings(cache_dir=tmp_path, purge_heard_s=15.0, disk_lock_s=16.0, **given))
+    assert store.limits == TierLimits(queue_bytes=11, answer_s=12.0, change_s=13.0, close_s=14.0)
+    [tier] = store.lower
+    assert (tier.limits, tier.queue.most_bytes) == (store.limits, 11)
+    assert isinstance(tier.store, DiskStore)
+    assert (tier.store._heard_s, tier.store._index.connections._lock_s) == (15.0, 16.0)
+    await store.aclose()

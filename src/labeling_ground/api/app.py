@@ -46,7 +46,7 @@ from labeling_ground.web import browser_runtime, pages
 log = logging.getLogger(__name__)
 
 _AGAIN_S = 2.0
-"""Pause, in seconds, between trials of a model that fails."""
+"""Pause, in seconds, between trials of a model that fails. No limit: a pace of the server's own."""
 
 _DESCRIPTION = """\
 Turns clicks and boxes on images into masks. What anybody still uses is in the cache, and is not computed twice.
@@ -118,7 +118,6 @@ def create_app(app_state: AppState, adapters: Sequence[Adapter] = ()) -> FastAPI
         app_state: the server's parts.
         adapters: ways in for other tools, besides our own API.
     """
-
     app = FastAPI(
         title="Labeling Ground",
         version=__version__,
@@ -167,7 +166,8 @@ async def _lifespan(app_state: AppState, adapters: Sequence[Adapter], app: FastA
         closing.push_async_callback(app_state.sources.aclose)
         for adapter in adapters:
             closing.push_async_callback(adapter.aclose)
-        closing.push_async_callback(sessions.aclose)  # before the tiers: that is where sessions are kept
+        # Before the tiers: that is where sessions are kept.
+        closing.push_async_callback(sessions.aclose, app_state.settings.shutdown_write_s / 2)
         await app_state.predictor.store.open()  # the first look-up shall not wait for that
         await supervisor.attempt("sweep sessions", sessions.sweep)  # nor the first click for their file
         await supervisor.attempt("meet servers", sessions.meet)
@@ -222,6 +222,7 @@ def _limits(app_state: AppState) -> Limits:
         beyond=settings.tenant_share,
         tenant_of=tenant_by(settings),
         silence_s=settings.receive_timeout_s,
+        least_bytes_s=int(settings.min_bytes_per_s),
         takes_no_place=_takes_no_place,
     )
 

@@ -30,14 +30,14 @@ from labeling_ground.types import Priority
 from labeling_ground.urgency import Urgency, current
 
 _READING = frozenset({"GET", "HEAD"})
-_SLOWEST = 1024
-"""Bytes a second, in the long run, below which a client is not sending but holding a place."""
 _LEFT_UNREAD = 64 * 1024
-"""So much of a body that is not wanted is skipped; beyond that the connection is closed."""
+"""So much of a body that is not wanted is skipped; beyond that the connection is closed. No limit: the answer is the
+same, and ``discard_bytes`` bounds what is read then."""
 _SMALL = 4 * 1024
-"""Bodies up to so many bytes, clicks among them, are bounded by the number of requests."""
+"""Bodies up to so many bytes, clicks among them, are bounded by the number of requests. No limit of its own: with
+``max_requests`` of them that is all the memory that they can take."""
 _MOST_HOSTS = 64
-"""So many ``Host`` headers that were found good are remembered."""
+"""So many ``Host`` headers that were found good are remembered. No limit: others are looked at anew."""
 _EXCHANGE = "labeling_ground.exchange"
 _PRIORITIES = {priority.label.encode(): priority for priority in Priority}
 
@@ -320,10 +320,12 @@ class Exchange:
         Raises:
             TooSlow: it did not come in time.
         """
-        now, silence_s = asyncio.get_running_loop().time(), self._edge.limits.silence_s
-        self._deadline = self._deadline or now + silence_s
+        now, limits = asyncio.get_running_loop().time(), self._edge.limits
+        self._deadline = self._deadline or now + limits.silence_s
         try:
-            async with asyncio.timeout_at(min(now + silence_s, self._deadline + self.seen / _SLOWEST)):
+            async with asyncio.timeout_at(
+                min(now + limits.silence_s, self._deadline + self.seen / limits.least_bytes_s)
+            ):
                 return await _rest_of(receiving, waits_for)
         except TimeoutError:
             raise TooSlow(

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 _MOST_FINDINGS = 100
+"""Findings that one answer tells. No limit: the body is refused with one as with a thousand."""
 _BRANCHES = frozenset({"list[float]", "list[list[float]]", "float", "MaskIn", "MaskRef", "str"})
 _URN = "urn:labeling-ground:problem:"
 

@@ -45,7 +45,8 @@ class Limits:
             the limit.
         tenant_of: tells to whom a request counts; empty, as without this: to the network of its client.
         silence_s: longest wait for the next piece of a body. A body that trickles gets so long, plus a second for
-            every KiB of it: one byte now and then does not hold a connection for hours.
+            every ``least_bytes_s`` of it: one byte now and then does not hold a connection for hours.
+        least_bytes_s: bytes a second, in the long run, below which a client is not sending but holding a place.
         bodies: by path, the largest body where that is another one.
         held_beside: tells the bytes of bodies of earlier requests that are still held, and count likewise.
         takes_no_place: whether ``GET`` of a path is answered however busy the server is: what takes no work.
@@ -55,6 +56,7 @@ class Limits:
     most_bytes: int
     most_held: int
     silence_s: float
+    least_bytes_s: int = 1024
     beyond: float = 0.5
     tenant_of: Callable[[Scope], str] | None = None
     bodies: Mapping[str, int] = field(default_factory=dict)

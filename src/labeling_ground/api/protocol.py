@@ -16,6 +16,16 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from labeling_ground.api.errors import problem
+from labeling_ground.api.request_head import (
+    RefusedError,
+    bad_request,
+    check_head,
+    not_done,
+    resolved,
+    sentence_on,
+    too_large,
+    without_upgrade,
+)
 from labeling_ground.api.web_security import SECURITY_HEADERS
 from labeling_ground.draining import Drain
 
@@ -25,17 +35,12 @@ if sys.platform != "win32":
 
 log = logging.getLogger(__name__)
 
-Headers = list[tuple[bytes, bytes]]
-
-_SLOWEST = 1024
-"""Bytes a second below which a client does not read, but holds a connection."""
 _PIECE = 16 * 1024
 """Bytes that the parser gets at once. It cannot be stopped at a request's end, so this many bytes of pipelined requests
-may be taken apart before their turn."""
+may be taken apart before their turn. No limit: it decides what is done when, and refuses nothing."""
 _READ_AHEAD = 64 * 1024
-"""Bytes of pipelined requests, not yet taken apart, from which on a connection is not read."""
-_LAST_CALL_S = 1.0
-"""Seconds that a request has to come on a connection that waits when the server stops listening."""
+"""Bytes of pipelined requests, not yet taken apart, from which on a connection is not read. No limit either: the rest
+waits in the kernel."""
 _NO_LINGERING = struct.pack("ii", 1, 0)
 """``SO_LINGER``: closing drops what was not sent, with a reset."""
 
@@ -47,24 +52,24 @@ class HttpLimits:
     Attributes:
         head_bytes: largest request line and headers together, and largest trailers.
         head_seconds: longest time for them to come, from the connection or the request's first byte on.
-        send_seconds: time in which a client must take 1 KiB for each second of it, while an answer waits to be sent.
+        send_seconds: time in which a client must take ``least_bytes_s`` for each second of it, while an answer waits
+            to be sent.
+        least_bytes_s: bytes a second below which a client does not read, but holds a connection.
         discard_bytes: most bytes read and thrown away after an answer that did not wait for the whole request.
         discard_seconds: longest time for that.
+        half_close_seconds: time after which a client that sends no more, and waits for its answer, is asked whether it
+            is still there; 0: it is taken to have left.
+        idle_close_seconds: time that a request has to come on a connection that waits when the server stops listening.
     """
 
     head_bytes: int = 64 * 1024
     head_seconds: float = 20.0
     send_seconds: float = 20.0
+    least_bytes_s: int = 1024
     discard_bytes: int = 1 << 30
     discard_seconds: float = 60.0
-
-
-class _RefusedError(Exception):
-    """Raised in a callback of the parser, which then stops for good."""
-
-    def __init__(self, response: Response) -> None:
-        super().__init__()
-        self.response = response
+    half_close_seconds: float = 0.25
+    idle_close_seconds: float = 1.0
 
 
 class _Timer:
@@ -96,13 +101,14 @@ class _Timer:
 class _Transport:
     """The transport as uvicorn's cycles see it: writing is watched, and closing lets the client finish."""
 
-    __slots__ = ("_http", "_raw", "_taken", "_watch", "_watched", "_written")
+    __slots__ = ("_http", "_least", "_raw", "_taken", "_watch", "_watched", "_written")
 
     def __init__(self, http: "BoundedHttp", raw: asyncio.Transport) -> None:
         self._http = http
         self._raw = raw
         self._written = 0  # bytes so far
         self._watch = _Timer()
+        self._least = http.limits.least_bytes_s * http.limits.send_seconds
         self._watched = self._taken = 0  # bytes written, and of these taken, when sending was last looked at
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # for what the kernel still holds when the connection is closed
             milliseconds = max(1, round(2e3 * http.limits.send_seconds))  # later than ours: it ends without a word
@@ -134,7 +140,7 @@ class _Transport:
         taken = self._taken_by_client()
         if taken >= self._written:
             return
-        if taken >= self._watched or taken - self._taken >= _SLOWEST * self._http.limits.send_seconds:
+        if taken >= self._watched or taken - self._taken >= self._least:
             self._watch_sending()
             return
         log.info("a client does not read its answer, and is cut off")
@@ -152,6 +158,47 @@ class _Transport:
         return taken
 
 
+class _HalfClosed:
+    """Whether a client that has closed its sending side is still there to read its answer.
+
+    One that only says that it sends no more (``nc -N``, the checks of some proxies), and one that has left, look the
+    same, until bytes are sent: the latter's system answers them with a reset. HTTP/1.1 has bytes for that, an interim
+    answer that every client skips. Over HTTP/1.0, which has none, a client is taken to have left.
+    """
+
+    __slots__ = ("_http", "_pause_s", "_timer", "has_begun")
+
+    def __init__(self, http: "BoundedHttp") -> None:
+        self._http = http
+        self._timer = _Timer()
+        self._pause_s = http.limits.half_close_seconds
+        self.has_begun = False
+
+    def begin(self) -> None:
+        """The client sends no more."""
+        if not self.has_begun:
+            self.has_begun = True
+            self._timer.start(self._pause_s, self._ask)
+
+    def stop(self) -> None:
+        """The connection is gone."""
+        self._timer.stop()
+
+    def _ask(self) -> None:
+        http, raw = self._http, self._http.raw
+        if raw.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raw.abort()
+            return
+        cycle = http.answering
+        if cycle is not None and not cycle.response_started:
+            if cycle.scope.get("http_version") == "1.0":
+                raw.close()
+                return
+            http.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._timer.start(self._pause_s, self._ask)
+        self._pause_s *= 2
+
+
 class BoundedHttp(HttpToolsProtocol):
     """One connection on which every request is answered in its turn, and which nobody can hold by doing nothing.
 
@@ -165,32 +212,43 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start waiting for a request."""
         super().connection_made(transport)
-        self._raw = transport
+        self.raw = transport
         self.transport: Any = _Transport(self, transport)
         self.is_finishing = False  # whether the last answer was given: what comes now is thrown away
         self._is_deaf = False  # whether the parser has stopped: after what cannot be read nothing can be
         self._in_head = True  # whether what comes next belongs to a request line, headers, or the time before them
-        self._head = 0  # bytes of those, counted by whole pieces
+        self._head = self._trailers = 0  # bytes of those, counted by whole pieces; and of trailers
         self._begun: object = None  # the scope of the last request whose head was complete
-        self._trailers = 0
         self._is_upgrade = False
-        self._answering: RequestResponseCycle | None = None  # the cycle whose turn it is; `cycle` is the newest
+        self.answering: RequestResponseCycle | None = None  # the cycle whose turn it is; `cycle` is the newest
         self._read_ahead = bytearray()
         self._head_timer, self._discard_timer = _Timer(), _Timer()
-        self._discarded = 0
+        self._discarded, self._half_closed = 0, _HalfClosed(self)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request whose turn it is, not only the newest; those behind it never begin."""
         self._head_timer.stop()
         self._discard_timer.stop()
+        self._half_closed.stop()
         self.transport.lost()
-        if self._answering is not None and not self._answering.response_complete:
-            self._answering.disconnected = True
-            self._answering.message_event.set()
+        if self.answering is not None and not self.answering.response_complete:
+            self.answering.disconnected = True
+            self.answering.message_event.set()
         self.pipeline.clear()
         self._read_ahead.clear()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more. Whether the connection stays open: no request broke off, and an answer is due."""
+        is_whole = (self._in_head or self._is_deaf) and not self.is_finishing
+        is_due = self._read_ahead or (self.answering is not None and not self.cycle.response_complete)
+        if not (is_whole and is_due and self.limits.half_close_seconds):
+            return False
+        self._half_closed.begin()
+        if not self._read_ahead:
+            self.end_after_answer()
+        return True
 
     def end_after_answer(self) -> None:
         """Say in the answer to the newest request that it is the connection's last."""
@@ -199,13 +257,13 @@ class BoundedHttp(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close what only waits, but not at once: a request on its way would be reset, and an unread answer lost."""
-        if self._answering is not None and not self.cycle.response_complete:
+        if self.answering is not None and not self.cycle.response_complete:
             super().shutdown()
         elif self._in_head and not self._is_deaf and not self.is_finishing:
-            self._head_timer.start(min(_LAST_CALL_S, self.limits.head_seconds), self._raw.close)
+            self._head_timer.start(self.limits.idle_close_seconds, self.raw.close)
         else:
             self.finish()
-            self._discard_timer.start(min(_LAST_CALL_S, self.limits.discard_seconds), self._raw.close)
+            self._discard_timer.start(self.limits.idle_close_seconds, self.raw.close)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -215,7 +273,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self._discard_timer.is_running:
             self._discarded += len(data)
             if self._discarded > self.limits.discard_bytes:
-                self._raw.close()
+                self.raw.close()
                 return
         if self._is_deaf:
             return
@@ -247,12 +305,12 @@ class BoundedHttp(HttpToolsProtocol):
             self._parse(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._refuse(cause.response if isinstance(cause, _RefusedError) else _bad_request(_sentence(error)))
+            self._refuse(cause.response if isinstance(cause, RefusedError) else bad_request(sentence_on(error)))
         else:
             if not self._head or not self._in_head:
                 return
             if self._head > self.limits.head_bytes:
-                self._refuse(_too_large(self.limits))
+                self._refuse(too_large(self.limits.head_bytes))
             elif not self._head_timer.is_running and not self.is_finishing:
                 self._await_head()
 
@@ -263,15 +321,15 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self._trailers += len(name) + len(value) + 4
         if self._trailers > self.limits.head_bytes:
-            raise _RefusedError(_too_large(self.limits))
+            raise RefusedError(too_large(self.limits.head_bytes))
 
     def on_headers_complete(self) -> None:
         """Begin the request, if its head is good; the body comes next."""
         if self.is_finishing:
-            raise _RefusedError(_bad_request("The connection is being closed."))  # nobody reads this
-        _check_head(self.url, self.headers, self.parser.get_http_version(), self.limits)
+            raise RefusedError(bad_request("The connection is being closed."))  # nobody reads this
+        check_head(self.url, self.headers, self.parser.get_http_version(), self.limits.head_bytes)
         if not self.url.startswith(b"/") and b"://" in self.url:
-            self.url = _resolved(self.url, self.headers)
+            self.url = resolved(self.url, self.headers)
         self._in_head = False
         self._head = self._trailers = 0
         self._begun = self.scope
@@ -279,14 +337,14 @@ class BoundedHttp(HttpToolsProtocol):
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 self._in_head = True
-                raise _RefusedError(_not_done(501, "This server is no proxy: it does not CONNECT to others."))
+                raise RefusedError(not_done(501, "This server is no proxy: it does not CONNECT to others."))
             self._is_upgrade = True
             return
         super().on_headers_complete()
         if self.drain is not None and self.drain.has_begun:
             self.end_after_answer()
         if not self.pipeline:
-            self._answering = self.cycle
+            self.answering = self.cycle
 
     def on_message_complete(self) -> None:
         """The request is here; the next head may come. uvicorn closes a connection that stays idle."""
@@ -295,7 +353,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = True
         super().on_message_complete()
         if self.is_finishing:
-            self._raw.close()
+            self.raw.close()
         elif self.cycle.response_complete:  # before its body was here
             self._discard_timer.stop()
             seconds = self.timeout_keep_alive
@@ -303,7 +361,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _ignore_upgrade(self) -> None:
         """Have the head read again without the wish for another protocol, which hides the body from the parser."""
-        head = _without_upgrade(self.parser, self.url, self.headers)
+        head = without_upgrade(self.parser, self.url, self.headers)
         self._is_upgrade, self._in_head = False, True
         self.parser = httptools.HttpRequestParser(self)
         self._parse(head)
@@ -315,7 +373,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._is_deaf = True
         self._read_ahead.clear()
         self._head_timer.stop()
-        if self._raw.is_closing() or self.is_finishing:
+        if self.raw.is_closing() or self.is_finishing:
             return
         log.info("refused a request: %s", response.status_code)
         if not self._in_head:  # it is the newest cycle's body that is bad
@@ -325,21 +383,8 @@ class BoundedHttp(HttpToolsProtocol):
                 return
         response.raw_headers.extend(SECURITY_HEADERS)
         app: Any = response
-        method = "HEAD" if self.parser.get_method() == b"HEAD" else "GET"
-        self.cycle = RequestResponseCycle(
-            scope={"type": "http", "method": method, "headers": []},  # type: ignore[typeddict-item]
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=False,
-            on_response=self.on_response_complete,
-        )
-        if self._answering is None or self._answering.response_complete or self._answering.disconnected:
+        self.cycle = _last_cycle(self)
+        if self.answering is None or self.answering.response_complete or self.answering.disconnected:
             self._begin(self.cycle, app)
         else:
             self.pipeline.appendleft((self.cycle, app))
@@ -354,7 +399,7 @@ class BoundedHttp(HttpToolsProtocol):
     # --- answering ---------------------------------------------------------------------------------------------------
 
     def _begin(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._answering = cycle
+        self.answering = cycle
         self._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
@@ -364,10 +409,12 @@ class BoundedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if following is not None:
-            self._answering = following
+            self.answering = following
         if self.cycle.response_complete and not self._in_head:
             self._discard()
         self._parse_read_ahead()
+        if self._half_closed.has_begun and not self.eof_received():
+            self.raw.close()
 
     def finish(self) -> None:
         """Close the connection; first let a client that is still sending finish: with data unread it is reset, and what
@@ -377,17 +424,17 @@ class BoundedHttp(HttpToolsProtocol):
         self.is_finishing = True
         self._head_timer.stop()
         if self._in_head and not self._is_deaf:
-            self._raw.close()
+            self.raw.close()
             return
-        if self._raw.can_write_eof():
-            self._raw.write_eof()
+        if self.raw.can_write_eof():
+            self.raw.write_eof()
         self.flow.resume_reading()
         self._discard()
 
     def _discard(self) -> None:
         if not self._discard_timer.is_running:
             self._discarded = 0
-            self._discard_timer.start(self.limits.discard_seconds, self._raw.close)
+            self._discard_timer.start(self.limits.discard_seconds, self.raw.close)
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
@@ -404,76 +451,22 @@ class BoundedHttp(HttpToolsProtocol):
             self._refuse(problem(408, "request-timeout", "The request did not arrive in time", sentence))
 
 
-def _check_head(url: bytes, headers: Headers, version: str, limits: HttpLimits) -> None:
-    """See that a head is one that can be answered.
-
-    Raises:
-        _RefusedError: it is not.
-    """
-    size = len(url) + 16
-    hosts = 0
-    codings: list[bytes] = []
-    for name, value in headers:
-        size += len(name) + len(value) + 4
-        if name == b"host":
-            hosts += 1
-        elif name == b"transfer-encoding":
-            codings += value.lower().replace(b" ", b"").replace(b"\t", b"").split(b",")
-    if size > limits.head_bytes:
-        raise _RefusedError(_too_large(limits))
-    if version not in ("1.1", "1.0"):
-        raise _RefusedError(_not_done(505, f"This server speaks HTTP/1.1 and HTTP/1.0, not HTTP/{version}."))
-    if hosts != 1 and (hosts or version == "1.1"):
-        raise _RefusedError(_bad_request(f"A request has one Host header; this one has {hosts or 'none'}."))
-    if codings and version == "1.0":
-        raise _RefusedError(_bad_request("HTTP/1.0 has no Transfer-Encoding. Send a Content-Length."))
-    if codings and codings != [b"chunked"]:
-        if set(codings) == {b"chunked"}:
-            raise _RefusedError(_bad_request("Transfer-Encoding names chunked more than once."))
-        raise _RefusedError(_not_done(501, "Of transfer codings only chunked is read. Send the body as it is."))
-
-
-def _resolved(target: bytes, headers: Headers) -> bytes:
-    """A target in absolute form without its authority, which takes the place of what the ``Host`` header says.
-
-    RFC 9112, section 3.2.2: else a request could name one host and be checked as if it were for another.
-    """
-    url = httptools.parse_url(target)
-    authority = b"[%s]" % url.host if b":" in url.host else url.host
-    if url.port is not None:
-        authority += b":%d" % url.port
-    headers[:] = [(b"host", authority), *(header for header in headers if header[0] != b"host")]
-    return (url.path or b"/") + (b"?" + url.query if url.query else b"")
-
-
-def _without_upgrade(parser: Any, url: bytes, headers: Headers) -> bytes:
-    """A head as it is sent, less the wish for another protocol."""
-    head = [parser.get_method(), b" ", url, b" HTTP/", parser.get_http_version().encode(), b"\r\n"]
-    for name, value in headers:
-        sent = value
-        if name == b"connection":
-            options = (option.strip() for option in value.split(b","))
-            sent = b", ".join(one for one in options if one.lower() not in (b"upgrade", b"http2-settings"))
-        if sent and name not in (b"upgrade", b"http2-settings"):
-            head += [name, b": ", sent, b"\r\n"]
-    return b"".join([*head, b"\r\n"])
-
-
-def _too_large(limits: HttpLimits) -> Response:
-    sentence = f"The request line and headers exceed {limits.head_bytes} bytes. Send fewer or shorter ones."
-    return problem(431, "headers-too-large", "The headers are too large", sentence)
-
-
-def _bad_request(sentence: str) -> Response:
-    return problem(400, "malformed-request", "The request is not HTTP", sentence)
-
-
-def _not_done(status: int, sentence: str) -> Response:
-    return problem(status, "not-implemented", "This server does not do that", sentence)
-
-
-def _sentence(error: httptools.HttpParserError) -> str:
-    return f"This cannot be read as an HTTP/1.1 request: {error}."
+def _last_cycle(http: BoundedHttp) -> RequestResponseCycle:
+    """What answers in place of a request that cannot be read, as the connection's last."""
+    method = "HEAD" if http.parser.get_method() == b"HEAD" else "GET"
+    return RequestResponseCycle(
+        scope={"type": "http", "method": method, "headers": []},  # type: ignore[typeddict-item]
+        transport=http.transport,
+        flow=http.flow,
+        logger=http.logger,
+        access_logger=http.access_logger,
+        access_log=False,
+        default_headers=http.server_state.default_headers,
+        message_event=asyncio.Event(),
+        expect_100_continue=False,
+        keep_alive=False,
+        on_response=http.on_response_complete,
+    )
 
 
 def bounded_http(limits: HttpLimits, drain: Drain | None = None) -> type[BoundedHttp]:

@@ -112,12 +112,15 @@ async def change_settings_of_all(app_state: AppState, changes: Mapping[str, Any]
     """
     await app_state.runtime_settings.change(**changes)
     peers = app_state.peers
-    if peers is not None and len(await peers.ask("change settings", changes)) < peers.count - 1:
+    if peers is None:
+        return
+    peers.share(app_state.runtime_settings.changed)
+    if len(await peers.ask("change settings", changes)) < peers.count - 1:
         raise StoreFailed("Not all worker processes have changed their settings: one is being restarted. Try again.")
 
 
 async def answer_peers(app_state: AppState, peers: Peers, health: Callable[[], Mapping[str, Any]]) -> None:
-    """Answer the other workers from now on, and take over the settings that they have.
+    """Answer the other workers from now on, and take over the settings that were changed while the server ran.
 
     Args:
         app_state: this worker's parts.
@@ -130,9 +133,7 @@ async def answer_peers(app_state: AppState, peers: Peers, health: Callable[[], M
 
     async def change(changes: Mapping[str, Any]) -> None:
         await app_state.runtime_settings.change(**changes)
-
-    async def settings() -> Mapping[str, Any]:
-        return app_state.runtime_settings.changed
+        peers.share(app_state.runtime_settings.changed)
 
     async def figures() -> ServerSnapshot:
         return await _own_figures(app_state)
@@ -144,13 +145,11 @@ async def answer_peers(app_state: AppState, peers: Peers, health: Callable[[], M
         "history": history,
         "health": tell_health,
         "change settings": change,
-        "settings": settings,
         "figures": figures,
     }
     await peers.open(answers)
-    for changes in (await peers.ask("settings")).values():
+    if changes := peers.shared:  # not asked for: all others may have been killed too
         await app_state.runtime_settings.change(**changes)
-        break
 
 
 async def _own_figures(app_state: AppState) -> ServerSnapshot:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 _EVERY_S = 60.0
+"""Seconds between two warnings. No limit: each is counted."""
 
 
 class Complaint:

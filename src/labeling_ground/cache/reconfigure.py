@@ -14,6 +14,7 @@ from labeling_ground.errors import StoreFailed
 _SHRINK_STEP = 4 << 20
 """Bytes by which memory's budget is lowered at once; between the steps others get their turn."""
 _USES_AT_ONCE = 5_000
+"""Uses that are gathered at once, likewise."""
 
 
 async def reconfigure(
@@ -22,7 +23,7 @@ async def reconfigure(
     budgets: Mapping[str, int] = MappingProxyType({}),
     idle_s: float | None = None,
     policy: PolicyChoice | None = None,
-    deadline_s: float = 60.0,
+    deadline_s: float | None = None,
 ) -> None:
     """Change what is given in all tiers; nothing goes but what the new limits force out.
 
@@ -33,7 +34,7 @@ async def reconfigure(
         budgets: bytes, by the tier's name.
         idle_s: the new idle time of all tiers.
         policy: who goes first.
-        deadline_s: how long the lower tiers may take together.
+        deadline_s: how long the lower tiers may take together, where the store's limits would not do.
 
     Raises:
         StoreFailed: a tier did not do it, and memory is as it was; trying again is safe.
@@ -43,7 +44,7 @@ async def reconfigure(
     is_shorter = idle_s is not None and idle_s < store.touches.idle_s
     uses = await _uses(memory, idle_s) if idle_s is not None and is_shorter and store.lower else ()
     try:
-        async with asyncio.timeout(deadline_s):
+        async with asyncio.timeout(deadline_s or store.limits.change_s):
             for tier in store.lower:
                 if isinstance(tier.store, Adjustable):
                     await tier.store.reconfigure(

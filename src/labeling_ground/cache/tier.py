@@ -26,6 +26,23 @@ from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Entry, Kind
 
 
+@dataclass(frozen=True, slots=True)
+class TierLimits:
+    """Bounds of each tier below memory.
+
+    Attributes:
+        queue_bytes: how much may wait to be written; beyond that a value is dropped and counted, but for one alone.
+        answer_s: seconds to be opened, to say whether it works, and what it holds.
+        change_s: seconds for a purge, or for taking other settings.
+        close_s: seconds at the end for what still waits to be written, and for what is under way.
+    """
+
+    queue_bytes: int = 128 << 20
+    answer_s: float = 2.0
+    change_s: float = 120.0
+    close_s: float = 10.0
+
+
 @dataclass(eq=False, slots=True)
 class Pending:
     """One order to write a value: kept again after a purge, the very same value is another order."""
@@ -40,11 +57,11 @@ class WriteQueue:
 
     Args:
         health: of the tier; told how each write ends.
-        most_bytes: how much may wait to be written; beyond that a value is dropped and counted.
+        most_bytes: how much may wait to be written; see ``TierLimits``.
         supervisor: of the task that writes.
     """
 
-    def __init__(self, health: TierHealth, *, most_bytes: int = 128 << 20, supervisor: Supervisor) -> None:
+    def __init__(self, health: TierHealth, *, most_bytes: int, supervisor: Supervisor) -> None:
         self.store = health.store
         self.most_bytes = most_bytes
         self.is_closed = False
@@ -66,7 +83,7 @@ class WriteQueue:
         """Queue a value to be written behind the caller's back."""
         if key in self.pending or self.is_closed:
             return
-        if self._pending_bytes + entry.size > self.most_bytes:
+        if self._pending_bytes and self._pending_bytes + entry.size > self.most_bytes:
             self._health.counters.errors["dropped"] += 1
             return
         self._queue(key, Pending(entry))
@@ -217,6 +234,7 @@ class Tier:
         deadline_s: how long a look-up may take, in seconds, before it counts as a miss.
         breaker: when to leave the store alone.
         checks: threads that large values are checked in.
+        limits: its other bounds.
         clock: monotonic seconds.
         supervisor: of the write queue.
     """
@@ -228,14 +246,16 @@ class Tier:
         deadline_s: float,
         breaker: Breaker,
         checks: Pool | None = None,
+        limits: TierLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         supervisor: Supervisor | None = None,
     ) -> None:
         self.store = store
+        self.limits = limits or TierLimits()
         self.health = TierHealth(store, breaker)
         at_once = store.at_once if isinstance(store, Bounded) else None
         self.calls = TierCalls(self.health, deadline_s=deadline_s, at_once=at_once, clock=clock)
-        self.queue = WriteQueue(self.health, supervisor=supervisor or Supervisor())
+        self.queue = WriteQueue(self.health, most_bytes=self.limits.queue_bytes, supervisor=supervisor or Supervisor())
         self._checks = checks or Pool("checks", 1)
         self._latencies: deque[float] = deque(maxlen=256)
 
@@ -249,10 +269,10 @@ class Tier:
         """Median of the same, in seconds."""
         return self._percentile(0.5)
 
-    async def open(self, deadline_s: float) -> None:
+    async def open(self, deadline_s: float | None = None) -> None:
         """Make the store ready. One that cannot be, or not in time, has failed like one that fails later."""
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(deadline_s or self.limits.answer_s):
                 await self.store.open()
         except Exception as error:  # noqa: BLE001 -- whatever a tier's driver raises
             self.health.failed("start", error if str(error) else StoreFailed("It did not answer in time."))
@@ -308,7 +328,7 @@ class Tier:
         if self.health.breaker.state == "closed" and not self.queue.is_closed:
             self.calls.begin(self.touch(key))
 
-    async def probe(self, deadline_s: float = 2.0) -> None:
+    async def probe(self) -> None:
         """Ask the store whether it works, though no request needs it now; ``health.trouble`` says what came of it."""
         probe = self.store.probe if isinstance(self.store, Probed) else partial(self.store.has, _PROBE)
 
@@ -316,8 +336,9 @@ class Tier:
             await probe()
             return True
 
-        if await self.calls.ask("probe", ask, deadline_s) is None and not self.health.trouble:
-            self.health.trouble = f"It did not answer within {deadline_s:g} s."
+        answer_s = self.limits.answer_s
+        if await self.calls.ask("probe", ask, answer_s) is None and not self.health.trouble:
+            self.health.trouble = f"It did not answer within {answer_s:g} s."
 
     def mark_done(self, group: str, done: bool) -> None:
         """Hand the done hint on, behind the caller's back."""
@@ -325,14 +346,15 @@ class Tier:
             self.queue.order("mark", lambda: self.store.mark_done(group, done))
 
     async def sweep(self, *, deadline_s: float = 30.0) -> None:
-        """Let the store delete what was idle for too long. One that takes its time is not waited for."""
+        """Let the store delete what was idle for too long. One that takes its time goes on, and is not waited for."""
         if self.health.breaker.state == "closed":
             await asyncio.wait({self.queue.order("sweep", self.store.sweep)}, timeout=deadline_s)
 
-    async def aclose(self, grace_s: float = 10.0) -> None:
+    async def aclose(self, grace_s: float | None = None) -> None:
         """Write what is pending, as far as the grace allows, and close the store."""
-        await self.queue.aclose(grace_s)
-        await self.calls.aclose(grace_s)
+        ends = time.monotonic() + (self.limits.close_s if grace_s is None else grace_s)
+        await self.queue.aclose(ends - time.monotonic())
+        await self.calls.aclose(max(0.0, ends - time.monotonic()))
         try:
             await self.store.aclose()
         except Exception as error:  # noqa: BLE001 -- as in open

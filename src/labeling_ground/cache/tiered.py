@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from types import MappingProxyType
+from types import EllipsisType, MappingProxyType
+from typing import TypeVar
 
 from labeling_ground.breaker import Breaker
 from labeling_ground.cache.int8 import Int8Embeddings
@@ -16,7 +17,7 @@ from labeling_ground.cache.purges import Purges
 from labeling_ground.cache.rules import is_worth_demoting, weighed_in_memory
 from labeling_ground.cache.shadow import ShadowCaches
 from labeling_ground.cache.store import Choosy, Store
-from labeling_ground.cache.tier import Tier
+from labeling_ground.cache.tier import Tier, TierLimits
 from labeling_ground.errors import StoreFailed
 from labeling_ground.pools import Pool
 from labeling_ground.supervisor import Supervisor
@@ -25,7 +26,9 @@ from labeling_ground.types import Entry, Kind, StoreStats
 _EXPIRED_AT_ONCE = 1000
 """Entries that a sweep removes before others get their turn."""
 _TOUCHES = 100_000
-"""So many keys' uses are remembered."""
+"""So many keys' uses are remembered, in some 20 MB. No limit: a use that is not remembered is noted below once more."""
+
+T = TypeVar("T")
 
 
 class Touches:
@@ -79,6 +82,7 @@ class TieredStore:
         idle_s: the idle time that all tiers keep; a hit above restarts it below, at most once per a twentieth of it.
         deadline_s: how long a look-up may take in each tier.
         file_deadline_s: how long one may take of an image file, which nothing can stand in for.
+        limits: the other bounds of each.
         check_threads: threads that check large values which the lower tiers answer; where there are none, that round
             embeddings to int8.
         supervisor: of the tiers' write queues.
@@ -93,6 +97,7 @@ class TieredStore:
         idle_s: float = 1800.0,
         deadline_s: float = 0.1,
         file_deadline_s: float = 5.0,
+        limits: TierLimits | None = None,
         breaker_failures: int = 5,
         breaker_reset_s: float = 5.0,
         check_threads: int = 1,
@@ -101,6 +106,7 @@ class TieredStore:
     ) -> None:
         self.memory = memory
         self.file_deadline_s = file_deadline_s
+        self.limits = limits or TierLimits()
         self._checks = Pool("checks", check_threads)
         self.lower = [
             Tier(
@@ -108,6 +114,7 @@ class TieredStore:
                 deadline_s=deadline_s,
                 breaker=Breaker(breaker_failures, breaker_reset_s, clock),
                 checks=self._checks,
+                limits=self.limits,
                 clock=clock,
                 supervisor=supervisor,
             )
@@ -126,7 +133,7 @@ class TieredStore:
         """99th percentile of the lower tiers' embedding look-ups, one after the other, in seconds."""
         return sum(tier.p99_s for tier in self.lower)
 
-    async def open(self, *, deadline_s: float = 2.0) -> None:
+    async def open(self, *, deadline_s: float | None = None) -> None:
         """Make the lower tiers ready. One that cannot be is treated as one that fails later: as if it held nothing."""
         for tier in self.lower:
             await tier.open(deadline_s)
@@ -228,7 +235,7 @@ class TieredStore:
         pattern: str,
         works: Mapping[str, Callable[[str], Awaitable[int]]] = MappingProxyType({}),
         *,
-        deadline_s: float | None = 120.0,
+        deadline_s: float | EllipsisType | None = ...,
     ) -> int:
         """Purge from all tiers. How many keys went, each counted once per tier.
 
@@ -238,7 +245,7 @@ class TieredStore:
             pattern: what to purge.
             works: what is left to do in a tier, by its name, in turn with the writes, where another process has purged
                 what it shares with this one; by default the tier purges.
-            deadline_s: how long that may take, in seconds.
+            deadline_s: how long that may take, in seconds, where the limits would not do; ``None``: as long as it does.
 
         Raises:
             StoreFailed: a tier did not do it. The others did, and trying again is safe.
@@ -246,7 +253,7 @@ class TieredStore:
         with self.purges.under_way(pattern):
             gone = await self.memory.delete(pattern)
             try:
-                async with asyncio.timeout(deadline_s):
+                async with asyncio.timeout(self.limits.change_s if deadline_s is ... else deadline_s):
                     counts = await _all_of(
                         tier.queue.delete(pattern, works.get(tier.store.name)) for tier in self.lower
                     )
@@ -267,12 +274,12 @@ class TieredStore:
         """Ask each lower tier whether it works; ``TierHealth.trouble`` says what came of it."""
         await asyncio.gather(*(tier.probe() for tier in self.lower))
 
-    async def stats(self, *, deadline_s: float = 2.0) -> list[StoreStats]:
+    async def stats(self, *, deadline_s: float | None = None) -> list[StoreStats]:
         """What each tier holds. Of a tier that does not answer only the name is known, and that it does not."""
         figures = [self.memory.stats()]
         for tier in self.lower:
             try:
-                async with asyncio.timeout(deadline_s):
+                async with asyncio.timeout(deadline_s or self.limits.answer_s):
                     figures.append(await tier.store.stats())
             except Exception:  # noqa: BLE001 -- whatever a tier's driver raises; figures are no error
                 figures.append(StoreStats(tier.store.name, entries=0, bytes=0, budget=0, answers=False))
@@ -284,12 +291,11 @@ class TieredStore:
             await tier.queue.drain()
 
     async def aclose(self) -> None:
-        """Write what is pending and close all tiers."""
+        """Write what is pending and close all tiers, in the time that one of them has."""
         async with AsyncExitStack() as closing:
             closing.callback(self._checks.close)
             closing.push_async_callback(self.int8.aclose)
-            for tier in reversed(self.lower):
-                closing.push_async_callback(tier.aclose)
+            closing.push_async_callback(lambda: _all_of(tier.aclose() for tier in self.lower))
 
     def _evicted(self, key: str, entry: Entry, reason: str, used: float, done: bool) -> None:
         if reason != Reason.BUDGET or not self.demotes or self.purges.is_under_way(key):
@@ -308,7 +314,7 @@ class TieredStore:
             tier.touch_later(key)
 
 
-async def _all_of(works: Iterable[Awaitable[int]]) -> list[int]:
+async def _all_of(works: Iterable[Awaitable[T]]) -> list[T]:
     """All results; where one fails, it is raised when the others are done."""
     results = await asyncio.gather(*works, return_exceptions=True)
     for result in results:

@@ -99,6 +99,7 @@ def _run(
         most_bytes=int(settings.max_engine_bytes),
         most_held=int(settings.max_bytes_in_flight),
         silence_s=settings.receive_timeout_s,
+        least_bytes_s=int(settings.min_bytes_per_s),
         drain=drain,
     )
     run(app, settings, *listeners, drain=drain, beat=beat)

@@ -68,6 +68,9 @@ def configuration(app: Any, settings: Settings, drain: Drain | None = None) -> u
         send_seconds=settings.send_timeout_s,
         discard_bytes=int(settings.discard_bytes),
         discard_seconds=settings.discard_timeout_s,
+        least_bytes_s=int(settings.min_bytes_per_s),
+        half_close_seconds=settings.half_close_s,
+        idle_close_seconds=settings.shutdown_idle_s,
     )
     return uvicorn.Config(
         app,
@@ -77,7 +80,7 @@ def configuration(app: Any, settings: Settings, drain: Drain | None = None) -> u
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
-        timeout_keep_alive=75,
+        timeout_keep_alive=settings.keep_alive_s,
     )
 
 

@@ -43,9 +43,10 @@ were being opened may go better the next time."""
 _LOOK_S = 0.2
 """Seconds between two looks whether this process was told to stop."""
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
-"""Before a process that died is started anew: longer each time, until one has lived for the longest pause."""
+"""Before a process that died is started anew: longer each time, until one has lived for the longest pause. No limit:
+the others answer meanwhile."""
 _MORE_S = 10.0
-"""Beyond ``shutdown_grace_s``, for what a worker still writes at its end."""
+"""Beyond the settings that bound a worker's end. No limit of its own: one that needs longer is held up by something."""
 _TOGETHER = ("memory_bytes", "answers_bytes", "max_bytes_in_flight", "max_pixels_at_once")
 _THREADS = ("encode_workers", "decode_workers", "draw_workers", "value_workers", "grid_workers")
 
@@ -239,7 +240,9 @@ class _Processes:
     def _end(self) -> None:
         """Let the workers finish what they are at, and end the engine when nobody needs it any more."""
         self._listener.close()  # the workers have theirs: when they take no connections any more, there are none
-        deadline = time.monotonic() + self._settings.drain_delay_s + self._settings.shutdown_grace_s + _MORE_S
+        settings = self._settings
+        given_s = settings.drain_delay_s + settings.shutdown_grace_s + 1.5 * settings.shutdown_write_s
+        deadline = time.monotonic() + given_s + _MORE_S
         running = [watched.process for watched in self._watched if watched.process is not None]
         engine = [process for process in running if process.name == _run_engine.__name__]
         for processes in ([process for process in running if process not in engine], engine):

@@ -110,6 +110,7 @@ def create_engine_app(
     most_bytes: int,
     most_held: int,
     silence_s: float,
+    least_bytes_s: int = 1024,
     drain: Drain | None = None,
 ) -> ASGIApp:
     """The app of one engine server, for two listeners.
@@ -120,6 +121,7 @@ def create_engine_app(
         most_bytes: largest ask.
         most_held: bytes of asks that may be read at the same time.
         silence_s: longest wait for the next piece of an ask.
+        least_bytes_s: slowest pace of one, in bytes a second.
         drain: once it has begun, new asks are sent to another engine; those that run or wait here are answered.
     """
     routes = _Routes(endpoints, drain or Drain())
@@ -132,6 +134,7 @@ def create_engine_app(
         most_bytes=most_bytes,
         most_held=most_held,
         silence_s=silence_s,
+        least_bytes_s=least_bytes_s,
         takes_no_place=lambda path: not path.startswith("/predictions/"),
     )
     figures = Starlette(routes=[Route("/ping", routes.ping), Route("/models/{name}", routes.status)])

@@ -9,8 +9,6 @@ from labeling_ground.cache.state_store import TENANT_DIGITS, ReplacesAtOnce, Sta
 from labeling_ground.cache.tier_calls import TierCalls
 from labeling_ground.errors import StoreFailed
 
-_MEET_DEADLINE_S = 2.0
-
 
 class SessionStore:
     """A store of sessions' logs, asked like the tier that it lies in: same deadline, failures counted there.
@@ -20,6 +18,7 @@ class SessionStore:
         calls: to the tier, or calls of its own to the same place, with another breaker.
         others: whether other servers share the store: ``none``, ``some``, or ``auto``: those that it has met say so.
         present_s: seconds after which a server that has not been met again is taken for gone.
+        meet_s: seconds that the store has to tell which are there.
     """
 
     def __init__(
@@ -29,12 +28,14 @@ class SessionStore:
         *,
         others: Literal["auto", "none", "some"] = "none",
         present_s: float = 60.0,
+        meet_s: float = 2.0,
     ) -> None:
         self._state_store = state_store
         self._quick = state_store if isinstance(state_store, ReplacesAtOnce) else None
         self._calls = calls
         self._others = others
         self._present_s = present_s
+        self._meet_s = meet_s
         self._met: int | None = None
 
     @property
@@ -45,7 +46,7 @@ class SessionStore:
     async def meet(self, server: str) -> str | None:
         """Say that this server is there, and see which others are. What keeps the logs now (see ``StateStore.meet``);
         ``None`` without an answer: then those that were there last are taken to be there still."""
-        met = await self._calls.ask("meet", lambda: self._state_store.meet(server, self._present_s), _MEET_DEADLINE_S)
+        met = await self._calls.ask("meet", lambda: self._state_store.meet(server, self._present_s), self._meet_s)
         if met is None:
             return None
         self._met, place = met

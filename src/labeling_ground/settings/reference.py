@@ -73,7 +73,7 @@ _MEMORY = f"""
 The cache keeps to its budgets; what is worked on comes on top. As a rule of thumb, give a server
 
 - 300 MB for itself, and what its engine takes (`docs/models.md`),
-- `{ENV_PREFIX}MEMORY_BYTES`,
+- `{ENV_PREFIX}MEMORY_BYTES`, and `{ENV_PREFIX}WRITE_QUEUE_BYTES` for the disk tier and for Redis while they are slow,
 - 16 bytes for each of `{ENV_PREFIX}MAX_PIXELS_AT_ONCE`: 800 MB by default. An image within the limits can take that
   much, however few bytes its file has;
 - the files that are being sent, at most `{ENV_PREFIX}MAX_BYTES_IN_FLIGHT`.
@@ -93,7 +93,7 @@ def as_markdown() -> str:
         f"`{ENV_PREFIX}API_KEYS` would open the server; so does a value that cannot be used. The sentence says what",
         "would be right.",
         "",
-        "This page is written by `make docs` from `src/labeling_ground/settings/fields.py`.",
+        "This page is written by `make docs` from `fields.py` and `model_fields.py` in `labeling_ground/settings/`.",
         "",
         "| variable | default | what it does |",
         "| --- | --- | --- |",

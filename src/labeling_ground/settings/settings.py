@@ -9,9 +9,7 @@ from pydantic import ByteSize, ValidationInfo, field_validator, model_validator
 from labeling_ground.errors import BadSettings
 from labeling_ground.settings.fields import (
     ENV_PREFIX,
-    EngineSettings,
     LimitSettings,
-    ModelSettings,
     RedisSettings,
     ServerSettings,
     SessionSettings,
@@ -19,6 +17,7 @@ from labeling_ground.settings.fields import (
     TierSettings,
 )
 from labeling_ground.settings.machine import NOWHERE
+from labeling_ground.settings.model_fields import EngineSettings, ModelSettings
 from labeling_ground.settings.types import whole_size
 
 LONGEST_S = 1e9

@@ -18,6 +18,7 @@ from labeling_ground.cache.redis.state_store import RedisStateStore
 from labeling_ground.cache.redis.store import RedisStore
 from labeling_ground.cache.shadow import ShadowCaches
 from labeling_ground.cache.store import Store
+from labeling_ground.cache.tier import TierLimits
 from labeling_ground.cache.tier_calls import TierCalls, TierHealth
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import BadSettings
@@ -62,6 +63,8 @@ def build_disk(
         max_age_s=settings.max_age_s,
         ranking=(policy or chosen_policy(settings)).ranking,
         tenant_share=settings.share_of_each,
+        heard_s=settings.purge_heard_s,
+        lock_s=settings.disk_lock_s,
         supervisor=supervisor,
     )
 
@@ -131,6 +134,12 @@ def build_store(settings: Settings, supervisor: Supervisor | None = None) -> Tie
         idle_s=settings.idle_s,
         deadline_s=settings.lookup_deadline_ms / 1e3,
         file_deadline_s=settings.file_deadline_ms / 1e3,
+        limits=TierLimits(
+            queue_bytes=int(settings.write_queue_bytes),
+            answer_s=settings.tier_answer_s,
+            change_s=settings.purge_timeout_s,
+            close_s=settings.shutdown_write_s,
+        ),
         breaker_failures=settings.breaker_failures,
         breaker_reset_s=settings.breaker_reset_s,
         check_threads=settings.value_workers,
@@ -190,6 +199,7 @@ def build_session_store(settings: Settings, store: TieredStore) -> SessionStore 
             redis.calls,
             others=settings.other_servers,
             present_s=max(30.0, 6 * settings.probe_s),
+            meet_s=settings.tier_answer_s,
         )
     if disk is not None:
         # A file of sessions that cannot be used is no reason to leave the cache alone.
@@ -197,7 +207,10 @@ def build_session_store(settings: Settings, store: TieredStore) -> SessionStore 
         health = TierHealth(disk.store, breaker, disk.health.counters)
         return SessionStore(
             DiskStateStore(
-                settings.folder("cache_dir"), most=settings.max_sessions, tenant_share=settings.share_of_each
+                settings.folder("cache_dir"),
+                most=settings.max_sessions,
+                tenant_share=settings.share_of_each,
+                lock_s=settings.disk_lock_s,
             ),
             TierCalls(health, deadline_s=disk.calls.deadline_s, at_once=1),
             # Other processes that share the file are not seen in it: a worker's are known, other servers' are told.

@@ -18,11 +18,11 @@ from labeling_ground.errors import StoreFailed
 
 log = logging.getLogger(__name__)
 
-_BUSY_S = 5.0
-"""How long to wait for another process's write lock. No transaction here is longer than a turn."""
-
 _TURN_S = 0.01
-"""Seconds after which a transaction that goes through many entries takes no further one."""
+"""Seconds after which a transaction that goes through many entries takes no further one; the rest has the next turn."""
+
+_LOG_BYTES = 16 << 20
+"""Size that the write-ahead log keeps after a burst. No limit: while a burst lasts it is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class Connections:
         folder: the folder of the disk tier.
         prepare: brings an index that this process opens for the first time in line with its settings.
         clean: clears away what killed processes left there; called when the connection is there.
+        lock_s: seconds to wait for another process's write lock. No transaction here is longer than a turn.
         clock: monotonic seconds.
     """
 
@@ -66,12 +67,14 @@ class Connections:
         *,
         prepare: Callable[[sqlite3.Connection], None],
         clean: Callable[[], None],
+        lock_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = folder
         self.evictions: Counter[Reason] = Counter()
         self._prepare = prepare
         self._clean = clean
+        self._lock_s = lock_s
         self._clock = clock
         self._path = folder / folders.INDEX
         self._local = threading.local()
@@ -142,6 +145,11 @@ class Connections:
             if self._identify() == own.identity:  # else another process did it already
                 self._set_aside(str(error))
 
+    def start_over(self) -> None:
+        """Remove the index and all values. Each process comes upon that at its next call; the first makes a new one."""
+        with self._lock, self._exclusively():
+            self._start_over()
+
     def close(self) -> None:
         """Close every connection. No other thread may be at work here any more."""
         with self._lock:
@@ -158,13 +166,14 @@ class Connections:
         return status.st_dev, status.st_ino
 
     def _dial(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(self._path, timeout=self._lock_s, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect on an empty file only
             db.execute("PRAGMA journal_mode = WAL").fetchall()
             # In this mode a lost power supply may cost the last commits, but not the index.
             db.execute("PRAGMA synchronous = NORMAL")
-            db.execute(f"PRAGMA journal_size_limit = {16 << 20}").fetchall()
+            db.execute("PRAGMA secure_delete = FAST").fetchall()  # some systems write zeros over all that goes
+            db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}").fetchall()
         except BaseException:
             db.close()
             raise
@@ -178,7 +187,7 @@ class Connections:
         """
         path = self.folder / folders.LOCK
         folders.make(path)
-        with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)) as lock:
+        with contextlib.closing(sqlite3.connect(path, timeout=self._lock_s, isolation_level=None)) as lock:
             lock.execute("PRAGMA journal_mode = MEMORY").fetchall()  # the lock must be had on a full disk, too
             lock.execute("BEGIN EXCLUSIVE")
             yield

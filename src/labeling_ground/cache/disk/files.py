@@ -17,11 +17,15 @@ Writing a value takes milliseconds.
 """
 
 
+_SQLITE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
+"""The last two: SQLite's words for a quota that is used up, among other things, and for no room beside the index."""
+
+
 def says_full(error: OSError | sqlite3.Error) -> bool:
-    """Whether the disk has no room: what lies on it can be read all the same."""
+    """Whether the disk has no room, or none for this user: what lies on it can be read all the same."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return getattr(error, "sqlite_errorcode", 0) in _SQLITE_FULL
 
 
 def name_for(key: str) -> str:

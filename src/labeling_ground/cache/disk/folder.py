@@ -18,6 +18,7 @@ LOCK = "labeling-ground-lock.sqlite3"
 VALUES = "labeling-ground-values"
 SESSIONS = "labeling-ground-sessions.sqlite3"
 LEASES = "labeling-ground-leases"
+RESERVE = "labeling-ground-reserve"
 
 _OURS = "labeling-ground-"
 _TEXT = "Labeling Ground keeps its cache here. All names that begin with 'labeling-ground-' are its own.\n"

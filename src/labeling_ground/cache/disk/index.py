@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from pathlib import Path
 
 from labeling_ground import key as keys
@@ -24,15 +25,14 @@ from labeling_ground.cache.disk.connections import Connections
 from labeling_ground.cache.disk.eviction import BATCH, EntryLimits, Eviction, Row, Turn
 from labeling_ground.cache.disk.files import GRACE_S, ObjectFiles, name_for
 from labeling_ground.cache.disk.folder import VALUES
-from labeling_ground.cache.disk.purges import Purge, PurgeLog
+from labeling_ground.cache.disk.purges import PurgeLog
+from labeling_ground.cache.disk.purging import Purging
+from labeling_ground.cache.disk.reserve import Reserve, with_room
 from labeling_ground.cache.policies.port import Ranking, Reason
 from labeling_ground.types import Entry, Kind
 
 INLINE_BYTES = 32 * 1024
 """Up to this size a value lives in SQLite: one read instead of an index look-up and a file."""
-
-_SCANNED = 5_000
-"""Rows that a wide purge looks at between two transactions: a few milliseconds, in which it holds no lock."""
 
 _PAUSE_S = 0.002
 """Seconds in which others may take the write lock, between two transactions of one task."""
@@ -74,17 +74,25 @@ class DiskIndex:
         folder: the folder.
         limits: what an entry may not exceed.
         ranking: who goes first.
+        lock_s: see ``Connections``.
         clock: monotonic seconds, by which transactions are kept short.
     """
 
     def __init__(
-        self, folder: Path, limits: EntryLimits, ranking: Ranking, clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path,
+        limits: EntryLimits,
+        ranking: Ranking,
+        lock_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
-        self.connections = Connections(folder, prepare=self._prepare, clean=self._clean, clock=clock)
+        self.connections = Connections(folder, prepare=self._prepare, clean=self._clean, lock_s=lock_s, clock=clock)
         self.files = ObjectFiles(folder / VALUES)
+        self.reserve = Reserve(folder, limits.budget)
         self.eviction = Eviction(self.connections, self.files, limits, ranking)
         self.purges = PurgeLog(self.connections)
+        self.purging = Purging(self.connections, self.eviction, self.purges, self.reserve)
 
     # Reading
 
@@ -235,59 +243,14 @@ class DiskIndex:
             ).fetchall()
             self.eviction.remove(transaction, rows, Reason.DAMAGED)
 
-    # Purging
-
-    def begin_purge(self, pattern: str, now: float, *, tell: bool = True) -> Purge:
-        """Note a purge, for other processes to hear of unless that is not wanted; ``purge`` carries it out.
-
-        What is being written is purged when it is finished.
-        """
-        where, values = _matching(pattern)  # one of two constants, and what to fill in
-        with self.connections.transaction() as transaction:
-            transaction.db.execute(
-                "UPDATE entries SET state = 'doomed' WHERE id IN"  # noqa: S608
-                " (SELECT id FROM entries INDEXED BY unfinished"
-                f" WHERE state <> 'ready' AND state = 'reserved' AND {where})",
-                values,
-            )
-            last = transaction.db.execute("SELECT max(id) FROM entries").fetchone()[0] or 0
-            return self.purges.note(transaction, pattern, last, now) if tell else Purge(0, pattern, last)
-
-    def purge(self, purge: Purge) -> Turn:
-        """Delete the next batch of what a purge means. Only deleting takes the write lock, looking for it does not."""
-        where, values = _matching(purge.pattern)
-        db = self.connections.get()
-        # All rows of a group are few; else so many rows are looked at, then others get their turn.
-        end = purge.last
-        if where == _EVERYWHERE:
-            scanned = "SELECT max(id) FROM (SELECT id FROM entries WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)"
-            end = db.execute(scanned, (purge.after, purge.last, _SCANNED)).fetchone()[0] or purge.last
-        found = db.execute(
-            f"SELECT id FROM entries WHERE id > ? AND id <= ? AND {where} ORDER BY id LIMIT ?",  # noqa: S608
-            (purge.after, end, *values, BATCH),
-        ).fetchall()
-        gone = 0
-        more = len(found) == BATCH or end < purge.last
-        if found or not more:
-            with self.connections.transaction() as transaction:
-                rows: list[Row] = [
-                    row
-                    for (number,) in found
-                    for row in transaction.db.execute(
-                        "SELECT id, file FROM entries WHERE id = ? AND state = 'ready'", (number,)
-                    )
-                ]
-                gone = self.eviction.remove(transaction, rows, Reason.PURGE)
-                if gone < len(rows):
-                    more, end = True, rows[gone][0] - 1
-                elif len(found) == BATCH:
-                    end = found[-1][0]
-                if not more:
-                    self.purges.finish(transaction, purge)
-        purge.after = end
-        return Turn(gone, more)
-
     # Life
+
+    def sweep(self, now: float) -> Turn:
+        """See ``Eviction.sweep``: possible on a full disk, too."""
+        turn = with_room(partial(self.eviction.sweep, now), self.reserve.release)
+        if not turn.more:
+            self.reserve.make()
+        return turn
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         self.eviction.rank_by(db, self.eviction.ranking)
@@ -307,6 +270,7 @@ class DiskIndex:
             for file, number, state in rows
             if state == "ready" and file not in files and not self.files.has(file)
         ]
+        self.reserve.make()
         while lost:
             with self.connections.transaction() as transaction:
                 # Not counted: a kill between removing a victim's file and committing leaves these,
@@ -325,15 +289,3 @@ def totals_of(db: sqlite3.Connection) -> Totals:
         {kind: size for kind, _, size in rows},
         oldest[0] if oldest else None,
     )
-
-
-_EVERYWHERE = "key GLOB ?"
-
-
-def _matching(pattern: str) -> tuple[str, tuple[str, ...]]:
-    """A condition for the keys that match; ``[`` and ``?`` mean themselves in our patterns."""
-    glob = pattern.replace("[", "[[]").replace("?", "[?]")
-    literal = pattern.split("*", 1)[0]
-    if literal.count("/") >= 3:  # tenant and image are given in full
-        return "grp = ? AND key GLOB ?", (keys.group_of(literal), glob)
-    return _EVERYWHERE, (glob,)

@@ -12,7 +12,7 @@ from labeling_ground import key as keys
 from labeling_ground.cache.disk.connections import Connections, Transaction
 
 _REMEMBERED = 10_000
-"""Purges that the log holds. A process that has not heard of one that is left out parts with everything."""
+"""Purges that the log holds. No limit: a process that has not heard of one that is left out parts with everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,10 @@ class Purge:
     """The last row that there was when it began: what came in since is not meant."""
     after: int = 0
     """All rows up to here were looked at."""
+    gone: int = 0
+    """Entries that went at once."""
+    is_done: bool = False
+    """Whether it took everything at once: the index is another one now, or none."""
 
 
 class PurgeLog:
@@ -42,11 +46,7 @@ class PurgeLog:
         self._connections = connections
         self._origin = secrets.token_hex(8)
         self._heard: LogPosition | None = None  # None: nothing is stored above, so no purge need be heard of
-
-    @property
-    def position(self) -> LogPosition | None:
-        """Up to where this process has heard; ``None`` where nothing is stored above, and no other process waits."""
-        return self._heard
+        self._said: LogPosition | None = None
 
     def note(self, transaction: Transaction, pattern: str, last: int, now: float) -> Purge:
         """Write a purge down, before anything is deleted."""
@@ -86,6 +86,7 @@ class PurgeLog:
         with self._connections.transaction() as transaction:
             self._heard = self._end(transaction)
             self._say(transaction, self._heard)
+        self._said = self._heard
 
     def hear(self) -> tuple[list[str], LogPosition]:
         """What others purged since what was heard last, as key patterns; and up to where that goes."""
@@ -99,12 +100,16 @@ class PurgeLog:
             return [keys.pattern()], position  # what was in the log, nobody knows any more
         return [pattern for _, pattern, origin in rows if origin != self._origin], position
 
-    def heard(self, position: LogPosition) -> None:
-        """All that ``hear`` told has been carried out."""
-        if position != self._heard:
-            with self._connections.transaction() as transaction:
-                self._say(transaction, position)
-            self._heard = position
+    def carried_out(self, position: LogPosition) -> bool:
+        """Note that all that ``hear`` told was carried out. Whether others are still to be told so, see ``say``."""
+        self._heard = position
+        return position != self._said
+
+    def say(self, position: LogPosition) -> None:
+        """Tell the others, who may be waiting, up to where this process has heard."""
+        with self._connections.transaction() as transaction:
+            self._say(transaction, position)
+        self._said = position
 
     def means(self, transaction: Transaction, key: str) -> bool:
         """Whether a purge that this process has not heard of yet means a key."""
@@ -119,13 +124,17 @@ class PurgeLog:
         return any(keys.matcher(pattern)(key) for (pattern,) in unheard)
 
     def is_heard(self, purge: Purge) -> bool:
-        """Whether all other processes have heard of a purge."""
+        """Whether all other processes have heard of a purge. One that took everything they come upon in their time."""
+        if purge.is_done:
+            return self._heard is None
         behind = "SELECT count(*) FROM listeners WHERE heard < ? AND origin <> ?"
         values = (purge.sequence, self._origin)
         return bool(self._connections.get().execute(behind, values).fetchone()[0] == 0)
 
     def give_up(self, purge: Purge) -> None:
         """Wait no more for those who have not heard of it: they are dead, or say that they have when they do."""
+        if purge.is_done:
+            return
         with self._connections.transaction() as transaction:
             transaction.db.execute(
                 "DELETE FROM listeners WHERE heard < ? AND origin <> ?", (purge.sequence, self._origin)

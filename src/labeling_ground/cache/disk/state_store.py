@@ -20,9 +20,6 @@ from labeling_ground.pools import carry_out
 
 T = TypeVar("T")
 
-_BUSY_S = 5.0
-"""How long to wait for another process's write lock. No transaction here takes longer than a sweep."""
-
 _SLOW_S = 0.05
 """A write on the event loop that takes longer, in seconds, was slow: after it writes are left to the thread for ..."""
 _REST = 20
@@ -57,12 +54,20 @@ class DiskStateStore:
         folder: made with mode 0700 if it is not there. One that holds something else is refused.
         most: how many there are; the one unused for longest makes room, of the tenant that is to make it.
         tenant_share: what part of them one tenant may have while others need room; ``None``: they are one.
+        lock_s: seconds to wait for another process's write lock. No transaction here takes longer than a sweep.
         clock: seconds since 1970.
     """
 
     def __init__(
-        self, folder: Path, *, most: int, tenant_share: float | None = None, clock: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        *,
+        most: int,
+        tenant_share: float | None = None,
+        lock_s: float = 5.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._lock_s = lock_s
         self._tenant_share = tenant_share
         self._path = folder / SESSIONS
         self._file = str(self._path)
@@ -150,9 +155,9 @@ class DiskStateStore:
             self._close()
         claim(self._path.parent)
         self._path.touch(mode=0o600)
-        db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(self._path, timeout=self._lock_s, isolation_level=None, check_same_thread=False)
         try:
-            _log_ahead(db)
+            _log_ahead(db, self._lock_s)
             db.execute("PRAGMA synchronous = NORMAL")
             db.executescript(_TABLE)
         except BaseException:
@@ -215,9 +220,9 @@ class DiskStateStore:
             db.execute("UPDATE logs SET ends = ? WHERE ends > ?", (latest, latest))
 
 
-def _log_ahead(db: sqlite3.Connection) -> None:
+def _log_ahead(db: sqlite3.Connection, lock_s: float) -> None:
     """Go over to the write-ahead log. Of two that do so at once SQLite refuses one at once, busy time-out or not."""
-    limit = time.monotonic() + _BUSY_S
+    limit = time.monotonic() + lock_s
     while True:
         try:
             db.execute("PRAGMA journal_mode = WAL").fetchall()

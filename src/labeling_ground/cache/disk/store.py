@@ -31,9 +31,6 @@ log = logging.getLogger(__name__)
 _USES = 256
 """Uses that are noted in one transaction."""
 
-_HEARD_S = 1.0
-"""How long a purge waits until the other processes have heard of it, in seconds. One that lives has by then."""
-
 _LOOK_S = 0.02
 """Seconds between two looks whether they have."""
 
@@ -58,15 +55,15 @@ class DiskStore:
         directory: made with mode 0700 if it is not there. One that holds something else is refused.
         budget_bytes: what the values may add up to, for all processes together.
         idle_s: seconds without use after which an entry goes; ``None``: never.
-        max_age_s: seconds since its creation after which an entry goes, used or not; ``None``:
-        never.
-        ranking: who goes when the bytes do not suffice; the same for all processes on the
-        directory.
+        max_age_s: seconds since its creation after which an entry goes, used or not; ``None``: never.
+        ranking: who goes when the bytes do not suffice; the same for all processes on the directory.
         low_watermark: share of the budget to evict down to, once something must go.
         tenant_share: part of the budget that one tenant may hold while others need room; ``None``:
         tenants are not told apart.
         clock: seconds since 1970.
         listen_s: seconds between two looks whether another process has purged something.
+        heard_s: seconds that a purge waits until the other processes have heard of it. One that lives has by then.
+        lock_s: seconds to wait for another process's turn at the index.
         supervisor: of these looks, and of ranking anew what was ranked by another formula.
     """
 
@@ -86,19 +83,21 @@ class DiskStore:
         tenant_share: float | None = None,
         clock: Callable[[], float] = time.time,
         listen_s: float = 0.25,
+        heard_s: float = 1.0,
+        lock_s: float = 5.0,
         supervisor: Supervisor | None = None,
     ) -> None:
         self._supervisor = supervisor or Supervisor()
         self.on_purge: Callable[[str], Awaitable[object]] | None = None
         """Told each pattern that another process purged, from ``open`` on. What it raises is logged, and the pattern is
         told again. Until it has been, nothing that the pattern means is written."""
-        self._listen_s = listen_s
+        self._listen_s, self._heard_s = listen_s, heard_s
         self._listener: asyncio.Task[None] | None = None
         self._ranking_anew: asyncio.Task[None] | None = None
         self._clock = clock
         self._watermark = low_watermark
         self._limits = EntryLimits(budget_bytes, int(budget_bytes * low_watermark), idle_s, max_age_s, tenant_share)
-        self._index = DiskIndex(directory, self._limits, ranking)
+        self._index = DiskIndex(directory, self._limits, ranking, lock_s)
         self._threads = DiskThreads(self._index.connections)
         self._refused = 0
         self.trouble = ""
@@ -179,15 +178,15 @@ class DiskStore:
 
         One image costs what it holds, anything wider a look at all keys.
         """
-        purge = await self._threads.write(partial(self._index.begin_purge, pattern, self._clock()))
-        gone = await self._threads.in_turns(partial(self._index.purge, purge))
+        purge = await self._threads.write(partial(self._index.purging.begin, pattern, self._clock()))
+        gone = await self._threads.in_turns(partial(self._index.purging.go_on, purge))
         await self._wait_until_heard(purge)
         return gone
 
     async def delete_untold(self, pattern: str) -> int:
         """Purge what the other processes on the directory are told of in another way."""
-        purge = await self._threads.write(partial(self._index.begin_purge, pattern, self._clock(), tell=False))
-        return await self._threads.in_turns(partial(self._index.purge, purge))
+        purge = await self._threads.write(partial(self._index.purging.begin, pattern, self._clock(), tell=False))
+        return await self._threads.in_turns(partial(self._index.purging.go_on, purge))
 
     async def drop_damaged(self, key: str) -> None:
         """Remove an entry whose bytes turned out to be damaged, and count it so."""
@@ -196,9 +195,9 @@ class DiskStore:
     async def sweep(self) -> int:
         """Remove what has expired and what killed processes left; how many entries went."""
         now = self._clock()
-        gone = await self._threads.in_turns(partial(self._index.eviction.sweep, now))
+        gone = await self._threads.in_turns(partial(self._index.sweep, now))
         for purge in await self._threads.read(partial(self._index.purges.unfinished, now - GRACE_S, now)):
-            gone += await self._threads.in_turns(partial(self._index.purge, purge))
+            gone += await self._threads.in_turns(partial(self._index.purging.go_on, purge))
         await self._rank_anew()
         turns, pages = _VACUUM
         await self._threads.in_turns(partial(self._index.eviction.vacuum, pages), most=turns)
@@ -239,9 +238,7 @@ class DiskStore:
             if task is not None:
                 await stop(task)
         self._listener = self._ranking_anew = None
-        leave = (
-            self._index.purges.leave if self._index.purges.position is not None else None
-        )  # others wait for it in vain
+        leave = self._index.purges.leave  # others would wait for it in vain
         await asyncio.to_thread(self._threads.close, leave)  # noqa: TID251 -- closing, when nothing else is left to wait for it
 
     async def _use(self, key: str, *, value: bool = True) -> Found:
@@ -272,8 +269,8 @@ class DiskStore:
             patterns, position = await self._threads.read(purges.hear)
             for pattern in patterns:
                 await tell(pattern)
-            if position != purges.position:
-                await self._threads.write(partial(purges.heard, position))
+            if purges.carried_out(position):
+                await self._threads.write(partial(purges.say, position))
 
         while True:
             await asyncio.sleep(self._listen_s)
@@ -281,10 +278,11 @@ class DiskStore:
 
     async def _wait_until_heard(self, purge: Purge) -> None:
         """So that who purges here and goes on elsewhere finds it purged there, and is not purged there later."""
-        ends = time.monotonic() + _HEARD_S
+        ends = time.monotonic() + self._heard_s
         while not await self._threads.read(partial(self._index.purges.is_heard, purge)):
             if time.monotonic() > ends:
-                await self._threads.write(partial(self._index.purges.give_up, purge))
+                with contextlib.suppress(StoreFull):  # then the next purge waits for them as well
+                    await self._threads.write(partial(self._index.purges.give_up, purge))
                 return
             await asyncio.sleep(_LOOK_S)
 

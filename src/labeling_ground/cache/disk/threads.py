@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 READERS = 2
+"""Threads that read: so many look-ups at a time; the others wait, and their deadlines do not run meanwhile."""
 
 _PAUSE_S = 0.005, 0.05
 """Seconds, at least and at most, in which other processes may take the write lock between two transactions of one task;
@@ -66,11 +67,10 @@ class DiskThreads:
             shortest, longest = _PAUSE_S
             await asyncio.sleep(min(longest, max(shortest, time.monotonic() - started)))
 
-    def close(self, last: Callable[[], object] | None) -> None:
+    def close(self, last: Callable[[], object]) -> None:
         """Finish what was handed in, and ``last``, then close the index. Blocks; may be called twice."""
         with contextlib.suppress(StoreFailed):
-            if last is not None:
-                self._submit(self._writes, last).exception()
+            self._submit(self._writes, last).exception()
         self._writes.shutdown()
         self._reads.shutdown()
         self._connections.close()
@@ -100,6 +100,8 @@ def _complain(future: Future[None]) -> None:
 def sentence(error: OSError | sqlite3.Error, folder: Path) -> str:
     """What was wrong, for an operator."""
     if says_full(error):
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_FULL) != sqlite3.SQLITE_FULL:
+            return f"The cache directory {folder} takes no more: its disk is full, a quota used up, or the disk fails."
         return f"The disk under the cache directory {folder} is full."
     if isinstance(error, OSError):
         code = error.errno

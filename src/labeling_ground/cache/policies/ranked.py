@@ -9,6 +9,7 @@ from labeling_ground.cache.policies.port import Item, Ranking
 _MOST_WAITING = 1024
 """So many items may wait for their place, which bounds what one eviction has to catch up on."""
 _FLOOR_EVERY_S = 30.0
+"""Seconds between two notes of the floor."""
 _MOST_FLOORS = 512
 """So often, and for so many times at least, the floor is noted: for about four hours."""
 _SLACK = 16

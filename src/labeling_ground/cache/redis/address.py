@@ -7,7 +7,9 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from labeling_ground.errors import BadSettings
 
 _PORT = 6379
+"""Where a Redis listens unless it is told otherwise, ..."""
 _SENTINEL_PORT = 26379
+"""... and a sentinel."""
 _FORMS = (
     "redis://host:port/db, rediss://host:port/db, unix:///path/to/redis.sock, redis+cluster://host:port,host:port "
     "or redis+sentinel://host:port,host:port/service/db (rediss+… with TLS), each with user:password@ before the host"

@@ -8,9 +8,13 @@ from labeling_ground.types import Entry
 _CHEAP = 1e-7
 """Seconds by the byte: an embedding of 2 MB that took 0.2 s, the least that anybody caches on purpose."""
 _DEAR = 1e-5
+"""Likewise, from which on an entry has the whole idle time."""
 _LEAST = 0.5
+"""The part of the idle time that the cheapest have."""
 _CLASSES = 256
+"""So many classes are told apart. No limit: one that is forgotten is learned anew."""
 _WEIGHT = 0.1
+"""Of the latest entry, in its class' mean."""
 
 
 class Lifetimes:

@@ -34,7 +34,9 @@ return place
 
 _START = "-"
 _MOST = 1000
+"""Notices that one command reads; the next reads on."""
 _LONGEST_PAUSE_S = 30.0
+"""Longest pause, in seconds, between trials to read the log: a pace of this process's own, and no limit."""
 
 
 class PurgeNotices:

@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 _SCAN = 1000
 """Keys that Redis looks at in one step of a purge: some 0.3 ms in which it serves nobody else."""
 _RECENT_S = 60.0
+"""Seconds for which a key that was written here is remembered: what a purge of another process may have missed."""
 _RECENT = 10_000
+"""So many of them. No limit: what is forgotten was written long before, and the purge has found it."""
 
 
 class RedisStore:
