@@ -1,8 +1,12 @@
 """The source's bounds: a file, or a class, can be read in one go."""
 
 import ast
+import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import labeling_ground
 
@@ -51,3 +55,12 @@ def _is_number(node: ast.expr | None) -> bool:
 def test_a_number_of_the_server_and_its_cache_says_what_it_is_for() -> None:
     """Whether it is a limit, which is to be a setting, is read off its sentence."""
     assert not list(numbers_without_a_sentence())
+
+
+def test_types_are_checked_in_every_folder_that_holds_code() -> None:
+    root = Path(__file__).parents[1]
+    checked = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]["files"]
+    tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=root, capture_output=True, text=True, check=False).stdout
+    if not tracked:
+        pytest.skip("this is no checkout")
+    assert not [file for file in tracked.split() if not file.startswith(tuple(f"{folder}/" for folder in checked))]

@@ -13,9 +13,10 @@ import sys
 import urllib.error
 import urllib.request
 import zlib
+from typing import Any
 
 
-def png(side=256):
+def png(side: int = 256) -> bytes:
     """A picture that nobody has sent before: a bright square on noise."""
     rows = bytearray()
     for y in range(side):
@@ -24,7 +25,7 @@ def png(side=256):
             is_inside = side // 4 <= x < 3 * side // 4 and side // 4 <= y < 3 * side // 4
             rows.append(min(255, random.randrange(40) + 200 * is_inside))
 
-    def chunk(name, body):
+    def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
@@ -32,7 +33,7 @@ def png(side=256):
     return b"\x89PNG\r\n\x1a\n" + packed
 
 
-def post(url, body, media_type):
+def post(url: str, body: bytes, media_type: str) -> Any:
     """The answer's JSON. Ends with the server's own sentence where it refuses."""
     headers = {"Content-Type": media_type}
     if key := os.environ.get("API_KEYS", "").split(",")[0].strip():
@@ -44,7 +45,7 @@ def post(url, body, media_type):
         sys.exit(f"{url} answered {error.code}: {error.read().decode(errors='replace')}")
 
 
-def main(server):
+def main(server: str) -> None:
     """Open, click, click again."""
     opened = post(f"{server}/v1/images", png(), "image/png")
     print(f"open:  {opened['outcome']}, {opened['model']}")
