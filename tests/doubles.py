@@ -10,6 +10,7 @@ import selectors
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Container, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, TypeVar, TypeVarTuple
 
 import numpy as np
@@ -23,14 +24,19 @@ from labeling_ground.cache.lease import Claim
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policies.ranked import RankedPolicy
 from labeling_ground.cache.store import Store
+from labeling_ground.cache.tier import Tier
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.codec import frame
 from labeling_ground.codec.records import open_embedding, seal_embedding
 from labeling_ground.inference.backend import Backend, DecodeAsk
 from labeling_ground.key import ImageKeys
 from labeling_ground.pools import Pools
+from labeling_ground.service.counters import lookups_of
+from labeling_ground.service.once import HedgeOutcome
 from labeling_ground.service.predictor import MaskAnswer, Predictor, PredictorOptions, PromptAsk
 from labeling_ground.service.queues import FairQueue
+from labeling_ground.service.sessions import Sessions
+from labeling_ground.supervisor import Supervisor
 from labeling_ground.testing.dict_store import BrokenStore as BrokenStore
 from labeling_ground.testing.dict_store import DamagingStore as DamagingStore
 from labeling_ground.testing.dict_store import DictStore as DictStore
@@ -312,6 +318,39 @@ async def mask(predictor: Predictor, image_id: str, ask: PromptAsk | None = None
     """Ask for one prompt."""
     [answer] = await predictor.masks(tenant, image_id, [ask or click()])
     return answer
+
+
+def counted(predictor: Predictor, kind: Kind | None = None) -> Any:
+    """The model's look-ups of a kind, or of all kinds: attributes as ``/v1/cache`` names them."""
+    labels = {"model": predictor.counters.model} | ({} if kind is None else {"kind": kind.value})
+    return SimpleNamespace(**lookups_of(predictor.counters.metrics.figures(), **labels))
+
+
+def hedged(predictor: Predictor, kind: Kind, outcome: HedgeOutcome) -> int:
+    """How many queued predictions of a kind had this outcome."""
+    return int(predictor.counters.metrics.figures().sum("predictions", kind=kind, outcome=outcome))
+
+
+def errors_of(tier: Tier) -> Counter[str]:
+    """By reason, what a tier failed at."""
+    found = tier.health.metrics.figures().by("reason", "store_errors", tier=tier.store.name)
+    return Counter({reason: int(number) for reason, number in found.items()})
+
+
+def counted_of(tier: Tier, name: str) -> float:
+    """Another counter of a tier."""
+    return tier.health.metrics.figures().sum(name, tier=tier.store.name)
+
+
+def failures_of(supervisor: Supervisor) -> Counter[str]:
+    """By the work's name, how often background work has failed."""
+    found = supervisor.metrics.figures().by("work", "background_errors")
+    return Counter({work: int(number) for work, number in found.items()})
+
+
+def unkept(sessions: Sessions) -> float:
+    """Changes that were answered before they were stored."""
+    return sessions._supervisor.metrics.figures().sum("sessions_unkept")
 
 
 async def forget(predictor: Predictor, kind: Kind, *, everywhere: bool = False) -> None:

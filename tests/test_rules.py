@@ -17,8 +17,10 @@ from tests.doubles import (
     Clock,
     ToyBackend,
     click,
+    counted,
     damage,
     dice,
+    errors_of,
     forget,
     image_bytes,
     keys_of,
@@ -33,7 +35,6 @@ from labeling_ground import key as keys
 from labeling_ground.cache.choose import choose
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.errors import BackendFailed, StoreFailed, UnknownImage
-from labeling_ground.service.counters import together
 from labeling_ground.service.predictor import MaskAnswer, Predictor, PromptAsk
 from labeling_ground.types import Entry, Kind, ModelVersion, Outcome, Point, StoreStats
 
@@ -264,7 +265,7 @@ async def test_rule_5_a_bad_tier_is_a_miss_and_never_a_failed_request_nor_a_wron
             lower.release.set()
         await predictor.store.drain()
         [tier] = predictor.store.lower
-        errors = tier.health.counters.errors
+        errors = errors_of(tier)
     assert found.prediction == right.prediction
     counted = {Damaging: "damaged", Slow: "deadline", Down: "failed"}
     if kind in counted and mode == "first":
@@ -570,7 +571,7 @@ async def test_rule_10_what_is_counted_is_true(disk: Disk) -> None:
         with pytest.raises(UnknownImage):
             await mask(predictor, "0" * 64)
 
-        figures = predictor.counters.kinds[Kind.MASK]
+        figures = counted(predictor, Kind.MASK)
         by_outcome = Counter(outcome for outcome, _ in answers)
         assert figures.hits == by_outcome[Outcome.HIT]
         assert figures.joined == by_outcome[Outcome.JOINED]
@@ -580,12 +581,12 @@ async def test_rule_10_what_is_counted_is_true(disk: Disk) -> None:
         assert figures.failed == 1
         saved = [cost for outcome, cost in answers if outcome in (Outcome.HIT, Outcome.JOINED)]
         spent = [cost for outcome, cost in answers if outcome in (Outcome.MISS, Outcome.RECOMPUTED)]
-        assert figures.seconds_saved == pytest.approx(sum(saved))
-        assert figures.seconds_computed == pytest.approx(sum(spent))
-        embeddings = predictor.counters.kinds[Kind.EMBEDDING]
+        assert figures.seconds_saved == pytest.approx(sum(saved), abs=1e-6)
+        assert figures.seconds_computed == pytest.approx(sum(spent), abs=1e-6)
+        embeddings = counted(predictor, Kind.EMBEDDING)
         assert embeddings.lookups == uploads.total() + figures.misses
         assert embeddings.misses == predictor.backend.encodes  # type: ignore[attr-defined]
-        assert together(predictor.counters.kinds.values()).lookups == embeddings.lookups + figures.lookups
+        assert counted(predictor).lookups == embeddings.lookups + figures.lookups
 
 
 async def test_rule_10_evictions_are_counted_by_reason(disk: Disk) -> None:

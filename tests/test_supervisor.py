@@ -5,7 +5,7 @@ import itertools
 import logging
 
 import pytest
-from tests.doubles import now, virtually
+from tests.doubles import failures_of, now, virtually
 
 from labeling_ground.supervisor import Supervisor
 
@@ -24,7 +24,7 @@ def test_a_failing_attempt_is_counted_each_time_and_logged_once(caplog: pytest.L
 
     with caplog.at_level(logging.ERROR):
         assert virtually(main) == [False, False, True, False]
-    assert supervisor.errors == {"sweep": 3}
+    assert failures_of(supervisor) == {"sweep": 3}
     assert [record.exc_info is not None for record in caplog.records] == [True, True], "again after it had been well"
 
 
@@ -47,7 +47,7 @@ def test_a_loop_that_breaks_is_resumed_with_pauses_that_grow_and_start_over_once
     virtually(main)
     pauses = [after - before for before, after in itertools.pairwise(began)]
     assert pauses == [1.0, 2.0, 4.0, 4.0, 101.0, 2.0]
-    assert supervisor.errors == {"loop": 6}
+    assert failures_of(supervisor) == {"loop": 6}
 
 
 def test_a_cancellation_from_inside_is_an_error_and_one_from_outside_ends_the_work() -> None:
@@ -63,7 +63,7 @@ def test_a_cancellation_from_inside_is_an_error_and_one_from_outside_ends_the_wo
     async def main() -> None:
         task = asyncio.create_task(supervisor.persist("work", work))
         await asyncio.sleep(10.0)
-        assert (attempts, supervisor.errors) == (2, {"work": 1})
+        assert (attempts, failures_of(supervisor)) == (2, {"work": 1})
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -84,4 +84,4 @@ def test_the_error_of_a_task_that_nobody_waits_for_is_counted() -> None:
         await asyncio.sleep(0)
 
     virtually(main)
-    assert supervisor.errors == {"after an answer": 1}
+    assert failures_of(supervisor) == {"after an answer": 1}

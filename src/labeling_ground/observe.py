@@ -1,4 +1,4 @@
-"""Logging and request metrics. One registry per app: nothing here is global but the standard library's logging tree."""
+"""Logging. Nothing here is global but the standard library's logging tree."""
 
 import json
 import logging
@@ -6,38 +6,8 @@ import sys
 import time
 from typing import Any, Literal, TextIO
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-
 access = logging.getLogger("labeling_ground.access")
 """One line a request; the fields are in ``record.fields``."""
-
-BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Seconds by which the times of requests are told apart."""
-
-
-class RequestMetrics:
-    """What is measured of each request. Labels are bounded: the route's template, never the path."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "labeling_ground_requests",
-            "Requests answered, by route, status and outcome of the look-up.",
-            ["route", "status", "outcome"],
-            registry=self.registry,
-        )
-        self.seconds = Histogram(
-            "labeling_ground_request_seconds",
-            "Seconds from a request's first byte to its answer's last, by route and outcome of the look-up.",
-            ["route", "outcome"],
-            buckets=BUCKETS_S,
-            registry=self.registry,
-        )
-
-    def observe(self, route: str, status: int, outcome: str, seconds: float) -> None:
-        """Count one answered request."""
-        self.requests.labels(route, str(status), outcome).inc()
-        self.seconds.labels(route, outcome).observe(seconds)
 
 
 class TextFormatter(logging.Formatter):

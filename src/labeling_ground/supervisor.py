@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
+
+from labeling_ground.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -19,20 +20,20 @@ class Supervisor:
     never a client's data.
 
     Args:
+        metrics: where its server counts; new ones if left out.
         pause_s: seconds between a failure of ``persist`` and the next attempt; doubled by each further failure.
         longest_s: longest such pause, in seconds.
     """
 
-    def __init__(self, *, pause_s: float = 0.5, longest_s: float = 30.0) -> None:
-        self.errors: Counter[str] = Counter()
-        """Failed attempts since the start, by the work's name."""
+    def __init__(self, metrics: Metrics | None = None, *, pause_s: float = 0.5, longest_s: float = 30.0) -> None:
+        self.metrics = metrics or Metrics()
         self._pause_s = pause_s
         self._longest_s = longest_s
         self._failing: set[str] = set()
 
     def failed(self, name: str, error: BaseException) -> None:
         """Count an error, and log it unless the attempt before failed too."""
-        self.errors[name] += 1
+        self.metrics.background_errors.labels(name).inc()
         if name not in self._failing:
             self._failing.add(name)
             log.error("background work failed and is tried again: %s", name, exc_info=error)

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from tests.adapters.tools import in_base64
 from tests.api.conftest import ToyBackend
+from tests.doubles import counted
 
 from labeling_ground.types import Kind, ModelVersion
 
@@ -102,7 +103,7 @@ async def test_cvat_lists_a_function_for_each_model_and_calls_it(
         sent = {"image": in_base64(make_image()), "pos_points": [[9, 9]], "neg_points": [], "obj_bbox": []}
         await answered(server, "/api/function_invocations", sent, {"x-nuclio-function-name": other})
         loaded = server.app_state.models.loaded[SECOND]
-        assert (loaded.predictor.counters.kinds[Kind.MASK].misses, loaded.users) == (1, 0)
+        assert (counted(loaded.predictor, Kind.MASK).misses, loaded.users) == (1, 0)
         assert list((await server.client.get("/api/functions")).json())[1] == "labeling-ground-second"
         await answered(server, "/api/function_invocations", sent, {"x-nuclio-function-name": "labeling-ground-second"})
         unknown = {"x-nuclio-function-name": "labeling-ground-third"}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.adapters.tools import in_base64, pixels_of, recorded
+from tests.doubles import counted
 from tests.file_hosts import file_host, gives
 from tests.web.formats import brush
 
@@ -137,5 +138,5 @@ async def test_all_tools_are_one_encode_and_one_decode_with_the_pixels_of_a_real
         for mask in found[1:]:
             assert (mask == found[0]).all()
         assert abs(int(found[0].sum()) - np.pi * 70**2) < 1500
-        kinds = server.app_state.predictor.counters.kinds
-        assert (kinds[Kind.EMBEDDING].misses, kinds[Kind.MASK].misses) == (1, 1)
+        predictor = server.app_state.predictor
+        assert [counted(predictor, kind).misses for kind in (Kind.EMBEDDING, Kind.MASK)] == [1, 1]

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
 
 from labeling_ground.api.routes import cache
@@ -141,6 +142,13 @@ async def test_metrics_say_what_the_figures_say(server: "Running", make_image: "
     assert value("labeling_ground_requests_total", status="422", outcome="none", **masks) == 1
     assert value("labeling_ground_requests_total", status="200", outcome="hit", **masks) == 1
     assert value("labeling_ground_request_seconds_count", outcome="hit", **masks) == 1
+
+
+async def test_a_counter_that_is_declared_is_told_and_needs_nothing_else(server: "Running") -> None:
+    """Whoever adds one writes where it happens, and its line in the registry."""
+    registry = server.app_state.metrics.registry
+    Counter("labeling_ground_of_tomorrow", "Not declared today.", ["by"], registry=registry).labels("me").inc(3)
+    assert (await samples(server))["labeling_ground_of_tomorrow_total", frozenset({("by", "me")})] == 3
 
 
 async def test_the_live_view_shows_what_another_budget_would_do(

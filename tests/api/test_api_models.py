@@ -271,6 +271,30 @@ async def test_figures_are_those_of_all_models_and_say_of_each_what_was_its_own(
         assert 'labeling_ground_lookups_total{kind="mask",model="second",outcome="hit"} 1.0' in metrics
 
 
+async def test_what_a_models_queues_did_is_told_when_it_is_unloaded_and_goes_on_when_it_is_loaded_anew(
+    start: Start, make_image: Callable[..., bytes]
+) -> None:
+    """A counter that falls reads as a restart; and the answer says that these are since the server started."""
+
+    async def busy(server: Running) -> tuple[float, float | None]:
+        """The encoder's seconds in the metrics, and in the figures where the model is loaded."""
+        counted = server.app_state.metrics.figures().sum("queue_busy_seconds", model="second", queue="encoder")
+        queues = (await server.client.get("/v1/cache")).json()["models"]["second"]["queues"]
+        return counted, queues["encoder"]["classes"]["interactive"]["busy_seconds"] if queues else None
+
+    async with start(models=(SECOND,), admin_key="the-admin-key") as server:
+        posted = await server.client.post(f"/v1/images?model={SECOND}", content=make_image())
+        assert posted.status_code == 200
+        await server.until(lambda: not server.app_state.models.loaded[SECOND].is_in_use)
+        before = await busy(server)
+        assert before[0] == pytest.approx(before[1], abs=1e-5)
+        assert before[0] > 0
+        assert (await server.client.post(f"/v1/models/{SECOND}/unload", headers=ADMIN)).status_code == 200
+        assert await busy(server) == (before[0], None)
+        assert (await server.client.post(f"/v1/models/{SECOND}/load", headers=ADMIN)).status_code == 200
+        assert await busy(server) == before
+
+
 async def test_what_waits_and_is_under_way_is_told_of_every_loaded_model(
     start: Start, make_image: Callable[..., bytes]
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 import pytest
-from tests.doubles import bits_of
+from tests.doubles import bits_of, errors_of, unkept
 from tests.redis_servers import program, serving
 
 from labeling_ground import key as keys
@@ -360,10 +360,10 @@ async def test_sessions_that_cannot_be_kept_leave_the_cache_alone(
         await open_image(server, make_image())
         for _ in range(10):
             assert (await send(server, "click", points=[5, 5])).status_code == 200
-        assert server.app_state.sessions.unkept >= 10
+        assert unkept(server.app_state.sessions) >= 10
         [tier] = server.app_state.predictor.store.lower
         assert tier.health.breaker.state == "closed"
-        assert tier.health.counters.errors["failed"] >= 5
+        assert errors_of(tier)["failed"] >= 5
 
 
 async def test_a_session_on_a_purged_image_is_told_so_after_a_restart_too(
@@ -464,7 +464,7 @@ async def test_a_redis_that_is_frozen_or_gone_fails_no_click_of_a_session(
             redis.thaw()
             redis.kill()
             assert len((await send(server, "click", points=[30, 10])).json()["points"]) == 3
-            assert server.app_state.sessions.unkept >= 2
+            assert unkept(server.app_state.sessions) >= 2
             redis.start()
 
             async def kept() -> bool:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.doubles import TOY, Clock, memory_store, until
+from tests.doubles import TOY, Clock, failures_of, memory_store, until
 
 from labeling_ground.cache.policies.gds import GreedyDualSize
 from labeling_ground.cache.policies.ranked import RankedPolicy
@@ -109,7 +109,7 @@ async def test_an_embedding_that_cannot_be_rounded_is_dropped_and_counted() -> N
     store.put(key(0), Entry(Kind.EMBEDDING, b"x" + value[1:], 0.1, 0.0))
     for number in range(1, 12):
         store.put(key(number), embedding(number))
-    await until(lambda: supervisor.errors["round embeddings"] == 1)
+    await until(lambda: failures_of(supervisor)["round embeddings"] == 1)
     await rounded(store)
     assert int8_of(key(0)) not in store.memory
     assert store.peek(key(0)) is None

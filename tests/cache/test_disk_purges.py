@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.doubles import LONG_S, TOY, memory_store, sealed, until
+from tests.doubles import LONG_S, TOY, failures_of, memory_store, sealed, until
 
 from labeling_ground import key as keys
 from labeling_ground.cache.disk import DiskStore
@@ -338,5 +338,5 @@ async def test_a_purge_that_cannot_be_carried_out_here_is_counted_and_tried_agai
     await store.open()
     await one.disk.delete("v1/t/*")
     await until(lambda: told == ["v1/t/*"])
-    assert supervisor.errors == {"purges on disk": 2}
+    assert failures_of(supervisor) == {"purges on disk": 2}
     await store.aclose()

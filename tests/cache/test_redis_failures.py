@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from tests.doubles import TOY, ToyBackend, click, forget, image_bytes, keys_of, mask, send, until
+from tests.doubles import TOY, ToyBackend, click, counted_of, errors_of, forget, image_bytes, keys_of, mask, send, until
 from tests.ports import free_port
 from tests.redis_servers import Server, clustered, program, serving, watched
 
@@ -117,11 +117,11 @@ async def test_killed_and_started_again_under_load(server: Server, tmp_path: Pat
     async with service(server.url, tmp_path) as predictor:
 
         async def trouble() -> None:
-            errors = redis_of(predictor).health.counters.errors
-            before = errors["failed"]
+            tier = redis_of(predictor)
+            before = errors_of(tier)["failed"]
             server.kill()
             await asyncio.sleep(0.5)
-            await until(lambda: errors["failed"] > before)
+            await until(lambda: errors_of(tier)["failed"] > before)
             await asyncio.to_thread(server.start)
 
         await under_load(predictor, trouble)
@@ -132,12 +132,13 @@ async def test_frozen_for_a_while_under_load(server: Server, tmp_path: Path) -> 
     async with service(server.url, tmp_path) as predictor:
 
         async def trouble() -> None:
-            figures = redis_of(predictor).health.counters
-            before = figures.errors["deadline"], figures.skipped
+            tier = redis_of(predictor)
+            before = errors_of(tier)["deadline"], counted_of(tier, "lookups_skipped")
             server.freeze()
             await asyncio.sleep(1.5)
-            await until(lambda: figures.errors["deadline"] > before[0])
-            await until(lambda: figures.skipped > before[1])  # the breaker spares most asks the wait
+            await until(lambda: errors_of(tier)["deadline"] > before[0])
+            # The breaker spares most asks the wait.
+            await until(lambda: counted_of(tier, "lookups_skipped") > before[1])
             server.thaw()
 
         await under_load(predictor, trouble)
@@ -153,7 +154,7 @@ async def test_gone_from_the_start_everything_still_works(tmp_path: Path) -> Non
         assert not redis.answers
         with pytest.raises(StoreFailed):
             await predictor.purge(None)
-        assert redis_of(predictor).health.counters.errors["failed"] > 0
+        assert errors_of(redis_of(predictor))["failed"] > 0
 
 
 async def test_one_that_never_answers_costs_each_ask_no_more_than_its_deadline(server: Server, tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ async def test_one_that_never_answers_costs_each_ask_no_more_than_its_deadline(s
         image_id = await send(predictor, image_bytes(1))
         await ask(predictor, image_id, 5.0)
         assert time.monotonic() - started < MOST_S
-        assert redis_of(predictor).health.counters.errors["deadline"] >= 2
+        assert errors_of(redis_of(predictor))["deadline"] >= 2
         server.thaw()
         await works_again(predictor)
 
@@ -183,7 +184,7 @@ async def test_full(policy: str, tmp_path: Path) -> None:
             [_, stats] = await predictor.store.stats(deadline_s=MOST_S)
             tier = redis_of(predictor)
             assert tier.health.breaker.state == "closed", "a server that is full is not one that is down"
-            assert dict(tier.health.counters.errors) == {}
+            assert dict(errors_of(tier)) == {}
             if policy == "volatile-ttl":
                 assert stats.evictions["budget"] > 10
                 assert stats.refused == 0
@@ -208,9 +209,9 @@ async def test_damaged_values_are_thrown_away_and_computed_again(server: Server,
         await send(predictor, image_bytes(1))  # the file is damaged as well
         assert await ask(predictor, image_id, 5.0) == right
         await predictor.store.drain()
-        assert redis_of(predictor).health.counters.errors["damaged"] >= 2
+        assert errors_of(redis_of(predictor))["damaged"] >= 2
         [_, stats] = await predictor.store.stats(deadline_s=MOST_S)
-        assert stats.evictions["damaged"] == redis_of(predictor).health.counters.errors["damaged"]
+        assert stats.evictions["damaged"] == errors_of(redis_of(predictor))["damaged"]
         key = keys_of(image_bytes(1)).embedding(TOY)
         assert await predictor.store.look_up(key) is not None, "it was replaced"
 
@@ -264,7 +265,7 @@ async def test_a_wrong_password_is_a_tier_that_fails(tmp_path: Path) -> None:
         async with service(f"redis://:falsch@127.0.0.1:{server.port}", tmp_path) as predictor:
             image_id = await send(predictor, image_bytes(1))
             assert await ask(predictor, image_id, 5.0)
-            await until(lambda: redis_of(predictor).health.counters.errors["failed"] > 0)
+            await until(lambda: errors_of(redis_of(predictor))["failed"] > 0)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 from redis.crc import key_slot
-from tests.doubles import TENANT, TOY, ToyBackend, image_bytes, keys_of, mask, serving, until
+from tests.doubles import TENANT, TOY, ToyBackend, counted, image_bytes, keys_of, mask, serving, until
 from tests.redis_servers import Cluster, Server, program, system_program
 from tests.redis_servers import serving as redis_serving
 
@@ -242,7 +242,7 @@ async def test_one_encode_and_one_decode_for_all_who_share_a_redis(shape: str, r
         assert len({answer.prediction.png for answer in answers}) == 1
         assert computed(three) == (1, 1)
         for kind in (Kind.EMBEDDING, Kind.MASK):
-            figures = [one.counters.kinds[kind] for one in three]
+            figures = [counted(one, kind) for one in three]
             assert sum(f.misses for f in figures) == 1
             assert all(f.lookups == f.hits + f.misses + f.joined for f in figures)
         await until(lambda: all(not each.ask("KEYS", "*lease*") for each in servers))

@@ -11,7 +11,22 @@ from typing import Any
 
 import pytest
 from pydantic import ByteSize, SecretStr
-from tests.doubles import LONG_S, TENANT, TOY, Clock, ToyBackend, click, image_bytes, keys_of, mask, sealed, send, until
+from tests.doubles import (
+    LONG_S,
+    TENANT,
+    TOY,
+    Clock,
+    ToyBackend,
+    click,
+    errors_of,
+    image_bytes,
+    keys_of,
+    mask,
+    sealed,
+    send,
+    unkept,
+    until,
+)
 from tests.redis_servers import Cluster, Server, program, serving, system_program
 
 from labeling_ground import key as keys
@@ -157,7 +172,7 @@ async def test_the_user_that_the_docs_describe_may_do_all_that_is_done(
             await sessions.meet()
             assert not sessions.is_shared, "it was answered, and no other server is there"
             await sessions.open("t", "s", image_id, 4, 3, 1)
-            assert sessions.unkept == 0
+            assert unkept(sessions) == 0
             await predictor.store.drain()
             assert await predictor.purge(TENANT, image_id=image_id) > 0
             assert await predictor.purge(None) == 0
@@ -166,7 +181,7 @@ async def test_the_user_that_the_docs_describe_may_do_all_that_is_done(
         finally:
             await sessions.aclose()
             await predictor.aclose()
-        assert dict(predictor.store.lower[-1].health.counters.errors) == {}
+        assert dict(errors_of(predictor.store.lower[-1])) == {}
         assert server.ask("XLEN", "lg.servers") == 0, "it has left"
 
 

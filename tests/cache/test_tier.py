@@ -17,6 +17,8 @@ from tests.doubles import (
     DictStore,
     HangingStore,
     SlowStore,
+    counted_of,
+    errors_of,
     now,
     sealed,
     until,
@@ -65,7 +67,7 @@ async def test_what_is_there_is_found_and_what_is_not_is_a_miss() -> None:
     assert found == [sealed(key())]
     assert await ask(tier, 1, found) is None
     assert len(found) == 1
-    assert tier.health.counters.errors == {}
+    assert errors_of(tier) == {}
 
 
 def test_past_its_deadline_a_look_up_is_a_miss_and_is_left_to_finish_and_its_late_find_is_handed_on() -> None:
@@ -76,7 +78,7 @@ def test_past_its_deadline_a_look_up_is_a_miss_and_is_left_to_finish_and_its_lat
         started = now()
         assert await ask(tier, 0, late) is None
         assert now() - started == pytest.approx(0.05)
-        assert tier.health.counters.errors == {"deadline": 1}
+        assert errors_of(tier) == {"deadline": 1}
         assert late == []
         await asyncio.sleep(2.0)
         assert late == [sealed(key())]
@@ -100,7 +102,7 @@ async def test_an_answer_that_came_in_time_to_a_loop_that_was_held_up_is_not_lat
     await asyncio.sleep(0.001)
     time.sleep(0.1)  # noqa: ASYNC251 -- this is what it is about
     assert await asking == sealed(key())
-    assert tier.health.counters.errors == {}
+    assert errors_of(tier) == {}
 
 
 def test_a_look_up_whose_asker_left_is_left_to_finish() -> None:
@@ -112,7 +114,7 @@ def test_a_look_up_whose_asker_left_is_left_to_finish() -> None:
         asking.cancel()
         await asyncio.sleep(0.1)
         assert late == [sealed(key())]
-        assert tier.health.counters.errors == {}
+        assert errors_of(tier) == {}
 
     virtually(main)
 
@@ -129,7 +131,7 @@ def test_an_ask_that_is_worth_waiting_for_can_have_a_longer_deadline() -> None:
 async def test_whatever_a_tier_raises_is_a_miss_and_is_counted(error: Exception) -> None:
     tier = tier_of(BrokenStore(error))
     assert await ask(tier) is None
-    assert tier.health.counters.errors == {"failed": 1}
+    assert errors_of(tier) == {"failed": 1}
 
 
 @pytest.mark.parametrize("size", [10, 400_000])
@@ -139,7 +141,7 @@ async def test_damaged_bytes_are_a_miss_and_are_thrown_away_and_counted(size: in
     found: list[Entry] = []
     assert await ask(tier, 0, found) is None
     assert found == []
-    assert tier.health.counters.errors == {"damaged": 1}
+    assert errors_of(tier) == {"damaged": 1}
     assert store.entries == {}
     assert store.damaged == 1
     assert tier.health.breaker.state == "closed"
@@ -151,7 +153,7 @@ async def test_a_sound_value_under_a_wrong_key_or_of_wrong_content_is_damaged() 
     tier = tier_of(store)
     assert await ask(tier, 1) is None
     assert await tier.look_up(mask_key, lambda _: None) is None
-    assert tier.health.counters.errors == {"damaged": 2}
+    assert errors_of(tier) == {"damaged": 2}
     assert store.entries == {}
 
 
@@ -163,7 +165,7 @@ async def test_a_value_that_the_store_itself_cannot_read_is_damaged_and_no_failu
     store = UnreadableStore({key(): sealed(key())})
     tier = tier_of(store)
     assert await ask(tier) is None
-    assert tier.health.counters.errors == {"damaged": 1}
+    assert errors_of(tier) == {"damaged": 1}
     assert store.entries == {}
     assert tier.health.breaker.state == "closed"
 
@@ -181,7 +183,7 @@ async def test_after_five_failures_in_a_row_the_tier_is_left_alone_and_after_fiv
     assert tier.health.breaker.state == "open"
     for _ in range(10):
         assert await ask(tier) is None
-    assert (store.count("get"), tier.health.counters.skipped) == (5, 10)
+    assert (store.count("get"), counted_of(tier, "lookups_skipped")) == (5, 10)
 
     clock.now += 4.99
     await ask(tier)
@@ -308,7 +310,7 @@ async def test_the_write_queue_is_bounded_in_bytes_and_what_does_not_fit_is_drop
     for number in range(30):
         tier.queue.write(key(number), sealed(key(number)))
     assert len(tier.queue) == 10
-    assert tier.health.counters.errors == {"dropped": 20}
+    assert errors_of(tier) == {"dropped": 20}
     store.release.set()
     await tier.queue.drain()
     assert len(store.entries) == 10
@@ -325,7 +327,7 @@ async def test_writes_that_fail_are_counted_and_open_the_breaker_and_then_are_dr
     for number in range(8):
         tier.queue.write(key(number), sealed(key(number)))
     await tier.queue.drain()
-    assert tier.health.counters.errors == {"failed": 5, "dropped": 3}
+    assert errors_of(tier) == {"failed": 5, "dropped": 3}
     assert len(tier.queue) == 0
     await tier.aclose()
 
@@ -414,7 +416,7 @@ async def test_a_value_that_cannot_be_written_is_not_waited_for_without_end() ->
     tier = tier_of(BrokenStore())
     tier.queue.write(key(), sealed(key()))
     await tier.queue.flush(key())
-    assert tier.health.counters.errors == {"failed": 1}
+    assert errors_of(tier) == {"failed": 1}
     await tier.aclose()
 
 
@@ -432,7 +434,7 @@ async def test_whatever_else_is_asked_has_the_same_deadline_breaker_and_counters
     assert await tier.calls.ask("thing", answer) == "yes"
     assert await tier.calls.ask("thing", fail) is None
     assert await tier.calls.ask("thing", hanging.wait) is None
-    assert tier.health.counters.errors == {"failed": 1, "deadline": 1}
+    assert errors_of(tier) == {"failed": 1, "deadline": 1}
     for _ in range(3):
         await tier.calls.ask("thing", fail)
     assert tier.health.breaker.state == "open"
@@ -451,7 +453,7 @@ async def test_a_tier_that_is_full_is_not_left_alone() -> None:
         assert await tier.calls.ask("thing", refuse) is None
         with pytest.raises(StoreFailed):
             await tier.queue.delete("v1/*", refuse)
-    assert tier.health.counters.errors == {"failed": 20}
+    assert errors_of(tier) == {"failed": 20}
     assert tier.health.breaker.state == "closed"
     assert await ask(tier) is not None
     await tier.aclose()
@@ -477,7 +479,7 @@ def test_an_ask_with_a_longer_deadline_is_judged_by_that() -> None:
 
         assert await tier.calls.ask("thing", answer, 1.0) == "yes"
         assert tier.health.breaker.state == "closed"
-        assert tier.health.counters.errors == {"failed": 5}
+        assert errors_of(tier) == {"failed": 5}
         await tier.aclose()
 
     virtually(main)
@@ -504,7 +506,7 @@ async def test_a_purge_that_a_tier_did_not_do_is_said_with_the_reason(error: Exc
     tier = tier_of(BrokenStore(error))
     with pytest.raises(StoreFailed, match=re.escape(said)):
         await tier.queue.delete("v1/*")
-    assert tier.health.counters.errors == {"failed": 1}
+    assert errors_of(tier) == {"failed": 1}
     await tier.aclose()
 
 
@@ -610,7 +612,7 @@ async def test_a_value_that_waits_to_be_checked_is_late_but_the_tier_is_healthy(
     tier = tier_of(DictStore({key(): sealed(key(), 400_000)}), checks=pool)
     for _ in range(6):
         assert await ask(tier, 0, late) is None
-    assert tier.health.counters.errors == {"busy": 6}
+    assert errors_of(tier) == {"busy": 6}
     assert tier.health.breaker.state == "closed"
     go.set()
     await busy
@@ -624,7 +626,7 @@ def test_look_ups_that_wait_for_a_place_are_late_but_the_tier_is_healthy_and_is_
         tier = tier_of(store, clock=asyncio.get_running_loop().time, at_once=2)
         found = await asyncio.gather(*(ask(tier, number) for number in range(30)))
         assert [entry is not None for entry in found] == [True] * 4 + [False] * 26
-        assert tier.health.counters.errors == {"busy": 26}
+        assert errors_of(tier) == {"busy": 26}
         assert tier.health.breaker.state == "closed"
         await asyncio.sleep(1.0)
         assert store.count("get") == 4
@@ -637,9 +639,9 @@ def test_look_ups_that_wait_behind_a_tier_that_hangs_say_that_it_hangs() -> None
     async def main() -> None:
         tier = tier_of(HangingStore(), clock=asyncio.get_running_loop().time, at_once=2)
         await asyncio.gather(*(ask(tier, number) for number in range(2)))
-        assert (tier.health.counters.errors, tier.health.breaker.state) == ({"deadline": 2}, "closed")
+        assert (errors_of(tier), tier.health.breaker.state) == ({"deadline": 2}, "closed")
         await asyncio.gather(*(ask(tier, number) for number in range(3)))
-        assert (tier.health.counters.errors, tier.health.breaker.state) == ({"deadline": 5}, "open")
+        assert (errors_of(tier), tier.health.breaker.state) == ({"deadline": 5}, "open")
 
     virtually(main)
 

@@ -14,6 +14,8 @@ from tests.doubles import (
     HangingStore,
     MemoryAsStore,
     SlowStore,
+    counted_of,
+    errors_of,
     memory_store,
     sealed,
     until,
@@ -431,7 +433,7 @@ async def test_what_memory_has_no_room_for_goes_down_where_the_tier_below_has_lo
     assert store.peek(OTHERS[0]) is not None, "on its way it is at hand"
     await store.drain()
     assert lower.entries == {OTHERS[0]: sealed(OTHERS[0], 4000, cost=0.5), OTHERS[1]: sealed(OTHERS[1], 4000, cost=9.0)}
-    assert store.lower[0].health.counters.demoted == 2, "it came up again and pushed out another"
+    assert counted_of(store.lower[0], "demoted") == 2, "it came up again and pushed out another"
     await store.aclose()
 
 
@@ -444,7 +446,7 @@ async def test_what_goes_down_is_as_old_there_as_its_last_use_here() -> None:
     clock.now += 60.0
     push_out(store)
     await store.drain()
-    assert store.lower[0].health.counters.demoted == 1
+    assert counted_of(store.lower[0], "demoted") == 1
     clock.now += 39.0
     assert await lower.has(OTHERS[0])
     clock.now += 1.0
@@ -458,7 +460,7 @@ async def test_what_the_tier_below_still_has_is_not_written_again() -> None:
     push_out(store)
     await store.drain()
     assert (lower.count("has"), lower.count("put"), lower.count("touch")) == (1, 1, 0)
-    assert store.lower[0].health.counters.demoted == 0
+    assert counted_of(store.lower[0], "demoted") == 0
     await store.aclose()
 
 
@@ -524,7 +526,7 @@ async def test_going_down_is_bounded_and_leaves_a_failing_tier_alone() -> None:
     tier.queue.most_bytes = 3 * sealed(OTHERS[0], 4000).size
     push_out(store, 9)
     assert len(tier.queue) == 1
-    assert tier.health.counters.errors == {}
+    assert errors_of(tier) == {}
     lower.release.set()
     await store.drain()
     for _ in range(9):
@@ -541,7 +543,7 @@ async def test_a_real_disk_gets_back_what_it_lost(tmp_path: Path) -> None:
     await disk.drop_damaged(OTHERS[0])
     push_out(store)
     await store.drain()
-    assert store.lower[0].health.counters.demoted == 1
+    assert counted_of(store.lower[0], "demoted") == 1
     assert OTHERS[0] not in store.memory
     assert await store.look_up(OTHERS[0]) == sealed(OTHERS[0], 4000, cost=0.5)
     assert OTHERS[0] in store.memory

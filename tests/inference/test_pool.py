@@ -138,7 +138,7 @@ def test_the_version_is_that_of_most_engines_and_changes_when_most_have_changed(
 
 
 def decoders_of(backend: RemoteBackend) -> dict[str, EngineCounts]:
-    return {one.address: one for one in backend.engines() if one.half == "decoder"}
+    return {one.address: one for one in backend.engines() if one.engine == "decoder"}
 
 
 @contextlib.contextmanager
@@ -191,14 +191,14 @@ async def test_each_image_has_its_decoder_and_each_embedding_travels_once(tmp_pa
             for _ in range(3):
                 await check(backend, made)
             figures = decoders_of(backend)
-            assert sum(one.embeddings for one in figures.values()) == 12
+            assert sum(one.embeddings_sent for one in figures.values()) == 12
             assert sum(one.asks for one in figures.values()) == 36
-            assert all(one.asks == 3 * one.embeddings > 0 for one in figures.values())
+            assert all(one.asks == 3 * one.embeddings_sent > 0 for one in figures.values())
         async with pooled(encoder, *(one.url for one in reversed(decoders))) as second:  # another server agrees
             await check(second, made)
-            assert sum(one.asks - one.embeddings for one in decoders_of(second).values()) == 0
-            assert {at: one.embeddings for at, one in decoders_of(second).items()} == {
-                at: one.embeddings for at, one in figures.items()
+            assert sum(one.asks - one.embeddings_sent for one in decoders_of(second).values()) == 0
+            assert {at: one.embeddings_sent for at, one in decoders_of(second).items()} == {
+                at: one.embeddings_sent for at, one in figures.items()
             }
 
 
@@ -309,7 +309,7 @@ async def test_an_engine_that_shuts_down_ends_what_it_has_and_its_new_asks_go_el
             engines[0].go.set()
             await running
             told = decoders_of(backend)[first.url]
-            assert (told.left_out, told.state) == ("draining", "closed")
+            assert (told.left_out, told.breaker) == ("draining", "closed")
             assert not backend.failing()
             assert "shutting down" in backend.left_out()[f"decoder at {first.url}"]
             second.drain.begin()
@@ -407,16 +407,16 @@ async def test_of_three_decoders_one_is_killed_under_load_and_no_click_fails(tmp
         async with pooled(encoder.url, *urls, poll_s=0.2) as backend, under_load(backend, made) as another_round:
             await another_round()
             before = decoders_of(backend)
-            assert all(one.asks > one.embeddings > 0 for one in before.values())
+            assert all(one.asks > one.embeddings_sent > 0 for one in before.values())
             running[0].kill()
             await another_round()
             await until(lambda: decoders_of(backend)[urls[0]].left_out == "failing")
             left = decoders_of(backend)[urls[0]]
             await another_round()
             after = decoders_of(backend)
-            assert after[urls[0]].embeddings == left.embeddings
-            moved = sum(after[url].embeddings - before[url].embeddings for url in urls[1:])
-            assert moved <= 2 * before[urls[0]].embeddings + 2 * 4  # its images, and what the bound gave away
+            assert after[urls[0]].embeddings_sent == left.embeddings_sent
+            moved = sum(after[url].embeddings_sent - before[url].embeddings_sent for url in urls[1:])
+            assert moved <= 2 * before[urls[0]].embeddings_sent + 2 * 4  # its images, and what the bound gave away
             stack.enter_context(process(Role.DECODER, tmp_path / "again", ports[0]))
             await until(lambda: not backend.left_out())
             await another_round()

@@ -384,7 +384,7 @@ async def test_an_engine_that_only_talks_nonsense_is_left_alone() -> None:
                 await backend.decode(on(embedding, [CLICK]))
         assert len(asks) < 6
         assert "decoder" in backend.failing()
-        assert backend.engines()[1].state != "closed"
+        assert backend.engines()[1].breaker != "closed"
 
 
 @pytest.mark.parametrize("status", ["503 Service Unavailable", "429 Too Many Requests"])

@@ -76,15 +76,15 @@ async def test_each_embedding_travels_once_also_among_several_and_anew_where_it_
         expected = await local.decode(asks)
         requests.clear()
         same(await backend.decode(asks), expected)
-        [decoder] = [each for each in backend.engines() if each.half == "decoder"]
-        assert (decoder.embeddings, len(requests)) == (2, 1)
+        [decoder] = [each for each in backend.engines() if each.engine == "decoder"]
+        assert (decoder.embeddings_sent, len(requests)) == (2, 1)
         same(await backend.decode(asks), expected)
         for file in (tmp_path / "kept").rglob("*"):
             if file.is_file():
                 file.unlink()
         same(await backend.decode(asks), expected)
-        [decoder] = [each for each in backend.engines() if each.half == "decoder"]
-        assert decoder.embeddings == 4
+        [decoder] = [each for each in backend.engines() if each.engine == "decoder"]
+        assert decoder.embeddings_sent == 4
         assert len(requests) == 4  # one was answered with what is missing
         await backend.aclose()
 

@@ -90,11 +90,11 @@ async def test_a_trunk_travels_once_and_again_where_it_was_dropped(here: Any, tm
         [first] = await there.detect([(trunk, texts[0], None)])
         await there.detect([(trunk, texts[1], None)])
         await there.embed([trunk])
-        assert backend.engines()[1].embeddings == 1
+        assert backend.engines()[1].embeddings_sent == 1
         forget(tmp_path)
         [again] = await there.detect([(trunk, texts[0], None)])
         same(first, again)
-        assert backend.engines()[1].embeddings == 2
+        assert backend.engines()[1].embeddings_sent == 2
         await backend.aclose()
 
 

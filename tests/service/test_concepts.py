@@ -8,18 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.coloured import BLUE_BOXES, RED_BOXES, squares_file
-from tests.doubles import (
-    TENANT,
-    DictStore,
-    ToyBackend,
-    click,
-    forget,
-    keys_of,
-    mask,
-    send,
-    serving,
-    until,
-)
+from tests.doubles import TENANT, DictStore, ToyBackend, click, counted, forget, keys_of, mask, send, serving, until
 
 from labeling_ground import key as keys
 from labeling_ground.codec.mask import from_rle
@@ -65,7 +54,7 @@ async def test_all_instances_are_found_best_first_and_the_next_ask_is_a_hit_from
         [again] = await find(predictor, keys.canonical_concept("  RED "))
         await forget(predictor, Kind.DETECTIONS)
         [below] = await find(predictor)
-        figures = predictor.counters.kinds[Kind.DETECTIONS]
+        figures = counted(predictor, Kind.DETECTIONS)
     assert boxes(first) == [*RED_BOXES]
     scores = [one.mask.score for one in first.found.instances]
     assert scores == sorted(scores, reverse=True)
@@ -350,7 +339,7 @@ async def test_a_failure_is_not_stored_and_a_phrase_that_is_too_long_is_no_failu
             await find(predictor, keys.canonical_concept("red " * 40))
         assert not predictor.engine_health.failing()
         [found] = await find(predictor)
-        assert (found.outcome, predictor.counters.kinds[Kind.DETECTIONS].failed) == (Outcome.MISS, 2)
+        assert (found.outcome, counted(predictor, Kind.DETECTIONS).failed) == (Outcome.MISS, 2)
 
 
 async def test_one_phrase_of_several_that_fails_ends_the_others_asks_and_leaves_nothing_running() -> None:

@@ -1,5 +1,6 @@
 """What is counted is true, and the snapshot of it."""
 
+import math
 from hashlib import sha256
 
 import pytest
@@ -8,9 +9,9 @@ from tests.doubles import Clock, ToyBackend, memory_store, sealed, serving
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.shadow import ShadowCaches
 from labeling_ground.key import ImageKeys
-from labeling_ground.service.counters import SPREAD_S, Counters, take_snapshot, together
+from labeling_ground.metrics import Metrics
+from labeling_ground.service.counters import SPREAD_S, Counters, lookups_of, take_snapshot
 from labeling_ground.service.queues import FairQueue
-from labeling_ground.service.sessions import Sessions
 from labeling_ground.types import Kind, ModelVersion, Outcome
 
 
@@ -26,24 +27,44 @@ def test_look_ups_are_hits_and_misses_and_joined_and_seconds_are_the_entries_own
         counters.outcome(Kind.EMBEDDING, outcome, cost)
     counters.outcome(Kind.MASK, Outcome.HIT, 0.25)
     counters.failure(Kind.MASK)
-    figures = counters.kinds[Kind.EMBEDDING]
-    assert (figures.hits, figures.misses, figures.joined, figures.recomputed, figures.lookups) == (2, 2, 1, 1, 5)
-    assert (figures.seconds_saved, figures.seconds_computed) == (4.5, 5.0)
-    total = together(counters.kinds.values())
-    assert (total.lookups, total.hits, total.failed, total.seconds_saved) == (6, 3, 1, 4.75)
+    found = lookups_of(counters.metrics.figures(), kind="embedding")
+    assert [found[name] for name in ("hits", "misses", "joined", "recomputed", "lookups")] == [2, 2, 1, 1, 5]
+    assert (found["seconds_saved"], found["seconds_computed"]) == (4.5, 5.0)
+    total = lookups_of(counters.metrics.figures())
+    assert [total[name] for name in ("lookups", "hits", "failed", "seconds_saved")] == [6, 3, 1, 4.75]
+
+
+@pytest.mark.parametrize("cost", [-1.0, math.nan])
+def test_an_entry_of_another_server_whose_cost_makes_no_sense_spares_nothing_and_fails_no_ask(cost: float) -> None:
+    counters = Counters()
+    for each in (cost, 2.0):
+        counters.outcome(Kind.MASK, Outcome.HIT, each)
+    found = lookups_of(counters.metrics.figures(), kind="mask")
+    assert (found["hits"], found["seconds_saved"]) == (2, 2.0)
 
 
 def test_the_hit_ratio_is_that_of_what_somebody_waited_for() -> None:
     """Ten clicks, of which three were hits; the seven others found their embedding, which nobody asked for."""
     counters = Counters()
-    assert together(counters.kinds.values()).hit_ratio is None
+    assert lookups_of(counters.metrics.figures())["hit_ratio"] is None
     for outcome in [Outcome.HIT] * 3 + [Outcome.MISS] * 7:
         counters.outcome(Kind.MASK, outcome, 0.1)
-        counters.kinds[Kind.MASK].asked[outcome] += 1
+        counters.kinds[Kind.MASK].asked[outcome].inc()
         if outcome is Outcome.MISS:
             counters.outcome(Kind.EMBEDDING, Outcome.HIT, 1.0)
-    assert (together(counters.kinds.values()).hit_ratio, together(counters.kinds.values()).lookups) == (0.3, 17)
-    assert counters.kinds[Kind.EMBEDDING].hit_ratio is None
+    total = lookups_of(counters.metrics.figures())
+    assert (total["hit_ratio"], total["lookups"]) == (0.3, 17)
+    assert lookups_of(counters.metrics.figures(), kind="embedding")["hit_ratio"] is None
+
+
+def test_models_of_one_server_count_under_their_own_ids_and_go_on_when_one_is_loaded_anew() -> None:
+    metrics = Metrics()
+    one, other = Counters(metrics, "one"), Counters(metrics, "other")
+    one.outcome(Kind.MASK, Outcome.HIT, 1.0)
+    other.outcome(Kind.MASK, Outcome.MISS, 2.0)
+    Counters(metrics, "one").outcome(Kind.MASK, Outcome.HIT, 1.0)
+    assert [lookups_of(metrics.figures(), model=model)["hits"] for model in ("one", "other")] == [2, 0]
+    assert lookups_of(metrics.figures())["lookups"] == 3
 
 
 @pytest.mark.anyio
@@ -59,7 +80,7 @@ async def test_ages_and_idle_times_are_spread_over_the_seconds(sampled: bool) ->
         store = predictor.store
         share = 0.01 if sampled else 20.0
         store.shadows = store.memory.observer = ShadowCaches(
-            make, budget_bytes=1 << 20, idle_s=None, purges=store.purges, share=share, clock=clock
+            make, budget_bytes=1 << 20, idle_s=None, purges=store.purges, metrics=Metrics(), share=share, clock=clock
         )
         for hour in range(4):
             for number in range(250):
@@ -72,13 +93,11 @@ async def test_ages_and_idle_times_are_spread_over_the_seconds(sampled: bool) ->
         store.put(first + "-too-large", sealed(key, 1 << 19, created=clock.now))
         store.peek(first)
         now = await take_snapshot(
-            {"toy": predictor.counters},
             store=store,
             backends=[predictor.backend],
-            queues={("", "grids"): FairQueue("grids", 1, 1)},
+            queues=[FairQueue("grids", 1, 1)],
             flights={"toy": 0},
-            sessions=Sessions(most=1, idle_s=1.0, most_clicks=1),
-            supervisor=predictor.supervisor,
+            sessions=0,
         )
     assert (now.sampled < 0.5) is sampled
     by = dict(zip(SPREAD_S, now.ages.counts, strict=True))

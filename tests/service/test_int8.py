@@ -11,6 +11,7 @@ from tests.doubles import (
     DictStore,
     ToyBackend,
     click,
+    counted,
     image_bytes,
     keys_of,
     mask,
@@ -92,13 +93,13 @@ async def test_a_click_on_what_memory_had_no_room_for_needs_no_encoder_and_says_
         known = await mask(predictor, FIRST)
         first = await mask(predictor, FIRST, click(5, 5))
         again = await mask(predictor, FIRST, click(5, 5))
-        counts = predictor.counters.kinds[Kind.MASK]
+        counts = counted(predictor, Kind.MASK)
     assert (known.outcome, known.is_int8, known.prediction_id) == (Outcome.HIT, False, full.prediction_id)
     assert (first.outcome, again.outcome) == (Outcome.MISS, Outcome.HIT)
     assert first.is_int8
     assert first.prediction_id == again.prediction_id == f"{again.prediction_id[:32]}~int8"
     assert (backend.encodes, backend.seen) == (encodes, "int8")
-    assert (counts.asked.total(), counts.from_int8) == (4, 2)
+    assert (sum(counts.asked.values()), counts.from_int8) == (4, 2)
 
 
 async def test_an_image_that_is_at_hand_in_int8_is_encoded_and_its_file_is_kept() -> None:
@@ -115,7 +116,7 @@ async def test_an_image_that_is_at_hand_in_int8_is_encoded_and_its_file_is_kept(
         assert (opened.outcome, opened.is_int8, opened.width) == (Outcome.HIT, True, 40)
         assert not ahead.queued
         assert backend.encodes == encodes
-        assert predictor.counters.kinds[Kind.EMBEDDING].from_int8 == 1
+        assert counted(predictor, Kind.EMBEDDING).from_int8 == 1
 
 
 async def test_what_is_stored_without_a_label_is_made_of_the_full_embedding() -> None:

@@ -18,7 +18,10 @@ from tests.doubles import (
     HangingStore,
     SlowStore,
     ToyBackend,
+    counted,
     damage,
+    errors_of,
+    hedged,
     image_bytes,
     keys_of,
     mask,
@@ -59,7 +62,7 @@ class Node:
 
     @property
     def errors(self) -> Counter[str]:
-        return self.predictor.store.lower[0].health.counters.errors
+        return errors_of(self.predictor.store.lower[0])
 
 
 @dataclass
@@ -82,15 +85,12 @@ class Cluster:
 
     def figures(self, kind: Kind) -> dict[str, int]:
         """What all of them counted."""
-        counted = [node.predictor.counters.kinds[kind] for node in self.nodes]
-        return {name: sum(getattr(one, name) for one in counted) for name in ("lookups", "hits", "misses", "joined")}
+        each = [counted(node.predictor, kind) for node in self.nodes]
+        return {name: sum(getattr(one, name) for one in each) for name in ("lookups", "hits", "misses", "joined")}
 
     def hedges(self, kind: Kind) -> dict[HedgeOutcome, int]:
-        counted = {
-            outcome: sum(node.predictor.counters.hedges[kind, outcome] for node in self.nodes)
-            for outcome in HedgeOutcome
-        }
-        return {outcome: count for outcome, count in counted.items() if count}
+        found = {outcome: sum(hedged(node.predictor, kind, outcome) for node in self.nodes) for outcome in HedgeOutcome}
+        return {outcome: count for outcome, count in found.items() if count}
 
 
 @asynccontextmanager
@@ -412,7 +412,7 @@ def test_a_holder_that_fails_fails_alone_and_the_next_one_tries_at_once() -> Non
                 await first
             assert Counter(await asyncio.gather(*rest)) == {Outcome.MISS: 1, Outcome.JOINED: 1}
             assert now() == pytest.approx(2.0, abs=0.05)
-            assert one.predictor.counters.kinds[Kind.EMBEDDING].failed == 1
+            assert counted(one.predictor, Kind.EMBEDDING).failed == 1
 
     virtually(main)
 

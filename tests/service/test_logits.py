@@ -8,7 +8,20 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pytest
-from tests.doubles import TENANT, TOY, DictStore, ToyBackend, image_bytes, keys_of, mask, send, serving, until
+from tests.doubles import (
+    TENANT,
+    TOY,
+    DictStore,
+    ToyBackend,
+    counted,
+    failures_of,
+    image_bytes,
+    keys_of,
+    mask,
+    send,
+    serving,
+    until,
+)
 
 from labeling_ground.codec import records
 from labeling_ground.errors import UnknownPrediction
@@ -69,8 +82,8 @@ async def test_a_refinement_waits_for_logits_that_are_being_sealed_and_decodes_n
         values.may_seal.set()
         assert [(await task).outcome for task in refined] == [Outcome.MISS, Outcome.MISS]
         assert backend.decodes == 3
-        counted = predictor.counters.kinds[Kind.MASK]
-        assert (counted.lookups, counted.misses) == (3, 3), "waiting for logits is no look-up of a user's"
+        figures = counted(predictor, Kind.MASK)
+        assert (figures.lookups, figures.misses) == (3, 3), "waiting for logits is no look-up of a user's"
 
 
 async def test_whoever_leaves_takes_no_logits_along() -> None:
@@ -123,7 +136,7 @@ async def test_logits_that_cannot_be_sealed_are_counted_and_decoded_again_for_wh
         values.error = MemoryError()
         values.may_seal.set()
         await until(lambda: not predictor.is_working)
-        assert predictor.supervisor.errors == {"after an answer": 1}
+        assert failures_of(predictor.supervisor) == {"after an answer": 1}
         values.error = None
         assert (await mask(predictor, keys_of(FILE).image_id, refining(answer))).outcome is Outcome.MISS
         assert backend.decodes == 3

@@ -9,12 +9,11 @@ from tests.doubles import TENANT, ToyBackend, image_bytes, mask, send, serving
 
 from labeling_ground.errors import BackendFailed, BadInput, Overloaded, UnknownModel
 from labeling_ground.pools import Pools
-from labeling_ground.service.counters import Counters
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.model_pool import LoadedModel, ModelFacts, ModelPool
 from labeling_ground.service.predictor import Predictor, PredictorOptions
 from labeling_ground.service.queues import FairQueue
-from labeling_ground.types import Kind, ModelVersion, Outcome
+from labeling_ground.types import ModelVersion, Outcome
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +32,7 @@ class Loader:
     def served(self, facts: ModelFacts, predictor: Predictor) -> LoadedModel:
         return LoadedModel(predictor, Everything(predictor, jobs=FairQueue("grids", 1, 8), workers=1), facts)
 
-    async def load(self, facts: ModelFacts, counters: Counters) -> LoadedModel:
+    async def load(self, facts: ModelFacts) -> LoadedModel:
         self.loads.append(facts.name)
         await self.may_go_on.wait()
         if self.error is not None:
@@ -50,7 +49,7 @@ class Loader:
             encode_queue=FairQueue("encoder", 1, 9),
             decode_queue=FairQueue("decoder", 1, 9),
             pools=self.sibling.pools,
-            counters=counters,
+            supervisor=self.sibling.supervisor,
             sibling=self.sibling,
         )
         return self.served(facts, predictor)
@@ -227,9 +226,10 @@ async def test_what_a_model_counted_stays_when_it_is_unloaded() -> None:
         while one.is_in_use:  # noqa: ASYNC110 -- what is done behind the answer tells nobody
             await asyncio.sleep(0)
         await pool.unload("one")
-        assert pool.counted()["one"].kinds[Kind.EMBEDDING].misses == 1
-        await used(pool, "one")
-        assert pool.loaded["one"].predictor.counters is pool.counted()["one"]
+        figures = pool.default.predictor.supervisor.metrics.figures
+        assert figures().sum("lookups", model="one", kind="embedding", outcome="miss") == 1
+        await send((await pool.acquire("one")).predictor, image_bytes(2))
+        assert figures().sum("lookups", model="one", kind="embedding", outcome="miss") == 2
 
 
 async def test_an_unloaded_model_hears_of_no_purge_and_leaves_the_tiers_open() -> None:

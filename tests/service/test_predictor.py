@@ -21,9 +21,12 @@ from tests.doubles import (
     SlowStore,
     ToyBackend,
     click,
+    counted,
     damage,
     dice,
+    errors_of,
     forget,
+    hedged,
     image_bytes,
     keys_of,
     mask,
@@ -247,7 +250,7 @@ async def test_an_upload_that_races_with_an_ask_for_the_same_unknown_image_does_
             assert await upload(predictor, file) in (Outcome.MISS, Outcome.JOINED, Outcome.HIT)
             [answer] = await asyncio.gather(asking, return_exceptions=True)
             assert isinstance(answer, MaskAnswer | UnknownImage)
-            assert predictor.counters.kinds[Kind.EMBEDDING].failed == isinstance(answer, UnknownImage)
+            assert counted(predictor, Kind.EMBEDDING).failed == isinstance(answer, UnknownImage)
     assert backend.encodes == 12
 
 
@@ -472,7 +475,7 @@ async def test_a_prefetch_is_joined_by_the_click_that_comes_before_it_is_done() 
         backend.hold.set()
         assert (await clicking).outcome is Outcome.MISS
         assert not (await predictor.prefetch(TENANT, FILE, ID)).queued
-        figures = predictor.counters.kinds[Kind.EMBEDDING]
+        figures = counted(predictor, Kind.EMBEDDING)
         assert (figures.misses, figures.joined) == (1, 1)
     assert backend.encodes == 1
 
@@ -566,7 +569,7 @@ async def test_a_prefetch_that_fails_harms_nobody() -> None:
     backend.error = BackendFailed("no")
     async with serving(backend, DictStore()) as predictor:
         assert (await predictor.prefetch(TENANT, FILE, ID)).queued
-        await until(lambda: predictor.counters.kinds[Kind.EMBEDDING].failed == 1)
+        await until(lambda: counted(predictor, Kind.EMBEDDING).failed == 1)
         backend.error = None
         assert (await mask(predictor, ID)).outcome is Outcome.RECOMPUTED, "its file was kept all the same"
 
@@ -642,7 +645,7 @@ def test_a_hit_takes_a_prediction_off_a_full_queue_before_it_reaches_the_model()
             assert answer.outcome is Outcome.HIT
             assert await upload(predictor) is Outcome.HIT
             assert backend.encodes == 1
-            assert predictor.counters.hedges[Kind.EMBEDDING, HedgeOutcome.WITHDRAWN] == 1
+            assert hedged(predictor, Kind.EMBEDDING, HedgeOutcome.WITHDRAWN) == 1
             assert predictor.encode_queue.waiting == 0
             busy.cancel()
             await asyncio.wait({busy})
@@ -666,7 +669,7 @@ async def test_a_damaged_lower_tier_is_a_miss_and_never_a_wrong_mask(mode: str) 
             assert found.outcome is Outcome.MISS
             await predictor.store.drain()
             [tier] = predictor.store.lower
-            assert tier.health.counters.errors["damaged"] >= 2
+            assert errors_of(tier)["damaged"] >= 2
         assert store.entries.keys() <= entries.keys()
 
 
@@ -692,10 +695,9 @@ def test_predictions_are_hardly_ever_wasted_at_a_hit_ratio_of_nine_in_ten() -> N
                 asks.append(asyncio.create_task(upload(predictor, file)))
             outcomes = Counter(await asyncio.gather(*asks))
             assert outcomes[Outcome.MISS] == 30
-            hedges = predictor.counters.hedges
             return (
-                hedges[Kind.EMBEDDING, HedgeOutcome.WASTED],
-                hedges[Kind.EMBEDDING, HedgeOutcome.WITHDRAWN],
+                hedged(predictor, Kind.EMBEDDING, HedgeOutcome.WASTED),
+                hedged(predictor, Kind.EMBEDDING, HedgeOutcome.WITHDRAWN),
                 backend.encodes,
             )
 
@@ -803,7 +805,7 @@ async def test_a_failure_reaches_everyone_and_the_next_ask_starts_anew(error: Ex
         await until(lambda: predictor.flights._flights[keys_of(FILE).embedding(TOY)].askers == 5)
         backend.hold.set()
         assert await asyncio.gather(*asks, return_exceptions=True) == [error] * 5
-        figures = predictor.counters.kinds[Kind.EMBEDDING]
+        figures = counted(predictor, Kind.EMBEDDING)
         assert (figures.failed, figures.lookups) == (5, 0)
         backend.error = None
         assert await upload(predictor) is Outcome.MISS

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 def turned_away(queue: FairQueue) -> int:
-    return sum(figures.turned_away for _, figures in queue.classes().values())
+    return int(queue.metrics.figures().sum("turned_away"))
 
 
 class Customers:
@@ -333,7 +333,7 @@ async def test_each_class_has_places_of_its_own() -> None:
     assert {priority: waiting for priority, (waiting, _) in engine.queue.classes().items()} == dict.fromkeys(
         Priority, 2
     )
-    assert [figures.turned_away for _, figures in engine.queue.classes().values()] == [1, 1, 1]
+    assert list(engine.queue.metrics.figures().by("class", "turned_away").values()) == [1, 1, 1]
     await engine.end_all()
 
 

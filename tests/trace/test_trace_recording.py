@@ -8,7 +8,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.doubles import TENANT, Clock, MemoryAsStore, ToyBackend, dice, image_bytes, memory_store, serving, until
+from tests.doubles import (
+    TENANT,
+    Clock,
+    MemoryAsStore,
+    ToyBackend,
+    counted,
+    dice,
+    image_bytes,
+    memory_store,
+    serving,
+    until,
+)
 
 from labeling_ground import key as keys
 from labeling_ground.cache.choose import choose
@@ -98,7 +109,7 @@ async def test_a_replay_of_a_recording_agrees_exactly(
         predictor.encode_queue.typical_s = 1.0
         await work(predictor, clock, seed=budget + tiered)
         await predictor.store.drain()
-        counters = predictor.counters
+        figures_of = {kind: counted(predictor, kind) for kind in (Kind.EMBEDDING, Kind.MASK)}
         held, evictions = memory.bytes, memory.evictions
     trace = prepare(read([tmp_path / "t"]))
     replay = Replay(Setup(policy, budget, UNBOUNDED if tiered else 0))
@@ -106,8 +117,7 @@ async def test_a_replay_of_a_recording_agrees_exactly(
     assert found.evictions["memory"] == evictions
     assert evictions["budget"] > 20
     assert replay.memory.bytes == held
-    for kind in (Kind.EMBEDDING, Kind.MASK):
-        figures = counters.kinds[kind]
+    for kind, figures in figures_of.items():
         assert (kind, found.lookups[kind], found.hits[kind]) == (kind, figures.lookups, figures.hits)
         assert figures.hits > 10
 
@@ -183,11 +193,11 @@ async def test_a_replay_agrees_about_trunks_and_what_is_made_from_them(tmp_path:
                         await look_for(predictor, image_id, rng.choice(CONCEPTS))
             await predictor.store.drain()
             await until(lambda: not any(tier.calls.unfinished for tier in predictor.store.lower))
-        counters = predictor.counters
+        kinds = Kind.TRUNK, Kind.DETECTIONS, Kind.EMBEDDING, Kind.MASK
+        figures_of = {kind: counted(predictor, kind) for kind in kinds}
     events = read([tmp_path / "t"])
-    assert np.count_nonzero(events["what"] == What.COMPUTED) == counters.kinds[Kind.TRUNK].misses > 4
+    assert np.count_nonzero(events["what"] == What.COMPUTED) == figures_of[Kind.TRUNK].misses > 4
     found = Replay(Setup("lru", UNBOUNDED, UNBOUNDED if tiered else 0)).run(prepare(events))
-    for kind in (Kind.TRUNK, Kind.DETECTIONS, Kind.EMBEDDING, Kind.MASK):
-        figures = counters.kinds[kind]
+    for kind, figures in figures_of.items():
         assert (kind, found.lookups[kind], found.hits[kind]) == (kind, figures.lookups, figures.hits)
         assert figures.hits > 10

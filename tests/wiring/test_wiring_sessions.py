@@ -5,6 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from tests.doubles import unkept
 
 from labeling_ground.cache.disk.folder import SESSIONS
 from labeling_ground.errors import StoreFailed
@@ -46,7 +47,7 @@ async def test_a_click_that_is_not_kept_on_disk_is_refused_where_another_process
             else:
                 assert len((await sessions.click(TENANT, NAME, [Point(20, 20, 1)])).clicks) == 1
             another.execute("ROLLBACK")
-        assert sessions.unkept == (0 if refuses else 1)
+        assert unkept(sessions) == (0 if refuses else 1)
     finally:
         await sessions.aclose()
         await store.aclose()

@@ -25,7 +25,8 @@ from labeling_ground.api.limits import ALWAYS, InFlight, Limits, Usage
 from labeling_ground.api.state import REQUEST_LOG_KEY, RequestLog
 from labeling_ground.api.web_security import SECURITY_HEADERS, OriginCheck
 from labeling_ground.errors import BadInput, LabelingGroundError, Overloaded, TooLarge
-from labeling_ground.observe import RequestMetrics, access
+from labeling_ground.metrics import Metrics
+from labeling_ground.observe import access
 from labeling_ground.types import Priority
 from labeling_ground.urgency import Urgency, current
 
@@ -89,7 +90,7 @@ class Edge:
         *,
         limits: Limits,
         origins: OriginCheck,
-        metrics: RequestMetrics | None = None,
+        metrics: Metrics | None = None,
         endpoints: EndpointTable | None = None,
         routes: Sequence[DirectRoute] = (),
         cors: Callable[[ASGIApp], ASGIApp] | None = None,
@@ -358,7 +359,7 @@ class Exchange:
             total.in_work += 1
             self.usage.in_work += 1
 
-    def finish(self, metrics: RequestMetrics | None) -> None:
+    def finish(self, metrics: Metrics | None) -> None:
         """Give back what the request has, and note how it went."""
         if self.usage is not None:
             self._edge.in_flight.leave(self.usage, self.seen)

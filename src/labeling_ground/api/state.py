@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labeling_ground.draining import Drain
-from labeling_ground.observe import RequestMetrics
+from labeling_ground.metrics import Metrics
 from labeling_ground.peers import Peers
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.history import History
@@ -29,7 +29,6 @@ class AppState:
     settings: Settings
     models: ModelPool
     sessions: Sessions
-    metrics: RequestMetrics
     runtime_settings: RuntimeSettings
     sources: Sources
     """Images by their address, from the hosts that ``sources`` names."""
@@ -59,6 +58,11 @@ class AppState:
     def engine(self) -> str:
         """What computes the default model, and why that; empty where there is no choice."""
         return self.models.default.engine
+
+    @property
+    def metrics(self) -> Metrics:
+        """What this server counts."""
+        return self.supervisor.metrics
 
     @property
     def supervisor(self) -> Supervisor:

@@ -2,55 +2,55 @@
 
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.samples import Sample
 
 from labeling_ground.api.state import AppState
 from labeling_ground.errors import StoreFailed
+from labeling_ground.metrics import Figures
 from labeling_ground.peers import Answer, Peers
-from labeling_ground.service.counters import CountersSnapshot, take_snapshot
+from labeling_ground.service.counters import StateSnapshot, take_snapshot
 from labeling_ground.service.sums import add_up, go_on
 from labeling_ground.settings.machine import resident_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker process.
+    """One worker process, as ``/v1/cache`` tells it.
 
     Attributes:
-        number: from 0.
+        worker: its number, from 0.
         restarts: how often it was started anew because it had died.
-        uptime_s: seconds since it was started for the last time.
+        uptime_seconds: since it was started for the last time.
         memory_bytes: resident memory.
-        cpu_s: seconds of computing since then.
+        cpu_seconds: of computing since then.
     """
 
-    number: int
+    worker: int
     restarts: int
-    uptime_s: float
+    uptime_seconds: float
     memory_bytes: int
-    cpu_s: float
+    cpu_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSnapshot:
-    """What a server counts: of one worker, or of all.
+    """The figures of a server: of one worker, or of all.
 
     Attributes:
-        counters: what was looked up, held and computed.
-        requests: the request metrics' families.
+        counted: what was counted since the start.
+        state: what is held and under way.
         workers: the processes; none where there is only one.
         sessions: of each session that is kept here, a checksum of its name.
     """
 
-    counters: CountersSnapshot
-    requests: tuple[Metric, ...]
+    counted: Figures
+    state: StateSnapshot
     workers: tuple[Worker, ...] = ()
     sessions: frozenset[int] = frozenset()
 
@@ -64,9 +64,9 @@ async def figures_of(app_state: AppState) -> ServerSnapshot:
     each = [own, *(await peers.ask("figures")).values()]
     sessions = frozenset[int]().union(*(one.sessions for one in each))
     return ServerSnapshot(
-        replace(add_up([one.counters for one in each]), sessions=len(sessions)),
-        _summed(family for one in each for family in one.requests),
-        tuple(sorted((worker for one in each for worker in one.workers), key=lambda worker: worker.number)),
+        Figures(family for one in each for family in one.counted),
+        replace(add_up([one.state for one in each]), sessions=len(sessions)),
+        tuple(sorted((worker for one in each for worker in one.workers), key=lambda worker: worker.worker)),
     )
 
 
@@ -155,34 +155,30 @@ async def answer_peers(app_state: AppState, peers: Peers, health: Callable[[], M
 async def _own_figures(app_state: AppState) -> ServerSnapshot:
     """This worker's, on top of its predecessor's; a successor starts from no less than what was told."""
     peers = app_state.peers
-    loaded = {served.model: served.predictor for served in app_state.models.loaded.values()}
-    queues = {(model, queue.name): queue for model, predictor in loaded.items() for queue in predictor.queues}
-    grids = app_state.everything.jobs
-    counters = await take_snapshot(
-        app_state.models.counted(),
+    loaded = [served.predictor for served in app_state.models.loaded.values()]
+    state = await take_snapshot(
         store=app_state.predictor.store,
-        backends=[predictor.backend for predictor in loaded.values()],
-        queues=queues | {("", grids.name): grids},
-        flights={model: len(predictor.flights) for model, predictor in loaded.items()},
-        sessions=app_state.sessions,
-        supervisor=app_state.supervisor,
+        backends=[predictor.backend for predictor in loaded],
+        queues=[*(queue for predictor in loaded for queue in predictor.queues), app_state.everything.jobs],
+        flights={predictor.counters.model: len(predictor.flights) for predictor in loaded},
+        sessions=len(app_state.sessions),
     )
-    requests = tuple(app_state.metrics.registry.collect())
+    counted = app_state.metrics.figures()  # after what it is asked for: a queue's counters are there when it is
     if peers is None:
-        return ServerSnapshot(counters, requests)
+        return ServerSnapshot(counted, state)
     past: ServerSnapshot | None = peers.past
     if past is not None:
-        counters = go_on(counters, past.counters)
-        requests = _summed([*requests, *past.requests])
+        counted = Figures([*counted, *past.counted])
+        state = go_on(state, past.state)
     worker = Worker(
         peers.number,
         past.workers[0].restarts + 1 if past is not None else 0,
-        time.monotonic() - app_state.started,
+        round(time.monotonic() - app_state.started, 3),
         resident_bytes(),
-        time.process_time(),
+        round(time.process_time(), 3),
     )
     names = frozenset(zlib.crc32(repr(name).encode()) for name, _ in app_state.sessions.table.items())
-    figures = ServerSnapshot(counters, requests, (worker,), names)
+    figures = ServerSnapshot(counted, state, (worker,), names)
     peers.note(figures)
     return figures
 
@@ -194,26 +190,9 @@ def worker_families(workers: Sequence[Worker]) -> list[Metric]:
     cpu = CounterMetricFamily("labeling_ground_worker_cpu_seconds", "Seconds of computing.", labels=["worker"])
     restarts = CounterMetricFamily("labeling_ground_worker_restarts", "Starts after it had died.", labels=["worker"])
     for worker in workers:
-        label = [str(worker.number)]
+        label = [str(worker.worker)]
         memory.add_metric(label, worker.memory_bytes)
-        uptime.add_metric(label, worker.uptime_s)
-        cpu.add_metric(label, worker.cpu_s)
+        uptime.add_metric(label, worker.uptime_seconds)
+        cpu.add_metric(label, worker.cpu_seconds)
         restarts.add_metric(label, worker.restarts)
     return [memory, uptime, cpu, restarts] if workers else []
-
-
-def _summed(families: Iterable[Metric]) -> tuple[Metric, ...]:
-    """Families of the same name as one, samples with the same labels added up; when each began is left out."""
-    by_name: dict[str, Metric] = {}
-    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
-    for family in families:
-        if family.name not in by_name:
-            by_name[family.name] = Metric(family.name, family.documentation, family.type, family.unit)
-        found = values.setdefault(family.name, {})
-        for sample in family.samples:
-            if not sample.name.endswith("_created"):
-                key = sample.name, tuple(sample.labels.items())
-                found[key] = found.get(key, 0.0) + sample.value
-    for name, family in by_name.items():
-        family.samples = [Sample(sample, dict(labels), value) for (sample, labels), value in values[name].items()]
-    return tuple(by_name.values())

@@ -8,9 +8,8 @@ entries in it.
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from labeling_ground import key as keys
 from labeling_ground.cache.budgets import PARTS
@@ -19,7 +18,8 @@ from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.memory.records import Record
 from labeling_ground.cache.policies.port import Reason
 from labeling_ground.cache.purges import Purges
-from labeling_ground.types import Entry, Kind, Weight
+from labeling_ground.metrics import Metrics
+from labeling_ground.types import COMPUTED, Entry, Kind, Weight
 
 LARGER_BY = (0.25, 0.5, 1.0)
 """By what share the shadow caches' budgets are larger than the memory tier's."""
@@ -42,19 +42,6 @@ _MOST_HITS = 256
 """So many hits may wait to be told to the shadow caches: about a millisecond's work."""
 _HEX = 8
 """Digits of an image id that decide whether it is in the sample."""
-
-
-@dataclass
-class Recomputed:
-    """What was recomputed after the budget had evicted it, by kind. Logits count as masks."""
-
-    entries: Counter[Kind] = field(default_factory=Counter)
-    seconds: dict[Kind, float] = field(default_factory=dict)
-
-    def add(self, kind: Kind, seconds: float) -> None:
-        """Count one."""
-        self.entries[kind] += 1
-        self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
 
 
 @dataclass
@@ -83,6 +70,7 @@ class ShadowCaches:
         budget_bytes: the observed one's.
         idle_s: the observed one's.
         purges: of the tiers that the observed one belongs to.
+        metrics: where is counted what was recomputed after the budget had evicted it; logits count as masks.
         share: of the budget, for all that stands here.
         clock: seconds since 1970.
     """
@@ -94,11 +82,14 @@ class ShadowCaches:
         budget_bytes: int,
         idle_s: float | None,
         purges: Purges,
+        metrics: Metrics,
         share: float = 0.01,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.purges = purges
-        self.recomputed = Recomputed()
+        self.metrics = metrics
+        for kind in COMPUTED:  # all are told from the start
+            self._note_recomputed(kind, 0, 0.0)
         self.sampled = 1.0
         """The share of all images that the shadow caches see."""
         self._caches = tuple(
@@ -255,7 +246,11 @@ class ShadowCaches:
         if self._idle_s is not None and self._clock() - at >= self._idle_s:
             return  # with any budget it would have been idle for too long
         if not self.purges.meant_after(key, at):
-            self.recomputed.add(Kind.MASK if kind is Kind.LOGITS else kind, entry.cost)
+            self._note_recomputed(Kind.MASK if kind is Kind.LOGITS else kind, 1, entry.cost)
+
+    def _note_recomputed(self, kind: Kind, entries: int, seconds: float) -> None:
+        self.metrics.recomputed_after_eviction_entries.labels(kind).inc(entries)
+        self.metrics.recomputed_after_eviction_seconds.labels(kind).inc(seconds)
 
     def _in_sample(self, key: str) -> bool:
         start = key.find("/", len(keys.LAYOUT) + 1) + 1

@@ -84,7 +84,7 @@ class WriteQueue:
         if key in self.pending or self.is_closed:
             return
         if self._pending_bytes and self._pending_bytes + entry.size > self.most_bytes:
-            self._health.counters.errors["dropped"] += 1
+            self._health.count("dropped")
             return
         self._queue(key, Pending(entry))
 
@@ -176,14 +176,14 @@ class WriteQueue:
         entry, used = pending.entry, pending.demoted
         try:
             if self._health.breaker.state == "open":
-                self._health.counters.errors["dropped"] += 1
+                self._health.count("dropped")
                 return
             self._writing = pending
             if used is None:
                 await self.store.put(key, entry)
             elif not await self.store.has(key):
                 await self.store.put(key, entry, used)
-                self._health.counters.demoted += 1
+                self._health.metrics.demoted.labels(self.store.name).inc()
             self._health.succeeded()
         except Exception as error:  # noqa: BLE001 -- whatever a tier's driver raises; it is counted
             self._health.failed("write", error)
@@ -236,7 +236,7 @@ class Tier:
         checks: threads that large values are checked in.
         limits: its other bounds.
         clock: monotonic seconds.
-        supervisor: of the write queue.
+        supervisor: of the write queue; what happens here is counted in its metrics.
     """
 
     def __init__(
@@ -250,12 +250,13 @@ class Tier:
         clock: Callable[[], float] = time.monotonic,
         supervisor: Supervisor | None = None,
     ) -> None:
+        supervisor = supervisor or Supervisor()
         self.store = store
         self.limits = limits or TierLimits()
-        self.health = TierHealth(store, breaker)
+        self.health = TierHealth(store, breaker, supervisor.metrics)
         at_once = store.at_once if isinstance(store, Bounded) else None
         self.calls = TierCalls(self.health, deadline_s=deadline_s, at_once=at_once, clock=clock)
-        self.queue = WriteQueue(self.health, most_bytes=self.limits.queue_bytes, supervisor=supervisor or Supervisor())
+        self.queue = WriteQueue(self.health, most_bytes=self.limits.queue_bytes, supervisor=supervisor)
         self._checks = checks or Pool("checks", 1)
         self._latencies: deque[float] = deque(maxlen=256)
 
@@ -363,7 +364,7 @@ class Tier:
     async def _discard(self, key: str, error: DamagedEntry) -> None:
         """Throw away an entry whose bytes turned out to be damaged."""
         log.warning("%s: %s It was thrown away.", self.store.name, error)
-        self.health.counters.errors["damaged"] += 1
+        self.health.count("damaged")
         await self.store.drop_damaged(key)
 
     def _percentile(self, share: float) -> float:

@@ -7,14 +7,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from labeling_ground.breaker import Breaker
 from labeling_ground.cache.store import Store, Troubled
 from labeling_ground.errors import DamagedEntry, StoreFull
+from labeling_ground.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -25,32 +24,20 @@ _TURNS = 8
 """Turns of the loop that an answer is given after its deadline: where the loop was held up, it is there already."""
 
 
-@dataclass
-class TierCounters:
-    """What happened at one tier."""
-
-    errors: Counter[str] = field(default_factory=Counter)
-    """By reason: ``deadline``, ``busy`` (the answer was late because of work of this process, not of the tier),
-    ``failed``, ``damaged``, ``dropped`` (a value was not written: the queue was full, or the breaker open)."""
-    skipped: int = 0
-    """Look-ups that were not tried while the breaker was open."""
-    demoted: int = 0
-    """Values written again when memory had no room for them, because the tier did not have them any more."""
-
-
 class TierHealth:
     """Counts a tier's failures and tells its circuit breaker of them.
 
     Args:
         store: the tier.
         breaker: when to leave the tier alone.
-        counters: where failures are counted; new ones unless given.
+        metrics: where failures are counted.
     """
 
-    def __init__(self, store: Store, breaker: Breaker, counters: TierCounters | None = None) -> None:
+    def __init__(self, store: Store, breaker: Breaker, metrics: Metrics) -> None:
         self.store = store
         self.breaker = breaker
-        self.counters = counters or TierCounters()
+        self.metrics = metrics
+        self._has_failed = False
         self._troubled = store if isinstance(store, Troubled) else None
         self._trouble = ""
 
@@ -68,6 +55,10 @@ class TierHealth:
     def trouble(self, sentence: str) -> None:
         self._trouble = sentence
 
+    def count(self, reason: str) -> None:
+        """Count an error, by one of the reasons that the metrics name."""
+        self.metrics.store_errors.labels(self.store.name, reason).inc()
+
     def succeeded(self) -> None:
         """Note that the tier did what it was asked."""
         self._trouble = ""
@@ -76,9 +67,10 @@ class TierHealth:
 
     def failed(self, what: str, error: Exception, *, is_counted: bool = False) -> None:
         """Note that a call failed; ``is_counted``: the breaker knows of it already, since its deadline had passed."""
-        if self.counters.errors["failed"] == 0 or self.breaker.state == "closed":
+        if not self._has_failed or self.breaker.state == "closed":
             log.warning("%s: a %s failed: %s", self.store.name, what, error)
-        self.counters.errors["failed"] += 1
+        self._has_failed = True
+        self.count("failed")
         self._trouble = str(error) or f"The {self.store.name} cache failed: {type(error).__name__}."
         if is_counted:
             return
@@ -89,7 +81,7 @@ class TierHealth:
 
     def was_late(self, *, is_tier: bool) -> None:
         """Note that there was no answer within the deadline: because of the tier, or of this process's own work."""
-        self.counters.errors["deadline" if is_tier else "busy"] += 1
+        self.count("deadline" if is_tier else "busy")
         if is_tier:
             self.breaker.failed()
 
@@ -194,7 +186,7 @@ class TierCalls:
         breaker = self.health.breaker
         if breaker.failures and not breaker.allows():
             if receive is not None:
-                self.health.counters.skipped += 1
+                self.health.metrics.lookups_skipped.labels(self.health.store.name).inc()
             return None
         call = Call(deadline_s or self.deadline_s)
         answer = self._answer(call, what, work, receive, discard)

@@ -85,7 +85,7 @@ class TieredStore:
         limits: the other bounds of each.
         check_threads: threads that check large values which the lower tiers answer; where there are none, that round
             embeddings to int8.
-        supervisor: of the tiers' write queues.
+        supervisor: of the tiers' write queues; what happens here is counted in its metrics.
     """
 
     def __init__(
@@ -104,6 +104,8 @@ class TieredStore:
         clock: Callable[[], float] = time.monotonic,
         supervisor: Supervisor | None = None,
     ) -> None:
+        supervisor = supervisor or Supervisor()
+        supervisor.metrics.name_tiers(memory.name, *(store.name for store in lower))
         self.memory = memory
         self.file_deadline_s = file_deadline_s
         self.limits = limits or TierLimits()
@@ -122,7 +124,7 @@ class TieredStore:
         ]
         self.shadows = memory.observer = shadows
         self.purges = Purges() if shadows is None else shadows.purges
-        self.int8 = Int8Embeddings(memory, self.purges, self._checks, supervisor or Supervisor())
+        self.int8 = Int8Embeddings(memory, self.purges, self._checks, supervisor)
         self.demotes = True
         """Whether what memory has no room for may go to the tier below."""
         memory.on_evict = self._evicted

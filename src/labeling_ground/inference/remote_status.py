@@ -7,40 +7,40 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True, slots=True)
 class EngineCounts:
-    """One engine, as last seen. ``None`` is what is not known.
+    """One engine, as last seen and as ``/v1/cache`` tells it. ``None`` is what is not known.
 
     Attributes:
-        half: ``encoder`` or ``decoder``.
+        engine: ``encoder`` or ``decoder``.
         address: scheme, host and port.
-        version: the model that it serves.
-        state: ``closed`` if it answers, else ``open`` or ``half-open``, as of a breaker.
+        model_version: the model that it serves.
+        breaker: ``closed`` if it answers, else ``open`` or ``half-open``.
         left_out: why it is not asked now: ``unknown`` (it has not said what it serves), ``role`` (it is the other
             half), ``model`` (another version than this server's), ``failing`` or ``draining``; empty if it is asked.
         workers: asks that it answers at the same time.
         queue: asks that wait there.
         running: asks of this server that it has not answered yet.
-        engine_s: moving average of what the engine says that it took, in seconds.
-        round_trip_s: the same with the way there and back.
+        engine_seconds: moving average of what the engine says that it took.
+        round_trip_seconds: the same with the way there and back.
         sent_bytes: what it was sent since the start, bodies only.
         received_bytes: what it answered, likewise.
         asks: how many it answered.
-        embeddings: how many it was sent: asks for which it did not have the embedding yet.
+        embeddings_sent: how many it was sent: asks for which it did not have the embedding yet.
     """
 
-    half: str
+    engine: str
     address: str
-    version: str
-    state: str
+    model_version: str
+    breaker: str
     left_out: str
     workers: int | None
     queue: int | None
     running: int
-    engine_s: float | None
-    round_trip_s: float | None
+    engine_seconds: float | None
+    round_trip_seconds: float | None
     sent_bytes: int
     received_bytes: int
     asks: int
-    embeddings: int
+    embeddings_sent: int
 
 
 @runtime_checkable

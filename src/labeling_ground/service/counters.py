@@ -1,142 +1,110 @@
-"""What one server counts: what was asked, what it cost, what the cache saved, and how its parts behave.
+"""What one server counts of its look-ups, and how its parts stand: what they hold, and what is under way.
 
 Plain numbers, one truth for ``/v1/cache`` and ``/metrics``. What users ask for can be written down, too.
 """
 
 import time
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from labeling_ground.cache.shadow import Recomputed
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.remote_status import EngineCounts, RemoteStatus
 from labeling_ground.key import INT8
+from labeling_ground.metrics import Figures, Metrics
 from labeling_ground.service.asks import Ask
 from labeling_ground.service.once import HedgeOutcome, Made
-from labeling_ground.service.queues import ClassCounters, FairQueue
-from labeling_ground.service.sessions import Sessions
-from labeling_ground.supervisor import Supervisor
+from labeling_ground.service.queues import FairQueue
 from labeling_ground.trace.events import What
 from labeling_ground.trace.recorder import Recorder
-from labeling_ground.types import Entry, Kind, Outcome, Priority, StoreStats
+from labeling_ground.types import COMPUTED, Entry, Kind, Outcome, Priority, StoreStats
 
 SPREAD_S = (10.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 14_400.0, 86_400.0)
 """Seconds by which ages and idle times are told apart."""
 
 
-@dataclass
-class KindCounts:
-    """Look-ups of one kind. ``recomputed`` are those of the ``misses`` that were evicted before."""
+class _OfKind:
+    """The counters of one model's look-ups of one kind."""
 
-    hits: int = 0
-    misses: int = 0
-    joined: int = 0
-    recomputed: int = 0
-    failed: int = 0
-    """Asks that ended in an error; they are no look-ups."""
-    seconds_saved: float = 0.0
-    seconds_computed: float = 0.0
-    asked: Counter[Outcome] = field(default_factory=Counter)
-    """Those of the look-ups whose answer somebody waited for: not those behind a miss, and no prefetches."""
-    from_int8: int = 0
-    """Those of ``asked`` that were answered from an embedding in int8."""
-
-    @property
-    def hit_ratio(self) -> float | None:
-        """Hits of ``asked``, from 0 to 1; ``None`` before the first."""
-        asked = self.asked.total()
-        return self.asked[Outcome.HIT] / asked if asked else None
-
-    @property
-    def lookups(self) -> int:
-        """Hits, misses and joined."""
-        return self.hits + self.misses + self.joined
+    def __init__(self, metrics: Metrics, model: str, kind: Kind) -> None:
+        self.lookups = {outcome: metrics.lookups.labels(model, kind, outcome) for outcome in Outcome}
+        self.asked = {outcome: metrics.asked.labels(model, kind, outcome) for outcome in Outcome}
+        self.saved = metrics.seconds_saved.labels(model, kind)
+        self.computed = metrics.seconds_computed.labels(model, kind)
+        self.from_int8 = metrics.answers_from_int8.labels(model, kind)
+        self.failed = metrics.failed.labels(model, kind)
 
 
-COMPUTED = (
-    Kind.EMBEDDING,
-    Kind.MASK,
-    Kind.EVERYTHING,
-    Kind.TRUNK,
-    Kind.TEXT,
-    Kind.EXEMPLARS,
-    Kind.DETECTIONS,
-)
-"""What is computed, each counted for itself. Logits come with a mask, and an image file from a client."""
-
-
-@dataclass
 class Counters:
-    """Counts outcomes. Only the event loop writes to it."""
+    """Counts the outcomes of one model's look-ups.
 
-    kinds: dict[Kind, KindCounts] = field(default_factory=lambda: {kind: KindCounts() for kind in COMPUTED})
-    hedges: Counter[tuple[Kind, HedgeOutcome]] = field(default_factory=Counter)
+    Args:
+        metrics: where its server counts; new ones if left out.
+        model: the model's id, under which they stay when it is unloaded.
+    """
+
+    def __init__(self, metrics: Metrics | None = None, model: str = "") -> None:
+        self.metrics, self.model = metrics or Metrics(), model
+        self.kinds = {kind: _OfKind(self.metrics, model, kind) for kind in COMPUTED}
 
     def outcome(self, kind: Kind, outcome: Outcome, cost: float) -> None:
         """Count one look-up. ``cost``: the seconds that computing the entry took, or takes again."""
-        counts = self.kinds[kind]
-        if outcome is Outcome.HIT:
-            counts.hits += 1
-            counts.seconds_saved += cost
-        elif outcome is Outcome.JOINED:
-            counts.joined += 1
-            counts.seconds_saved += cost
-        else:
-            counts.misses += 1
-            counts.recomputed += outcome is Outcome.RECOMPUTED
-            counts.seconds_computed += cost
+        of_kind = self.kinds[kind]
+        of_kind.lookups[outcome].inc()
+        is_saved = outcome is Outcome.HIT or outcome is Outcome.JOINED
+        (of_kind.saved if is_saved else of_kind.computed).inc(max(0.0, cost))  # entries come from elsewhere, too
 
     def failure(self, kind: Kind) -> None:
         """Count an ask that ended in an error."""
-        self.kinds[kind].failed += 1
+        self.kinds[kind].failed.inc()
 
     def hedge(self, kind: Kind, outcome: HedgeOutcome) -> None:
         """Count what became of a queued prediction."""
-        self.hedges[kind, outcome] += 1
+        self.metrics.predictions.labels(kind, outcome).inc()
 
 
-def together(each: Iterable[KindCounts]) -> KindCounts:
-    """All of them added up."""
-    total = KindCounts()
-    for counts in each:
-        for name, value in vars(counts).items():
-            setattr(total, name, getattr(total, name) + value)
-    return total
+def lookups_of(counted: Figures, **labels: str) -> dict[str, Any]:
+    """Look-ups as ``/v1/cache`` tells them, of these labels (``model``, ``kind``), or of all where none is given."""
+    found, asked = (
+        {outcome.value: 0.0 for outcome in Outcome} | counted.by("outcome", name, **labels)
+        for name in ("lookups", "asked")
+    )
+    answers = sum(asked.values())
+    return {
+        "lookups": sum(found.values()),
+        "hits": found["hit"],
+        "misses": found["miss"] + found["recomputed"],
+        "joined": found["joined"],
+        "recomputed": found["recomputed"],
+        "failed": counted.sum("failed", **labels),
+        "asked": asked,
+        "hit_ratio": round(asked["hit"] / answers, 4) if answers else None,
+        "from_int8": counted.sum("answers_from_int8", **labels),
+        "seconds_saved": round(counted.sum("seconds_saved", **labels), 6),
+        "seconds_computed": round(counted.sum("seconds_computed", **labels), 6),
+    }
 
 
 @dataclass(frozen=True, slots=True)
-class TierCounts:
-    """One tier: what it holds, and how it behaves."""
+class TierState:
+    """One tier: what it holds and has evicted, how its breaker is, and how many writes wait for it."""
 
     stats: StoreStats
     breaker: str
-    errors: Mapping[str, int]
-    skipped: int
     pending: int
-    demoted: int
 
 
 @dataclass(frozen=True, slots=True)
-class QueueCounts:
+class QueueState:
     """One queue in front of the model."""
 
     typical_s: float | None
-    classes: Mapping[Priority, tuple[int, ClassCounters]]
-    """Of each class: how many wait, and what it did."""
+    classes: Mapping[Priority, tuple[int, int]]
+    """Of each class: how many wait, and how many places are taken."""
     tenants: Mapping[str, int] = field(default_factory=dict)
     """By tenant, how many wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecomputedCounts:
-    """What was computed again after memory's budget had evicted it."""
-
-    entries: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,96 +132,64 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class CountersSnapshot:
-    """Everything that is counted, at one moment."""
+class StateSnapshot:
+    """What is held and under way at one moment; and what only its owner can count: tiers, engines, shadow caches."""
 
     at: float
-    models: Mapping[tuple[str, Kind], KindCounts]
-    """By the model's id and the kind; also of models that are not loaded any more."""
-    hedges: Mapping[tuple[Kind, HedgeOutcome], int]
-    tiers: tuple[TierCounts, ...]
-    queues: Mapping[tuple[str, str], QueueCounts]
+    tiers: tuple[TierState, ...]
+    queues: Mapping[tuple[str, str], QueueState]
     """By the id of a loaded model and the queue's name; that of the grids is common to all, under an empty id."""
     flights: Mapping[str, int]
     """By the id of a loaded model."""
     sessions: int
-    sessions_unkept: int
-    """Changes of sessions that were answered before they were kept below memory."""
-    background_errors: Mapping[str, int]
-    """Failed attempts of background work, by its name."""
     engines: tuple[EngineCounts, ...]
     """Those in other processes."""
-    recomputed_after_eviction: Mapping[Kind, RecomputedCounts]
     shadow_caches: tuple[ShadowCacheCounts, ...]
     sampled: float
     """The share of the images that the shadow caches see."""
     ages: Spread
     idle: Spread
 
-    @property
-    def kinds(self) -> Mapping[Kind, KindCounts]:
-        """Of all models together."""
-        return {kind: together(found for (_, each), found in self.models.items() if each is kind) for kind in COMPUTED}
-
-    @property
-    def total(self) -> KindCounts:
-        """Of all models and kinds together."""
-        return together(self.models.values())
-
 
 async def take_snapshot(
-    counted: Mapping[str, Counters],
     *,
     store: TieredStore,
     backends: Iterable[Backend],
-    queues: Mapping[tuple[str, str], FairQueue],
+    queues: Iterable[FairQueue],
     flights: Mapping[str, int],
-    sessions: Sessions,
-    supervisor: Supervisor,
-) -> CountersSnapshot:
-    """Everything that these parts count, at this moment.
+    sessions: int,
+) -> StateSnapshot:
+    """How these parts stand at this moment.
 
     Args:
-        counted: by model id.
         store: the tiers.
         backends: of the loaded models.
-        queues: as in the snapshot.
+        queues: of the loaded models, and of the grids.
         flights: as in the snapshot.
-        sessions: of all models.
-        supervisor: of the server's background work.
+        sessions: how many there are.
     """
     lower = {tier.store.name: tier for tier in store.lower}
     tiers = []
     for stats in await store.stats():
         tier = lower.get(stats.tier)
-        if tier is None:
-            tiers.append(TierCounts(stats, "closed", {}, 0, 0, 0))
-        else:
-            health, seen = tier.health, tier.health.counters
-            tiers.append(
-                TierCounts(stats, health.breaker.state, dict(seen.errors), seen.skipped, len(tier.queue), seen.demoted)
-            )
+        tiers.append(
+            TierState(stats, "closed", 0)
+            if tier is None
+            else TierState(stats, tier.health.breaker.state, len(tier.queue))
+        )
     shadows, memory = store.shadows, store.memory
     sample = [] if shadows is None else shadows.spread(memory)
-    recomputed = Recomputed() if shadows is None else shadows.recomputed
-    return CountersSnapshot(
+    return StateSnapshot(
         at=time.time(),
-        models={
-            (model, kind): counts for model, counters in counted.items() for kind, counts in counters.kinds.items()
-        },
-        hedges=sum((counters.hedges for counters in counted.values()), Counter()),
         tiers=tuple(tiers),
-        queues={name: QueueCounts(queue.typical_s, queue.classes(), queue.tenants()) for name, queue in queues.items()},
+        queues={
+            (queue.model, queue.name): QueueState(queue.typical_s, queue.classes(), queue.tenants()) for queue in queues
+        },
         flights=dict(flights),
-        sessions=len(sessions),
-        sessions_unkept=sessions.unkept,
-        background_errors=dict(supervisor.errors),
+        sessions=sessions,
         engines=tuple(
             engine for backend in backends if isinstance(backend, RemoteStatus) for engine in backend.engines()
         ),
-        recomputed_after_eviction={
-            kind: RecomputedCounts(recomputed.entries[kind], recomputed.seconds.get(kind, 0.0)) for kind in COMPUTED
-        },
         shadow_caches=tuple(
             ShadowCacheCounts(cache.larger_by, cache.hits, cache.seconds_saved)
             for cache in (shadows.estimates() if shadows else ())
@@ -308,9 +244,10 @@ class Accesses:
         """
         entry = made.entry
         if not ahead:
-            counts = self._counters.kinds[kind]
-            counts.asked[made.outcome] += 1
-            counts.from_int8 += key.endswith(INT8) or entry.kind is Kind.EMBEDDING_INT8
+            of_kind = self._counters.kinds[kind]
+            of_kind.asked[made.outcome].inc()
+            if key.endswith(INT8) or entry.kind is Kind.EMBEDDING_INT8:
+                of_kind.from_int8.inc()
         if self.recorder is None:
             return
         # A replay decides itself what memory had no room for: it is told what was asked for. What the full embedding

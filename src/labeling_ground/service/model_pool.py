@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from labeling_ground.errors import BackendFailed, BadInput, Overloaded, UnknownModel
 from labeling_ground.inference.memory import collect_garbage, give_back_free_memory
 from labeling_ground.inference.remote_status import RemoteStatus
-from labeling_ground.service.counters import Counters
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.predictor import Predictor
 from labeling_ground.verdict import Verdict
@@ -109,8 +108,8 @@ class ModelStatus:
         return self.served.model if self.served is not None else self.facts.id
 
 
-Load = Callable[[ModelFacts, Counters], Awaitable[LoadedModel]]
-"""Loads a model that counts into these counters. Off the event loop where it blocks."""
+Load = Callable[[ModelFacts], Awaitable[LoadedModel]]
+"""Loads a model. Off the event loop where it blocks."""
 
 
 @dataclass
@@ -144,8 +143,6 @@ class ModelPool:
         self.loaded = {first.facts.name: first}
         self._wanted: Counter[str] = Counter()
         """By name: how many requests wait for the model to be loaded."""
-        self.counters = {first.facts.name: first.predictor.counters}
-        """Of every model that was ever loaded: what was counted stays when it goes."""
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
         self._one_at_a_time = asyncio.Lock()
         self._left = asyncio.Event()
@@ -205,10 +202,6 @@ class ModelPool:
             )
             for name, facts in self._facts.items()
         ]
-
-    def counted(self) -> Mapping[str, Counters]:
-        """By model id: what was counted, also of models that are not loaded any more."""
-        return {self._id_of(self._facts[name]): counters for name, counters in self.counters.items()}
 
     # --- loading --------------------------------------------------------------------------------------------------
 
@@ -274,7 +267,7 @@ class ModelPool:
         async with self._one_at_a_time:
             await self._make_room(facts)
             try:
-                served = await self.load_one(facts, self.counters.setdefault(name, Counters()))
+                served = await self.load_one(facts)
             except Exception as error:  # a factory's code may raise anything; the next ask tries again
                 raise BackendFailed(f"The model {facts.id} cannot be loaded: {error}") from error
             taken = {other.model for other in self.loaded.values()}

@@ -88,9 +88,8 @@ class Predictor:
         shared: what makes flights common to all processes that share a tier; without it they are this process's own.
         options: what an operator decides.
         recorder: writes down what is asked for, so that it can be replayed.
-        supervisor: counts what goes wrong behind the answers.
+        supervisor: counts what goes wrong behind the answers; all else is counted in its metrics.
         engine_health: counts the model's failures.
-        counters: what is counted goes on from these, of the same model before it was unloaded.
         sibling: another model's predictor in this server, whose presence, files and bound of prefetches are shared.
         wall_clock: seconds since 1970.
     """
@@ -109,7 +108,6 @@ class Predictor:
         recorder: Recorder | None = None,
         supervisor: Supervisor | None = None,
         engine_health: EngineHealth | None = None,
-        counters: Counters | None = None,
         sibling: "Predictor | None" = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -118,7 +116,7 @@ class Predictor:
         self.supervisor = supervisor or Supervisor()
         self.background = Background(self.supervisor, "after an answer")
         self.engine_health = engine_health or EngineHealth()
-        self.counters = counters or Counters()
+        self.counters = Counters(self.supervisor.metrics, backend.info.version.model)
         self.accesses = Accesses(self.counters, recorder, has_trunks=concepts_of(backend) is not None)
         per_client = options.prefetch_per_client
         self.presence: Presence = sibling.presence if sibling else Presence(self._mark_done, per_client)

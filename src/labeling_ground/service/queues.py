@@ -7,32 +7,16 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 
 from labeling_ground.errors import Overloaded
 from labeling_ground.inference.backend import ALONE, BatchSizes
+from labeling_ground.metrics import Metrics
 from labeling_ground.service.batching import Batch, EngineCalls, Place
 from labeling_ground.types import Priority
 from labeling_ground.urgency import Urgency, current_urgency
-
-
-@dataclass(slots=True)
-class ClassCounters:
-    """What one class of a queue did.
-
-    Attributes:
-        running: places that are taken now; a batch has one.
-        turned_away: asks that found no room.
-        busy_s: seconds for which places were taken, all together.
-        waited_s: seconds that they waited before.
-    """
-
-    running: int = 0
-    turned_away: int = 0
-    busy_s: float = 0.0
-    waited_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +48,8 @@ class Line:
     """
 
     def __init__(self) -> None:
-        self.figures = ClassCounters()
+        self.running = 0
+        """Places that are taken now; a batch has one."""
         self.accounts: OrderedDict[str, _Account] = OrderedDict()
         """By tenant; among those that have used the same, the first goes first."""
         self.waiting = 0
@@ -137,7 +122,7 @@ class Line:
         self._tidy()
 
     def _tidy(self) -> None:
-        if not self.waiting and not self.figures.running:  # nobody is kept waiting by what was used
+        if not self.waiting and not self.running:  # nobody is kept waiting by what was used
             self.accounts.clear()
             self._level_s = 0.0
 
@@ -175,6 +160,8 @@ class FairQueue:
         window_s: how long, in seconds, those of them who are ready wait for the others.
         tenant_share: part of a class's places that one tenant may wait in; ``None``: tenants are not told apart.
         clock: seconds.
+        model: whose queue it is, for the metrics; empty where it is that of several.
+        metrics: where its server counts; new ones if left out.
     """
 
     def __init__(
@@ -188,8 +175,12 @@ class FairQueue:
         window_s: float = 0.005,
         tenant_share: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        model: str = "",
+        metrics: Metrics | None = None,
     ) -> None:
         self.name = name
+        self.model = model
+        self.metrics = metrics or Metrics()
         self.calls = EngineCalls(name, deadline_s, clock)
         self._slots = slots
         self.capacity = capacity
@@ -198,6 +189,10 @@ class FairQueue:
         self._most_of_one = None if tenant_share is None else max(1, int(tenant_share * capacity))
         self._clock = clock
         self._classes = {priority: Line() for priority in sorted(Priority)}
+        counters = self.metrics.turned_away, self.metrics.queue_busy_seconds, self.metrics.queue_waited_seconds
+        self._turned_away, self._busy_s, self._waited_s = (
+            {priority: counter.labels(model, name, priority.label) for priority in Priority} for counter in counters
+        )
         self._is_handing_on = False
         self.typical_s: float | None = None
         """Moving average of how long one takes, in seconds; ``None`` before the first."""
@@ -215,7 +210,7 @@ class FairQueue:
     @property
     def running(self) -> int:
         """Places that are taken now, also by computations that nobody waits for any more. A batch has one."""
-        return sum(line.figures.running for line in self._classes.values())
+        return sum(line.running for line in self._classes.values())
 
     @property
     def hangs(self) -> str:
@@ -229,9 +224,9 @@ class FairQueue:
         """Those of all classes that wait."""
         return sum(line.waiting for line in self._classes.values())
 
-    def classes(self) -> Mapping[Priority, tuple[int, ClassCounters]]:
-        """Of each class: how many wait, and what it did."""
-        return {priority: (line.waiting, replace(line.figures)) for priority, line in self._classes.items()}
+    def classes(self) -> Mapping[Priority, tuple[int, int]]:
+        """Of each class: how many wait, and how many places are taken."""
+        return {priority: (line.waiting, line.running) for priority, line in self._classes.items()}
 
     def tenants(self) -> Mapping[str, int]:
         """By tenant, how many of its asks wait, in all classes; only of those that have some."""
@@ -286,7 +281,7 @@ class FairQueue:
         elif self._most_of_one is not None:
             is_full = is_full and own > 0
         if is_full:
-            line.figures.turned_away += 1
+            self._turned_away[priority].inc()
             before = sum(better.waiting for other, better in self._classes.items() if other < priority)
             turns = (before + waiting) / (slots * self.batch.of(priority))
             raise Overloaded(
@@ -357,8 +352,8 @@ class FairQueue:
         line = self._classes[batch.priority]
         batch.members -= 1
         if not batch.members:
-            line.figures.busy_s += now - batch.started
-            line.figures.running -= 1
+            self._busy_s[batch.priority].inc(now - batch.started)
+            line.running -= 1
         line.settle(place.tenant, place.charged_s, (now - batch.started) * place.size / batch.size)
         self._hand_on()
 
@@ -380,9 +375,9 @@ class FairQueue:
                 continue
             size = sum(ticket.size for ticket, _ in members)
             batch = Batch(self.calls, priority, len(members), size, self._clock(), self.window_s)
-            line.figures.running += 1
+            line.running += 1
             for ticket, charged_s in members:
-                line.figures.waited_s += batch.started - ticket.since
+                self._waited_s[priority].inc(batch.started - ticket.since)
                 ticket.turn.set_result(Place(batch, ticket.tenant, ticket.size, charged_s, self._take_back))
 
     def _lift(self, ticket: Ticket, priority: Priority) -> None:

@@ -34,7 +34,7 @@ class StoredSessions:
     begun the log anew, or the store has lost some of it: then both logs are merged, and what is pending is done on top.
 
     Where no other server shares the store, a change that it does not take counts in this process's memory, is added to
-    ``unkept``, and is stored later. Else it is refused: another server's next answer would lack it.
+    ``sessions_unkept``, and is stored later. Else it is refused: another server's next answer would lack it.
 
     Args:
         most: how many sessions there are; the one idle for longest makes room, of the tenant that is to make it.
@@ -44,7 +44,7 @@ class StoredSessions:
         state_store: where sessions outlive the process; ``None``: nowhere.
         deadline_s: how long a change waits for the store where no other server shares it.
         patience_s: how long it waits where some do, before it is refused.
-        supervisor: counts errors while saving.
+        supervisor: counts errors while saving; its metrics are those of the sessions.
         clock: monotonic seconds.
     """
 
@@ -61,8 +61,6 @@ class StoredSessions:
         supervisor: Supervisor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.unkept = 0
-        """Changes that were answered before they were stored."""
         self.trouble = ""
         """Why sessions are not stored at present, in a sentence; empty where they are."""
         self.table = SessionTable(most, tenant_share, idle_s, clock)
@@ -211,7 +209,7 @@ class StoredSessions:
                 f"This change of session {key[1]!r} was not made: the place where sessions are kept does not take it, "
                 "and other servers that may be asked next would not know of it. Try again."
             )
-        self.unkept += 1
+        self._supervisor.metrics.sessions_unkept.inc()
         if not store.is_shared:  # the next contact is a merge; what nobody waits for, as an answer, is in it
             session.known = session.log.to_bytes()
             session.pending = [each for each in session.pending if each.told is not None]

@@ -2,7 +2,7 @@
 
 from labeling_ground.types.concept import Concept, Detections, Exemplar, Instance
 from labeling_ground.types.embedding import Embedding
-from labeling_ground.types.entry import Entry, Kind, StoreStats, Weight
+from labeling_ground.types.entry import COMPUTED, Entry, Kind, StoreStats, Weight
 from labeling_ground.types.everything import EverythingOptions
 from labeling_ground.types.image import Image, ImageFacts, Stretch
 from labeling_ground.types.model import ModelVersion
@@ -12,6 +12,7 @@ from labeling_ground.types.priority import Priority
 from labeling_ground.types.prompt import Box, Point, Prompt
 
 __all__ = [
+    "COMPUTED",
     "Box",
     "Concept",
     "Detections",

@@ -22,6 +22,18 @@ class Kind(StrEnum):
     __hash__ = str.__hash__  # an enum's own is a Python function, and every entry is counted by its kind
 
 
+COMPUTED = (
+    Kind.EMBEDDING,
+    Kind.MASK,
+    Kind.EVERYTHING,
+    Kind.TRUNK,
+    Kind.TEXT,
+    Kind.EXEMPLARS,
+    Kind.DETECTIONS,
+)
+"""What is computed, each counted for itself. Logits come with a mask, and an image file from a client."""
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Entry:
     """A cached value. It never changes after it was written.

@@ -14,3 +14,5 @@ class Outcome(StrEnum):
     """It had been evicted and was computed again, from an image that was kept."""
     MISS = "miss"
     """It was computed for this ask."""
+
+    __hash__ = str.__hash__  # an enum's own is a Python function, and every look-up is counted by its outcome

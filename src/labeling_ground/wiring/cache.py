@@ -112,6 +112,7 @@ def build_store(settings: Settings, supervisor: Supervisor | None = None) -> Tie
     Raises:
         BadSettings: the policy's name is wrong, or the URL of Redis.
     """
+    supervisor = supervisor or Supervisor()
     budget = int(settings.memory_bytes)
     policy = chosen_policy(settings)
 
@@ -130,7 +131,9 @@ def build_store(settings: Settings, supervisor: Supervisor | None = None) -> Tie
     store = TieredStore(
         memory(budget),
         lower,
-        shadows=ShadowCaches(memory, budget_bytes=budget, idle_s=settings.idle_s, purges=Purges()),
+        shadows=ShadowCaches(
+            memory, budget_bytes=budget, idle_s=settings.idle_s, purges=Purges(), metrics=supervisor.metrics
+        ),
         idle_s=settings.idle_s,
         deadline_s=settings.lookup_deadline_ms / 1e3,
         file_deadline_s=settings.file_deadline_ms / 1e3,
@@ -204,7 +207,7 @@ def build_session_store(settings: Settings, store: TieredStore) -> SessionStore 
     if disk is not None:
         # A file of sessions that cannot be used is no reason to leave the cache alone.
         breaker = Breaker(settings.breaker_failures, settings.breaker_reset_s)
-        health = TierHealth(disk.store, breaker, disk.health.counters)
+        health = TierHealth(disk.store, breaker, disk.health.metrics)
         return SessionStore(
             DiskStateStore(
                 settings.folder("cache_dir"),

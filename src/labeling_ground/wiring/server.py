@@ -19,11 +19,10 @@ from labeling_ground.inference.backend import Backend, BatchSizes
 from labeling_ground.inference.memory import collect_garbage, give_back_free_memory
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.sam import SamBackend
+from labeling_ground.metrics import Metrics
 from labeling_ground.models.store import ModelStore
-from labeling_ground.observe import RequestMetrics
 from labeling_ground.peers import Peers
 from labeling_ground.pools import Pools
-from labeling_ground.service.counters import Counters
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.fetching import Fetcher
 from labeling_ground.service.history import History
@@ -85,7 +84,6 @@ def build_predictor(
     backend: Backend | None = None,
     supervisor: Supervisor | None = None,
     sibling: Predictor | None = None,
-    counters: Counters | None = None,
 ) -> Predictor:
     """The main path. ``store`` and ``backend`` take the place of those that the settings name.
 
@@ -106,7 +104,7 @@ def build_predictor(
         log.info("%s", remark_on_int8(settings, tiers, model))
     if not tiers.lower and rounds_embeddings(settings, model):
         tiers.int8.models.add(model)
-    encoder, decoder, detector = _queues(settings, chosen)
+    encoder, decoder, detector = _queues(settings, chosen, supervisor.metrics)
     return Predictor(
         store=tiers,
         backend=chosen,
@@ -119,12 +117,11 @@ def build_predictor(
         recorder=sibling.recorder if sibling else build_recorder(settings),
         supervisor=supervisor,
         engine_health=EngineHealth(settings.engine_failures),
-        counters=counters,
         sibling=sibling,
     )
 
 
-def _queues(settings: Settings, backend: Backend) -> tuple[FairQueue, FairQueue, FairQueue]:
+def _queues(settings: Settings, backend: Backend, metrics: Metrics) -> tuple[FairQueue, FairQueue, FairQueue]:
     """The queues of a model's encoder, decoder and detector. How large their batches are changes with its engines."""
 
     def encode_batch() -> BatchSizes:
@@ -143,6 +140,8 @@ def _queues(settings: Settings, backend: Backend) -> tuple[FairQueue, FairQueue,
     common: dict[str, Any] = {
         "window_s": settings.batch_window_ms / 1e3,
         "tenant_share": settings.share_of_each,
+        "model": backend.info.version.model,
+        "metrics": metrics,
     }
     encode_s: float | None = settings.encode_deadline_s
     decode_s: float | None = settings.decode_deadline_s
@@ -216,16 +215,22 @@ def build_model_pool(
         first, chosen, why, taken, own = ModelFacts(backend.info.version.model), backend, "", 0, settings
         others = list_models(settings) if settings.models else []
     default = build_predictor(own, store=store, backend=chosen, supervisor=supervisor)
-    grids = FairQueue("grids", settings.grids, settings.grid_queue, tenant_share=settings.share_of_each)
+    grids = FairQueue(
+        "grids",
+        settings.grids,
+        settings.grid_queue,
+        tenant_share=settings.share_of_each,
+        metrics=supervisor.metrics,
+    )
 
     def served(predictor: Predictor, facts: ModelFacts, why: str, taken: int) -> LoadedModel:
         everything = Everything(predictor, jobs=grids, workers=settings.grid_workers)
         return LoadedModel(predictor, everything, _measured(settings, facts, predictor.backend, taken), why)
 
-    async def load(facts: ModelFacts, counters: Counters) -> LoadedModel:
+    async def load(facts: ModelFacts) -> LoadedModel:
         of_this = settings_of_model(settings, facts.name)
         made, why, taken = await default.pools.models.run(_load_backend, of_this, facts, supervisor)
-        predictor = build_predictor(of_this, backend=made, sibling=default, counters=counters)
+        predictor = build_predictor(of_this, backend=made, sibling=default)
         await default.pools.models.run(collect_garbage)  # what it has brought is exempt from now on
         return served(predictor, facts, why, taken)
 
@@ -321,7 +326,6 @@ def build_parts(
         settings,
         models,
         sessions,
-        RequestMetrics(),
         build_runtime_settings(settings, predictor, sessions),
         sources,
         upcoming,

@@ -2,7 +2,7 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Query, Request
@@ -17,13 +17,18 @@ from labeling_ground.api.routes.service import health_of
 from labeling_ground.api.schemas.cache import CacheOut, CacheSettingsIn, CacheSettingsOut
 from labeling_ground.api.schemas.common import ADMIN_ONLY, SHA256, Purged, json_body
 from labeling_ground.api.state import AppState
-from labeling_ground.api.workers import change_settings_of_all, figures_of, health_of_all, worker_families
+from labeling_ground.api.workers import (
+    ServerSnapshot,
+    change_settings_of_all,
+    figures_of,
+    health_of_all,
+    worker_families,
+)
 from labeling_ground.errors import BadSettings, NotAllowed
-from labeling_ground.inference.remote_status import EngineCounts
-from labeling_ground.observe import BUCKETS_S
-from labeling_ground.service.counters import SPREAD_S, CountersSnapshot, KindCounts, QueueCounts, TierCounts, together
+from labeling_ground.metrics import BUCKETS_S, Figures
+from labeling_ground.service.counters import SPREAD_S, QueueState, TierState, lookups_of
 from labeling_ground.settings.machine import memory_of_this_machine, resident_bytes
-from labeling_ground.types import Kind, Outcome
+from labeling_ground.types import COMPUTED, Kind, Outcome
 
 router = APIRouter()
 
@@ -54,29 +59,35 @@ async def cache_figures(request: Request) -> dict[str, Any]:
     app_state = state_of(request)
     caller = caller_of(request)  # a key is needed where there are some
     figures = await figures_of(app_state)
-    now = figures.counters
+    counted, now = figures.counted, figures.state
+    names = {served.predictor.counters.model: served.model for served in app_state.models.loaded.values()}
     return {
-        **_kind(now.total),
-        "kinds": {kind.value: _kind(found) for kind, found in now.kinds.items()},
+        **lookups_of(counted),
+        "kinds": {kind.value: lookups_of(counted, kind=kind) for kind in COMPUTED},
         "models": {
-            model: {
-                **_kind(together(found for (name, _), found in now.models.items() if name == model)),
+            names.get(model, model): {
+                **lookups_of(counted, model=model),
                 "flights": now.flights.get(model, 0),
-                "queues": _queues(now, model, of_tenants=caller.is_admin),
+                "queues": _queues(figures, model, of_tenants=caller.is_admin),
             }
-            for model in dict.fromkeys(model for model, _ in now.models)
+            for model in counted.by("model", "lookups")
         },
-        "predictions": _hedges(now),
-        "tiers": [_tier(tier, now.at) for tier in now.tiers],
-        "queues": _queues(now, app_state.models.default.model, "", of_tenants=caller.is_admin),
-        "engines": [_engine(engine) for engine in now.engines],
+        "predictions": {
+            kind: counted.by("outcome", "predictions", kind=kind) for kind in counted.by("kind", "predictions")
+        },
+        "tiers": [_tier(counted, tier, now.at) for tier in now.tiers],
+        "queues": _queues(figures, app_state.predictor.counters.model, "", of_tenants=caller.is_admin),
+        "engines": now.engines,
         "flights": sum(now.flights.values()),
         "sessions": now.sessions,
-        "sessions_unkept": now.sessions_unkept,
-        "background_errors": dict(now.background_errors),
+        "sessions_unkept": counted.sum("sessions_unkept"),
+        "background_errors": counted.by("work", "background_errors"),
         "recomputed_after_eviction": {
-            kind.value: {"entries": found.entries, "seconds": round(found.seconds, 6)}
-            for kind, found in now.recomputed_after_eviction.items()
+            kind.value: {
+                "entries": counted.sum("recomputed_after_eviction_entries", kind=kind),
+                "seconds": round(counted.sum("recomputed_after_eviction_seconds", kind=kind), 6),
+            }
+            for kind in COMPUTED
         },
         "shadow_caches": {
             "sampled_share": now.sampled,
@@ -91,24 +102,15 @@ async def cache_figures(request: Request) -> dict[str, Any]:
         },
         "ages": {"seconds": SPREAD_S, "entries": now.ages.counts},
         "idle": {"seconds": SPREAD_S, "entries": now.idle.counts},
-        "latency": _latency(figures.requests),
+        "latency": _latency(counted),
         "health": await health_of_all(app_state, health_of(request.app)),
-        "workers": [
-            {
-                "worker": worker.number,
-                "restarts": worker.restarts,
-                "uptime_seconds": round(worker.uptime_s, 3),
-                "memory_bytes": worker.memory_bytes,
-                "cpu_seconds": round(worker.cpu_s, 3),
-            }
-            for worker in figures.workers
-        ],
+        "workers": figures.workers,
         "machine": {
             "memory_bytes": memory_of_this_machine(),
             "resident_bytes": sum(worker.memory_bytes for worker in figures.workers) or resident_bytes(),
         },
         "uptime_seconds": round(
-            max([time.monotonic() - app_state.started, *(worker.uptime_s for worker in figures.workers)]), 3
+            max([time.monotonic() - app_state.started, *(worker.uptime_seconds for worker in figures.workers)]), 3
         ),
         "settings": _settings(app_state),
         "policies": app_state.runtime_settings.policies,
@@ -185,7 +187,7 @@ async def change_settings(request: Request) -> dict[str, Any]:
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
     figures = await figures_of(state_of(request))
-    families = [*figures.requests, *families_of(figures.counters), *worker_families(figures.workers)]
+    families = [*figures.counted, *families_of(figures.state), *worker_families(figures.workers)]
     return Response(generate_latest(_Collected(families)), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -213,39 +215,29 @@ def _settings(app_state: AppState) -> dict[str, Any]:
     }
 
 
-def _kind(found: KindCounts) -> dict[str, Any]:
-    return {
-        "lookups": found.lookups,
-        "hits": found.hits,
-        "misses": found.misses,
-        "joined": found.joined,
-        "recomputed": found.recomputed,
-        "failed": found.failed,
-        "asked": {outcome.value: found.asked[outcome] for outcome in Outcome},
-        "hit_ratio": None if found.hit_ratio is None else round(found.hit_ratio, 4),
-        "from_int8": found.from_int8,
-        "seconds_saved": round(found.seconds_saved, 6),
-        "seconds_computed": round(found.seconds_computed, 6),
-    }
-
-
-def _queues(now: CountersSnapshot, *models: str, of_tenants: bool) -> dict[str, Any]:
+def _queues(figures: ServerSnapshot, *models: str, of_tenants: bool) -> dict[str, Any]:
     """The queues of these models, by their own names; what waits in them by tenant is for the operator alone."""
     return {
-        name: _queue(queue, of_tenants=of_tenants) for (model, name), queue in now.queues.items() if model in models
+        name: _queue(figures.counted, model, name, queue, of_tenants=of_tenants)
+        for (model, name), queue in figures.state.queues.items()
+        if model in models
     }
 
 
-def _queue(queue: QueueCounts, *, of_tenants: bool) -> dict[str, Any]:
+def _queue(counted: Figures, model: str, name: str, queue: QueueState, *, of_tenants: bool) -> dict[str, Any]:
+    turned_away, busy, waited = (
+        counted.by("class", counter, model=model, queue=name)
+        for counter in ("turned_away", "queue_busy_seconds", "queue_waited_seconds")
+    )
     classes = {
         priority.label: {
-            "running": of_class.running,
+            "running": running,
             "waiting": waiting,
-            "turned_away": of_class.turned_away,
-            "busy_seconds": round(of_class.busy_s, 6),
-            "waited_seconds": round(of_class.waited_s, 6),
+            "turned_away": turned_away[priority.label],
+            "busy_seconds": round(busy[priority.label], 6),
+            "waited_seconds": round(waited[priority.label], 6),
         }
-        for priority, (waiting, of_class) in queue.classes.items()
+        for priority, (waiting, running) in queue.classes.items()
     }
     return {
         **{name: sum(each[name] for each in classes.values()) for name in ("running", "waiting", "turned_away")},
@@ -255,68 +247,33 @@ def _queue(queue: QueueCounts, *, of_tenants: bool) -> dict[str, Any]:
     }
 
 
-def _hedges(now: CountersSnapshot) -> dict[str, dict[str, int]]:
-    table: dict[str, dict[str, int]] = {}
-    for (kind, outcome), count in sorted(now.hedges.items()):
-        table.setdefault(kind.value, {})[outcome.value] = count
-    return table
-
-
-def _tier(tier: TierCounts, at: float) -> dict[str, Any]:
+def _tier(counted: Figures, tier: TierState, at: float) -> dict[str, Any]:
     stats = tier.stats
     return {
-        "tier": stats.tier,
-        "answers": stats.answers,
-        "entries": stats.entries,
-        "bytes": stats.bytes,
-        "budget": stats.budget,
-        "entries_by_kind": dict(stats.entries_by_kind),
-        "bytes_by_kind": dict(stats.bytes_by_kind),
-        "evictions": dict(stats.evictions),
-        "refused": stats.refused,
+        **asdict(stats),
         "oldest_entry_seconds": None if stats.oldest_created is None else round(max(0.0, at - stats.oldest_created), 3),
         "breaker": tier.breaker,
-        "errors": dict(tier.errors),
-        "lookups_skipped": tier.skipped,
+        "errors": counted.by("reason", "store_errors", tier=stats.tier),
+        "lookups_skipped": counted.sum("lookups_skipped", tier=stats.tier),
         "writes_pending": tier.pending,
-        "demoted": tier.demoted,
+        "demoted": counted.sum("demoted", tier=stats.tier),
     }
 
 
-def _engine(engine: EngineCounts) -> dict[str, Any]:
-    return {
-        "engine": engine.half,
-        "address": engine.address,
-        "model_version": engine.version,
-        "breaker": engine.state,
-        "left_out": engine.left_out,
-        "workers": engine.workers,
-        "queue": engine.queue,
-        "running": engine.running,
-        "engine_seconds": engine.engine_s,
-        "round_trip_seconds": engine.round_trip_s,
-        "asks": engine.asks,
-        "embeddings_sent": engine.embeddings,
-        "sent_bytes": engine.sent_bytes,
-        "received_bytes": engine.received_bytes,
-    }
-
-
-def _latency(requests: Sequence[Metric]) -> dict[str, Any]:
+def _latency(counted: Figures) -> dict[str, Any]:
     """The histogram of `/metrics`, with all routes that ask for the same thing taken together."""
     answers_by: dict[tuple[Kind, Outcome], list[int]] = {}
     seconds_by: dict[tuple[Kind, Outcome], float] = {}
-    for family in requests:
-        for sample in family.samples if family.name == "labeling_ground_request_seconds" else ():
-            kind, outcome = ASKED_FOR.get(sample.labels["route"]), sample.labels["outcome"]
-            if kind is None or outcome == "none":
-                continue
-            row = kind, Outcome(outcome)
-            if "le" in sample.labels:
-                counts = answers_by.setdefault(row, [0] * (len(BUCKETS_S) + 1))
-                counts[bisect_left(BUCKETS_S, float(sample.labels["le"]))] += int(sample.value)
-            elif sample.name.endswith("_sum"):
-                seconds_by[row] = seconds_by.get(row, 0.0) + sample.value
+    for sample in counted.samples("request_seconds"):
+        kind, outcome = ASKED_FOR.get(sample.labels["route"]), sample.labels["outcome"]
+        if kind is None or outcome == "none":
+            continue
+        row = kind, Outcome(outcome)
+        if "le" in sample.labels:
+            counts = answers_by.setdefault(row, [0] * (len(BUCKETS_S) + 1))
+            counts[bisect_left(BUCKETS_S, float(sample.labels["le"]))] += int(sample.value)
+        elif sample.name.endswith("_sum"):
+            seconds_by[row] = seconds_by.get(row, 0.0) + sample.value
     return {
         "seconds": BUCKETS_S,
         "rows": [

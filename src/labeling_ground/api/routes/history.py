@@ -1,12 +1,10 @@
 """``/v1/cache/history``: what the server did in each minute of the last day."""
 
 import asyncio
-from collections.abc import Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from prometheus_client import Metric
 
 from labeling_ground.api import responses
 from labeling_ground.api.errors import problem_responses
@@ -58,38 +56,21 @@ async def note_history(app_state: AppState) -> None:
 
 async def _note(app_state: AppState) -> None:
     figures = await figures_of(app_state)
-    now = figures.counters
-    of_class = dict.fromkeys(Priority, 0.0)
-    busy_s = 0.0
-    for queue in now.queues.values():
-        for priority, (_, counted) in queue.classes.items():
-            of_class[priority] += counted.waited_s
-            busy_s += counted.busy_s
-    refused, errors = _refusals_and_errors(figures.requests)
-    asked = now.total.asked
+    counted = figures.counted
+    asked = counted.by("outcome", "asked")
+    waited = counted.by("class", "queue_waited_seconds")
+    answered = counted.by("status", "requests")
+    refused = sum(answered.get(status, 0.0) for status in ("429", "503"))
     app_state.history.note(
         {
             **{outcome.value: asked[outcome] for outcome in Outcome},
-            **{priority.label: seconds for priority, seconds in of_class.items()},
+            **{priority.label: waited[priority.label] for priority in Priority},
             "refused": refused,
-            "errors": errors,
-            "busy": busy_s,
-            "saved": now.total.seconds_saved,
-            "computed": now.total.seconds_computed,
-            "memory_bytes": next((tier.stats.bytes for tier in now.tiers if tier.stats.tier == "memory"), 0),
+            "errors": sum(number for status, number in answered.items() if status[0] == "5" and status != "503"),
+            "busy": counted.sum("queue_busy_seconds"),
+            "saved": counted.sum("seconds_saved"),
+            "computed": counted.sum("seconds_computed"),
+            "memory_bytes": next((tier.stats.bytes for tier in figures.state.tiers if tier.stats.tier == "memory"), 0),
             "resident_bytes": sum(worker.memory_bytes for worker in figures.workers) or resident_bytes(),
         }
     )
-
-
-def _refusals_and_errors(families: Iterable[Metric]) -> tuple[float, float]:
-    """Requests that were refused for now (429, 503), and those that failed (any other 5xx), since the start."""
-    statuses = [
-        (sample.labels["status"], sample.value)
-        for family in families
-        for sample in family.samples
-        if sample.name == "labeling_ground_requests_total"
-    ]
-    refused = sum(value for status, value in statuses if status in ("429", "503"))
-    errors = sum(value for status, value in statuses if status.startswith("5") and status != "503")
-    return refused, errors

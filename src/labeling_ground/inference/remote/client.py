@@ -204,20 +204,20 @@ class EngineClient:
     def figures(self, left_out: str) -> EngineCounts:
         """As last seen. ``left_out``: why it is not asked now, in a word; empty if it is."""
         return EngineCounts(
-            half=self.half,
+            engine=self.half,
             address=str(self.address),
-            version="" if self.description is None else str(self.description.version),
-            state=self.breaker.state,
+            model_version="" if self.description is None else str(self.description.version),
+            breaker=self.breaker.state,
             left_out=left_out,
             workers=self.workers,
             queue=self.queue,
             running=self.running,
-            engine_s=self.engine_s,
-            round_trip_s=self._round_trip_s,
+            engine_seconds=self.engine_s,
+            round_trip_seconds=self._round_trip_s,
             sent_bytes=self._sent_bytes,
             received_bytes=self._received_bytes,
             asks=self._asks,
-            embeddings=self.sent.times,
+            embeddings_sent=self.sent.times,
         )
 
     @contextlib.contextmanager
