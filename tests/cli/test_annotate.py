@@ -210,7 +210,7 @@ def test_what_every_photo_would_meet_ends_it_at_once(
             for status in ("401", "404")
         ]
     assert isinstance(result.exception, LabelingGroundError)
-    says = {"key": "API key", "model": "'sam-9' is not served here", "address": "gave no whole answer"}[wrong]
+    says = {"key": "API key", "model": "'sam-9' is not served here", "address": "cannot be reached"}[wrong]
     assert says in str(result.exception)
     assert routes == {"key": [1, None], "model": [None, 1], "address": [None, None]}[wrong]
 

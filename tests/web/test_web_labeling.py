@@ -75,6 +75,7 @@ def test_the_work_survives_a_server_that_dies_and_a_page_that_is_reloaded(
     served.kill()
     labeler.click_only(450, 250, COFFEE)
     page.wait_for_selector("#banner:has-text('does not answer')")
+    page.locator("#waiting-text", has_text="Waiting for the server").wait_for()  # nothing is being computed
     page.screenshot(path=shots / "gone.png")
     labeler.note("#banner")  # the good news stands there for three seconds only
     assert page.locator("#prompt-bar").is_visible()

@@ -27,6 +27,7 @@ class Server {
   }
 
   async preview(id) {
+    if (this.refusesLate) throw new Refused(404, { type: "urn:labeling-ground:problem:unknown-image", detail: "Send it again." }, null);
     return `preview of ${this.reading(id)}`;
   }
 
@@ -60,7 +61,7 @@ class Server {
       signal.addEventListener("abort", stop);
     });
     await Promise.race([this.#held.get(id)?.done, off]);
-    if (this.refuses === id) throw new Refused(422, { detail: "No image." }, null);
+    if (this.refuses === id || (this.refusesLate === id && wait)) throw new Refused(422, { detail: "No image." }, null);
     if (!this.states.has(id)) this.states.set(id, { encoded: true, encoding: false });
     return { queued: !(await this.image(id)).encoded };
   }
@@ -275,4 +276,7 @@ test("a file that the browser cannot show is drawn as the server reads it, or na
   assert.deepEqual([image.names, image.width, image.height, image.natural, others], [["scan.tif"], 5, 6, null, []]);
   assert.match(album.pictureOf(image), /^preview of [0-9a-f]{64}$/);
   assert.deepEqual(failed.map(({ name, why }) => [name, why.message]), [["broken.tif", "No image."]]);
+  server.refusesLate = "cut off.tif"; // which the server finds out only when it reads all of the file
+  const later = await album.add([fileOf("cut off.tif")], () => {}, () => {});
+  assert.deepEqual(later.failed.map(({ why }) => why.message), ["No image."]);
 });

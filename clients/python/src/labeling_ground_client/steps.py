@@ -115,6 +115,8 @@ class Service:
 
 def unreachable(url: str, error: httpx.RequestError) -> UnreachableError:
     """The error of a call that got no whole answer."""
+    if isinstance(error, httpx.ConnectError):
+        return UnreachableError(f"{url} cannot be reached ({error}). Is the server running, and is this its address?")
     return UnreachableError(f"{url} gave no whole answer: {str(error) or type(error).__name__}")
 
 

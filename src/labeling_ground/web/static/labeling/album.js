@@ -100,7 +100,13 @@ export class Album {
     const { signal } = new AbortController();
     const ask = async () => {
       if (!(await this.server.image(id, signal))) await this.server.send(file, { wait: false, signal });
-      return this.server.preview(id, signal);
+      try {
+        return await this.server.preview(id, signal);
+      } catch (error) {
+        if (!error.wantsImage) throw error;
+        await this.server.send(file, { wait: true, signal }); // it says what is wrong, if anything is
+        return this.server.preview(id, signal);
+      }
     };
     return persistently(ask, { server: this.server, signal, trouble: this.trouble });
   }

@@ -150,7 +150,8 @@ function drawWaiting(page) {
   clearTimeout(page.clock);
   $("waiting").hidden = !waiting;
   if (!waiting) return;
-  const { kind, since, share } = waiting;
+  const { since, share } = waiting;
+  const kind = page.connection.trouble && waiting.kind !== "opening" ? "serverAway" : waiting.kind;
   const values = { s: ((performance.now() - since) / 1000).toFixed(1), ...share };
   write($("waiting-text"), t(kind, values));
   write($("waiting-more"), `${kind}-more` in words ? t(`${kind}-more`, values) : "");

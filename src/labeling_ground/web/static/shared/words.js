@@ -122,6 +122,8 @@ const WORDS = {
   useKey: ["Use this key", "이 키 사용"],
   checking: ["Asking the server", "서버에 확인 중"],
   uploading: ["Uploading", "업로드 중"],
+  serverAway: ["Waiting for the server", "서버를 기다리는 중"],
+  "serverAway-more": ["{s} s", "{s}초"],
   inQueue: ["Number {n} in the queue", "대기열 {n}번째"],
   "inQueue-more": ["about {left} s", "약 {left}초"],
   encoding: ["Encoding", "인코딩 중"],
