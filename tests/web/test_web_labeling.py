@@ -55,6 +55,9 @@ def test_two_objects_are_labeled_by_clicks_and_a_box_and_exported(
     labeler.page.screenshot(path=shots / "box.png")
     labeler.finish()
     assert labeler.objects() == 2
+    labeler.page.click("#export")  # as long as no image was marked, the one in work goes along
+    labeler.page.locator("#export-summary", has_text="2 objects in 1 image.").wait_for()
+    labeler.page.keyboard.press("Escape")
     coco = labeler.coco(tmp_path)
     assert [image["file_name"] for image in coco["images"]] == ["coffee.png"]
     assert [annotation["category_id"] for annotation in coco["annotations"]] == [1, 1]
@@ -147,6 +150,33 @@ def test_a_slow_way_to_the_server_costs_waiting_and_nothing_else(
     assert labeler.objects() == 1
     *_, click = page.evaluate("performance.getEntriesByName('click-to-mask').map(e => e.duration)")
     assert click >= 300
+
+
+def test_a_place_in_the_queue_is_read_out_when_it_is_another_one(
+    served: Served, context: Any, photos: dict[str, Path]
+) -> None:
+    """The seconds beside it change with each look at the server, and are for eyes only."""
+    places = [3, 3, 3, 2, 2]
+
+    def queue(route: Any) -> None:
+        if not places:
+            return route.continue_()
+        waits = {"known": True, "encoded": False, "encoding": True, "use_preview": False, "note": None}
+        size = {"width": COFFEE[0], "height": COFFEE[1]}
+        found = waits | size | {"place": places.pop(0), "seconds_expected": 10.0 + len(places)}
+        return route.fulfill(json=found)
+
+    labeler = Labeler(context.new_page(), served.url)
+    page = labeler.page
+    page.route("**/v1/images/*waiting=true", queue)
+    for part in ("#waiting-text", "#waiting-more"):
+        labeler.note(part)
+    labeler.open(photos["coffee"])
+    heard, seen = (page.evaluate(f"window.said['#waiting-{part}']") for part in ("text", "more"))
+    assert [text for text in heard if "queue" in text] == ["Number 3 in the queue", "Number 2 in the queue"]
+    assert [text for text in seen if "about" in text] == [f"about {n} s" for n in (14, 13, 12, 11, 10)]
+    assert page.locator("#waiting-text").get_attribute("role") == "status"
+    assert page.locator("#waiting-more").get_attribute("aria-hidden") == "true"
 
 
 def test_the_preview_asks_for_one_mask_at_a_time(served: Served, context: Any, photos: dict[str, Path]) -> None:

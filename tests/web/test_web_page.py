@@ -221,14 +221,25 @@ def test_an_object_can_be_labeled_without_a_mouse(
     assert labeler.objects() == 1
 
 
-def test_the_page_speaks_korean_and_helps(served: Served, chromium: Any, photos: dict[str, Path], shots: Path) -> None:
-    """By the browser's language, or as chosen; the choice stays."""
+def test_the_page_speaks_korean_and_helps(
+    served: Served, chromium: Any, photos: dict[str, Path], shots: Path, tmp_path: Path
+) -> None:
+    """By the browser's language, or as chosen; the choice stays. What the server refuses is said in it, too."""
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(photos["rocket"].read_bytes()[:5000])
     korean = profile(chromium, viewport={"width": 1280, "height": 800}, locale="ko-KR")
     try:
         labeler = Labeler(korean.new_page(), served.url)
         page = labeler.page
         assert page.locator("html").get_attribute("lang") == "ko"
-        labeler.open(photos["coffee"])
+        labeler.note("#hint")
+        labeler.open(photos["coffee"], broken)
+        labeler.said("#hint", "broken.jpg: 이미지 파일이 손상되었습니다.")
+        page.click("#failures")
+        page.locator(
+            "#failures-list", has_text="서버 메시지: The JPEG file of 640 × 427 pixels is truncated"
+        ).wait_for()
+        page.keyboard.press("Escape")
         labeler.click(300, 200, COFFEE)
         page.screenshot(path=shots / "korean.png")
         page.keyboard.press("?")
@@ -273,6 +284,13 @@ def test_a_phone_can_label(served: Served, chromium: Any, photos: dict[str, Path
         page.screenshot(path=shots / "phone-panel.png")
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 390
+        for part in ("#open-folder", "#import", "#language", "#to-cache"):  # the header has no room for them
+            page.locator(f"#panel {part}").scroll_into_view_if_needed()
+            assert page.locator(part).is_visible()
+        page.set_viewport_size({"width": 1280, "height": 780})
+        header = "[...document.querySelectorAll('header :is(button, select, a)')].map(({id}) => id)"
+        assert page.evaluate(header)[:3] == ["open", "open-folder", "import"]
+        assert page.evaluate(header)[-4:] == ["language", "to-cache", "help", "panel-switch"]
     finally:
         phone.close()
 
