@@ -21,6 +21,7 @@ class PlayedCvat:
 
     Attributes:
         image: the file of the task's one frame.
+        labels: names of the task's labels; their ids count from 7.
         waiting: what agents get to do, one by one: the request's id, and its parameters.
         functions: the functions that were created.
         completed: shapes by the request's id.
@@ -29,6 +30,7 @@ class PlayedCvat:
     """
 
     image: bytes
+    labels: Sequence[str] = ("object",)
     waiting: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     functions: list[dict[str, Any]] = field(default_factory=list)
     completed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -54,7 +56,7 @@ class PlayedCvat:
     def detect(self, name: str, threshold: float, *, polygons: bool = False) -> None:
         """An annotator asks for all objects of the frame."""
         asked: dict[str, Any] = {"type": "annotate_frame", "task": 1, "frame": 0, "threshold": threshold}
-        labels = {"object": {"name": "object", "attributes": {}}}
+        labels = {name: {"name": name, "attributes": {}} for name in self.labels}
         self.waiting.append((name, asked | {"mapping": labels, "conv_mask_to_poly": polygons}))
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> Any:
@@ -78,8 +80,9 @@ class PlayedCvat:
                 self.failed[found[1]] = body["exc_info"]
             return {}
         if path == "/api/labels":
-            label = {"id": 7, "name": "object", "color": "#ffffff", "type": "any", "attributes": [], "sublabels": []}
-            return {"count": 1, "next": None, "previous": None, "results": [label]}
+            about = {"color": "#ffffff", "type": "any", "attributes": [], "sublabels": []}
+            labels = [{"id": number, "name": name, **about} for number, name in enumerate(self.labels, 7)]
+            return {"count": len(labels), "next": None, "previous": None, "results": labels}
         if path == "/api/tasks/1":
             return _TASK
         if path == "/api/tasks/1/data/meta":
@@ -116,9 +119,9 @@ def _zipped(file: bytes) -> bytes:
 
 
 @contextmanager
-def played_cvat(image: bytes) -> Iterator[PlayedCvat]:
+def played_cvat(image: bytes, *labels: str) -> Iterator[PlayedCvat]:
     """It listens at ``url``."""
-    cvat = PlayedCvat(image)
+    cvat = PlayedCvat(image, labels or ("object",))
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:

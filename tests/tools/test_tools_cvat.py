@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from tests.api.conftest import LONG_S, RealServer, StartReal
+from tests.api.conftest import LONG_S, GatedConcepts, RealServer, StartReal
+from tests.coloured import BLUE_BOXES, RED_BOXES, squares
 from tests.integrations.cvat_names import decode_mask
 from tests.tools.played_cvat import HEIGHT, WIDTH, PlayedCvat, played_cvat
 
@@ -114,6 +115,28 @@ def test_an_agent_finds_all_objects(cvat_cli: CvatCli, frame: bytes, start_real:
         assert {shape["type"] for shape in cvat.completed["masks"]} == {"mask"}
         assert {shape["type"] for shape in cvat.completed["polygons"]} == {"polygon"}
         assert server.backend.encodes == 1
+
+
+def test_an_agent_and_a_whole_task_find_what_the_labels_name(cvat_cli: CvatCli, start_real: StartReal) -> None:
+    out, toy = io.BytesIO(), GatedConcepts()
+    Pillow.fromarray(squares(width=WIDTH, height=HEIGHT)).save(out, "PNG")
+    finder = {"kind": "finder", "label": "Red,blue"}
+    with start_real(backend=toy) as server, played_cvat(out.getvalue(), "Red", "blue") as cvat:
+        toy.asked.clear()  # what warmed the model up
+        number = cvat_cli(cvat, server, "function", "create-native", "Find", **finder).strip()
+        assert [label["name"] for label in cvat.functions[0]["labels_v2"]] == ["Red", "blue"]
+        cvat.detect("masks", 0.5)
+        cvat.detect("paler", 0.1)
+        cvat_cli(cvat, server, "function", "run-agent", number, "--burst", **finder)
+        cvat_cli(cvat, server, "task", "auto-annotate", "1", "--conf-threshold", "0.5", **finder)
+        assert cvat.failed == {}
+        whole_task, agents = cvat.annotations, [cvat.completed[name] for name in ("masks", "paler")]
+    for shapes, reds in ((agents[0], 2), (agents[1], 3), (whole_task, 2)):
+        for label_id, boxes in ((7, RED_BOXES[:reds]), (8, BLUE_BOXES)):
+            own = [decode_mask(shape["points"], WIDTH, HEIGHT) for shape in shapes if shape["label_id"] == label_id]
+            found = {(x, y, x + width, y + height) for x, y, width, height in map(mask_codec.bbox, own)}
+            assert (found, len(own)) == ({*boxes}, len(boxes))
+    assert toy.asked.count("trunk") == 1
 
 
 def test_a_task_is_annotated(cvat_cli: CvatCli, frame: bytes, start_real: StartReal) -> None:

@@ -13,7 +13,8 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.api.conftest import LONG_S
+from tests.api.conftest import LONG_S, GatedConcepts
+from tests.coloured import BLUE_BOXES, RED_BOXES, squares_file
 from tests.needs import needs, needs_program
 from tests.ports import free_port
 from tests.web.formats import brush
@@ -33,6 +34,12 @@ CONFIG = """<View><Image name="image" value="$image" zoom="true"/>
 <KeyPointLabels name="kp" toName="image" smart="true" smartonly="true"><Label value="Disc"/></KeyPointLabels>
 <RectangleLabels name="rect" toName="image" smart="true" smartonly="true"><Label value="Disc"/></RectangleLabels>
 </View>"""
+
+
+TEXT = """<View><Image name="image" value="$image"/>
+<TextArea name="prompt" toName="image" smart="true" rows="2" maxSubmissions="1" showSubmitButton="true"/>
+<BrushLabels name="brush" toName="image"><Label value="Thing"/><Label value="Red"/><Label value="Dark Blue"/>
+</BrushLabels></View>"""
 
 
 class LabelStudio:
@@ -61,9 +68,9 @@ class LabelStudio:
         found: dict[str, Any] = answer.json()
         return found
 
-    def project(self, file: bytes, backend_url: str) -> tuple[int, int, int]:
+    def project(self, file: bytes, backend_url: str, config: str) -> tuple[int, int, int]:
         """A project with one task and our server as its backend: their ids."""
-        project = self.post("/api/projects", json={"title": "discs", "label_config": CONFIG})["id"]
+        project = self.post("/api/projects", json={"title": "discs", "label_config": config})["id"]
         self.post(f"/api/projects/{project}/import", files={"file": ("a.png", file, "image/png")})
         task = self.client.get("/api/tasks", params={"project": project}).json()["tasks"][0]["id"]
         connect = {"project": project, "url": backend_url, "title": "Labeling Ground", "is_interactive": True}
@@ -134,7 +141,8 @@ def region(kind: str, **value: Any) -> dict[str, Any]:
 
 
 def painted(region: dict[str, Any]) -> NDArray[np.bool_]:
-    return np.asarray(brush(region["value"]["rle"]).reshape(HEIGHT, WIDTH, 4)[:, :, 3] > 0)
+    shape = (region["original_height"], region["original_width"], 4)
+    return np.asarray(brush(region["value"]["rle"]).reshape(shape)[:, :, 3] > 0)
 
 
 def mask_of_v1(server: "RealServer", file: bytes, **prompt: Any) -> NDArray[np.bool_]:
@@ -146,12 +154,32 @@ def mask_of_v1(server: "RealServer", file: bytes, **prompt: Any) -> NDArray[np.b
 
 @contextlib.contextmanager
 def connected(
-    label_studio: LabelStudio, start_real: "StartReal", file: bytes
+    label_studio: LabelStudio, start_real: "StartReal", file: bytes, config: str = CONFIG, **chosen: Any
 ) -> "Iterator[tuple[RealServer, int, int, int]]":
     """A server of ours, and a project, a task and a backend in Label Studio."""
     known = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.token}
-    with start_real(api_keys=(KEY,), **known) as server:
-        yield server, *label_studio.project(file, f"{server.url}/label-studio")
+    with start_real(api_keys=(KEY,), **known, **chosen) as server:
+        yield server, *label_studio.project(file, f"{server.url}/label-studio", config)
+
+
+@contextlib.contextmanager
+def opened_task(label_studio: LabelStudio, project: int, task: int) -> Iterator[Any]:
+    """The page of a task, as a person who has switched Auto-Annotation on sees it."""
+    sync_api, chromium = needs("playwright.sync_api"), needs_program("chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(2e3 * LONG_S)
+        page.goto(f"{label_studio.url}/user/login/")
+        page.fill("input[name=email]", EMAIL)
+        page.fill("input[name=password]", PASSWORD)
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_url(lambda url: "login" not in url)
+        page.goto(f"{label_studio.url}/projects/{project}/data?task={task}")
+        page.locator(".konvajs-content canvas").first.wait_for()
+        page.get_by_text("Auto-Annotation").click()
+        yield page
+        browser.close()
 
 
 def test_smart_marks_by_rest_are_v1s_masks(
@@ -189,25 +217,12 @@ def test_a_smart_click_in_the_page_that_is_accepted_and_submitted_is_v1s_mask(
     label_studio: LabelStudio, start_real: "StartReal", make_image: Callable[..., bytes]
 ) -> None:
     """With a person's mouse: the page draws the mask, and encodes it anew for the annotation that is saved."""
-    sync_api = needs("playwright.sync_api")
     file = make_image(WIDTH, HEIGHT)
     with (
         connected(label_studio, start_real, file) as (server, project, task, _),
-        sync_api.sync_playwright() as playwright,
+        opened_task(label_studio, project, task) as page,
     ):
-        chromium = needs_program("chromium")
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
-        page.set_default_timeout(2e3 * LONG_S)
-        page.goto(f"{label_studio.url}/user/login/")
-        page.fill("input[name=email]", EMAIL)
-        page.fill("input[name=password]", PASSWORD)
-        page.get_by_role("button", name="Log in").click()
-        page.wait_for_url(lambda url: "login" not in url)
-        page.goto(f"{label_studio.url}/projects/{project}/data?task={task}")
         canvas = page.locator(".konvajs-content canvas").first
-        canvas.wait_for()
-        page.get_by_text("Auto-Annotation").click()
         page.get_by_text("Disc", exact=True).nth(1).click()
         page.locator(".lsf-tool_smart").first.click()
         box = canvas.bounding_box()
@@ -227,7 +242,6 @@ def test_a_smart_click_in_the_page_that_is_accepted_and_submitted_is_v1s_mask(
         with page.expect_response(f"**/api/tasks/{task}/annotations**") as saved:
             page.get_by_role("button", name="Submit").click()
         assert saved.value.status == 201
-        browser.close()
         found = saved.value.request.post_data_json["result"]
         kept = label_studio.client.get(f"/api/tasks/{task}/annotations/").json()[0]["result"]
         assert [each["type"] for each in kept] == ["brushlabels"]
@@ -246,3 +260,32 @@ def test_a_smart_click_in_the_page_that_is_accepted_and_submitted_is_v1s_mask(
         assert abs(points[0]["y"] - 0.4 * HEIGHT) < 0.05 * HEIGHT
         assert np.array_equal(painted(kept[0]), mask_of_v1(server, file, points=points))
         assert (server.backend.encodes, server.backend.decodes) == (1, 2)
+
+
+def test_a_text_in_the_page_finds_what_it_names_and_all_that_is_accepted_is_saved(
+    label_studio: LabelStudio, start_real: "StartReal"
+) -> None:
+    """Each under the label that is its phrase."""
+    toy = GatedConcepts()
+    with (
+        connected(label_studio, start_real, squares_file(), TEXT, backend=toy) as (_, project, task, _),
+        contextlib.ExitStack() as opening,
+    ):
+        toy.asked.clear()  # what warmed the model up
+        page = opening.enter_context(opened_task(label_studio, project, task))
+        page.get_by_label("TextArea Input").fill("red, Dark blue")
+        with page.expect_response("**/interactive-annotating") as asked:
+            page.get_by_role("button", name="Add").click()
+        assert asked.value.status == 200
+        [region] = asked.value.request.post_data_json["context"]["result"]
+        assert (region["type"], region["value"]["text"]) == ("textarea", ["red, Dark blue"])
+        page.locator(".lsf-auto-accept__action_type_accept").click()
+        with page.expect_response(f"**/api/tasks/{task}/annotations**") as saved:
+            page.get_by_role("button", name="Submit").click()
+        assert saved.value.status == 201
+        kept = label_studio.client.get(f"/api/tasks/{task}/annotations/").json()[0]["result"]
+        for label, boxes in (("Red", RED_BOXES[:2]), ("Dark Blue", BLUE_BOXES)):
+            own = [each for each in kept if each["type"] == "brushlabels" and each["value"]["brushlabels"] == [label]]
+            found = {(x, y, x + width, y + height) for x, y, width, height in map(mask_codec.bbox, map(painted, own))}
+            assert (found, len(own)) == ({*boxes}, len(boxes))
+    assert toy.asked.count("trunk") == 1

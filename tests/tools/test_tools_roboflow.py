@@ -10,7 +10,8 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from tests.api.conftest import LONG_S
+from tests.api.conftest import LONG_S, GatedConcepts
+from tests.coloured import BLUE_BOXES, RED_BOXES, squares_file
 
 from labeling_ground.codec import mask as mask_codec
 
@@ -74,6 +75,43 @@ def test_the_sdks_calls_are_v1s_masks_of_one_encode(
         assert (canvas == mask_codec.from_rle(**mask)).all()
     assert text["status"] == 501
     assert "text" in text["reason"]
+
+
+def test_the_sdks_concepts_are_v1s(tool: Callable[[str], Path], start_real: "StartReal", tmp_path: Path) -> None:
+    """By phrases, by boxes of examples, and by both; in each form."""
+    python, file, toy = tool("roboflow"), squares_file(), GatedConcepts()
+    (tmp_path / "photo.png").write_bytes(file)
+    example = {"x": 22, "y": 22, "width": 6, "height": 8}
+    phrases = {"prompts": [{"type": "text", "text": "Red"}, {"type": "text", "text": "blue"}]}
+    boxes = {"prompts": [{"type": "visual", "boxes": [example], "box_labels": [1]}]}
+    with start_real(backend=toy) as server:
+        toy.asked.clear()  # what warmed the model up
+        rle, polygons, async_rle, less, shown = call(
+            python,
+            server.url,
+            tmp_path / "photo.png",
+            ("sam3_concept_segment", {**phrases, "format": "rle"}),
+            ("sam3_concept_segment", phrases),
+            ("sam3_concept_segment_async", {**phrases, "format": "rle"}),
+            ("sam3_concept_segment", {**phrases, "format": "rle", "output_prob_thresh": 0.1}),
+            ("sam3_concept_segment", {**boxes, "format": "rle"}),
+        )
+        with httpx.Client(base_url=server.url, timeout=LONG_S) as client:
+            image_id = client.post("/v1/images", content=file).json()["image_id"]
+            asked = {"phrases": ["Red", "blue"]}
+            expected = client.post(f"/v1/images/{image_id}/concepts", json=asked).json()["concepts"]
+        assert toy.asked.count("trunk") == 1
+    masks = [[one["rle"] for one in concept["instances"]] for concept in expected]
+    for answer in (rle, async_rle):
+        assert [[one["masks"] for one in each["predictions"]] for each in answer["prompt_results"]] == masks
+    for each, own in zip(polygons["prompt_results"], masks, strict=True):
+        for one, mask in zip(each["predictions"], own, strict=True):
+            canvas = np.zeros((48, 64), np.uint8)
+            for ring in one["masks"]:
+                cv2.fillPoly(canvas, [np.array(ring, np.int32)], 1)
+            assert (canvas == mask_codec.from_rle(**mask)).all()
+    assert [len(each["predictions"]) for each in less["prompt_results"]] == [len(RED_BOXES), len(BLUE_BOXES)]
+    assert [one["masks"] for one in shown["prompt_results"][0]["predictions"]] == masks[1]
 
 
 @pytest.mark.parametrize("transport", [None, "header", "legacy", "both"])

@@ -12,7 +12,8 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from tests.api.conftest import LONG_S
+from tests.api.conftest import LONG_S, GatedConcepts
+from tests.coloured import BLUE_BOXES, RED_BOXES, squares_file
 
 from labeling_ground.codec import mask as mask_codec
 
@@ -119,6 +120,29 @@ async def test_clicks_in_the_window_are_v1s_masks(
             points = [dict(zip("xy", mark["data"], strict=True), label=mark["label"]) for mark in each["marks"]]
             assert overlap(filled(each["shapes"]), mask_of_v1(server, file, points)) > 0.99
         assert (server.backend.encodes, server.backend.decodes) == (1, 2)
+
+
+async def test_a_text_in_the_window_finds_what_it_names_at_the_confidence_that_is_shown(
+    tool: Callable[[str], Path], start_real: "StartReal", tmp_path: Path
+) -> None:
+    """0.5 at first, which the palest red square does not reach. What the annotator drew stays; a click goes on."""
+    python, toy = tool("x-anylabeling"), GatedConcepts()
+    steps: list[list[Any]] = [["draw"], ["find", "Red, blue"], ["click", 24, 26]]
+    with start_real(backend=toy) as server:
+        toy.asked.clear()  # what warmed the model up
+        async with opened(python, tmp_path, server.url, squares_file(), *steps) as window:
+            assert (await window.read())["model"] == "toy-concepts"
+            [mine] = (await window.read())["shapes"]
+            found = (await window.read())["shapes"]
+            clicked = (await window.read())["shapes"]
+    assert mine in found
+    for label, boxes in (("red", RED_BOXES[:2]), ("blue", BLUE_BOXES)):
+        own = [np.array(shape["points"]) for shape in found if shape["label"] == label]
+        corners = {(*points.min(axis=0).astype(int), *points.max(axis=0).astype(int)) for points in own}
+        assert corners == {(x0, y0, x1 - 1, y1 - 1) for x0, y0, x1, y1 in boxes}
+    assert [shape["label"] for shape in clicked if shape not in found] == ["AUTOLABEL_OBJECT"]
+    assert all(shape in clicked for shape in found)
+    assert toy.asked.count("trunk") == 1
 
 
 async def test_no_failure_deletes_what_the_annotator_drew(

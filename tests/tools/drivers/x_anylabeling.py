@@ -3,6 +3,7 @@
 Reads a JSON object: the server's ``url``, the ``key``, an ``image``, a ``folder`` for the tool's files, and ``steps``:
 
 - ``["click", x, y]``, ``["erase", x, y]``: a point on or off the object, in pixels of the image.
+- ``["find", TEXT]``: typed into the field for text, and sent.
 - ``["draw"]``: a polygon by hand, so that there is something to lose.
 - ``["picture", FILE]``: the window as it is, saved as a PNG.
 - ``["ask", NAME]``: makes the file NAME and waits for NAME.done, while the test changes something.
@@ -90,6 +91,12 @@ def main():
             QTest.mouseClick(canvas, QtCore.Qt.MouseButton.LeftButton, pos=where)
             until(lambda: finished)
             QTest.qWait(200)  # the window draws what came
+        elif step == "find":
+            finished.clear()
+            tool.edit_text.setText(rest[0])
+            tool.button_send.click()
+            until(lambda: finished)
+            QTest.qWait(200)
         elif step == "draw":
             shape = Shape(label="mine", shape_type="polygon")
             for x, y in ((1, 1), (20, 1), (20, 20)):
