@@ -73,6 +73,9 @@ class Metrics:
         self.queue_busy_seconds = counter("queue_busy_seconds", "Seconds for which computations had the engine.", queue)
         self.queue_waited_seconds = counter("queue_waited_seconds", "Seconds for which they waited before.", queue)
 
+        self.trace_events = counter(
+            "trace_events", "Accesses for the trace: written, or lost, as its disk did not take them.", "outcome"
+        )
         self.sessions_unkept = counter(
             "sessions_unkept", "Changes of sessions that were answered before they were kept below memory."
         )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from labeling_ground.errors import BadTrace
+from labeling_ground.metrics import Metrics
 from labeling_ground.trace.events import EVENT, Events, What, digest
 from labeling_ground.trace.files import TraceWriter, of_worker, read, write
 
@@ -25,11 +26,25 @@ def append(writer: TraceWriter, made: Events) -> None:
 
 
 def test_what_is_appended_is_read(tmp_path: Path) -> None:
-    writer = TraceWriter(tmp_path / "t", max_bytes=1 << 20, files=2)
+    metrics = Metrics()
+    writer = TraceWriter(tmp_path / "t", max_bytes=1 << 20, files=2, metrics=metrics)
     append(writer, events(100))
     writer.close()
     assert np.array_equal(read([tmp_path / "t"]), events(100))
-    assert (writer.written, writer.lost) == (100, 0)
+    assert metrics.figures().by("outcome", "trace_events") == {"written": 100, "lost": 0}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_what_a_full_disk_does_not_take_is_counted_as_lost_and_costs_nothing_else(tmp_path: Path) -> None:
+    metrics = Metrics()
+    writer = TraceWriter(tmp_path / "t", max_bytes=1 << 20, files=2, metrics=metrics)
+    append(writer, events(3))
+    writer.flush()
+    with Path("/dev/full").open("ab", buffering=0) as full:
+        writer._file = full
+        append(writer, events(5, 3.0))
+        writer.flush()
+    assert metrics.figures().by("outcome", "trace_events") == {"written": 3, "lost": 5}
 
 
 def test_a_trace_of_version_1_is_read_and_put_aside_where_it_would_be_gone_on_with(tmp_path: Path) -> None:

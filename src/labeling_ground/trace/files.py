@@ -12,6 +12,7 @@ from typing import IO
 import numpy as np
 
 from labeling_ground.errors import BadTrace
+from labeling_ground.metrics import Metrics
 from labeling_ground.trace.events import EVENT, Events
 
 MAGIC = "labeling-ground trace"
@@ -48,21 +49,21 @@ class TraceWriter:
         path: the file. Only one process may write to it.
         max_bytes: where a file is full.
         files: how many are kept, the one being written among them.
+        metrics: where events are counted; new ones if left out.
 
     Raises:
         BadTrace: the file cannot be written, or is something else.
     """
 
-    def __init__(self, path: Path, *, max_bytes: int, files: int) -> None:
+    def __init__(self, path: Path, *, max_bytes: int, files: int, metrics: Metrics | None = None) -> None:
         self.path = path
+        counter = (metrics or Metrics()).trace_events
+        self.written, self.lost = counter.labels("written"), counter.labels("lost")
         self._max_bytes = max(max_bytes, len(_HEADER) + EVENT.itemsize)
         self._files = files
         self._lock = threading.Lock()
         self._gathered = bytearray()
         self._file: IO[bytes] | None = None
-        self.written = 0
-        self.lost = 0
-        """Events that could not be written."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists() and path.stat().st_size and not _mend(path):
@@ -92,10 +93,10 @@ class TraceWriter:
                         continue
                     self._file.write(piece)
                 except OSError:
-                    self.lost += len(events) // size
+                    self.lost.inc(len(events) // size)
                     return
                 events = events[len(piece) :]
-                self.written += len(piece) // size
+                self.written.inc(len(piece) // size)
 
     def close(self) -> None:
         """Write what was gathered and close the file."""

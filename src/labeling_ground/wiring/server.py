@@ -59,7 +59,7 @@ _SEAL_BYTES = 4096
 """More than what stands beside an entry's tensors: names, shapes, key, checksum."""
 
 
-def build_recorder(settings: Settings) -> Recorder | None:
+def build_recorder(settings: Settings, metrics: Metrics | None = None) -> Recorder | None:
     """What records accesses, or ``None`` where that is not wanted.
 
     Raises:
@@ -67,7 +67,8 @@ def build_recorder(settings: Settings) -> Recorder | None:
     """
     if settings.trace_file is None:
         return None
-    return Recorder(TraceWriter(settings.trace_file, max_bytes=int(settings.trace_bytes), files=settings.trace_files))
+    size = int(settings.trace_bytes)
+    return Recorder(TraceWriter(settings.trace_file, max_bytes=size, files=settings.trace_files, metrics=metrics))
 
 
 def build_pools(settings: Settings, encodes: int) -> Pools:
@@ -114,7 +115,7 @@ def build_predictor(
         pools=sibling.pools if sibling else build_pools(settings, _readers(settings, chosen)),
         shared=sibling.once.shared if sibling else build_shared_flights(settings, tiers, supervisor),
         options=_options(settings),
-        recorder=sibling.recorder if sibling else build_recorder(settings),
+        recorder=sibling.recorder if sibling else build_recorder(settings, supervisor.metrics),
         supervisor=supervisor,
         engine_health=EngineHealth(settings.engine_failures),
         sibling=sibling,
