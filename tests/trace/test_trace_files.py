@@ -39,7 +39,7 @@ def test_what_a_full_disk_does_not_take_is_counted_as_lost_and_costs_nothing_els
     metrics = Metrics()
     writer = TraceWriter(tmp_path / "t", max_bytes=1 << 20, files=2, metrics=metrics)
     append(writer, events(3))
-    writer.flush()
+    writer.close()
     with Path("/dev/full").open("ab", buffering=0) as full:
         writer._file = full
         append(writer, events(5, 3.0))
