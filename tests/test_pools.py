@@ -117,6 +117,19 @@ async def test_an_error_that_nobody_waits_for_is_not_complained_about() -> None:
     pool.close()
 
 
+@pytest.mark.parametrize("raised", [StopIteration("the end"), SystemExit(3)])
+async def test_what_no_future_takes_and_what_would_end_the_server_are_errors_like_others(raised: BaseException) -> None:
+    pool = Pool("test", 1)
+
+    def fail() -> None:
+        raise raised
+
+    with pytest.raises(RuntimeError, match=type(raised).__name__):
+        await asyncio.wait_for(pool.run(fail), 60)
+    assert await pool.run(divmod, 7, 2) == (3, 1)
+    pool.close()
+
+
 async def test_an_error_reaches_the_caller_and_frees_the_thread() -> None:
     pool = Pool("test", 1)
     with pytest.raises(ZeroDivisionError):

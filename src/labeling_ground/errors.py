@@ -24,6 +24,7 @@ Nothing here knows HTTP: ``api/errors.py`` has the one table from these classes 
     ├── NotAllowed               an API key is missing, or it is not one of ours
     │   └── Forbidden            the key is one of ours, but not for this
     ├── NotOffered               something that no model served here can do
+    ├── ModelTooLarge            a model for which there is no memory, whatever else is unloaded
     ├── Overloaded               a queue is full; ``retry_after`` says when to come back
     ├── BackendFailed            the model did not answer, or answered nonsense
     ├── SourceFailed             another host did not give an image that was to be fetched there
@@ -150,6 +151,10 @@ class UnreachablePrediction(UnknownPrediction):
 
 class NotOffered(LabelingGroundError):  # noqa: N818
     """Something that no model served here can do, such as finding what a text names."""
+
+
+class ModelTooLarge(LabelingGroundError):  # noqa: N818
+    """There is no memory for the model beside the default one. Trying again is no use."""
 
 
 class NotAllowed(LabelingGroundError):  # noqa: N818

@@ -78,14 +78,19 @@ class Peers:
             self._server.close()
             self._socket(self.number).unlink(missing_ok=True)
 
-    async def ask(self, question: str, *arguments: Any) -> dict[int, Any]:
+    async def ask(self, question: str, *arguments: Any, answer_s: float | None = None) -> dict[int, Any]:
         """What each of the others answers, by its number; who does not answer in time is left out.
+
+        Args:
+            question: its name.
+            *arguments: of the question.
+            answer_s: how long it may take, where that is not the usual time.
 
         Raises:
             Exception: what one of them raised, when all have answered.
         """
         others = [number for number in range(self.count) if number != self.number]
-        found = await asyncio.gather(*(self._ask(number, question, arguments) for number in others))
+        found = await asyncio.gather(*(self._ask(number, question, arguments, answer_s) for number in others))
         answered = {number: answer for number, answer in zip(others, found, strict=True) if answer is not None}
         for is_answer, answer in answered.values():
             if not is_answer:
@@ -154,10 +159,12 @@ class Peers:
         socket.unlink(missing_ok=True)  # our predecessor's
         self._server = await asyncio.start_unix_server(self._serve, socket)
 
-    async def _ask(self, number: int, question: str, arguments: tuple[Any, ...]) -> tuple[bool, Any] | None:
+    async def _ask(
+        self, number: int, question: str, arguments: tuple[Any, ...], answer_s: float | None
+    ) -> tuple[bool, Any] | None:
         try:
             make_trusted(self.folder)
-            async with asyncio.timeout(self.answer_s):
+            async with asyncio.timeout(answer_s or self.answer_s):
                 reader, writer = await asyncio.open_unix_connection(self._socket(number))
                 try:
                     await _send(writer, (question, arguments))

@@ -37,9 +37,12 @@ async def carry_out(executor: Executor, work: Callable[[], T], ended: Callable[[
             told.set_exception(error)
 
     def run() -> None:
-        result, error = None, None
+        result: T | None = None
+        error: BaseException | None = None
         try:
             result = work()
+        except (StopIteration, SystemExit) as raised:  # a future takes no such thing, and it would end the server
+            error = RuntimeError(f"{type(raised).__name__}: {raised}")
         except BaseException as raised:  # noqa: BLE001 -- it goes to the caller
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -126,6 +129,9 @@ class Pool:
         self.running -= 1
 
 
+_LOADS = 16
+
+
 @dataclass(frozen=True)
 class Pools:
     """The pools of one server.
@@ -137,7 +143,7 @@ class Pools:
         drawing: masks to PNG and polygons, answers to JSON; grids' answers and previews are background.
         grids: judging a grid's candidates, and its cached result.
         files: reading and writing files that are no part of the cache.
-        models: loading models.
+        models: loading models. That is one at a time, and one more for each load that hangs.
     """
 
     requests: Pool
@@ -150,7 +156,7 @@ class Pools:
 
     @classmethod
     def sized(cls, *, images: int = 2, values: int = 2, drawing: int = 1, grids: int = 1) -> "Pools":
-        """Pools of so many threads; reading requests takes as many as sealing values, files and models one."""
+        """Pools of so many threads; reading requests takes as many as sealing values, files one."""
         return cls(
             requests=Pool("requests", values),
             images=Pool("images", images),
@@ -158,7 +164,7 @@ class Pools:
             drawing=Pool("drawing", drawing),
             grids=Pool("grids", grids),
             files=Pool("files", 1),
-            models=Pool("models", 1),
+            models=Pool("models", _LOADS),
         )
 
     def close(self) -> None:

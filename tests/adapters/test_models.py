@@ -99,17 +99,20 @@ async def test_cvat_lists_a_function_for_each_model_and_calls_it(
         first, other = listed
         assert (first, listed[first]["metadata"]["annotations"]["name"]) == ("labeling-ground", "Labeling Ground")
         assert other == f"labeling-ground-{SECOND.replace(':', '-').replace('_', '-')}", "no id before it is loaded"
+        assert listed[other]["metadata"]["annotations"]["name"] == f"Labeling Ground ({SECOND})"
         assert (await server.client.get(f"/api/functions/{other}")).json() == listed[other]
         sent = {"image": in_base64(make_image()), "pos_points": [[9, 9]], "neg_points": [], "obj_bbox": []}
         await answered(server, "/api/function_invocations", sent, {"x-nuclio-function-name": other})
         loaded = server.app_state.models.loaded[SECOND]
         assert (counted(loaded.predictor, Kind.MASK).misses, loaded.users) == (1, 0)
-        assert list((await server.client.get("/api/functions")).json())[1] == "labeling-ground-second"
-        await answered(server, "/api/function_invocations", sent, {"x-nuclio-function-name": "labeling-ground-second"})
+        again = (await server.client.get("/api/functions")).json()
+        assert list(again) == [first, other], "CVAT has these names since the task was opened"
+        assert again[other]["metadata"]["annotations"]["name"] == "Labeling Ground (second)"
+        await answered(server, "/api/function_invocations", sent, {"x-nuclio-function-name": other})
         unknown = {"x-nuclio-function-name": "labeling-ground-third"}
         refused = await server.client.post("/api/function_invocations", json=sent, headers=unknown)
         assert refused.status_code == 404
-        assert "'labeling-ground', 'labeling-ground-second'" in refused.text
+        assert f"'labeling-ground', '{other}'" in refused.text
 
 
 async def test_label_studio_is_connected_to_the_model_that_its_address_names(start: "Start") -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+SECOND = "tests.api.test_api_models:second"
+
 
 async def ready(server: "Running") -> tuple[int, str, dict[str, str]]:
     answer = await server.client.get("/health/ready")
@@ -108,6 +110,40 @@ async def test_each_half_that_hangs_is_failing_also_where_its_asker_has_left(hal
     assert not health.wants_trial
     may_end.set()
     await until(lambda: not health.failing())
+
+
+async def test_a_trial_that_hangs_ends_with_the_deadline_and_keeps_no_other_model_from_its_own(
+    start: "Start", make_image: "Callable[..., bytes]"
+) -> None:
+    """Also that of the default model, before it was ever ready; a model that is being tried is in use."""
+    async with start(models=(SECOND,), engine_failures=1, encode_deadline_s=0.2, encode_workers=2) as server:
+        file = make_image()
+        assert (await server.client.post(f"/v1/images?model={SECOND}", content=file)).status_code == 200
+        other = server.app_state.models.loaded[SECOND]
+        second: Any = other.predictor.backend
+        server.backend.fail_encode = second.fail_encode = BackendFailed("It is away.")
+        server.backend.encode_may_go_on.clear()
+        for model in ("", SECOND):
+            answer = await server.client.post(f"/v1/images?model={model}", content=make_image())
+            assert answer.status_code == 503
+        checks = await until_ready_says(server, "failing")
+        assert checks["encoder"].endswith("has not answered within 0.2 s.")
+        second.fail_encode = server.backend.fail_encode = None
+        await server.until(lambda: not other.failing())
+        server.backend.encode_may_go_on.set()
+        await until_ready_says(server, "ok")
+
+
+async def test_an_engine_that_would_end_the_process_is_failing_and_the_server_goes_on(
+    start: "Start", make_image: "Callable[..., bytes]"
+) -> None:
+    async with start(engine_failures=1) as server:
+        server.backend.fail_encode = SystemExit(3)
+        answer = await server.client.post("/v1/images", content=make_image())
+        assert (answer.status_code, answer.json()["detail"]) == (503, "The engine wanted to end the process.")
+        assert (await ready(server))[:2] == (503, "failing")
+        server.backend.fail_encode = None
+        await until_ready_says(server, "ok")
 
 
 async def test_a_decoder_that_answers_nonsense_is_failing_too_and_an_answer_in_between_begins_anew(

@@ -100,6 +100,27 @@ async def test_a_request_names_its_model_and_the_answer_says_which_it_was(
         assert server.app_state.models.loaded[SECOND].users == 0, "each request has let it go"
 
 
+async def test_an_empty_name_is_none_in_every_request(start: Start, make_image: Callable[..., bytes]) -> None:
+    async with start(models=(SECOND,)) as server:
+        client, file = server.client, make_image()
+        sent = (await client.post("/v1/images?model=", content=file)).json()
+        path, prompt = f"/v1/images/{sent['image_id']}", {"points": [{"x": 9, "y": 9}]}
+        shown = {"image": base64.b64encode(file).decode(), "params": {"marks": [{"type": "point", "data": [5, 5]}]}}
+        for answer in (
+            await client.get(f"{path}?model="),
+            await client.post(f"{path}/masks?model=", json=prompt),
+            await client.post(f"{path}/masks", json={**prompt, "model": ""}),
+            await client.post(f"{path}/everything?model=", json={"points_per_side": 2}),
+            await client.post("/api/sam/image", json={"session_id": "s", "image": shown["image"], "model": ""}),
+            await client.post("/api/sam/click?model=", json={"session_id": "s", "points": [5, 5], "labels": [1]}),
+        ):
+            assert (answer.status_code, answer.json()["model"]) == (200, "toy")
+        assert (await client.get(f"{path}/preview?model=")).status_code == 200
+        assert (await client.get(f"{path}/embedding?model=")).headers["X-Model-Version"].startswith("toy@")
+        shapes = (await client.post("/x-anylabeling/v1/predict", json={**shown, "model": ""})).json()
+        assert shapes["data"]["shapes"]
+
+
 async def test_an_unknown_model_is_404_with_those_that_are_served(
     start: Start, make_image: Callable[..., bytes]
 ) -> None:
@@ -214,7 +235,8 @@ async def test_what_a_model_takes_is_measured_when_it_is_loaded_and_counts_again
     async with start(**chosen, models_bytes=10**11, encode_deadline_s=1) as server:
         assert (await models_of(server))["own-sam"]["memory_bytes"] == 10**12
         refused = await server.client.post("/v1/images?model=own-sam", content=make_image())
-        assert (refused.status_code, refused.json()["type"].rsplit(":", 1)[-1]) == (503, "overloaded")
+        assert (refused.status_code, refused.json()["type"].rsplit(":", 1)[-1]) == (507, "model-too-large")
+        assert "Retry-After" not in refused.headers, "the operator alone can help"
         assert "own-sam takes 1000000000000 bytes, and models_bytes leaves" in refused.json()["detail"]
         assert not (await models_of(server))["own-sam"]["loaded"]
         await server.send_image(make_image())

@@ -1,17 +1,27 @@
 """The end of a server, seen by clients that connect or ask at just that moment."""
 
+import asyncio
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.responses import PlainTextResponse
+from tests.doubles import LONG_S, ToyBackend, image_bytes
+from tests.ports import free_port
+from tests.running import command
 
 from labeling_ground.api.protocol import HttpLimits
 from labeling_ground.cli.running import DrainingServer, configuration, listen
 from labeling_ground.draining import Drain
 from labeling_ground.settings import Settings
+from labeling_ground.types import Embedding, Image
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -118,3 +128,26 @@ def test_how_long_a_connection_may_wait_or_dawdle_is_what_the_settings_say() -> 
         idle_close_seconds=13.0,
     )
     assert config.timeout_keep_alive == 14
+
+
+class _Hanging(ToyBackend):
+    """Never comes to an end with an image of another size than the one that it is tried with."""
+
+    async def encode(self, images: Sequence[Image]) -> list[Embedding]:
+        if images[0].width != 96:
+            await asyncio.get_running_loop().run_in_executor(None, time.sleep, 86_400)
+        return await super().encode(images)
+
+
+def hanging(*, encode_threads: int, decode_threads: int) -> ToyBackend:
+    return _Hanging()
+
+
+def test_a_server_that_is_told_to_stop_ends_though_its_engine_hangs(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    settings = {"port": port, "cache_dir": tmp_path, "encode_deadline_s": 0.5, "shutdown_grace_s": 1}
+    with command("serve", ready=f"{url}/health/ready", model="tests.cli.test_running:hanging", **settings) as process:
+        assert httpx.post(f"{url}/v1/images", content=image_bytes(1), timeout=LONG_S).status_code == 503
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LONG_S) == 0

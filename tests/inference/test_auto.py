@@ -45,6 +45,31 @@ def test_an_engine_whose_import_fails_for_any_reason_is_one_that_is_not_installe
         choose_backend(f"{name}:create", encode_threads=1, decode_threads=1)
 
 
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        pytest.param("raise SystemExit(2)", "cannot be served: SystemExit: 2", id="it ends the process"),
+        pytest.param("next(iter([]))", "cannot be served: StopIteration", id="it runs out of something"),
+        pytest.param('Toy(ModelVersion("My/Net", "0" * 64))', "made the model 'My/Net'", id="an id that no key takes"),
+        pytest.param('Toy(ModelVersion("net", "run-2026-11-30-epoch-7"))', "is 16 hex digits or more", id="no digest"),
+        pytest.param('Toy(ModelVersion("net", "0" * 15))', "is 16 hex digits or more", id="half a digest"),
+    ],
+)
+def test_a_factory_that_makes_no_model_that_can_be_served_is_refused_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, why: str
+) -> None:
+    """Keys have the first 16 digits of a version: of two trainings that are told apart later, one is the other's."""
+    name = f"own_factory_{abs(hash(made))}"
+    (tmp_path / f"{name}.py").write_text(
+        "from labeling_ground.testing.toy_backend import ToyBackend as Toy\n"
+        "from labeling_ground.types import ModelVersion\n\n\n"
+        f"def create(**_):\n    return {made}\n".replace("return raise", "raise")
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BadSettings, match=why):
+        choose_backend(f"{name}:create", encode_threads=1, decode_threads=1)
+
+
 # -- the precision ---------------------------------------------------------------------------------------------------
 
 SLOW = Verdict("onnx", "fp32", 1.0, 0.1, 18, 1.0, 1.0)

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.doubles import TENANT, ToyBackend, image_bytes, mask, send, serving
+from tests.doubles import LONG_S, TENANT, ToyBackend, image_bytes, mask, send, serving
 
-from labeling_ground.errors import BackendFailed, BadInput, Overloaded, UnknownModel
+from labeling_ground.errors import BackendFailed, BadInput, ModelTooLarge, Overloaded, UnknownModel
 from labeling_ground.pools import Pools
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.model_pool import LoadedModel, ModelFacts, ModelPool
@@ -98,6 +98,7 @@ async def test_a_model_is_loaded_at_the_first_ask_and_once_for_all_who_ask_meanw
 async def test_the_default_one_is_what_no_name_means_and_an_unknown_one_is_told_what_is_served() -> None:
     async with pool_of("one") as (pool, _):
         assert pool.at_hand(None) is pool.default
+        assert pool.at_hand("") is pool.default
         for ask in (pool.at_hand, pool.name_of):
             with pytest.raises(UnknownModel, match=r"'sam-9' is not served here. Served: toy, one\."):
                 ask("sam-9")
@@ -154,7 +155,7 @@ async def test_work_behind_an_answer_keeps_a_model_loaded() -> None:
 
 async def test_a_model_for_which_there_can_be_no_room_is_refused_with_the_setting() -> None:
     async with pool_of("one", budget_bytes=15) as (pool, loader):
-        with pytest.raises(Overloaded, match="models_bytes leaves 5 beside the default model"):
+        with pytest.raises(ModelTooLarge, match="models_bytes leaves 5 beside the default model"):
             await pool.acquire("one")
         assert loader.loads == []
 
@@ -179,6 +180,62 @@ async def test_a_load_that_fails_says_why_and_the_next_ask_tries_again(error: Ex
         loader.error = None
         await used(pool, "one")
         assert "one" in pool.loaded
+
+
+async def test_a_load_that_hangs_keeps_no_other_out_and_its_model_is_there_when_it_ends() -> None:
+    async with pool_of("one", "two", budget_bytes=30) as (pool, loader):
+        load, may_end = loader.load, asyncio.Event()
+
+        async def hanging(facts: ModelFacts) -> LoadedModel:
+            if facts.name == "one":
+                await may_end.wait()
+            return await load(facts)
+
+        pool.load_one, pool.load_s = hanging, 0.01
+        for _ in range(2):  # the second joins the first
+            with pytest.raises(BackendFailed, match=r"one has not been loaded within 0.01 s. That is not stopped"):
+                await pool.acquire("one")
+        async with asyncio.timeout(LONG_S):
+            pool.load_s = LONG_S
+            await used(pool, "two")
+            await pool.shrink()
+            assert list(pool.loaded) == ["toy", "two"]
+            may_end.set()
+            await used(pool, "one")
+        assert loader.loads == ["two", "one"]
+
+
+async def test_a_server_that_stops_waits_for_no_load() -> None:
+    async with pool_of("one", "two") as (pool, loader):
+        await used(pool, "two")
+        loader.may_go_on.clear()
+        asking = asyncio.create_task(pool.acquire("one"))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(LONG_S):
+            await pool.aclose()
+            assert await asyncio.wait({asking}) == ({asking}, set())
+        assert list(pool.loaded) == ["toy"]
+
+
+async def test_what_another_process_knows_of_a_model_is_known_here_unless_it_is_loaded() -> None:
+    async with pool_of() as (_, loader):
+        told: list[ModelFacts] = []
+
+        async def tell(facts: ModelFacts) -> None:
+            told.append(facts)
+
+        pool = ModelPool(
+            loader.served(ModelFacts("toy", "toy"), loader.sibling), [ModelFacts("a:b")], loader.load, on_load=tell
+        )
+        pool.learn(ModelFacts("c:d", "no-model-here"))
+        pool.learn(ModelFacts("a:b", "net", memory_bytes=7))
+        assert (pool.name_of("net"), pool.status("a:b").facts.memory_bytes) == ("a:b", 7)
+        assert not told
+        await used(pool, "net")
+        assert [facts.name for facts in told] == ["a:b"]
+        pool.learn(ModelFacts("a:b", "older"))
+        assert pool.name_of("net") == "a:b"
+        await pool.aclose()
 
 
 async def test_two_names_for_one_model_id_are_refused() -> None:

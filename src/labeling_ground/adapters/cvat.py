@@ -159,9 +159,11 @@ class Cvat:
         return await self._others.forward(request, path)
 
     def _ours(self) -> dict[str, str]:
-        """The models' ids, or what the settings call them, by the names of their functions; the default one first."""
-        ids = [each.id for each in self._models.statuses()]
-        return {FUNCTION: ids[0], **{f"{FUNCTION}-{re.sub('[^A-Za-z0-9.]+', '-', model)}": model for model in ids[1:]}}
+        """The models' ids by the names of their functions, the default one first. CVAT keeps a name while it shows a
+        task: it is made of what the settings call the model, as the id of a factory's is known once it is loaded."""
+        default, *others = self._models.statuses()
+        named = {f"{FUNCTION}-{re.sub('[^A-Za-z0-9.]+', '-', each.facts.name)}": each.id for each in others}
+        return {FUNCTION: default.id, **named}
 
     def _listed(self) -> dict[str, dict[str, Any]]:
         """Our functions by their names, as Nuclio describes functions."""

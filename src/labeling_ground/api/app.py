@@ -173,7 +173,8 @@ async def _lifespan(app_state: AppState, adapters: Sequence[Adapter], app: FastA
         await supervisor.attempt("meet servers", sessions.meet)
         if peers is not None:
             closing.push_async_callback(peers.aclose)
-            await answer_peers(app_state, peers, partial(service.health_of, app))
+            own = partial(service.health_of, app), partial(service.list_own, app_state)
+            await answer_peers(app_state, peers, *own)
         for name, work in (
             ("model", partial(_watch_model, app, app_state)),
             ("probe tiers", partial(_probe, app_state)),
@@ -248,32 +249,45 @@ async def _watch_model(app: FastAPI, app_state: AppState) -> None:
     Later, whenever it fails, try whether it answers again: one that is not ready is sent nothing that would show it.
     """
     models = app_state.models
-    while True:
-        for served in list(models.loaded.values()):
-            is_default = served is models.default
-            if (is_default and app.state.model_check != "ok") or served.predictor.engine_health.wants_trial:
-                served.users += 1
-                try:
-                    check = await _try_model(served)
-                finally:
-                    models.leave(served)
-                if is_default:
-                    app.state.model_check = check
-        await models.shrink()
-        await asyncio.sleep(_AGAIN_S)
+    trials: dict[LoadedModel, asyncio.Task[None]] = {}
+
+    async def try_out(served: LoadedModel) -> None:
+        check = await _try_model(served)
+        if served is models.default:
+            app.state.model_check = check
+
+    try:
+        while True:
+            for served in list(models.loaded.values()):
+                is_new = served is models.default and app.state.model_check != "ok"
+                if served not in trials and (is_new or served.predictor.engine_health.wants_trial):
+                    served.users += 1
+                    trials[served] = asyncio.create_task(try_out(served))
+            if trials:  # each by itself: one that hangs keeps no other from being tried
+                await asyncio.wait(trials.values(), timeout=_AGAIN_S)
+            for served in [served for served, trial in trials.items() if trial.done()]:
+                models.leave(served)
+                trials.pop(served).result()
+            await models.shrink()
+            await asyncio.sleep(_AGAIN_S)
+    finally:
+        for trial in trials.values():
+            await stop(trial)
 
 
 async def _try_model(served: LoadedModel) -> str:
     """``ok``, or why a model does not answer."""
-    backend, health = served.predictor.backend, served.predictor.engine_health
+    predictor, backend = served.predictor, served.predictor.backend
+    model, version = predictor.model, backend.info.version
     rows = np.linspace(0, 255, 64, dtype=np.uint8)
     pixels = np.repeat(np.repeat(rows[:, None, None], 96, axis=1), 3, axis=2)
     pixels[16:48, 32:64] = (200, 40, 40)
-    try:
-        with health.call("encoder"):
-            [embedding] = await backend.encode([Image("0" * 64, pixels)])
-        with health.call("decoder"):
-            await backend.decode([(embedding, Prompt((Point(48.0, 32.0, 1),)))])
+    image, prompt = Image("0" * 64, pixels), Prompt((Point(48.0, 32.0, 1),))
+    try:  # in places of the queues: an engine is given no more than it takes, and has its deadline
+        async with predictor.encode_queue.slot(patient=True) as place:
+            embedding = (await place.call(partial(model.encode, place, version, image))).value
+        async with predictor.decode_queue.slot(patient=True) as place:
+            await place.call(partial(model.decode, place, version, embedding, prompt))
     except Exception as error:
         if not isinstance(error, LabelingGroundError):
             log.exception("the model %s fails", served.model)

@@ -81,6 +81,7 @@ TABLE: dict[type[errors.LabelingGroundError], tuple[int, str, str]] = {
     errors.NotOffered: (501, "not-offered", "No model here can do that"),
     errors.Forbidden: (403, "forbidden", "This is not for everybody"),
     errors.NoRoom: (507, "no-room", "The cache is too small for this image"),
+    errors.ModelTooLarge: (507, "model-too-large", "There is no memory for this model"),
     errors.Overloaded: (503, "overloaded", "Too much at once"),
     errors.BackendFailed: (503, "backend-failed", "The model did not answer"),
     errors.SourceFailed: (502, "source-failed", "The image could not be fetched"),
@@ -272,7 +273,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         422: "The request is well-formed but makes no sense",
         501: "No model of this server can do that",
         502: "The image's own host did not give it",
-        507: "The cache is too small to keep this image: the operator must give it more room",
+        507: "The cache is too small to keep this image, or there is no memory for the model: the operator can help",
         503: "Too much at once, or the model does not answer; try again after `Retry-After` seconds",
     }
     return {

@@ -2,7 +2,7 @@
 
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +11,16 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from labeling_ground.api.state import AppState
-from labeling_ground.errors import StoreFailed
+from labeling_ground.errors import BackendFailed, StoreFailed
 from labeling_ground.metrics import Figures
 from labeling_ground.peers import Answer, Peers
 from labeling_ground.service.counters import StateSnapshot, take_snapshot
+from labeling_ground.service.model_pool import ModelFacts
 from labeling_ground.service.sums import add_up, go_on
 from labeling_ground.settings.machine import resident_bytes
+
+Listed = list[dict[str, Any]]
+"""Models, each as ``ModelOut`` says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +123,45 @@ async def change_settings_of_all(app_state: AppState, changes: Mapping[str, Any]
         raise StoreFailed("Not all worker processes have changed their settings: one is being restarted. Try again.")
 
 
-async def answer_peers(app_state: AppState, peers: Peers, health: Callable[[], Mapping[str, Any]]) -> None:
-    """Answer the other workers from now on, and take over the settings that were changed while the server ran.
+async def models_of_all(app_state: AppState, own: Listed) -> Listed:
+    """The models that are served, given as this worker lists them: each as a worker says that has it loaded, and with
+    whatever fails at one of them."""
+    each = [own] if app_state.peers is None else [own, *(await app_state.peers.ask("models")).values()]
+    found = []
+    for model in zip(*each, strict=True):
+        failing = {half: why for one in model for half, why in one.get("failing", {}).items()}
+        loaded = next((one for one in model if one["loaded"]), model[0])
+        found.append(loaded | ({"failing": failing} if failing else {}))
+    return found
+
+
+async def have_others(app_state: AppState, verb: str, model: str) -> None:
+    """Have the other workers ``load`` or ``unload`` a model, after this one did.
+
+    Raises:
+        BackendFailed, Overloaded: not all did it; trying again is safe.
+    """
+    peers, seconds = app_state.peers, app_state.settings.load_deadline_s
+    if peers is not None and len(await peers.ask(f"{verb} model", model, answer_s=seconds)) < peers.count - 1:
+        raise BackendFailed(f"Not all worker processes have {verb}ed the model: one is being restarted. Try again.")
+
+
+async def answer_peers(
+    app_state: AppState,
+    peers: Peers,
+    health: Callable[[], Mapping[str, Any]],
+    list_models: Callable[[], Awaitable[Listed]],
+) -> None:
+    """Answer the other workers from now on, and take over what they know of models, and the settings that
+    were changed while the server ran.
 
     Args:
         app_state: this worker's parts.
         peers: the others.
         health: says how this worker is.
+        list_models: lists the models as this worker has them.
     """
+    pool = app_state.models
 
     async def tell_health() -> Mapping[str, Any]:
         return _told(health(), peers)
@@ -141,15 +176,36 @@ async def answer_peers(app_state: AppState, peers: Peers, health: Callable[[], M
     async def history(since: float) -> NDArray[Any]:
         return app_state.history.since(since)
 
+    async def load(model: str) -> None:
+        pool.leave(await pool.acquire(model))
+
+    async def facts() -> list[ModelFacts]:
+        return [status.facts for status in pool.statuses()]
+
+    async def learn(facts: Iterable[ModelFacts]) -> None:
+        for one in facts:
+            pool.learn(one)
+
+    async def tell(facts: ModelFacts) -> None:
+        await peers.ask("learn facts", [facts])
+
     answers: dict[str, Answer] = {
         "history": history,
         "health": tell_health,
         "change settings": change,
         "figures": figures,
+        "models": list_models,
+        "load model": load,
+        "unload model": pool.unload,
+        "facts": facts,
+        "learn facts": learn,
     }
     await peers.open(answers)
     if changes := peers.shared:  # not asked for: all others may have been killed too
         await app_state.runtime_settings.change(**changes)
+    for known in (await peers.ask("facts")).values():
+        await learn(known)
+    pool.on_load = tell
 
 
 async def _own_figures(app_state: AppState) -> ServerSnapshot:

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,6 +26,8 @@ if sys.platform != "win32":
     import resource
 
 
+_THREADS_S = 5.0
+"""Seconds that threads have to end when all is answered, written and closed."""
 _HOST_HINT = (
     "Choose another with --host or LABELING_GROUND_HOST: 127.0.0.1 is this machine only, 0.0.0.0 all that it has."
 )
@@ -100,10 +104,19 @@ class DrainingServer(uvicorn.Server):
         drain: begins with the signal.
         delay_s: seconds between the signal and the end of new connections, for load balancers to notice it.
         beat: called ten times a second, as long as the event loop runs.
+        ended: called when all is answered and closed.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, delay_s: float, beat: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        drain: Drain,
+        delay_s: float,
+        beat: Callable[[], None] | None,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
+        self._ended = ended
         self._drain = drain
         self._delay_s = delay_s
         self._beat = beat
@@ -112,6 +125,11 @@ class DrainingServer(uvicorn.Server):
         """Called by uvicorn: open what the app needs, then listen."""
         await super().startup(sockets)
         exempt_from_collections()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn's ``run``."""
+        await super().serve(sockets)
+        self._ended()
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second."""
@@ -168,7 +186,7 @@ def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
 def run(
     app: Any, settings: Settings, *listeners: socket.socket, drain: Drain, beat: Callable[[], None] | None = None
 ) -> None:
-    """Serve until told to stop; what is in flight is answered first.
+    """Serve until told to stop; what is in flight is answered first. The process is to end after it.
 
     Args:
         app: what is served.
@@ -182,5 +200,14 @@ def run(
     # us, and we have nothing to add: the process ends with exit code 0, without a traceback.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    server = DrainingServer(configuration(app, settings, drain), drain, settings.drain_delay_s, beat)
+    configured = configuration(app, settings, drain)
+    server = DrainingServer(configured, drain, settings.drain_delay_s, beat, _end_soon)
     server.run(sockets=list(listeners))
+
+
+def _end_soon() -> None:
+    """End the process also where a thread does not end, in which an engine's call or a model's load hangs: the event
+    loop and Python wait for threads, however long that takes."""
+    last = threading.Timer(_THREADS_S, os._exit, (0,))
+    last.daemon = True
+    last.start()

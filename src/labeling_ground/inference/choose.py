@@ -4,12 +4,14 @@ A table of strings, so that an engine that is not chosen is never imported, and 
 """
 
 import importlib
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
 
 from labeling_ground.errors import BadSettings, LabelingGroundError
 from labeling_ground.inference.backend import Backend
+from labeling_ground.types.model import MODEL_VERSION
 
 BACKENDS: Mapping[str, str] = MappingProxyType({"classical": "labeling_ground.inference.classical:create"})
 """Model id → ``module:attribute`` of a factory: ``encode_threads`` and ``decode_threads`` in, a ``Backend`` out."""
@@ -32,8 +34,15 @@ def choose_backend(name: str, *, encode_threads: int, decode_threads: int) -> Ba
         backend = factory(encode_threads=encode_threads, decode_threads=decode_threads)
     except LabelingGroundError:
         raise
-    except Exception as error:  # code of others: whatever it raises, a sentence says what
+    except (Exception, SystemExit) as error:  # code of others: whatever it raises, a sentence says what
         raise BadSettings(f"The model {name!r} cannot be served: {type(error).__name__}: {error}.") from error
     if not all(hasattr(backend, member) for member in ("info", "encode", "decode", "aclose")):
         raise BadSettings(f"The factory of {name!r} made no backend: it needs info, encode, decode, aclose.")
+    version = backend.info.version
+    if re.fullmatch(MODEL_VERSION, f"{version.model}@{version.digest}") is None:
+        raise BadSettings(
+            f"The factory of {name!r} made the model {version.model[:80]!r} with the digest {version.digest[:80]!r}. A "
+            "model id has letters a to z, digits, dots and hyphens; and a digest is 16 hex digits or more, of SHA-256 "
+            "over all that results depend on: else what another model has predicted would be taken for this one's."
+        )
     return cast("Backend", backend)

@@ -167,7 +167,8 @@ async def _compute(work: Work, items: Sequence[_Item]) -> None:
         made = list(await work(values))
         if len(made) != len(values):
             raise BackendFailed("The model did not answer each ask.")
-    except Exception as error:  # noqa: BLE001 -- it goes to those who asked
+    except (Exception, SystemExit) as raised:  # noqa: BLE001 -- it goes to those who asked
+        error = raised if isinstance(raised, Exception) else BackendFailed("The engine wanted to end the process.")
         if len(items) > 1 and not isinstance(error, Overloaded):
             for item in items:
                 await _compute(work, [item])

@@ -6,9 +6,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from labeling_ground.errors import BackendFailed, BadInput, Overloaded, UnknownModel
+from labeling_ground.errors import BackendFailed, BadInput, ModelTooLarge, Overloaded, UnknownModel
 from labeling_ground.inference.memory import collect_garbage, give_back_free_memory
 from labeling_ground.inference.remote_status import RemoteStatus
 from labeling_ground.service.everything import Everything
@@ -112,11 +112,58 @@ Load = Callable[[ModelFacts], Awaitable[LoadedModel]]
 """Loads a model. Off the event loop where it blocks."""
 
 
-@dataclass
-class ModelPool:
-    """The models served. The default one is always loaded, so that who names none waits for no load.
+class ServedModels:
+    """The models of a server, loaded or not, by what the settings call them and by the model ids that are known.
 
-    A model is known by what the settings call it and, once that is known, by its model id.
+    Args:
+        default: the first one, loaded.
+        others: about the other ones.
+    """
+
+    def __init__(self, default: LoadedModel, others: Sequence[ModelFacts]) -> None:
+        self.default = default
+        self._facts = {facts.name: facts for facts in (default.facts, *others)}
+        self.loaded = {default.facts.name: default}
+        """By the name in the settings."""
+
+    def name_of(self, model: str | None) -> str:
+        """What the settings call the model of this id, or the default one where none is named, or an empty name.
+
+        Raises:
+            UnknownModel: it is not served here.
+        """
+        if not model:
+            return self.default.facts.name
+        for name, facts in self._facts.items():
+            if model == self._id_of(facts):
+                return name
+        if model in self._facts:
+            return model
+        served = ", ".join(map(self._id_of, self._facts.values()))
+        raise UnknownModel(f"The model {model!r} is not served here. Served: {served}.")
+
+    def statuses(self) -> list[ModelStatus]:
+        """All models, the default first."""
+        return [self.status(name) for name in self._facts]
+
+    def status(self, name: str) -> ModelStatus:
+        """The model that the settings call so."""
+        served = self.loaded.get(name)
+        return ModelStatus(served.facts if served else self._facts[name], name == self.default.facts.name, served)
+
+    def learn(self, facts: ModelFacts) -> None:
+        """Take over what another process of this server knows of a model, such as the id of a factory's."""
+        if facts.name in self._facts and facts.name not in self.loaded:
+            self._facts[facts.name] = facts
+
+    def _id_of(self, facts: ModelFacts) -> str:
+        served = self.loaded.get(facts.name)
+        return served.model if served is not None else facts.id
+
+
+@dataclass
+class ModelPool(ServedModels):
+    """Loads and unloads the models. The default one is always loaded, so that who names none waits for no load.
 
     Args:
         default: the first one, loaded.
@@ -124,6 +171,8 @@ class ModelPool:
         load_one: loads one of them.
         budget_bytes: most memory of all that are loaded, in bytes; 0: no bound.
         patience_s: how long a load waits for room while other models are in use, in seconds.
+        load_s: how long who asks for a model waits until it is loaded, in seconds. So long, too, the next load waits
+            for one that hangs.
         clock: seconds, monotonic.
     """
 
@@ -132,15 +181,14 @@ class ModelPool:
     load_one: Load | None = None
     budget_bytes: int = 0
     patience_s: float = 30.0
+    load_s: float = 300.0
     clock: Callable[[], float] = time.monotonic
-    loaded: dict[str, LoadedModel] = field(init=False)
-    """By the name in the settings."""
+    on_load: Callable[[ModelFacts], Awaitable[None]] | None = None
+    """Told of what is known by then, before a model that was just loaded answers."""
 
     def __post_init__(self) -> None:
         """The default one is there from the beginning."""
-        first = self.default
-        self._facts = {facts.name: facts for facts in (first.facts, *self.others)}
-        self.loaded = {first.facts.name: first}
+        super().__init__(self.default, self.others)
         self._wanted: Counter[str] = Counter()
         """By name: how many requests wait for the model to be loaded."""
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
@@ -155,7 +203,7 @@ class ModelPool:
         Raises:
             UnknownModel: it is not served here.
         """
-        served = self.default if model is None else self.loaded.get(self.name_of(model))
+        served = self.loaded.get(self.name_of(model)) if model else self.default
         if served is not None:
             served.users += 1
         return served
@@ -178,31 +226,6 @@ class ModelPool:
         served.users += 1
         return served
 
-    def name_of(self, model: str | None) -> str:
-        """What the settings call the model of this id, or the default one.
-
-        Raises:
-            UnknownModel: it is not served here.
-        """
-        if model is None:
-            return self.default.facts.name
-        for name, facts in self._facts.items():
-            if model == self._id_of(facts):
-                return name
-        if model in self._facts:
-            return model
-        served = ", ".join(map(self._id_of, self._facts.values()))
-        raise UnknownModel(f"The model {model!r} is not served here. Served: {served}.")
-
-    def statuses(self) -> list[ModelStatus]:
-        """All models, the default first."""
-        return [
-            ModelStatus(
-                served.facts if (served := self.loaded.get(name)) else facts, name == self.default.facts.name, served
-            )
-            for name, facts in self._facts.items()
-        ]
-
     # --- loading --------------------------------------------------------------------------------------------------
 
     async def load(self, name: str) -> LoadedModel:
@@ -210,7 +233,8 @@ class ModelPool:
 
         Raises:
             Overloaded: there is no room for it besides those that are in use.
-            BackendFailed: it cannot be loaded.
+            ModelTooLarge: there is none beside the default model.
+            BackendFailed: it cannot be loaded, or is not in time; then its load goes on.
         """
         served = self.loaded.get(name)
         if served is not None:
@@ -219,7 +243,13 @@ class ModelPool:
         if task is None:
             task = self._loading[name] = asyncio.create_task(self._load(name))
             task.add_done_callback(lambda done: self._ended(name, done))
-        return await asyncio.shield(task)  # who leaves does not call it off: the next one has it sooner
+        await asyncio.wait({task}, timeout=self.load_s)  # who leaves does not call it off: the next one has it sooner
+        if not task.done():
+            raise BackendFailed(
+                f"The model {self._id_of(self._facts[name])} has not been loaded within {self.load_s:g} s. That is not "
+                "stopped; try again in a moment."
+            )
+        return task.result()
 
     async def unload(self, name: str) -> bool:
         """Unload a model. Returns whether it was loaded.
@@ -245,9 +275,10 @@ class ModelPool:
         self._left.set()
 
     async def shrink(self) -> None:
-        """Unload what is over the budget because it was in use when another one was loaded."""
-        async with self._one_at_a_time:
-            await self._shrink()
+        """Unload what is over the budget because it was in use when another one was loaded; a load does that itself."""
+        if not self._one_at_a_time.locked():
+            async with self._one_at_a_time:
+                await self._shrink()
 
     async def aclose(self) -> None:
         """Unload all but the default one, which is closed with the server."""
@@ -266,21 +297,31 @@ class ModelPool:
         # One after the other: what each takes is measured as the growth of this process.
         async with self._one_at_a_time:
             await self._make_room(facts)
+            loading = asyncio.ensure_future(self.load_one(facts))
             try:
-                served = await self.load_one(facts)
-            except Exception as error:  # a factory's code may raise anything; the next ask tries again
-                raise BackendFailed(f"The model {facts.id} cannot be loaded: {error}") from error
-            taken = {other.model for other in self.loaded.values()}
-            if served.model in taken:
-                await served.predictor.unload()
-                raise BackendFailed(
-                    f"{name} is a second model called {served.model}: its entries could not be told apart."
-                )
-            self._facts[name] = served.facts
-            served.used = self.clock()
-            self.loaded[name] = served
-            log.info("loaded %s: %d bytes", served.model, served.facts.memory_bytes)
-            await self._shrink(keep=name)
+                await asyncio.wait({loading}, timeout=self.load_s)
+            except asyncio.CancelledError:
+                loading.cancel()
+                raise
+            if loading.done():
+                return await self._take_on(name, loading)
+        return await self._take_on(name, loading)  # one that hangs does not keep the others from being loaded
+
+    async def _take_on(self, name: str, loading: asyncio.Future[LoadedModel]) -> LoadedModel:
+        try:
+            served = await loading
+        except Exception as error:  # a factory's code may raise anything; the next ask tries again
+            raise BackendFailed(f"The model {self._facts[name].id} cannot be loaded: {error}") from error
+        if served.model in {other.model for other in self.loaded.values()}:
+            await served.predictor.unload()
+            raise BackendFailed(f"{name} is a second model called {served.model}: its entries could not be told apart.")
+        self._facts[name] = served.facts
+        served.used = self.clock()
+        self.loaded[name] = served
+        log.info("loaded %s: %d bytes", served.model, served.facts.memory_bytes)
+        if self.on_load is not None:
+            await self.on_load(served.facts)
+        await self._shrink(keep=name)
         return served
 
     async def _make_room(self, facts: ModelFacts) -> None:
@@ -288,15 +329,15 @@ class ModelPool:
 
         Raises:
             Overloaded: what is in use leaves no room.
+            ModelTooLarge: so does the default model alone.
         """
         if not self.budget_bytes:
             return
         room = self.budget_bytes - self.default.facts.memory_bytes
         if facts.memory_bytes > room:
-            raise Overloaded(
+            raise ModelTooLarge(
                 f"{facts.id} takes {facts.memory_bytes} bytes, and models_bytes leaves {max(0, room)} "
-                "beside the default model. The operator must raise it.",
-                _AGAIN_S,
+                "beside the default model. Trying again does not help: the operator must raise it."
             )
         given_up = self.clock() + self.patience_s
         while True:
@@ -333,10 +374,6 @@ class ModelPool:
 
     def _bytes(self) -> int:
         return sum(served.facts.memory_bytes for served in self.loaded.values())
-
-    def _id_of(self, facts: ModelFacts) -> str:
-        served = self.loaded.get(facts.name)
-        return served.model if served is not None else facts.id
 
     def _ended(self, name: str, task: "asyncio.Task[LoadedModel]") -> None:
         del self._loading[name]

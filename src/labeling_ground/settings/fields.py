@@ -151,7 +151,6 @@ class LimitSettings(Fields):
     otherwise get a closed connection in place of the answer."""
     discard_timeout_s: float = Field(60.0, gt=0, le=86_400)
     """Longest time, in seconds, for that."""
-
     adapter_texts: int = Field(10_000, ge=1)
     """Of the images that labeling tools send whole with every click: how many are known by their base64 text, for each
     API key. One that is not known any more is hashed anew, and not computed anew."""
@@ -179,7 +178,6 @@ class SourceSettings(Fields):
     changed (`ETag`, `Last-Modified`), or sends it anew."""
     source_addresses: int = Field(10_000, ge=1)
     """Addresses whose image is remembered."""
-
     label_studio_url: Address | None = Field(
         None, validation_alias=AliasChoices("label_studio_url", f"{ENV_PREFIX}label_studio_url")
     )

@@ -9,12 +9,12 @@ from labeling_ground.settings.fields import Fields
 from labeling_ground.settings.machine import below_home, cores_of_this_machine, half_of_the_cores
 from labeling_ground.settings.types import (
     ENGINE_NAME,
-    MODEL_VERSION,
     OIP_VERSION,
     EngineAddress,
     EngineProtocol,
     Listed,
 )
+from labeling_ground.types.model import MODEL_VERSION
 
 
 class ModelSettings(Fields):
@@ -31,6 +31,9 @@ class ModelSettings(Fields):
     models_bytes: ByteSize = ByteSize(0)
     """Most memory that the models in this process take together. Before another one is loaded, those that are not in
     use go, the one that was not used for longest first; never the default. `0`: no bound."""
+    load_deadline_s: float = Field(300.0, gt=0, le=86_400)
+    """Longest time, in seconds, that requests wait for their model to be loaded; then 503. The load is not stopped by
+    that, and no longer keeps other models from being loaded."""
     engine: Literal["auto", "torch", "onnx", "onnx-cuda", "openvino"] = "auto"
     """What computes a Segment Anything model. `auto` takes the GPU (`torch` or `onnx-cuda`) where there is one that can
     be used, and otherwise tries at start which installed engine is fastest here. `torch` reads the authors' checkpoint,

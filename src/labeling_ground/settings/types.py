@@ -12,8 +12,6 @@ ENGINE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What an engine can be called in a path; for pydantic, whose ``$`` is the very end of a text."""
 OIP_VERSION = r"^(auto|none|[0-9]{1,19})$"
 """A version that an inference server serves."""
-MODEL_VERSION = r"^[a-z0-9][a-z0-9.-]*@[0-9a-f]{16,128}$"
-"""A model id and a digest."""
 EngineProtocol = Literal["labeling-ground", "oip"]
 AdapterName = Literal["all", "none", "label-studio", "x-anylabeling", "roboflow", "cvat", "qupath"]
 

@@ -1,6 +1,7 @@
 """What every backend must do, for a test class to inherit. ``docs/extending.md`` shows how."""
 
 import asyncio
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.backend import Backend
 from labeling_ground.testing.suite import Suite
 from labeling_ground.types import Box, Embedding, Image, Point, Prediction, Prompt
+from labeling_ground.types.model import MODEL_VERSION
 
 
 def picture(height: int = 90, width: int = 120) -> Image:
@@ -60,7 +62,8 @@ class BackendContract(Suite):
         assert keys.matcher(keys.pattern(model=backend.info.version.model))(
             keys.ImageKeys("t", "0" * 64).embedding(backend.info.version)
         )
-        assert len(backend.info.version.digest) >= 16
+        version = backend.info.version
+        assert re.fullmatch(MODEL_VERSION, f"{version.model}@{version.digest}"), "a digest that is none tells nothing"
 
     async def test_an_embedding_belongs_to_its_image_and_survives_being_stored(self, backend: Backend) -> None:
         embedding = await embed(backend, picture(90, 121))

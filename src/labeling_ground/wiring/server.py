@@ -241,6 +241,7 @@ def build_model_pool(
         load,
         budget_bytes=int(settings.models_bytes),
         patience_s=settings.encode_deadline_s,
+        load_s=settings.load_deadline_s,
     )
 
 

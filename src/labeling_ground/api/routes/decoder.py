@@ -89,7 +89,7 @@ def find_decoder(settings: Settings, backend: Backend, version: ModelVersion) ->
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         },
         304: {"description": "The client has it (`If-None-Match`)"},
-        **problem_responses(401, 404, 422),
+        **problem_responses(401, 404, 422, 503, 507),
     },
 )
 async def decoder(

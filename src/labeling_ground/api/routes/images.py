@@ -174,7 +174,7 @@ def _added(answer: ImageAnswer) -> dict[str, Any]:
     operation_id="get_image",
     summary="Is this image known, and is it encoded?",
     response_model=ImageStateOut,
-    responses=problem_responses(401, 404, 422, 507),
+    responses=problem_responses(401, 404, 422, 503, 507),
 )
 async def image_state(
     request: Request,

@@ -10,14 +10,14 @@ from fastapi.responses import Response
 from labeling_ground.api import responses
 from labeling_ground.api.edge import DirectRoute
 from labeling_ground.api.errors import problem_responses
-from labeling_ground.api.requests import caller_of, check_admin, model_for, pools_of, state_of
+from labeling_ground.api.requests import caller_of, check_admin, model_for, state_of
 from labeling_ground.api.routes.decoder import find_decoder
 from labeling_ground.api.schemas.common import ADMIN_ONLY
 from labeling_ground.api.schemas.models import Health, ModelOut, ModelsOut
 from labeling_ground.api.state import AppState
-from labeling_ground.api.workers import health_of_all
+from labeling_ground.api.workers import have_others, health_of_all, models_of_all
 from labeling_ground.errors import NotFound
-from labeling_ground.service.model_pool import LoadedModel, ModelStatus
+from labeling_ground.service.model_pool import ModelStatus
 
 router = APIRouter()
 
@@ -36,9 +36,8 @@ async def models(request: Request) -> Response:
     Those that are not loaded are loaded by the first request that names them.
     """
     caller_of(request)  # a key is needed where there are some
-    listed: dict[str, Any] = {
-        "models": [await _model(request, status) for status in state_of(request).models.statuses()]
-    }
+    app_state = state_of(request)
+    listed: dict[str, Any] = {"models": await models_of_all(app_state, await list_own(app_state))}
     for adapter in request.app.state.adapters:
         listed |= adapter.models_fields()
     return responses.as_json(listed)
@@ -53,14 +52,15 @@ ModelId = Annotated[str, Path(description="A model id of `/v1/models`.", example
     summary="Load a model",
     tags=["models"],
     response_model=ModelOut,
-    responses=problem_responses(401, 403, 404, 422, 502, 503),
+    responses=problem_responses(401, 403, 404, 422, 503, 507),
     openapi_extra=ADMIN_ONLY,
 )
 async def load(request: Request, model: ModelId) -> Response:
     """Load it before anybody asks for it; only the admin key may. Answers when it is loaded."""
     check_admin(request)
-    served = await model_for(request, model)
-    return responses.as_json(await _model(request, ModelStatus(served.facts, served is _default(request), served)))
+    app_state, served = state_of(request), await model_for(request, model)
+    await have_others(app_state, "load", served.facts.name)
+    return responses.as_json(await _model(app_state, app_state.models.status(served.facts.name)))
 
 
 @router.post(
@@ -78,18 +78,19 @@ async def unload(request: Request, model: ModelId) -> Response:
     The default model stays loaded. The next request that names the model loads it again.
     """
     check_admin(request)
-    models = state_of(request).models
-    name = models.name_of(model)
-    await models.unload(name)
-    [status] = [status for status in models.statuses() if status.facts.name == name]
-    return responses.as_json(await _model(request, status))
+    app_state = state_of(request)
+    name = app_state.models.name_of(model)
+    await app_state.models.unload(name)
+    await have_others(app_state, "unload", name)
+    return responses.as_json(await _model(app_state, app_state.models.status(name)))
 
 
-def _default(request: Request) -> LoadedModel:
-    return state_of(request).models.default
+async def list_own(app_state: AppState) -> list[dict[str, Any]]:
+    """The models, as this worker has them."""
+    return [await _model(app_state, status) for status in app_state.models.statuses()]
 
 
-async def _model(request: Request, status: ModelStatus) -> dict[str, Any]:
+async def _model(app_state: AppState, status: ModelStatus) -> dict[str, Any]:
     """One model, as `ModelOut` says it."""
     facts, served = status.facts, status.served
     about: dict[str, Any] = {
@@ -114,8 +115,8 @@ async def _model(request: Request, status: ModelStatus) -> dict[str, Any]:
             "failing": served.failing(),
         }
         with contextlib.suppress(NotFound):
-            settings = state_of(request).settings
-            found = await pools_of(request).files.run(find_decoder, settings, backend, version)
+            files = app_state.predictor.pools.files
+            found = await files.run(find_decoder, app_state.settings, backend, version)
             about["decoder"] = {"family": found.family, "sha256": found.sha256, "bytes": found.bytes}
     return {name: value for name, value in about.items() if value is False or value}
 

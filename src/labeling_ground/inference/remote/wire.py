@@ -22,6 +22,7 @@ from labeling_ground.sam.family import Family
 from labeling_ground.sam.geometry import LOW_RES, SIDE
 from labeling_ground.sam.prompts import PromptTensors, as_tensors
 from labeling_ground.types import ModelVersion, Priority
+from labeling_ground.types.model import MODEL_VERSION
 
 PROTOCOL = "1"
 """Raise it with every change that an older side would misread."""
@@ -39,7 +40,6 @@ MOST_CANDIDATES = 4
 MOST_TOGETHER = 64
 """Asks in one request."""
 
-_VERSION = re.compile(r"([a-z0-9][a-z0-9.-]*)@([0-9a-f]{16,128})")
 _KEY = re.compile(r"[0-9a-f]{32,128}")
 SAME_RELEASE = "Run the same release of labeling-ground on both sides."
 _LABELS = (-1.0, 0.0, 1.0, 2.0, 3.0)
@@ -362,7 +362,7 @@ def read_version(words: Mapping[str, str]) -> ModelVersion:
         BadInput: there is none.
     """
     text = words.get("model_version", "")
-    match = _VERSION.fullmatch(text)
+    match = re.fullmatch(MODEL_VERSION, text)
     if match is None:
         raise BadInput(f"{text[:200]!r} is no model version.")
     return ModelVersion(match[1], match[2])
