@@ -177,6 +177,10 @@ class BackendFailed(LabelingGroundError):  # noqa: N818
     """The model did not answer, or answered nonsense."""
 
 
+class ForeignTensors(BackendFailed):
+    """A model was given tensors that another one has made."""
+
+
 class SourceFailed(LabelingGroundError):  # noqa: N818
     """Another host did not give an image that was to be fetched there.
 

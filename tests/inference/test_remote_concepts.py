@@ -1,11 +1,13 @@
 """SAM 3, tiny and of random weights, behind a real engine server: what it finds is what it finds in this process."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.doubles import on, until
+from tests.inference.remote_values import prompt
 from tests.inference.sam3_backends import sam3_of_discs
 from tests.inference.toy_engine import OTHER, VERSION, ToyEngine, backend_of, endpoint, pool, remote, served
 from tests.needs import needs
@@ -111,6 +113,39 @@ async def test_what_is_wrong_with_the_ask_is_said_and_what_is_wrong_with_the_eng
                 await there.detect([(Embedding(tensors, 10, 10), text, None)])
         assert not backend.failing()
         await backend.aclose()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"trunk": np.zeros((1, 3, 3), np.float32), "text": np.zeros((2, 32), np.float32)},
+        {"text": np.zeros((2, 31), np.float32)},
+        {"text": np.zeros((0, 32), np.float32)},
+        {"text": np.zeros((60_000, 32), np.float32)},
+        {"exemplars": np.zeros((60_000, 32), np.float32)},
+        {"image_embeddings": (1, 32, 7, 8)},
+        {"high_res_features_0": (1, 3, 32, 32)},
+    ],
+    ids=["trunk", "width", "no rows", "rows", "rows of exemplars", "embedding", "fine level"],
+)
+def test_tensors_that_the_model_never_made_are_the_askers_fault(here: Any, tmp_path: Path, given: Any) -> None:
+    """However well-formed; and an engine does not begin with what it would take all memory for."""
+    decoder = endpoint(Role.DECODER, here.engine, tmp_path).handler
+    trunk = here.engine.trunk(image().pixels)
+    if name := next((name for name in given if name in Family.SAM3.embedding_shapes), None):
+        made = here.engine.embed(Embedding({"trunk": trunk}, SIDE, SIDE))
+        wrong = made | {name: np.zeros(given[name], np.float32)}
+        answers = [
+            decoder.answer(wire.write_ask(wire.Decode(VERSION, key, prompt(), tensors)))
+            for key, tensors in (("a" * 64, wrong), ("b" * 64, made))
+        ]
+    else:
+        ask = OfTrunk(VERSION, KEY, Wanted.DETECT, SIDE, SIDE, embedding={"trunk": trunk})
+        good = replace(ask, text=here.engine.text("screw"), key="b" * 64)
+        wrong = {"embedding": {"trunk": given.pop("trunk", trunk)}}
+        wrong |= {{"exemplars": "shown"}.get(name, name): tensor for name, tensor in given.items()}
+        answers = [decoder.answer(concept_wire.write_ask(each)) for each in (replace(ask, **wrong), good)]
+    assert [answer.status for answer in answers] == [400, 200], answers[0].body
 
 
 async def test_engines_that_come_to_find_no_concepts_are_named(here: Any, tmp_path: Path) -> None:

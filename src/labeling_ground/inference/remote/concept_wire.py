@@ -122,7 +122,7 @@ def read_ask(data: bytes, family: Family) -> Ask:
     only(tensors, {*family.trunk_shapes, *given})
     exemplars = _exemplars(tensors) if wanted is Wanted.EXEMPLARS else ()
     text, shown = (
-        floats(tensors, name, (None, None)) if name in tensors and wanted is Wanted.DETECT else None
+        _concept(tensors, name) if name in tensors and wanted is Wanted.DETECT else None
         for name in ("text", "exemplars")
     )
     if wanted is Wanted.DETECT and text is None and shown is None:
@@ -160,6 +160,14 @@ def _exemplars(tensors: Mapping[str, NDArray[Any]]) -> tuple[Exemplar, ...]:
     if positive.dtype != np.uint8 or positive.shape != (count,) or not np.isfinite(boxes).all():
         raise BadInput("Each exemplar has a box of finite numbers, and says whether it is positive.")
     return tuple(Exemplar(Box(*box), bool(one)) for box, one in zip(boxes.tolist(), positive.tolist(), strict=True))
+
+
+def _concept(tensors: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    """A phrase's tensor, or that of exemplars. What the engine computes of it grows with its rows."""
+    tensor = floats(tensors, name, (None, None))
+    if not 0 < len(tensor) <= MOST_EXEMPLARS + 1:
+        raise BadInput(f"{name} has {len(tensor)} rows; 1 to {MOST_EXEMPLARS + 1} can be.")
+    return tensor
 
 
 def _length(words: Mapping[str, str], name: str) -> int:

@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 
-from labeling_ground.errors import BackendFailed, BadInput, BadPrompt
+from labeling_ground.errors import BackendFailed, BadInput, BadPrompt, ForeignTensors
 from labeling_ground.inference.backend import FLOOR_SCORE
 from labeling_ground.inference.concepts import ConceptEngine
 from labeling_ground.inference.graphs import Engine, FloatArray, decode_all, encode_all
@@ -152,6 +152,8 @@ class InferenceHandler:
                 return {number: self._computed({number: ask}, work)[number] for number, ask in asks.items()}
             if isinstance(error, BadPrompt):
                 return dict.fromkeys(asks, _problem(422, "The phrase cannot be read", str(error), unreadable="phrase"))
+            if isinstance(error, ForeignTensors):
+                return dict.fromkeys(asks, _problem(400, "The ask cannot be read", str(error)))
             log.exception("the engine failed")
             first = str(error).strip().splitlines() or [type(error).__name__]
             return dict.fromkeys(asks, _problem(500, "The engine failed", first[0][:500]))

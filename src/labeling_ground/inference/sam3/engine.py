@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
-from labeling_ground.errors import BackendFailed, BadPrompt
+from labeling_ground.errors import BadPrompt, ForeignTensors
 from labeling_ground.inference.concepts import Detected
 from labeling_ground.inference.graphs import FAST_TOKENS, FloatArray
 from labeling_ground.inference.lru import Lru
@@ -53,7 +53,14 @@ class Sam3Engine:
         config = self._detector.config
         self._side = int(config.vision_config.image_size)
         self._grid = self._side // int(config.vision_config.backbone_config.patch_size)
-        self._trunk_shape = (1, self._grid**2, int(config.vision_config.backbone_config.hidden_size))
+        self._width = int(config.detr_encoder_config.hidden_size)
+        trunk = (1, self._grid**2, int(config.vision_config.backbone_config.hidden_size))
+        whole = self.family.embedding_shapes  # of the published model; others have the same proportions
+        _, width, grid, _ = whole["image_embeddings"]
+        self._shapes: dict[str, tuple[int, ...]] = {"trunk": trunk} | {
+            name: (1, deep * self._width // width, rows * self._grid // grid, columns * self._grid // grid)
+            for name, (_, deep, rows, columns) in whole.items()
+        }
         self._most_tokens = int(config.text_config.max_position_embeddings)
         weight = next(self._detector.vision_encoder.parameters())
         self._dtype, self._device = weight.dtype, weight.device
@@ -137,7 +144,7 @@ class Sam3Engine:
         if text is None:
             self._visual = text = self.text(VISUAL) if self._visual is None else self._visual
         maps, places = self._features_of(trunk)
-        prompt = torch.cat([self._floats(part) for part in (text, exemplars) if part is not None])
+        prompt = torch.cat([self._concept(part) for part in (text, exemplars) if part is not None])
         found = self._detector(
             # Whatever is given as text is laid before the exemplars there, and so may hold them already.
             vision_embeds=Sam3VisionEncoderOutput(
@@ -159,7 +166,7 @@ class Sam3Engine:
         """One prompt → logits ``float32 [4, 288, 288]`` and scores ``float32 [4]``."""
         decoder = self._short if prompt.tokens <= FAST_TOKENS else self._long
         logits, scores = decoder(
-            *(self._floats(embedding[name]) for name in self.family.embedding_names),
+            *(self._floats(self._own(embedding, name)) for name in self.family.embedding_names),
             self._floats(prompt.point_coords) * (self._side / self.family.side),
             self._floats(prompt.point_labels),
             self._floats(prompt.mask_input) if prompt.has_mask_input.any() else None,
@@ -171,13 +178,33 @@ class Sam3Engine:
 
     def _square(self, trunk: Embedding) -> Tensor:
         """The trunk as its neck takes it: ``[1, width, rows, columns]``."""
-        found = trunk.tensors.get("trunk")
-        if found is None or found.shape != self._trunk_shape:
-            raise BackendFailed(
-                f"The trunk is not one of this model's: it has no tensor 'trunk' of {list(self._trunk_shape)}."
-            )
-        places = self._floats(found).to(self._dtype)
+        places = self._floats(self._own(trunk.tensors, "trunk")).to(self._dtype)
         return places.transpose(1, 2).unflatten(2, (self._grid, self._grid))
+
+    def _own(self, tensors: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+        """The tensor of this name, where it is as this model makes it.
+
+        Raises:
+            ForeignTensors: it is not.
+        """
+        found, shape = tensors.get(name), self._shapes[name]
+        if found is None or found.shape != shape:
+            raise ForeignTensors(
+                f"The {name} is not one of this model's: there is no tensor {name!r} of {list(shape)}."
+            )
+        return found
+
+    def _concept(self, tensor: NDArray[Any]) -> Tensor:
+        """What ``text`` and ``exemplars`` give, as the detector takes it.
+
+        Raises:
+            ForeignTensors: they did not.
+        """
+        if tensor.ndim != 2 or tensor.shape[1] != self._width or not len(tensor):
+            raise ForeignTensors(
+                f"The concept is not one of this model's: it is {list(tensor.shape)}, not [tokens, {self._width}]."
+            )
+        return self._floats(tensor)
 
     def _features_of(self, trunk: Embedding) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The detector's maps of the image, from fine to coarse, and the positional codes of their places."""
