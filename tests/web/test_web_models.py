@@ -52,6 +52,29 @@ def test_another_model_answers_for_what_is_being_made_and_finished_objects_keep_
     assert model_of(labeler) == "second", "it is remembered"
 
 
+def test_a_model_that_cannot_be_loaded_is_told_and_another_one_can_be_chosen(
+    tmp_path: Path, context: Any, photos: dict[str, Path]
+) -> None:
+    """The page's own words for it first, then the server's, for as long as it is asked for."""
+    server = Served(tmp_path, LABELING_GROUND_MODELS="classical,no_such_module:make")
+    try:
+        server.start()
+        labeler = Labeler(context.new_page(), server.url)
+        page = labeler.page
+        labeler.open(photos["coffee"])
+        choose(labeler, "no_such_module:make")
+        banner = page.locator("#banner")
+        banner.get_by_text("No module named 'no_such_module'").wait_for()
+        page.select_option("#language", "ko")
+        banner.get_by_text("모델이 응답하지 않았습니다.").wait_for()
+        page.select_option("#model-id", "classical")
+        banner.wait_for(state="hidden")
+        labeler.click(300, 200, COFFEE)
+        assert model_of(labeler) == "classical"
+    finally:
+        server.kill()
+
+
 def test_in_korean_the_choice_is_named_as_well(of_two: Served, context: Any) -> None:
     labeler = Labeler(context.new_page(), of_two.url)
     labeler.page.select_option("#language", "ko")

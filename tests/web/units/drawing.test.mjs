@@ -4,6 +4,7 @@ import { load } from "./page.mjs";
 
 const { bannerOf, hintOf, remark } = await load("labeling/drawing.js");
 const { EMPTY, neighbour, withMask, withPoint } = await load("labeling/work.js");
+const { Refused } = await load("shared/server.js");
 const { speak, t } = await load("shared/words.js");
 
 const connection = { trouble: null, isBack: false };
@@ -13,6 +14,10 @@ test("the banner says the worst there is, and nothing where all is well", () => 
   const full = { connection, storageTrouble: "full" };
   assert.equal(bannerOf(full), t("notKept", { why: "full" }));
   assert.equal(bannerOf({ ...full, connection: { trouble: null, isBack: true } }), t("back"));
+  const failed = new Refused(503, { type: "urn:labeling-ground:problem:backend-failed", detail: "The model cannot be loaded." }, 1);
+  assert.equal(bannerOf({ connection: { trouble: "busy", why: failed } }), `${t("refused", { why: failed.message })}\n${t("again")}`);
+  const full503 = new Refused(503, { type: "urn:labeling-ground:problem:overloaded", detail: "40 wait." }, 1);
+  assert.equal(bannerOf({ connection: { trouble: "busy", why: full503 } }), t("busy"));
   for (const trouble of ["busy", "gone"]) assert.equal(bannerOf({ ...full, connection: { trouble, isBack: true } }), t(trouble));
 });
 

@@ -14,7 +14,7 @@ export function modelOf({ models, server }) {
 /** Find all that a phrase names in the open image; they are picked, and who does not want one clicks it. */
 export async function findAll(page, phrase) {
   const { found, server, album, editor, connection } = page;
-  const trouble = (kind) => connection.met(kind);
+  const trouble = (...news) => connection.met(...news);
   const named = page.choices.classes.find(({ name }) => name.trim().toLowerCase() === phrase.trim().toLowerCase());
   if (named) page.choose({ classId: named.id });
   page.told = null;

@@ -6,6 +6,7 @@ const AGAIN = 1000, GLAD = 3000; // milliseconds between two looks for the serve
 
 export class Connection {
   trouble = null; // "gone" or "busy"
+  why = null; // the refusal of a busy server
   isBack = false; // it was gone until a moment ago
   #key = null;
 
@@ -14,11 +15,12 @@ export class Connection {
     Object.assign(this, { server, changed, askForKey, again, glad });
   }
 
-  /** Hears what an ask met: "gone", "busy", "key", or `null` for an answer. Returns a promise where the asker should wait. */
-  met(kind) {
+  /** Hears what an ask met, and the error: "gone", "busy", "key", or `null` for an answer. Returns a promise where the asker should wait. */
+  met(kind, error = null) {
     if (kind === "key") return (this.#key ??= this.askForKey().finally(() => (this.#key = null))); // asked once for all
     if (kind === "gone" && this.trouble !== "gone") this.#lookOut();
     if (kind === "busy") this.trouble ??= "busy";
+    this.why = error;
     if (kind === null && this.trouble === "busy") this.trouble = null;
     this.changed();
     return undefined;

@@ -139,6 +139,9 @@ export function hintOf({ work, problem, told = null }) {
 
 /** What to say of the server and of the storage, the worst first; `null` where all is well. */
 export function bannerOf({ connection, storageTrouble }) {
+  // A queue that is full empties; what else makes a server refuse for now, somebody may have to mend.
+  const isQueue = !connection.why?.type || connection.why.type === "overloaded";
+  if (connection.trouble === "busy" && !isQueue) return `${sentenceOf(connection.why)}\n${t("again")}`;
   if (connection.trouble) return t(connection.trouble);
   if (connection.isBack) return t("back");
   return storageTrouble ? t("notKept", { why: storageTrouble }) : null;

@@ -9,7 +9,7 @@ const $ = (id) => document.getElementById(id);
 
 /** Find all masks of the open image, as they come. */
 export async function findEverything({ found, server, album, editor, connection, tell }) {
-  const trouble = (kind) => connection.met(kind);
+  const trouble = (...news) => connection.met(...news);
   await found.look(async (image, signal, see) => {
     await album.ready(image, signal);
     await persistently(() => server.everything(image.id, signal, (line) => see(newsOf(line))), { server, signal, trouble });

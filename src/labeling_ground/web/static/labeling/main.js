@@ -49,7 +49,7 @@ class Page {
     this.storage = new Storage();
     this.painter = new Painter(this.canvas, () => withFound(sceneOf(this.editor, this.choices, this.hand.seen), this.found));
     this.server = new Server({ base: document.baseURI, client: this.choices.client, key: () => sessionStorage.getItem(KEY) });
-    const trouble = (kind) => this.connection.met(kind);
+    const trouble = (...news) => this.connection.met(...news);
     const changed = () => this.draw();
     this.connection = new Connection({ server: this.server, changed, askForKey: () => renewKey() });
     const kept = (promise) => this.#kept(promise);
@@ -98,6 +98,7 @@ class Page {
     const choose = (change) => this.choose(change);
     this.hand = new Handwork({ editor: this.editor, choices: this.choices, choose, tool: () => this.tool, tell: (text) => this.tell(text) });
     speak(this.choices.language);
+    $("language").value = this.choices.language;
     await turnInDialog(() => this.storage.retire(), () => this.editor.image && { name: nameOf(this.editor.image), changed: this.changedAt });
     let saved = [];
     try {
@@ -213,7 +214,7 @@ class Page {
 
   /** Which models there are; one that was chosen and is not served any more is given up for the default one. */
   async #learnModels() {
-    const trouble = (kind) => this.connection.met(kind);
+    const trouble = (...news) => this.connection.met(...news);
     try {
       this.models = await persistently(() => this.server.models(), { server: this.server, trouble });
     } catch (error) {

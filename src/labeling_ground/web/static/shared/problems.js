@@ -4,7 +4,7 @@ import { language, t } from "./words.js";
 
 const SENTENCES = {
   ko: {
-    "backend-failed": "모델이 응답하지 않았습니다. 잠시 후 다시 시도하세요.",
+    "backend-failed": "모델이 응답하지 않았습니다.",
     "bad-image": "사용할 수 없는 이미지입니다.",
     "bad-input": "요청이 올바르지 않습니다.",
     "bad-prompt": "이 이미지에 쓸 수 없는 클릭이나 상자입니다.",

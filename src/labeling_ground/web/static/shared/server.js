@@ -280,29 +280,31 @@ export function pause(ms, signal) {
 
 /**
  * Run `work` until it succeeds or fails for good: a server that is away, or busy, or wants a key, is waited for.
- * `trouble(kind)` hears "gone", "key" (then its promise is waited for), or "busy", and `null` when that is over.
+ * `trouble(kind, error)` hears "gone", "key" (then its promise is waited for), or "busy", and `null` when that is over.
  */
 export async function persistently(work, { server, signal, trouble }) {
-  for (let wait = 500; ; wait = Math.min(5000, wait * 1.5)) {
-    try {
-      return await work();
-    } catch (error) {
-      if (error instanceof Gone) {
-        trouble("gone");
-        do await pause(wait, signal);
-        while (!(await server.isReady()));
-      } else if (error instanceof Refused && error.retryAfter !== null && !error.wantsImage) {
-        trouble("busy");
-        try {
+  let isBusy = false;
+  try {
+    for (let wait = 500; ; wait = Math.min(5000, wait * 1.5)) {
+      try {
+        return await work();
+      } catch (error) {
+        if (error instanceof Gone) {
+          trouble("gone", error);
+          do await pause(wait, signal);
+          while (!(await server.isReady()));
+        } else if (error instanceof Refused && error.retryAfter !== null && !error.wantsImage) {
+          isBusy = true;
+          trouble("busy", error);
           await pause(error.retryAfter * 1e3, signal);
-        } finally {
-          trouble(null);
+        } else if (error instanceof Refused && error.status === 401) {
+          await trouble("key", error);
+        } else {
+          throw error;
         }
-      } else if (error instanceof Refused && error.status === 401) {
-        await trouble("key");
-      } else {
-        throw error;
       }
     }
+  } finally {
+    if (isBusy) trouble(null);
   }
 }

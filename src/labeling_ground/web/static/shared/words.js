@@ -159,6 +159,7 @@ const WORDS = {
     "서버가 응답하지 않습니다. 작업은 이 브라우저에 보관되며, 서버가 돌아오면 이어서 진행합니다."],
   back: ["The server is back.", "서버가 돌아왔습니다."],
   busy: ["The server is busy. Trying again in a moment.", "서버가 바쁩니다. 잠시 후 다시 시도합니다."],
+  again: ["Trying again in a moment.", "잠시 후 다시 시도합니다."],
   isKept: ["Your work is kept in this browser with each step. Export hands it over.",
     "작업은 단계마다 이 브라우저에 저장됩니다. 넘겨줄 때는 내보내기를 사용하세요."],
   notKept: ["This browser does not keep the work ({why}). Export before you close the page.",
