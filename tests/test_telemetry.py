@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.inference.engines import disc_folder
 from tests.needs import needs, needs_program
-from tests.sam.references import exported
 
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
@@ -75,10 +75,9 @@ def test_names_that_are_asked_for_are_seen(names_asked: NamesAsked) -> None:
 @pytest.mark.parametrize(("engine", "library"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
 def test_an_engine_asks_for_no_name(tmp_path: Path, names_asked: NamesAsked, engine: str, library: str) -> None:
     needs(library)
-    folder, _ = exported()
     store = ModelStore(tmp_path / "models")
-    for role, file in ((Role.ENCODER, "encoder"), (Role.DECODER, "decoder")):
-        store.add(folder / f"{file}.onnx", name="my-sam", role=role, family="sam")
+    for role in (Role.ENCODER, Role.DECODER):
+        store.add(disc_folder() / f"{role.value}.onnx", name="my-sam", role=role, family="sam")
     settings = {"models_dir": str(tmp_path / "models"), "model": "my-sam", "engine": engine}
     assert names_asked("-c", CLICK, library, **settings) == []
     assert names_asked("-m", "labeling_ground", "doctor", disk_bytes="0", **settings) == []

@@ -51,7 +51,7 @@ FULL = Plan(
         (0.88, KILL, "engine 3"),
     ),
 )
-TOY = Plan(annotators=6, asks=120, seconds=12.0, blows=((0.2, KILL, "engine 1"), (0.5, KILL, "proxy 1")), away_s=1.0)
+TOY = Plan(annotators=6, asks=120, seconds=6.0, blows=((0.2, KILL, "engine 1"), (0.5, KILL, "proxy 1")), away_s=1.0)
 
 
 def run(plan: Plan) -> dict[str, Any]:

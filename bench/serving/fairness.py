@@ -25,7 +25,6 @@ from bench.serving.server import Server, running
 from labeling_ground.inference.backend import DecodeAsk, ModelInfo
 from labeling_ground.types import Embedding, Image, Mask, ModelVersion, Prediction
 
-ENCODE_S = 0.5
 KEYS = {"A": "a" * 32, "B": "b" * 32}
 FLOODS: dict[str, tuple[str, dict[str, str]]] = {
     "nothing": ("", {}),
@@ -35,27 +34,10 @@ FLOODS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How much is asked for.
-
-    Attributes:
-        opens: images that the other tenant opens during each flood.
-        flooding: requests that the flood has under way at the same time.
-        shared_s: seconds for which both tenants flood.
-    """
-
-    opens: int
-    flooding: int
-    shared_s: float
-
-
-FULL, TOY = Plan(opens=20, flooding=24, shared_s=20.0), Plan(opens=2, flooding=6, shared_s=2.0)
-
-
 class SlowEngine:
-    """Takes ``ENCODE_S`` for each image, whatever it shows."""
+    """Takes ``encode_s`` seconds for each image, whatever it shows."""
 
+    encode_s = 0.5
     info = ModelInfo(ModelVersion("slow-toy", "0" * 64), "A toy that takes its time.")
 
     def __init__(self, **_: object) -> None:
@@ -63,7 +45,7 @@ class SlowEngine:
 
     async def encode(self, images: Sequence[Image]) -> list[Embedding]:
         """Zeros."""
-        await asyncio.sleep(ENCODE_S * len(images))
+        await asyncio.sleep(self.encode_s * len(images))
         return [Embedding({"zeros": np.zeros((1, 4), np.float32)}, image.height, image.width) for image in images]
 
     async def decode(self, asks: Sequence[DecodeAsk]) -> list[Prediction]:
@@ -73,6 +55,32 @@ class SlowEngine:
 
     async def aclose(self) -> None:
         """There is nothing to give back."""
+
+
+class QuickEngine(SlowEngine):
+    """The same in a fifth of the time."""
+
+    encode_s = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is asked for.
+
+    Attributes:
+        engine: what computes.
+        opens: images that the other tenant opens during each flood.
+        flooding: requests that the flood has under way at the same time.
+        shared_s: seconds for which both tenants flood.
+    """
+
+    engine: type[SlowEngine]
+    opens: int
+    flooding: int
+    shared_s: float
+
+
+FULL, TOY = Plan(SlowEngine, opens=20, flooding=24, shared_s=20.0), Plan(QuickEngine, opens=2, flooding=6, shared_s=1.0)
 
 
 _numbers = itertools.count()
@@ -95,15 +103,15 @@ def run(plan: Plan) -> dict[str, Any]:
     return {
         "where": where(),
         "load": load,
-        "encode_s": ENCODE_S,
+        "encode_s": plan.engine.encode_s,
         "flooding": plan.flooding,
         "opens": rows,
         "shares": shares,
     }
 
 
-def _server() -> Any:
-    settings = {"model": "bench.serving.fairness:SlowEngine", "encode_workers": "1", "disk_bytes": "0"}
+def _server(engine: type[SlowEngine]) -> Any:
+    settings = {"model": f"bench.serving.fairness:{engine.__name__}", "encode_workers": "1", "disk_bytes": "0"}
     return running(**settings, api_keys=",".join(KEYS.values()))
 
 
@@ -115,28 +123,32 @@ def _client(server: Server, tenant: str) -> httpx.AsyncClient:
 
 async def _against(plan: Plan, flood: str) -> dict[str, Any]:
     path, headers = FLOODS[flood]
-    with _server() as server:
+    encode_s = plan.engine.encode_s
+    with _server(plan.engine) as server:
         async with _client(server, "A") as flooding, _client(server, "B") as opening:
-            floods = [asyncio.create_task(_flood(flooding, path, headers)) for _ in range(plan.flooding if path else 0)]
-            await asyncio.sleep(5 * ENCODE_S if path else 0)  # until the queue is long
+            floods = [
+                asyncio.create_task(_flood(flooding, path, headers, encode_s))
+                for _ in range(plan.flooding if path else 0)
+            ]
+            await asyncio.sleep(5 * encode_s if path else 0)  # until the queue is long
             seconds, refused = [], 0
             for _ in range(plan.opens):
                 started = time.perf_counter()
                 answer = await opening.post("/v1/images", content=new_file())
                 seconds.append(time.perf_counter() - started)
                 refused += answer.status_code == 503
-                await asyncio.sleep(ENCODE_S / 3)  # so that what the engine has begun is at another point each time
+                await asyncio.sleep(encode_s / 3)  # so that what the engine has begun is at another point each time
             for task in floods:
                 task.cancel()
             await asyncio.gather(*floods, return_exceptions=True)
     return {"p50_s": statistics.median(seconds), "worst_s": max(seconds), "refused": refused}
 
 
-async def _flood(client: httpx.AsyncClient, path: str, headers: dict[str, str]) -> None:
+async def _flood(client: httpx.AsyncClient, path: str, headers: dict[str, str], encode_s: float) -> None:
     while True:
         answer = await client.post(path, content=new_file(), headers=headers)
         if answer.status_code in (202, 503):
-            await asyncio.sleep(ENCODE_S / 4)
+            await asyncio.sleep(encode_s / 4)
 
 
 async def _shared(plan: Plan) -> dict[str, float]:
@@ -149,9 +161,9 @@ async def _shared(plan: Plan) -> dict[str, float]:
             if answer.status_code == 200:
                 counts[tenant] += 1
             else:
-                await asyncio.sleep(ENCODE_S)
+                await asyncio.sleep(plan.engine.encode_s)
 
-    with _server() as server:
+    with _server(plan.engine) as server:
         async with _client(server, "A") as first, _client(server, "B") as second:
             tasks = [asyncio.create_task(work(first, "A")) for _ in range(plan.flooding)]
             tasks += [asyncio.create_task(work(second, "B")) for _ in range(plan.flooding // 2)]

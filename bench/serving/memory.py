@@ -12,6 +12,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from bench.serving.server import Server, running
 
 @dataclass(frozen=True)
 class Plan:
-    """The sides of the pictures."""
+    """The sides of the pictures, and whether each is sent to a server of its own, which holds nothing before."""
 
     side: int
+    apart: bool
 
 
-FULL, TOY = Plan(side=7071), Plan(side=300)
+FULL, TOY = Plan(side=7071, apart=True), Plan(side=300, apart=False)
 WORKERS = 4
 
 
@@ -74,9 +76,12 @@ FILES: dict[str, Callable[[int], bytes]] = {
 def run(plan: Plan) -> dict[str, Any]:
     """Send each file alone, then all at once."""
     files = {name: make(plan.side) for name, make in FILES.items()}
-    rows = []
-    for name, file in files.items():
-        with _server() as server:
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as servers:
+        for name, file in files.items():
+            if plan.apart or not rows:
+                servers.close()
+                server = servers.enter_context(_server())
             rows.append({"name": name, "bytes": len(file), "peak_mb": _peak(server, {name: file})})
     with _server() as server:
         together = _peak(server, files)

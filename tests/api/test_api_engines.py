@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.inference.engines import disc_folder
 from tests.inference.toy_engine import NAMES, OTHER, VERSION, Served, ToyEngine, endpoint, served
 from tests.ports import free_port
-from tests.sam.references import exported
 
 from labeling_ground.inference.remote.wire import Role
 from labeling_ground.models.catalogue import Role as Part
@@ -76,10 +76,9 @@ async def test_an_installed_model_and_that_of_the_engines_are_served_side_by_sid
     start: "Start", tmp_path: Path, make_image: Callable[..., bytes], models: tuple[str, ...]
 ) -> None:
     """Over one cache, whichever of them is the default."""
-    folder, _ = exported()
     weights = ModelStore(tmp_path / "models")
     for role in (Part.ENCODER, Part.DECODER, Part.FAST_DECODER):
-        weights.add(folder / f"{role.value}.onnx", name="own-sam", role=role, family="sam")
+        weights.add(disc_folder() / f"{role.value}.onnx", name="own-sam", role=role, family="sam")
     with both(tmp_path / "kept") as engines:
         chosen = using(engines) | {"models": models, "models_dir": weights.folder, "engine": "onnx"}
         async with start(**chosen) as server:

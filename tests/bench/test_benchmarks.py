@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.inference.engines import files, pooling_encoder
 from tests.needs import needs, needs_browser_runtime, needs_program
 from tests.sam.references import exported
 from tests.sam.references_sam2 import exported_sam2
@@ -18,6 +19,15 @@ ROOT = Path(__file__).parent.parent.parent
 def run(module: str, *arguments: str) -> Any:
     command = [sys.executable, "-m", module, "--toy", "--json", *arguments]
     return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=300).stdout)
+
+
+def small_mobile_sam(folder: Path) -> None:
+    """What benchmarks take for their MobileSAM: the real decoders, and an encoder that only pools."""
+    made = files()
+    (folder / "mobile-sam").mkdir()
+    pooling_encoder(folder / "mobile-sam" / "encoder.onnx", 1)
+    for part in ("decoder_path", "fast_decoder_path"):
+        shutil.copy(made[part], folder / "mobile-sam")
 
 
 def test_the_serving_benchmark_runs_and_finds_the_promises_that_are_no_timings_kept() -> None:
@@ -145,10 +155,7 @@ def test_the_disk_benchmark_runs_and_the_other_process_writes_all_the_while() ->
 def test_the_benchmark_of_segment_anything_over_http_runs_and_clicks_on_what_it_says(tmp_path: Path) -> None:
     for module in ("onnx", "onnxruntime"):
         needs(module)
-    folder, _ = exported()
-    (tmp_path / "mobile-sam").mkdir()
-    for name in ("encoder", "decoder", "decoder-fast"):  # a smaller encoder in its place
-        shutil.copy(folder / f"{name}.onnx", tmp_path / "mobile-sam")
+    small_mobile_sam(tmp_path)
     result = run("bench.serving.sam", "--models", str(tmp_path), "--engine", "onnx")
     assert result["engine"].startswith("onnx in fp32")
     assert result["clicks"] == 8
@@ -163,10 +170,7 @@ def test_the_benchmark_of_decoding_in_the_browser_runs_and_finds_the_servers_mas
         needs(module)
     needs_program("chromium")
     needs_browser_runtime()
-    folder, _ = exported()
-    (tmp_path / "mobile-sam").mkdir()
-    for name in ("encoder", "decoder", "decoder-fast"):  # a smaller encoder in its place
-        shutil.copy(folder / f"{name}.onnx", tmp_path / "mobile-sam")
+    small_mobile_sam(tmp_path)
     result = run("bench.browser", "--models", str(tmp_path))
     assert list(result["clicks"]) == ["new, 0 ms", "repeated, 0 ms", "new, 100 ms", "repeated, 100 ms"]
     assert all(each[switch]["min_ms"] > 0 for each in result["clicks"].values() for switch in ("off", "on"))

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from tests.doubles import ToyBackend
+from tests.inference.engines import disc_folder
 from tests.needs import needs
-from tests.sam.references import checkpoint, exported
+from tests.sam.references import quick_checkpoint
 
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.cache.tier import TierLimits
@@ -83,10 +84,9 @@ def test_of_several_models_the_first_is_what_a_command_for_one_takes(tmp_path: P
 async def test_exported_files_are_served_by_the_engine_that_is_asked_for(tmp_path: Path, engine: str) -> None:
     for module in ("onnxruntime", "openvino"):
         needs(module)
-    folder, _ = exported()
     store = ModelStore(tmp_path / "models")
-    for role, file in ((Role.ENCODER, "encoder"), (Role.DECODER, "decoder"), (Role.FAST_DECODER, "decoder-fast")):
-        store.add(folder / f"{file}.onnx", name="my-sam", role=role, family="sam")
+    for role in (Role.ENCODER, Role.DECODER, Role.FAST_DECODER):
+        store.add(disc_folder() / f"{role.value}.onnx", name="my-sam", role=role, family="sam")
     chosen = settings(tmp_path, model="my-sam", engine=engine, encode_workers=2)
     backend, why = build_backend(chosen)
     assert isinstance(backend, SamBackend)
@@ -105,10 +105,10 @@ async def test_a_checkpoint_is_served_by_torch_where_that_is_asked_for_or_nothin
 ) -> None:
     needs("torch")
     store = ModelStore(tmp_path / "models")
-    store.add(checkpoint(), name="my-sam", role=Role.CHECKPOINT, family="sam")
+    store.add(quick_checkpoint(), name="my-sam", role=Role.CHECKPOINT, family="sam")
     chosen = settings(tmp_path, model="my-sam", engine=engine, engine_device="cpu", encode_workers=2)
     [facts] = list_models(chosen)
-    assert (facts.name, facts.memory_bytes) == ("my-sam", checkpoint().stat().st_size)
+    assert (facts.name, facts.memory_bytes) == ("my-sam", quick_checkpoint().stat().st_size)
     backend, why = build_backend(chosen)
     assert isinstance(backend, SamBackend)
     assert why.startswith("torch in fp32: an image took")
