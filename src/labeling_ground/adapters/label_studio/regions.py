@@ -21,6 +21,8 @@ from labeling_ground.service.predictor import PromptAsk
 
 _POINTS = frozenset({"keypointlabels", "keypoint"})
 _BOXES = frozenset({"rectanglelabels", "rectangle"})
+_FAR = 1e6
+"""Percent of a picture: what lies further off makes no difference, and larger numbers would not stay finite."""
 
 
 class Region(BaseModel):
@@ -49,16 +51,18 @@ class Region(BaseModel):
         return None
 
     def numbers(self, *names: str) -> list[float]:
-        """Numbers of the value, as fractions of the picture where they are in percent.
+        """Numbers of the value, in percent of the picture; those that are far off it are brought nearer.
 
         Raises:
             BadPrompt: one of them is missing, or none.
         """
-        found = [self.value.get(name) for name in names]
-        for name, number in zip(names, found, strict=True):
-            if not isinstance(number, int | float) or not math.isfinite(number):
+        found = []
+        for name in names:
+            number = self.value.get(name)
+            if not isinstance(number, int | float) or number != number:  # the last: NaN
                 raise BadPrompt(f"A region of the type {self.type} has no number under {name!r}.")
-        return [float(number) for number in found if number is not None]
+            found.append(float(min(max(number, -_FAR), _FAR)))
+        return found
 
 
 def text_of(regions: Sequence[Region]) -> str:
