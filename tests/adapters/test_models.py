@@ -7,7 +7,9 @@ import httpx
 import pytest
 from tests.adapters.tools import in_base64
 from tests.api.conftest import ToyBackend
+from tests.coloured import squares_file
 from tests.doubles import counted
+from tests.file_hosts import file_host, gives
 
 from labeling_ground.types import Kind, ModelVersion
 
@@ -27,6 +29,7 @@ def mobile(*, encode_threads: int, decode_threads: int) -> ToyBackend:
     return ToyBackend(ModelVersion("mobile-sam", "3" * 64))
 
 
+FINDER = "labeling_ground.testing.toy_concepts:create"
 SECOND, MOBILE = (f"{__name__}:{factory.__name__}" for factory in (second, mobile))
 
 
@@ -132,6 +135,46 @@ async def test_label_studio_is_connected_to_the_model_that_its_address_names(sta
             answer = (await answered(server, path, body | {"model_version": told})).json()
             assert answer["results"][0]["model_version"].startswith(f"{model}@")
         assert (await server.client.get(f"{base}/versions")).json()["versions"][0].startswith("second@")
+
+
+async def test_x_anylabeling_lists_all_models_and_the_chosen_one_answers(
+    start: "Start", make_image: Callable[..., bytes]
+) -> None:
+    """The tool has its choice from the list, so another name is refused, which deletes nothing."""
+    async with start(models=(SECOND,)) as server:
+        listed = (await server.client.get("/x-anylabeling/v1/models")).json()["data"]
+        assert list(listed) == ["toy", SECOND]
+        mark = {"type": "point", "data": [9, 9], "label": 1}
+        sent = {"image": in_base64(make_image()), "params": {"marks": [mark]}, "model": SECOND}
+        assert len((await answered(server, "/v1/predict", sent)).json()["data"]["shapes"]) == 1
+        loaded = server.app_state.models.loaded[SECOND]
+        assert (counted(loaded.predictor, Kind.MASK).misses, loaded.users) == (1, 0)
+        assert server.backend.decodes == 0
+        for more, words in (({"model": "third"}, "Served: toy, "), ({"params": {"text_prompt": "a cat"}}, "no text")):
+            told = (await answered(server, "/v1/predict", sent | more)).json()
+            assert (told["success"], told["data"]["replace"], words in told["error"]["message"]) == (False, False, True)
+
+
+async def test_label_studios_text_is_answered_by_the_first_model_that_takes_it_or_by_the_one_of_the_address(
+    start: "Start",
+) -> None:
+    config = """<View><Image name="image" value="$image"/><BrushLabels name="b" toName="image"><Label value="a"/>
+    </BrushLabels></View>"""
+    text = {"type": "textarea", "to_name": "image", "value": {"text": ["red"]}}
+    body = {"tasks": [{"data": {"image": "/data/upload/1/a.png"}}], "label_config": config, "model_version": "toy@00"}
+    sent = body | {"params": {"context": {"result": [text]}}}
+    async with (
+        file_host(gives(squares_file())) as host,
+        start(models=(FINDER,), label_studio_url=host.url("/")) as server,
+    ):
+        await server.client.post("/v1/images", content=squares_file(), params={"model": FINDER})  # loads it
+        [result] = (await answered(server, "/label-studio/predict", sent)).json()["results"]
+        assert result["model_version"].startswith("toy-concepts@")
+        assert len(result["result"]) == 2
+        models = server.app_state.models
+        assert [served.users for served in models.loaded.values()] == [0, 0]
+        refused = await server.client.post("/label-studio/models/toy/predict", json=sent)
+        assert (refused.status_code, "toy-concepts" in refused.json()["detail"]) == (422, True)
 
 
 @pytest.mark.parametrize("path", ["/sam2/segment_image", "/sam", "/api/function_invocations"])
