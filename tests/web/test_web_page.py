@@ -219,6 +219,19 @@ def test_an_object_can_be_labeled_without_a_mouse(
     page.keyboard.press("j")
     page.keyboard.press("Delete")
     assert labeler.objects() == 1
+    page.keyboard.press("u")
+    page.keyboard.press("Space")  # as the mouse does: a point by itself, without the model
+    page.locator("#objects li").nth(1).wait_for()
+    assert page.locator("#prompt-bar").is_hidden()
+    page.keyboard.press("q")
+    page.click("#everything")
+    page.locator("#found-progress").wait_for(state="hidden")
+    page.locator("#canvas").focus()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Space")  # picks among what was found
+    page.locator("#found-text", has_text="1 picked").wait_for()
+    page.keyboard.press("Enter")
+    page.locator("#objects li").nth(2).wait_for()
 
 
 def test_the_page_speaks_korean_and_helps(

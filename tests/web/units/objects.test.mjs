@@ -72,7 +72,8 @@ function selectionOf(work, selection = []) {
     apply(change) { this.work = change(this.work); },
     select(id, adds) { this.selection = adds ? [...this.selection, id] : [id].filter(Boolean); },
   };
-  const page = { editor, tool: "plus", choices: { classId: "2", classes: [{ id: "1", name: "cup" }] }, tell: (text) => told.push(text) };
+  const found = { isOpen: false };
+  const page = { editor, found, tool: "plus", choices: { classId: "2", classes: [{ id: "1", name: "cup" }] }, tell: (text) => told.push(text) };
   return { page, editor, told, clicks, commands: new Selection(page) };
 }
 

@@ -101,18 +101,13 @@ export function connect(page) {
     click: (at, label, held) => {
       const pixel = editor.pixelAt(at);
       editor.cross = null;
-      if (page.found.isOpen) return pixel && page.found.pick(pixel, label);
       if (pixel) page.selection.click(pixel, label, held);
     },
     boxing: (a, b) => {
       editor.boxing = a && editor.boxBetween(a, b);
       editor.redraw();
     },
-    box: (a, b) => {
-      const box = editor.boxBetween(a, b);
-      if (page.found.isOpen && box) page.found.pickAll(box);
-      page.selection.box(page.found.isOpen ? null : box);
-    },
+    box: (a, b) => page.selection.box(editor.boxBetween(a, b)),
     pan: (dx, dy) => editor.pan(dx, dy),
     zoom: (at, factor) => editor.zoom(factor, at),
     hover: (at) => {

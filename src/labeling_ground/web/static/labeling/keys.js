@@ -9,6 +9,7 @@ import { t } from "../shared/words.js";
 export function table(page) {
   const { editor } = page;
   const press = (id) => document.getElementById(id).click();
+  const click = (label) => () => editor.cross && page.selection.click(editor.cross, page.tool === "minus" ? 0 : label, { isOther: label === 0 });
   const arrow = (dx, dy) => (event) => editor.moveCross(dx, dy, event.shiftKey);
   return [
     { keys: ["Enter", "n"], shown: ["Enter", "N"], help: "helpFinish", run: () => page.hand.close() || page.finish() },
@@ -61,9 +62,9 @@ export function table(page) {
     { keys: ["ArrowRight"], onCanvas: true, run: arrow(1, 0) },
     { keys: ["ArrowUp"], onCanvas: true, run: arrow(0, -1) },
     { keys: ["ArrowDown"], onCanvas: true, run: arrow(0, 1) },
-    { keys: [" "], shown: ["Space", "X", "B"], help: "helpCrossClick", onCanvas: true, run: () => editor.clickAtCross(1) },
-    { keys: ["x"], onCanvas: true, run: () => editor.clickAtCross(0) },
-    { keys: ["b"], onCanvas: true, run: () => editor.cornerAtCross() },
+    { keys: [" "], shown: ["Space", "X", "B"], help: "helpCrossClick", onCanvas: true, run: click(1) },
+    { keys: ["x"], onCanvas: true, run: click(0) },
+    { keys: ["b"], onCanvas: true, run: () => editor.cornerAtCross((box) => page.selection.box(box)) },
     { keys: ["o"], shown: ["O", "S"], help: "helpOpen", run: () => press("open") },
     { keys: ["s"], run: () => press("export") },
     { keys: ["Mod+s"], run: () => page.tell(page.storageTrouble ? t("notKept", { why: page.storageTrouble }) : t("isKept")) },

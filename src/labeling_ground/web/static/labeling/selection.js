@@ -33,9 +33,10 @@ export class Selection {
     return masksShown && !works.hasPrompt(work) ? objectsAt(work, pixel, REACH / view.scale) : [];
   }
 
-  /** A click: on an object it selects, on one that is selected the one below; elsewhere, and with Alt or the other button on an object, it is one on the picture. */
+  /** A click, by mouse, finger or key: it picks among what was found; else, on an object it selects, on one that is selected the one below; elsewhere, and with Alt or the other button on an object, it is one on the picture. */
   click(pixel, label, { shift, isOther }) {
     const editor = this.#editor;
+    if (this.page.found.isOpen) return this.page.found.pick(pixel, label);
     if (this.page.tool === "point") return this.#add({ kind: "point", points: [{ ...pixel, label: 1 }] });
     const found = this.page.tool === "minus" ? [] : this.at(pixel);
     if (found.length === 0) return editor.click(pixel, label);
@@ -43,11 +44,12 @@ export class Selection {
     return editor.select(shift ? found[0].id : nextAt(found, editor.selected), shift);
   }
 
-  /** A box was drawn: a prompt, or with the tool for that a label by itself. */
+  /** A box was drawn: around what was found, to pick it; else a prompt, or with the tool for that a label by itself. */
   box(box) {
-    const editor = this.#editor;
-    if (!box || this.page.tool !== "plain-box") return editor.box(box);
+    const editor = this.#editor, { found, tool } = this.page;
+    if (!box || (tool !== "plain-box" && !found.isOpen)) return editor.box(box);
     editor.box(null);
+    if (found.isOpen) return found.pickAll(box);
     const size = [editor.image.height, editor.image.width], spans = boxed(box, size);
     return this.#add({ kind: "box", box, mask: { rle: rleOf(spans, size), area: areaOf(spans) } });
   }

@@ -86,17 +86,13 @@ export class Viewport {
     this.redraw();
   }
 
-  clickAtCross(label) {
-    if (this.cross) this.click(this.cross, label);
-  }
-
-  /** Set one corner of a box at the cross, then the other. */
-  cornerAtCross() {
+  /** Set one corner of a box at the cross, then the other: then `done(box)` gets it. */
+  cornerAtCross(done) {
     if (!this.cross) return;
     if (this.corner) {
       const box = this.#keyboardBox();
       this.corner = null;
-      this.box(box);
+      done(box);
     } else {
       this.corner = this.cross;
     }
