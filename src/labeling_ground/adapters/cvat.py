@@ -168,49 +168,33 @@ class Cvat:
     def _listed(self) -> dict[str, dict[str, Any]]:
         """Our functions by their names, as Nuclio describes functions."""
         port, labels = self._settings.port, self._settings.cvat_labels
-        found = {name: _about(name, model, port) for name, model in self._ours().items()}
-        return found | {FINDER: _about_finder(labels, port)} if labels else found
+        found = {name: _interactor(name, model, port) for name, model in self._ours().items()}
+        return found | {FINDER: _detector(labels, port)} if labels else found
 
 
-def _about(name: str, model: str, port: int) -> dict[str, Any]:
-    """A model's function, as Nuclio describes functions and CVAT reads that. Numbers and truth are texts there."""
+def _interactor(name: str, model: str, port: int) -> dict[str, Any]:
+    """A model's function."""
+    title = "Labeling Ground" if name == FUNCTION else f"Labeling Ground ({model})"
+    # Any text under "startswith_box" would mean that a box is a must.
+    asks = {"min_pos_points": "0", "min_neg_points": "0", "startswith_box_optional": "true"}
+    hint = "Click on the object, or off it with the right button; or draw a box around it."
+    what = f"Masks by {model}, kept for everybody who clicks on the same image."
+    return _about(name, port, what, name=title, type="interactor", spec="", help_message=hint, **asks)
+
+
+def _detector(labels: Sequence[str], port: int) -> dict[str, Any]:
+    """The function that finds what its labels, a text of JSON, name."""
+    spec = to_json([{"id": number, "name": label, "type": "mask"} for number, label in enumerate(labels)]).decode()
+    title, hint = "Labeling Ground: find all", "Finds all objects that its labels name."
+    what = f"Finds {', '.join(labels)}."
+    return _about(FINDER, port, what, name=title, type="detector", spec=spec, help_message=hint)
+
+
+def _about(function: str, port: int, description: str, **annotations: str) -> dict[str, Any]:
+    """A function, as Nuclio describes functions and CVAT reads that. Numbers and truth are texts there."""
     return {
-        "metadata": {
-            "name": name,
-            "annotations": {
-                "name": "Labeling Ground" if name == FUNCTION else f"Labeling Ground ({model})",
-                "type": "interactor",
-                "version": "2",
-                "spec": "",
-                "min_pos_points": "0",
-                "min_neg_points": "0",
-                # Any text under "startswith_box" would mean that a box is a must.
-                "startswith_box_optional": "true",
-                "help_message": "Click on the object, or off it with the right button; or draw a box around it.",
-                "animated_gif": "",
-            },
-        },
-        "spec": {"description": f"Masks by {model}, kept for everybody who clicks on the same image."},
-        "status": {"state": "ready", "httpPort": port},
-    }
-
-
-def _about_finder(labels: Sequence[str], port: int) -> dict[str, Any]:
-    """The detector, likewise; its labels are a text of JSON."""
-    spec = [{"id": number, "name": label, "type": "mask"} for number, label in enumerate(labels)]
-    return {
-        "metadata": {
-            "name": FINDER,
-            "annotations": {
-                "name": "Labeling Ground: find all",
-                "type": "detector",
-                "version": "2",
-                "spec": to_json(spec).decode(),
-                "help_message": "Finds all objects that its labels name.",
-                "animated_gif": "",
-            },
-        },
-        "spec": {"description": f"Finds {', '.join(labels)}."},
+        "metadata": {"name": function, "annotations": {"version": "2", "animated_gif": ""} | annotations},
+        "spec": {"description": description},
         "status": {"state": "ready", "httpPort": port},
     }
 

@@ -24,7 +24,7 @@ from labeling_ground.api.requests import pools_of, state_of, while_connected
 from labeling_ground.api.routes.concepts import check_limits
 from labeling_ground.api.state import AppState
 from labeling_ground.codec import mask as mask_codec
-from labeling_ground.codec.records import CachedMask, CachedPrediction
+from labeling_ground.codec.records import CachedMask
 from labeling_ground.errors import BadInput, BadPrompt, NotOffered
 from labeling_ground.key import canonical_concept
 from labeling_ground.sam.everything import keep_best
@@ -191,8 +191,10 @@ async def segment(request: Request) -> Response:
         raise BadInput("The format 'binary' is not answered, as the SDK cannot read it. Use 'rle' or 'json'.")
     await choose_model(request, body.sam2_version_id)
     found = await image.segment(lambda opened: prompts_of(body.prompts, opened, multimask=body.multimask_output))
-    drawing = pools_of(request).drawing
-    predictions = [await drawing.run(_prediction, answer.prediction, body.format) for answer in found]
+    predictions = []
+    for made in (answer.prediction for answer in found):
+        size, drawing = (made.height, made.width), pools_of(request).drawing
+        predictions.append(await drawing.run(_shown, made.masks[0], size, body.format))
     return _answer({"predictions": predictions}, started, found[0].version if found else None)
 
 
@@ -282,10 +284,6 @@ def _prompt_results(body: ConceptRequest, found: Sequence[ConceptAnswer]) -> lis
         }
         for number, prompt in enumerate(body.prompts)
     ]
-
-
-def _prediction(prediction: CachedPrediction, form: str) -> dict[str, Any]:
-    return _shown(prediction.masks[0], (prediction.height, prediction.width), form)
 
 
 def _shown(best: CachedMask, size: tuple[int, int], form: str) -> dict[str, Any]:
