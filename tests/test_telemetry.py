@@ -72,6 +72,7 @@ def test_names_that_are_asked_for_are_seen(names_asked: NamesAsked) -> None:
     assert "seen.example" in names_asked("-c", code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "library"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
 def test_an_engine_asks_for_no_name(tmp_path: Path, names_asked: NamesAsked, engine: str, library: str) -> None:
     needs(library)

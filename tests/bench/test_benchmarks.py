@@ -30,6 +30,7 @@ def small_mobile_sam(folder: Path) -> None:
         shutil.copy(made[part], folder / "mobile-sam")
 
 
+@pytest.mark.slow
 def test_the_serving_benchmark_runs_and_finds_the_promises_that_are_no_timings_kept() -> None:
     result = run("bench.serving")
     assert result["points_kept_of_50"] == 50
@@ -42,6 +43,7 @@ def test_the_serving_benchmark_runs_and_finds_the_promises_that_are_no_timings_k
     assert all(row["p50_ms"] > 0 and row["requests"] > 0 for row in result["one_client"])
 
 
+@pytest.mark.slow
 def test_the_memory_benchmark_runs() -> None:
     result = run("bench.serving.memory")
     assert len(result["alone"]) == 8
@@ -60,6 +62,7 @@ def test_a_server_of_two_models_takes_no_more_memory_than_a_server_for_each() ->
     assert all(row["told_mb"] > 0 for row in result["rows"])
 
 
+@pytest.mark.slow
 def test_the_fairness_benchmark_runs_and_nobody_is_refused() -> None:
     result = run("bench.serving.fairness")
     assert [row["flood"] for row in result["opens"]] == ["nothing", "opens", "prefetches", "jobs"]
@@ -69,6 +72,7 @@ def test_the_fairness_benchmark_runs_and_nobody_is_refused() -> None:
     assert all(share > 0 for share in result["shares"].values())
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_batches_runs_and_more_is_done_with_them() -> None:
     rows = run("bench.serving.batches")["rows"]
     assert set(rows) == {"without", "with"}
@@ -79,6 +83,7 @@ def test_the_benchmark_of_batches_runs_and_more_is_done_with_them() -> None:
         assert rows["with"][name] > 0
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_several_processes_runs_and_each_of_them_has_work() -> None:
     result = run("bench.workers")
     assert set(result["rows"]) == {"1", "2"}
@@ -110,6 +115,7 @@ def test_the_affinity_benchmark_runs_and_the_choice_that_serves_finds_most_embed
         assert row["killed"]["clicks_after"] > 0
 
 
+@pytest.mark.slow
 def test_the_cluster_loses_no_click_and_no_mask_is_wrong_while_an_engine_and_a_proxy_are_killed() -> None:
     result = run("bench.cluster")
     assert result["masks_compared"] > 50

@@ -148,6 +148,7 @@ def test_the_photographs_come_with_scikit_image(monkeypatch: pytest.MonkeyPatch)
         photographs(Settings())
 
 
+@pytest.mark.slow
 def test_real_engines_agree_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner) -> None:
     for module in ("onnxruntime", "openvino"):
         needs(module)

@@ -96,6 +96,7 @@ async def test_prompts_of_every_shape_find_those_of_their_own(engine: str) -> No
     await alone.aclose()
 
 
+@pytest.mark.slow
 async def test_sam_2_with_its_finer_features_likewise() -> None:
     folder, _ = exported_sam2()
     made = {f"{part}_path": folder / f"{name}.onnx" for part, name in (("encoder", "encoder"), ("decoder", "decoder"))}

@@ -48,12 +48,14 @@ async def backend() -> AsyncIterator[SamBackend]:
     await made.aclose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 async def test_onnx(backend: SamBackend, check: Check) -> None:
     await check(backend)
     assert backend.info.note == ""
 
 
+@pytest.mark.slow
 async def test_ready_made_files_are_served_too() -> None:
     needs("onnxruntime")
     from labeling_ground.inference.onnx import create
@@ -304,6 +306,7 @@ def test_a_lower_precision_of_one_half_has_its_error_measured() -> None:
     assert choice.backend.info.note == "Computes in bf16. Measured at start: embeddings differ by 0.0% rms."
 
 
+@pytest.mark.slow
 async def test_real_engines_can_be_chosen() -> None:
     needs("onnxruntime")
     given = files()

@@ -33,12 +33,14 @@ async def backend() -> AsyncIterator[SamBackend]:
     await made.aclose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 async def test_openvino(backend: SamBackend, check: Check) -> None:
     await check(backend)
     assert backend.info.note == ""
 
 
+@pytest.mark.slow
 async def test_ready_made_files_are_served_too() -> None:
     needs("openvino")
     from labeling_ground.inference.openvino import create

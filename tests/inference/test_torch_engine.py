@@ -45,6 +45,7 @@ def rms(made: Any, wanted: Any) -> float:
     return float(np.sqrt(np.mean((made - wanted) ** 2)) / wanted.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 async def test_it_gives_the_references_numbers(torch: Any, check: Check) -> None:
     backend = engine()
@@ -53,6 +54,7 @@ async def test_it_gives_the_references_numbers(torch: Any, check: Check) -> None
     await backend.aclose()
 
 
+@pytest.mark.slow
 async def test_it_agrees_with_onnx_runtime_on_the_same_weights(torch: Any) -> None:
     needs("onnxruntime")
     from labeling_ground.inference.onnx import create
@@ -69,6 +71,7 @@ async def test_it_agrees_with_onnx_runtime_on_the_same_weights(torch: Any) -> No
     await other.aclose()
 
 
+@pytest.mark.slow
 async def test_sam_2_gives_the_references_numbers(torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from labeling_ground.inference import torch_engine
 
@@ -104,6 +107,7 @@ def test_mobile_sam_by_kernels_gives_the_references_numbers_for_several_images(t
         assert (encoder(squares) - mobile().image_encoder(squares)).abs().max() < TOLERANCE
 
 
+@pytest.mark.slow
 async def test_several_images_and_prompts_in_one_run_are_what_they_are_alone(torch: Any) -> None:
     backend = engine(together=4)
     assert (backend.info.encode_batch, backend.info.decode_batch) == (BatchSizes(4, 4), BatchSizes(4, 4))

@@ -24,6 +24,7 @@ def image() -> Image:
     return Image("0" * 64, photo(HEIGHT, WIDTH))
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_the_torch_engine_gives_the_references_numbers_for_every_kind_of_prompt() -> None:
     needs("torch")
@@ -49,6 +50,7 @@ async def test_the_torch_engine_gives_the_references_numbers_for_every_kind_of_p
     await backend.aclose()
 
 
+@pytest.mark.slow
 def test_the_exported_encoder_gives_the_references_numbers() -> None:
     runtime = needs("onnxruntime")
     file = exported_encoder()

@@ -89,6 +89,7 @@ def by_torch() -> tuple[Sequence[Embedding], Sequence[DecodeAsk], Sequence[Predi
     return asyncio.run(compute())
 
 
+@pytest.mark.slow
 def test_the_torch_engine_gives_the_references_numbers_for_every_kind_of_prompt(by_torch: Any) -> None:
     embeddings, asks, answers = by_torch
     predictor = Predictor(IMAGES[0].pixels)
@@ -105,6 +106,7 @@ def test_the_torch_engine_gives_the_references_numbers_for_every_kind_of_prompt(
     assert compared == len(ASKED)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 async def test_exported_it_computes_what_torch_does_for_every_kind_of_prompt_and_in_batches(

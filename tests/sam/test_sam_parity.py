@@ -27,6 +27,7 @@ def sessions() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_masks_are_the_references_for_every_kind_of_prompt(sessions: dict[str, Any], size: tuple[int, int]) -> None:
     pixels = photo(*size)

@@ -63,6 +63,7 @@ def test_what_keeps_to_its_port_passes(tmp_path: Path, test: str, code: str) -> 
     assert "error" not in out.lower(), out
 
 
+@pytest.mark.slow
 def test_a_store_that_forgets_nothing_is_found_out(tmp_path: Path) -> None:
     failed, out = run(tmp_path, "test_my_store.py", FORGETS_NOTHING)
     assert {

@@ -67,6 +67,7 @@ def test_the_other_pages_stand_below_a_path_too(below: Served, context: Any) -> 
     assert wrong == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["", BELOW])
 def test_the_examples_can_be_tried_from_above_to_below(
     served: Served, below: Served, context: Any, shots: Path, where: str

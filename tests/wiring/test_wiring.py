@@ -99,6 +99,7 @@ async def test_exported_files_are_served_by_the_engine_that_is_asked_for(tmp_pat
     await predictor.aclose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "auto"])
 async def test_a_checkpoint_is_served_by_torch_where_that_is_asked_for_or_nothing_else_is_here(
     tmp_path: Path, engine: str
