@@ -14,6 +14,7 @@ from tests.sam.references import exported
 
 from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.agreement import this_machine
+from labeling_ground.inference.memory import give_back_free_memory
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.manifests import InstalledModel
 from labeling_ground.models.store import ModelStore
@@ -211,6 +212,7 @@ async def test_health_is_told_for_each_model_until_it_answers_again(
         assert (await client.get("/health/ready")).json() == {"status": "ok", "checks": {"model": "ok", "disk": "ok"}}
 
 
+@pytest.mark.slow
 async def test_what_a_model_takes_is_measured_when_it_is_loaded_and_counts_against_the_budget(
     start: Start, make_image: Callable[..., bytes], tmp_path: Path
 ) -> None:
@@ -248,6 +250,7 @@ async def test_what_a_model_takes_is_measured_when_it_is_loaded_and_counts_again
     assert noted().memory_bytes == again < 10**12
 
 
+@pytest.mark.slow
 async def test_an_unloaded_model_gives_its_memory_back(
     start: Start, make_image: Callable[..., bytes], tmp_path: Path
 ) -> None:
@@ -255,6 +258,7 @@ async def test_an_unloaded_model_gives_its_memory_back(
     weights = own_sam(tmp_path)
     chosen: dict[str, Any] = {"models": ("own-sam",), "models_dir": weights.folder, "engine": "onnx"}
     gc.collect()  # what other tests left would be given back while the model loads, and count against it
+    give_back_free_memory()
     async with start(**chosen, admin_key="the-admin-key") as server:
         taken = []
         for _ in range(2):

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.inference.engines import disc_folder
 from tests.needs import needs, needs_program
 from tests.sam.parity import photo
-from tests.sam.references import exported
 from tests.torchserve.server import TorchServe, torchserve
 
 from labeling_ground.inference.graphs import FloatArray, version_of
@@ -47,10 +47,9 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
         needs_program(program)
     for module in ("yaml", "onnxruntime"):
         needs(module)
-    made, _ = exported()
     store = ModelStore(tmp_path_factory.mktemp("models"))
     for role in (Role.ENCODER, Role.DECODER, Role.FAST_DECODER):
-        store.add(made / f"{role}.onnx", name=MODEL, role=role, family="sam")
+        store.add(disc_folder() / f"{role}.onnx", name=MODEL, role=role, family="sam")
     folder = tmp_path_factory.mktemp("archives")
     version = version_of(MODEL, version_files(store, MODEL), "fp32")
     one = replace(SERVING[Role.ENCODER], workers=1)
