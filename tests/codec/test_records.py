@@ -78,7 +78,7 @@ def test_logits_come_back_in_half_precision_with_every_sign_kept() -> None:
     layers = records.open_logits(entry, LOGITS)
     assert entry.size < 3 * 256 * 256 * 2 + 1000
     for layer, mask in zip(layers, prediction.masks, strict=True):
-        assert layer.dtype == np.float32
+        assert layer.dtype == np.float16
         assert np.isfinite(layer).all()
         np.testing.assert_array_equal(layer > 0, mask.logits > 0)
         np.testing.assert_allclose(layer, np.clip(mask.logits, -60000, 60000), rtol=1e-3, atol=1e-6)

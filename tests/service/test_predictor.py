@@ -926,7 +926,7 @@ async def test_a_mask_input_by_reference_is_the_same_as_by_value(index: int) -> 
         await predictor.background.finish(LONG_S)
         kept = predictor.store.peek(logits_key)
         assert kept is not None
-        value = records.open_logits(kept, logits_key)[index]
+        value = records.open_logits(kept, logits_key)[index].astype(np.float32)
         by_reference = await mask(predictor, ID, PromptAsk(mask_input=(first.prediction_id, index)))
         by_value = await mask(predictor, ID, PromptAsk(mask_input=value))
         assert same(by_reference, by_value)

@@ -338,15 +338,15 @@ def open_detections(entry: Entry, key: str) -> CachedDetections:
         return CachedDetections(int(height), int(width), Concept(opened.meta["phrase"], exemplars), instances)
 
 
-def open_logits(entry: Entry, key: str) -> Sequence[NDArray[np.float32]]:
-    """The low-res logits of each candidate or instance, ``float32 [256, 256]``.
+def open_logits(entry: Entry, key: str) -> NDArray[np.float16]:
+    """The low-res logits of each candidate, ``float16 [candidates, 256, 256]``, as a view on the entry's bytes.
 
     Raises:
         DamagedEntry: the entry is something else.
     """
     opened = frame.unseal(entry.value, key)
     with _damaged(key):
-        return [layer.astype(np.float32) for layer in opened.tensors["logits"]]
+        return opened.tensors["logits"]
 
 
 def check(entry: Entry, key: str) -> None:

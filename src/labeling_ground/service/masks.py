@@ -261,7 +261,7 @@ class Masks:
         candidates = records.open_logits(entry, key)
         if not 0 <= index < len(candidates):
             raise BadPrompt(f"Prediction {prediction_id} has {len(candidates)} candidates; {index} is not one of them.")
-        return candidates[index]
+        return np.asarray(candidates[index], np.float32)
 
     async def _logits_of_instance(
         self, found: records.CachedDetections, detections_id: str, index: int
