@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 from tests.doubles import (
+    LONG_S,
     TENANT,
     TOY,
     DictStore,
@@ -60,7 +61,9 @@ async def clicked() -> AsyncIterator[tuple[Predictor, ToyBackend, Values, MaskAn
     pools = dataclasses.replace(Pools.sized(), values=values)
     async with serving(backend, DictStore(), pools=pools) as predictor:
         await send(predictor, FILE)
-        yield predictor, backend, values, await mask(predictor, keys_of(FILE).image_id)
+        async with asyncio.timeout(LONG_S):
+            answer = await mask(predictor, keys_of(FILE).image_id)
+        yield predictor, backend, values, answer
 
 
 def refining(answer: MaskAnswer, x: float = 5.0) -> PromptAsk:
