@@ -145,6 +145,24 @@ async def test_a_text_in_the_window_finds_what_it_names_at_the_confidence_that_i
     assert toy.asked.count("trunk") == 1
 
 
+async def test_a_text_is_looked_for_in_all_pictures_of_a_folder(
+    tool: Callable[[str], Path], start_real: "StartReal", tmp_path: Path
+) -> None:
+    python, toy = tool("x-anylabeling"), GatedConcepts()
+    (tmp_path / "second.png").write_bytes(squares_file(5))
+    with start_real(backend=toy) as server:
+        toy.asked.clear()  # what warmed the model up
+        async with opened(python, tmp_path, server.url, squares_file(), ["find_all", "blue"]) as window:
+            await window.read()
+            await window.read()
+    for name in ("photo", "second"):
+        saved = json.loads((tmp_path / f"{name}.json").read_text())["shapes"]
+        assert [shape["label"] for shape in saved] == ["blue", "blue"]
+        corners = {(*np.min(shape["points"], axis=0), *np.max(shape["points"], axis=0)) for shape in saved}
+        assert corners == {(x0, y0, x1 - 1, y1 - 1) for x0, y0, x1, y1 in BLUE_BOXES}
+    assert toy.asked.count("trunk") == 2
+
+
 async def test_no_failure_deletes_what_the_annotator_drew(
     tool: Callable[[str], Path],
     start_real: "StartReal",

@@ -4,6 +4,7 @@ Reads a JSON object: the server's ``url``, the ``key``, an ``image``, a ``folder
 
 - ``["click", x, y]``, ``["erase", x, y]``: a point on or off the object, in pixels of the image.
 - ``["find", TEXT]``: typed into the field for text, and sent.
+- ``["find_all", TEXT]``: looked for in all pictures of the image's folder; the two dialogs are answered.
 - ``["draw"]``: a polygon by hand, so that there is something to lose.
 - ``["picture", FILE]``: the window as it is, saved as a PNG.
 - ``["ask", NAME]``: makes the file NAME and waits for NAME.done, while the test changes something.
@@ -53,6 +54,7 @@ def main():
     app = QtWidgets.QApplication(["x-anylabeling"])
     from anylabeling.resources import resources  # noqa: F401 -- the tool's own icons and models
     from anylabeling.views.labeling.shape import Shape
+    from anylabeling.views.labeling.utils import batch
     from anylabeling.views.mainwindow import MainWindow
 
     window = MainWindow(app, config=config, filename=told["image"])
@@ -97,6 +99,16 @@ def main():
             tool.button_send.click()
             until(lambda: finished)
             QTest.qWait(200)
+        elif step == "find_all":
+            photos = [*Path(told["image"]).parent.glob("*.png")]
+            batch.BatchRangeDialog.exec = lambda _: QtWidgets.QDialog.DialogCode.Accepted
+            batch.TextInputDialog.get_input_text = lambda _, text=rest[0]: text
+            view.import_image_folder(str(Path(told["image"]).parent))
+            until(lambda: view.filename is not None)
+            view.actions.run_all_images.setEnabled(True)  # as the menu does that shows the tool
+            view.actions.run_all_images.trigger()
+            until(lambda files=photos: all(file.with_suffix(".json").exists() for file in files))
+            until(lambda: not view._batch_processing_active)
         elif step == "draw":
             shape = Shape(label="mine", shape_type="polygon")
             for x, y in ((1, 1), (20, 1), (20, 20)):
