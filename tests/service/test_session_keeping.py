@@ -533,6 +533,34 @@ def test_one_server_alone_goes_on_and_one_that_has_met_others_does_not() -> None
     virtually(main)
 
 
+def test_a_server_that_is_the_first_in_a_keeper_that_begins_anew_does_not_take_itself_for_alone() -> None:
+    """A Redis that is started anew has forgotten who was there, and the others come by and by."""
+
+    async def main() -> None:
+        state_store = DictKeeper()
+        one, other = server(state_store, others="auto"), server(state_store, others="auto")
+        for each in (other, one):
+            await each.meet()
+        await one.open("t", "s", A, 10, 10, one.turn())
+        state_store.place, state_store.present = "second", set()
+        await one.meet()
+        state_store.mood = ["down"]
+        with pytest.raises(StoreFailed, match="was not made"):
+            await one.click("t", "s", [GOOD])
+        state_store.mood = []
+        await asyncio.sleep(30)
+        await one.meet()
+        await one.click("t", "s", [GOOD])
+        assert len((await other.look("t", "s")).clicks) == 1
+        await asyncio.sleep(31)
+        await one.meet()  # nobody has come for so long that there is nobody
+        await one.open("t", "s", B, 10, 10, one.turn())
+        state_store.mood = ["down"]
+        assert len((await one.click("t", "s", [GOOD])).clicks) == 1
+
+    virtually(main)
+
+
 def test_a_server_that_never_met_the_keeper_does_not_take_itself_for_alone() -> None:
     async def main() -> None:
         state_store = DictKeeper(mood=["down"] * 9)

@@ -5,7 +5,9 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from tests.doubles import unkept
+from tests.redis_servers import Server as Redis
 
 from labeling_ground.cache.disk.folder import SESSIONS
 from labeling_ground.errors import StoreFailed
@@ -50,4 +52,22 @@ async def test_a_click_that_is_not_kept_on_disk_is_refused_where_another_process
         assert unkept(sessions) == (0 if refuses else 1)
     finally:
         await sessions.aclose()
+        await store.aclose()
+
+
+@pytest.mark.parametrize(("workers", "is_shared"), [(1, False), (2, True)])
+async def test_workers_over_a_redis_know_that_they_are_several_whoever_is_there_yet(
+    valkey: tuple[Redis, str], tmp_path: Path, workers: int, is_shared: bool
+) -> None:
+    settings = Settings(
+        cache_dir=tmp_path, workers=workers, redis_url=SecretStr(valkey[1]), redis_prefix=f"alone{workers}"
+    )
+    store = build_store(settings)
+    try:
+        await store.open()
+        sessions = build_session_store(settings, store)
+        assert sessions is not None
+        assert await sessions.meet("the first one") is not None
+        assert sessions.is_shared is is_shared
+    finally:
         await store.aclose()

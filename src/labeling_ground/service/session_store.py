@@ -37,6 +37,8 @@ class SessionStore:
         self._present_s = present_s
         self._meet_s = meet_s
         self._met: int | None = None
+        self._place = ""
+        self._anew_until = 0.0
 
     @property
     def is_shared(self) -> bool:
@@ -49,7 +51,13 @@ class SessionStore:
         met = await self._calls.ask("meet", lambda: self._state_store.meet(server, self._present_s), self._meet_s)
         if met is None:
             return None
-        self._met, place = met
+        count, place = met
+        now = self._calls.clock()
+        if self._place and place != self._place:  # those who were there before may not have met there yet
+            self._anew_until = now + self._present_s
+        if count or not self._met or now >= self._anew_until:
+            self._met = count
+        self._place = place
         return place
 
     async def leave(self, server: str) -> None:

@@ -196,11 +196,12 @@ def build_session_store(settings: Settings, store: TieredStore) -> SessionStore 
     """Where sessions outlive the process: in Redis, which all servers share; else by the disk tier; else nowhere."""
     lower = {tier.store.name: tier for tier in store.lower}
     redis, disk = lower.get(RedisStore.name), lower.get(DiskStore.name)
+    others = "some" if settings.workers > 1 else settings.other_servers
     if redis is not None and isinstance(redis.store, RedisStore):
         return SessionStore(
             RedisStateStore(redis.store.connection),
             redis.calls,
-            others=settings.other_servers,
+            others=others,
             present_s=max(30.0, 6 * settings.probe_s),
             meet_s=settings.tier_answer_s,
         )
@@ -217,6 +218,6 @@ def build_session_store(settings: Settings, store: TieredStore) -> SessionStore 
             ),
             TierCalls(health, deadline_s=disk.calls.deadline_s, at_once=1),
             # Other processes that share the file are not seen in it: a worker's are known, other servers' are told.
-            others="some" if settings.workers > 1 or settings.other_servers == "some" else "none",
+            others="none" if others == "auto" else others,
         )
     return None
