@@ -41,7 +41,7 @@ def test_what_several_processes_count_is_one_sum_whatever_it_is() -> None:
         metrics.background_errors.labels("sweep").inc()
         metrics.observe("/v1/images", 200, "hit", 0.3)
     told = pickle.loads(pickle.dumps(other.figures()))
-    figures = Figures([*one.figures(), *told])
+    figures = Figures([*one.figures().collect(), *told.collect()])
     assert figures.sum("background_errors", work="sweep") == 2
     assert figures.by("by", "of_tomorrow") == {"me": 3}
     assert figures.by("status", "requests") == {"200": 2}
@@ -49,4 +49,4 @@ def test_what_several_processes_count_is_one_sum_whatever_it_is() -> None:
         sample.labels["le"]: sample.value for sample in figures.samples("request_seconds") if "le" in sample.labels
     }
     assert (buckets["0.25"], buckets["0.5"], buckets["+Inf"]) == (0, 2, 2)
-    assert not [sample for family in figures for sample in family.samples if sample.name.endswith("_created")]
+    assert not [sample for family in figures.collect() for sample in family.samples if sample.name.endswith("_created")]

@@ -127,9 +127,9 @@ class Figures:
         for name, family in self._families.items():
             family.samples = [Sample(sample, dict(labels), value) for (sample, labels), value in values[name].items()]
 
-    def __iter__(self) -> Iterator[Metric]:
-        """The families."""
-        return iter(self._families.values())
+    def collect(self) -> Iterable[Metric]:
+        """The families, as registries tell them."""
+        return self._families.values()
 
     def samples(self, name: str, **labels: str) -> Iterator[Sample]:
         """Those of one family that have these labels, among others."""

@@ -310,7 +310,7 @@ async def test_what_a_models_queues_did_is_told_when_it_is_unloaded_and_goes_on_
 
     async with start(models=(SECOND,), admin_key="the-admin-key") as server:
         posted = await server.client.post(f"/v1/images?model={SECOND}", content=make_image())
-        assert posted.status_code == 200
+        assert posted.status_code == 200, posted.text
         await server.until(lambda: not server.app_state.models.loaded[SECOND].is_in_use)
         before = await busy(server)
         assert before[0] == pytest.approx(before[1], abs=1e-5)

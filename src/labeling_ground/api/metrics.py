@@ -5,6 +5,7 @@ from functools import partial
 
 from prometheus_client.core import CounterMetricFamily, GaugeHistogramMetricFamily, GaugeMetricFamily, Metric
 
+from labeling_ground.api.workers import ServerSnapshot, Worker
 from labeling_ground.inference.remote_status import EngineCounts
 from labeling_ground.service.counters import SPREAD_S, Spread, StateSnapshot, TierState
 
@@ -12,8 +13,12 @@ Rows = Iterable[tuple[Sequence[str], float | None]]
 """A metric's label values, each with its number; what has none is left out."""
 
 
-def families_of(now: StateSnapshot) -> Iterator[Metric]:
-    """One moment's state, as the metrics that Prometheus' library writes."""
+def families_of(figures: ServerSnapshot) -> Iterator[Metric]:
+    """What is counted, and one moment's state, as the metrics that Prometheus' library writes."""
+    now = figures.state
+    yield from figures.counted.collect()
+    if figures.workers:
+        yield from _of_workers(figures.workers)
     yield _gauge(
         "flights", "Computations under way.", "model", [([model], each) for model, each in now.flights.items()]
     )
@@ -35,6 +40,16 @@ def _family(
 
 
 _gauge, _counter = partial(_family, GaugeMetricFamily), partial(_family, CounterMetricFamily)
+
+
+def _of_workers(workers: Sequence[Worker]) -> Iterator[Metric]:
+    def each(value: Callable[[Worker], float]) -> Rows:
+        return [([str(worker.worker)], value(worker)) for worker in workers]
+
+    yield _gauge("worker_memory_bytes", "Resident memory.", "worker", each(lambda worker: worker.memory_bytes))
+    yield _gauge("worker_uptime_seconds", "Since its start.", "worker", each(lambda worker: worker.uptime_seconds))
+    yield _counter("worker_cpu_seconds", "Seconds of computing.", "worker", each(lambda worker: worker.cpu_seconds))
+    yield _counter("worker_restarts", "Starts after it had died.", "worker", each(lambda worker: worker.restarts))
 
 
 def _of_tiers(now: StateSnapshot) -> Iterator[Metric]:

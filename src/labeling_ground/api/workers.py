@@ -2,13 +2,11 @@
 
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
-from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from labeling_ground.api.state import AppState
 from labeling_ground.errors import BackendFailed, StoreFailed
@@ -68,7 +66,7 @@ async def figures_of(app_state: AppState) -> ServerSnapshot:
     each = [own, *(await peers.ask("figures")).values()]
     sessions = frozenset[int]().union(*(one.sessions for one in each))
     return ServerSnapshot(
-        Figures(family for one in each for family in one.counted),
+        Figures(family for one in each for family in one.counted.collect()),
         replace(add_up([one.state for one in each]), sessions=len(sessions)),
         tuple(sorted((worker for one in each for worker in one.workers), key=lambda worker: worker.worker)),
     )
@@ -224,7 +222,7 @@ async def _own_figures(app_state: AppState) -> ServerSnapshot:
         return ServerSnapshot(counted, state)
     past: ServerSnapshot | None = peers.past
     if past is not None:
-        counted = Figures([*counted, *past.counted])
+        counted = Figures([*counted.collect(), *past.counted.collect()])
         state = go_on(state, past.state)
     worker = Worker(
         peers.number,
@@ -237,18 +235,3 @@ async def _own_figures(app_state: AppState) -> ServerSnapshot:
     figures = ServerSnapshot(counted, state, (worker,), names)
     peers.note(figures)
     return figures
-
-
-def worker_families(workers: Sequence[Worker]) -> list[Metric]:
-    """The metrics of each worker; none where there is only one process."""
-    memory = GaugeMetricFamily("labeling_ground_worker_memory_bytes", "Resident memory.", labels=["worker"])
-    uptime = GaugeMetricFamily("labeling_ground_worker_uptime_seconds", "Since its start.", labels=["worker"])
-    cpu = CounterMetricFamily("labeling_ground_worker_cpu_seconds", "Seconds of computing.", labels=["worker"])
-    restarts = CounterMetricFamily("labeling_ground_worker_restarts", "Starts after it had died.", labels=["worker"])
-    for worker in workers:
-        label = [str(worker.worker)]
-        memory.add_metric(label, worker.memory_bytes)
-        uptime.add_metric(label, worker.uptime_seconds)
-        cpu.add_metric(label, worker.cpu_seconds)
-        restarts.add_metric(label, worker.restarts)
-    return [memory, uptime, cpu, restarts] if workers else []

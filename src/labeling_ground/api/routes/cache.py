@@ -3,11 +3,11 @@
 import time
 from bisect import bisect_left
 from dataclasses import asdict
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST, Metric, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from labeling_ground.api import responses
 from labeling_ground.api.errors import BadBody, problem_responses
@@ -22,7 +22,6 @@ from labeling_ground.api.workers import (
     change_settings_of_all,
     figures_of,
     health_of_all,
-    worker_families,
 )
 from labeling_ground.errors import BadSettings, NotAllowed
 from labeling_ground.metrics import BUCKETS_S, Figures
@@ -187,17 +186,7 @@ async def change_settings(request: Request) -> dict[str, Any]:
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
     figures = await figures_of(state_of(request))
-    families = [*figures.counted, *families_of(figures.state), *worker_families(figures.workers)]
-    return Response(generate_latest(_Collected(families)), media_type=CONTENT_TYPE_LATEST)
-
-
-class _Collected(NamedTuple):
-    """Families as the Prometheus library takes them."""
-
-    families: list[Metric]
-
-    def collect(self) -> list[Metric]:
-        return self.families
+    return Response(generate_latest(Figures(families_of(figures))), media_type=CONTENT_TYPE_LATEST)
 
 
 def _settings(app_state: AppState) -> dict[str, Any]:
