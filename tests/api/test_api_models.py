@@ -288,6 +288,7 @@ async def test_figures_are_those_of_all_models_and_say_of_each_what_was_its_own(
         for _ in range(2):
             body = {"points": [{"x": 9, "y": 9}], "model": SECOND}
             assert (await server.client.post(f"/v1/images/{image_id}/masks", json=body)).status_code == 200
+        await server.until(lambda: not server.app_state.models.loaded[SECOND].is_in_use)
         assert (await server.client.post("/v1/models/second/unload", headers=ADMIN)).status_code == 200
         found = (await server.client.get("/v1/cache")).json()
         assert (found["kinds"]["mask"]["misses"], found["kinds"]["mask"]["hits"]) == (1, 1)
@@ -415,6 +416,7 @@ async def test_a_session_loads_its_model_again_where_that_was_unloaded(
     async with start(models=(SECOND,), admin_key="the-admin-key") as server:
         await ask(server, "image", image=image, model=SECOND)
         await ask(server, "click", points=[9, 9])
+        await server.until(lambda: not server.app_state.models.loaded[SECOND].is_in_use)
         assert (await server.client.post("/v1/models/second/unload", headers=ADMIN)).status_code == 200
         assert (await models_of(server))["second"]["loaded"] is False
         found = await ask(server, "click", points=[20, 20])
