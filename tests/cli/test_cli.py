@@ -223,6 +223,28 @@ def test_doctor_says_what_is_wrong_and_fails(runner: CliRunner, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("models", "says"),
+    [
+        ("classical,mobile-sam", "models pull mobile-sam"),
+        ("classical,no_such_module:make", "no module 'no_such_module'"),
+        ("classical,tests.no_such_package.model:make", "no module 'tests.no_such_package.model'"),
+    ],
+)
+def test_one_of_several_models_that_is_not_here_is_named_by_doctor_as_by_the_server(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, models: str, says: str
+) -> None:
+    monkeypatch.setenv("LABELING_GROUND_MODELS", models)
+    examined = runner.invoke(cli, ["doctor"])
+    assert examined.exit_code == 1
+    assert "BAD  models" in examined.stdout
+    served = runner.invoke(cli, ["serve", "--port", "0"])
+    for said in (examined.stdout, str(served.exception)):
+        assert says in said
+    monkeypatch.setenv("LABELING_GROUND_MODELS", f"classical,{SECOND}")
+    assert f"ok   models         classical, {SECOND}" in runner.invoke(cli, ["doctor"]).stdout
+
+
+@pytest.mark.parametrize(
     ("name", "value", "words"),
     [
         ("PORT", "eighty", "port"),

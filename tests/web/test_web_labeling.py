@@ -160,11 +160,12 @@ def test_a_place_in_the_queue_is_read_out_when_it_is_another_one(
 
     def queue(route: Any) -> None:
         if not places:
-            return route.continue_()
+            route.continue_()
+            return
         waits = {"known": True, "encoded": False, "encoding": True, "use_preview": False, "note": None}
         size = {"width": COFFEE[0], "height": COFFEE[1]}
         found = waits | size | {"place": places.pop(0), "seconds_expected": 10.0 + len(places)}
-        return route.fulfill(json=found)
+        route.fulfill(json=found)
 
     labeler = Labeler(context.new_page(), served.url)
     page = labeler.page

@@ -56,15 +56,15 @@ def test_a_model_that_cannot_be_loaded_is_told_and_another_one_can_be_chosen(
     tmp_path: Path, context: Any, photos: dict[str, Path]
 ) -> None:
     """The page's own words for it first, then the server's, for as long as it is asked for."""
-    server = Served(tmp_path, LABELING_GROUND_MODELS="classical,no_such_module:make")
+    server = Served(tmp_path, LABELING_GROUND_MODELS="classical,os:getcwd")
     try:
         server.start()
         labeler = Labeler(context.new_page(), server.url)
         page = labeler.page
         labeler.open(photos["coffee"])
-        choose(labeler, "no_such_module:make")
+        choose(labeler, "os:getcwd")
         banner = page.locator("#banner")
-        banner.get_by_text("No module named 'no_such_module'").wait_for()
+        banner.get_by_text("The model 'os:getcwd' cannot be served").wait_for()
         page.select_option("#language", "ko")
         banner.get_by_text("모델이 응답하지 않았습니다.").wait_for()
         page.select_option("#model-id", "classical")

@@ -23,6 +23,7 @@ from labeling_ground.inference.backend import Backend
 from labeling_ground.settings import Settings
 from labeling_ground.types import Image, Point, Prompt
 from labeling_ground.wiring import build_backend, build_disk, check_room, connect_redis
+from labeling_ground.wiring.models import list_models
 
 _LIBRARIES = (
     "numpy",
@@ -61,6 +62,7 @@ def doctor(cache_dir: Path | None, as_json: bool) -> None:
         _machine(),
         *_libraries(),
         engine,
+        *_models(settings),
         asyncio.run(_disk(settings)),
         asyncio.run(_redis(settings)),
         _memory(settings, backend),
@@ -120,6 +122,19 @@ async def _engine(settings: Settings) -> tuple[DoctorCheck, Backend | None]:
         f"{(encoded - started) * 1e3:.0f} ms to encode, {(decoded - encoded) * 1e3:.0f} ms to decode"
     )
     return DoctorCheck("engine", ok=True, text=f"{text}. {backend.info.note}".strip()), backend
+
+
+def _models(settings: Settings) -> list[DoctorCheck]:
+    """Whether a server finds all of several models; they are not loaded."""
+    if not settings.models:
+        return []
+    try:
+        found = [model.name for model in list_models(settings)]
+    except LabelingGroundError as error:
+        return [DoctorCheck("models", ok=False, text=str(error))]
+    return [
+        DoctorCheck("models", ok=True, text=f"{', '.join(found)}: here; all but the first are loaded when asked for")
+    ]
 
 
 async def _disk(settings: Settings) -> DoctorCheck:

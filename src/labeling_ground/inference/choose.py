@@ -3,8 +3,9 @@
 A table of strings, so that an engine that is not chosen is never imported, and so that users may pass their own.
 """
 
-import importlib
+import importlib.util
 import re
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
@@ -15,6 +16,21 @@ from labeling_ground.types.model import MODEL_VERSION
 
 BACKENDS: Mapping[str, str] = MappingProxyType({"classical": "labeling_ground.inference.classical:create"})
 """Model id → ``module:attribute`` of a factory: ``encode_threads`` and ``decode_threads`` in, a ``Backend`` out."""
+
+
+def check_module(name: str) -> None:
+    """See that the module of a factory, ``module:attribute``, is there. It is not imported.
+
+    Raises:
+        BadSettings: it is not.
+    """
+    module = name.partition(":")[0]
+    try:
+        is_there = module in sys.modules or importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a package above it is missing, or the name is none
+        is_there = False
+    if not is_there:
+        raise BadSettings(f"The model {name!r} cannot be served: there is no module {module!r} on Python's path.")
 
 
 def choose_backend(name: str, *, encode_threads: int, decode_threads: int) -> Backend:

@@ -11,7 +11,7 @@ from labeling_ground.inference.agreement import this_machine
 from labeling_ground.inference.auto import BOTH, ENGINES, Choice, Halves, Model, remembered
 from labeling_ground.inference.auto import choose as choose_engine
 from labeling_ground.inference.backend import Backend
-from labeling_ground.inference.choose import BACKENDS, choose_backend
+from labeling_ground.inference.choose import BACKENDS, check_module, choose_backend
 from labeling_ground.inference.graphs import Precision, version_from
 from labeling_ground.inference.graphs import together as together_of
 from labeling_ground.inference.remote.addresses import Address, Addresses
@@ -91,7 +91,7 @@ def list_models(settings: Settings) -> list[ModelFacts]:
     """What is known of the models that the settings name, the default first. Nothing is loaded.
 
     Raises:
-        BadSettings: there are no engines for the one called ``remote``.
+        BadSettings: there are no engines for the one called ``remote``, or the module of a factory is missing.
         UnknownModel: the weights of one are not here; the sentence says how to get them.
     """
     weights = ModelStore(settings.models_dir)
@@ -124,6 +124,7 @@ def _remote_name(settings: Settings) -> str | None:
 
 def _facts_of(settings: Settings, weights: ModelStore, name: str) -> ModelFacts:
     if ":" in name:
+        check_module(name)
         return ModelFacts(name)
     if name in BACKENDS:
         return ModelFacts(name, name, capabilities=("points", "box", "mask"))
