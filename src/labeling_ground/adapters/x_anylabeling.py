@@ -70,7 +70,7 @@ class Params(BaseModel):
     """What goes with an image: the marks, or what to find and the least score; and how finely masks are outlined."""
 
     marks: list[Mark] | None = None
-    epsilon_factor: FiniteFloat = Field(0.0, ge=0)
+    epsilon_factor: FiniteFloat = Field(0.0, ge=0, le=1)
     text_prompt: str | None = None
     conf_threshold: FiniteFloat = 0.5
 
