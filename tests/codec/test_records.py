@@ -213,3 +213,13 @@ def test_an_embedding_out_of_the_cache_has_the_digest_of_its_bytes() -> None:
 
     assert stored(0.5).digest == stored(0.5).digest != stored(0.25).digest
     assert len(stored(0.5).digest) == 32
+
+
+@pytest.mark.parametrize("candidates", [1, 3, 4])
+@pytest.mark.parametrize("side", [7, 256])
+def test_how_large_logits_will_be_is_known_to_the_byte_before_they_are_sealed(candidates: int, side: int) -> None:
+    """A trace is told so with the click, and what replays it works with the server's own bytes."""
+    layers = [np.full((side, side), 1e6 - number, np.float32) for number in range(candidates)]
+    for cost in (0.25, 0.062251114009995945, 12.0):
+        expected = records.logits_bytes(LOGITS, layers, cost=cost, created=1796056128.62)
+        assert records.seal_logits(LOGITS, layers, cost=cost, created=1796056128.62).size == expected

@@ -79,6 +79,7 @@ async def work(predictor: Predictor, clock: Clock, seed: int, steps: int = 350) 
             except NotFound:  # purged by the other one
                 current.pop(client)
                 last.pop(client, None)
+        await until(lambda: not predictor.is_working)  # a mask's logits are stored after its answer
         await predictor.store.drain()
 
 

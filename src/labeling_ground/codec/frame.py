@@ -16,8 +16,9 @@ nothing: the arrays are views on the bytes. There is no pickle anywhere.
 
 import hashlib
 import json
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,20 +84,26 @@ def seal(
         gap = -stored.nbytes % _ALIGN
         parts += stored.ravel().data, bytes(gap)
         offset += stored.nbytes + gap
-    header = json.dumps(
-        {
-            "key": key,
-            "kind": kind,
-            "cost": cost,
-            "created": created,
-            "meta": meta or {},
-            "tensors": layout,
-        },
-        separators=(",", ":"),
-    ).encode()
-    padding = bytes(-(_PREFIX.size + len(header)) % _ALIGN)
-    body = (struct.pack("<I", len(header)), header, padding, *parts)
+    body = (*_head(key, kind, cost, created, meta or {}, layout), *parts)
     return Entry(kind, b"".join((MAGIC, _checksum(*body), *body)), cost, created)
+
+
+def size_of_one(
+    key: str, kind: Kind, name: str, dtype: str, shape: Sequence[int], *, cost: float, created: float
+) -> int:
+    """Bytes of the entry that ``seal`` makes of one tensor without meta, before there is one."""
+    head = _head(key, kind, cost, created, {}, [(name, dtype, [*shape], 0)])
+    stored = math.prod(shape) * np.dtype(dtype).itemsize
+    return _SUMMED_FROM + sum(map(len, head)) + stored + -stored % _ALIGN
+
+
+def _head(
+    key: str, kind: Kind, cost: float, created: float, meta: Mapping[str, Any], layout: Sequence[Any]
+) -> tuple[bytes, bytes, bytes]:
+    """What stands between an entry's checksum and its tensors."""
+    facts = {"key": key, "kind": kind, "cost": cost, "created": created, "meta": meta, "tensors": layout}
+    header = json.dumps(facts, separators=(",", ":")).encode()
+    return struct.pack("<I", len(header)), header, bytes(-(_PREFIX.size + len(header)) % _ALIGN)
 
 
 def unseal(value: bytes, key: str) -> OpenedFrame:

@@ -251,6 +251,12 @@ def seal_logits(key: str, logits: Sequence[NDArray[np.float32]], *, cost: float,
     return frame.seal(key, Kind.LOGITS, cost=cost, created=created, tensors={"logits": stacked}, precision="fp16")
 
 
+def logits_bytes(key: str, logits: Sequence[NDArray[np.float32]], *, cost: float, created: float) -> int:
+    """Bytes of the entry that ``seal_logits`` makes of them."""
+    shape = len(logits), *logits[0].shape
+    return frame.size_of_one(key, Kind.LOGITS, "logits", "float16", shape, cost=cost, created=created)
+
+
 def open_prediction(entry: Entry, key: str) -> CachedPrediction:
     """The cached masks.
 

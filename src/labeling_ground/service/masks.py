@@ -15,7 +15,7 @@ from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.codec import records
 from labeling_ground.errors import BadPrompt, UnknownPrediction, UnreachablePrediction
 from labeling_ground.pools import Pools
-from labeling_ground.sam.geometry import LOW_RES, Frame
+from labeling_ground.sam.geometry import Frame
 from labeling_ground.sam.prompts import low_res_logits
 from labeling_ground.service.asks import (
     Ask,
@@ -35,9 +35,6 @@ from labeling_ground.service.models import ServedModel
 from labeling_ground.service.once import Attempt, Made, Once
 from labeling_ground.supervisor import Background
 from labeling_ground.types import Kind, Outcome, Prompt
-
-_LOGITS_BYTES = 2 * LOW_RES * LOW_RES
-"""Of one candidate, as they are stored: in half precision."""
 
 
 class _Settled(NamedTuple):
@@ -202,8 +199,9 @@ class Masks:
             facts = {"cost": cost, "created": self._wall_clock()}
             source = embedded.source_purge_count
 
+            layers = [mask.logits for mask in prediction.masks]
+
             async def seal_logits(_: object) -> Made:
-                layers = [mask.logits for mask in prediction.masks]
                 entry = await self._pools.values.run(partial(records.seal_logits, logits_key, layers, **facts))
                 attempt.store(entry, key=logits_key, source_purge_count=source)
                 return Made(entry, outcome_after(embedded))
@@ -217,7 +215,7 @@ class Masks:
                 # Who asks first has a thread first, so no more logits wait to be sealed than there are clicks.
                 self._background.start(self._once.flights.join(logits_key, seal_logits))
             timing = Timing(encode=embedded.timing.encode, decode=cost)
-            return Made(entry, outcome_after(embedded), timing, _LOGITS_BYTES * len(prediction.masks))
+            return Made(entry, outcome_after(embedded), timing, records.logits_bytes(logits_key, layers, **facts))
 
         async with self._model.decode_queue.slot(ask.keys.tenant) as place:
             attempt.commit()
