@@ -58,10 +58,10 @@ browser_decoder: $(VENV)/.run ## get what the labeling page needs to decode in t
 	@$(BIN)/labeling-ground browser-decoder
 
 # Two processes, a file of tests to each: more would fight for the cores with the servers and browsers that they start.
-# tests/conftest.py gives the files their order.
+# tests/conftest.py gives the files their order. One thread of OpenMP for each: threads wait for each other busily.
 WORKERS ?= 2
 test: $(VENV)/.dev ## run the tests: STRICT=1 fails where a component is missing instead of skipping, ARGS="-k disk" goes to pytest
-	@$(if $(STRICT),LABELING_GROUND_TEST_STRICT=1) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@OMP_NUM_THREADS=1 $(if $(STRICT),LABELING_GROUND_TEST_STRICT=1) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev ## formatter, linter, types, the import layers, pins without addresses
 	@$(BIN)/ruff format --check .
