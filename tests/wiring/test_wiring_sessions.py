@@ -71,3 +71,33 @@ async def test_workers_over_a_redis_know_that_they_are_several_whoever_is_there_
         assert sessions.is_shared is is_shared
     finally:
         await store.aclose()
+
+
+async def test_what_one_worker_knows_of_a_session_is_there_for_all_again_after_the_folder_was_cleared(
+    tmp_path: Path,
+) -> None:
+    """Also where another worker, which knows of less, is the first to come back to the file."""
+    settings = Settings(cache_dir=tmp_path, workers=2)
+    stores = [build_store(settings) for _ in range(2)]
+    one, other = (
+        Sessions(most=9, idle_s=60.0, most_clicks=9, state_store=build_session_store(settings, store))
+        for store in stores
+    )
+    try:
+        await one.open(TENANT, NAME, IMAGE, 64, 48, one.turn())
+        assert (await other.look(TENANT, NAME)).image_id == IMAGE
+        await one.open(TENANT, NAME, "1" * 64, 64, 48, one.turn())
+        await one.click(TENANT, NAME, [Point(20, 20, 1)])
+        for each in (one, other):
+            await each.meet()
+        for end in ("", "-wal", "-shm"):
+            (tmp_path / f"{SESSIONS}{end}").unlink(missing_ok=True)
+        for each in (other, one):
+            await each.meet()
+        clicked = await other.click(TENANT, NAME, [Point(30, 30, 1)])
+        assert (clicked.image_id, len(clicked.clicks)) == ("1" * 64, 2)
+    finally:
+        for each in (one, other):
+            await each.aclose()
+        for store in stores:
+            await store.aclose()

@@ -114,8 +114,8 @@ class DiskStateStore:
         return is_done
 
     async def meet(self, server: str, present_s: float) -> tuple[int, str]:
-        """See ``StateStore``. Other processes that share the file are not seen."""
-        return 0, ""
+        """See ``StateStore``. Other processes that share the file are not seen; another file has another name."""
+        return 0, await self._do(lambda _: str(self._inode))
 
     async def leave(self, server: str) -> None:
         """See ``StateStore``."""
