@@ -321,6 +321,19 @@ async def test_the_write_queue_is_bounded_in_bytes_and_what_does_not_fit_is_drop
     await tier.aclose()
 
 
+async def test_a_value_that_is_larger_than_the_write_queue_has_it_alone() -> None:
+    store = HangingStore(only=["put"])
+    tier = tier_of(store)
+    tier.queue.most_bytes = 1
+    for number in range(3):
+        tier.queue.write(key(number), sealed(key(number)))
+    assert errors_of(tier) == {"dropped": 2}
+    store.release.set()
+    await tier.queue.drain()
+    assert list(store.entries) == [key(0)]
+    await tier.aclose()
+
+
 async def test_writes_that_fail_are_counted_and_open_the_breaker_and_then_are_dropped() -> None:
     store = BrokenStore()
     tier = tier_of(store)
