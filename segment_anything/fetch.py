@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.models.catalogue import Artifact, CatalogueModel, Format, Role
-from labeling_ground.models.download import PullState, PullStep
+from labeling_ground.models.download import PullState, PullStep, RetryPolicy
 from labeling_ground.models.pull import mirror_address, pull
 from labeling_ground.models.store import ModelStore
 
@@ -85,7 +85,7 @@ def download(model: CatalogueModel, checkpoint: Artifact, store: ModelStore, mir
             last = step.done * 10 // step.total
             say(f"  {last * 10} %")
 
-    pull(model, store, as_format=Format.PYTORCH, mirror=mirror, progress=progress, timeout_s=20, attempts=3)
+    pull(model, store, as_format=Format.PYTORCH, mirror=mirror, progress=progress, retries=RetryPolicy(20, 3))
     say(f"{checkpoint.file} is here, verified.")
 
 

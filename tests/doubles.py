@@ -31,9 +31,10 @@ from labeling_ground.codec.records import open_embedding, seal_embedding
 from labeling_ground.inference.backend import Backend, DecodeAsk
 from labeling_ground.key import ImageKeys
 from labeling_ground.pools import Pools
+from labeling_ground.service.asks import MaskAnswer, PromptAsk
 from labeling_ground.service.counters import lookups_of
 from labeling_ground.service.once import HedgeOutcome
-from labeling_ground.service.predictor import MaskAnswer, Predictor, PredictorOptions, PromptAsk
+from labeling_ground.service.predictor import Predictor, PredictorOptions
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.supervisor import Supervisor

@@ -23,7 +23,7 @@ from tests.ports import free_port
 from tests.redis_servers import Server as Redis
 from tests.running import command
 
-from labeling_ground.inference.remote.wire import Role
+from labeling_ground.inference.remote.wire import EngineRole
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -93,17 +93,17 @@ async def test_every_engine_and_proxy_is_restarted_under_load_and_no_request_fai
     valkey: tuple[Redis, str], tmp_path: Path
 ) -> None:
     valkey[0].ask("FLUSHALL")
-    ports = {role: [free_port(), free_port()] for role in Role}
+    ports = {role: [free_port(), free_port()] for role in EngineRole}
     common = {
-        "encoder_name": NAMES[Role.ENCODER],
-        "decoder_name": NAMES[Role.DECODER],
+        "encoder_name": NAMES[EngineRole.ENCODER],
+        "decoder_name": NAMES[EngineRole.DECODER],
         "allowed_hosts": "127.0.0.1",
         **PATIENT,
     }
     with ExitStack() as stack:
-        engines: dict[tuple[Role, int], tuple[ExitStack, subprocess.Popen[bytes]]] = {}
+        engines: dict[tuple[EngineRole, int], tuple[ExitStack, subprocess.Popen[bytes]]] = {}
 
-        def start_engine(role: Role, port: int) -> None:
+        def start_engine(role: EngineRole, port: int) -> None:
             own = stack.enter_context(ExitStack())
             engines[role, port] = own, own.enter_context(process(role, tmp_path / str(port), port))
 
@@ -113,7 +113,7 @@ async def test_every_engine_and_proxy_is_restarted_under_load_and_no_request_fai
         pools = {
             f"{role.value}_url": ",".join(f"http://127.0.0.1:{port}" for port in some) for role, some in ports.items()
         }
-        halves = [endpoint(role, ToyEngine(), tmp_path / "reference") for role in Role]
+        halves = [endpoint(role, ToyEngine(), tmp_path / "reference") for role in EngineRole]
         alone = stack.enter_context(served(*halves))
         proxy_ports, reference_port = [free_port(), free_port()], free_port()
         given = {**common, **pools, "redis_url": valkey[1], "drain_delay_s": "3"}

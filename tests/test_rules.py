@@ -35,7 +35,8 @@ from labeling_ground import key as keys
 from labeling_ground.cache.choose import choose
 from labeling_ground.cache.disk import DiskStore
 from labeling_ground.errors import BackendFailed, StoreFailed, UnknownImage
-from labeling_ground.service.predictor import MaskAnswer, Predictor, PromptAsk
+from labeling_ground.service.asks import MaskAnswer, PromptAsk
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.types import Entry, Kind, ModelVersion, Outcome, Point, StoreStats
 
 pytestmark = pytest.mark.anyio

@@ -24,7 +24,8 @@ from bench.command import machine
 from bench.serving.photos import jpeg
 from labeling_ground import key as keys
 from labeling_ground.cache.redis.connect import connect
-from labeling_ground.service.predictor import Predictor, PromptAsk
+from labeling_ground.service.asks import PromptAsk
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.settings import Settings
 from labeling_ground.types import Outcome, Point
 from labeling_ground.wiring import build_predictor

@@ -12,7 +12,7 @@ from unittest import mock
 from tests.inference.toy_engine import ToyEngine, endpoint
 
 from labeling_ground.cli.engine import engine
-from labeling_ground.inference.remote.wire import Role
+from labeling_ground.inference.remote.wire import EngineRole
 
 DECODE_S = 0.005
 
@@ -23,7 +23,7 @@ def main() -> None:
 
     def toys(*_: Any) -> Any:
         toy = ToyEngine(decode_s=DECODE_S)
-        return [endpoint(Role.ENCODER, toy, kept, workers=1), endpoint(Role.DECODER, toy, kept)], "a toy"
+        return [endpoint(EngineRole.ENCODER, toy, kept, workers=1), endpoint(EngineRole.DECODER, toy, kept)], "a toy"
 
     with mock.patch.object(sys.modules["labeling_ground.cli.engine"], "build_endpoints", toys):
         engine.main(sys.argv[2:])

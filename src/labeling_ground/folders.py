@@ -1,4 +1,4 @@
-"""Folders whose content is believed: no other user can have put it there."""
+"""Folders whose content is trusted: no other user can write to them."""
 
 import errno
 import os

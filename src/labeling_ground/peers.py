@@ -73,13 +73,13 @@ class Peers:
             self.share(self._shared)
 
     async def aclose(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering the other workers."""
         if self._server is not None:
             self._server.close()
             self._socket(self.number).unlink(missing_ok=True)
 
     async def ask(self, question: str, *arguments: Any, answer_s: float | None = None) -> dict[int, Any]:
-        """What each of the others answers, by its number; who does not answer in time is left out.
+        """The answers of the other workers, by their numbers, without those that did not answer in time.
 
         Args:
             question: its name.

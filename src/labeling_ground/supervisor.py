@@ -1,4 +1,4 @@
-"""Background work: what nobody waits for must neither end nor fail unseen because of one error."""
+"""Background work that is started anew after errors, which are counted and logged."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The class of a computation under way, which rises when somebody more urgent asks for the same."""
+"""The class of a computation under way, which rises when a more urgent ask joins it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -22,8 +22,8 @@ from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedDetections, CachedMask, FoundInstance
 from labeling_ground.errors import BackendFailed
 from labeling_ground.key import canonical_concept
+from labeling_ground.service.asks import Timing
 from labeling_ground.service.concepts import ConceptAnswer
-from labeling_ground.service.predictor import Timing
 from labeling_ground.testing.toy_concepts import TOY_CONCEPTS, ToyConcepts
 from labeling_ground.types import Box, Outcome
 

@@ -192,7 +192,7 @@ async def test_what_was_not_chosen_in_the_dialog_is_left_to_the_model(
     Pillow.fromarray(picture).save(file, "PNG")
     sent = {"type": "vit_l", "b64img": in_base64(file.getvalue()), **OPTIONS}
     async with start(real_engine=True) as server:
-        usual = server.app_state.everything.usual
+        usual = server.app_state.models.default.everything.usual
         assert usual != EverythingOptions()
         answer = await post(server, "/sam/automask/", sent)
         image_id = await server.send_image(file.getvalue())

@@ -10,7 +10,7 @@ from tests.inference.engines import disc_folder
 from tests.inference.toy_engine import NAMES, OTHER, VERSION, Served, ToyEngine, endpoint, served
 from tests.ports import free_port
 
-from labeling_ground.inference.remote.wire import Role
+from labeling_ground.inference.remote.wire import EngineRole
 from labeling_ground.models.catalogue import Role as Part
 from labeling_ground.models.store import ModelStore
 
@@ -22,7 +22,9 @@ pytestmark = pytest.mark.anyio
 
 def both(folder: Path, port: int = 0) -> contextlib.AbstractContextManager[Served]:
     return served(
-        endpoint(Role.ENCODER, ToyEngine(), folder, workers=1), endpoint(Role.DECODER, ToyEngine(), folder), port=port
+        endpoint(EngineRole.ENCODER, ToyEngine(), folder, workers=1),
+        endpoint(EngineRole.DECODER, ToyEngine(), folder),
+        port=port,
     )
 
 
@@ -32,8 +34,8 @@ def using(engines: Served) -> dict[str, Any]:
         "real_engine": True,
         "encoder_url": (engines.url,),
         "decoder_url": (engines.url,),
-        "encoder_name": NAMES[Role.ENCODER],
-        "decoder_name": NAMES[Role.DECODER],
+        "encoder_name": NAMES[EngineRole.ENCODER],
+        "decoder_name": NAMES[EngineRole.DECODER],
         "encoder_management_url": (management,),
         "decoder_management_url": (management,),
         "engine_reset_s": 0.1,
@@ -109,7 +111,7 @@ async def test_an_engine_of_another_model_is_named_and_its_pool_goes_on(
 ) -> None:
     with both(tmp_path / "kept") as engines, both(tmp_path / "odd") as odd:
         decoder = odd.endpoints[1]
-        decoder.handler = endpoint(Role.DECODER, ToyEngine(seed=9), tmp_path / "other", version=OTHER).handler
+        decoder.handler = endpoint(EngineRole.DECODER, ToyEngine(seed=9), tmp_path / "other", version=OTHER).handler
         settings = using(engines)
         for name in ("encoder_url", "decoder_url"):
             settings[name] = (engines.url, odd.url)
@@ -129,7 +131,7 @@ async def test_an_engine_of_another_model_is_named_and_its_pool_goes_on(
             assert f"labeling_ground_engine_asks_total{{{where}}} 0.0" in metrics
             queues = server.app_state.predictor.encode_queue, server.app_state.predictor.decode_queue
             assert [queue.slots for queue in queues] == [2, 3]  # both encoders; the one decoder, and one ahead
-            decoder.handler = endpoint(Role.DECODER, ToyEngine(), tmp_path / "odd").handler
+            decoder.handler = endpoint(EngineRole.DECODER, ToyEngine(), tmp_path / "odd").handler
             await server.until(lambda: queues[1].slots == 6)
             assert (await checks(server))[1].keys() == {"model"}
 
@@ -178,7 +180,7 @@ async def test_after_a_change_of_the_model_nothing_of_the_old_one_is_served(
             assert (old["model_version"], new["model_version"]) == (str(VERSION), str(OTHER))
             assert new["outcome"] == "recomputed"
             assert new["masks"] != old["masks"]
-            engines.endpoints[1].handler = endpoint(Role.DECODER, ToyEngine(), tmp_path / "kept").handler
+            engines.endpoints[1].handler = endpoint(EngineRole.DECODER, ToyEngine(), tmp_path / "kept").handler
             await server.until(lambda: "model" in backend.failing())
             status, found = await checks(server)
             assert status == 503

@@ -218,7 +218,7 @@ async def test_lines_come_while_the_grid_is_being_worked_on(
         server.backend.decode_may_go_on.clear()
         async with streaming(server, image_id) as stream:
             assert (await stream.line())["event"] == "start"
-            assert server.app_state.everything.jobs.running == 1
+            assert server.app_state.models.default.everything.jobs.running == 1
             server.backend.decode_may_go_on.set()
             assert (await stream.rest())[-1]["event"] == "end"
 
@@ -236,7 +236,7 @@ async def test_the_last_client_that_leaves_calls_the_work_off_and_the_first_does
                 await leaving.line()
             await asyncio.sleep(0.1)
             assert (len(flights), server.backend.cancelled) == (1, 0)
-        await until(lambda: len(flights) == server.app_state.everything.jobs.running == 0)
+        await until(lambda: len(flights) == server.app_state.models.default.everything.jobs.running == 0)
         decodes = server.backend.decodes
         server.backend.decode_may_go_on.set()
         await until(lambda: server.app_state.predictor.decode_queue.running == 0)
@@ -258,7 +258,11 @@ async def test_who_waits_for_one_answer_and_leaves_calls_the_work_off_too(
             asking.cancel()
             await asyncio.wait({asking})
             assert asking.cancelled()
-        await until(lambda: len(server.app_state.predictor.flights) == server.app_state.everything.jobs.running == 0)
+        await until(
+            lambda: (
+                len(server.app_state.predictor.flights) == server.app_state.models.default.everything.jobs.running == 0
+            )
+        )
 
 
 async def test_who_joins_late_gets_everything_too(start_real: "StartReal", make_image: "Callable[..., bytes]") -> None:
@@ -307,7 +311,7 @@ async def test_a_grid_too_many_is_told_when_to_come_back(
     with start_real(grid_queue=1) as server:
         ids = [send_to(server, make_image()) for _ in range(3)]
         server.backend.decode_may_go_on.clear()
-        jobs = server.app_state.everything.jobs
+        jobs = server.app_state.models.default.everything.jobs
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
 
             async def everything(image_id: str) -> httpx.Response:

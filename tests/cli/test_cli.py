@@ -25,7 +25,7 @@ from labeling_ground.cli import cli, main
 from labeling_ground.cli.running import listen
 from labeling_ground.cli.serve import _greet
 from labeling_ground.errors import BadSettings, UnknownModel
-from labeling_ground.inference.remote.wire import Role as EngineRole
+from labeling_ground.inference.remote.wire import EngineRole
 from labeling_ground.settings import Settings
 from labeling_ground.wiring import build_parts
 

@@ -19,7 +19,7 @@ from tests.running import command
 from labeling_ground.cli import cli
 from labeling_ground.errors import BadSettings, UnknownModel
 from labeling_ground.inference.auto import Halves
-from labeling_ground.inference.remote.wire import Role as EngineRole
+from labeling_ground.inference.remote.wire import EngineRole
 from labeling_ground.models.catalogue import Role
 from labeling_ground.models.store import ModelStore
 from labeling_ground.settings import Settings

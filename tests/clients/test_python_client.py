@@ -502,7 +502,7 @@ def test_who_leaves_everything_early_ends_the_work(server: "RealServer", client:
     server.backend.decode_may_go_on.clear()
     with cat.everything(points_per_side=9):
         pass
-    soon(lambda: server.app_state.everything.jobs.running == 0)
+    soon(lambda: server.app_state.models.default.everything.jobs.running == 0)
     server.backend.decode_may_go_on.set()
     assert cat.click(1, 1).outcome == "miss"
 

@@ -17,7 +17,7 @@ from tests.needs import needs_program
 from tests.ports import free_port
 from tests.running import command
 
-from labeling_ground.inference.remote.wire import Role
+from labeling_ground.inference.remote.wire import EngineRole
 
 SERVICE = "lg-labeling-ground-sam-vit-h-proxy"
 MINUTES = 70
@@ -27,16 +27,16 @@ MINUTES = 70
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server in a process of its own."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
-    encoder = endpoint(Role.ENCODER, ToyEngine(), folder / "kept", workers=1)
-    decoder = endpoint(Role.DECODER, ToyEngine(), folder / "kept")
-    stranger = endpoint(Role.ENCODER, ToyEngine(seed=2), folder / "kept", version=OTHER)
+    encoder = endpoint(EngineRole.ENCODER, ToyEngine(), folder / "kept", workers=1)
+    decoder = endpoint(EngineRole.DECODER, ToyEngine(), folder / "kept")
+    stranger = endpoint(EngineRole.ENCODER, ToyEngine(seed=2), folder / "kept", version=OTHER)
     with served(encoder, decoder) as engines, served(stranger) as others:
         settings = {
             "PORT": port,
             "CACHE_DIR": folder / "cache",
             "API_KEYS": "a-key-for-the-test,another-key",
-            "ENCODER_NAME": NAMES[Role.ENCODER],
-            "DECODER_NAME": NAMES[Role.DECODER],
+            "ENCODER_NAME": NAMES[EngineRole.ENCODER],
+            "DECODER_NAME": NAMES[EngineRole.DECODER],
             "LOG_LEVEL": "error",
         }
         for half in ("ENCODER", "DECODER"):

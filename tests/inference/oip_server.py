@@ -20,7 +20,7 @@ from tests.running import in_thread
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.remote.oip import OipClient
 from labeling_ground.inference.remote.pool import EnginePool
-from labeling_ground.inference.remote.wire import Description, Role
+from labeling_ground.inference.remote.wire import Description, EngineRole
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.preprocess import version_number
 from labeling_ground.sam.prompts import PromptTensors
@@ -95,7 +95,7 @@ class OipServer:
 
     def _tensors(self, role: str) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
         embedding = {name: list(shape) for name, shape in self.engine.family.embedding_shapes.items()}
-        if role == NAMES[Role.ENCODER]:
+        if role == NAMES[EngineRole.ENCODER]:
             return {"image": [1, 3, 1024, 1024]}, embedding
         return {**embedding, **TENSORS}, {"low_res_masks": [-1, 4, 256, 256], "iou_predictions": [-1, 4]}
 
@@ -189,7 +189,7 @@ class PatientOip(OipClient):
         return await super().describe(deadline_s)
 
 
-def oip_pool(role: Role, *urls: str, **limits: float) -> EnginePool:
+def oip_pool(role: EngineRole, *urls: str, **limits: float) -> EnginePool:
     """The engines of one half at these addresses, whose servers tell which model they have."""
     return pool(role, *urls, kind=partial(PatientOip, number="auto", declared=None), **limits)  # type: ignore[arg-type]
 
@@ -198,7 +198,7 @@ def oip_pool(role: Role, *urls: str, **limits: float) -> EnginePool:
 def oip_remote(server: OipServer, **limits: float) -> Iterator[RemoteBackend]:
     """A backend over a server of both halves."""
     with oip_served(server):
-        yield backend_of(*(oip_pool(role, server.url, **limits) for role in (Role.ENCODER, Role.DECODER)))
+        yield backend_of(*(oip_pool(role, server.url, **limits) for role in (EngineRole.ENCODER, EngineRole.DECODER)))
 
 
 def oip_standing() -> RemoteBackend:

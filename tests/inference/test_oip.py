@@ -23,7 +23,7 @@ from tests.inference.toy_engine import (
 from labeling_ground.errors import BackendFailed, BadSettings, Overloaded
 from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.remote.oip import declared_version
-from labeling_ground.inference.remote.wire import Role
+from labeling_ground.inference.remote.wire import EngineRole
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.preprocess import version_number
@@ -84,9 +84,14 @@ async def test_half_precision_goes_there_and_comes_back() -> None:
 
 async def test_an_encoder_elsewhere_goes_with_a_decoder_of_our_own(tmp_path: Path) -> None:
     here = SamBackend(ToyEngine(), VERSION, "", decode_threads=1)
-    with oip_served(OipServer(ToyEngine())) as theirs, served(endpoint(Role.DECODER, ToyEngine(), tmp_path)) as ours:
+    with (
+        oip_served(OipServer(ToyEngine())) as theirs,
+        served(endpoint(EngineRole.DECODER, ToyEngine(), tmp_path)) as ours,
+    ):
         management = f"http://127.0.0.1:{ours.management_port}"
-        backend = backend_of(oip_pool(Role.ENCODER, theirs.url), pool(Role.DECODER, ours.url, management=management))
+        backend = backend_of(
+            oip_pool(EngineRole.ENCODER, theirs.url), pool(EngineRole.DECODER, ours.url, management=management)
+        )
         embedding = await encode(backend)
         same(await decode(backend, embedding, PROMPTS), await decode(here, embedding, PROMPTS))
         await backend.aclose()
@@ -112,7 +117,7 @@ async def test_a_new_model_is_met_with_its_own_version_and_never_with_the_old_on
 async def test_one_half_of_another_model_answers_nothing() -> None:
     encoder, decoder = OipServer(ToyEngine()), OipServer(ToyEngine())
     with oip_served(encoder), oip_served(decoder):
-        backend = backend_of(oip_pool(Role.ENCODER, encoder.url), oip_pool(Role.DECODER, decoder.url))
+        backend = backend_of(oip_pool(EngineRole.ENCODER, encoder.url), oip_pool(EngineRole.DECODER, decoder.url))
         embedding = await encode(backend)
         decoder.exchange(OTHER, ToyEngine(seed=2))
         for _ in range(2):
@@ -124,7 +129,7 @@ async def test_one_half_of_another_model_answers_nothing() -> None:
 
 
 def settings(url: str, **chosen: str) -> Settings:
-    names = {"encoder_name": NAMES[Role.ENCODER], "decoder_name": NAMES[Role.DECODER]}
+    names = {"encoder_name": NAMES[EngineRole.ENCODER], "decoder_name": NAMES[EngineRole.DECODER]}
     protocols = {"encoder_protocol": "oip", "decoder_protocol": "oip"}
     given = {"encoder_url": url, "decoder_url": url, **names, **protocols, **chosen}
     return Settings(engine_wait_s=0, **given)  # type: ignore[arg-type]
@@ -164,7 +169,7 @@ async def test_a_model_that_the_settings_name_has_a_version_of_its_own_for_each_
             seen.append(backend.info.version)
             await encode(backend)
             number_asked = "" if number is None else f"/versions/{number}"
-            assert server.asked == [f"/v2/models/{NAMES[Role.ENCODER]}{number_asked}/infer"]
+            assert server.asked == [f"/v2/models/{NAMES[EngineRole.ENCODER]}{number_asked}/infer"]
             await backend.aclose()
     assert seen[0] == VERSION  # as computed here: one cache for both
     assert len(set(seen)) == 3
@@ -350,8 +355,8 @@ async def test_an_answer_that_does_not_come_is_given_up_at_the_deadline() -> Non
     server = OipServer(engine)
     with oip_remote(server) as backend:
         embedding = await encode(backend)
-        decoder = oip_pool(Role.DECODER, server.url, deadline_s=0.2)
-        slow = backend_of(oip_pool(Role.ENCODER, server.url), decoder)
+        decoder = oip_pool(EngineRole.DECODER, server.url, deadline_s=0.2)
+        slow = backend_of(oip_pool(EngineRole.ENCODER, server.url), decoder)
         engine.go.clear()
         try:
             with pytest.raises(BackendFailed, match="no answer within"):

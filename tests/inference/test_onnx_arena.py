@@ -56,17 +56,17 @@ HELD = 125 << 20
 
 def test_work_memory_stays_for_the_next_image_and_goes_when_none_comes(graph: Path) -> None:
     encoder = OnnxEncoder(graph, 1, idle_s=3600)
-    first = encoder.encode(PICTURE)
+    first = encoder.encode_all([PICTURE])[0]
     common_arena().give_back()
     without = resident_bytes()
-    encoder.encode(PICTURE)
+    encoder.encode_all([PICTURE])
     assert resident_bytes() - without > HELD
     encoder._idle_s = 0.2
-    again = encoder.encode(PICTURE)
+    again = encoder.encode_all([PICTURE])[0]
     until(lambda: resident_bytes() - without < HELD)
     assert (again["image_embeddings"] == first["image_embeddings"]).all()
     encoder._idle_s = 0.0
-    encoder.encode(PICTURE)
+    encoder.encode_all([PICTURE])
     assert resident_bytes() - without < HELD
 
 
@@ -76,7 +76,7 @@ def test_embeddings_that_are_kept_keep_no_work_memory(graph: Path) -> None:
     gc.collect()
     give_back_free_memory()
     without = resident_bytes()
-    kept = [encoder.encode(PICTURE), *encoder.encode_all([PICTURE, PICTURE])]
+    kept = [encoder.encode_all([PICTURE])[0], *encoder.encode_all([PICTURE, PICTURE])]
     give_back_free_memory()  # also the C library's: after other tests it keeps what an encode's pictures took
     assert resident_bytes() - without < HELD
     for embedding in kept:
@@ -87,7 +87,7 @@ def test_embeddings_that_are_kept_keep_no_work_memory(graph: Path) -> None:
 
 def test_a_model_that_goes_gives_its_memory_back(graph: Path) -> None:
     encoder = OnnxEncoder(graph, 1, idle_s=3600)
-    encoder.encode(PICTURE)
+    encoder.encode_all([PICTURE])
     held = resident_bytes()
     del encoder
     gc.collect()

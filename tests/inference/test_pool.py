@@ -31,9 +31,9 @@ from tests.ports import free_port
 from labeling_ground.errors import BackendFailed, BadSettings, LabelingGroundError, Overloaded
 from labeling_ground.inference.remote.addresses import Addresses
 from labeling_ground.inference.remote.backend import RemoteBackend, embedding_key
-from labeling_ground.inference.remote.client import EngineAway, EngineClient, Limits
+from labeling_ground.inference.remote.client import EngineAway, EngineClient, EngineLimits
 from labeling_ground.inference.remote.pool import Load, agreed, decode_order, encode_order, rendezvous
-from labeling_ground.inference.remote.wire import Description, Role
+from labeling_ground.inference.remote.wire import Description, EngineRole
 from labeling_ground.inference.remote_status import EngineCounts
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.sam.family import Family
@@ -85,11 +85,11 @@ def test_an_encode_goes_where_the_fewest_seconds_wait_and_among_equals_in_turn()
     assert encode_order({a: new, b: Load(1, running=2, engine_s=4.0)}, turns) == [a, b]
 
 
-def described(role: Role, *versions: ModelVersion | None) -> list[EngineClient]:
+def described(role: EngineRole, *versions: ModelVersion | None) -> list[EngineClient]:
     made = []
     for version in versions:
         [address] = asyncio.run(Addresses(role.value, ["http://e:1"], "x").now())
-        made.append(EngineClient(address, Limits(1.0, 1.0, 1, 1.0)))
+        made.append(EngineClient(address, EngineLimits(1.0, 1.0, 1, 1.0)))
         made[-1].description = None if version is None else Description(version, Family.SAM, "fp32", role)
     return made
 
@@ -104,7 +104,7 @@ async def test_an_engine_that_takes_connections_and_never_answers_is_given_up_af
     hanging = await asyncio.start_server(hang, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{hanging.sockets[0].getsockname()[1]}"
     [address] = await Addresses("encoder", [url], "x", [url]).now()
-    engine = EngineClient(address, Limits(LONG_S, LONG_S, 1 << 20, LONG_S, probe_s=0.2))
+    engine = EngineClient(address, EngineLimits(LONG_S, LONG_S, 1 << 20, LONG_S, probe_s=0.2))
     with pytest.raises(BackendFailed, match=r"not answered within 0\.2 s"):
         await engine.describe()
     await engine.look()
@@ -118,7 +118,9 @@ def test_the_version_is_that_of_most_engines_and_changes_when_most_have_changed(
     def chosen(
         encoders: Sequence[ModelVersion | None], decoders: Sequence[ModelVersion | None], now: ModelVersion | None
     ) -> ModelVersion:
-        return agreed(described(Role.ENCODER, *encoders), described(Role.DECODER, *decoders), "", now).version
+        return agreed(
+            described(EngineRole.ENCODER, *encoders), described(EngineRole.DECODER, *decoders), "", now
+        ).version
 
     one, other = VERSION, OTHER
     assert chosen([one, one], [one, one, other], None) == one
@@ -128,10 +130,10 @@ def test_the_version_is_that_of_most_engines_and_changes_when_most_have_changed(
     assert chosen([one, None], [other, one, None], other) == one  # only one has both halves
     with pytest.raises(BadSettings, match="must be halves of one model"):
         chosen([one, one], [other], one)
-    dead, alive = described(Role.DECODER, one, other)
+    dead, alive = described(EngineRole.DECODER, one, other)
     for _ in range(3):
         dead.failed("it was killed")
-    assert agreed(described(Role.ENCODER, one, one, other), [dead, alive], "", one).version == other
+    assert agreed(described(EngineRole.ENCODER, one, one, other), [dead, alive], "", one).version == other
 
 
 # --- a pool of servers -----------------------------------------------------------------------------------------------
@@ -145,9 +147,9 @@ def decoders_of(backend: RemoteBackend) -> dict[str, EngineCounts]:
 def three(folder: Path) -> Iterator[tuple[str, list[Served]]]:
     """An encoder's address, and three decoders in this process with 2 workers each."""
     with contextlib.ExitStack() as stack:
-        encoder = stack.enter_context(served(endpoint(Role.ENCODER, ToyEngine(), folder, workers=1)))
+        encoder = stack.enter_context(served(endpoint(EngineRole.ENCODER, ToyEngine(), folder, workers=1)))
         decoders = [
-            stack.enter_context(served(endpoint(Role.DECODER, ToyEngine(), folder / str(number))))
+            stack.enter_context(served(endpoint(EngineRole.DECODER, ToyEngine(), folder / str(number))))
             for number in range(3)
         ]
         yield encoder.url, decoders
@@ -155,7 +157,7 @@ def three(folder: Path) -> Iterator[tuple[str, list[Served]]]:
 
 @contextlib.asynccontextmanager
 async def pooled(encoder: str, *decoders: str, **chosen: float) -> AsyncIterator[RemoteBackend]:
-    backend = backend_of(pool(Role.ENCODER, encoder), pool(Role.DECODER, *decoders), **chosen)
+    backend = backend_of(pool(EngineRole.ENCODER, encoder), pool(EngineRole.DECODER, *decoders), **chosen)
     try:
         yield backend
     finally:
@@ -207,7 +209,9 @@ async def test_an_engine_of_another_version_is_left_out_and_named_until_its_vers
         made = await images(3, *(one.url for one in decoders))
         odd = decoders[1]
         right = odd.endpoints[0].handler
-        odd.endpoints[0].handler = endpoint(Role.DECODER, ToyEngine(seed=9), tmp_path / "odd", version=OTHER).handler
+        odd.endpoints[0].handler = endpoint(
+            EngineRole.DECODER, ToyEngine(seed=9), tmp_path / "odd", version=OTHER
+        ).handler
         async with pooled(encoder, *(one.url for one in decoders), poll_s=0.05) as backend:
             await check(backend, made)
             assert not backend.failing()
@@ -232,7 +236,7 @@ async def test_an_engine_that_changes_between_two_looks_answers_no_click(tmp_pat
             await check(backend, made)
             changed = decoders[0]
             changed.endpoints[0].handler = endpoint(
-                Role.DECODER, ToyEngine(seed=9), tmp_path / "odd", version=OTHER
+                EngineRole.DECODER, ToyEngine(seed=9), tmp_path / "odd", version=OTHER
             ).handler
             await check(backend, made)
             assert backend.info.version == VERSION
@@ -248,10 +252,10 @@ async def test_an_ask_that_one_engine_refuses_goes_to_the_next_and_one_that_all_
             raise RuntimeError("device lost")
 
     with contextlib.ExitStack() as stack:
-        encoder = stack.enter_context(served(endpoint(Role.ENCODER, ToyEngine(), tmp_path)))
+        encoder = stack.enter_context(served(endpoint(EngineRole.ENCODER, ToyEngine(), tmp_path)))
         engines: list[ToyEngine] = [Broken(), *(ToyEngine() for _ in range(3))]
         urls = [
-            stack.enter_context(served(endpoint(Role.DECODER, engine, tmp_path / str(number)))).url
+            stack.enter_context(served(endpoint(EngineRole.DECODER, engine, tmp_path / str(number)))).url
             for number, engine in enumerate(engines)
         ]
         made = await images(3, *urls)
@@ -289,10 +293,10 @@ async def test_a_full_engine_hands_its_clicks_on_and_only_when_all_are_full_some
 
 async def test_an_engine_that_shuts_down_ends_what_it_has_and_its_new_asks_go_elsewhere(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        encoder = stack.enter_context(served(endpoint(Role.ENCODER, ToyEngine(), tmp_path)))
+        encoder = stack.enter_context(served(endpoint(EngineRole.ENCODER, ToyEngine(), tmp_path)))
         engines = [ToyEngine() for _ in range(2)]
         first, second = (
-            stack.enter_context(served(endpoint(Role.DECODER, engine, tmp_path / str(number))))
+            stack.enter_context(served(endpoint(EngineRole.DECODER, engine, tmp_path / str(number))))
             for number, engine in enumerate(engines)
         )
         made = await images(2, first.url, second.url)
@@ -342,8 +346,10 @@ async def test_an_ask_whose_engine_goes_midway_finds_the_one_that_was_started_ag
     with three(tmp_path) as (encoder, decoders):
         first, second = decoders[:2]
         made = await images(2, first.url, second.url)
-        decoding = pool(Role.DECODER, first.url, second.url, kind=Breaking, reset_s=LONG_S)
-        async with contextlib.aclosing(backend_of(pool(Role.ENCODER, encoder), decoding, reset_s=LONG_S)) as backend:
+        decoding = pool(EngineRole.DECODER, first.url, second.url, kind=Breaking, reset_s=LONG_S)
+        async with contextlib.aclosing(
+            backend_of(pool(EngineRole.ENCODER, encoder), decoding, reset_s=LONG_S)
+        ) as backend:
             Breaking.gone = first.url
             while decoders_of(backend)[first.url].left_out != "failing":
                 await check(backend, made)
@@ -402,8 +408,8 @@ async def test_of_three_decoders_one_is_killed_under_load_and_no_click_fails(tmp
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     made = await images(3, *urls)
     with contextlib.ExitStack() as stack:
-        encoder = stack.enter_context(served(endpoint(Role.ENCODER, ToyEngine(), tmp_path)))
-        running = [stack.enter_context(process(Role.DECODER, tmp_path / str(port), port)) for port in ports]
+        encoder = stack.enter_context(served(endpoint(EngineRole.ENCODER, ToyEngine(), tmp_path)))
+        running = [stack.enter_context(process(EngineRole.DECODER, tmp_path / str(port), port)) for port in ports]
         async with pooled(encoder.url, *urls, poll_s=0.2) as backend, under_load(backend, made) as another_round:
             await another_round()
             before = decoders_of(backend)
@@ -417,7 +423,7 @@ async def test_of_three_decoders_one_is_killed_under_load_and_no_click_fails(tmp
             assert after[urls[0]].embeddings_sent == left.embeddings_sent
             moved = sum(after[url].embeddings_sent - before[url].embeddings_sent for url in urls[1:])
             assert moved <= 2 * before[urls[0]].embeddings_sent + 2 * 4  # its images, and what the bound gave away
-            stack.enter_context(process(Role.DECODER, tmp_path / "again", ports[0]))
+            stack.enter_context(process(EngineRole.DECODER, tmp_path / "again", ports[0]))
             await until(lambda: not backend.left_out())
             await another_round()
             assert decoders_of(backend)[urls[0]].asks > after[urls[0]].asks
@@ -437,11 +443,13 @@ async def test_what_dns_says_now_is_the_pool(tmp_path: Path) -> None:
         return answer
 
     with contextlib.ExitStack() as stack:
-        encoder = stack.enter_context(served(endpoint(Role.ENCODER, ToyEngine(), tmp_path)))
+        encoder = stack.enter_context(served(endpoint(EngineRole.ENCODER, ToyEngine(), tmp_path)))
         for host in hosts:
-            stack.enter_context(served(endpoint(Role.DECODER, ToyEngine(), tmp_path / host), port=port, host=host))
-        decoding = pool(Role.DECODER, f"dns+http://decoders:{port}", resolve=resolve)
-        backend = backend_of(pool(Role.ENCODER, encoder.url), decoding, resolve_s=0.05)
+            stack.enter_context(
+                served(endpoint(EngineRole.DECODER, ToyEngine(), tmp_path / host), port=port, host=host)
+            )
+        decoding = pool(EngineRole.DECODER, f"dns+http://decoders:{port}", resolve=resolve)
+        backend = backend_of(pool(EngineRole.ENCODER, encoder.url), decoding, resolve_s=0.05)
         async with contextlib.aclosing(backend), under_load(backend, made, 2) as another_round:
             await another_round()
             assert set(decoders_of(backend)) == {urls[0]}

@@ -23,7 +23,7 @@ LONG_S = 60.0
 CLIENTS = 8
 CLICK = wire.write_ask(wire.Decode(VERSION, KEY, prompt()))
 OPENING = wire.write_ask(wire.Decode(VERSION, KEY, prompt(), embedding()))
-PATH = f"/predictions/{NAMES[wire.Role.DECODER]}"
+PATH = f"/predictions/{NAMES[wire.EngineRole.DECODER]}"
 POST = f"POST {PATH} HTTP/1.1\r\nHost: engine\r\n".encode()
 WORDS = {"protocol": wire.PROTOCOL, "ask": "decode", "model_version": wire.version_text(VERSION), "embedding": KEY}
 DEEP = b'{"__metadata__":' + b"[" * 100_000
@@ -47,7 +47,7 @@ SLOW = (
 def engine(tmp_path: Path) -> Iterator[tuple[int, int]]:
     """A decoder's port, and its process id."""
     port = free_port()
-    with process(wire.Role.DECODER, tmp_path / "kept", port) as started:
+    with process(wire.EngineRole.DECODER, tmp_path / "kept", port) as started:
         yield port, started.pid
 
 

@@ -38,7 +38,7 @@ from labeling_ground.inference.remote.addresses import Address
 from labeling_ground.inference.remote.backend import RemoteBackend, connect
 from labeling_ground.inference.remote.client import EngineClient, read_management
 from labeling_ground.inference.remote.pool import EnginePool
-from labeling_ground.inference.remote.wire import Role
+from labeling_ground.inference.remote.wire import EngineRole
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.prompts import PromptTensors
@@ -172,18 +172,20 @@ async def test_an_empty_prompt_is_the_callers_fault(tmp_path: Path) -> None:
 
 
 async def test_a_new_model_is_met_with_its_own_version_and_never_with_the_old_one(tmp_path: Path) -> None:
-    encoder, decoder = (endpoint(role, ToyEngine(), tmp_path) for role in (Role.ENCODER, Role.DECODER))
+    encoder, decoder = (endpoint(role, ToyEngine(), tmp_path) for role in (EngineRole.ENCODER, EngineRole.DECODER))
     with served(encoder, decoder) as both:
         management = f"http://127.0.0.1:{both.management_port}"
-        backend = backend_of(*(pool(role, both.url, management=management) for role in (Role.ENCODER, Role.DECODER)))
+        backend = backend_of(
+            *(pool(role, both.url, management=management) for role in (EngineRole.ENCODER, EngineRole.DECODER))
+        )
         [old] = await backend.encode([image()])
-        decoder.handler = endpoint(Role.DECODER, ToyEngine(seed=2), tmp_path, version=OTHER).handler
+        decoder.handler = endpoint(EngineRole.DECODER, ToyEngine(seed=2), tmp_path, version=OTHER).handler
         with pytest.raises(BackendFailed, match="changed to another model"):
             await backend.decode(on(old, [CLICK]))
         assert backend.info.version == VERSION  # only one half has changed: there is no new model yet
         assert "must be halves of one model" in backend.failing()["model"]
         assert (await encoded(backend, image())).height == old.height  # the encoder still serves what it says
-        encoder.handler = endpoint(Role.ENCODER, ToyEngine(seed=2), tmp_path, version=OTHER).handler
+        encoder.handler = endpoint(EngineRole.ENCODER, ToyEngine(seed=2), tmp_path, version=OTHER).handler
         with pytest.raises(BackendFailed, match="changed to another model"):
             await backend.encode([image()])
         assert backend.info.version == OTHER
@@ -195,10 +197,10 @@ async def test_a_new_model_is_met_with_its_own_version_and_never_with_the_old_on
 
 
 async def test_a_new_model_is_noticed_while_nobody_asks(tmp_path: Path) -> None:
-    encoder, decoder = (endpoint(role, ToyEngine(), tmp_path) for role in (Role.ENCODER, Role.DECODER))
+    encoder, decoder = (endpoint(role, ToyEngine(), tmp_path) for role in (EngineRole.ENCODER, EngineRole.DECODER))
     with served(encoder, decoder) as both:
         management = f"http://127.0.0.1:{both.management_port}"
-        clients = [pool(role, both.url, management=management) for role in (Role.ENCODER, Role.DECODER)]
+        clients = [pool(role, both.url, management=management) for role in (EngineRole.ENCODER, EngineRole.DECODER)]
         backend = backend_of(clients[0], clients[1], poll_s=0.05)
         await backend.encode([image()])
         for half in (encoder, decoder):
@@ -212,13 +214,13 @@ async def test_a_new_model_is_noticed_while_nobody_asks(tmp_path: Path) -> None:
 
 
 def test_engines_that_do_not_belong_together_are_refused_at_start(tmp_path: Path) -> None:
-    encoder = endpoint(Role.ENCODER, ToyEngine(), tmp_path)
-    decoder = endpoint(Role.DECODER, ToyEngine(), tmp_path, version=OTHER)
+    encoder = endpoint(EngineRole.ENCODER, ToyEngine(), tmp_path)
+    decoder = endpoint(EngineRole.DECODER, ToyEngine(), tmp_path, version=OTHER)
     with served(encoder, decoder) as both:
-        one, other = pool(Role.ENCODER, both.url), pool(Role.DECODER, both.url)
+        one, other = pool(EngineRole.ENCODER, both.url), pool(EngineRole.DECODER, both.url)
         with pytest.raises(BadSettings, match="must be halves of one model"):
             connect(one, other, model="", wait_s=0)
-        decoder.handler = endpoint(Role.DECODER, ToyEngine(), tmp_path).handler
+        decoder.handler = endpoint(EngineRole.DECODER, ToyEngine(), tmp_path).handler
         with pytest.raises(BadSettings, match="the setting 'model' wants sam-vit-h"):
             connect(one, other, model="sam-vit-h", wait_s=0)
         connect(one, other, model="toy-sam", wait_s=LONG_S)
@@ -229,10 +231,10 @@ def test_engines_that_are_not_there_are_waited_for_and_then_named(tmp_path: Path
     url = f"http://127.0.0.1:{port}"
     started = time.monotonic()
     with pytest.raises(BadSettings, match=rf"toy_encode at .*:{port}.*not ready after 0\.6 s.*cannot be connected"):
-        connect(pool(Role.ENCODER, url), pool(Role.DECODER, url), model="", wait_s=0.6)
+        connect(pool(EngineRole.ENCODER, url), pool(EngineRole.DECODER, url), model="", wait_s=0.6)
     assert time.monotonic() - started >= 0.6
-    with served(endpoint(Role.ENCODER, ToyEngine(), tmp_path)) as one:
-        clients = pool(Role.ENCODER, one.url), pool(Role.DECODER, one.url)
+    with served(endpoint(EngineRole.ENCODER, ToyEngine(), tmp_path)) as one:
+        clients = pool(EngineRole.ENCODER, one.url), pool(EngineRole.DECODER, one.url)
         with pytest.raises(BadSettings, match="serves toy_encode"):
             connect(clients[0], clients[1], model="", wait_s=0)
 
@@ -341,7 +343,7 @@ async def described(encoders: EnginePool, decoders: EnginePool) -> tuple[EngineP
     for half in (encoders, decoders):
         await half.resolve()
         for member in half.members:
-            member.description = wire.Description(VERSION, Family.SAM, "fp32", Role(half.half))
+            member.description = wire.Description(VERSION, Family.SAM, "fp32", EngineRole(half.half))
     return encoders, decoders
 
 
@@ -353,8 +355,8 @@ async def with_decoder(answer: Callable[[bytes], bytes]) -> AsyncIterator[Remote
         return http(wire.write_description(description)) if envelope.read_head(body).ask == "describe" else answer(body)
 
     async with answering(reply) as url:
-        pools = await described(pool(Role.ENCODER, url), pool(Role.DECODER, url, most_bytes=2 << 20))
-        description = wire.Description(VERSION, Family.SAM, "fp32", Role.DECODER)
+        pools = await described(pool(EngineRole.ENCODER, url), pool(EngineRole.DECODER, url, most_bytes=2 << 20))
+        description = wire.Description(VERSION, Family.SAM, "fp32", EngineRole.DECODER)
         backend = RemoteBackend(*pools, poll_s=60.0, reset_s=60.0)
         try:
             yield backend
@@ -417,7 +419,7 @@ async def test_an_engine_that_is_too_busy_for_a_probe_is_left_in_peace_for_a_whi
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    pools = await described(*(pool(role, url, kind=EngineClient) for role in (Role.ENCODER, Role.DECODER)))
+    pools = await described(*(pool(role, url, kind=EngineClient) for role in (EngineRole.ENCODER, EngineRole.DECODER)))
     clients = [member for half in pools for member in half.members]
     backend = RemoteBackend(*pools, poll_s=0.02, reset_s=0.02)
     embedding = Embedding(ToyEngine().encode(image().pixels), 211, 307)
@@ -512,10 +514,10 @@ async def test_a_decoder_that_is_killed_and_started_again(tmp_path: Path) -> Non
     """While it is away: errors, at once, and no wrong mask. When it is back: answers, with embeddings sent anew."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    encoder = endpoint(Role.ENCODER, ToyEngine(), tmp_path)
+    encoder = endpoint(EngineRole.ENCODER, ToyEngine(), tmp_path)
     with served(encoder) as both:
-        with process(Role.DECODER, tmp_path / "kept", port) as first:
-            backend = backend_of(pool(Role.ENCODER, both.url), pool(Role.DECODER, url))
+        with process(EngineRole.DECODER, tmp_path / "kept", port) as first:
+            backend = backend_of(pool(EngineRole.ENCODER, both.url), pool(EngineRole.DECODER, url))
             embedding = cached(await encoded(backend, image()))
             expected = await backend.decode(on(embedding, PROMPTS))
             said: list[list[LabelingGroundError | None]] = [[] for _ in range(4)]
@@ -541,7 +543,7 @@ async def test_a_decoder_that_is_killed_and_started_again(tmp_path: Path) -> Non
         assert "decoder" in backend.failing()
         assert (await encoded(backend, image())).height == 211  # the other half goes on
         forget(tmp_path / "kept")
-        with process(Role.DECODER, tmp_path / "kept", port):
+        with process(EngineRole.DECODER, tmp_path / "kept", port):
 
             async def is_back() -> bool:
                 return not backend.failing()
@@ -556,12 +558,12 @@ async def test_a_decoder_that_hangs(tmp_path: Path) -> None:
     """Each ask ends at its deadline, those after some failures at once; when it goes on, so do we."""
     port = free_port()
     with (
-        served(endpoint(Role.ENCODER, ToyEngine(), tmp_path)) as both,
-        process(Role.DECODER, tmp_path / "kept", port) as frozen,
+        served(endpoint(EngineRole.ENCODER, ToyEngine(), tmp_path)) as both,
+        process(EngineRole.DECODER, tmp_path / "kept", port) as frozen,
     ):
         backend = backend_of(
-            pool(Role.ENCODER, both.url),
-            pool(Role.DECODER, f"http://127.0.0.1:{port}", kind=EngineClient, deadline_s=1.5),
+            pool(EngineRole.ENCODER, both.url),
+            pool(EngineRole.DECODER, f"http://127.0.0.1:{port}", kind=EngineClient, deadline_s=1.5),
         )
         embedding = cached(await encoded(backend, image()))
         expected = await at_last(backend, embedding, PROMPTS)

@@ -19,7 +19,7 @@ from labeling_ground.inference.remote import envelope, wire
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.remote.client import EngineClient
 from labeling_ground.inference.remote.handler import InferenceHandler
-from labeling_ground.inference.remote.wire import Role
+from labeling_ground.inference.remote.wire import EngineRole
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.types import Point, Priority, Prompt
 from labeling_ground.urgency import asked_as
@@ -127,7 +127,7 @@ async def test_the_class_travels_along(tmp_path: Path, requests: list[envelope.H
 async def test_an_engine_servers_own_queue_goes_by_class_and_takes_together_what_waits(tmp_path: Path) -> None:
     """Asks of several servers: a person's goes before another server's job, and jobs go in one run."""
     engine = TogetherEngine()
-    decoder = endpoint(Role.DECODER, engine, tmp_path / "kept", workers=1)
+    decoder = endpoint(EngineRole.DECODER, engine, tmp_path / "kept", workers=1)
     order: list[str] = []
 
     async def ask(name: str, priority: Priority) -> None:
@@ -151,7 +151,7 @@ async def test_an_engine_servers_own_queue_goes_by_class_and_takes_together_what
     decoder.close()
 
 
-def handler(engine: ToyEngine, role: Role = Role.DECODER) -> InferenceHandler:
+def handler(engine: ToyEngine, role: EngineRole = EngineRole.DECODER) -> InferenceHandler:
     return InferenceHandler(engine, wire.Description(VERSION, engine.family, "fp32", role, together=4), None)
 
 

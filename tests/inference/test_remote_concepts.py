@@ -18,7 +18,7 @@ from labeling_ground.errors import BackendFailed, BadInput, BadPrompt
 from labeling_ground.inference.remote import concept_wire, envelope, wire
 from labeling_ground.inference.remote.concept_wire import OfTrunk, Text, Wanted
 from labeling_ground.inference.remote.handler import InferenceHandler
-from labeling_ground.inference.remote.wire import Role
+from labeling_ground.inference.remote.wire import EngineRole
 from labeling_ground.sam.family import Family
 from labeling_ground.testing.backend_contract import click
 from labeling_ground.types import Box, Detections, Embedding, Exemplar, Image
@@ -130,7 +130,7 @@ async def test_what_is_wrong_with_the_ask_is_said_and_what_is_wrong_with_the_eng
 )
 def test_tensors_that_the_model_never_made_are_the_askers_fault(here: Any, tmp_path: Path, given: Any) -> None:
     """However well-formed; and an engine does not begin with what it would take all memory for."""
-    decoder = endpoint(Role.DECODER, here.engine, tmp_path).handler
+    decoder = endpoint(EngineRole.DECODER, here.engine, tmp_path).handler
     trunk = here.engine.trunk(image().pixels)
     if name := next((name for name in given if name in Family.SAM3.embedding_shapes), None):
         made = here.engine.embed(Embedding({"trunk": trunk}, SIDE, SIDE))
@@ -149,9 +149,9 @@ def test_tensors_that_the_model_never_made_are_the_askers_fault(here: Any, tmp_p
 
 
 async def test_engines_that_come_to_find_no_concepts_are_named(here: Any, tmp_path: Path) -> None:
-    halves = [endpoint(role, here.engine, tmp_path) for role in (Role.ENCODER, Role.DECODER)]
+    halves = [endpoint(role, here.engine, tmp_path) for role in (EngineRole.ENCODER, EngineRole.DECODER)]
     with served(*halves) as both:
-        backend = backend_of(*(pool(role, both.url) for role in (Role.ENCODER, Role.DECODER)), poll_s=0.05)
+        backend = backend_of(*(pool(role, both.url) for role in (EngineRole.ENCODER, EngineRole.DECODER)), poll_s=0.05)
         await backend.texts(["screw"])  # type: ignore[attr-defined]
         for half in halves:
             plain = wire.Description(OTHER, Family.SAM2, "fp32", half.handler.description.role)
@@ -167,12 +167,12 @@ async def test_engines_that_come_to_find_no_concepts_are_named(here: Any, tmp_pa
 
 
 def test_an_older_side_refuses_what_it_would_misread_and_names_both_protocols(tmp_path: Path) -> None:
-    said = [wire.description_words(wire.Description(VERSION, family, "fp32", Role.DECODER)) for family in Family]
+    said = [wire.description_words(wire.Description(VERSION, family, "fp32", EngineRole.DECODER)) for family in Family]
     assert {words["family"] for words in said if words["protocol"] != "1"} == {Family.SAM3}
     pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
     trunk = OfTrunk(VERSION, KEY, Wanted.EMBED, 9, 9)
     new = (wire.Encode(VERSION, pixels, is_trunk=True), Text(VERSION, "screw"), trunk)
-    plain = endpoint(Role.DECODER, ToyEngine(), tmp_path).handler
+    plain = endpoint(EngineRole.DECODER, ToyEngine(), tmp_path).handler
     for ask in new:
         body = concept_wire.write_ask(ask)
         assert unpack(body)[1]["protocol"] == "2"

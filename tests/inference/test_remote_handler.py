@@ -15,13 +15,13 @@ from labeling_ground.sam.family import Family
 
 @pytest.fixture
 def decoder(tmp_path: Path) -> InferenceHandler:
-    return handler(wire.Role.DECODER, tmp_path)
+    return handler(wire.EngineRole.DECODER, tmp_path)
 
 
 def handler(
-    role: wire.Role, folder: Path, engine: ToyEngine | None = None, most_bytes: int = 1 << 26
+    role: wire.EngineRole, folder: Path, engine: ToyEngine | None = None, most_bytes: int = 1 << 26
 ) -> InferenceHandler:
-    kept = EmbeddingStore(folder, most_bytes) if role is wire.Role.DECODER else None
+    kept = EmbeddingStore(folder, most_bytes) if role is wire.EngineRole.DECODER else None
     return InferenceHandler(engine or ToyEngine(), wire.Description(VERSION, Family.SAM, "fp32", role), kept)
 
 
@@ -41,7 +41,7 @@ def test_an_embedding_is_sent_once_and_asked_for_by_its_key_after_that(decoder: 
 
 
 def test_a_decoder_that_cannot_keep_says_so(tmp_path: Path) -> None:
-    forgetful = handler(wire.Role.DECODER, tmp_path, most_bytes=1000)
+    forgetful = handler(wire.EngineRole.DECODER, tmp_path, most_bytes=1000)
     assert not wire.read_decoded(forgetful.answer(decode(embedding=embedding())).body, VERSION).kept
     assert forgetful.answer(decode()).status == 424
 
@@ -65,8 +65,8 @@ def test_another_model_is_refused_with_the_one_that_is_served(decoder: Inference
 def test_a_half_does_not_do_the_others_work(decoder: InferenceHandler, tmp_path: Path) -> None:
     image = wire.write_ask(wire.Encode(VERSION, np.zeros((1024, 512, 3), np.uint8)))
     assert decoder.answer(image).status == 400
-    assert handler(wire.Role.ENCODER, tmp_path).answer(decode()).status == 400
-    assert handler(wire.Role.ENCODER, tmp_path).answer(image).status == 200
+    assert handler(wire.EngineRole.ENCODER, tmp_path).answer(decode()).status == 400
+    assert handler(wire.EngineRole.ENCODER, tmp_path).answer(image).status == 200
 
 
 def test_what_cannot_be_read_is_the_askers_fault(decoder: InferenceHandler) -> None:
@@ -76,7 +76,7 @@ def test_what_cannot_be_read_is_the_askers_fault(decoder: InferenceHandler) -> N
 
 def test_an_engine_that_fails_or_gives_no_numbers_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = ToyEngine()
-    broken = handler(wire.Role.DECODER, tmp_path, engine)
+    broken = handler(wire.EngineRole.DECODER, tmp_path, engine)
     nothing = (np.full((4, 256, 256), np.nan, np.float32), np.ones(4, np.float32))
     monkeypatch.setattr(engine, "decode", lambda *_, **__: nothing)
     assert broken.answer(decode(embedding=embedding())).status == 500

@@ -15,7 +15,7 @@ from labeling_ground.types import Priority
 
 
 def test_a_description_comes_through() -> None:
-    sent = wire.Description(VERSION, Family.SAM2, "bf16", wire.Role.DECODER, "Masks can differ by a pixel.")
+    sent = wire.Description(VERSION, Family.SAM2, "bf16", wire.EngineRole.DECODER, "Masks can differ by a pixel.")
     assert wire.read_description(wire.write_description(sent)) == sent
     assert wire.description_from(wire.description_words(sent)) == sent
 
@@ -68,14 +68,14 @@ def test_another_protocol_is_named_on_either_side() -> None:
         wire.read_ask(other, Family.SAM)
     described = wire.write_ask(wire.Describe()).replace(b'"protocol":"1"', b'"protocol":"2"')
     assert isinstance(wire.read_ask(described, Family.SAM), wire.Describe)
-    words = wire.description_words(wire.Description(VERSION, Family.SAM, "fp32", wire.Role.DECODER))
+    words = wire.description_words(wire.Description(VERSION, Family.SAM, "fp32", wire.EngineRole.DECODER))
     with pytest.raises(BadInput, match=r"speaks protocol '3'; this server speaks 1 and 2\. Run the same release"):
         wire.description_from(words | {"protocol": "3"})
 
 
 @pytest.mark.parametrize(("said", "together"), [({}, 1), ({"together": "16"}, 16), ({"together": "5000"}, 64)])
 def test_an_engine_of_before_takes_one_ask_in_a_request(said: dict[str, str], together: int) -> None:
-    words = wire.description_words(wire.Description(VERSION, Family.SAM, "fp32", wire.Role.DECODER))
+    words = wire.description_words(wire.Description(VERSION, Family.SAM, "fp32", wire.EngineRole.DECODER))
     del words["together"]
     assert wire.description_from(words | said).together == together
 
@@ -214,7 +214,7 @@ def test_an_answer_that_makes_no_sense_is_refused(what: str) -> None:
 
 @pytest.mark.parametrize("family", ["sam", "sam9"])
 def test_a_description_of_what_is_not_known_is_refused(family: str) -> None:
-    words = {**wire.description_words(wire.Description(VERSION, Family.SAM, "fp32", wire.Role.ENCODER))}
+    words = {**wire.description_words(wire.Description(VERSION, Family.SAM, "fp32", wire.EngineRole.ENCODER))}
     words |= {"family": family, "role": "both"}
     with pytest.raises(BadInput):
         wire.description_from(words)

@@ -19,7 +19,8 @@ from labeling_ground.errors import BackendFailed, BadPrompt, BadSettings
 from labeling_ground.inference.backend import FLOOR_SCORE, ConceptBackend
 from labeling_ground.inference.sam3 import create
 from labeling_ground.sam.preprocess import stretch_sam3
-from labeling_ground.testing.concept_contract import stored, stored_tensors
+from labeling_ground.testing.backend_contract import through_the_cache
+from labeling_ground.testing.concept_contract import stored_tensors
 from labeling_ground.types import Box, Detections, Embedding, Exemplar, Image, Point, Prompt
 
 torch = needs("torch")
@@ -129,8 +130,8 @@ async def test_a_trunk_out_of_the_cache_finds_the_same(sam3: ConceptBackend) -> 
     [trunk] = await sam3.trunk([image()])
     [text] = await sam3.texts([PHRASE])
     [exact] = await sam3.detect([(trunk, text, None)])
-    [first] = await sam3.detect([(stored(trunk), stored_tensors(text), None)])
-    [second] = await sam3.detect([(stored(trunk), stored_tensors(text), None)])
+    [first] = await sam3.detect([(through_the_cache(trunk), stored_tensors(text), None)])
+    [second] = await sam3.detect([(through_the_cache(trunk), stored_tensors(text), None)])
     for one, other, again in zip(exact.instances, first.instances, second.instances, strict=True):
         assert one.score == pytest.approx(other.score, abs=5e-3)
         assert (one.draw() == other.draw()).mean() > 0.99
@@ -146,7 +147,7 @@ async def test_the_detectors_features_are_computed_once_for_an_image_while_there
         seen: list[int] = []
         layer = backend.engine._detector.vision_encoder.neck.fpn_layers[0]
         handle = layer.register_forward_hook(lambda *_, seen=seen: seen.append(1))
-        trunk = stored((await backend.trunk([image()]))[0])
+        trunk = through_the_cache((await backend.trunk([image()]))[0])
         for phrase in ("s", "c", "r"):
             [text] = await backend.texts([phrase])
             await backend.detect([(trunk, text, None)])

@@ -25,12 +25,12 @@ from labeling_ground.engine_server.app import ModelEndpoint, create_engine_app
 from labeling_ground.inference.graphs import Engine, EngineAsk, FloatArray, together
 from labeling_ground.inference.remote.addresses import Address, Addresses, Resolve
 from labeling_ground.inference.remote.backend import RemoteBackend, connect
-from labeling_ground.inference.remote.client import EngineClient, Limits
+from labeling_ground.inference.remote.client import EngineClient, EngineLimits
 from labeling_ground.inference.remote.concept_backend import RemoteConceptBackend
 from labeling_ground.inference.remote.embedding_store import EmbeddingStore
 from labeling_ground.inference.remote.handler import InferenceHandler
-from labeling_ground.inference.remote.pool import Choice, EnginePool
-from labeling_ground.inference.remote.wire import Description, Role
+from labeling_ground.inference.remote.pool import EnginePool, EngineSelection
+from labeling_ground.inference.remote.wire import Description, EngineRole
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.geometry import LOW_RES, SIDE
 from labeling_ground.sam.preprocess import preprocess
@@ -41,7 +41,7 @@ from labeling_ground.types import ModelVersion
 
 VERSION = ModelVersion("toy-sam", "a" * 64)
 OTHER = ModelVersion("toy-sam", "b" * 64)
-NAMES = {Role.ENCODER: "toy_encode", Role.DECODER: "toy_decode"}
+NAMES = {EngineRole.ENCODER: "toy_encode", EngineRole.DECODER: "toy_decode"}
 LONG_S = 60.0
 """So long is waited for what certainly happens: a busy machine may stand still for seconds."""
 
@@ -130,10 +130,12 @@ class TogetherEngine(ToyEngine):
 
 
 def endpoint(
-    role: Role, engine: Engine, kept: Path, *, version: ModelVersion = VERSION, workers: int = 2
+    role: EngineRole, engine: Engine, kept: Path, *, version: ModelVersion = VERSION, workers: int = 2
 ) -> ModelEndpoint:
-    description = Description(version, engine.family, "fp32", role, together=together(engine)[role is Role.DECODER])
-    keeps = EmbeddingStore(kept, 64 << 20) if role is Role.DECODER else None
+    description = Description(
+        version, engine.family, "fp32", role, together=together(engine)[role is EngineRole.DECODER]
+    )
+    keeps = EmbeddingStore(kept, 64 << 20) if role is EngineRole.DECODER else None
     detector = FairQueue("detector", 1, 64) if engine.family.finds_concepts else None
     handler = InferenceHandler(engine, description, keeps)
     return ModelEndpoint(NAMES[role], handler, workers=workers, queue=64, detector=detector)
@@ -184,20 +186,20 @@ class Patient(EngineClient):
 
 
 def pool(
-    role: Role,
+    role: EngineRole,
     *urls: str,
     management: str = "",
-    kind: Callable[[Address, Limits], EngineClient] = Patient,
+    kind: Callable[[Address, EngineLimits], EngineClient] = Patient,
     resolve: Resolve | None = None,
     **limits: float,
 ) -> EnginePool:
     """The engines of one half at these addresses."""
     chosen = {"connect_s": LONG_S, "deadline_s": 2 * LONG_S, "most_bytes": 32 << 20, "reset_s": 0.1, **limits}
-    is_decoder = role is Role.DECODER
+    is_decoder = role is EngineRole.DECODER
     return EnginePool(
         Addresses(role.value, urls, NAMES[role], [management] * len(urls) if management else (), resolve),
-        Limits(**chosen),  # type: ignore[arg-type]
-        Choice(by_key=is_decoder, patience=0.5 if is_decoder else 1.0),
+        EngineLimits(**chosen),  # type: ignore[arg-type]
+        EngineSelection(by_key=is_decoder, patience=0.5 if is_decoder else 1.0),
         workers=1 + is_decoder,
         ahead=int(is_decoder),
         kind=kind,
@@ -215,10 +217,13 @@ def backend_of(encoders: EnginePool, decoders: EnginePool, **chosen: float) -> R
 def remote(engine: Engine, kept: Path, *, workers: int = 2) -> Iterator[RemoteBackend]:
     """A backend over an engine server that serves both halves of an engine."""
     with served(
-        endpoint(Role.ENCODER, engine, kept, workers=1), endpoint(Role.DECODER, engine, kept, workers=workers)
+        endpoint(EngineRole.ENCODER, engine, kept, workers=1),
+        endpoint(EngineRole.DECODER, engine, kept, workers=workers),
     ) as both:
         management = f"http://127.0.0.1:{both.management_port}"
-        yield backend_of(*(pool(role, both.url, management=management) for role in (Role.ENCODER, Role.DECODER)))
+        yield backend_of(
+            *(pool(role, both.url, management=management) for role in (EngineRole.ENCODER, EngineRole.DECODER))
+        )
 
 
 def standing(engine: Engine) -> RemoteBackend:
@@ -237,7 +242,9 @@ def standing(engine: Engine) -> RemoteBackend:
 
 
 @contextlib.contextmanager
-def process(role: Role, kept: Path, port: int, *, digest: str = VERSION.digest) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    role: EngineRole, kept: Path, port: int, *, digest: str = VERSION.digest
+) -> Iterator[subprocess.Popen[bytes]]:
     """One half on a port, in a process; ready."""
     command = [sys.executable, "-m", "tests.inference.toy_engine", role.value, str(kept), str(port), digest]
     started = subprocess.Popen(command)
@@ -256,7 +263,7 @@ def process(role: Role, kept: Path, port: int, *, digest: str = VERSION.digest) 
 
 
 def main() -> None:
-    role, kept, port, digest = Role(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    role, kept, port, digest = EngineRole(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     one = endpoint(role, ToyEngine(decode_s=0.02), kept, version=ModelVersion("toy-sam", digest))
     drain = Drain()
     app = create_engine_app(

@@ -128,7 +128,7 @@ def test_one_row_serves_all_prompts_whatever_the_order_of_inputs(tmp_path: Path,
         rows = (torch.randn(images, 1), torch.randn(images, 1), torch.randn(prompts, 1))
         return {names[number]: rows[number] for number in order}
 
-    graph = graphs.Graph(
+    graph = graphs.GraphPlan(
         "decoder",
         Decoder(),
         given(2, 2),
@@ -151,7 +151,7 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path, monkeyp
             return x * 2
 
     x = torch.ones(2, 3)
-    graph = graphs.Graph("twice", Twice(), {"x": x}, ("y",), {"x": {0: "rows"}}, [{"x": torch.zeros(5, 3)}])
+    graph = graphs.GraphPlan("twice", Twice(), {"x": x}, ("y",), {"x": {0: "rows"}}, [{"x": torch.zeros(5, 3)}])
     made = graphs.write(graph, tmp_path, {"family": "sam"})
     assert made.max_abs_error == 0
     made.path.unlink()

@@ -17,9 +17,9 @@ from labeling_ground.models.store import ModelStore
 def graph_of(module: Any) -> Any:
     torch = needs("torch")
     needs("onnxscript")
-    from labeling_ground.models.export.graphs import Graph
+    from labeling_ground.models.export.graphs import GraphPlan
 
-    return Graph("encoder", module.eval(), {"image": torch.randn(3, 2000)}, ("image_embeddings",), {})
+    return GraphPlan("encoder", module.eval(), {"image": torch.randn(3, 2000)}, ("image_embeddings",), {})
 
 
 def small() -> Any:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.models.weights_server import artifact_of, bytes_of, catalogue_of, model_of
@@ -214,9 +215,10 @@ def test_a_manifest_that_cannot_be_used_is_no_model_and_a_log_line(
     assert "tiny-sam" in store.installed()
 
 
-def test_a_full_disk_is_said_with_figures(tmp_path: Path) -> None:
+def test_a_full_disk_is_said_with_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=12_000_000))
     with pytest.raises(PullFailed, match=r"2\.0 GB are needed and 12 MB are free"):
-        disk.check_room(tmp_path, 2_000_000_000, 12_000_000)
+        disk.check_room(tmp_path, 2_000_000_000)
     disk.check_room(tmp_path / "not" / "there" / "yet", 1)
     said = str(disk.disk_trouble(tmp_path, OSError(28, "No space left on device")))
     assert said.startswith("The disk is full:")

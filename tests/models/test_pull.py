@@ -30,7 +30,7 @@ from tests.ports import free_port
 from labeling_ground.errors import BadSettings, PullFailed, UnknownModel
 from labeling_ground.models.catalogue import CatalogueModel, Format, Role
 from labeling_ground.models.client import Redirects, proxy_for, retry_after, validator
-from labeling_ground.models.download import PullState, PullStep
+from labeling_ground.models.download import PullState, PullStep, RetryPolicy
 from labeling_ground.models.manifests import InstalledModel
 from labeling_ground.models.pull import mirror_address, pull
 from labeling_ground.models.store import ModelStore
@@ -55,7 +55,20 @@ def store(tmp_path: Path, model: CatalogueModel) -> ModelStore:
 
 def quick(model: CatalogueModel, store: ModelStore, **other: Any) -> InstalledModel:
     given: dict[str, Any] = {"timeout_s": LONG_S, "sleep": lambda _s: None}
-    return pull(model, store, **(given | other))
+    named = {name: other.pop(name) for name in ("as_format", "mirror", "progress") if name in other}
+    return pull(model, store, retries=RetryPolicy(**(given | other)), **named)
+
+
+def disk_with(free: int, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A disk of which so many bytes are free; returns the paths that are asked about."""
+    asked: list[Path] = []
+
+    def usage(path: Path) -> SimpleNamespace:
+        asked.append(path)
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr("labeling_ground.models.disk.shutil.disk_usage", usage)
+    return asked
 
 
 def part_of(model: CatalogueModel, store: ModelStore) -> Path:
@@ -405,36 +418,33 @@ def test_proxies_are_honoured(server: WeightsServer, store: ModelStore, monkeypa
 
 
 def test_a_full_disk_is_said_before_anything_is_asked(
-    server: WeightsServer, model: CatalogueModel, store: ModelStore
+    server: WeightsServer, model: CatalogueModel, store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Path] = []
-
-    def usage(path: Path) -> SimpleNamespace:
-        asked.append(path)
-        return SimpleNamespace(free=200_000)
-
+    asked = disk_with(200_000, monkeypatch)
     with pytest.raises(PullFailed, match=r"not enough room in .*models: 0\.3 MB are needed and 0\.2 MB are free"):
-        quick(model, store, disk_usage=usage)
+        quick(model, store)
     assert server.seen == []
     assert asked[0].exists()
 
 
-def test_what_is_here_already_needs_no_room(server: WeightsServer, model: CatalogueModel, store: ModelStore) -> None:
+def test_what_is_here_already_needs_no_room(
+    model: CatalogueModel, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun(model, store, CONTENT[:200_000])
-    quick(model, store, disk_usage=lambda _path: SimpleNamespace(free=150_000))
+    disk_with(150_000, monkeypatch)
+    quick(model, store)
     assert_installed(model, store)
 
 
-def test_the_servers_length_counts_where_ours_was_an_estimate(server: WeightsServer, tmp_path: Path) -> None:
+def test_the_servers_length_counts_where_ours_was_an_estimate(
+    server: WeightsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.files[FILE] = CONTENT
     artifact = artifact_of(Role.CHECKPOINT, server.url + FILE, CONTENT, bytes=None, about_bytes=100_000)
     model = model_of(artifact)
+    disk_with(150_000, monkeypatch)
     with pytest.raises(PullFailed, match="not enough room"):
-        quick(
-            model,
-            ModelStore(tmp_path, catalogue_of(model)),
-            disk_usage=lambda _path: SimpleNamespace(free=150_000),
-        )
+        quick(model, ModelStore(tmp_path, catalogue_of(model)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's file size")

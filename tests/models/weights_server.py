@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from labeling_ground.models.catalogue import Artifact, Catalogue, CatalogueModel, Role, Tensor
-from labeling_ground.models.download import PullStep
+from labeling_ground.models.download import PullStep, RetryPolicy
 from labeling_ground.models.pull import pull
 from labeling_ground.models.store import ModelStore
 
@@ -222,7 +222,12 @@ def _main(url: str, sha256: str, size: str, folder: str) -> None:
         sys.stdout.write(f"{step.state}\n")
         sys.stdout.flush()
 
-    pull(model, ModelStore(Path(folder), catalogue_of(model)), progress=report, timeout_s=LONG_S, backoff_s=0.1)
+    pull(
+        model,
+        ModelStore(Path(folder), catalogue_of(model)),
+        progress=report,
+        retries=RetryPolicy(LONG_S, backoff_s=0.1),
+    )
 
 
 if __name__ == "__main__":

@@ -186,8 +186,7 @@ def exported_encoder() -> Path:
 
 @made_once
 def _exported_edge_tam(folder: Path) -> None:
-    from labeling_ground.models.export.graphs import write
-    from labeling_ground.models.export.plan import plan
+    from labeling_ground.models.export.graphs import plan, write
     from labeling_ground.models.export.run import describe
     from labeling_ground.networks.checkpoint import load
 

@@ -12,8 +12,9 @@ from tests.doubles import TENANT, ToyBackend, click, image_bytes, mask, now, sen
 from labeling_ground import key as keys
 from labeling_ground.errors import BackendFailed, Overloaded
 from labeling_ground.inference.backend import BatchSizes, DecodeAsk
+from labeling_ground.service.asks import MaskAnswer
 from labeling_ground.service.everything import Everything
-from labeling_ground.service.predictor import MaskAnswer, Predictor
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import EverythingOptions, Prediction, Priority
 from labeling_ground.urgency import asked_as

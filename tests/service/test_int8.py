@@ -25,8 +25,9 @@ from labeling_ground import key as keys
 from labeling_ground.cache.memory import MemoryStore
 from labeling_ground.cache.policies.gds import GreedyDualSize
 from labeling_ground.cache.policies.ranked import RankedPolicy
+from labeling_ground.service.asks import PromptAsk
 from labeling_ground.service.everything import Everything
-from labeling_ground.service.predictor import Predictor, PromptAsk
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import Embedding, EverythingOptions, Kind, Outcome
 

@@ -27,7 +27,8 @@ from tests.doubles import (
 from labeling_ground.codec import records
 from labeling_ground.errors import UnknownPrediction
 from labeling_ground.pools import Pool, Pools
-from labeling_ground.service.predictor import MaskAnswer, Predictor, PromptAsk
+from labeling_ground.service.asks import MaskAnswer, PromptAsk
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.types import Kind, Outcome, Point
 
 pytestmark = pytest.mark.anyio

@@ -50,10 +50,11 @@ from labeling_ground.errors import (
     UnknownImage,
     UnknownPrediction,
 )
+from labeling_ground.service.asks import MaskAnswer, PromptAsk
 from labeling_ground.service.images import Upload
 from labeling_ground.service.models import EngineHealth
 from labeling_ground.service.once import HedgeOutcome
-from labeling_ground.service.predictor import MaskAnswer, Predictor, PromptAsk
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.types import Box, Embedding, Entry, Kind, ModelVersion, Outcome, Point, Prediction
 
 pytestmark = pytest.mark.anyio

@@ -17,11 +17,10 @@ from labeling_ground.cache.state_store import StateStore
 from labeling_ground.cache.tier import Tier
 from labeling_ground.errors import BadPrompt, LabelingGroundError, StoreFailed, UnknownSession
 from labeling_ground.service import stored_sessions
-from labeling_ground.service.session_log import SessionLog
-from labeling_ground.service.session_state import SessionState, Snapshot
-from labeling_ground.service.session_store import SessionStore
+from labeling_ground.service.session_state import SessionLog, SessionState, Snapshot
 from labeling_ground.service.session_table import PendingChange
 from labeling_ground.service.sessions import Sessions
+from labeling_ground.service.stored_sessions import SessionStore
 from labeling_ground.types import Box, Point
 
 A, B = "a" * 64, "b" * 64

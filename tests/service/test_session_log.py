@@ -2,8 +2,7 @@
 
 import pytest
 
-from labeling_ground.service.session_log import SessionLog, lines_of
-from labeling_ground.service.session_state import Change
+from labeling_ground.service.session_state import Change, SessionLog, lines_of
 from labeling_ground.types import Box, Point
 
 A, B = "a" * 64, "b" * 64

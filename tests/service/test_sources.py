@@ -12,8 +12,9 @@ from tests.file_hosts import FileHost, Handler, file_host, gives
 
 from labeling_ground import key as keys
 from labeling_ground.errors import BadImage, Overloaded, SourceFailed, SourceRefused
+from labeling_ground.service.asks import ImageAnswer
 from labeling_ground.service.fetching import Fetcher
-from labeling_ground.service.predictor import ImageAnswer, Predictor
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.sources import Link, Sources
 from labeling_ground.types import Outcome, Stretch
 

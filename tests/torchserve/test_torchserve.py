@@ -49,9 +49,9 @@ def check_same(answer: Answer, version: ModelVersion, expected: tuple[FloatArray
     assert made.seconds > 0
 
 
-@pytest.mark.parametrize(("name", "role"), [(ENCODER, wire.Role.ENCODER), (DECODER, wire.Role.DECODER)])
+@pytest.mark.parametrize(("name", "role"), [(ENCODER, wire.EngineRole.ENCODER), (DECODER, wire.EngineRole.DECODER)])
 def test_both_halves_say_that_they_are_one_model(
-    server: TorchServe, archives: Archives, name: str, role: wire.Role
+    server: TorchServe, archives: Archives, name: str, role: wire.EngineRole
 ) -> None:
     answer = server.ask(name, wire.write_ask(wire.Describe()))
     assert (answer.status, answer.headers["content-type"]) == (200, wire.MEDIA_TYPE)

@@ -16,21 +16,21 @@ from labeling_ground.errors import BadSettings
 from labeling_ground.inference.graphs import FloatArray, version_of
 from labeling_ground.inference.remote.addresses import Addresses
 from labeling_ground.inference.remote.backend import RemoteBackend, connect
-from labeling_ground.inference.remote.client import EngineClient, Limits
-from labeling_ground.inference.remote.pool import Choice, EnginePool
+from labeling_ground.inference.remote.client import EngineClient, EngineLimits
+from labeling_ground.inference.remote.pool import EnginePool, EngineSelection
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.archive import version_files
 from labeling_ground.types import Embedding, Prediction
 
 pytestmark = pytest.mark.anyio
 
-LIMITS = Limits(connect_s=60.0, deadline_s=120.0, most_bytes=64 << 20, reset_s=1.0)
+LIMITS = EngineLimits(connect_s=60.0, deadline_s=120.0, most_bytes=64 << 20, reset_s=1.0)
 
 
 def pool(server: TorchServe, half: str, name: str) -> EnginePool:
     addresses = Addresses(half, [server.inference], name, [server.management])
     is_decoder = half == "decoder"
-    return EnginePool(addresses, LIMITS, Choice(is_decoder), workers=7, ahead=int(is_decoder), kind=Patient)
+    return EnginePool(addresses, LIMITS, EngineSelection(is_decoder), workers=7, ahead=int(is_decoder), kind=Patient)
 
 
 @contextlib.asynccontextmanager

@@ -25,7 +25,8 @@ from labeling_ground import key as keys
 from labeling_ground.cache.choose import choose
 from labeling_ground.errors import NotFound
 from labeling_ground.service import batching, images, masks
-from labeling_ground.service.predictor import Predictor, PromptAsk
+from labeling_ground.service.asks import PromptAsk
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.simulate.prepared import prepare
 from labeling_ground.simulate.replay import SWEEP_EVERY_S, UNBOUNDED, Replay, Setup
 from labeling_ground.testing.toy_concepts import ToyConcepts

@@ -34,9 +34,10 @@ from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedMask, CachedPrediction
 from labeling_ground.errors import BadPrompt, NotFound
 from labeling_ground.key import canonical_concept
+from labeling_ground.sam.masks import unit_score
+from labeling_ground.service.asks import PromptAsk
 from labeling_ground.service.concepts import ConceptAnswer
 from labeling_ground.service.known_texts import OpenImage
-from labeling_ground.service.predictor import PromptAsk
 
 FUNCTION = "labeling-ground"
 """The name of the default model's interactor among CVAT's functions; others' have a dash and the model after it."""
@@ -225,7 +226,7 @@ def _as_shapes(predictions: Sequence[CachedPrediction]) -> bytes:
             "type": "mask",
             "points": _runs(prediction),
             # As text: another value is passed over.
-            "attributes": [{"spec_id": 0, "value": f"{min(1.0, max(0.0, prediction.masks[0].score)):.4f}"}],
+            "attributes": [{"spec_id": 0, "value": f"{unit_score(prediction.masks[0].score):.4f}"}],
         }
         for prediction in predictions
     ]

@@ -28,10 +28,10 @@ from labeling_ground.api.routes.concepts import capabilities_for, check_limits, 
 from labeling_ground.api.routes.images import check_counts
 from labeling_ground.errors import Overloaded, UnknownImage, UnknownModel
 from labeling_ground.key import canonical_concept
+from labeling_ground.service.asks import MaskAnswer, PromptAsk
 from labeling_ground.service.concepts import ConceptAnswer, Concepts
 from labeling_ground.service.known_texts import OpenImage
 from labeling_ground.service.model_pool import LoadedModel
-from labeling_ground.service.predictor import MaskAnswer, PromptAsk
 from labeling_ground.settings import Settings
 from labeling_ground.types import Box, Concept, Point
 

@@ -29,9 +29,10 @@ from labeling_ground.api.state import AppState
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedMask
 from labeling_ground.errors import BadPrompt
+from labeling_ground.sam.masks import unit_score
+from labeling_ground.service.asks import PromptAsk
 from labeling_ground.service.everything import EverythingAnswer
 from labeling_ground.service.known_texts import OpenImage
-from labeling_ground.service.predictor import PromptAsk
 from labeling_ground.types import EverythingOptions
 
 _STOCK = dataclasses.asdict(EverythingOptions())
@@ -165,6 +166,6 @@ def _feature(mask: CachedMask, index: int, size: tuple[int, int], model: str) ->
         if len(closed) == 1
         else {"type": "MultiPolygon", "coordinates": closed}
     )
-    quality = min(1.0, max(0.0, mask.score))
+    quality = unit_score(mask.score)
     properties = {"object_idx": index, "label": "object", "quality": quality, "sam_model": model}
     return to_json({"type": "Feature", "geometry": geometry, "properties": properties})

@@ -28,9 +28,9 @@ from labeling_ground.codec.records import CachedMask
 from labeling_ground.errors import BadInput, BadPrompt, NotOffered
 from labeling_ground.key import canonical_concept
 from labeling_ground.sam.everything import keep_best
+from labeling_ground.service.asks import PromptAsk
 from labeling_ground.service.concepts import ConceptAnswer
 from labeling_ground.service.known_texts import OpenImage
-from labeling_ground.service.predictor import PromptAsk
 from labeling_ground.types import Box, Concept, Exemplar, ModelVersion
 
 

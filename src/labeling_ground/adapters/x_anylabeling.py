@@ -29,10 +29,10 @@ from labeling_ground.api.state import AppState
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedMask
 from labeling_ground.errors import BadPrompt
+from labeling_ground.service.asks import PromptAsk
 from labeling_ground.service.concepts import ConceptAnswer
 from labeling_ground.service.known_texts import OpenImage
 from labeling_ground.service.model_pool import ModelStatus
-from labeling_ground.service.predictor import PromptAsk
 
 _WIDGETS: tuple[dict[str, Any], ...] = (
     {"name": "button_add_point", "value": None},

@@ -1,4 +1,4 @@
-"""Around every request, in one step: who may ask, how much, how long; headers, figures and the log line of its answer.
+"""What every request passes: checks of origin, places and size before it, and headers, metrics and a log line after it.
 
 Plain ASGI. What a request passes here it passes for every answer, a cache hit's too, so nothing is done twice.
 """
@@ -67,7 +67,7 @@ class DirectRoute:
 
 
 class Edge:
-    """Turns away who may not ask and what is too much, and sees to what every answer has; the rest is the app's.
+    """Checks every request before the app gets it, and completes every answer.
 
     It also answers what the app's own error handling did not catch, so that such an answer is measured, and carries all
     headers, like any other.
@@ -180,7 +180,7 @@ class Edge:
             await response(scope, receive, send)
 
     def _check_origin(self, method: str, headers: dict[bytes, bytes]) -> None:
-        """See that the request is for this server, and from whom it may be.
+        """See that the request is for this host name, and not from a foreign web page.
 
         Raises:
             UnknownHost, CrossSite: it is not.
@@ -225,26 +225,6 @@ class Exchange:
         urgency: gives back what class the task worked for before.
         seen: bytes of the body that were received.
     """
-
-    __slots__ = (
-        "_complete",
-        "_deadline",
-        "_edge",
-        "_id",
-        "_most_bytes",
-        "_receive",
-        "_scope",
-        "_send",
-        "_started",
-        "headers",
-        "log",
-        "priority",
-        "route",
-        "seen",
-        "status",
-        "urgency",
-        "usage",
-    )
 
     def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -385,7 +365,7 @@ class Exchange:
             access.handle(line)
 
     def _leaves_much_unread(self) -> bool:
-        """Whether the connection is to be closed rather than what nobody wants of the body be read."""
+        """Whether so much of the body is unread that the connection is to be closed."""
         length = self.headers.get(b"content-length", b"")
         announced = math.inf if b"transfer-encoding" in self.headers else int(length) if length.isdigit() else 0
         # Whether a client that waits for "100 Continue" sends its body after another answer nobody knows.
@@ -398,7 +378,7 @@ def _too_large(most: int) -> TooLarge:
 
 @types.coroutine
 def _rest_of(steps: Generator[Any, Any, Message], waits_for: Any) -> Generator[Any, Any, Message]:
-    """Go on with a coroutine whose first step was made outside of a task's eyes: hand the task what it waits for."""
+    """Finish a coroutine whose first step was made by hand: pass what it waits for to the running task."""
     while True:
         try:
             yield waits_for

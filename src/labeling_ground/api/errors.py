@@ -16,6 +16,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from labeling_ground import errors
+from labeling_ground.api.schemas.common import reference
 
 log = logging.getLogger(__name__)
 
@@ -277,9 +278,6 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         503: "Too much at once, or the model does not answer; try again after `Retry-After` seconds",
     }
     return {
-        status: {
-            "description": titles[status],
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
+        status: {"description": titles[status], "content": {MEDIA_TYPE: {"schema": reference(Problem)}}}
         for status in statuses
     }

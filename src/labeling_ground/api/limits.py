@@ -1,4 +1,4 @@
-"""What is too much at a time, and who is refused then: those who have more than an equal part."""
+"""Bounds on requests and bytes in flight; beyond them, tenants that use more than an equal part are refused."""
 
 import ipaddress
 import math
@@ -141,7 +141,7 @@ class InFlight:
             raise Overloaded(f"Too many large requests are in flight{part}. Try again in a moment.")
 
     def _is_too_much(self, taken: int, own: int, room: int, bound: float) -> bool:
-        """Whether one who has ``own`` is refused: more than the room is taken, and its equal part, or all up to the
+        """Whether a tenant that has ``own`` is refused: the room is exceeded, and so is its equal part of it or the
         bound."""
         return taken > room and (own * len(self._tenants) > room or taken > math.ceil(bound))
 

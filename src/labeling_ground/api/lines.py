@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from labeling_ground.api.errors import as_line
 from labeling_ground.api.requests import request_log_of, while_connected
 from labeling_ground.api.responses import fields
+from labeling_ground.api.schemas.common import reference
 from labeling_ground.api.state import RequestLog
 
 LINES = "application/x-ndjson"
@@ -28,7 +29,7 @@ def wants_lines(request: Request) -> bool:
 
 def whole_or_lines(whole: str, line: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """The documentation of an answer that is one JSON object (``whole`` says of what), or a stream of such lines."""
-    stream = {LINES: {"schema": {"$ref": f"#/components/schemas/{line.__name__}"}}}
+    stream = {LINES: {"schema": reference(line)}}
     return {200: {"content": stream, "description": f"{whole}; or, where `Accept` names `{LINES}`, a stream of lines"}}
 
 

@@ -265,8 +265,6 @@ class BoundedHttp(HttpToolsProtocol):
             self.finish()
             self._discard_timer.start(self.limits.idle_close_seconds, self.raw.close)
 
-    # --- reading -----------------------------------------------------------------------------------------------------
-
     def data_received(self, data: bytes) -> None:
         """Take requests apart, but for those whose turn is far."""
         self._unset_keepalive_if_required()
@@ -366,8 +364,6 @@ class BoundedHttp(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self._parse(head)
 
-    # --- refusing ----------------------------------------------------------------------------------------------------
-
     def _refuse(self, response: Response) -> None:
         """Answer what comes next on this connection, in its turn, and read no request after it."""
         self._is_deaf = True
@@ -395,8 +391,6 @@ class BoundedHttp(HttpToolsProtocol):
         cycle.message_event.set()
         if self.pipeline and self.pipeline[0][0] is cycle:
             self.pipeline.popleft()
-
-    # --- answering ---------------------------------------------------------------------------------------------------
 
     def _begin(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self.answering = cycle
@@ -435,8 +429,6 @@ class BoundedHttp(HttpToolsProtocol):
         if not self._discard_timer.is_running:
             self._discarded = 0
             self._discard_timer.start(self.limits.discard_seconds, self.raw.close)
-
-    # --- waiting -----------------------------------------------------------------------------------------------------
 
     def _await_head(self) -> None:
         self._head_timer.start(self.limits.head_seconds, self._head_is_late)

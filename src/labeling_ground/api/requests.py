@@ -54,7 +54,7 @@ def pools_of(request: Request) -> Pools:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks.
+    """The caller of a request.
 
     Attributes:
         tenant: whose namespace of the cache the request works in.
@@ -68,7 +68,9 @@ class Caller:
 
 
 def caller_of(request: Request, *more_keys: str | None) -> Caller:
-    """Who asks. Called by hand at the top of each route: a framework's dependency would cost as much as a cache hit.
+    """The caller of a request, by its keys and headers.
+
+    Routes call this by hand: a framework's dependency would cost as much as a cache hit.
 
     Args:
         request: its headers may carry keys.

@@ -15,7 +15,8 @@ from labeling_ground.api.state import RANKS
 from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.records import CachedMask, CachedPrediction
 from labeling_ground.pools import Pool
-from labeling_ground.service.predictor import MaskAnswer, Timing
+from labeling_ground.sam.masks import unit_score
+from labeling_ground.service.asks import MaskAnswer, Timing
 from labeling_ground.types import Image, ModelVersion, Outcome
 
 _SMALL = 1_000_000
@@ -186,8 +187,7 @@ def with_masks(values: dict[str, Any], masks: Sequence[bytes], name: str = "mask
 
 def _found(masks: Listed, size: tuple[int, int], form: str) -> bytes:
     listed = [
-        {**_head(mask), "score": min(1.0, max(0.0, mask.score)), **about, **_shown(mask, size, form)}
-        for about, mask in masks
+        {**_head(mask), "score": unit_score(mask.score), **about, **_shown(mask, size, form)} for about, mask in masks
     ]
     return to_json(listed)[1:-1]
 

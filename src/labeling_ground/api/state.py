@@ -1,4 +1,4 @@
-"""What the routes are handed: the parts of one server, and who is asking."""
+"""What the routes are handed: the parts of one server, and what is logged of a request."""
 
 import time
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from typing import Any
 from labeling_ground.draining import Drain
 from labeling_ground.metrics import Metrics
 from labeling_ground.peers import Peers
-from labeling_ground.service.everything import Everything
+from labeling_ground.service.asks import Timing
 from labeling_ground.service.history import History
 from labeling_ground.service.known_texts import KnownTexts
 from labeling_ground.service.model_pool import LoadedModel, ModelPool
-from labeling_ground.service.predictor import Predictor, Timing
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.runtime_settings import RuntimeSettings
 from labeling_ground.service.sessions import Sessions
 from labeling_ground.service.sources import Sources
@@ -48,16 +48,6 @@ class AppState:
     def predictor(self) -> Predictor:
         """What answers where no model is named; and what all models share."""
         return self.models.default.predictor
-
-    @property
-    def everything(self) -> Everything:
-        """The same, for all masks of an image."""
-        return self.models.default.everything
-
-    @property
-    def engine(self) -> str:
-        """What computes the default model, and why that; empty where there is no choice."""
-        return self.models.default.engine
 
     @property
     def metrics(self) -> Metrics:

@@ -213,7 +213,10 @@ async def _own_figures(app_state: AppState) -> ServerSnapshot:
     state = await take_snapshot(
         store=app_state.predictor.store,
         backends=[predictor.backend for predictor in loaded],
-        queues=[*(queue for predictor in loaded for queue in predictor.queues), app_state.everything.jobs],
+        queues=[
+            *(queue for predictor in loaded for queue in predictor.queues),
+            app_state.models.default.everything.jobs,
+        ],
         flights={predictor.counters.model: len(predictor.flights) for predictor in loaded},
         sessions=len(app_state.sessions),
     )

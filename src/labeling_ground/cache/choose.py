@@ -3,7 +3,7 @@
 A table of strings, so that what is not chosen is never imported, and so that users may pass their own.
 """
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -92,13 +92,11 @@ def unknown(name: str, known: Mapping[str, str] | tuple[str, ...] = POLICIES) ->
 
 
 def _make(name: str, known: Mapping[str, str], done_weight: float, frequency_exponent: float) -> Ranking | Policy:
-    module, _, attribute = known.get(name, name).partition(":")
-    if not module or not attribute:
+    target = known.get(name, name)
+    if not all(target.partition(":")):
         raise BadSettings(f"{unknown(name, known)} Or name your own as package.module:attribute.")
     try:
-        found: object = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
+        found: object = pkgutil.resolve_name(target)
         if not callable(found):
             raise BadSettings(f"The eviction policy {name!r} is not callable.")
         made: object = found(done_weight=done_weight, frequency_exponent=frequency_exponent)

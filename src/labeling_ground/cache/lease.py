@@ -42,11 +42,11 @@ class Leases(Protocol):
         ...
 
     async def awaited_as(self, key: str) -> Priority | None:
-        """The most urgent class of those who have found it taken; ``None`` if nobody has, or it cannot be told."""
+        """The most urgent class of the processes that wait for the lease; ``None`` if none does, or it is not known."""
         ...
 
     async def release(self, key: str, token: str) -> bool:
-        """End it and wake who listens. Whether it was still this token's; if not, nothing is changed."""
+        """End the lease, if it is still this token's, and wake the processes that wait for it. Whether it was."""
         ...
 
     def listen(self, key: str) -> AbstractAsyncContextManager[asyncio.Event]:

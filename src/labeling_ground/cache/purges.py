@@ -48,7 +48,7 @@ class Purges:
             self.note(pattern)  # what was looked up or begun meanwhile is meant, too
 
     def note(self, pattern: str) -> None:
-        """Remember a purge and tell those who want to know."""
+        """Remember a purge and call the ``on_purge`` functions."""
         image, match = _image_of(pattern), keys.matcher(pattern)
         self._by_image[image].append((self.count, self._clock(), match))
         self._order.append((self.count, image))

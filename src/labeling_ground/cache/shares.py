@@ -1,10 +1,10 @@
-"""Who makes room, where several tenants share something that is bounded."""
+"""Which tenant makes room where several share a budget."""
 
 from collections.abc import Mapping
 
 
 def payer(owned: Mapping[str, int], tenant: str, size: int, most: float) -> str | None:
-    """The tenant out of whose things room is made for ``size`` more of another one; ``None`` where nobody has any.
+    """The tenant that loses entries so that another one gets ``size`` more; ``None`` where no tenant has any.
 
     A tenant that would have more than its share makes room among its own. One below it takes from the one that has
     the most. So the load of one costs the others nothing that they have below their share.

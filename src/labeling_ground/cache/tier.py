@@ -212,7 +212,7 @@ class WriteQueue:
 
 
 async def _nothing() -> None:
-    """What is asked of the writer by one who only wants to know that it came by."""
+    """An order that does nothing: it is done when the writer has reached it."""
 
 
 log = logging.getLogger(__name__)

@@ -203,7 +203,7 @@ class TierCalls:
                 task.cancel()
 
     def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start work that nobody need wait for; ``aclose`` does."""
+        """Start work in the background; ``aclose`` waits for it."""
         task = asyncio.create_task(work)
         self.unfinished.add(task)
         task.add_done_callback(self.unfinished.discard)

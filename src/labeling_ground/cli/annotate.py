@@ -183,7 +183,7 @@ def _read_coco(file: Path, option: str) -> dict[str, Any]:
 
 
 class Dataset:
-    """The COCO file that grows: photos whose masks are all there, and nothing of the others.
+    """The COCO file that is written: it holds only photos whose masks are complete.
 
     Args:
         path: the file; what is there already is gone on with.
@@ -254,7 +254,7 @@ class Dataset:
         return list(self._boxes)
 
     def drop_changed(self, named: Mapping[str, Path]) -> list[str]:
-        """Names of the photos in the file whose bytes are others by now: they are out of it, and to be asked again.
+        """Drop the photos whose bytes have changed since they were annotated; their names.
 
         Raises:
             click.UsageError: one of them cannot be read.

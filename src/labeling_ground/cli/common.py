@@ -61,7 +61,7 @@ log_format_option = click.option(
 
 
 def patient(settings: Settings) -> Settings:
-    """The settings where nobody waits: what is there already is worth waiting for, and is not computed again."""
+    """The settings for batch work: look-ups get long deadlines, so that nothing in the cache is computed again."""
     deadline_ms = max(10_000.0, settings.file_deadline_ms)
     return settings.model_copy(
         update={"cache_mode": "first", "lookup_deadline_ms": deadline_ms, "file_deadline_ms": deadline_ms}

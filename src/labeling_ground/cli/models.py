@@ -26,7 +26,6 @@ from labeling_ground.inference.graphs import version_of
 from labeling_ground.models import triton
 from labeling_ground.models.archive import SERVING, check_archiver, check_target, version_files
 from labeling_ground.models.archive import archive as write_archive
-from labeling_ground.models.brought import add_folder
 from labeling_ground.models.catalogue import CatalogueModel, Format, Role, catalogue
 from labeling_ground.models.disk import digest_of
 from labeling_ground.models.download import PullState, PullStep
@@ -34,7 +33,7 @@ from labeling_ground.models.export.run import check_installed
 from labeling_ground.models.export.run import export as export_checkpoint
 from labeling_ground.models.manifests import InstalledModel, StoredFile
 from labeling_ground.models.pull import pull as pull_model
-from labeling_ground.models.store import ModelStore, is_here
+from labeling_ground.models.store import ModelStore, add_folder, is_here
 from labeling_ground.sam.family import Family
 
 _PRECISIONS = ("fp16", "fp32")
@@ -336,7 +335,7 @@ class _Bars:
 
 
 def _size(model: CatalogueModel, wanted: Format) -> tuple[int, bool]:
-    """Bytes to download, and whether somebody has seen all of them."""
+    """Bytes to download, and whether all the sizes are known exactly."""
     files = model.files(wanted)
     return sum(artifact.about_bytes for artifact in files), all(artifact.bytes for artifact in files)
 

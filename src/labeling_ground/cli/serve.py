@@ -47,7 +47,7 @@ def serve(**given: Any) -> None:
 
 def _greet(settings: Settings, listener: socket.socket, app_state: AppState) -> None:
     backend = app_state.predictor.backend
-    version, note = str(backend.info.version), backend.info.note
+    version, note, engine = str(backend.info.version), backend.info.note, app_state.models.default.engine
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     disk = _disk(settings)
@@ -59,13 +59,13 @@ def _greet(settings: Settings, listener: socket.socket, app_state: AppState) -> 
     where = "this machine" if is_here else "everyone who reaches this port"
     access = f"{len(settings.api_keys)} API keys" if settings.api_keys else f"open to {where}: no API keys are set"
     if not logs_text(settings.log_format):
-        fields = {"url": url, "model": version, "engine": app_state.engine, "cache": cache, "access": access}
+        fields = {"url": url, "model": version, "engine": engine, "cache": cache, "access": access}
         log.info("listening", extra={"fields": {name: value for name, value in fields.items() if value}})
         return
     say(f"Labeling Ground on {url}")
     say(f"  pages   label at {url}{settings.root_path}/, watch the cache at /cache, try the API at /docs")
     say(f"  model   {version}")
-    for line in (app_state.engine, note):
+    for line in (engine, note):
         if line:
             say(f"          {line}")
     say(f"  cache   {cache}")

@@ -20,7 +20,7 @@ from labeling_ground.codec.container import Container
 from labeling_ground.codec.samples import Samples, Values
 from labeling_ground.codec.walk import walk
 from labeling_ground.errors import BadInput, DamagedImage, TooLarge, UnsupportedImage
-from labeling_ground.types import Image, Stretch
+from labeling_ground.types import Image, ImageFacts, Stretch
 
 _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     2: lambda a: a[:, ::-1],
@@ -50,25 +50,8 @@ _FEW = 0.001
 """Share of the pixels below which it is nothing that can be seen."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageHeader:
-    """What is known of an image before its pixels are decoded.
-
-    Attributes:
-        format: ``JPEG``, ``PNG``, ``WebP``, ``AVIF``, ``HEIC``, ``GIF``, ``BMP`` or ``TIFF``.
-        width: columns in pixels of the upright image (EXIF orientation applied).
-        height: rows in pixels of the upright image.
-        use_preview: whether browsers may draw the file in another way than it is decoded here, or not at all.
-    """
-
-    format: str
-    width: int
-    height: int
-    use_preview: bool = False
-
-
-def read_header(data: bytes, *, max_pixels: int, max_side: int = MAX_SIDE) -> ImageHeader:
-    """Tell an image's format and size without decoding a pixel. Content decides, never a name or a content type.
+def read_header(data: bytes, *, max_pixels: int, max_side: int = MAX_SIDE) -> ImageFacts:
+    """An image's upright size, without decoding a pixel. Content decides, never a name or a content type.
 
     Args:
         data: the whole image file.
@@ -81,7 +64,7 @@ def read_header(data: bytes, *, max_pixels: int, max_side: int = MAX_SIDE) -> Im
         DamagedImage: truncated or corrupted, as far as the header and the structure of the file show.
     """
     found = _checked(data, max_pixels, max_side)
-    return ImageHeader(found.format, *_upright_size(found), found.use_preview)
+    return ImageFacts(*_upright_size(found), use_preview=found.use_preview)
 
 
 def decode(

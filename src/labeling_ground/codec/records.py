@@ -1,6 +1,7 @@
 """What each kind of cached value holds: results ↔ entries."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,13 +135,8 @@ def open_image(entry: Entry, key: str) -> tuple[bytes, int, int]:
     Raises:
         DamagedEntry: the entry is something else.
     """
-    opened = frame.unseal(entry.value, key)
-    with _damaged(key):
-        return (
-            opened.tensors["file"].tobytes(),
-            int(opened.meta["width"]),
-            int(opened.meta["height"]),
-        )
+    with _opened(entry, key) as opened:
+        return opened.tensors["file"].tobytes(), int(opened.meta["width"]), int(opened.meta["height"])
 
 
 def seal_embedding(
@@ -175,8 +171,8 @@ def open_facts(entry: Entry, key: str) -> ImageFacts:
     Raises:
         DamagedEntry: the entry is something else.
     """
-    meta = frame.unseal(entry.value, key).meta
-    with _damaged(key):
+    with _opened(entry, key) as opened:
+        meta = opened.meta
         return ImageFacts(
             int(meta["width"]), int(meta["height"]), str(meta.get("note", "")), bool(meta.get("use_preview"))
         )
@@ -188,8 +184,7 @@ def open_embedding(entry: Entry, key: str) -> Embedding:
     Raises:
         DamagedEntry: the entry is something else.
     """
-    opened = frame.unseal(entry.value, key)
-    with _damaged(key):
+    with _opened(entry, key) as opened:
         height, width = int(opened.meta["height"]), int(opened.meta["width"])
         return Embedding(opened.tensors, height, width, opened.digest)
 
@@ -213,8 +208,7 @@ def open_int8(entry: Entry, key: str) -> Embedding:
     Raises:
         DamagedEntry: the entry is something else.
     """
-    opened = frame.unseal(entry.value, key)
-    with _damaged(key):
+    with _opened(entry, key) as opened:
         height, width = int(opened.meta["height"]), int(opened.meta["width"])
         return Embedding(int8.from_int8(opened.tensors), height, width, opened.digest)
 
@@ -263,9 +257,8 @@ def open_prediction(entry: Entry, key: str) -> CachedPrediction:
     Raises:
         DamagedEntry: the entry is something else.
     """
-    opened = frame.unseal(entry.value, key)
-    meta = opened.meta
-    with _damaged(key):
+    with _opened(entry, key) as opened:
+        meta = opened.meta
         height, width = meta["size"]
         masks = tuple(
             CachedMask(counts, score, size, (box[0], box[1], box[2], box[3]))
@@ -287,8 +280,7 @@ def open_everything(entry: Entry, key: str) -> CachedEverything:
     Raises:
         DamagedEntry: the entry is something else.
     """
-    opened = frame.unseal(entry.value, key)
-    with _damaged(key):
+    with _opened(entry, key) as opened:
         height, width = opened.meta["size"]
         masks = tuple(FoundMask(number, (x, y), stable, mask) for number, mask, (stable, x, y) in _masks_in(opened))
         return CachedEverything(int(height), int(width), int(opened.meta["points"]), masks)
@@ -336,8 +328,7 @@ def open_detections(entry: Entry, key: str) -> CachedDetections:
     Raises:
         DamagedEntry: the entry is something else.
     """
-    opened = frame.unseal(entry.value, key)
-    with _damaged(key):
+    with _opened(entry, key) as opened:
         height, width = opened.meta["size"]
         exemplars = tuple(Exemplar(Box(*corners), positive) for *corners, positive in opened.meta["exemplars"])
         instances = tuple(FoundInstance(mask, Box(*corners)) for _, mask, corners in _masks_in(opened))
@@ -350,8 +341,7 @@ def open_logits(entry: Entry, key: str) -> NDArray[np.float16]:
     Raises:
         DamagedEntry: the entry is something else.
     """
-    opened = frame.unseal(entry.value, key)
-    with _damaged(key):
+    with _opened(entry, key) as opened:
         return opened.tensors["logits"]
 
 
@@ -430,15 +420,11 @@ def _origin(meta: Any) -> Origin:
     )
 
 
-class _damaged:  # noqa: N801 -- reads as the phrase it is: with damaged(key)
-    """Whatever is missing or malformed inside an entry is one error: the entry is damaged."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, KeyError | TypeError | ValueError | IndexError):
-            raise DamagedEntry(f"The value under {self._key} does not hold what its kind should.") from error
+@contextmanager
+def _opened(entry: Entry, key: str) -> Iterator[frame.OpenedFrame]:
+    """The entry's frame. Whatever is missing or malformed inside is one error: the entry is damaged."""
+    opened = frame.unseal(entry.value, key)
+    try:
+        yield opened
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DamagedEntry(f"The value under {key} does not hold what its kind should.") from error

@@ -19,8 +19,7 @@ from PIL import (
 from PIL import Image as Pillow
 
 from labeling_ground.codec import heif
-from labeling_ground.codec.container import Container
-from labeling_ground.codec.tiff_layout import TiffLayout
+from labeling_ground.codec.container import Container, TiffLayout
 from labeling_ground.errors import DamagedImage, UnsupportedImage
 
 # Pillow's own limit warns at one size and raises at twice that size; ours is the operator's, checked before.

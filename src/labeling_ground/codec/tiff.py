@@ -11,9 +11,8 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from labeling_ground.codec.container import Container
+from labeling_ground.codec.container import Container, TiffLayout
 from labeling_ground.codec.exif import HEADERS, Directory, Field, first_offset, read_directory
-from labeling_ground.codec.tiff_layout import TiffLayout
 from labeling_ground.errors import DamagedImage, UnsupportedImage
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262

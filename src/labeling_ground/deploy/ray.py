@@ -27,8 +27,8 @@ class EngineReplica:
     def __init__(self, role: str) -> None:
         settings = read_settings()
         self._most_bytes = int(settings.max_engine_bytes)
-        half = wire.Role(role)
-        halves = Halves(encoder=half is wire.Role.ENCODER, decoder=half is wire.Role.DECODER)
+        half = wire.EngineRole(role)
+        halves = Halves(encoder=half is wire.EngineRole.ENCODER, decoder=half is wire.EngineRole.DECODER)
         [self._endpoint], _ = build_endpoints(settings, halves)
 
     async def __call__(self, request: Request) -> Response:
@@ -65,5 +65,5 @@ def app(args: dict[str, Any]) -> Any:
     Raises:
         ValueError: the role is neither.
     """
-    role = wire.Role(args["role"]).value
+    role = wire.EngineRole(args["role"]).value
     return serve.deployment(EngineReplica, name=role).bind(role)

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from labeling_ground.api.edge import Edge
 from labeling_ground.api.errors import problem, response_for
 from labeling_ground.api.limits import Limits
+from labeling_ground.api.requests import while_connected
 from labeling_ground.api.web_security import ANY, OriginCheck
 from labeling_ground.draining import Drain
 from labeling_ground.errors import LabelingGroundError
@@ -171,7 +172,7 @@ class _Routes:
             body = await request.body()
             if self._drain.has_begun:
                 return _draining()
-            reply = await _unless_gone(request, endpoint, body)
+            reply = await while_connected(request, endpoint.answer(body))
         except ClientDisconnect:
             return Response(status_code=499)
         except LabelingGroundError as error:
@@ -181,25 +182,6 @@ class _Routes:
     async def status(self, request: Request) -> Response:
         endpoint = self._endpoints.get(request.path_params["name"])
         return _unknown(self._endpoints) if endpoint is None else JSONResponse([endpoint.status()])
-
-
-async def _unless_gone(request: Request, endpoint: ModelEndpoint, body: bytes) -> Reply:
-    """The answer; or none, for an asker that has left (its deadline was over, or its own client's interest).
-
-    Raises:
-        ClientDisconnect: it has.
-        Overloaded: as ``ModelEndpoint.answer``.
-    """
-    answering = asyncio.ensure_future(endpoint.answer(body))
-    leaving = asyncio.ensure_future(request.receive())  # after a whole body, only one thing can come
-    try:
-        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            raise ClientDisconnect
-        return answering.result()
-    finally:
-        answering.cancel()
-        leaving.cancel()
 
 
 def _draining() -> Response:

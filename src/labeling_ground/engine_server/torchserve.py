@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from labeling_ground.errors import BadSettings
 from labeling_ground.inference.graphs import Engine
@@ -32,29 +32,11 @@ BATCH_HEADER = "x-batch"
 """Of an answer: how many asks the worker was handed together with this one, itself included."""
 
 
-class Context(Protocol):
-    """What TorchServe says of itself and is told of each answer (``ts/context.py``, 0.12)."""
-
-    system_properties: Mapping[str, Any]
-
-    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
-        """Of one answer of the batch."""
-        ...
-
-    def set_response_content_type(self, idx: int, value: str) -> None:
-        """Of one answer of the batch."""
-        ...
-
-    def set_response_header(self, idx: int, key: str, value: str) -> None:
-        """Of one answer of the batch."""
-        ...
-
-
 _handlers: list[InferenceHandler] = []
 """The one engine of this process, once it is loaded."""
 
 
-def handle(data: Sequence[Mapping[str, Any]] | None, context: Context) -> list[bytes]:
+def handle(data: Sequence[Mapping[str, Any]] | None, context: Any) -> list[bytes]:
     """Answer a batch of requests, computed together: a bad one spoils no other. Without data: load the model.
 
     Raises:
@@ -90,7 +72,7 @@ def open_handler(folder: Path, gpu: int | None = None, environment: Mapping[str,
     """
     about = _about(folder)
     try:
-        version, role = ModelVersion(about["model"], about["digest"]), wire.Role(about["role"])
+        version, role = ModelVersion(about["model"], about["digest"]), wire.EngineRole(about["role"])
         files = {name: folder / file["file"] for name, file in about["files"].items()}
         given = {
             name: environment.get(name, "").strip() for name in (THREADS, EMBEDDING_STORE_DIR, EMBEDDING_STORE_BYTES)
@@ -101,7 +83,7 @@ def open_handler(folder: Path, gpu: int | None = None, environment: Mapping[str,
             raise ValueError(f"{THREADS} is {threads}, {EMBEDDING_STORE_BYTES} is {embedding_store_bytes}")
         half: OnnxEncoder | OnnxDecoder
         chosen = providers(gpu)
-        if role is wire.Role.ENCODER:
+        if role is wire.EngineRole.ENCODER:
             half, kept = OnnxEncoder(files["encoder"], threads, chosen), None
         else:
             half = OnnxDecoder(

@@ -1,7 +1,7 @@
 """The fastest engine of those that are installed, and the precision, found by trying them on this machine."""
 
 import contextlib
-import importlib
+import pkgutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -140,9 +140,8 @@ class Model:
             ImportError: its library cannot be imported, for whatever reason: it is not installed.
             LabelingGroundError: it cannot serve this model.
         """
-        module, _, attribute = self.engines[engine].partition(":")
         try:
-            create = getattr(importlib.import_module(module), attribute)
+            create = pkgutil.resolve_name(self.engines[engine])
         except ImportError:
             raise
         except Exception as error:  # whatever a library does when it is imported: without it, it is not there

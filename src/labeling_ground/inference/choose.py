@@ -4,6 +4,7 @@ A table of strings, so that an engine that is not chosen is never imported, and 
 """
 
 import importlib.util
+import pkgutil
 import re
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import cast
 
 from labeling_ground.errors import BadSettings, LabelingGroundError
 from labeling_ground.inference.backend import Backend
-from labeling_ground.types.model import MODEL_VERSION
+from labeling_ground.types import MODEL_VERSION
 
 BACKENDS: Mapping[str, str] = MappingProxyType({"classical": "labeling_ground.inference.classical:create"})
 """Model id → ``module:attribute`` of a factory: ``encode_threads`` and ``decode_threads`` in, a ``Backend`` out."""
@@ -39,15 +40,14 @@ def choose_backend(name: str, *, encode_threads: int, decode_threads: int) -> Ba
     Raises:
         BadSettings: no such name, or what it needs is not installed.
     """
-    module, _, attribute = BACKENDS.get(name, name).partition(":")
-    if not module or not attribute:
+    target = BACKENDS.get(name, name)
+    if not all(target.partition(":")):
         raise BadSettings(
             f"There is no model {name!r}. Choose one of {', '.join(sorted(BACKENDS))}, or name a factory of your own "
             "as package.module:attribute."
         )
     try:
-        factory = getattr(importlib.import_module(module), attribute)
-        backend = factory(encode_threads=encode_threads, decode_threads=decode_threads)
+        backend = pkgutil.resolve_name(target)(encode_threads=encode_threads, decode_threads=decode_threads)
     except LabelingGroundError:
         raise
     except (Exception, SystemExit) as error:  # code of others: whatever it raises, a sentence says what

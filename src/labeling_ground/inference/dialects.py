@@ -30,7 +30,7 @@ _PADDING_LABEL = np.full((1, 1), PADDING, np.float32)
 
 
 class Dialect(StrEnum):
-    """Whose names a file uses."""
+    """The naming convention of a model file."""
 
     OURS = "ours"
     OSAM_SAM2 = "osam-sam2"

@@ -80,6 +80,44 @@ class BatchEngine(Engine, Protocol):
         ...
 
 
+class BatchHalves:
+    """A ``BatchEngine`` of whichever halves of a model there are.
+
+    Args:
+        encoder: has ``encode_all``, and how many images it computes ``together``; ``None`` for a decoder alone.
+        decoder: the same with ``decode_all``.
+    """
+
+    def __init__(self, encoder: Any, decoder: Any) -> None:
+        self._encoder, self._decoder = encoder, decoder
+        self.encodes_together: int = 1 if encoder is None else encoder.together
+        self.decodes_together: int = 1 if decoder is None else decoder.together
+
+    def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
+        """See ``Engine``."""
+        return self.encode_all([pixels])[0]
+
+    def decode(
+        self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        """See ``Engine``."""
+        return self.decode_all([(embedding, prompt)], alone=alone)[0]
+
+    def encode_all(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, FloatArray]]:
+        """See ``BatchEngine``."""
+        if self._encoder is None:
+            raise not_here("encoder")
+        made: list[dict[str, FloatArray]] = self._encoder.encode_all(images)
+        return made
+
+    def decode_all(self, asks: Sequence[EngineAsk], *, alone: bool) -> list[tuple[FloatArray, FloatArray]]:
+        """See ``BatchEngine``."""
+        if self._decoder is None:
+            raise not_here("decoder")
+        made: list[tuple[FloatArray, FloatArray]] = self._decoder.decode_all(asks, alone=alone)
+        return made
+
+
 def together(engine: Engine) -> tuple[int, int]:
     """How many images, and how many prompts, an engine computes in one run with a gain."""
     return (engine.encodes_together, engine.decodes_together) if isinstance(engine, BatchEngine) else (1, 1)
@@ -109,23 +147,6 @@ def alike(asks: Sequence[EngineAsk], most: int, *, one_image: bool) -> Iterator[
     for group in groups.values():
         for start in range(0, len(group), most):
             yield group[start : start + most]
-
-
-class EngineClass(Protocol):
-    """How an engine is made of its files. Without the encoder's or the decoder's it is the other half alone."""
-
-    def __call__(
-        self,
-        encoder: Path | None,
-        decoder: Path | None,
-        fast_decoder: Path | None,
-        *,
-        precision: Precision,
-        encode_threads: int,
-        decode_threads: int,
-    ) -> Engine:
-        """Raises ``BadSettings``: the files cannot be loaded or do not belong together, or no such precision here."""
-        ...
 
 
 class Floats(Mapping[str, FloatArray]):

@@ -18,12 +18,12 @@ from labeling_ground.inference.dialects import (
 )
 from labeling_ground.inference.graphs import (
     FAST_TOKENS,
+    BatchHalves,
     EngineAsk,
     FloatArray,
     agree,
     alike,
     encoder_input,
-    not_here,
 )
 from labeling_ground.inference.onnx_arena import common_arena
 from labeling_ground.sam.geometry import LOW_RES
@@ -73,20 +73,12 @@ class OnnxEncoder:
         self.together = together if self._rank == 4 and not isinstance(image.shape[0], int) else 1
         self._outputs = embedding_outputs(self.family, [output.name for output in self._session.get_outputs()])
 
-    def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
-        """RGB ``uint8 [height, width, 3]`` → the embedding's tensors."""
-        [made] = self._run(encoder_input(pixels, self.family, self._rank), 1)
-        return made
-
     def encode_all(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, FloatArray]]:
-        """The same for several images, ``together`` of them in one run."""
-        if self.together == 1:
-            return [self.encode(pixels) for pixels in images]
+        """The embedding's tensors of each image (RGB ``uint8 [height, width, 3]``), ``together`` of them in one run."""
         made = []
         for start in range(0, len(images), self.together):
-            some = images[start : start + self.together]
-            given = np.concatenate([encoder_input(pixels, self.family, self._rank) for pixels in some])
-            made += self._run(given, len(some))
+            given = [encoder_input(x, self.family, self._rank) for x in images[start : start + self.together]]
+            made += self._run(given[0] if len(given) == 1 else np.concatenate(given), len(given))
         return made
 
     def _run(self, given: FloatArray, count: int) -> list[dict[str, FloatArray]]:
@@ -179,7 +171,7 @@ class OnnxDecoder:
         return np.asarray(logits), np.asarray(scores)
 
 
-class OnnxHalves:
+class OnnxHalves(BatchHalves):
     """An engine of whichever halves there are.
 
     Raises:
@@ -187,37 +179,9 @@ class OnnxHalves:
     """
 
     def __init__(self, encoder: OnnxEncoder | None, decoder: OnnxDecoder | None) -> None:
-        self._encoder, self._decoder = encoder, decoder
+        super().__init__(encoder, decoder)
         halves = {"encoder": encoder, "decoder": decoder}
         self.family = agree({name: half.metadata for name, half in halves.items() if half is not None})
-        self.encodes_together = encoder.together if encoder is not None else 1
-        self.decodes_together = decoder.together if decoder is not None else 1
-
-    def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
-        """RGB ``uint8 [height, width, 3]`` → the embedding's tensors."""
-        if self._encoder is None:
-            raise not_here("encoder")
-        return self._encoder.encode(pixels)
-
-    def decode(
-        self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
-    ) -> tuple[FloatArray, FloatArray]:
-        """One prompt → logits ``float32 [candidates, 256, 256]`` and scores ``float32 [candidates]``."""
-        if self._decoder is None:
-            raise not_here("decoder")
-        return self._decoder.decode(embedding, prompt, alone=alone)
-
-    def encode_all(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, FloatArray]]:
-        """See ``BatchEngine``."""
-        if self._encoder is None:
-            raise not_here("encoder")
-        return self._encoder.encode_all(images)
-
-    def decode_all(self, asks: Sequence[EngineAsk], *, alone: bool) -> list[tuple[FloatArray, FloatArray]]:
-        """See ``BatchEngine``."""
-        if self._decoder is None:
-            raise not_here("decoder")
-        return self._decoder.decode_all(asks, alone=alone)
 
 
 def providers(gpu: int | None) -> tuple[Provider, ...]:

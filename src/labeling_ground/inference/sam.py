@@ -1,8 +1,9 @@
 """Segment Anything behind the port, whatever engine computes: queues, threads, prompts in, masks out."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,7 +12,6 @@ from labeling_ground.inference.backend import BatchSizes, DecodeAsk
 from labeling_ground.inference.graphs import (
     NOTES,
     Engine,
-    EngineClass,
     FloatArray,
     Floats,
     Precision,
@@ -190,24 +190,20 @@ class _Decoded(NamedTuple):
     frame: Frame
 
 
-class failing:  # noqa: N801 -- reads as the phrase it is: with failing("encode")
+@contextmanager
+def failing(what: str) -> Iterator[None]:
     """Whatever an engine raises is one error to the caller."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, LabelingGroundError) or not isinstance(error, Exception):
-            return
+    try:
+        yield
+    except LabelingGroundError:
+        raise
+    except Exception as error:
         first = str(error).strip().splitlines() or [type(error).__name__]
-        raise BackendFailed(f"The engine could not {self._what}: {first[0]}") from error
+        raise BackendFailed(f"The engine could not {what}: {first[0]}") from error
 
 
 def create(
-    engine: EngineClass,
+    engine: Callable[..., Engine],
     encode_threads: int,
     decode_threads: int,
     *,
@@ -222,7 +218,7 @@ def create(
     """Build the backend over one engine. Each engine's module has it as its own ``create``.
 
     Args:
-        engine: the engine's class.
+        engine: the engine's class, which is given the three paths and, by their names, precision, threads and options.
         encode_threads: threads of one encode, at least 1.
         decode_threads: prompts decoded at the same time, and threads of a decode that is alone, at least 1.
         encoder_path: ONNX file; one that ``models export`` made, or a ready-made one of a dialect that we know.

@@ -76,7 +76,7 @@ class Device:
 
 
 def _writeable(array: NDArray[Any]) -> NDArray[Any]:
-    """The array, or a copy where torch would warn that nobody may write to it."""
+    """The array, or a copy if it is read-only, of which torch would warn."""
     return np.ascontiguousarray(array) if array.flags.writeable else array.copy()
 
 

@@ -22,11 +22,11 @@ from labeling_ground.errors import BadInput, BadSettings
 from labeling_ground.inference import sam
 from labeling_ground.inference.graphs import (
     FAST_TOKENS,
+    BatchHalves,
     EngineAsk,
     FloatArray,
     Precision,
     alike,
-    not_here,
 )
 from labeling_ground.inference.lru import Lru
 from labeling_ground.inference.torch_device import Call, Device, Replays, cuda_graphs
@@ -34,7 +34,7 @@ from labeling_ground.networks.attention import use_kernels
 from labeling_ground.networks.checkpoint import Loaded, load
 from labeling_ground.networks.decoders import FastDecoder, PlainDecoder
 from labeling_ground.sam.preprocess import preprocess
-from labeling_ground.sam.prompts import PromptTensors, stacked
+from labeling_ground.sam.prompts import stacked
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ _RECORDS = 24
 """CUDA graphs held of each half: shapes of prompts are few."""
 
 
-class TorchEngine:
+class TorchEngine(BatchHalves):
     """Both halves in one process, or one alone.
 
     Args:
@@ -91,39 +91,16 @@ class TorchEngine:
         loaded = _loaded(encoder, decoder)
         self.family = loaded.family
         images, prompts = (IMAGES, PROMPTS) if where.is_gpu else (1, 1)
-        self._encoder = self._decoder = None
+        encoding = decoding = None
         if decoder is not None:  # first: the encoder's weights are changed in place
             held = gpu_bytes // 16 if where.is_gpu else 0
-            self._decoder = TorchDecoder(loaded, where, decode_threads, together or prompts, held)
+            decoding = TorchDecoder(loaded, where, decode_threads, together or prompts, held)
         if encoder is not None:
             compiled = where.is_gpu if compiled is None else compiled
-            self._encoder = TorchEncoder(
+            encoding = TorchEncoder(
                 loaded, where, TYPES[precision], encode_threads, together or images, compiled=compiled
             )
-        self.encodes_together = self._encoder.together if self._encoder is not None else 1
-        self.decodes_together = self._decoder.together if self._decoder is not None else 1
-
-    def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
-        """RGB ``uint8 [height, width, 3]`` → the embedding's tensors."""
-        return self.encode_all([pixels])[0]
-
-    def decode(
-        self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
-    ) -> tuple[FloatArray, FloatArray]:
-        """One prompt → logits ``float32 [candidates, 256, 256]`` and scores ``float32 [candidates]``."""
-        return self.decode_all([(embedding, prompt)], alone=alone)[0]
-
-    def encode_all(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, FloatArray]]:
-        """See ``BatchEngine``."""
-        if self._encoder is None:
-            raise not_here("encoder")
-        return self._encoder.encode_all(images)
-
-    def decode_all(self, asks: Sequence[EngineAsk], *, alone: bool) -> list[tuple[FloatArray, FloatArray]]:
-        """See ``BatchEngine``."""
-        if self._decoder is None:
-            raise not_here("decoder")
-        return self._decoder.decode_all(asks, alone=alone)
+        super().__init__(encoding, decoding)
 
 
 create = partial(sam.create, TorchEngine)

@@ -124,11 +124,11 @@ class CatalogueModel:
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """What it can be had as; the first is what is taken where nobody says."""
+        """The formats that can be downloaded; the first is the default."""
         return tuple(wanted for wanted in Format if any(a.format is wanted for a in self.artifacts))
 
     def files(self, wanted: Format | None = None) -> tuple[Artifact, ...]:
-        """The files of one format, ready-made ONNX where nobody says.
+        """The files of one format, by default ready-made ONNX.
 
         Raises:
             UnknownModel: the model is not there in that format.
@@ -180,7 +180,7 @@ class Catalogue:
         raise UnknownModel(f"There is no model {name!r} in the catalogue.{meant} It has: {', '.join(names)}.")
 
     def identify(self, sha256: str) -> tuple[CatalogueModel, Artifact] | None:
-        """Whose file has this digest, or ``None``."""
+        """The model and artifact whose file has this digest, or ``None``."""
         for model in self.models:
             for artifact in model.artifacts:
                 if artifact.sha256 == sha256:

@@ -15,14 +15,13 @@ from labeling_ground.errors import PullFailed
 _CHUNK = 1 << 20
 
 
-def check_room(folder: Path, needed: int, free: int | None = None) -> None:
+def check_room(folder: Path, needed: int) -> None:
     """See that a folder's file system has room for so many bytes.
 
     Raises:
         PullFailed: it has not; the sentence says how much is needed and how much is free.
     """
-    if free is None:
-        free = shutil.disk_usage(existing(folder)).free
+    free = shutil.disk_usage(existing(folder)).free
     if free < needed:
         raise PullFailed(
             f"There is not enough room in {folder}: {megabytes(needed)} are needed and {megabytes(free)} are free. "

@@ -1,6 +1,10 @@
 """One file over HTTP: resumed where it stopped, tried again when it is cut, and right to the last bit."""
 
+import contextlib
+import hashlib
 import http.client
+import json
+import os
 import re
 import socket
 import ssl
@@ -11,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
 
 from labeling_ground import __version__
 from labeling_ground.errors import PullFailed, shown_url
@@ -25,13 +31,118 @@ from labeling_ground.models.client import (
     retry_after,
     validator,
 )
-from labeling_ground.models.disk import check_room
-from labeling_ground.models.part import Part
+from labeling_ground.models.disk import check_room, disk_trouble
 
 _CHUNK = 1 << 20
 _SLACK = 1 << 20
 """Bytes beyond the furthest point so far that count as progress; also how far off the size of a small file may be."""
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class Part:
+    """A file that grows, its digest, and what the server called it.
+
+    Unbuffered, so that whatever ends this process, what came is there. The digest grows along: the file is read only
+    once, by a process that finds it.
+
+    Args:
+        path: the file; made if it is not there. Beside it, under ``.json``, is what the server called it.
+
+    Raises:
+        PullFailed: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._note = path.with_suffix(".json")
+        self._digest = hashlib.sha256()
+        self.size = 0
+        self.pieced_together = False
+        """More than one answer went into it, so a wrong digest does not prove that the server's file is wrong."""
+        self.url, self.validator = self._noted()
+        """Where it came from, and what ``If-Range`` may carry: a strong ETag, or a date."""
+        try:
+            self._file: IO[bytes] = open(  # noqa: PTH123, SIM115 -- closed by __exit__
+                os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644), "r+b", buffering=0
+            )
+        except OSError as error:
+            raise disk_trouble(path.parent, error) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    @property
+    def sha256(self) -> str:
+        """Digest of what is here, in hex."""
+        return self._digest.hexdigest()
+
+    def take_in(self, report: Callable[[], None]) -> None:
+        """Read what an earlier attempt left.
+
+        Raises:
+            PullFailed: it cannot be read.
+        """
+        try:
+            while chunk := self._file.read(_CHUNK):
+                self._digest.update(chunk)
+                self.size += len(chunk)
+                self.pieced_together = True
+                report()
+        except OSError as error:
+            raise self._trouble(error) from None
+
+    def append(self, chunk: bytes) -> None:
+        """Write the next bytes.
+
+        Raises:
+            PullFailed: the disk does not take them.
+        """
+        view = memoryview(chunk)
+        try:
+            while view:
+                view = view[self._file.write(view) or 0 :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self.size)  # else the digest of a later attempt would start elsewhere
+            raise self._trouble(error) from None
+        self._digest.update(chunk)
+        self.size += len(chunk)
+
+    def start_anew(self) -> None:
+        """Forget everything that came."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._digest = hashlib.sha256()
+        self.size = 0
+        self.pieced_together = False
+
+    def discard(self) -> None:
+        """Remove the file: its bytes are of no use to anybody."""
+        self._file.close()
+        for path in (self.path, self._note):
+            path.unlink(missing_ok=True)
+
+    def note(self, url: str, validator: str | None) -> None:
+        """Note what the server calls its file, for an ``If-Range`` of a later process."""
+        self.url, self.validator = url, validator
+        # Lost or unreadable, it costs only that check; the digest decides anyway.
+        with contextlib.suppress(OSError):
+            self._note.write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
+
+    def _noted(self) -> tuple[str | None, str | None]:
+        try:
+            raw = json.loads(self._note.read_bytes())
+            return str(raw["url"]), raw["validator"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None, None
+
+    def _trouble(self, error: OSError) -> PullFailed:
+        return disk_trouble(self.path.parent, error)
 
 
 class PullState(StrEnum):
@@ -75,14 +186,12 @@ class RetryPolicy:
         attempts: failures in a row, without progress between them, after which it is given up.
         backoff_s: pause before the second attempt, in seconds; it doubles each time, up to 30 s.
         sleep: pauses for so many seconds.
-        free: free bytes where the file is written; ``None`` asks the system.
     """
 
     timeout_s: float = 30.0
     attempts: int = 5
     backoff_s: float = 1.0
     sleep: Callable[[float], None] = time.sleep
-    free: Callable[[], int] | None = None
 
 
 class _TryAgainError(Exception):
@@ -260,8 +369,7 @@ class _Transfer:
                 f"{shown_url(self.url)} is {total} bytes long, and {self.artifact.file} should have about "
                 f"{self.artifact.about_bytes}: that is not the file. {_other_ways(self.artifact)}"
             )
-        free = self.retries.free() if self.retries.free else None
-        check_room(self.part.path.parent, total - self.part.size, free)
+        check_room(self.part.path.parent, total - self.part.size)
 
     @property
     def _most(self) -> int:

@@ -87,7 +87,7 @@ class InstalledModel:
 
 
 class Manifests:
-    """The manifests in one folder, which is made by who writes the first one."""
+    """The manifests in one folder, which is made when the first one is written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

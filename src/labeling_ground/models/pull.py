@@ -1,28 +1,15 @@
 """From a name to verified files in the model store."""
 
 import re
-import shutil
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Protocol
 from urllib.parse import quote, urlsplit
 
 from labeling_ground.errors import BadSettings, shown_url
 from labeling_ground.models.catalogue import Artifact, CatalogueModel, Format
-from labeling_ground.models.disk import check_room, digest_of, disk_trouble, existing
+from labeling_ground.models.disk import check_room, digest_of, disk_trouble
 from labeling_ground.models.download import PullState, PullStep, RetryPolicy, download
 from labeling_ground.models.manifests import InstalledModel
 from labeling_ground.models.store import ModelStore, is_here, stored_from
-
-
-class DiskUsage(Protocol):
-    """What ``shutil.disk_usage`` answers with, as far as it counts here."""
-
-    @property
-    def free(self) -> int:
-        """Free bytes."""
-        ...
 
 
 def pull(
@@ -32,11 +19,7 @@ def pull(
     as_format: Format | None = None,
     mirror: str | None = None,
     progress: Callable[[PullStep], None] | None = None,
-    timeout_s: float = 30.0,
-    attempts: int = 5,
-    backoff_s: float = 1.0,
-    disk_usage: Callable[[Path], DiskUsage] = shutil.disk_usage,
-    sleep: Callable[[float], None] = time.sleep,
+    retries: RetryPolicy | None = None,
 ) -> InstalledModel:
     """Download what is missing of a model, and note it as installed when all of it is here and verified.
 
@@ -49,30 +32,25 @@ def pull(
         as_format: which files; ready-made ONNX where there is one, if nobody says.
         mirror: where to download from in place of the addresses in the catalogue; see ``mirror_address``.
         progress: told every step. An exception from it ends the pull, which can be resumed.
-        timeout_s: longest silence of a server, in seconds.
-        attempts: failures in a row, without progress, after which it is given up.
-        backoff_s: first pause between two attempts, in seconds; it doubles, up to 30 s.
-        disk_usage: free bytes of a file system, as ``shutil.disk_usage``.
-        sleep: pauses for so many seconds.
+        retries: how often, and how patiently; by default as ``RetryPolicy`` says.
 
     Raises:
         UnknownModel: the model is not there in that format.
         BadSettings: the mirror is no address.
         PullFailed: it could not be had; the sentence says why and what to do.
     """
-    tell = progress or _nothing
+    tell = progress or (lambda _: None)
     wanted = model.files(as_format)
     addresses = {artifact.sha256: mirror_address(mirror, artifact) for artifact in wanted}
     with store.pulling(model.name, waiting=lambda: tell(PullStep(PullState.WAITING))):
         here = store.get(model.name)
         if here is None or not is_here(here, model, as_format):
-            retries = RetryPolicy(
-                timeout_s, attempts, backoff_s, sleep, lambda: disk_usage(existing(store.folder)).free
-            )
             missing = [artifact for artifact in wanted if not _is_stored(store, artifact)]
-            _check_room(store, missing, disk_usage)
+            _check_room(store, missing)
             for artifact in missing:
-                download(artifact, addresses[artifact.sha256], store.part(artifact.sha256), retries, tell)
+                download(
+                    artifact, addresses[artifact.sha256], store.part(artifact.sha256), retries or RetryPolicy(), tell
+                )
             here = _install(store, model, wanted, addresses)
         tell(PullStep(PullState.DONE))
         return here
@@ -127,13 +105,9 @@ def _is_stored(store: ModelStore, artifact: Artifact) -> bool:
         return False
 
 
-def _check_room(store: ModelStore, missing: Sequence[Artifact], disk_usage: Callable[[Path], DiskUsage]) -> None:
+def _check_room(store: ModelStore, missing: Sequence[Artifact]) -> None:
     needed = 0
     for artifact in missing:
         part = store.part(artifact.sha256)
         needed += max(0, artifact.about_bytes - (part.stat().st_size if part.exists() else 0))
-    check_room(store.folder, needed, disk_usage(existing(store.folder)).free)
-
-
-def _nothing(_step: PullStep) -> None:
-    pass
+    check_room(store.folder, needed)

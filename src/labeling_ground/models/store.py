@@ -27,6 +27,8 @@ from labeling_ground.models.catalogue import (
 )
 from labeling_ground.models.disk import check_room, copied, digest_of, disk_errors, flush, locked
 from labeling_ground.models.manifests import InstalledModel, Manifests, StoredFile
+from labeling_ground.networks.sam3_files import files_of
+from labeling_ground.sam.family import Family
 from labeling_ground.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -49,8 +51,6 @@ class ModelStore:
         self.folder = folder
         self.known = known or catalogue()
         self._manifests = Manifests(folder / "manifests")
-
-    # --- what is here ------------------------------------------------------------------------------------------------
 
     def installed(self) -> dict[str, InstalledModel]:
         """What is here, by name. Files that are gone or of another size do not count."""
@@ -97,7 +97,7 @@ class ModelStore:
         raise UnknownModel(f"The {role} of {name} is not here. Get it: labeling-ground models pull {name}{choice}.")
 
     def damaged(self, name: str) -> tuple[Role, ...]:
-        """The roles of those files whose content is not what their name says. Reads them all: seconds a gigabyte."""
+        """The roles of the files whose content does not match their digest. Reads them all: seconds a gigabyte."""
         model = self.get(name)
         files = model.files.values() if model else ()
         return tuple(file.role for file in files if digest_of(self.blob(file.sha256)) != file.sha256)
@@ -106,10 +106,8 @@ class ModelStore:
         """Where a file of that digest is, or would be."""
         return self.folder / "blobs" / f"sha256-{sha256}"
 
-    # --- what changes ------------------------------------------------------------------------------------------------
-
     def add(self, file: Path, *, name: str | None = None, role: Role | None = None, family: str | None = None) -> str:
-        """Take in a copy of a file that somebody brought. Returns the name of the model that it belongs to.
+        """Copy a file into the store. Returns the name of the model that it belongs to.
 
         Without a name, the file must be one of the catalogue's: its digest says which. With a name and a role, it is
         the user's own model, whose identity its digest then is. It is a copy, not a link, so that nobody who writes to
@@ -220,8 +218,6 @@ class ModelStore:
                 part.with_suffix(".json").unlink(missing_ok=True)
         return freed
 
-    # --- for pulls ---------------------------------------------------------------------------------------------------
-
     def part(self, sha256: str) -> Path:
         """Where the download of a file grows. It outlives an interruption."""
         return self.folder / "partial" / f"sha256-{sha256}.part"
@@ -230,7 +226,7 @@ class ModelStore:
     def pulling(
         self, name: str, *, wait_s: float | None = None, waiting: Callable[[], None] | None = None
     ) -> Iterator[None]:
-        """Be the only one who pulls this model.
+        """Lock the download of a model.
 
         Raises:
             PullFailed: somebody else still does after ``wait_s``, or the folder cannot be written.
@@ -244,8 +240,6 @@ class ModelStore:
                 except TimeoutError:
                     raise PullFailed(f"{name} is being pulled by another process. Wait for it, or stop it.") from None
             yield
-
-    # --- inside ------------------------------------------------------------------------------------------------------
 
     def _is_whole(self, file: StoredFile) -> bool:
         try:
@@ -286,7 +280,7 @@ class ModelStore:
 
 @contextlib.contextmanager
 def judging(folder: Path, name: str) -> Iterator[None]:
-    """Be the only one who tries this model's engines; another one waits, and finds what was found.
+    """Lock the trial of a model's engines: another process waits, and then finds the result.
 
     Args:
         folder: of the store.
@@ -336,7 +330,7 @@ def check_own(store: ModelStore, name: str, role: Role | None, family: str | Non
 
 
 def check_given(file: Path) -> None:
-    """See that somebody brought a file with something in it. Raises ``BadInput``."""
+    """See that a path is a file that is not empty. Raises ``BadInput``."""
     try:
         size = file.stat().st_size
     except OSError as error:
@@ -358,3 +352,34 @@ def _unknown(file: Path, sha256: str, size: int) -> str:
         f"{file} ({size} bytes, SHA-256 {sha256}) is none of the catalogue's files: it is damaged, another version, or "
         "your own. If it is your own model, say so: --as NAME --role encoder, decoder or checkpoint."
     )
+
+
+def add_folder(store: ModelStore, folder: Path, *, name: str, family: str | None = None) -> None:
+    """Take in copies of a folder's files as one model, in one step.
+
+    Args:
+        store: where to.
+        folder: with the files of SAM 3, the one family that is so read.
+        name: one of the catalogue whose weights the operator brings, or the user's own.
+        family: of a model of the user's own.
+
+    Raises:
+        BadInput: the name cannot be used, or the family is another one.
+        BadSettings: a file is missing.
+        PullFailed: one cannot be read, or there is no room for them.
+    """
+    own = name not in store.known
+    known = family if own else store.known.model(name).family
+    if known != Family.SAM3:
+        raise BadInput(f"A folder is taken in for a model of the family {Family.SAM3} only: --family {Family.SAM3}.")
+    files = {Role(role): path for role, path in files_of(folder).items()}
+    for role, path in files.items():
+        check_own(store, name, role, known)
+        check_given(path)
+    check_room(store.folder, sum(path.stat().st_size for path in files.values()))
+    with contextlib.ExitStack() as copies:
+        taken = []
+        for role, path in files.items():
+            copy = copies.enter_context(store.scratch())
+            taken.append((StoredFile(role, *copied(path, copy), path.name, "by hand"), copy))
+        store.install(name, taken, family=known, own=own)

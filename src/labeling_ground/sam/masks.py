@@ -296,7 +296,12 @@ def prediction(logits: FloatArray, scores: FloatArray, prompt: Prompt, frame: Fr
 
 def _mask(logits: FloatArray, score: float, frame: Frame, family: Family) -> Mask:
     pixels, box = _paint(logits, frame, family)
-    return Mask(pixels, min(1.0, max(0.0, score)), handed_out(logits, family), box)
+    return Mask(pixels, unit_score(score), handed_out(logits, family), box)
+
+
+def unit_score(score: float) -> float:
+    """A score within 0..1: models give a little less or more now and then."""
+    return min(1.0, max(0.0, score))
 
 
 def handed_out(logits: FloatArray, family: Family) -> FloatArray:

@@ -82,7 +82,7 @@ class _Item:
 
 
 class Batch:
-    """Asks that got one place of an engine together: those who are ready are computed in one call.
+    """Asks that got one place of an engine together: those that are ready are computed in one call.
 
     Who is ready waits for the others until all are, or have left, and no longer than the window: then those who are
     ready go, and the rest after them, in the same place. One that is alone waits for nothing. Where a call with several
@@ -234,7 +234,7 @@ class Place:
     async def compute(
         self, work: Callable[[Sequence[Any]], Awaitable[Sequence[T]]], values: Sequence[Any]
     ) -> Computed[list[T]]:
-        """The results of ``work`` for these values, computed together with those who have the same place.
+        """The results of ``work`` for these values, computed in one call with the other asks of the batch.
 
         Args:
             work: computes any number of values; see ``Work``.

@@ -17,8 +17,8 @@ from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.sketch import Sketch
 from labeling_ground.key import tenant_in
 from labeling_ground.sam.everything import CANDIDATES, SECOND_NMS, grid, keep_best, without_small_regions
-from labeling_ground.service.asks import Ask
-from labeling_ground.service.predictor import Predictor, Timing
+from labeling_ground.service.asks import Ask, Timing
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.service.queues import FairQueue
 from labeling_ground.types import (
     Embedding,
@@ -318,6 +318,6 @@ class Everything:
             return await self._pool.run(judge)
 
     def _tell(self) -> None:
-        """Wake everyone who follows a grid."""
+        """Wake all followers of grids."""
         self._news.set()
         self._news = asyncio.Event()

@@ -222,8 +222,6 @@ class Fetcher:
         if self._session is not None:
             await self._session.close()
 
-    # --- the web ------------------------------------------------------------------------------------------------
-
     async def _get(self, url: str, headers: dict[str, str], validators: Validators) -> FetchedFile:
         target = self._checked(url)
         try:
@@ -323,8 +321,6 @@ class Fetcher:
                 headers={"User-Agent": "labeling-ground", "Accept": "image/*, */*;q=0.5"},
             )
         return self._session
-
-    # --- object storage -------------------------------------------------------------------------------------------
 
     def _object_path(self, scheme: str, url: str) -> str:
         bucket, _, name = url.partition("://")[2].partition("/")

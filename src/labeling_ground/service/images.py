@@ -86,7 +86,7 @@ class Upload:
     """An image file that a client has just sent."""
 
     file: bytes
-    header: image_codec.ImageHeader
+    header: ImageFacts
     purge_count: int
     """How many purges there had been when it came: a later one means it, too."""
 
@@ -130,7 +130,7 @@ class ImageFiles:
         purge_count = self._store.purges.count
         return Upload(file, await self._header(file), purge_count)
 
-    async def _header(self, file: bytes) -> image_codec.ImageHeader:
+    async def _header(self, file: bytes) -> ImageFacts:
         return await self._pools.requests.run(partial(image_codec.read_header, file, **self._limits))
 
     @asynccontextmanager
@@ -214,7 +214,7 @@ class ImageFiles:
 class Embeddings:
     """Gets an image's embedding: from memory, joined, looked up, or encoded from what was sent or from the stored file.
 
-    ``service/trunks.py`` has the others: trunks, which are come by in the same way, and embeddings made from trunks.
+    ``service/concepts.py`` has the others: trunks, which are come by in the same way, and embeddings made from trunks.
 
     Args:
         once: computes what is not there.
@@ -345,7 +345,7 @@ class Embeddings:
         """
         key = ask.embedding
 
-        def state(facts: ImageFacts | image_codec.ImageHeader, **more: Any) -> ImageState:
+        def state(facts: ImageFacts, **more: Any) -> ImageState:
             about: dict[str, Any] = {"use_preview": facts.use_preview, "model_note": ask.model_note} | more
             return ImageState(ask.keys.image_id, facts.width, facts.height, version=ask.version, **about)
 

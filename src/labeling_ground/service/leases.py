@@ -190,7 +190,7 @@ class SharedFlights:
         return claim
 
     async def _tend(self, turn: _Turn) -> None:
-        """Renew the lease until it is over, then release it; be as urgent as those who wait for it elsewhere."""
+        """Renew the lease until the work is over, then release it; take over the urgency of others that wait."""
         while not await _set_within(turn.over, self._lease_s / 3):
             renewed = await self._tier.calls.ask(
                 "renew", lambda: self._leases.renew(turn.key, turn.token, self._lease_s)

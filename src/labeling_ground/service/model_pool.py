@@ -195,8 +195,6 @@ class ModelPool(ServedModels):
         self._one_at_a_time = asyncio.Lock()
         self._left = asyncio.Event()
 
-    # --- asking ---------------------------------------------------------------------------------------------------
-
     def at_hand(self, model: str | None) -> LoadedModel | None:
         """The model of this id (or the default one), pinned until ``leave``; ``None`` if it has to be loaded first.
 
@@ -225,8 +223,6 @@ class ModelPool(ServedModels):
                 self._wanted[name] -= 1
         served.users += 1
         return served
-
-    # --- loading --------------------------------------------------------------------------------------------------
 
     async def load(self, name: str) -> LoadedModel:
         """The model that the settings call so, loaded in one flight for all who ask for it.
@@ -287,8 +283,6 @@ class ModelPool(ServedModels):
             await asyncio.wait({task})
         for name in [name for name, served in self.loaded.items() if served is not self.default]:
             await self._drop(name)
-
-    # --- within ---------------------------------------------------------------------------------------------------
 
     async def _load(self, name: str) -> LoadedModel:
         facts = self._facts[name]

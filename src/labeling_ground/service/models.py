@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from labeling_ground.errors import BackendFailed, LabelingGroundError
 from labeling_ground.inference.backend import Backend, DecodeAsk
@@ -180,9 +181,18 @@ def check_embedding(embedding: Embedding, width: int, height: int) -> None:
     """
     if (embedding.width, embedding.height) != (width, height) or not embedding.tensors:
         raise BackendFailed("The encoder's answer does not belong to this image.")
-    for name, tensor in embedding.tensors.items():
+    check_numbers(embedding.tensors, "encoder")
+
+
+def check_numbers(tensors: Mapping[str, NDArray[Any]], maker: str) -> None:
+    """See that tensors hold finite numbers; ``maker`` is who made them, for the error's sentence.
+
+    Raises:
+        BackendFailed: one does not.
+    """
+    for name, tensor in tensors.items():
         if np.issubdtype(tensor.dtype, np.floating) and not np.isfinite(tensor).all():
-            raise BackendFailed(f"The encoder's answer holds values that are no numbers ({name}).")
+            raise BackendFailed(f"The {maker}'s answer holds values that are no numbers ({name}).")
 
 
 def _check_prediction(prediction: Prediction, width: int, height: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import BackendFailed, LabelingGroundError, Overloaded
@@ -20,6 +20,9 @@ from labeling_ground.service.asks import Timing
 from labeling_ground.service.leases import SharedFlights
 from labeling_ground.types import Entry, Kind, Outcome
 from labeling_ground.urgency import Urgency, current_urgency, work_for
+
+if TYPE_CHECKING:
+    from labeling_ground.service.counters import Counters
 
 T = TypeVar("T")
 F = TypeVar("F")
@@ -130,14 +133,14 @@ class Flights(Generic[T]):
             flight.urgency.raise_to(current_urgency().priority)
 
     def part_with(self, match: Callable[[str], bool]) -> None:
-        """Let flights that match end for those who wait already, and take nobody else on: a purge came in between."""
+        """Let flights that match end for their present askers; no other ask joins them, as a purge came between."""
         for key in [key for key in self._flights if match(key)]:
             task = self._flights.pop(key).task
             self._parted.add(task)
             task.add_done_callback(self._parted.discard)
 
     async def aclose(self) -> None:
-        """Call all work off; who waits for it is told so."""
+        """Cancel all computations; their askers get an error."""
         tasks = {flight.task for flight in self._flights.values()} | self._parted
         for task in tasks:
             task.cancel()
@@ -301,36 +304,23 @@ Make = Callable[[Attempt], Awaitable[Made]]
 """Computes a value, and stores it."""
 
 
-class Observer(Protocol):
-    """What counts: told of everything that ``Once`` does."""
-
-    def outcome(self, kind: Kind, outcome: Outcome, cost: float) -> None:
-        """A value was found, joined or computed; computing it takes ``cost`` seconds."""
-
-    def failure(self, kind: Kind) -> None:
-        """An ask ended in an error."""
-
-    def hedge(self, kind: Kind, outcome: HedgeOutcome) -> None:
-        """Count what became of a computation that was queued during its look-up."""
-
-
 class Once:
     """Gets values by key: from memory, else joined, looked up, or computed; each computed by one asker of many.
 
     Args:
         store: the tiers.
-        observer: is told of every outcome.
+        counters: are told of every outcome.
         shared: what makes flights common to all processes that share a tier; without it they are this process's own.
         mode: ``parallel`` starts a computation at most a window after its look-up, ``first`` only after a miss.
     """
 
     def __init__(
-        self, store: TieredStore, observer: Observer, *, shared: SharedFlights | None = None, mode: str = "parallel"
+        self, store: TieredStore, counters: "Counters", *, shared: SharedFlights | None = None, mode: str = "parallel"
     ) -> None:
         self.flights: Flights[Made] = Flights()
         self.shared = shared
         self._store = store
-        self._observer = observer
+        self._counters = counters
         self._is_parallel = mode == "parallel"
         store.purges.on_purge.append(self._part_with)
 
@@ -339,7 +329,7 @@ class Once:
         entry = self._store.peek(key)
         if entry is None:
             return None
-        self._observer.outcome(kind, Outcome.HIT, entry.cost)
+        self._counters.outcome(kind, Outcome.HIT, entry.cost)
         return Made(entry, Outcome.HIT)
 
     async def get(
@@ -377,11 +367,11 @@ class Once:
         try:
             made, joined = await self.flights.join(key, work)
         except Exception:
-            self._observer.failure(kind)
+            self._counters.failure(kind)
             raise
         if joined and made.outcome is not Outcome.HIT:
             made = Made(made.entry, Outcome.JOINED, source_purge_count=made.source_purge_count)
-        self._observer.outcome(kind, made.outcome, made.entry.cost)
+        self._counters.outcome(kind, made.outcome, made.entry.cost)
         return made
 
     async def _attempt(self, key: str, make: Make, commit: Callable[[], None]) -> Made:
@@ -400,7 +390,7 @@ class Once:
         """Look up in the lower tiers and compute side by side, in turn with the other processes."""
         if not self._store.lower:
             made = await self._attempt(key, make, commit)
-            self._observer.hedge(kind, HedgeOutcome.USED)
+            self._counters.hedge(kind, HedgeOutcome.USED)
             return made
         purge_count = self._store.purges.count
 
@@ -415,7 +405,7 @@ class Once:
             return self.shared.fly(kind, key, partial(make, attempt), look_up, gate.missed)
 
         window = window_s() if self._is_parallel else None
-        count = partial(self._observer.hedge, kind)
+        count = partial(self._counters.hedge, kind)
         made = await hedged_look_up(look_up(), in_turn, window_s=window, count=count)
         if made.outcome is Outcome.JOINED and made_elsewhere is not None:
             made_elsewhere(made, purge_count)
@@ -428,7 +418,7 @@ class Once:
         await self.flights.aclose()
 
     def _part_with(self, match: Callable[[str], bool]) -> None:
-        """A purge, here or by another process: what flies will not be stored, so who asks from now on starts anew."""
+        """Handle a purge, also of another process: what is computed now is not stored, so later asks start anew."""
         self.flights.part_with(match)
         if self.shared is not None:
             self.shared.part_with(match)

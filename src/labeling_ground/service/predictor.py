@@ -14,10 +14,9 @@ from labeling_ground.codec import records
 from labeling_ground.codec.frame import Precision
 from labeling_ground.inference.backend import Backend, concepts_of
 from labeling_ground.pools import Pools
-from labeling_ground.service.asks import Ask, ImageAnswer, ImageState, MaskAnswer, PrefetchAnswer, PromptAsk, Timing
-from labeling_ground.service.concepts import Concepts
+from labeling_ground.service.asks import Ask, ImageAnswer, ImageState, MaskAnswer, PrefetchAnswer, PromptAsk
+from labeling_ground.service.concepts import Concepts, Detector, TrunkEmbeddings, Trunks
 from labeling_ground.service.counters import Accesses, Counters
-from labeling_ground.service.detector import Detector
 from labeling_ground.service.images import Embeddings, ImageFiles
 from labeling_ground.service.int8 import EmbeddingsInInt8
 from labeling_ground.service.leases import SharedFlights
@@ -27,21 +26,9 @@ from labeling_ground.service.once import Flights, Made, Once
 from labeling_ground.service.prefetches import Prefetches
 from labeling_ground.service.presence import Presence
 from labeling_ground.service.queues import FairQueue
-from labeling_ground.service.trunks import TrunkEmbeddings, Trunks
 from labeling_ground.supervisor import Background, Supervisor
 from labeling_ground.trace.recorder import Recorder
 from labeling_ground.types import Embedding, Image, Kind, Outcome
-
-__all__ = [
-    "ImageAnswer",
-    "ImageState",
-    "MaskAnswer",
-    "Predictor",
-    "PredictorOptions",
-    "PrefetchAnswer",
-    "PromptAsk",
-    "Timing",
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Who works on which image: where the done hint comes from."""
+"""Which client works on which image: the source of the done hint."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection

@@ -362,7 +362,7 @@ class FairQueue:
         await self.calls.aclose()
 
     def _hand_on(self, batch_sizes: BatchSizes | None = None) -> None:
-        """Give the places that are free to those whose turn it is."""
+        """Give free places to the next tickets."""
         self._is_handing_on = False
         slots, sizes = self.slots, batch_sizes or self.batch
         while self.running < slots:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from labeling_ground.cache.shares import payer
 from labeling_ground.errors import LabelingGroundError
-from labeling_ground.service.session_log import SessionLog, begin, lines_of
-from labeling_ground.service.session_state import Change, Snapshot
+from labeling_ground.service.session_state import Change, SessionLog, Snapshot, begin, lines_of
 
 SessionKey = tuple[str, str]
 """Tenant and name."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from labeling_ground import key as keys
 from labeling_ground.errors import Overloaded, UnknownImage
+from labeling_ground.service.asks import ImageAnswer, ImageState, PrefetchAnswer
 from labeling_ground.service.fetching import FetchedFile, Fetcher, Validators
 from labeling_ground.service.once import Flights
-from labeling_ground.service.predictor import ImageAnswer, ImageState, Predictor, PrefetchAnswer
+from labeling_ground.service.predictor import Predictor
 from labeling_ground.types import Stretch
 
 
@@ -162,8 +163,6 @@ class Sources:
         """Call off what is being fetched, and close the connections."""
         await self._flights.aclose()
         await self.fetcher.aclose()
-
-    # --- within -------------------------------------------------------------------------------------------------
 
     async def _known(self, link: Link) -> ImageState | None:
         found = self._remembered.get(link.address)

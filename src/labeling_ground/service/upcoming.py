@@ -17,7 +17,7 @@ from labeling_ground.supervisor import Background
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Who opens the images of a list.
+    """The client that a list belongs to.
 
     Attributes:
         tenant: in whose namespace they are.

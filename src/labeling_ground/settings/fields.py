@@ -35,7 +35,7 @@ class Fields(BaseSettings):
 
 
 class ServerSettings(Fields):
-    """How the server is reached, and by whom."""
+    """The server's address, and access to it."""
 
     host: str = "127.0.0.1"
     """Address to listen on. The default is this machine only; `0.0.0.0` opens the server to the network."""
@@ -240,7 +240,7 @@ class RedisSettings(Fields):
 
 
 class TierSettings(Fields):
-    """The cache: its tiers, and who goes from them."""
+    """The cache: its tiers, and what is evicted from them."""
 
     cache_mode: Literal["parallel", "first"] = "parallel"
     """`parallel` looks up and queues the prediction at the same moment; `first` predicts only after a miss."""

@@ -14,7 +14,7 @@ from labeling_ground.settings.types import (
     EngineProtocol,
     Listed,
 )
-from labeling_ground.types.model import MODEL_VERSION
+from labeling_ground.types import MODEL_VERSION
 
 
 class ModelSettings(Fields):

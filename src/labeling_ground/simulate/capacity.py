@@ -29,7 +29,7 @@ STORED_EMBEDDINGS = 256
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """Who works, and on what.
+    """The people and jobs of a working day.
 
     Attributes:
         annotators: people.

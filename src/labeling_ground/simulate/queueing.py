@@ -1,4 +1,4 @@
-"""Engines behind one queue, simulated: who waits how long, and how busy they are."""
+"""Engines behind one queue, simulated: waiting times, and how busy the engines are."""
 
 import heapq
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from labeling_ground.types import Priority
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Somebody needs something computed.
+    """A request for a computation.
 
     Attributes:
         time: when, in seconds.

@@ -106,7 +106,7 @@ class _Image:
 
 
 class Opened(NamedTuple):
-    """Somebody opened an image, or left without opening another one (where ``image`` is 0)."""
+    """An annotator opened an image, or left without opening another one (where ``image`` is 0)."""
 
     time: float
     who: str
@@ -160,7 +160,7 @@ class TeamSimulation:
         heapq.heappush(self.queue, (time, next(self.serial), action))
 
     def _live(self, time: float, steps: Generator[float, float, None]) -> None:
-        """Let somebody act from ``time`` on: who yields a pause, and is given the time at its end."""
+        """Run an actor from ``time`` on: it yields pauses, and is sent the time at the end of each."""
         next(steps)
 
         def go_on(now: float) -> None:
@@ -174,8 +174,6 @@ class TeamSimulation:
 
     def _swap(self, _: float) -> None:
         self.version += 1
-
-    # --- one person ---------------------------------------------------------------------------------------------
 
     def _person(self, person: int, start: float) -> Generator[float, float, None]:
         work, rng = self.work, self.random
@@ -221,7 +219,7 @@ class TeamSimulation:
             self._leave(now, f"person {person}", current)
 
     def _afterwards(self, now: float, image: _Image, back: list[tuple[float, _Image]], person: int) -> None:
-        """Who comes back to an image that is finished."""
+        """Later visits to a finished image: reopened, or reviewed."""
         work, rng = self.work, self.random
         if rng.random() < work.revisited:
             heapq.heappush(back, (now + 60 * rng.paretovariate(0.7), image))
@@ -259,8 +257,6 @@ class TeamSimulation:
         prompt = digest(f"{image.name} {named} {parent} {self.version}")
         image.prompts.append(prompt)
         self._ask_mask(now, image, prompt, parent)
-
-    # --- events -------------------------------------------------------------------------------------------------
 
     def _open(self, now: float, who: str, image: _Image) -> None:
         embedding = self._digest(f"{image.name} e {image.model.name} {self.version}")

@@ -11,8 +11,7 @@ from labeling_ground.codec.records import open_embedding, seal_embedding
 from labeling_ground.errors import BackendFailed
 from labeling_ground.inference.backend import Backend
 from labeling_ground.testing.suite import Suite
-from labeling_ground.types import Box, Embedding, Image, Point, Prediction, Prompt
-from labeling_ground.types.model import MODEL_VERSION
+from labeling_ground.types import MODEL_VERSION, Box, Embedding, Image, Point, Prediction, Prompt
 
 
 def picture(height: int = 90, width: int = 120) -> Image:

@@ -7,20 +7,15 @@ import numpy as np
 import pytest
 
 from labeling_ground import key as keys
-from labeling_ground.codec.records import open_embedding, open_tensors, seal_embedding, seal_tensors
+from labeling_ground.codec.records import open_tensors, seal_tensors
 from labeling_ground.errors import BackendFailed, BadPrompt
 from labeling_ground.inference.backend import FLOOR_SCORE, Backend, ConceptBackend, DetectAsk, Tensors, concepts_of
 from labeling_ground.sam.prompts import low_res_logits
-from labeling_ground.testing.backend_contract import click, picture
+from labeling_ground.testing.backend_contract import click, picture, through_the_cache
 from labeling_ground.testing.suite import Suite
 from labeling_ground.types import Box, Detections, Embedding, Exemplar, Kind
 
 _FACTS: dict[str, Any] = {"cost": 1.0, "created": 0.0}
-
-
-def stored(value: Embedding) -> Embedding:
-    """A trunk or an embedding as it comes back after it was stored."""
-    return open_embedding(seal_embedding("k", value, precision="fp16", **_FACTS), "k")
 
 
 def stored_tensors(value: Tensors) -> Tensors:
@@ -71,7 +66,7 @@ class ConceptContract(Suite):
     async def trunk(self, concepts: ConceptBackend, height: int = 90, width: int = 120) -> Embedding:
         """The trunk of a picture, as it comes back after it was stored."""
         [trunk] = await concepts.trunk([picture(height, width)])
-        return stored(trunk)
+        return through_the_cache(trunk)
 
     async def text(self, concepts: ConceptBackend, phrase: str) -> Tensors:
         """A phrase's tensors, as they come back after they were stored."""
@@ -88,7 +83,9 @@ class ConceptContract(Suite):
         assert "trunk" in trunk.tensors
         [embedded] = await concepts.embed([trunk])
         assert digest(encoded) == digest(embedded)
-        [prediction] = await concepts.decode([(stored((await concepts.embed([stored(trunk)]))[0]), click(60, 45))])
+        [prediction] = await concepts.decode(
+            [(through_the_cache((await concepts.embed([through_the_cache(trunk)]))[0]), click(60, 45))]
+        )
         assert prediction.masks[0].pixels.shape == (90, 120)
 
     @pytest.mark.parametrize(("height", "width"), [(90, 120), (64, 33), (1, 50), (50, 1), (1, 1)])

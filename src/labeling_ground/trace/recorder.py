@@ -49,7 +49,7 @@ class Recorder:
         beside: int = 0,
         what: What = What.ASKED,
     ) -> None:
-        """Somebody asked for a key, and this is the answer; or a trunk was computed.
+        """Record an answered ask for a key, or a trunk that was computed.
 
         Args:
             kind: what it is.

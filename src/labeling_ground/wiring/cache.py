@@ -23,7 +23,7 @@ from labeling_ground.cache.tier_calls import TierCalls, TierHealth
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import BadSettings
 from labeling_ground.service.leases import SharedFlights
-from labeling_ground.service.session_store import SessionStore
+from labeling_ground.service.stored_sessions import SessionStore
 from labeling_ground.settings import Settings
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.types import Kind

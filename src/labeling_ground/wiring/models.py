@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from labeling_ground.engine_server.app import ModelEndpoint
 from labeling_ground.errors import BadSettings, PullFailed
@@ -17,19 +17,19 @@ from labeling_ground.inference.graphs import together as together_of
 from labeling_ground.inference.remote.addresses import Address, Addresses
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.remote.backend import connect as connect_engines
-from labeling_ground.inference.remote.client import EngineClient, Limits
+from labeling_ground.inference.remote.client import EngineClient, EngineLimits
 from labeling_ground.inference.remote.concept_backend import RemoteConceptBackend
 from labeling_ground.inference.remote.embedding_store import EmbeddingStore, default_folder
 from labeling_ground.inference.remote.handler import InferenceHandler
 from labeling_ground.inference.remote.oip import OipClient, declared_version
-from labeling_ground.inference.remote.pool import Choice as EngineChoice
-from labeling_ground.inference.remote.pool import EnginePool
-from labeling_ground.inference.remote.wire import Description
-from labeling_ground.inference.remote.wire import Role as EngineRole
+from labeling_ground.inference.remote.pool import EnginePool, EngineSelection
+from labeling_ground.inference.remote.wire import Description, EngineRole
 from labeling_ground.inference.sam import SamBackend
+from labeling_ground.inference.sam3 import create as create_sam3
 from labeling_ground.models.catalogue import Format, Role
 from labeling_ground.models.manifests import InstalledModel
 from labeling_ground.models.store import ModelStore, judging
+from labeling_ground.networks.sam3_files import FILES
 from labeling_ground.sam.family import Family
 from labeling_ground.service.model_pool import ModelFacts
 from labeling_ground.service.queues import FairQueue
@@ -37,8 +37,6 @@ from labeling_ground.settings import Settings
 from labeling_ground.settings.machine import cores_of_this_machine, has_nvidia_gpu, has_torch
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.verdict import INT8, Verdict
-from labeling_ground.wiring.sam3 import ROLES as SAM3_ROLES
-from labeling_ground.wiring.sam3 import build_sam3
 
 TORCH = "torch"
 """The engine that reads the authors' checkpoint."""
@@ -161,30 +159,30 @@ def build_remote(settings: Settings, supervisor: Supervisor | None = None) -> tu
         raise BadSettings("Set both encoder_url and decoder_url, or neither: the halves of a model belong together.")
     model = "" if settings.model == "auto" else settings.model
 
-    def limits(deadline_s: float) -> Limits:
+    def limits(deadline_s: float) -> EngineLimits:
         most_bytes = int(settings.max_engine_bytes)
-        return Limits(
+        return EngineLimits(
             settings.engine_connect_s, deadline_s, most_bytes, settings.engine_reset_s, settings.engine_probe_s
         )
 
     numbers = _oip_versions(settings)
     declared = declared_version(settings.oip_model_version, numbers)
 
-    def kind(half: str) -> Callable[[Address, Limits], EngineClient]:
+    def kind(half: str) -> Callable[[Address, EngineLimits], EngineClient]:
         return partial(OipClient, number=numbers[half], declared=declared) if half in numbers else EngineClient
 
     encoders = EnginePool(
         Addresses("encoder", settings.encoder_url, settings.encoder_name, settings.encoder_management_url),
         limits(settings.encode_deadline_s),
         # An encode that takes long is not begun anew elsewhere: it would take as long there.
-        EngineChoice(by_key=False, tries=settings.engine_tries, patience=1.0),
+        EngineSelection(by_key=False, tries=settings.engine_tries, patience=1.0),
         workers=settings.encode_workers,
         kind=kind("encoder"),
     )
     decoders = EnginePool(
         Addresses("decoder", settings.decoder_url, settings.decoder_name, settings.decoder_management_url),
         limits(settings.decode_deadline_s),
-        EngineChoice(by_key=True, load_bound=settings.engine_load_bound, tries=settings.engine_tries),
+        EngineSelection(by_key=True, load_bound=settings.engine_load_bound, tries=settings.engine_tries),
         workers=settings.decode_workers,
         ahead=1,
         kind=kind("decoder"),
@@ -345,7 +343,7 @@ def _by_torch(settings: Settings, installed: InstalledModel | None) -> bool:
 
 
 def _roles(engine: str) -> tuple[Role, ...]:
-    """The roles of the files that an engine reads, and whose digests are a model's version."""
+    """The roles of the files that an engine reads, and that a model's version is computed from."""
     return (Role.CHECKPOINT,) if engine == TORCH else (Role.ENCODER, Role.DECODER, Role.FAST_DECODER)
 
 
@@ -395,3 +393,32 @@ def _named(settings: Settings, weights: ModelStore, given: str) -> str:
         if {Format.ONNX, Format.TRANSFORMERS} & set(found.formats) or _by_torch(settings, found):
             return known.name
     return "classical"
+
+
+if TYPE_CHECKING:
+    from labeling_ground.inference.sam3.backend import Sam3Backend
+
+SAM3_ROLES = tuple(Role(role) for role in FILES)
+"""The files of which a model of this family is made."""
+
+
+def build_sam3(settings: Settings, weights: ModelStore, name: str) -> "tuple[Sam3Backend, str]":
+    """The model, and a sentence on what computes it and why. ``engine`` is not asked: there is one for this family.
+
+    Raises:
+        BadSettings: it has no such precision, what it needs is not installed, or its files do not fit.
+        UnknownModel: its files are not here; the sentence says how to get them.
+    """
+    precision = "fp32" if settings.engine_precision == "auto" else settings.engine_precision
+    files = {role.value: weights.path_of(name, role) for role in SAM3_ROLES}
+    noted = weights.get(name)
+    backend = create_sam3(
+        settings.encode_workers,
+        settings.decode_workers,
+        files=files,
+        digests=[noted.files[role].sha256 for role in SAM3_ROLES] if noted else (),
+        model=name,
+        precision=precision,
+        features_bytes=int(settings.engine_features_bytes),
+    )
+    return backend, f"torch in {precision} on {backend.engine.device}: SAM 3 has no other engine."

@@ -15,7 +15,7 @@ from labeling_ground.cache.disk.folder import nearest
 from labeling_ground.cache.disk.store import look
 from labeling_ground.cache.tiered import TieredStore
 from labeling_ground.errors import PullFailed, StoreFailed
-from labeling_ground.inference.backend import Backend, BatchSizes
+from labeling_ground.inference.backend import Backend
 from labeling_ground.inference.memory import collect_garbage, give_back_free_memory
 from labeling_ground.inference.remote.backend import RemoteBackend
 from labeling_ground.inference.sam import SamBackend
@@ -71,13 +71,6 @@ def build_recorder(settings: Settings, metrics: Metrics | None = None) -> Record
     return Recorder(TraceWriter(settings.trace_file, max_bytes=size, files=settings.trace_files, metrics=metrics))
 
 
-def build_pools(settings: Settings, encodes: int) -> Pools:
-    """The threads of one server that encodes so many images at the same time."""
-    return Pools.sized(
-        images=encodes, values=settings.value_workers, drawing=settings.draw_workers, grids=settings.grid_workers
-    )
-
-
 def build_predictor(
     settings: Settings,
     *,
@@ -112,7 +105,7 @@ def build_predictor(
         encode_queue=encoder,
         decode_queue=decoder,
         detect_queue=detector,
-        pools=sibling.pools if sibling else build_pools(settings, _readers(settings, chosen)),
+        pools=sibling.pools if sibling else _pools(settings, chosen),
         shared=sibling.once.shared if sibling else build_shared_flights(settings, tiers, supervisor),
         options=_options(settings),
         recorder=sibling.recorder if sibling else build_recorder(settings, supervisor.metrics),
@@ -124,20 +117,6 @@ def build_predictor(
 
 def _queues(settings: Settings, backend: Backend, metrics: Metrics) -> tuple[FairQueue, FairQueue, FairQueue]:
     """The queues of a model's encoder, decoder and detector. How large their batches are changes with its engines."""
-
-    def encode_batch() -> BatchSizes:
-        return backend.info.encode_batch.at_most(settings.encode_batch, settings.encode_batch_background)
-
-    def decode_batch() -> BatchSizes:
-        return backend.info.decode_batch.at_most(settings.decode_batch, settings.decode_batch)
-
-    def detect_batch() -> BatchSizes:
-        return backend.info.detect_batch.at_most(settings.detect_batch, settings.detect_batch)
-
-    def decodes() -> int:
-        return backend.info.decodes_at_once or settings.decode_workers
-
-    encodes = partial(_encodes, settings, backend)
     common: dict[str, Any] = {
         "window_s": settings.batch_window_ms / 1e3,
         "tenant_share": settings.share_of_each,
@@ -149,14 +128,28 @@ def _queues(settings: Settings, backend: Backend, metrics: Metrics) -> tuple[Fai
     if isinstance(backend, RemoteBackend):
         encode_s = decode_s = None  # its connections have these deadlines
     return (
-        FairQueue("encoder", encodes, settings.encode_queue, deadline_s=encode_s, batch=encode_batch, **common),
-        FairQueue("decoder", decodes, settings.decode_queue, deadline_s=decode_s, batch=decode_batch, **common),
+        FairQueue(
+            "encoder",
+            partial(_encodes, settings, backend),
+            settings.encode_queue,
+            deadline_s=encode_s,
+            batch=lambda: backend.info.encode_batch.at_most(settings.encode_batch, settings.encode_batch_background),
+            **common,
+        ),
+        FairQueue(
+            "decoder",
+            lambda: backend.info.decodes_at_once or settings.decode_workers,
+            settings.decode_queue,
+            deadline_s=decode_s,
+            batch=lambda: backend.info.decode_batch.at_most(settings.decode_batch, settings.decode_batch),
+            **common,
+        ),
         FairQueue(
             "detector",
             settings.detect_workers,
             settings.detect_queue,
             deadline_s=encode_s,
-            batch=detect_batch,
+            batch=lambda: backend.info.detect_batch.at_most(settings.detect_batch, settings.detect_batch),
             **common,
         ),
     )
@@ -171,11 +164,14 @@ def _encodes(settings: Settings, backend: Backend) -> int:
     return backend.info.encodes_at_once or settings.encode_workers
 
 
-def _readers(settings: Settings, backend: Backend) -> int:
-    """Threads that read image files. Of a batch's files several are read at a time."""
-    encodes = _encodes(settings, backend)
-    batched = min(backend.info.encode_batch.background, settings.encode_batch_background) > 1
-    return max(encodes, settings.encode_workers) if batched else encodes
+def _pools(settings: Settings, backend: Backend) -> Pools:
+    """The threads of one server. Of a batch's image files several are read at a time."""
+    readers = _encodes(settings, backend)
+    if min(backend.info.encode_batch.background, settings.encode_batch_background) > 1:
+        readers = max(readers, settings.encode_workers)
+    return Pools.sized(
+        images=readers, values=settings.value_workers, drawing=settings.draw_workers, grids=settings.grid_workers
+    )
 
 
 def _options(settings: Settings) -> PredictorOptions:

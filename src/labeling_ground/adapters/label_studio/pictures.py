@@ -11,8 +11,8 @@ from typing import TypeVar
 from yarl import URL
 
 from labeling_ground.errors import SourceFailed, SourceRefused
+from labeling_ground.service.asks import ImageAnswer, ImageState
 from labeling_ground.service.fetching import PRIVATE
-from labeling_ground.service.predictor import ImageAnswer, ImageState
 from labeling_ground.service.sources import Link, Sources
 from labeling_ground.settings import Settings
 
@@ -105,8 +105,6 @@ class Pictures:
     async def aclose(self) -> None:
         """Call off what is being fetched, and close the connections."""
         await self._sources.aclose()
-
-    # --- within -------------------------------------------------------------------------------------------------
 
     async def _with_credentials(
         self, whose: Link, project: str, value: str, task_id: object, work: Callable[[Link], Awaitable[T]]

@@ -16,8 +16,8 @@ from labeling_ground.codec import mask as mask_codec
 from labeling_ground.codec.brush import to_brush_rle
 from labeling_ground.codec.records import CachedMask
 from labeling_ground.errors import BadPrompt, TooLarge
+from labeling_ground.service.asks import PromptAsk
 from labeling_ground.service.known_texts import OpenImage
-from labeling_ground.service.predictor import PromptAsk
 
 _POINTS = frozenset({"keypointlabels", "keypoint"})
 _BOXES = frozenset({"rectanglelabels", "rectangle"})

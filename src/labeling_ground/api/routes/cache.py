@@ -47,13 +47,12 @@ ASKED_FOR = {
 
 @router.get(
     "/v1/cache",
-    operation_id="get_cache",
     tags=["cache"],
     summary="What the cache holds, did and saved",
     response_model=CacheOut,
     responses=problem_responses(401),
 )
-async def cache_figures(request: Request) -> dict[str, Any]:
+async def get_cache(request: Request) -> dict[str, Any]:
     """Figures since the server started. `lookups = hits + misses + joined`; `recomputed` are part of the misses."""
     app_state = state_of(request)
     caller = caller_of(request)  # a key is needed where there are some
@@ -120,13 +119,12 @@ async def cache_figures(request: Request) -> dict[str, Any]:
 
 @router.delete(
     "/v1/cache",
-    operation_id="purge_cache",
     tags=["cache"],
     summary="Purge everything, one model, or one image",
     response_model=Purged,
     responses=problem_responses(401, 422, 503),
 )
-async def purge(
+async def purge_cache(
     request: Request,
     model: Annotated[
         str | None,
@@ -153,14 +151,13 @@ async def purge(
 
 @router.put(
     "/v1/cache/settings",
-    operation_id="update_cache_settings",
     tags=["cache"],
     summary="Change policy, budgets or idle time while the server runs",
     response_model=CacheSettingsOut,
     responses=problem_responses(400, 401, 403, 413, 415, 422, 503),
     openapi_extra={**json_body(CacheSettingsIn), **ADMIN_ONLY},
 )
-async def change_settings(request: Request) -> dict[str, Any]:
+async def update_cache_settings(request: Request) -> dict[str, Any]:
     """Takes effect at once, in all tiers of this server, and answers with what is in effect; only the admin key may.
 
     What is left out stays. Nothing that is held goes but what the new limits force out. The change lasts until the
@@ -180,10 +177,8 @@ async def change_settings(request: Request) -> dict[str, Any]:
     return _settings(app_state)
 
 
-@router.get(
-    "/metrics", operation_id="get_metrics", summary="Figures for Prometheus", response_class=Response, tags=["health"]
-)
-async def metrics(request: Request) -> Response:
+@router.get("/metrics", summary="Figures for Prometheus", response_class=Response, tags=["health"])
+async def get_metrics(request: Request) -> Response:
     """Prometheus text format."""
     figures = await figures_of(state_of(request))
     return Response(generate_latest(Figures(families_of(figures))), media_type=CONTENT_TYPE_LATEST)

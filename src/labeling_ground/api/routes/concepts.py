@@ -35,7 +35,6 @@ router = APIRouter(prefix="/v1/images", tags=["images and masks"])
 
 @router.post(
     "/{image_id}/concepts",
-    operation_id="find_concepts",
     summary="All instances of a concept",
     response_model=ConceptsOut,
     responses={
@@ -44,7 +43,7 @@ router = APIRouter(prefix="/v1/images", tags=["images and masks"])
     },
     openapi_extra={"parameters": [MODEL, CLIENT_ID, PRIORITY], **json_body(ConceptsRequest)},
 )
-async def concepts(request: Request, image_id: ImageId) -> Response:
+async def find_concepts(request: Request, image_id: ImageId) -> Response:
     """Find all objects that a phrase names, or that are like those in exemplar boxes: a mask, a box and a score each.
 
     It takes a model that can (`text`, `exemplars` in its `capabilities` in `/v1/models`). What such a model computes of

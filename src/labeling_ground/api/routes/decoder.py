@@ -80,7 +80,6 @@ def find_decoder(settings: Settings, backend: Backend, version: ModelVersion) ->
 
 @router.get(
     "/{model}/decoder",
-    operation_id="get_model_decoder",
     summary="The model's decoder",
     response_class=Response,
     responses={
@@ -92,7 +91,7 @@ def find_decoder(settings: Settings, backend: Backend, version: ModelVersion) ->
         **problem_responses(401, 404, 422, 503, 507),
     },
 )
-async def decoder(
+async def get_model_decoder(
     request: Request,
     model: Annotated[str, InPath(description="A model id of `/v1/models`.", examples=["mobile-sam"])],
     sha256: Annotated[

@@ -38,7 +38,6 @@ _OPTIONS = [field.name for field in dataclasses.fields(EverythingOptions)]
 
 @router.post(
     "/{image_id}/everything",
-    operation_id="segment_everything",
     summary="All masks of an image",
     response_model=EverythingOut,
     responses={
@@ -47,7 +46,7 @@ _OPTIONS = [field.name for field in dataclasses.fields(EverythingOptions)]
     },
     openapi_extra={"parameters": [MODEL, CLIENT_ID, PRIORITY], **json_body(EverythingRequest, required=False)},
 )
-async def everything(request: Request, image_id: ImageId) -> Response:
+async def segment_everything(request: Request, image_id: ImageId) -> Response:
     """Click on every point of a grid, keep the masks that are good and stable, and of those that say the same the best.
 
     The filters are those of Segment Anything's automatic mask generator, on one crop: the whole image. The result is

@@ -21,13 +21,12 @@ router = APIRouter()
 
 @router.get(
     "/v1/cache/history",
-    operation_id="get_cache_history",
     tags=["cache"],
     summary="What the server did in each minute of the last day",
     response_model=HistoryOut,
     responses=problem_responses(401, 422),
 )
-async def history(
+async def get_cache_history(
     request: Request,
     since: Annotated[
         float, Query(ge=0, allow_inf_nan=False, description="Only what came after this moment, in seconds since 1970.")

@@ -12,7 +12,6 @@ from pydantic import AfterValidator
 
 from labeling_ground import key as keys
 from labeling_ground.api import responses
-from labeling_ground.api.edge import DirectRoute
 from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.requests import (
     caller_of,
@@ -35,6 +34,7 @@ from labeling_ground.api.schemas.common import (
     STRETCH,
     Purged,
     json_body,
+    reference,
 )
 from labeling_ground.api.schemas.images import ImageAtUrl, ImageOut, ImageQueued, ImageStateOut
 from labeling_ground.api.schemas.masks import MaskIn, MaskRef, MasksOut, MasksRequest, PromptIn
@@ -42,8 +42,7 @@ from labeling_ground.codec import base64_text, tensors
 from labeling_ground.codec.mask import png_size
 from labeling_ground.codec.walk import accepted
 from labeling_ground.errors import BadPrompt, TooLarge
-from labeling_ground.service.asks import GivenMask
-from labeling_ground.service.predictor import ImageAnswer, PromptAsk
+from labeling_ground.service.asks import GivenMask, ImageAnswer, PromptAsk
 from labeling_ground.service.sources import Link
 from labeling_ground.settings import Settings
 from labeling_ground.types import Box, Point, Stretch
@@ -69,7 +68,6 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
 
 @router.post(
     "",
-    operation_id="upload_image",
     summary="Send an image",
     response_model=ImageOut,
     responses={
@@ -95,12 +93,12 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
                         "required": ["file"],
                     }
                 },
-                "application/json": {"schema": {"$ref": "#/components/schemas/ImageAtUrl"}},
+                "application/json": {"schema": reference(ImageAtUrl)},
             },
         },
     },
 )
-async def add_image(
+async def upload_image(
     request: Request,
     wait: Annotated[
         bool,
@@ -171,12 +169,11 @@ def _added(answer: ImageAnswer) -> dict[str, Any]:
 
 @router.get(
     "/{image_id}",
-    operation_id="get_image",
     summary="Is this image known, and is it encoded?",
     response_model=ImageStateOut,
     responses=problem_responses(401, 404, 422, 503, 507),
 )
-async def image_state(
+async def get_image(
     request: Request,
     image_id: ImageId,
     model: Model = None,
@@ -211,7 +208,6 @@ async def image_state(
 
 @router.get(
     "/{image_id}/preview",
-    operation_id="get_image_preview",
     summary="The image as it is segmented",
     response_class=Response,
     responses={
@@ -222,7 +218,7 @@ async def image_state(
         **problem_responses(400, 401, 404, 413, 415, 422, 503, 507),
     },
 )
-async def preview(
+async def get_image_preview(
     request: Request,
     image_id: ImageId,
     format: Annotated[  # noqa: A002 -- the parameter's name in the API
@@ -245,7 +241,6 @@ async def preview(
 
 @router.get(
     "/{image_id}/embedding",
-    operation_id="get_image_embedding",
     summary="The image's embedding",
     response_class=Response,
     openapi_extra={"parameters": [PRIORITY]},
@@ -258,7 +253,7 @@ async def preview(
         **problem_responses(400, 401, 404, 422, 503, 507),
     },
 )
-async def embedding(request: Request, image_id: ImageId, model: Model = None) -> Response:
+async def get_image_embedding(request: Request, image_id: ImageId, model: Model = None) -> Response:
     """For clients that run the decoder themselves. Floats are in the precision that the server stores."""
     caller = caller_of(request)
     predictor = (await model_for(request, model)).predictor
@@ -278,13 +273,12 @@ async def embedding(request: Request, image_id: ImageId, model: Model = None) ->
 
 @router.post(
     "/{image_id}/masks",
-    operation_id="predict_masks",
     summary="Masks for one or many prompts",
     response_model=MasksOut,
     responses=problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507),
     openapi_extra={"parameters": [MODEL, CLIENT_ID, PRIORITY], **json_body(MasksRequest)},
 )
-async def masks(request: Request, image_id: ImageId) -> Response:
+async def predict_masks(request: Request, image_id: ImageId) -> Response:
     """Points and boxes are in pixels of the original image. A prompt that is still in the cache is not
     computed again.
 
@@ -312,12 +306,11 @@ async def masks(request: Request, image_id: ImageId) -> Response:
 
 @router.delete(
     "/{image_id}",
-    operation_id="delete_image",
     summary="Forget an image",
     response_model=Purged,
     responses=problem_responses(401, 422, 503),
 )
-async def forget(request: Request, image_id: ImageId) -> Response:
+async def delete_image(request: Request, image_id: ImageId) -> Response:
     """Delete the file, its embeddings and masks by every model and with every stretch, from all tiers."""
     app_state, caller = state_of(request), caller_of(request)
     return responses.as_json({"deleted": await app_state.predictor.purge(caller.tenant, image_id=image_id)})
@@ -407,7 +400,4 @@ def _logits(text: str) -> NDArray[np.float32]:
     return np.frombuffer(raw, dtype=types[len(raw)]).reshape(256, 256).astype(np.float32)
 
 
-DIRECT = (
-    DirectRoute("POST", "/v1/images/{image_id}/masks", masks, image_id=IMAGE_ID),
-    DirectRoute("GET", "/v1/images/{image_id}", image_state, image_id=IMAGE_ID),
-)
+DIRECT = (predict_masks, get_image)

@@ -8,7 +8,6 @@ from fastapi import APIRouter, FastAPI, Path, Request
 from fastapi.responses import Response
 
 from labeling_ground.api import responses
-from labeling_ground.api.edge import DirectRoute
 from labeling_ground.api.errors import problem_responses
 from labeling_ground.api.requests import caller_of, check_admin, model_for, state_of
 from labeling_ground.api.routes.decoder import find_decoder
@@ -24,13 +23,12 @@ router = APIRouter()
 
 @router.get(
     "/v1/models",
-    operation_id="list_models",
     summary="The models that are served",
     tags=["models"],
     response_model=ModelsOut,
     responses=problem_responses(401),
 )
-async def models(request: Request) -> Response:
+async def list_models(request: Request) -> Response:
     """The default one first. A version is part of every cache key, so a swap never serves an old prediction.
 
     Those that are not loaded are loaded by the first request that names them.
@@ -48,14 +46,13 @@ ModelId = Annotated[str, Path(description="A model id of `/v1/models`.", example
 
 @router.post(
     "/v1/models/{model}/load",
-    operation_id="load_model",
     summary="Load a model",
     tags=["models"],
     response_model=ModelOut,
     responses=problem_responses(401, 403, 404, 422, 503, 507),
     openapi_extra=ADMIN_ONLY,
 )
-async def load(request: Request, model: ModelId) -> Response:
+async def load_model(request: Request, model: ModelId) -> Response:
     """Load it before anybody asks for it; only the admin key may. Answers when it is loaded."""
     check_admin(request)
     app_state, served = state_of(request), await model_for(request, model)
@@ -65,14 +62,13 @@ async def load(request: Request, model: ModelId) -> Response:
 
 @router.post(
     "/v1/models/{model}/unload",
-    operation_id="unload_model",
     summary="Unload a model",
     tags=["models"],
     response_model=ModelOut,
     responses=problem_responses(400, 401, 403, 404, 422, 503),
     openapi_extra=ADMIN_ONLY,
 )
-async def unload(request: Request, model: ModelId) -> Response:
+async def unload_model(request: Request, model: ModelId) -> Response:
     """Give its memory back; only the admin key may. 503 while it is in use. What the cache has of it stays.
 
     The default model stays loaded. The next request that names the model loads it again.
@@ -121,26 +117,23 @@ async def _model(app_state: AppState, status: ModelStatus) -> dict[str, Any]:
     return {name: value for name, value in about.items() if value is False or value}
 
 
-@router.get(
-    "/health/live", operation_id="get_liveness", summary="Is the process alive?", tags=["health"], response_model=Health
-)
-async def live(_: Request) -> Response:
+@router.get("/health/live", summary="Is the process alive?", tags=["health"], response_model=Health)
+async def get_liveness(_: Request) -> Response:
     """Always 200; does nothing else, and so is also what `bench/` compares with."""
     return responses.as_json({"status": "ok", "checks": {}})
 
 
-DIRECT = (DirectRoute("GET", "/health/live", live),)
+DIRECT = (get_liveness,)
 
 
 @router.get(
     "/health/ready",
-    operation_id="get_readiness",
     summary="Can it answer clicks?",
     tags=["health"],
     response_model=Health,
     responses={503: {"model": Health, "description": "Not yet, or not any more; the checks say why"}},
 )
-async def ready(request: Request) -> Response:
+async def get_readiness(request: Request) -> Response:
     """200 with `ok`; 200 with `degraded` while a cache tier fails (answers are right, only slower); else 503."""
     health = await health_of_all(state_of(request), health_of(request.app))
     return responses.as_json(health, status=200 if health["status"] in ("ok", "degraded") else 503)

@@ -10,7 +10,6 @@ from starlette.requests import ClientDisconnect
 
 from labeling_ground import key as keys
 from labeling_ground.api import responses
-from labeling_ground.api.edge import DirectRoute
 from labeling_ground.api.errors import BadBody, problem_responses
 from labeling_ground.api.requests import (
     caller_of,
@@ -54,13 +53,12 @@ _PROBLEMS = problem_responses(400, 401, 404, 408, 413, 415, 422, 503, 507)
 
 @router.post(
     "/image",
-    operation_id="open_session_image",
     summary="Open an image in a session",
     response_model=SessionImageOut,
     responses=_PROBLEMS,
     openapi_extra=_body(SessionImage),
 )
-async def open_image(request: Request) -> Response:
+async def open_session_image(request: Request) -> Response:
     """The session starts over with this image. An image that anybody sent before is not encoded again."""
     app_state, caller = state_of(request), caller_of(request)
     turn = app_state.sessions.turn()  # before the body is read: what came later shall stay, however long either takes
@@ -91,13 +89,12 @@ async def open_image(request: Request) -> Response:
 
 @router.post(
     "/click",
-    operation_id="add_session_click",
     summary="Add a click",
     response_model=SessionMaskOut,
     responses=_PROBLEMS,
     openapi_extra=_body(SessionClick),
 )
-async def click(request: Request) -> Response:
+async def add_session_click(request: Request) -> Response:
     """Clicks of a session add up; the answer is the mask for all of them.
 
     A click that fails does not count. One whose answer the client did not wait for does: pages call a request off
@@ -113,13 +110,12 @@ async def click(request: Request) -> Response:
 
 @router.post(
     "/rect",
-    operation_id="draw_session_box",
     summary="Draw a box",
     response_model=SessionMaskOut,
     responses=_PROBLEMS,
     openapi_extra=_body(SessionRect),
 )
-async def rect(request: Request) -> Response:
+async def draw_session_box(request: Request) -> Response:
     """The box replaces the clicks so far; later clicks refine it. It may be drawn from any corner."""
     caller = caller_of(request)
     body = await read_json(request, SessionRect.model_validate_json)
@@ -131,13 +127,12 @@ async def rect(request: Request) -> Response:
 
 @router.post(
     "/undo",
-    operation_id="undo_session_click",
     summary="Take the last click back",
     response_model=SessionMaskOut,
     responses=_PROBLEMS,
     openapi_extra=_body(SessionOnly),
 )
-async def undo(request: Request) -> Response:
+async def undo_session_click(request: Request) -> Response:
     """The mask for what is left: usually a hit. With nothing left the mask is empty."""
     caller = caller_of(request)
     body = await read_json(request, SessionOnly.model_validate_json)
@@ -148,13 +143,12 @@ async def undo(request: Request) -> Response:
 
 @router.post(
     "/finish_click",
-    operation_id="finish_session_object",
     summary="Finish an object",
     response_model=SessionDone,
     responses=_PROBLEMS,
     openapi_extra=_body(SessionOnly),
 )
-async def finish_click(request: Request) -> Response:
+async def finish_session_object(request: Request) -> Response:
     """Forget the clicks and the box, keep the image for the next object."""
     app_state, caller = state_of(request), caller_of(request)
     body = await read_json(request, SessionOnly.model_validate_json)
@@ -235,7 +229,4 @@ def _points(body: SessionClick, most: int) -> list[Point]:
     return [Point(x, y, label) for (x, y), label in zip(pairs, labels, strict=True)]
 
 
-DIRECT = tuple(
-    DirectRoute("POST", f"/api/sam/{name}", handle)
-    for name, handle in (("click", click), ("rect", rect), ("undo", undo), ("finish_click", finish_click))
-)
+DIRECT = (add_session_click, draw_session_box, undo_session_click, finish_session_object)

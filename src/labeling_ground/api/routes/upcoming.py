@@ -21,14 +21,13 @@ router = APIRouter(prefix="/v1", tags=["images and masks"])
 
 @router.post(
     "/upcoming",
-    operation_id="announce_images",
     summary="Say which images will be opened next",
     status_code=202,
     response_model=UpcomingOut,
     responses=problem_responses(400, 401, 403, 404, 408, 413, 415, 422, 503),
     openapi_extra={"parameters": [MODEL, CLIENT_ID | {"required": True}], **json_body(UpcomingIn)},
 )
-async def upcoming(request: Request) -> Response:
+async def announce_images(request: Request) -> Response:
     """The next images of the list are encoded while nobody waits, and stay in the cache until they were opened.
 
     A list is followed as far as it proves true: not before an image from its beginning is opened (or is on the screen

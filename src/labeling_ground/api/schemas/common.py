@@ -76,10 +76,19 @@ ADMIN_ONLY: dict[str, Any] = {"security": [{"bearer": []}, {"header": []}]}
 """The documentation of an operation that takes the admin key, as a part of its ``openapi_extra``."""
 
 
+REFERRED: dict[type[BaseModel], None] = {}
+"""Models that the documentation refers to though no signature names them: routes read and write these by hand."""
+
+
+def reference(model: type[BaseModel]) -> dict[str, str]:
+    """A reference to the schema of a model, which is added to the documentation."""
+    REFERRED[model] = None
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
 def json_body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     """The documentation of a JSON body that a route reads by hand, as a part of its ``openapi_extra``."""
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": reference(model)}}}}
 
 
 class Strict(BaseModel):

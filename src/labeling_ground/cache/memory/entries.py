@@ -1,38 +1,73 @@
 """What a memory store holds, whichever way it is looked for, and what is counted of it."""
 
+import heapq
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
+from typing import TYPE_CHECKING
 
-from labeling_ground.cache.memory.ages import Ages
 from labeling_ground.cache.memory.records import GONE, NOWHERE, Record, RecordsByImage, Tally, all_of
 from labeling_ground.cache.policies.port import Reason
 from labeling_ground.types import Entry, Kind, StoreStats
 
+if TYPE_CHECKING:
+    from labeling_ground.cache.shadow import ShadowCaches
 
-class MemoryObserver(Protocol):
-    """Told what happens in a memory store. It must neither raise nor call back into the store."""
+_SLACK = 64
+"""Dead items that are not worth rebuilding a small heap for."""
 
-    def hit(self, record: Record) -> None:
-        """An entry was found."""
-        ...
 
-    def arriving(self, key: str, entry: Entry, *, is_stored: bool, computed: bool) -> None:
-        """An entry is about to be stored; ``is_stored``: it is already; ``computed``: not found in a lower tier."""
-        ...
+class Ages:
+    """Records by when their values were created: not the order of insertion, as entries come from lower tiers too.
 
-    def evicted(self, key: str, reason: Reason, used: float) -> None:
-        """An entry is about to go that was used last then (seconds since 1970)."""
-        ...
+    Those that came in since the oldest was last asked for are not in the heap yet; before the first time that it is,
+    nobody is.
 
-    def marked(self, group: str, done: bool) -> None:
-        """The done hint of an image changed."""
-        ...
+    Args:
+        records: of the store, by key.
+    """
 
-    def purged(self, pattern: str) -> None:
-        """Keys are about to be purged."""
-        ...
+    def __init__(self, records: Mapping[str, Record]) -> None:
+        self._records = records
+        self._is_needed = False
+        self._heap: list[tuple[float, int, Record]] = []
+        self._new: list[Record] = []
+        self._most_new = _SLACK
+        self._serial = count()
+
+    def add(self, record: Record) -> None:
+        """Note a record that came in."""
+        if self._is_needed:
+            self._new.append(record)
+            if len(self._new) > self._most_new:
+                self._rebuild()
+
+    def tidy(self) -> None:
+        """Leave out what is gone, where there is much of it."""
+        if len(self._new) + len(self._heap) > 2 * len(self._records) + _SLACK:
+            self._rebuild()
+
+    def oldest(self) -> Record | None:
+        """The record of the value that was created first."""
+        if not self._is_needed:
+            self._is_needed = True
+            self._rebuild()
+        new = [(record.born, next(self._serial), record) for record in self._new if record.entry is not GONE]
+        self._new.clear()
+        if len(new) > 16:
+            self._heap += new
+            heapq.heapify(self._heap)
+        else:
+            for note in new:
+                heapq.heappush(self._heap, note)
+        while self._heap and self._heap[0][2].entry is GONE:
+            heapq.heappop(self._heap)
+        return self._heap[0][2] if self._heap else None
+
+    def _rebuild(self) -> None:
+        self._new, self._heap = all_of(self._records), []
+        self._most_new = 2 * len(self._new) + _SLACK
 
 
 class EntriesInMemory:
@@ -53,8 +88,8 @@ class EntriesInMemory:
         self.on_evict: Callable[[str, Entry, str, float, bool], None] | None = None
         """Told of every entry after it went: key, entry, ``Reason``, when it was used last (seconds since 1970), its
         done hint. It must neither raise nor call back into the store."""
-        self.observer: MemoryObserver | None = None
-        """Told of what happens here, where that is wanted."""
+        self.observer: ShadowCaches | None = None
+        """Told of what happens here, where that is wanted. It must neither raise nor call back into the store."""
         self.bytes = 0
         """Bytes held."""
         self.peak_bytes = 0

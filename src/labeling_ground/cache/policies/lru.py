@@ -1,4 +1,4 @@
-"""Least recently used: the order that everyone knows, to compare with."""
+"""Least recently used."""
 
 from dataclasses import dataclass
 

@@ -57,7 +57,7 @@ class Item:
 
 @runtime_checkable
 class Policy(Protocol):
-    """Who goes next. An item that is not in is ignored, or is not told of."""
+    """Chooses the next entry to evict. An item that is not in is ignored, or is not told of."""
 
     @property
     def makes_room(self) -> bool:

@@ -1,4 +1,4 @@
-"""Any ranking as a policy in memory: a small heap of those who may go soon, and stacks of all the others."""
+"""Any ranking as a policy in memory: a small heap of the entries ranked lowest, and stacks of all the others."""
 
 import math
 from bisect import bisect_right
@@ -164,7 +164,7 @@ class RankedPolicy:
             del self._floors[:_MOST_FLOORS]
 
     def _place(self) -> None:
-        """Give everyone who waits a place."""
+        """Rank the items that wait, and put each into the heap or a stack."""
         waiting, self._waiting, self._lost = self._waiting, [], 0
         near, bounds, base, rank = self._near, self._bounds, self.ranking.base, self.ranking.rank
         for item in waiting:

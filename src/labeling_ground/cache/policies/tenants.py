@@ -1,4 +1,4 @@
-"""Any policy for each tenant by itself, and who of them makes room."""
+"""Any policy, once for each tenant, and the choice of the tenant that makes room."""
 
 from collections.abc import Callable
 

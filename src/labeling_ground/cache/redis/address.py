@@ -26,7 +26,7 @@ class Shape(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """Where Redis is, and as whom to go there. Neither ``str`` nor ``repr`` tells a password.
+    """Address and credentials of Redis. Neither ``str`` nor ``repr`` tells a password.
 
     Attributes:
         shape: one server, a cluster, or servers that sentinels watch.

@@ -80,7 +80,6 @@ def _boxes(labels: IntArray, n: int) -> IntArray:
     height, width = labels.shape
     box = np.empty((n, 4), np.int32)
     rows = np.repeat(np.arange(height, dtype=np.int32), width)
-    columns = np.tile(np.arange(width, dtype=np.int32), height)
     flat = labels.ravel()
     # Of several writes to one place the last one stays: writing in falling order leaves the least.
     box[flat[::-1], 1] = rows[::-1]

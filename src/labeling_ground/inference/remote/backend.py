@@ -16,7 +16,7 @@ from labeling_ground.errors import BackendFailed, BadSettings, LabelingGroundErr
 from labeling_ground.inference.backend import DecodeAsk, ModelInfo
 from labeling_ground.inference.graphs import check_tensors
 from labeling_ground.inference.remote import wire
-from labeling_ground.inference.remote.client import Answer, Attempt, EngineClient, OtherModel
+from labeling_ground.inference.remote.client import Answer, EngineClient, OtherModel, RetryBudget
 from labeling_ground.inference.remote.pool import EnginePool, Send, agreed
 from labeling_ground.inference.remote.requests import (
     DECODED_BYTES,
@@ -144,11 +144,11 @@ class RemoteBackend:
 
         bodies = await gathered([self._encoding.run(write, image) for image in images])
 
-        async def send(client: EngineClient, attempt: Attempt) -> list[wire.Encoded]:
+        async def send(client: EngineClient, attempt: RetryBudget) -> list[wire.Encoded]:
             most = carries(client, family.embedding_bytes(4) + 1024)
             return flat([await one(client, attempt, bodies[at : at + most]) for at in range(0, len(bodies), most)])
 
-        async def one(client: EngineClient, attempt: Attempt, some: Sequence[bytes]) -> list[wire.Encoded]:
+        async def one(client: EngineClient, attempt: RetryBudget, some: Sequence[bytes]) -> list[wire.Encoded]:
             started = time.perf_counter()
             answers = await ask_all(client, attempt, some, priority)
             with client.reading():
@@ -206,8 +206,6 @@ class RemoteBackend:
         self._decoding.close()
         await asyncio.gather(*(pool.aclose() for pool in self._pools))
 
-    # --- asks --------------------------------------------------------------------------------------------------------
-
     async def _each(
         self,
         asks: Sequence[DecodeAsk],
@@ -258,11 +256,11 @@ class RemoteBackend:
             asks.append((wire.Decode(version, asked.key, prompted, candidates=candidates, best=best), asked))
         priority = current_urgency().priority
 
-        async def send(client: EngineClient, attempt: Attempt) -> list[T]:
+        async def send(client: EngineClient, attempt: RetryBudget) -> list[T]:
             most = carries(client, DECODED_BYTES)
             return flat([await one(client, attempt, at, at + most) for at in range(0, len(asks), most)])
 
-        async def one(client: EngineClient, attempt: Attempt, start: int, end: int) -> list[T]:
+        async def one(client: EngineClient, attempt: RetryBudget, start: int, end: int) -> list[T]:
             started = time.perf_counter()
             answers = await ask_of_images(client, attempt, asks[start:end], priority, self._decoding)
             seconds = time.perf_counter() - started

@@ -40,7 +40,7 @@ _BUSY = frozenset({429, 503})
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EngineLimits:
     """What is waited for, and how much is read.
 
     Attributes:
@@ -76,7 +76,7 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class RetryBudget:
     """What is left for an ask at one engine.
 
     Attributes:
@@ -158,7 +158,7 @@ class EngineClient:
         limits: how long and how much.
     """
 
-    def __init__(self, address: Address, limits: Limits) -> None:
+    def __init__(self, address: Address, limits: EngineLimits) -> None:
         self.address, self.half = address, address.half
         self.breaker = Breaker(FAILURES, limits.reset_s)
         self.description: wire.Description | None = None
@@ -220,16 +220,7 @@ class EngineClient:
             embeddings_sent=self.sent.times,
         )
 
-    @contextlib.contextmanager
-    def busy(self) -> Iterator[None]:
-        """Count an ask that it is given."""
-        self.running += 1
-        try:
-            yield
-        finally:
-            self.running -= 1
-
-    async def ask(self, body: bytes, attempt: Attempt) -> Answer:
+    async def ask(self, body: bytes, attempt: RetryBudget) -> Answer:
         """Ask, and ask again where the connection broke and the attempt leaves room.
 
         Raises:
@@ -256,7 +247,7 @@ class EngineClient:
         Raises:
             BackendFailed, Overloaded: as ``ask``.
         """
-        attempt = Attempt(time.monotonic() + (deadline_s or self.limits.probe_s))
+        attempt = RetryBudget(time.monotonic() + (deadline_s or self.limits.probe_s))
         answer = await self._ask(wire.write_ask(wire.Describe()), attempt, is_probe=True)
         with self.reading():
             self.description = wire.read_description(answer.body)
@@ -273,9 +264,13 @@ class EngineClient:
         else:
             self.workers, self.queue = read_management(found.body) if found.status == 200 else (None, None)
 
-    def reading(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
         """What cannot be read is the engine's failure."""
-        return _Reading(self)
+        try:
+            yield
+        except BadInput as error:
+            raise self.failed(f"its answer cannot be used: {str(error).rstrip('.')}") from error
 
     def took(self, engine_s: float, round_trip_s: float) -> None:
         """Note that an ask was answered as it should be, and how long it took."""
@@ -299,7 +294,7 @@ class EngineClient:
         if session is not None:
             await session.close()
 
-    async def _ask(self, body: bytes, attempt: Attempt, *, is_probe: bool = False) -> Answer:
+    async def _ask(self, body: bytes, attempt: RetryBudget, *, is_probe: bool = False) -> Answer:
         began = time.monotonic()
         pauses = iter(attempt.pauses)
         kind: type[BackendFailed] = EngineAway
@@ -409,18 +404,6 @@ def _opened() -> aiohttp.ClientSession:
         auto_decompress=False,
         read_bufsize=1 << 20,
     )
-
-
-class _Reading:
-    def __init__(self, client: EngineClient) -> None:
-        self._client = client
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, BadInput):
-            raise self._client.failed(f"its answer cannot be used: {str(error).rstrip('.')}") from error
 
 
 def read_management(body: bytes) -> tuple[int | None, int | None]:

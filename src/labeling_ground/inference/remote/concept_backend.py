@@ -8,7 +8,7 @@ from labeling_ground.inference.graphs import check_tensors
 from labeling_ground.inference.remote import concept_wire, wire
 from labeling_ground.inference.remote.backend import RemoteBackend, T, gathered
 from labeling_ground.inference.remote.checks import of_image
-from labeling_ground.inference.remote.client import Attempt, EngineClient
+from labeling_ground.inference.remote.client import EngineClient, RetryBudget
 from labeling_ground.inference.remote.concept_wire import OfTrunk, Text, Wanted
 from labeling_ground.inference.remote.requests import ask_all, ask_of_images
 from labeling_ground.types import Detections, Embedding, Exemplar, Image
@@ -77,7 +77,7 @@ class RemoteConceptBackend(RemoteBackend):
         self._served.watch()
         body = concept_wire.write_ask(Text(version, phrase), priority)
 
-        async def send(client: EngineClient, attempt: Attempt) -> Tensors:
+        async def send(client: EngineClient, attempt: RetryBudget) -> Tensors:
             [answer] = await ask_all(client, attempt, [body], priority)
             with client.reading():
                 made = concept_wire.of_words(wire.read_answer(answer.body, version)[0], "text")
@@ -103,7 +103,7 @@ class RemoteConceptBackend(RemoteBackend):
         asked = await self._asked(version, family, trunk)
         ask = OfTrunk(version, asked.key, wanted, trunk.height, trunk.width, exemplars, *parts)
 
-        async def send(client: EngineClient, attempt: Attempt) -> T:
+        async def send(client: EngineClient, attempt: RetryBudget) -> T:
             [answer] = await ask_of_images(client, attempt, [(ask, asked)], priority, self._decoding)
             with client.reading():
                 tensors, words = await self._decoding.run(wire.read_answer, answer.body, version)

@@ -89,7 +89,7 @@ class EmbeddingStore:
         return cast("dict[str, FloatArray]", dict(opened.tensors))
 
     def put(self, key: str, tensors: Mapping[str, NDArray[Any]]) -> bool:
-        """Keep tensors for whoever asks next. Whether that was possible."""
+        """Store tensors for later decodes. Whether that was possible."""
         entry = frame.seal(key, Kind.EMBEDDING, cost=0.0, created=time.time(), tensors=tensors)
         if entry.size > self._most_bytes:
             return False

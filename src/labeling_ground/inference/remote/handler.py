@@ -103,10 +103,10 @@ class InferenceHandler:
                 elif ask.version != self.description.version:
                     replies[number] = self._other_model(ask.version)
                 elif isinstance(ask, wire.Encode):
-                    self._check_role(wire.Role.ENCODER, "This engine is a decoder: it encodes no images.")
+                    self._check_role(wire.EngineRole.ENCODER, "This engine is a decoder: it encodes no images.")
                     encodes[number] = ask
                 else:
-                    self._check_role(wire.Role.DECODER, "This engine is an encoder: it decodes no prompts.")
+                    self._check_role(wire.EngineRole.DECODER, "This engine is an encoder: it decodes no prompts.")
                     if isinstance(ask, Text):
                         texts[number] = ask
                     else:
@@ -224,7 +224,7 @@ class InferenceHandler:
             replies.append(Reply(200, wire.write_decoded(ask.version, wire.Decoded(logits, scores, share_s, kept))))
         return replies
 
-    def _check_role(self, role: wire.Role, sentence: str) -> None:
+    def _check_role(self, role: wire.EngineRole, sentence: str) -> None:
         if self.description.role is not role:
             raise BadInput(sentence)
 

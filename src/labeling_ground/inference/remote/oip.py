@@ -27,7 +27,7 @@ from labeling_ground.inference.dialects import (
 from labeling_ground.inference.graphs import encoder_input
 from labeling_ground.inference.remote import envelope, wire
 from labeling_ground.inference.remote.addresses import Address
-from labeling_ground.inference.remote.client import EngineClient, Fetched, Limits
+from labeling_ground.inference.remote.client import EngineClient, EngineLimits, Fetched
 from labeling_ground.inference.remote.handler import chosen
 from labeling_ground.pools import Pool
 from labeling_ground.sam.family import Family
@@ -79,7 +79,7 @@ class OipClient(EngineClient):
         declared: which model that is; see ``declared_version``.
     """
 
-    def __init__(self, address: Address, limits: Limits, number: str, declared: ModelVersion | None) -> None:
+    def __init__(self, address: Address, limits: EngineLimits, number: str, declared: ModelVersion | None) -> None:
         super().__init__(address, limits)
         self._number, self._declared = number, declared
         self._served: _Served | None = None
@@ -139,7 +139,7 @@ class OipClient(EngineClient):
         config = await self._get(f"/v2/models/{self.address.name}/config", until, is_optional=True)
         try:
             told = _read_json(config.body) if config.status == 200 else {}
-            return _served(_read_json(metadata.body), told, wire.Role(self.half), self._number, self._declared)
+            return _served(_read_json(metadata.body), told, wire.EngineRole(self.half), self._number, self._declared)
         except (BadInput, BadSettings) as error:
             raise self.failed(f"what it serves cannot be used: {str(error).rstrip('.')}") from error
 
@@ -184,7 +184,7 @@ def declared_version(text: str | None, numbers: Mapping[str, str]) -> ModelVersi
 def _served(
     metadata: Mapping[str, Any],
     config: Mapping[str, Any],
-    role: wire.Role,
+    role: wire.EngineRole,
     number: str,
     declared: ModelVersion | None,
 ) -> _Served:
@@ -205,7 +205,7 @@ def _served(
     odd = sorted({kind for kind, _ in inputs.values()} - set(_DTYPES))
     if odd:
         raise BadSettings(f"It takes {', '.join(odd)}: only {', '.join(_DTYPES)} are written.")
-    if role is wire.Role.ENCODER:
+    if role is wire.EngineRole.ENCODER:
         if len(inputs) != 1 or next(iter(inputs.values()))[0] not in _FLOATS:
             raise BadSettings(f"An encoder takes one image of floats, and this one takes {', '.join(inputs)}.")
         outputs = embedding_outputs(family, names)

@@ -18,19 +18,19 @@ from labeling_ground.inference.remote import wire
 from labeling_ground.inference.remote.addresses import Address, Addresses
 from labeling_ground.inference.remote.client import (
     RETRIES,
-    Attempt,
     EngineAway,
     EngineClient,
+    EngineLimits,
     EngineRefused,
-    Limits,
     OtherModel,
+    RetryBudget,
 )
 from labeling_ground.inference.remote_status import EngineCounts
 from labeling_ground.types import ModelVersion
 
 T = TypeVar("T")
 
-Send = Callable[[EngineClient, Attempt], Awaitable[T]]
+Send = Callable[[EngineClient, RetryBudget], Awaitable[T]]
 """Asks one engine."""
 
 
@@ -58,7 +58,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class EngineSelection:
     """How a pool chooses.
 
     Attributes:
@@ -103,7 +103,7 @@ def decode_order(key: str, loads: Mapping[str, Load], bound: float) -> list[str]
 
 
 def encode_order(loads: Mapping[str, Load], turns: Mapping[str, int]) -> list[str]:
-    """The engines for an encode, best first: by seconds that wait there; among equals, whose turn is longest ago.
+    """The engines for an encode, best first: by seconds of waiting work; among equals, the one chosen longest ago.
 
     Args:
         loads: by the engines' names. One that was not measured yet is as quick as the others on average.
@@ -135,7 +135,7 @@ def agreed(
         raise BadSettings("The engines have not said yet what they serve.")
     right = [
         [one for one in half if one.role is role]
-        for half, role in zip(said, (wire.Role.ENCODER, wire.Role.DECODER), strict=True)
+        for half, role in zip(said, (wire.EngineRole.ENCODER, wire.EngineRole.DECODER), strict=True)
     ]
     if not all(right):
         raise BadSettings(
@@ -187,12 +187,12 @@ class EnginePool:
     def __init__(
         self,
         addresses: Addresses,
-        limits: Limits,
-        choice: Choice,
+        limits: EngineLimits,
+        choice: EngineSelection,
         *,
         workers: int,
         ahead: int = 0,
-        kind: Callable[[Address, Limits], EngineClient] = EngineClient,
+        kind: Callable[[Address, EngineLimits], EngineClient] = EngineClient,
     ) -> None:
         self.half = addresses.half
         self.deadline_s = limits.deadline_s
@@ -205,10 +205,8 @@ class EnginePool:
         self._running = 0
         self._room = asyncio.Event()
 
-    # --- who is in it -----------------------------------------------------------------------------------------------
-
     async def resolve(self) -> bool:
-        """Look up who is in the pool. Returns whether any engine is new.
+        """Resolve the addresses of the pool's engines. Returns whether any engine is new.
 
         Those that leave stay until the new ones have been asked what they serve, and for as long as none has said it.
         """
@@ -250,8 +248,6 @@ class EnginePool:
     async def aclose(self) -> None:
         """Close all connections."""
         await asyncio.gather(*(each.aclose() for each in (*self.members, *self._left)))
-
-    # --- how they are -----------------------------------------------------------------------------------------------
 
     def why_not(self, client: EngineClient, version: ModelVersion) -> tuple[str, str]:
         """Why an engine is not asked now, in a word and as a sentence; empty if it is."""
@@ -301,8 +297,6 @@ class EnginePool:
         """Asks that they are given at the same time, all together."""
         return self.workers(version) + self._ahead * max(1, len(self.available(version)))
 
-    # --- asking -----------------------------------------------------------------------------------------------------
-
     @asynccontextmanager
     async def place(self, version: ModelVersion) -> AsyncIterator[None]:
         """Wait until there is room for one more ask."""
@@ -350,15 +344,17 @@ class EnginePool:
             given_s = (until - now) * (1.0 if is_last else self._choice.patience)
             client = self._first(left, key)
             client.chosen = next(self._turns)
+            client.running += 1
             try:
-                with client.busy():
-                    answer = await send(client, Attempt(now + given_s, RETRIES if is_last else RETRIES[:1]))
+                answer = await send(client, RetryBudget(now + given_s, RETRIES if is_last else RETRIES[:1]))
             except (BackendFailed, Overloaded) as error:
                 failures[client] = error
                 begun += not isinstance(error, EngineAway | Overloaded)
             else:
                 _blame(failures)
                 return answer
+            finally:
+                client.running -= 1
 
     def _first(self, clients: Sequence[EngineClient], key: str) -> EngineClient:
         by_name = {each.address.url: each for each in clients}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from labeling_ground.inference.remote import concept_wire, envelope, wire
-from labeling_ground.inference.remote.client import Answer, Attempt, EngineClient, OtherModel
+from labeling_ground.inference.remote.client import Answer, EngineClient, OtherModel, RetryBudget
 from labeling_ground.inference.remote.pool import rendezvous
 from labeling_ground.pools import Pool
 from labeling_ground.sam.family import Family
@@ -61,7 +61,9 @@ def home(clients: Iterable[EngineClient], key: str) -> str:
     return next(iter(rendezvous(key, (client.address.url for client in clients))), "")
 
 
-async def ask_all(client: EngineClient, attempt: Attempt, bodies: Sequence[bytes], priority: Priority) -> list[Answer]:
+async def ask_all(
+    client: EngineClient, attempt: RetryBudget, bodies: Sequence[bytes], priority: Priority
+) -> list[Answer]:
     """The answers to asks that travel in one request, in their order.
 
     Raises:
@@ -89,7 +91,7 @@ OfImage = wire.Decode | concept_wire.OfTrunk
 
 async def ask_of_images(
     client: EngineClient,
-    attempt: Attempt,
+    attempt: RetryBudget,
     asks: Sequence[tuple[OfImage, Asked]],
     priority: Priority,
     pool: Pool,
@@ -125,7 +127,7 @@ async def ask_of_images(
 
 async def _send(
     client: EngineClient,
-    attempt: Attempt,
+    attempt: RetryBudget,
     asks: Sequence[tuple[OfImage, Asked]],
     bring: set[str],
     priority: Priority,

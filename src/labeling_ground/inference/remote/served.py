@@ -111,7 +111,7 @@ class ServedThere:
                 await self.refresh()
 
     async def refresh(self) -> None:
-        """Ask all engines what they serve; whoever comes while that is under way waits for it."""
+        """Ask all engines what they serve; concurrent calls wait for the one under way."""
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._describe_all())
             self._supervisor.watch("describe engines", self._refreshing)

@@ -21,8 +21,7 @@ from labeling_ground.inference.remote.checks import check_finite, floats, logits
 from labeling_ground.sam.family import Family
 from labeling_ground.sam.geometry import LOW_RES, SIDE
 from labeling_ground.sam.prompts import PromptTensors, as_tensors
-from labeling_ground.types import ModelVersion, Priority
-from labeling_ground.types.model import MODEL_VERSION
+from labeling_ground.types import MODEL_VERSION, ModelVersion, Priority
 
 PROTOCOL = "1"
 """Raise it with every change that an older side would misread."""
@@ -47,7 +46,7 @@ _LABELS = (-1.0, 0.0, 1.0, 2.0, 3.0)
 FloatArray = NDArray[np.float32]
 
 
-class Role(StrEnum):
+class EngineRole(StrEnum):
     """Which half of the model an engine serves."""
 
     ENCODER = "encoder"
@@ -72,7 +71,7 @@ class Description:
     version: ModelVersion
     family: Family
     precision: str
-    role: Role
+    role: EngineRole
     note: str = ""
     together: int = 1
 
@@ -258,7 +257,7 @@ def description_from(words: Mapping[str, str]) -> Description:
     if not re.fullmatch("[1-9][0-9]{0,3}", together):
         raise BadInput(f"{together[:50]!r} is no number of asks that an engine takes together.")
     try:
-        family, role = Family(words["family"]), Role(words["role"])
+        family, role = Family(words["family"]), EngineRole(words["role"])
         return Description(
             read_version(words),
             family,

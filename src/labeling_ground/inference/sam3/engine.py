@@ -69,8 +69,6 @@ class Sam3Engine:
         self._features: Lru[tuple[Tensor, ...]] = Lru(features_bytes)
         self._visual: FloatArray | None = None
 
-    # --- of an image alone ----------------------------------------------------------------------------------------
-
     @torch.inference_mode()
     def trunk(self, pixels: NDArray[np.uint8]) -> FloatArray:
         """RGB ``uint8 [height, width, 3]`` → the trunk, ``float32 [1, places, width]``: 5184 places of 1024 numbers."""
@@ -95,8 +93,6 @@ class Sam3Engine:
         height, width = pixels.shape[:2]
         made: dict[str, FloatArray] = self.embed(Embedding({"trunk": self.trunk(pixels)}, height, width))
         return made
-
-    # --- concepts -------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def text(self, phrase: str) -> FloatArray:
@@ -157,8 +153,6 @@ class Sam3Engine:
         kept = order[scores[order] >= least]
         return Detected(_array(scores[kept]), _array(found.pred_boxes[0, kept]), _array(found.pred_masks[0, kept]))
 
-    # --- clicks ---------------------------------------------------------------------------------------------------
-
     @torch.inference_mode()
     def decode(
         self, embedding: Mapping[str, FloatArray], prompt: PromptTensors, *, alone: bool
@@ -173,8 +167,6 @@ class Sam3Engine:
             self._floats(prompt.has_mask_input),
         )
         return _array(logits[0]), _array(scores[0])
-
-    # --- inside ---------------------------------------------------------------------------------------------------
 
     def _square(self, trunk: Embedding) -> Tensor:
         """The trunk as its neck takes it: ``[1, width, rows, columns]``."""

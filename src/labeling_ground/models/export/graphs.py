@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from labeling_ground.errors import BackendFailed
 from labeling_ground.models.disk import digest_of
+from labeling_ground.networks.checkpoint import Loaded
+from labeling_ground.networks.decoders import FastDecoder, PlainDecoder
 
 OPSET = 20
 """The first with GELU as an operator of its own."""
@@ -31,7 +33,7 @@ LARGEST = 1_900_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
+class GraphPlan:
     """One file to be made.
 
     Attributes:
@@ -70,7 +72,7 @@ class Exported:
     data: Path | None = None
 
 
-def write(graph: Graph, folder: Path, metadata: Mapping[str, str], *, tolerance: float = TOLERANCE) -> Exported:
+def write(graph: GraphPlan, folder: Path, metadata: Mapping[str, str], *, tolerance: float = TOLERANCE) -> Exported:
     """Export one graph, compare it with torch under ONNX Runtime, and only then give it its name.
 
     Raises:
@@ -104,7 +106,7 @@ def write(graph: Graph, folder: Path, metadata: Mapping[str, str], *, tolerance:
     return Exported(target, error, data)
 
 
-def compare(graph: Graph, path: Path) -> float:
+def compare(graph: GraphPlan, path: Path) -> float:
     """The largest absolute difference between a file under ONNX Runtime and its module under torch."""
     import onnxruntime
 
@@ -136,7 +138,7 @@ def _difference(want: NDArray[Any], got: NDArray[Any]) -> float:
     return float(np.abs(want - got).max(initial=0.0))
 
 
-def _export(graph: Graph, path: Path, *, apart: bool) -> None:
+def _export(graph: GraphPlan, path: Path, *, apart: bool) -> None:
     sizes: dict[str, Any] = {}
     for axes in graph.dynamic.values():
         for name in axes.values():
@@ -209,3 +211,45 @@ def shapes(tensors: Mapping[str, Tensor]) -> str:
 
 Progress = Callable[[str], None]
 """Told what is being done, a sentence at a time."""
+
+
+_PROMPTS = {0: "prompts"}
+_TOKENS = {0: "prompts", 1: "tokens"}
+DYNAMIC = {"point_coords": _TOKENS, "point_labels": _TOKENS, "mask_input": _PROMPTS, "has_mask_input": _PROMPTS}
+OUTPUTS = ("low_res_masks", "iou_predictions")
+
+_SHAPES = ((1, 2, False), (1, 2, True), (5, 4, False), (3, 1, True), (1, 0, True), (1, 30, False))
+"""Prompts, tokens and mask input of the trials: a click, a refinement, batches, a mask alone, a long prompt."""
+
+
+def plan(loaded: Loaded) -> list[GraphPlan]:
+    """The encoder, and the decoder in its two forms. All trial inputs come from one seed."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, 1024, 1024, generator=generator)
+    with torch.inference_mode():
+        made = loaded.encoder(image)
+    names = loaded.family.embedding_names
+    embedding = dict(zip(names, made if isinstance(made, tuple) else (made,), strict=True))
+    dynamic = DYNAMIC | dict.fromkeys(names, _PROMPTS)
+    shared = dict.fromkeys(names, "point_labels")  # one image for each prompt, or one for all of them
+    several = {name: torch.cat([x, x.flip(-1), -x]) for name, x in embedding.items()}
+    example = _prompt({name: x[:2] for name, x in several.items()}, 2, 3, True, generator)
+    trials = [_prompt(embedding, *shape, generator) for shape in _SHAPES]
+    trials.append(_prompt(several, 3, 4, False, generator))
+    return [
+        GraphPlan("encoder", loaded.encoder, {"image": image}, names, {}),
+        GraphPlan("decoder", PlainDecoder(loaded.sam).eval(), example, OUTPUTS, dynamic, trials, shared),
+        GraphPlan("decoder-fast", FastDecoder(loaded.sam).eval(), example, OUTPUTS, dynamic, trials, shared),
+    ]
+
+
+def _prompt(
+    embedding: Mapping[str, Tensor], prompts: int, tokens: int, mask: bool, generator: torch.Generator
+) -> dict[str, Tensor]:
+    return {
+        **embedding,
+        "point_coords": torch.rand(prompts, tokens, 2, generator=generator) * 1024,
+        "point_labels": torch.randint(-1, 4, (prompts, tokens), generator=generator).float(),
+        "mask_input": torch.randn(prompts, 1, 256, 256, generator=generator) * 4,
+        "has_mask_input": torch.full((prompts,), float(mask)),
+    }

@@ -13,7 +13,7 @@ from labeling_ground.sam.family import Family
 from labeling_ground.sam.preprocess import PREPROCESSING_VERSION
 
 if TYPE_CHECKING:
-    from labeling_ground.models.export.graphs import Exported, Graph, Progress
+    from labeling_ground.models.export.graphs import Exported, GraphPlan, Progress
     from labeling_ground.networks.checkpoint import Loaded
 
 NEEDS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
@@ -71,14 +71,13 @@ def export(checkpoint: Path, folder: Path, *, model: str = "", progress: "Progre
 
 def export_loaded(loaded: "Loaded", folder: Path, *, model: str = "", progress: "Progress | None" = None) -> Report:
     """The same for a model that is in memory."""
-    from labeling_ground.models.export.graphs import write
-    from labeling_ground.models.export.plan import plan
+    from labeling_ground.models.export.graphs import plan, write
 
     say = progress or (lambda _: None)
     started = time.perf_counter()
     metadata = describe(loaded, model)
     made: dict[str, Exported] = {}
-    graphs: list[Graph] = plan(loaded)
+    graphs: list[GraphPlan] = plan(loaded)
     for graph in graphs:
         say(f"Exporting {graph.name}.onnx and comparing it with torch.")
         made[graph.name] = write(graph, folder, metadata)
