@@ -93,6 +93,12 @@ def test_no_service_runs_with_more_rights_than_it_needs() -> None:
         assert re.search(r"^USER (?!root)", recipe.read_text(encoding="utf-8"), re.MULTILINE), recipe.name
 
 
+def test_the_proxy_has_longer_to_end_than_the_server_takes() -> None:
+    proxy, usual = services(ROOT / "docker-compose.yml")["proxy"], Settings()
+    takes_s = usual.drain_delay_s + usual.shutdown_grace_s + 2 * usual.shutdown_write_s
+    assert float(proxy["stop_grace_period"].removesuffix("s")) > takes_s
+
+
 def test_only_the_proxy_is_published_and_only_to_this_machine() -> None:
     found = services(ROOT / "docker-compose.yml")
     assert [name for name, service in found.items() if "ports" in service] == ["proxy"]

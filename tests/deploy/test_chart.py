@@ -201,7 +201,8 @@ def test_a_pod_has_longer_to_end_than_the_server_takes(values: str, words: tuple
         delay_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert delay_s >= 5  # as long as services take to hear that it goes
         takes_s = sum(float(given[f"{ENV_PREFIX}{name}"]) for name in ("DRAIN_DELAY_S", "SHUTDOWN_GRACE_S"))
-        assert pod["terminationGracePeriodSeconds"] > delay_s + takes_s
+        # What waits to be written then, and sessions before it, as docs/scaling.md says.
+        assert pod["terminationGracePeriodSeconds"] >= delay_s + takes_s + 2 * Settings().shutdown_write_s
 
 
 @every_set

@@ -71,7 +71,7 @@ securityContext:
 {{- end }}
 
 {{- define "lg.placement" -}}
-terminationGracePeriodSeconds: {{ add .root.Values.drain.delayS .root.Values.drain.connectionsS .root.Values.drain.graceS 10 }}
+terminationGracePeriodSeconds: {{ add .root.Values.drain.delayS .root.Values.drain.connectionsS .root.Values.drain.graceS 20 }}
 topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: kubernetes.io/hostname
