@@ -112,6 +112,27 @@ async def test_a_folder_that_somebody_cleared_is_made_anew(state_store: DiskStat
     assert rows(tmp_path / "cache") == 1
 
 
+async def test_a_file_in_the_place_of_one_that_is_gone_or_damaged_is_met_as_another(
+    state_store: DiskStateStore, tmp_path: Path
+) -> None:
+    """Though file systems give it the inode of the one before, as soon as nothing has that open any more."""
+    file = tmp_path / "cache" / SESSIONS
+
+    async def place() -> str:
+        return (await state_store.meet("a", 60))[1]
+
+    first = await place()
+    assert await place() == first
+    shutil.rmtree(file.parent)
+    second = await place()
+    assert await place() == second
+    state_store._close()
+    file.write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreFailed):
+        await place()
+    assert len({first, second, await place()}) == 3
+
+
 async def test_a_folder_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     state_store = DiskStateStore(tmp_path / "file" / "cache", most=3)

@@ -16,7 +16,7 @@ from labeling_ground.errors import BadSettings
 from labeling_ground.inference import auto
 from labeling_ground.inference.agreement import overlaps, this_machine
 from labeling_ground.inference.auto import Model, best_of, choose, remembered
-from labeling_ground.inference.choose import choose_backend
+from labeling_ground.inference.choose import check_module, choose_backend
 from labeling_ground.inference.graphs import NOTES, Precision
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.models.catalogue import Role
@@ -68,6 +68,21 @@ def test_a_factory_that_makes_no_model_that_can_be_served_is_refused_with_a_sent
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(BadSettings, match=why):
         choose_backend(f"{name}:create", encode_threads=1, decode_threads=1)
+
+
+@pytest.mark.parametrize("broken", ["raise RuntimeError('no GPU')", "raise SystemExit(2)"])
+def test_a_package_that_fails_when_it_is_imported_stops_no_server_and_its_model_is_refused_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Looking for a module imports the packages above it."""
+    name = f"own_package_{abs(hash(broken))}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text(broken)
+    (tmp_path / name / "model.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    check_module(f"{name}.model:create")
+    with pytest.raises(BadSettings, match=r"cannot be served: (RuntimeError: no GPU|SystemExit: 2)\."):
+        choose_backend(f"{name}.model:create", encode_threads=1, decode_threads=1)
 
 
 # -- the precision ---------------------------------------------------------------------------------------------------

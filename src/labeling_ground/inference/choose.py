@@ -20,7 +20,7 @@ BACKENDS: Mapping[str, str] = MappingProxyType({"classical": "labeling_ground.in
 
 
 def check_module(name: str) -> None:
-    """See that the module of a factory, ``module:attribute``, is there. It is not imported.
+    """See that the module of a factory, ``module:attribute``, is there. Only the packages above it are imported.
 
     Raises:
         BadSettings: it is not.
@@ -30,6 +30,8 @@ def check_module(name: str) -> None:
         is_there = module in sys.modules or importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # a package above it is missing, or the name is none
         is_there = False
+    except (Exception, SystemExit):  # noqa: BLE001 -- a package above it fails, and says how when the model is loaded
+        is_there = True
     if not is_there:
         raise BadSettings(f"The model {name!r} cannot be served: there is no module {module!r} on Python's path.")
 

@@ -184,7 +184,7 @@ class ModelPool(ServedModels):
     load_s: float = 300.0
     clock: Callable[[], float] = time.monotonic
     on_load: Callable[[ModelFacts], Awaitable[None]] | None = None
-    """Told of what is known by then, before a model that was just loaded answers."""
+    """Told of what is known of a model that was just loaded, before those who waited for that are answered."""
 
     def __post_init__(self) -> None:
         """The default one is there from the beginning."""

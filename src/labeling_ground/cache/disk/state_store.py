@@ -78,6 +78,7 @@ class DiskStateStore:
         self._replaced = 0
         self._rests_until = 0.0
         self._inode = 0
+        self._lost = 0
         self._longest_idle_s = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sessions")
 
@@ -115,7 +116,8 @@ class DiskStateStore:
 
     async def meet(self, server: str, present_s: float) -> tuple[int, str]:
         """See ``StateStore``. Other processes that share the file are not seen; another file has another name."""
-        return 0, await self._do(lambda _: str(self._inode))
+        # Its inode alone is no name: the file system gives the next one the number of the one that is gone.
+        return 0, await self._do(lambda _: f"{self._inode}.{self._lost}")
 
     async def leave(self, server: str) -> None:
         """See ``StateStore``."""
@@ -143,6 +145,7 @@ class DiskStateStore:
                 raise StoreFull(f"There is no room for the file of sessions {self._path}.") from error
             self._close()
             if type(error) is sqlite3.DatabaseError:  # it is damaged, or no database: start over
+                self._lost += 1
                 for end in ("", "-wal", "-shm"):
                     with contextlib.suppress(OSError):
                         self._path.with_name(self._path.name + end).unlink()
@@ -152,6 +155,7 @@ class DiskStateStore:
         if self._db is not None:
             if not self._is_gone():
                 return self._db
+            self._lost += 1
             self._close()
         claim(self._path.parent)
         self._path.touch(mode=0o600)
