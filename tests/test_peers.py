@@ -1,6 +1,7 @@
 """What worker processes ask each other."""
 
 import asyncio
+import os
 import pickle
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -93,6 +94,21 @@ async def test_what_is_shared_is_known_to_a_worker_that_is_started_when_all_othe
     await three[1].stay()
     assert Peers(three[0].folder, 0, 3).shared == {"policy": "gds"}, "cleared, and made anew"
     assert Peers(three[0].folder / "of another server", 0, 3).shared is None
+
+
+async def test_a_cleaner_that_comes_at_any_moment_leaves_nothing_that_no_worker_can_start_from(
+    three: list[Peers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touched, shared = os.utime, three[0].folder / "for-all.noted"
+    three[0].share({"policy": "lru"})
+
+    def cleaned(path: Path, times: None = None) -> None:
+        shared.unlink(missing_ok=True)
+        touched(path, times)
+
+    monkeypatch.setattr(os, "utime", cleaned)
+    await three[0].stay()
+    assert Peers(three[0].folder, 1, 3).shared == {"policy": "lru"}
 
 
 async def test_a_folder_that_was_cleared_is_made_anew_and_ends_nobody(three: list[Peers]) -> None:

@@ -8,6 +8,7 @@ such a one: where a cleaner of /tmp has taken it away, any user can put another 
 import asyncio
 import contextlib
 import logging
+import os
 import pickle
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -67,10 +68,11 @@ class Peers:
             await self._listen()
         if self._is_started:
             self.note_start()  # a file that is touched is not old
-        if self._for_all.exists():
-            self._for_all.touch()
-        elif self._shared is not None:
-            self.share(self._shared)
+        try:
+            os.utime(self._for_all)  # where it is gone, touching it would leave an empty one
+        except FileNotFoundError:
+            if self._shared is not None:
+                self.share(self._shared)
 
     async def aclose(self) -> None:
         """Stop answering the other workers."""
