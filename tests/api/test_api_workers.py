@@ -9,6 +9,7 @@ from typing import Any, cast
 import httpx
 import pytest
 from tests.api.conftest import LONG_S, ToyBackend
+from tests.doubles import failures_of, until
 
 from labeling_ground.api.app import create_app
 from labeling_ground.api.state import AppState
@@ -69,6 +70,23 @@ async def test_a_server_of_which_no_worker_is_well_is_not_ready(tmp_path: Path) 
     failing = health("failing", model="failing: it is broken")
     assert (await of_all(tmp_path, failing, failing, started=True))["status"] == "failing"
     assert (await of_all(tmp_path, failing, health("ok", model="ok"), started=True))["status"] == "degraded"
+
+
+async def test_a_worker_starts_without_its_disk_and_takes_over_changed_settings_when_that_is_there(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    folder, peers = tmp_path / "cache", Peers(tmp_path / "peers", 0, 2)
+    peers.share({"policy": "lru", "idle_s": 90.0})
+    folder.write_text("a file in its place")
+    state = build_parts(make_settings(workers=2, cache_dir=folder), backend=ToyBackend(), peers=peers)
+    app = create_app(state)
+    async with app.router.lifespan_context(app):
+        assert state.runtime_settings.now.policy == "gds"
+        assert failures_of(state.supervisor)["take over settings"] >= 1
+        peers.share({"policy": "lru", "idle_s": 60.0})  # what is changed meanwhile is newer
+        folder.unlink()
+        await until(lambda: state.runtime_settings.now.policy == "lru")
+        assert state.runtime_settings.now.idle_s == 60.0
 
 
 # --- several models ----------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from labeling_ground.api.routes import (
 from labeling_ground.api.schemas.common import IMAGE_ID, REFERRED
 from labeling_ground.api.state import AppState
 from labeling_ground.api.web_security import ANY, OriginCheck
-from labeling_ground.api.workers import answer_peers
+from labeling_ground.api.workers import answer_peers, take_over_settings
 from labeling_ground.cache.tasks import stop
 from labeling_ground.errors import LabelingGroundError
 from labeling_ground.service.model_pool import LoadedModel
@@ -177,7 +177,11 @@ async def _lifespan(app_state: AppState, adapters: Sequence[Adapter], app: FastA
             closing.push_async_callback(peers.aclose)
             own = partial(service.health_of, app), partial(service.list_own, app_state)
             await answer_peers(app_state, peers, *own)
+        take_over = partial(take_over_settings, app_state)
+        # A tier that does not take them is no reason not to start.
+        later = [] if await supervisor.attempt("take over settings", take_over) else [("take over settings", take_over)]
         for name, work in (
+            *later,
             ("model", partial(_watch_model, app, app_state)),
             ("probe tiers", partial(_probe, app_state)),
             ("sweep", partial(_sweep, app_state)),

@@ -121,6 +121,18 @@ async def change_settings_of_all(app_state: AppState, changes: Mapping[str, Any]
         raise StoreFailed("Not all worker processes have changed their settings: one is being restarted. Try again.")
 
 
+async def take_over_settings(app_state: AppState) -> None:
+    """Put the settings into effect that were changed at other workers before this one was started.
+
+    Raises:
+        StoreFailed: a tier did not do it; trying again is safe.
+        OSError: what the workers share cannot be read.
+    """
+    # Read, not asked for: all others may have been killed too. And read anew with each try: these may be newer.
+    if app_state.peers is not None and (changes := app_state.peers.shared):
+        await app_state.runtime_settings.change(**changes)
+
+
 async def models_of_all(app_state: AppState, own: Listed) -> Listed:
     """The models that are served, given as this worker lists them: each as a worker says that has it loaded, and with
     whatever fails at one of them."""
@@ -150,8 +162,7 @@ async def answer_peers(
     health: Callable[[], Mapping[str, Any]],
     list_models: Callable[[], Awaitable[Listed]],
 ) -> None:
-    """Answer the other workers from now on, and take over what they know of models, and the settings that
-    were changed while the server ran.
+    """Answer the other workers from now on, and take over what they know of models.
 
     Args:
         app_state: this worker's parts.
@@ -199,8 +210,6 @@ async def answer_peers(
         "learn facts": learn,
     }
     await peers.open(answers)
-    if changes := peers.shared:  # not asked for: all others may have been killed too
-        await app_state.runtime_settings.change(**changes)
     for known in (await peers.ask("facts")).values():
         await learn(known)
     pool.on_load = tell
