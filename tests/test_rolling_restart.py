@@ -38,7 +38,7 @@ def proxy(port: int, **settings: str) -> AbstractContextManager["subprocess.Pope
 
 
 class Balancer:
-    """Gives requests to servers that are ready, as load balancers do, and never repeats one."""
+    """Gives requests to servers that are ready, to all where none is, as load balancers do, and never repeats one."""
 
     def __init__(self, urls: list[str]) -> None:
         self.ready = set(urls)
@@ -60,7 +60,7 @@ class Balancer:
 
     async def post(self, path: str, **body: Any) -> dict[str, Any]:
         """The answer, which must be a success."""
-        url = random.choice(sorted(self.ready))
+        url = random.choice(sorted(self.ready) or self._urls)
         answer = await self._http.post(f"{url}{path}", **body)
         assert answer.status_code == 200, (url, answer.status_code, answer.text)
         found: dict[str, Any] = answer.json()
