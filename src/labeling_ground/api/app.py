@@ -288,8 +288,9 @@ async def _watch_model(app: FastAPI, app_state: AppState) -> None:
             await models.shrink()
             await asyncio.sleep(_AGAIN_S)
     finally:
-        for trial in trials.values():
+        for served, trial in trials.items():
             await stop(trial)
+            models.leave(served)
 
 
 async def _try_model(served: LoadedModel) -> str:

@@ -38,6 +38,9 @@ from labeling_ground.settings.machine import cores_of_this_machine, has_nvidia_g
 from labeling_ground.supervisor import Supervisor
 from labeling_ground.verdict import INT8, Verdict
 
+if TYPE_CHECKING:
+    from labeling_ground.inference.sam3.backend import Sam3Backend
+
 TORCH = "torch"
 """The engine that reads the authors' checkpoint."""
 REMOTE = "remote"
@@ -394,9 +397,6 @@ def _named(settings: Settings, weights: ModelStore, given: str) -> str:
             return known.name
     return "classical"
 
-
-if TYPE_CHECKING:
-    from labeling_ground.inference.sam3.backend import Sam3Backend
 
 SAM3_ROLES = tuple(Role(role) for role in FILES)
 """The files of which a model of this family is made."""
