@@ -73,6 +73,10 @@ class OnnxEncoder:
         self.together = together if self._rank == 4 and not isinstance(image.shape[0], int) else 1
         self._outputs = embedding_outputs(self.family, [output.name for output in self._session.get_outputs()])
 
+    def encode(self, pixels: NDArray[np.uint8]) -> dict[str, FloatArray]:
+        """The embedding's tensors of one image (RGB ``uint8 [height, width, 3]``), for TorchServe's handler."""
+        return self.encode_all([pixels])[0]
+
     def encode_all(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, FloatArray]]:
         """The embedding's tensors of each image (RGB ``uint8 [height, width, 3]``), ``together`` of them in one run."""
         made = []
