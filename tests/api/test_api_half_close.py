@@ -92,6 +92,25 @@ def test_a_client_that_sends_no_more_gets_the_answers_to_what_it_sent(
     assert rest(serve(half_close_s=LONG_S).connect(*sent)).count(b"served") == count
 
 
+@pytest.mark.parametrize(
+    "head",
+    [b"Content-Length: 100000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n186a0\r\n"],
+    ids=["length", "chunks"],
+)
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "broken off"])
+def test_a_body_that_waits_for_its_turn_does_not_count_as_broken_off(
+    serve: Callable[..., Served], head: bytes, is_whole: bool
+) -> None:
+    """It is here, but not taken apart before the answer to the request before it."""
+    served = serve(half_close_s=0.02)
+    end = b"\r\n0\r\n\r\n" if b"chunked" in head else b""
+    body = bytes(100_000) + end + GET if is_whole else bytes(90_000)
+    client = served.connect(SLOW, b"POST / HTTP/1.1\r\nHost: localhost\r\n" + head + body)
+    assert client.recv(len(INTERIM), socket.MSG_WAITALL) == INTERIM
+    served.let_go.set()
+    assert rest(client).count(b"served") == (3 if is_whole else 1)
+
+
 def test_what_cannot_be_read_is_refused_to_a_client_that_sends_no_more(serve: Callable[..., Served]) -> None:
     answers = rest(serve(half_close_s=LONG_S).connect(GET, b"nonsense\r\n\r\n"))
     assert answers.count(b"served") == 1

@@ -241,7 +241,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends no more. Whether the connection stays open: no request broke off, and an answer is due."""
-        is_whole = (self._in_head or self._is_deaf) and not self.is_finishing
+        # The rest of a body may wait here for its turn: whether that is whole shows when it is taken apart.
+        is_whole = (self._in_head or self._is_deaf or self._read_ahead) and not self.is_finishing
         is_due = self._read_ahead or (self.answering is not None and not self.cycle.response_complete)
         if not (is_whole and is_due and self.limits.half_close_seconds):
             return False
