@@ -161,9 +161,7 @@ def test_what_the_engines_that_lost_have_held_is_given_back(
 
     built = Model.build
     monkeypatch.setattr(Model, "build", build)
-    monkeypatch.setattr(
-        auto, "give_back_free_memory", lambda: left.append(sum(engine() is not None for engine in made))
-    )
+    monkeypatch.setattr(auto, "give_back_garbage", lambda: left.append(sum(engine() is not None for engine in made)))
     for engines in (ENGINES, dict(reversed(ENGINES.items()))):
         made.clear()
         choice = choose(model(engines), precision)

@@ -16,7 +16,7 @@ from labeling_ground.codec.int8 import from_int8, to_int8
 from labeling_ground.errors import BadSettings, LabelingGroundError
 from labeling_ground.inference.agreement import Masks, Pixels, masks_of, overlaps, prompts, sample
 from labeling_ground.inference.graphs import Engine, FloatArray, Precision
-from labeling_ground.inference.memory import collect_garbage, give_back_free_memory
+from labeling_ground.inference.memory import give_back_garbage
 from labeling_ground.inference.sam import SamBackend
 from labeling_ground.sam.prompts import tensors
 from labeling_ground.verdict import INT8, Verdict
@@ -200,8 +200,7 @@ def choose(
         del tried  # the backend that lost
     if best is None:
         raise _nobody(model, "fp32", verdicts)
-    collect_garbage()  # what the engines that lost have held
-    give_back_free_memory()
+    give_back_garbage()  # what the engines that lost have held
     return _chosen(*best, verdicts, least_iou, "tried now")
 
 
@@ -358,8 +357,7 @@ def _fastest(model: Model, precision: Precision, kept: Sequence[Verdict]) -> Cho
     if precision != "fp32":
         difference = _difference(model, backend, verdict, kept)
         backend.info = replace(backend.info, note=f"{backend.info.note} {difference}")
-    collect_garbage()  # what the engines that lost have held
-    give_back_free_memory()
+    give_back_garbage()  # what the engines that lost have held
     return Choice(backend, verdict.engine, precision, _why(verdict, verdicts, {}), tuple(verdicts))
 
 

@@ -42,3 +42,9 @@ def give_back_free_memory() -> None:
         holder()
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def give_back_garbage() -> None:
+    """Free what nothing refers to, as after a model has gone, and give the system that memory back."""
+    collect_garbage()
+    give_back_free_memory()

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from labeling_ground.errors import BackendFailed, BadInput, ModelTooLarge, Overloaded, UnknownModel
-from labeling_ground.inference.memory import collect_garbage, give_back_free_memory
+from labeling_ground.inference.memory import give_back_garbage
 from labeling_ground.inference.remote_status import RemoteStatus
 from labeling_ground.service.everything import Everything
 from labeling_ground.service.predictor import Predictor
@@ -362,8 +362,7 @@ class ModelPool(ServedModels):
     async def _drop(self, name: str) -> None:
         served = self.loaded.pop(name)
         await served.predictor.unload()
-        for free in (collect_garbage, give_back_free_memory):
-            await served.predictor.pools.models.run(free)
+        await served.predictor.pools.models.run(give_back_garbage)
         log.info("unloaded %s", served.model)
 
     def _bytes(self) -> int:
